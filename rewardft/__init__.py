@@ -1,0 +1,37 @@
+"""rewardft: reward fine-tuning of generative models.
+
+Importing this package imports no torch; public names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from rewardft.errors import RewardftError
+from rewardft.hookspecs import hookimpl
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Batch": "rewardft.types",
+    "Loss": "rewardft.types",
+    "Plan": "rewardft.types",
+    "Rollout": "rewardft.types",
+    "Scores": "rewardft.types",
+    "Transition": "rewardft.types",
+    "Context": "rewardft.context",
+    "Run": "rewardft.types",
+}
+
+__all__ = ["RewardftError", "__version__", "hookimpl", *_LAZY]
+
+if TYPE_CHECKING:
+    from rewardft.context import Context
+    from rewardft.types import Batch, Loss, Plan, Rollout, Run, Scores, Transition
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rewardft' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

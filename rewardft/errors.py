@@ -1,0 +1,60 @@
+"""Errors that a user can act on.
+
+Every message says what was expected, what was got, where, and how to mend it. The command line prints a
+`RewardftError` as one message on stderr and exits with code 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class RewardftError(Exception):
+    """Base of all expected errors."""
+
+
+class RecipeError(RewardftError):
+    """A recipe cannot be run. Carries every problem that was found, not only the first."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source = source
+        self.problems = list(problems)
+        count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  - {p}" for p in self.problems))
+
+
+class PluginError(RewardftError):
+    """A requested plugin cannot be used: names the plugin, the hook, the file and the fix."""
+
+
+class ComponentError(RewardftError):
+    """A component (model, sampler, reward, ...) broke its contract."""
+
+
+class RewardError(RewardftError):
+    """A reward raised or returned a value that cannot be learned from."""
+
+
+class AuditError(RewardftError):
+    """The start-up audit found that the run would not train what it claims to train."""
+
+
+class CheckpointError(RewardftError):
+    """A checkpoint is missing, incomplete or does not fit the run."""
+
+
+class DataError(RewardftError):
+    """Input data is missing, truncated or of the wrong shape."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' for a close match, else ' Choose one of: ...'; '' without choices."""
+    known = sorted(choices)
+    if not known:
+        return ""
+    folded = {c.casefold(): c for c in known}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {folded[close[0]]!r}?"
+    return f" Choose one of: {', '.join(known)}."

@@ -1,0 +1,217 @@
+"""The data that passes between components: batches, rollouts, transitions, scores and losses.
+
+Nothing here knows images, latents, views or a network architecture. The leading dimension of every tensor that belongs
+to samples is the sample; `select` takes rows along it, so that any of these can be cut into micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rewardft.noise import Noise
+    from rewardft.recipe import Recipe
+
+
+def select_rows(value: Any, rows: slice) -> Any:
+    """Take `rows` of the leading dimension of every tensor, list or tuple inside `value`.
+
+    Dictionaries and dataclasses are walked; objects with a `select(rows)` method are asked; `None`, numbers and
+    strings belong to the whole batch and are returned as they are.
+    """
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim else value
+    if isinstance(value, (list, tuple)):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {key: select_rows(item, rows) for key, item in value.items()}
+    if hasattr(value, "select"):
+        return value.select(rows)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: select_rows(getattr(value, f.name), rows) for f in fields(value)})
+    return value
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Copy every tensor inside dictionaries, lists and tuples to `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(move(item, device) for item in value)
+    return value
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of length b."""
+
+    ids: tuple[str, ...]
+    epochs: tuple[int, ...]  # the pass over the data in which each sample was drawn; part of its noise key
+    columns: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise KeyError(f"the batch has no column {name!r}; the data set gave: {', '.join(self.columns)}") from None
+
+    def select(self, rows: slice) -> Batch:
+        return Batch(self.ids[rows], self.epochs[rows], select_rows(self.columns, rows))
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(self, columns=move(self.columns, device))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rollout executes and keeps.
+
+    stop:     steps 0 .. stop-1 are executed without autograd; step 0 is the first (noisiest) one.
+    keep:     steps whose incoming state (and network output) are kept for replay. `stop` may be among them: then the
+              state that enters the first unexecuted step is kept, ready to be run live.
+    estimate: the sample is the one-step estimate of x0 made at the last executed step, not the next state (early stop).
+    """
+
+    stop: int
+    keep: frozenset[int] = frozenset()
+    estimate: bool = False
+
+
+@dataclass
+class Rollout:
+    """A batch of trajectories, rolled out without autograd.
+
+    x0:       the finished samples `(b, ...)` in the model's own space; None while the last step is still to be run live.
+    states:   state entering step k, `(b, ...)`, for the kept k.
+    outputs:  raw network output at step k (guidance applied), for the kept k that were executed.
+    log_probs: log-probability of step k, `(b,)`, where the sampler has one and the plan keeps k.
+    """
+
+    cond: Any
+    noise: Noise
+    plan: Plan
+    x0: Any = None
+    states: dict[int, Any] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+    log_probs: dict[int, Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    decoder: Callable[[Any], Any] | None = None
+    _decoded: Any = None
+
+    @property
+    def decoded(self) -> Any:
+        """`model.decode(x0)`: for image models pixels in [0, 1]. Decoded on first use, once."""
+        if self._decoded is None:
+            if self.decoder is None or self.x0 is None:
+                raise RuntimeError("this rollout cannot be decoded: it has no decoder or is not finished")
+            self._decoded = self.decoder(self.x0)
+        return self._decoded
+
+    def with_x0(self, x0: Any) -> Rollout:
+        """The same trajectories, finished with `x0` (not decoded yet)."""
+        return replace(self, x0=x0, _decoded=None)
+
+    def select(self, rows: slice) -> Rollout:
+        def pick(value: Any) -> Any:
+            return select_rows(value, rows)
+
+        return replace(
+            self, cond=pick(self.cond), noise=self.noise.select(rows), x0=pick(self.x0), states=pick(self.states),
+            outputs=pick(self.outputs), log_probs=pick(self.log_probs), info=pick(self.info), _decoded=None,
+        )  # fmt: skip
+
+
+@dataclass
+class Transition:
+    """One visited step. Fields that a policy does not have are None (a token policy has only `log_prob`).
+
+    state:    x_k `(b, ...)`; a leaf whose `.grad` may be read after backward when the input gradient was asked for.
+    output:   raw network output at x_k, guidance applied `(b, ...)`.
+    next:     x_{k+1} `(b, ...)`.
+    mean, std: of the transition density p(x_{k+1} | x_k); std is 0 for a deterministic sampler.
+    x0:       one-step estimate of the clean sample.
+    epsilon:  the output expressed as a noise prediction.
+    log_prob: `(b,)`, float32, averaged over the dimensions of one sample.
+    """
+
+    state: Any
+    next: Any = None
+    output: Tensor | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    x0: Tensor | None = None
+    epsilon: Tensor | None = None
+    log_prob: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is d(total_i)/d(x0_i), shaped as x0."""
+
+    total: Tensor
+    by_name: Mapping[str, Tensor]
+    gradient: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an algorithm hands to the engine: the engine runs backward on `value` before it asks for the next one.
+
+    step=True closes the batch's contribution to an optimizer step (with `accumulate: n`, every n-th one steps).
+    """
+
+    value: Tensor
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+    step: bool = False
+
+
+@dataclass
+class Run:
+    """A run as observers see it."""
+
+    folder: Path
+    recipe: Recipe
+    is_main: bool
+    steps: int
+    model: Any = None
+    sampler: Any = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def micro_slices(count: int, size: int | None) -> Iterator[slice]:
+    """Cut `count` samples into slices of at most `size` (None: one slice)."""
+    size = size or count
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack the items' tensors and arrays along a new leading dimension; numbers become tensors, the rest lists."""
+    import numpy as np
+
+    columns: dict[str, Any] = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        if isinstance(values[0], Tensor):
+            columns[name] = torch.stack(values)
+        elif isinstance(values[0], np.ndarray):
+            columns[name] = torch.from_numpy(np.stack(values))
+        elif isinstance(values[0], (bool, int, float)):
+            columns[name] = torch.tensor(values)
+        else:
+            columns[name] = values
+    return columns
