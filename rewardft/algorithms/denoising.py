@@ -1,0 +1,80 @@
+"""Supervised denoising: how a base model is pre-trained, as an ordinary recipe.
+
+Loss: weight(t) * ||f(x_t, t) - target||^2 with x_t from the forward process of the model's own scheduler. `min_snr`
+weights by min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v (Hang et al. 2023, 2303.09556).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.context import Context
+from rewardft.errors import ComponentError
+from rewardft.samplers.prediction import target_output
+from rewardft.types import Batch, Loss, micro_slices
+
+
+class Denoising:
+    """Train the denoiser on clean samples; needs no reward.
+
+    The model gives the clean samples by a method `clean(batch) -> x0`, and may drop conditions for classifier-free
+    guidance by a method `drop(cond, mask) -> cond`, mask `(b,)` bool.
+
+    Args:
+        min_snr: gamma of the min-SNR weighting; None weights all timesteps alike.
+        condition_dropout: probability of dropping a sample's condition, in [0, 1].
+    """
+
+    needs = frozenset({"denoiser", "training_targets"})
+
+    def __init__(self, min_snr: float | None = 5.0, condition_dropout: float = 0.0) -> None:
+        if not 0 <= condition_dropout <= 1:
+            raise ComponentError(f"condition_dropout must be within [0, 1], got {condition_dropout}")
+        self.min_snr, self.condition_dropout = min_snr, condition_dropout
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        parts = list(micro_slices(len(batch), ctx.micro_batch))
+        for rows in parts:
+            loss = self.loss(ctx, batch.select(rows))
+            ctx.record("loss", loss)
+            yield Loss(loss.sum() / len(batch), step=rows == parts[-1])
+
+    def loss(self, ctx: Context, batch: Batch) -> Tensor:
+        """`(b,)`: one timestep and one noise per sample."""
+        noise = ctx.noise(batch)
+        with torch.no_grad():
+            x0 = ctx.policy.clean(batch).to(ctx.dtype)
+            cond = self.drop(ctx, noise.uniform("condition"), ctx.encode(batch))
+            epsilon = noise.draw("denoising", x0.shape[1:])
+            t, alpha, sigma = forward_process(ctx.policy.scheduler, noise.uniform("timestep"), x0)
+        output = ctx.policy.denoise(alpha * x0 + sigma * epsilon, t, cond).to(x0.dtype)
+        kind = getattr(ctx.policy.scheduler.config, "prediction_type", "flow_prediction")
+        error = (output - target_output(kind, x0, epsilon, alpha, sigma)).square().flatten(1).mean(1)
+        return error * self.weight(kind, (alpha / sigma).flatten().square())
+
+    def drop(self, ctx: Context, draw: Tensor, cond: Any) -> Any:
+        if self.condition_dropout == 0:
+            return cond
+        return ctx.policy.drop(cond, draw < self.condition_dropout)
+
+    def weight(self, kind: str, snr: Tensor) -> Tensor:
+        if self.min_snr is None or kind not in ("epsilon", "v_prediction"):
+            return torch.ones_like(snr)
+        return snr.clamp(max=self.min_snr) / (snr if kind == "epsilon" else snr + 1)
+
+
+def forward_process(scheduler: Any, draw: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Timesteps `(b,)` and the coefficients of x_t = alpha * x0 + sigma * epsilon, shaped to multiply x0."""
+    shape = (-1, *[1] * (x0.ndim - 1))
+    count = scheduler.config.num_train_timesteps
+    index = (draw * count).long().clamp(max=count - 1)
+    if hasattr(scheduler, "alphas_cumprod"):
+        a = scheduler.alphas_cumprod.to(x0.device, x0.dtype)[index].view(shape)
+        return index, a.sqrt(), (1 - a).sqrt()
+    order = torch.argsort(scheduler.timesteps.to(x0.device))
+    sigma = scheduler.sigmas.to(x0.device, x0.dtype)[order][index].view(shape)
+    return scheduler.timesteps.to(x0.device)[order][index], 1 - sigma, sigma

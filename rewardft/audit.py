@@ -1,0 +1,101 @@
+"""The start-up audit: after the first backward, before the first weight changes, prove that this run can learn.
+
+Every failure here is one that ran to "completed successfully" elsewhere: gradients cut by a detach, by a no-grad
+prefix under autocast, by a clamp; rewards that return numbers without a gradient; an adapter on layers never called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rewardft.errors import AuditError
+
+CLAMPED_LIMIT = 0.98  # of the decoded values at or beyond the ends of [0, 1]
+
+
+def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Check gradients, decoded range and reward gradients; returns the figures for `audit.json`.
+
+    Raises AuditError with every failure and what usually causes it.
+    """
+    problems = gradient_problems(named) + pixel_problems(facts) + reward_problems(facts)
+    if problems:
+        raise AuditError("the start-up audit stopped the run; nothing was trained\n" + "\n".join(f"  - {p}" for p in problems))
+    report = {key: to_number(value) for key, value in facts.items()}
+    norms = torch.stack([p.grad.norm() for p in named.values() if p.grad is not None])
+    report.update(
+        trainable_tensors=len(named),
+        trainable_parameters=sum(p.numel() for p in named.values()),
+        gradient_norm=float(norms.norm()),
+        tensors_with_zero_gradient=int((norms == 0).sum()),
+    )
+    return report
+
+
+def gradient_problems(named: Mapping[str, nn.Parameter]) -> list[str]:
+    if not named:
+        return ["nothing is trainable: the adapter matched no layer"]
+    missing = [n for n, p in named.items() if p.grad is None]
+    present = {n: p.grad for n, p in named.items() if p.grad is not None}
+    infinite = [n for n, g in present.items() if not torch.isfinite(g).all()]
+    problems = []
+    if missing:
+        problems.append(
+            f"{len(missing)} of {len(named)} trainable tensors got no gradient at all ({shorten(missing)}). Either the "
+            f"model never calls these layers (narrow `adapter.targets`), or a detach or no_grad cuts the graph."
+        )
+    if infinite:
+        problems.append(
+            f"{len(infinite)} trainable tensors have NaN or infinite gradients ({shorten(infinite)}). Try "
+            f"`train.precision: fp32`, fewer trained steps or `input_gradient` stopped (drtune)."
+        )
+    if present and not infinite and all(not g.any() for g in present.values()):
+        problems.append(
+            "every gradient is exactly zero: the optimizer would change nothing. The reward is flat at these samples "
+            "(a hinge beyond its target, a clamped image), or its gradient is cut before the samples."
+        )
+    return problems
+
+
+def pixel_problems(facts: Mapping[str, Any]) -> list[str]:
+    if "decoded_min" not in facts:
+        return []
+    low, high, clamped = (float(facts[f"decoded_{name}"]) for name in ("min", "max", "clamped"))
+    problems = []
+    if low < -1e-4 or high > 1 + 1e-4:
+        problems.append(
+            f"decoded samples range over [{low:.3g}, {high:.3g}] instead of [0, 1]: `decode` must map the decoder's "
+            f"output (usually x / 2 + 0.5) before rewards see it."
+        )
+    if clamped > CLAMPED_LIMIT:
+        problems.append(
+            f"{clamped:.0%} of the decoded values sit at or beyond the ends of [0, 1]: a hard clamp there passes no "
+            f"gradient. Check the mapping to [0, 1], or use a soft clamp."
+        )
+    return problems
+
+
+def reward_problems(facts: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, norm in facts.get("reward_gradient_norm", {}).items():
+        if norm is None:
+            problems.append(f"reward {name!r} has no gradient at the samples: it detaches them, or applies to none")
+        elif not torch.isfinite(norm):
+            problems.append(f"reward {name!r} has a NaN or infinite gradient at the samples")
+    return problems
+
+
+def shorten(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def to_number(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {key: to_number(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,131 @@
+"""Checkpoints: written beside the old ones, complete or absent, and resumed to the same bits.
+
+A checkpoint is a folder `checkpoints/step-00000200` with the adapter (safetensors), the optimizer and random state
+(`torch.save`, read with `weights_only=True`) and `state.json`, which lists every file with its size and SHA-256. It is
+written under a temporary name and renamed at the end, so that a kill at any moment leaves the previous one in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewardft.errors import CheckpointError
+
+FORMAT = 1
+
+
+def save_checkpoint(run: Path, step: int, adapter: Any, tensors: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
+    """Write one checkpoint and drop the oldest beyond `keep` (0 keeps all).
+
+    tensors: optimizer, scheduler and random state; anything that `torch.load(weights_only=True)` reads.
+    state: numbers and strings, for `state.json`.
+    """
+
+    def fill(folder: Path) -> None:
+        adapter.save(folder)
+        torch.save(tensors, folder / "training.pt")
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(folder.iterdir())}
+        text = json.dumps({"format": FORMAT, "step": step, "files": files, **state}, indent=2)
+        (folder / "state.json").write_text(text)
+
+    path = run / "checkpoints" / f"step-{step:08d}"
+    write_folder(path, fill)
+    drop_old(path.parent, keep)
+    return path
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a temporary sibling, flush it to disk and rename it to `path`; an old `path` is replaced."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for file in temporary.iterdir():
+            flush(file)
+        flush(temporary)
+        swap_in(temporary, path)
+        flush(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"{path}: could not be written ({error}). What was saved before is untouched.") from error
+
+
+def swap_in(temporary: Path, path: Path) -> None:
+    """rename() cannot replace a folder that is not empty, so the old one steps aside first."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(temporary, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: could not be written ({error})") from error
+
+
+def flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def drop_old(folder: Path, keep: int) -> None:
+    for temporary in folder.glob(".step-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+    if keep > 0:
+        for path in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(path)
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run; None when there is none."""
+    found = sorted((run / "checkpoints").glob("step-*"))
+    return found[-1] if found else None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """`state.json`, after checking that every file it lists is there and unchanged."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint ({error}). Delete the folder to resume from an older one.") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {state.get('format') if isinstance(state, dict) else state!r}")
+    for name, facts in state["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
+            raise CheckpointError(
+                f"{file}: missing, truncated or changed since it was saved (expected {facts['bytes']} bytes with "
+                f"SHA-256 {facts['sha256'][:12]}...). Delete {path} to resume from an older checkpoint."
+            )
+    return state
+
+
+def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """Optimizer, scheduler and random state; only plain tensors and containers are unpickled."""
+    return torch.load(path / "training.pt", map_location=device, weights_only=True)

@@ -1,0 +1,148 @@
+"""What an algorithm may use: roll out, score, replay, compare with the reference."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError
+from rewardft.noise import Noise
+from rewardft.rewards import WeightedReward, evaluate_rewards
+from rewardft.types import Batch, Plan, Rollout, Scores, Transition
+
+
+@dataclass(frozen=True)
+class WeightedRegularizer:
+    name: str
+    penalty: Callable[[Transition, Transition], Tensor]
+    weight: float
+
+
+class Policy:
+    """The model as samplers and algorithms see it: `denoise` under autocast, counted.
+
+    forwards, backwards: denoiser calls so far, and how many of them have been differentiated.
+    """
+
+    def __init__(self, model: Any, precision: torch.dtype | None = None) -> None:
+        self.model, self.precision = model, precision
+        self.forwards = self.backwards = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        self.forwards += 1
+        with self.autocast(x.device.type):
+            output = self.model.denoise(x, t, cond)
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+        return output.float() if self.precision else output
+
+    def autocast(self, device: str) -> Any:
+        """Without the weight cache: a cast made under no_grad would be reused with gradients on, and cut the graph."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(device, dtype=self.precision, cache_enabled=False)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backwards += 1
+
+
+@dataclass
+class Context:
+    """Handed to `Algorithm.losses`.
+
+    rng:        choices that a whole optimizer step shares (which steps to train); the same on every process.
+    memory:     tensors and numbers that an algorithm needs to survive a checkpoint.
+    micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
+    """
+
+    policy: Policy
+    sampler: Any
+    adapter: Any
+    rewards: Sequence[WeightedReward] = ()
+    regularizers: Sequence[WeightedRegularizer] = ()
+    seed: int = 0
+    micro_batch: int | None = None
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    memory: dict[str, Any] = field(default_factory=dict)
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    gather: Callable[[Tensor], Tensor] = lambda x: x
+    audit: dict[str, Any] | None = None
+    on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None
+    last_rollout: Rollout | None = None
+    _records: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def start_step(self, step: int) -> None:
+        """Every micro-batch of one optimizer step makes the same choices: accumulation changes nothing."""
+        self.rng = random.Random(f"{self.seed}/{step}")
+
+    def noise(self, batch: Batch) -> Noise:
+        return Noise(self.seed, batch.ids, batch.epochs, self.device, self.dtype)
+
+    def encode(self, batch: Batch) -> Any:
+        with torch.no_grad():
+            return self.policy.encode(batch)
+
+    def rollout(self, batch: Batch, plan: Plan) -> Rollout:
+        """Run the sampler without autograd."""
+        with torch.no_grad():
+            rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, self.noise(batch))
+        self.last_rollout = rollout
+        return rollout
+
+    def score(self, rollout: Rollout, batch: Batch, gradient: bool = False) -> Scores:
+        """Evaluate all rewards; with `gradient`, also d(total)/d(x0), with no denoiser graph in memory."""
+        scores = evaluate_rewards(self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error)
+        for name, value in scores.by_name.items():
+            self.record(f"reward/{name}", value)
+        self.record("reward", scores.total)
+        return scores
+
+    def replay(self, rollout: Rollout, k: int, input_gradient: bool = False) -> Transition:
+        """Visit step k again, in the caller's gradient mode."""
+        self.adapter.train_mode(torch.is_grad_enabled())
+        try:
+            return self.sampler.replay(self.policy, rollout, k, input_gradient=input_gradient)
+        finally:
+            self.adapter.train_mode(False)
+
+    def reference(self, rollout: Rollout, k: int) -> Transition:
+        """The same visit under the reference model: the adapter switched off, no autograd."""
+        with torch.no_grad(), self.adapter.disabled():
+            return self.sampler.replay(self.policy, rollout, k, input_gradient=False)
+
+    def penalty(self, new: Transition, rollout: Rollout, k: int) -> Tensor:
+        """Weighted sum of the regularizers at a visited step, `(b,)`; costs a reference call only if there are any."""
+        total = torch.zeros(len(rollout.noise), dtype=self.dtype, device=self.device)
+        if not self.regularizers:
+            return total
+        reference = self.reference(rollout, k)
+        for term in self.regularizers:
+            value = term.penalty(new, reference)
+            if value.shape != total.shape:
+                raise ComponentError(
+                    f"regularizer {term.name!r} must return one number per sample, shape {tuple(total.shape)}; "
+                    f"got {tuple(value.shape)}"
+                )
+            self.record(f"penalty/{term.name}", value)
+            total = total + term.weight * value
+        return total
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Note a per-sample value `(b,)`; the mean over the optimizer step is logged. Nothing is read back here."""
+        self._records.setdefault(name, []).append(value.detach().reshape(-1))
+
+    def take_records(self) -> dict[str, Tensor]:
+        """Means since the last call, still on the device; NaN (not applicable) is left out of the mean."""
+        means = {name: torch.cat(values).nanmean() for name, values in self._records.items()}
+        self._records.clear()
+        return means

@@ -1,0 +1,60 @@
+"""The order in which samples are drawn: a pure function of the seed, so that resuming needs a position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from rewardft.errors import DataError
+from rewardft.noise import keyed_generator
+from rewardft.types import Batch, collate
+
+
+class Stream:
+    """An endless stream of samples, shuffled anew in every pass over the data.
+
+    position: samples drawn so far, over all processes; batches follow each other without a gap at the end of a pass.
+    """
+
+    def __init__(self, dataset: Any, seed: int, position: int = 0) -> None:
+        if len(dataset) == 0:
+            raise DataError(f"the data set {type(dataset).__name__} is empty")
+        self.dataset, self.seed, self.position = dataset, seed, position
+        self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def next_batch(self, size: int, rank: int = 0, processes: int = 1) -> Batch:
+        """The next `size` samples of this process; the processes take consecutive slices of one global batch."""
+        start = self.position + rank * size
+        self.position += size * processes
+        return self._gather(range(start, start + size))
+
+    def _gather(self, positions: range) -> Batch:
+        epochs = [p // len(self.dataset) for p in positions]
+        items = [self.dataset[self._index(e, p % len(self.dataset))] for p, e in zip(positions, epochs)]
+        return make_batch(items, epochs)
+
+    def _index(self, epoch: int, offset: int) -> int:
+        if epoch != self._pass:
+            self._order = torch.randperm(len(self.dataset), generator=keyed_generator(self.seed, "order", epoch))
+            self._pass = epoch
+        return int(self._order[offset])
+
+
+def make_batch(items: list[Any], epochs: list[int]) -> Batch:
+    missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
+    if missing:
+        raise DataError(
+            f"every item of a data set needs an `id` (a string, unique): its noise is drawn by it. "
+            f"Item {missing[0]} of this batch has {items[missing[0]].get('id')!r}."
+        )
+    return Batch(tuple(item["id"] for item in items), tuple(epochs), collate(items))
+
+
+def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]:
+    """The first `samples` items in order, as batches of `size`."""
+    count = min(samples, len(dataset))
+    for start in range(0, count, size):
+        items = [dataset[i] for i in range(start, min(start + size, count))]
+        yield make_batch(items, [0] * len(items))

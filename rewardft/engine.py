@@ -1,0 +1,285 @@
+"""The training loop: roll out, score, replay; step; log; save. Read it top to bottom."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewardft.audit import audit_first_step
+from rewardft.checkpoint import latest_checkpoint, save_checkpoint, write_folder, write_text
+from rewardft.data import Stream
+from rewardft.distributed import average_gradients, average_metrics
+from rewardft.errors import AuditError, CheckpointError, ComponentError
+from rewardft.evaluation import Evaluation, compare, evaluate
+from rewardft.progress import ProgressLine
+from rewardft.recipe import Recipe
+from rewardft.recorder import Recorder, manifest, rewind_metrics
+from rewardft.resume import check_same_recipe, restore, training_state
+from rewardft.session import build_optimizer, build_schedule, build_session
+from rewardft.types import Batch, Rollout, Run
+
+
+def train(recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Run a recipe; returns the summary that is also written to `summary.json`.
+
+    Raises RewardftError for anything a user can mend; the run folder keeps the last checkpoint.
+    """
+    trainer = Trainer(recipe, plugins, resolved, out, resume)
+    try:
+        return trainer.fit()
+    except BaseException as error:
+        trainer.report_error(error)
+        raise
+
+
+class Trainer:
+    """One run. `step` counts optimizer steps; `stream.position` counts samples."""
+
+    def __init__(self, recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool) -> None:
+        from accelerate import Accelerator
+
+        self.recipe, self.plugins, self.resolved, self.out = recipe, plugins, resolved, Path(out)
+        checkpoint = self._claim_folder(resume)
+        self.accelerator = Accelerator(log_with=recipe.train.report_to or None, project_dir=str(self.out))
+        self.is_main = self.accelerator.is_main_process
+        self.run = Run(self.out, recipe, self.is_main, recipe.train.steps)
+        self.session = build_session(recipe, resolved, self.accelerator.device)
+        self.run.model, self.run.sampler = self.session.model, self.session.context.sampler
+        self.ctx, self.adapter = self.session.context, self.session.adapter
+        self.ctx.gather, self.ctx.on_reward_error = self.accelerator.gather, self._dump_samples
+        self.parameters = self.adapter.parameters
+        self.optimizer = build_optimizer(recipe, plugins, self.parameters)
+        self.schedule = build_schedule(recipe, self.optimizer)
+        self.stream = Stream(resolved.dataset.build(), recipe.seed)
+        self.step = self.closings = 0
+        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.stop_reason: str | None = None
+        self.baseline: Evaluation | None = None
+        if checkpoint is not None:
+            self.step = restore(self, checkpoint)
+            rewind_metrics(self.out / "metrics.jsonl", self.step)
+        self.saved, self.samples_logged = self.step, self.stream.position
+
+    def fit(self) -> dict[str, Any]:
+        self._start()
+        self.baseline = self._evaluate()
+        self.clock = time.monotonic()
+        with self._signals():
+            while self.step < self.recipe.train.steps and self.stop_reason is None:
+                self._train_batch()
+                self._between_batches()
+        self._flush()
+        if self.saved != self.step:
+            self._save()
+        return self._finish()
+
+    # -- one batch -----------------------------------------------------------------------------------------------
+
+    def _train_batch(self) -> None:
+        """All losses of one batch. The engine owns backward, accumulation, clipping and the step."""
+        if self.closings % self.recipe.train.accumulate == 0:
+            self.ctx.start_step(self.step)
+            self.ctx.audit = {} if self.step == 0 else None
+        batch = self._next_batch()
+        closed = True
+        for loss in self.session.algorithm.losses(self.ctx, batch):
+            loss.value.backward()
+            closed = loss.step
+            if not closed:
+                continue
+            self.closings += 1
+            if self.closings % self.recipe.train.accumulate == 0:
+                self._optimizer_step()
+                if self.step >= self.recipe.train.steps:
+                    break
+        if not closed:
+            raise ComponentError(
+                f"algorithm {self.recipe.algorithm.use!r}: losses() ended without `Loss(..., step=True)`, so its last "
+                f"gradients would be lost. The last loss of a batch must close it."
+            )
+
+    def _next_batch(self) -> Batch:
+        size, accelerator = self.recipe.data.batch_size, self.accelerator
+        batch = self.stream.next_batch(size, accelerator.process_index, accelerator.num_processes)
+        return batch.to(accelerator.device)
+
+    def _optimizer_step(self) -> None:
+        train = self.recipe.train
+        average_gradients(self.accelerator, self.parameters, train.accumulate)
+        if self.ctx.audit is not None:
+            self._audit()
+        limit = float("inf") if train.clip_norm is None else train.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        if not torch.isfinite(norm):
+            raise ComponentError(
+                f"step {self.step}: the gradient is NaN or infinite; the weights were not changed. Try a lower "
+                f"learning rate, train.clip_norm, or train.precision fp32. Resume from the last checkpoint with --resume."
+            )
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        records = {**self.ctx.take_records(), "gradient_norm": norm}
+        self.pending.append((self.step, {name: value.detach() for name, value in records.items()}))
+        if self.step % train.log_every == 0:
+            self._flush()
+
+    def _audit(self) -> None:
+        report = audit_first_step(self.adapter.named, self.ctx.audit or {})
+        self.ctx.audit = None
+        if self.is_main:
+            write_text(self.out / "audit.json", json.dumps(report, indent=2))
+
+    # -- between batches -----------------------------------------------------------------------------------------
+
+    def _between_batches(self) -> None:
+        if self.closings % self.recipe.train.accumulate:
+            return  # gradients are pending: nothing may be saved or evaluated here
+        save, evaluate_every = self.recipe.save.every, self.recipe.evaluate.every
+        if self.stop_reason or (save and self.step // save > self.saved // save):
+            self._flush()
+            self._save()
+        if evaluate_every and self.step % evaluate_every == 0 and self.step < self.recipe.train.steps:
+            self._flush()
+            self._evaluate()
+
+    def _flush(self) -> None:
+        """Read pending metrics from the device, once per logging interval, and tell the observers."""
+        elapsed, samples = time.monotonic() - self.clock, self.stream.position - self.samples_logged
+        facts = {"learning_rate": self.schedule.get_last_lr()[0], "samples_per_second": samples / max(elapsed, 1e-9)}
+        facts |= {"denoiser_forwards": self.ctx.policy.forwards, "denoiser_backwards": self.ctx.policy.backwards}
+        for step, tensors in self.pending:
+            metrics = {n: float(v) for n, v in average_metrics(self.accelerator, tensors).items()} | facts
+            self.plugins.call("on_step_end", run=self.run, step=step, metrics=metrics, rollout=self.ctx.last_rollout)
+            reason = self.plugins.call("stop_run", run=self.run, step=step, metrics=metrics)
+            self.stop_reason = self.stop_reason or reason
+        self.pending.clear()
+        self.clock, self.samples_logged = time.monotonic(), self.stream.position
+
+    def _evaluate(self) -> Evaluation | None:
+        """Evaluate on held-out samples, if the recipe asks for it; every process evaluates the same."""
+        spec = self.recipe.evaluate
+        if not (spec.every or spec.rewards or spec.metrics):
+            return None
+        path = self.out / "evaluations" / f"step-{self.step:08d}.json"
+        if path.exists():
+            return Evaluation.from_json(json.loads(path.read_text()))
+        result = run_evaluation(self.session, spec.samples)
+        if self.is_main:
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, json.dumps(result.to_json()))
+        self.plugins.call(
+            "on_evaluation_end", run=self.run, step=self.step, metrics=result.means(), rollout=result.rollout
+        )
+        return result
+
+    def _save(self) -> None:
+        tensors, state = training_state(self)
+        if self.is_main:
+            path = save_checkpoint(self.out, self.step, self.adapter, tensors, state, self.recipe.save.keep)
+            self.plugins.call("on_checkpoint_saved", run=self.run, step=self.step, path=path)
+        self.saved = self.step
+        self.accelerator.wait_for_everyone()
+
+    # -- start and end -------------------------------------------------------------------------------------------
+
+    def _claim_folder(self, resume: bool) -> Path | None:
+        """Returns the checkpoint to resume from. An existing run is never overwritten."""
+        if (self.out / "recipe.yaml").exists():
+            if not resume:
+                raise CheckpointError(
+                    f"{self.out} already holds a run. Continue it with --resume, or give another folder with --out."
+                )
+            check_same_recipe(self.out / "recipe.yaml", self.recipe)
+            return latest_checkpoint(self.out)
+        if resume:
+            raise CheckpointError(f"{self.out}: nothing to resume; there is no recipe.yaml in it. Leave --resume out.")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
+        except OSError as error:
+            raise CheckpointError(f"{self.out}: the run folder cannot be written ({error}). Give another with --out.") from error
+        return None
+
+    def _start(self) -> None:
+        self.plugins.manager.register(Recorder(self.out, self.accelerator, self.is_main), name="recorder")
+        if self.is_main:
+            self.plugins.manager.register(ProgressLine(self.step), name="progress")
+            facts = manifest(self.run, self.plugins, str(self.accelerator.device), self.accelerator.num_processes)
+            write_text(self.out / "manifest.json", json.dumps(facts, indent=2))
+        if self.recipe.train.report_to:
+            self.accelerator.init_trackers("rewardft", config={"recipe": self.recipe.to_yaml()})
+        self.clock = time.monotonic()
+        self.plugins.call("on_run_start", run=self.run)
+
+    def _finish(self) -> dict[str, Any]:
+        interrupted = self.stop_reason is not None and self.stop_reason.startswith("interrupted")
+        after = None if interrupted else self._evaluate()
+        if self.is_main:
+            write_folder(self.out / "adapter", self.adapter.save)
+        summary: dict[str, Any] = {
+            "status": "interrupted" if interrupted else "stopped" if self.stop_reason else "finished",
+            "reason": self.stop_reason,
+            "step": self.step,
+            "samples": self.stream.position,
+            "denoiser_forwards": self.ctx.policy.forwards,
+            "denoiser_backwards": self.ctx.policy.backwards,
+            "evaluation": [vars(p) for p in compare(self.baseline, after)] if self.baseline and after else [],
+        }
+        self.plugins.call("on_run_end", run=self.run, summary=summary)
+        return summary
+
+    def report_error(self, error: BaseException) -> None:
+        """Tell the observers; one that fails is noted and never replaces the first error."""
+        if isinstance(error, AuditError) and self.is_main:
+            write_text(self.out / "audit.json", json.dumps({"failed": str(error)}, indent=2))
+        try:
+            self.plugins.call("on_run_error", run=self.run, step=self.step, error=error)
+        except Exception as second:
+            error.add_note(f"while this error was reported, another came up: {second!r}")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end the run after the current batch, with a checkpoint; a second one ends it at once."""
+
+        def handle(number: int, frame: Any) -> None:
+            if self.stop_reason is not None:
+                raise KeyboardInterrupt
+            self.stop_reason = f"interrupted by {signal.Signals(number).name}"
+
+        old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+    def _dump_samples(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
+        """What a failing reward was given: `failures/step-N-NAME/` with the samples and their ids."""
+
+        def fill(folder: Path) -> None:
+            if isinstance(rollout.x0, Tensor):
+                save_file({"x0": rollout.x0.detach().cpu().contiguous()}, folder / "samples.safetensors")
+            facts = {"reward": name, "error": repr(error), "step": self.step, "ids": batch.ids, "epochs": batch.epochs}
+            (folder / "facts.json").write_text(json.dumps(facts, indent=2))
+
+        path = self.out / "failures" / f"step-{self.step:08d}-{name}"
+        write_folder(path, fill)
+        error.add_note(f"reward {name!r} failed at step {self.step} on the samples {', '.join(batch.ids)}; dumped to {path}")
+
+
+def run_evaluation(session: Any, samples: int) -> Evaluation:
+    """Evaluate a session's model as the recipe's `evaluate` section says."""
+    spec = session.recipe.evaluate
+    metrics = {c.entry.name: c.build() for c in session.resolved.metrics}
+    size = spec.batch_size or session.recipe.data.batch_size
+    return evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)

@@ -1,0 +1,132 @@
+"""Held-out evaluation on fixed samples and fixed noise, so that any two evaluations can be compared in pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.context import Context
+from rewardft.data import evaluation_batches
+from rewardft.types import Plan, Rollout
+
+
+@dataclass
+class Evaluation:
+    """Values by name: `per_sample` holds one number per evaluated sample (NaN = not applicable), `overall` one number.
+
+    groups: the data set's `group` column where it has one; intervals are then given per group as well.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    per_sample: dict[str, list[float]] = field(default_factory=dict)
+    overall: dict[str, float] = field(default_factory=dict)
+    rollout: Rollout | None = None
+
+    def means(self) -> dict[str, float]:
+        """Mean of every per-sample value and every overall number, as `name` and `group/name`."""
+        result = dict(self.overall)
+        for name, values in self.per_sample.items():
+            for prefix, rows in self.rows().items():
+                result[prefix + name] = mean([values[i] for i in rows])
+        return result
+
+    def rows(self) -> dict[str, list[int]]:
+        """Row numbers of all samples under '' and of each group under 'group/'."""
+        rows = {"": list(range(len(self.ids)))}
+        for i, group in enumerate(self.groups):
+            rows.setdefault(f"{group}/", []).append(i)
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ids": self.ids, "groups": self.groups, "per_sample": self.per_sample, "overall": self.overall}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        return cls(list(data["ids"]), list(data["groups"]), dict(data["per_sample"]), dict(data["overall"]))
+
+
+def evaluate(ctx: Context, dataset: Any, metrics: Mapping[str, Any], samples: int, batch_size: int) -> Evaluation:
+    """Sample the first `samples` items with the whole chain, score them and update the metrics.
+
+    Args:
+        ctx: holds the evaluation's rewards and seed; its noise depends on the sample's id alone.
+        metrics: by name; per-sample values `(n,)` are listed under `metric`, or `name/metric` if it gives several.
+    """
+    result = Evaluation()
+    for metric in metrics.values():
+        metric.reset()
+    for batch in evaluation_batches(dataset, samples, batch_size):
+        batch = batch.to(ctx.device)
+        rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
+        with torch.no_grad():
+            if ctx.rewards:
+                scores = ctx.score(rollout, batch)
+                for name, value in scores.by_name.items():
+                    result.per_sample.setdefault(f"reward/{name}", []).extend(value.float().cpu().tolist())
+            for metric in metrics.values():
+                metric.update(rollout, batch)
+        result.ids.extend(batch.ids)
+        if "group" in batch:
+            result.groups.extend(batch["group"])
+        result.rollout = rollout
+    ctx.take_records()
+    add_metrics(result, metrics)
+    return result
+
+
+def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:
+    for name, metric in metrics.items():
+        for key, value in metric.compute().items():
+            full = f"{name}/{key}"
+            if isinstance(value, Tensor) and value.ndim == 1 and len(value) == len(result.ids):
+                result.per_sample[full] = value.float().cpu().tolist()
+            else:
+                result.overall[full] = float(value)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Before and after on the same samples and noise: means, and the mean difference with its 95 % half-width."""
+
+    name: str
+    count: int
+    before: float
+    after: float
+    difference: float
+    half_width: float
+
+    @property
+    def separable(self) -> bool:
+        return abs(self.difference) > self.half_width
+
+
+def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
+    """Paired differences (normal 95 % interval over samples) of every per-sample value, over all and per group."""
+    if before.ids != after.ids:
+        raise ValueError("the two evaluations are not of the same samples, so they cannot be compared in pairs")
+    rows = []
+    for name in before.per_sample:
+        for prefix, chosen in before.rows().items():
+            pairs = [(before.per_sample[name][i], after.per_sample[name][i]) for i in chosen]
+            rows.append(pair_up(prefix + name, [p for p in pairs if not any(map(math.isnan, p))]))
+    return rows
+
+
+def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
+    differences = [b - a for a, b in pairs]
+    center = mean(differences)
+    variance = sum((d - center) ** 2 for d in differences) / max(len(differences) - 1, 1)
+    half = 1.96 * math.sqrt(variance / len(differences)) if len(differences) > 1 else math.inf
+    return Paired(name, len(pairs), mean([a for a, _ in pairs]), mean([b for _, b in pairs]), center, half)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of the values that apply; NaN when none does."""
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan

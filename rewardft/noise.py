@@ -1,0 +1,59 @@
+"""Reproducible noise: every sample draws its own.
+
+The key of a draw is (seed, pass over the data, sample id, stream). The same sample therefore gets the same noise
+whatever the batch size, the micro-batch, the number of processes or the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Noise:
+    """The noise of one batch of samples.
+
+    Args:
+        seed: the run's seed.
+        ids, epochs: one per sample, see `rewardft.types.Batch`.
+        device, dtype: where draws end up. Drawing itself is float32 on the CPU, so that devices agree.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        ids: Sequence[str],
+        epochs: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed, self.ids, self.epochs = seed, tuple(ids), tuple(epochs)
+        self.device, self.dtype = torch.device(device), dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: slice) -> Noise:
+        return Noise(self.seed, self.ids[rows], self.epochs[rows], self.device, self.dtype)
+
+    def draw(self, stream: str, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise `(b, *shape)`; the same stream always gives the same numbers."""
+        draws = [torch.randn(tuple(shape), generator=g) for g in self._generators(stream)]
+        return torch.stack(draws).to(self.device, self.dtype)
+
+    def uniform(self, stream: str) -> Tensor:
+        """One number in [0, 1) per sample, `(b,)` float32."""
+        draws = [torch.rand((), generator=g) for g in self._generators(stream)]
+        return torch.stack(draws).to(self.device)
+
+    def _generators(self, stream: str) -> list[torch.Generator]:
+        return [keyed_generator(self.seed, epoch, id_, stream) for id_, epoch in zip(self.ids, self.epochs)]
+
+
+def keyed_generator(*key: object) -> torch.Generator:
+    """A CPU generator whose seed is a hash of `key`."""
+    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -1,0 +1,67 @@
+"""The progress line: step, reward, samples per second, time left. An observer like any plugin's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rewardft.hookspecs import hookimpl
+from rewardft.types import Run
+
+
+class ProgressLine:
+    """A bar on a terminal; on anything else a plain line now and then."""
+
+    def __init__(self, start: int, every_seconds: float = 10.0) -> None:
+        self.console = Console(stderr=True)
+        self.start, self.every, self.last, self.began = start, every_seconds, 0.0, time.monotonic()
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
+        self.bar = Progress(
+            *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
+            disable=not self.console.is_terminal,
+        )  # fmt: skip
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        self.total, self.began = run.steps, time.monotonic()
+        self.task = self.bar.add_task("train", total=run.steps, completed=self.start, text="")
+        self.bar.start()
+
+    @hookimpl
+    def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        text = describe(metrics)
+        self.bar.update(self.task, completed=step, text=text)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.last > self.every or step == self.total):
+            self.last = now
+            left = (now - self.began) / max(step - self.start, 1) * (self.total - step)
+            self.console.print(f"step {step}/{self.total}  {text}  {left:.0f} s left", highlight=False)
+
+    @hookimpl
+    def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
+        self.console.print(f"evaluation at step {step}:  {shown}", highlight=False)
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Run, step: int, path: Path) -> None:
+        if self.console.is_terminal:
+            self.bar.console.print(f"saved {path}", highlight=False)
+
+    @hookimpl
+    def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
+        self.bar.stop()
+
+    @hookimpl
+    def on_run_error(self, run: Run, step: int, error: BaseException) -> None:
+        self.bar.stop()
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    key = "reward" if "reward" in metrics else "loss"
+    head = f"{key} {metrics[key]:.4g}" if key in metrics else ""
+    return f"{head}  {metrics['samples_per_second']:.3g} samples/s" if "samples_per_second" in metrics else head

@@ -1,0 +1,115 @@
+"""The run folder: metrics, trackers and what became of the run. An observer like any plugin's."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rewardft.checkpoint import write_text
+from rewardft.hookspecs import hookimpl
+from rewardft.types import Run
+
+PACKAGES = ("rewardft", "torch", "diffusers", "peft", "accelerate", "pluggy", "safetensors", "numpy")
+
+
+class Recorder:
+    """Writes `metrics.jsonl` (one line per optimizer step) and forwards to accelerate's trackers on the main process."""
+
+    def __init__(self, folder: Path, accelerator: Any, is_main: bool) -> None:
+        self.path, self.accelerator, self.is_main = folder / "metrics.jsonl", accelerator, is_main
+
+    @hookimpl
+    def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        self._write({"step": step, **metrics})
+        self.accelerator.log(dict(metrics), step=step)
+
+    @hookimpl
+    def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        prefixed = {f"evaluation/{name}": value for name, value in metrics.items()}
+        self._write({"step": step, **prefixed})
+        self.accelerator.log(prefixed, step=step)
+
+    @hookimpl
+    def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
+        if self.is_main:
+            write_text(run.folder / "summary.json", json.dumps(dict(summary), indent=2))
+        self.accelerator.end_training()
+
+    @hookimpl
+    def on_run_error(self, run: Run, step: int, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if self.is_main:
+            write_text(run.folder / "error.txt", f"step {step}\n{text}")
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self.is_main:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Drop lines after `step`, and a line cut short by a kill, before a run is resumed."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = parse_line(line)
+        if record is not None and record.get("step", 0) <= step:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """None for a line that a kill cut short."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, Any]:
+    """Versions, plugins, seed, git state and hardware: what one needs to repeat the run."""
+    import torch
+
+    return {
+        "command": sys.argv,
+        "recipe": run.recipe.source,
+        "recipe_sha256": run.recipe.digest(),
+        "seed": run.recipe.seed,
+        "versions": {name: version_of(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "plugins": [{"name": p.name, "version": p.version, "file": str(p.file)} for p in plugins.loaded],
+        "git": git_state(),
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": platform.processor(),
+            "device": device,
+            "processes": processes,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def version_of(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether there are changes; None outside a repository or without git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode:
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}

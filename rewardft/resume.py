@@ -1,0 +1,82 @@
+"""What a run must remember to continue to the same bits, and how it is put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rewardft.adapter import load_adapter
+from rewardft.checkpoint import read_state, read_tensors
+from rewardft.errors import CheckpointError
+from rewardft.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from rewardft.engine import Trainer
+
+FREE_KEYS = ("train.steps", "train.log_every", "train.report_to", "evaluate.", "save.")  # may differ on resume
+
+
+def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tensors, numbers) of a checkpoint. Noise needs no state: it is a function of seed, pass, sample and step."""
+    memory = trainer.ctx.memory
+    tensors = {
+        "optimizer": trainer.optimizer.state_dict(),
+        "schedule": trainer.schedule.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "memory": {k: v for k, v in memory.items() if isinstance(v, (Tensor, dict, list))},
+    }
+    state = {
+        "position": trainer.stream.position,
+        "closings": trainer.closings,
+        "denoiser_forwards": trainer.ctx.policy.forwards,
+        "denoiser_backwards": trainer.ctx.policy.backwards,
+        "memory": {k: v for k, v in memory.items() if not isinstance(v, (Tensor, dict, list))},
+        "recipe_sha256": trainer.recipe.digest(),
+    }
+    return tensors, state
+
+
+def restore(trainer: Trainer, path: Path) -> int:
+    """Put a checkpoint back; returns its step."""
+    state = read_state(path)
+    load_adapter(trainer.adapter, path)
+    tensors = read_tensors(path, trainer.accelerator.device)
+    trainer.optimizer.load_state_dict(tensors["optimizer"])
+    trainer.schedule.load_state_dict(tensors["schedule"])
+    torch.set_rng_state(tensors["rng"].cpu())
+    if tensors["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in tensors["cuda_rng"]])
+    trainer.ctx.memory.update(tensors["memory"] | state["memory"])
+    trainer.ctx.policy.forwards, trainer.ctx.policy.backwards = state["denoiser_forwards"], state["denoiser_backwards"]
+    trainer.stream.position, trainer.closings = state["position"], state["closings"]
+    return int(state["step"])
+
+
+def check_same_recipe(path: Path, recipe: Recipe) -> None:
+    """Only lengths, logging, evaluation and saving may change on resume; raises CheckpointError otherwise."""
+    before, now = flatten(load_recipe(path).dump()), flatten(recipe.dump())
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not k.startswith(FREE_KEYS))
+    if changed:
+        lines = "\n".join(f"  - {k}: {before.get(k)!r} in the run, {now.get(k)!r} in the recipe" for k in changed)
+        raise CheckpointError(
+            f"{path.parent}: this run was started with other settings, so resuming would not continue it\n{lines}\n"
+            f"Restore them, or start a new run with another --out."
+        )
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as `a.b.0.c` -> value."""
+    if isinstance(value, dict):
+        items = [(str(k), v) for k, v in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(i), v) for i, v in enumerate(value)]
+    else:
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, item in items:
+        result |= flatten(item, f"{prefix}.{key}" if prefix else key)
+    return result

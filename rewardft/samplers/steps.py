@@ -1,0 +1,75 @@
+"""Roll out and replay for samplers whose step is arithmetic around one network call."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rewardft.types import Plan, Rollout, Transition
+
+if TYPE_CHECKING:
+    from rewardft.noise import Noise
+
+
+def roll_out(sampler: Any, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
+    """Execute steps 0 .. plan.stop-1 without autograd, keeping what the plan asks for."""
+    rollout = Rollout(cond=cond, noise=noise, plan=plan, decoder=model.decode)
+    with torch.no_grad():
+        state = noise.draw("initial", model.sample_shape(cond))
+        last = Transition(state=state, next=state)
+        for k in range(plan.stop):
+            output = call_network(sampler, model, k, last.next, cond)
+            last = sampler.transition(k, last.next, output, noise)
+            if k in plan.keep:
+                keep_step(rollout, k, last)
+    if plan.stop in plan.keep:
+        rollout.states[plan.stop] = last.next
+    else:
+        rollout.x0 = last.x0 if plan.estimate else last.next
+    return rollout
+
+
+def keep_step(rollout: Rollout, k: int, step: Transition) -> None:
+    rollout.states[k] = step.state
+    if step.output is not None:
+        rollout.outputs[k] = step.output
+    if step.log_prob is not None:
+        rollout.log_probs[k] = step.log_prob
+
+
+def replay_step(sampler: Any, model: Any, rollout: Rollout, k: int, input_gradient: bool) -> Transition:
+    """Visit step k again. The log-probability is that of the stored next state where it was kept."""
+    state = rollout.states[k].detach()
+    if input_gradient and torch.is_grad_enabled():
+        state = state.requires_grad_(True)
+    output = call_network(sampler, model, k, state, rollout.cond)
+    return sampler.transition(k, state, output, rollout.noise, taken=rollout.states.get(k + 1))
+
+
+def call_network(sampler: Any, model: Any, k: int, state: Tensor, cond: Any) -> Tensor:
+    """The network's raw output in the precision of the state (sampler arithmetic is never below float32)."""
+    t = torch.full((len(state),), sampler.timesteps[k], device=state.device)
+    return model.denoise(state, t, cond).to(state.dtype)
+
+
+def gaussian_step(
+    k: int, state: Tensor, output: Tensor, mean: Tensor, std: float, x0: Tensor, epsilon: Tensor, noise: Noise,
+    taken: Tensor | None,
+) -> Transition:  # fmt: skip
+    """x_{k+1} ~ N(mean, std^2 I). std = 0 makes the step deterministic and leaves it without a log-probability."""
+    if std == 0.0:
+        zero = torch.zeros((), dtype=state.dtype, device=state.device)
+        return Transition(state, next=mean, output=output, mean=mean, std=zero, x0=x0, epsilon=epsilon)
+    after = mean + std * noise.draw(f"step{k}", state.shape[1:])
+    scale = torch.as_tensor(std, dtype=state.dtype, device=state.device)
+    log_prob = gaussian_log_prob(after.detach() if taken is None else taken, mean, std)
+    return Transition(state, after, output, mean, scale, x0, epsilon, log_prob)
+
+
+def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
+    """log N(value; mean, std^2 I), averaged over the dimensions of one sample: `(b,)` (Black et al. 2023, 2305.13301)."""
+    log_density = -((value - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
+    return log_density.flatten(1).mean(1)

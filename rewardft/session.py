@@ -1,0 +1,130 @@
+"""From a resolved recipe to live objects: model, adapter, sampler, rewards, data and optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from rewardft.adapter import FullFineTuning, Lora, attach
+from rewardft.context import Context, Policy, WeightedRegularizer
+from rewardft.errors import ComponentError
+from rewardft.recipe import Recipe
+from rewardft.rewards import WeightedReward
+
+
+@dataclass
+class Session:
+    """The live objects of one run."""
+
+    recipe: Recipe
+    resolved: Any
+    model: Any
+    adapter: Lora | FullFineTuning
+    context: Context
+    algorithm: Any
+
+    def evaluation_context(self) -> Context:
+        """The same model and sampler with the evaluation's seed, the trained rewards and the held-out ones."""
+        trained = {r.name: r for r in self.context.rewards}
+        held_out = build_rewards(self.resolved.eval_rewards, self.context.device)
+        rewards = list((trained | {r.name: r for r in held_out}).values())
+        return Context(
+            policy=self.context.policy, sampler=self.context.sampler, adapter=self.adapter, rewards=rewards,
+            seed=self.recipe.evaluate.seed, device=self.context.device, dtype=self.context.dtype,
+        )  # fmt: skip
+
+
+def build_session(recipe: Recipe, resolved: Any, device: torch.device, keep_reference: bool | None = None) -> Session:
+    """Load the model and build everything that a run needs; no data set and no optimizer yet.
+
+    keep_reference: full fine-tuning keeps a frozen copy; None: only if the recipe has regularizers or the algorithm
+    asks for one (`needs_reference`).
+    """
+    algorithm = resolved.algorithm.build()
+    model = place(resolved.model.build(), device)
+    switch_checkpointing(recipe, model)
+    sampler = resolved.sampler.build()
+    sampler.setup(model)
+    if keep_reference is None:
+        keep_reference = bool(recipe.regularizers) or getattr(algorithm, "needs_reference", False)
+    adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
+    context = Context(
+        policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
+        sampler=sampler, adapter=adapter, rewards=build_rewards(resolved.rewards, device),
+        regularizers=[
+            WeightedRegularizer(spec.name, component.build(), spec.weight) for spec, component in resolved.regularizers
+        ],
+        seed=recipe.seed, micro_batch=recipe.train.micro_batch, device=device,
+    )  # fmt: skip
+    return Session(recipe, resolved, model, adapter, context, algorithm)
+
+
+def place(model: Any, device: torch.device) -> Any:
+    """Move the model; one that is more than a module brings its own `to`."""
+    if hasattr(model, "to"):
+        model.to(device)
+    else:
+        model.trainable.to(device)
+    return model
+
+
+def switch_checkpointing(recipe: Recipe, model: Any) -> None:
+    for wanted, method in (
+        (recipe.train.checkpointing, "enable_checkpointing"),
+        (recipe.train.decode_checkpointing, "enable_decode_checkpointing"),
+    ):
+        if wanted and not hasattr(model, method):
+            key = "checkpointing" if method == "enable_checkpointing" else "decode_checkpointing"
+            raise ComponentError(
+                f"train.{key}: the model {recipe.model.use!r} cannot checkpoint there (it has no `{method}()`). "
+                f"Replay already keeps one denoiser graph at a time; set train.micro_batch to need less memory."
+            )
+        if wanted:
+            getattr(model, method)()
+
+
+def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:
+    rewards = []
+    for spec, component in specs:
+        reward = component.build()
+        if isinstance(reward, nn.Module):
+            reward.requires_grad_(False).eval().to(device)
+        rewards.append(WeightedReward(spec.name, reward, spec.weight, spec.on_error))
+    return rewards
+
+
+def build_optimizer(recipe: Recipe, plugins: Any, parameters: list[nn.Parameter]) -> optim.Optimizer:
+    """Ask the plugins, the core last. Raises ComponentError when nobody knows the optimizer."""
+    options = recipe.optimizer.as_options()
+    optimizer = plugins.call("create_optimizer", parameters=parameters, options=options)
+    if optimizer is None:
+        raise ComponentError(
+            f"optimizer.use: nobody knows {options['use']!r}. The core has 'adamw'; a plugin adds others with the hook "
+            f"`create_optimizer`."
+        )
+    return optimizer
+
+
+def build_schedule(recipe: Recipe, optimizer: optim.Optimizer) -> optim.lr_scheduler.LambdaLR:
+    factor = learning_rate_factor(recipe.optimizer.schedule, recipe.optimizer.warmup, recipe.train.steps)
+    return optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def learning_rate_factor(schedule: str, warmup: int, steps: int) -> Callable[[int], float]:
+    """Linear warm-up over `warmup` steps, then constant, linear to 0 or half a cosine to 0 at the last step."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+        decay: Mapping[str, float] = {
+            "constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        }  # fmt: skip
+        return decay[schedule]
+
+    return factor

@@ -1,0 +1,217 @@
+"""The replay engine's gradients equal plain autograd through the unrolled sampler, in float64."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rewardft.adapter import Lora
+from rewardft.algorithms.direct import Direct, alignprop, draft, draft_k, draft_lv, drtune, refl
+from rewardft.context import Context, Policy, WeightedRegularizer
+from rewardft.data import make_batch
+from rewardft.regularizers import KL
+from rewardft.rewards import WeightedReward
+from rewardft.samplers.ddim import DDIM
+from rewardft.samplers.ddpm import DDPM
+from rewardft.samplers.flow import FlowEuler
+from rewardft.testing.tiny import TinyBlobs, TinyModel
+from rewardft.types import Plan
+
+T = 6
+SPEC = SimpleNamespace(kind="lora", rank=3, alpha=None, targets=None, dropout=0.0)
+
+
+def curved_reward(rollout, batch):
+    """Not linear in x0, different per sample, and dependent on the condition."""
+    x = rollout.x0.flatten(1)
+    return (x.sin() * (1 + batch["label"].to(x))[:, None]).mean(1) - 0.1 * (x**2).mean(1)
+
+
+def make_context(sampler, form=None, guidance=1.0, guidance_gradient="inside", prediction="epsilon", micro_batch=None):
+    model = TinyModel(prediction=prediction, guidance=guidance, guidance_gradient=guidance_gradient, width=8)
+    model.trainable.double()
+    adapter = Lora(model, SPEC, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in adapter.parameters:  # away from initialisation, so that no factor is zero and KL is not
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    sampler.setup(model)
+    regularizers = [WeightedRegularizer("kl", KL(form), 0.37)] if form else []
+    return Context(
+        policy=Policy(model), sampler=sampler, adapter=adapter, rewards=[WeightedReward("curved", curved_reward, 1.3)],
+        regularizers=regularizers, seed=5, dtype=torch.float64, micro_batch=micro_batch,
+    )
+
+
+def make_test_batch(size=3):
+    data = TinyBlobs()
+    batch = make_batch([data[i] for i in range(size)], [0] * size)
+    return batch
+
+
+def replayed_gradients(ctx, algorithm, batch):
+    ctx.rng = random.Random(11)
+    losses = list(run_backward(algorithm.losses(ctx, batch)))
+    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
+    return take_gradients(ctx)
+
+
+def run_backward(losses):
+    for loss in losses:
+        loss.value.backward()
+        yield loss
+
+
+def take_gradients(ctx):
+    gradients = [p.grad.clone() for p in ctx.adapter.parameters]
+    for p in ctx.adapter.parameters:
+        p.grad = None
+    return gradients
+
+
+def unrolled_gradients(ctx, algorithm, batch):
+    """Plain autograd through every step, written from the papers' definitions and sharing no code with walk_back."""
+    path = algorithm.draw_path(ctx.sampler.steps, random.Random(11))
+    noise, cond, model = ctx.noise(batch), ctx.encode(batch), ctx.policy
+    penalty = torch.zeros(len(batch), dtype=torch.float64)
+    x = noise.draw("initial", model.sample_shape(cond))
+    for k in range(path.length):
+        x_in = x if algorithm.input_gradient else x.detach()
+        t = torch.full((len(batch),), ctx.sampler.timesteps[k])
+        output = model.denoise(x_in, t, cond)
+        if k not in path.train:
+            output = output.detach()
+        step = ctx.sampler.transition(k, x, output, noise)
+        if k in path.train and ctx.regularizers:
+            penalty = penalty + kl_term(ctx, algorithm, k, x, output, step, cond, noise)
+        x = step.x0 if path.estimate and k == path.length - 1 else step.next
+    loss = loss_of(algorithm, ctx, x, batch) + penalty
+    loss.mean().backward()
+    return take_gradients(ctx)
+
+
+def kl_term(ctx, algorithm, k, x, output, step, cond, noise):
+    """The reference is a constant; the tuned step's own input carries gradient only in the through form."""
+    t = torch.full((len(x),), ctx.sampler.timesteps[k])
+    with torch.no_grad(), ctx.adapter.disabled():
+        reference = ctx.sampler.transition(k, x, ctx.policy.denoise(x, t, cond), noise)
+    mine = step if algorithm.input_gradient else ctx.sampler.transition(k, x.detach(), output, noise)
+    return sum(term.weight * term.penalty(mine, reference) for term in ctx.regularizers)
+
+
+def loss_of(algorithm, ctx, x0, batch):
+    x = x0.flatten(1)
+    reward = 1.3 * ((x.sin() * (1 + batch["label"].to(x))[:, None]).mean(1) - 0.1 * (x**2).mean(1))
+    return algorithm.scale * {
+        "negative": lambda r: -r,
+        "one_minus": lambda r: 1 - r,
+        "hinge": lambda r: torch.relu(algorithm.target - r),
+        "absolute": lambda r: (algorithm.target - r).abs(),
+    }[algorithm.shape](reward)
+
+
+def relative_error(ours, theirs):
+    ours, theirs = torch.cat([g.flatten() for g in ours]), torch.cat([g.flatten() for g in theirs])
+    assert theirs.norm() > 1e-6, "the reference gradient is zero: the comparison would prove nothing"
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+ALGORITHMS = {
+    "draft": draft(),
+    "draft_1": draft_k(1),
+    "draft_2": draft_k(2),
+    "draft_T": draft_k(T),
+    "alignprop": alignprop(),
+    "alignprop_uniform": alignprop("uniform"),
+    "refl": refl(early_stop=3, target=50.0, scale=1.0),
+    "drtune_1": drtune(1, 3),
+    "drtune_2": drtune(2, 3),
+    "drtune_T": Direct("spaced", T, False, 0, shape="one_minus"),
+    "stopped_all": Direct("last", None, False, 0),
+    "spaced_through": Direct("spaced", 2, True, 2, shape="absolute", target=3.0),
+    "last_stopped_early": Direct("last", 2, False, 2),
+}
+SAMPLERS = {
+    "ddim": lambda: DDIM(T),
+    "ddim_eta": lambda: DDIM(T, eta=0.8),
+    "ddim_clipped": lambda: DDIM(T, eta=0.5, clip=1.0),
+    "ddpm": lambda: DDPM(T),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_replay_equals_unrolled_autograd(name, sampler):
+    ctx, batch = make_context(SAMPLERS[sampler](), form="epsilon_mse"), make_test_batch()
+    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
+
+
+@pytest.mark.parametrize("guidance_gradient", ["inside", "outside"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["draft", "draft_1", "drtune_2"])
+def test_with_guidance_and_prediction_types(name, prediction, guidance_gradient):
+    ctx = make_context(DDIM(T, eta=0.3), "epsilon_mse", 4.0, guidance_gradient, prediction)
+    batch = make_test_batch()
+    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["draft", "draft_2", "refl", "drtune_2", "alignprop"])
+def test_flow_matching(name):
+    ctx, batch = make_context(FlowEuler(T), "epsilon_mse", 2.0, prediction="flow"), make_test_batch()
+    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["stopped_all", "drtune_2", "draft"])
+def test_gaussian_kl(name):
+    ctx, batch = make_context(DDIM(T, eta=1.0), "gaussian"), make_test_batch()
+    ctx.sampler.schedule.alphas[-1] = ctx.sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
+    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["draft", "drtune_2", "draft_1"])
+def test_micro_batches_change_nothing(name):
+    whole, batch = make_context(DDIM(T, eta=0.5), "epsilon_mse"), make_test_batch(5)
+    pieces = make_context(DDIM(T, eta=0.5), "epsilon_mse", micro_batch=2)
+    expected = replayed_gradients(whole, ALGORITHMS[name], batch)
+    assert relative_error(replayed_gradients(pieces, ALGORITHMS[name], batch), expected) < 1e-12
+
+
+def test_draft_lv_averages_fresh_noisings_of_the_finished_sample():
+    algorithm, last = draft_lv(resamples=3), T - 1
+    ctx, batch = make_context(DDIM(T), form="epsilon_mse"), make_test_batch()
+    ours = replayed_gradients(ctx, algorithm, batch)
+    rollout = ctx.rollout(batch, Plan(stop=T))
+    total = 0.0
+    for i in range(3):
+        noise = rollout.noise.draw(f"resample{i}", rollout.x0.shape[1:])
+        x = ctx.sampler.renoise(rollout.x0, last, noise)
+        a = ctx.sampler.schedule.alphas[last]
+        assert torch.allclose(x, a**0.5 * rollout.x0 + (1 - a) ** 0.5 * noise)
+        output = ctx.policy.denoise(x, torch.full((3,), ctx.sampler.timesteps[last]), rollout.cond)
+        step = ctx.sampler.transition(last, x, output, rollout.noise)
+        penalty = kl_term(ctx, algorithm, last, x, output, step, rollout.cond, rollout.noise)
+        total = total + (loss_of(algorithm, ctx, step.next, batch) + penalty).mean() / 3
+    total.backward()
+    assert relative_error(ours, take_gradients(ctx)) < 1e-9
+
+
+def test_stopped_input_differs_from_through():
+    """DRTune without the stop on the denoiser's input would be another algorithm: the two must not coincide."""
+    batch = make_test_batch()
+    stopped = replayed_gradients(make_context(DDIM(T)), Direct("last", None, False), batch)
+    through = replayed_gradients(make_context(DDIM(T)), Direct("last", None, True), batch)
+    assert relative_error(stopped, through) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "expected"),
+    [("negative", 0.0, [-1.0, -3.0]), ("one_minus", 0.0, [0.0, -2.0]), ("hinge", 2.0, [1.0, 0.0]), ("absolute", 2.0, [1.0, 1.0])],
+)
+def test_loss_shapes(shape, target, expected):
+    from rewardft.algorithms.direct import shape_loss
+
+    assert shape_loss(torch.tensor([1.0, 3.0]), shape, target).tolist() == expected
