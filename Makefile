@@ -1,0 +1,33 @@
+# `make quickstart` and `make test` work on a fresh machine; both go through `make setup`.
+PYTHON ?= python3
+BIN := .venv/bin
+# Threads that spin while they wait slow each other down by a factor of ten on small machines.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup quickstart test test-all lint clean
+.DEFAULT_GOAL := test
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,dev]"
+	touch $@
+
+quickstart: setup
+	$(BIN)/rewardft drpose quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: setup
+	$(BIN)/ruff check rewardft plugins recipes tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
