@@ -1,0 +1,129 @@
+"""Rewards: weights, names, failures, gradients; and `check_reward` for plugin authors."""
+
+import pytest
+import torch
+from torch import nn
+
+from rewardft.errors import RewardError
+from rewardft.rewards import WeightedReward, evaluate_rewards
+from rewardft.testing import check_reward, make_rollout
+from rewardft.testing.tiny import tiny_brightness
+from rewardft.types import Batch
+
+BATCH = Batch(("a", "b", "c"), (0, 0, 0), {"label": torch.tensor([0, 1, 2])})
+X0 = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+
+
+def total(rollout, batch):
+    return rollout.x0.flatten(1).sum(1)
+
+
+def square(rollout, batch):
+    return (rollout.x0**2).flatten(1).sum(1)
+
+
+def second_only(rollout, batch):
+    return torch.where(torch.arange(3) == 1, total(rollout, batch), float("nan"))
+
+
+def test_total_is_the_weighted_sum_and_its_gradient_is_exact():
+    rewards = [WeightedReward("total", total, 2.0), WeightedReward("square", square, -0.5)]
+    scores = evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient=True)
+    assert torch.allclose(scores.total, 2 * X0.flatten(1).sum(1) - 0.5 * (X0**2).flatten(1).sum(1))
+    assert torch.allclose(scores.gradient, 2 - X0)
+    assert list(scores.by_name) == ["total", "square"] and torch.equal(scores.by_name["total"], X0.flatten(1).sum(1))
+
+
+def test_nan_means_not_applicable_and_adds_nothing():
+    rewards = [WeightedReward("some", second_only), WeightedReward("square", square)]
+    scores = evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient=True)
+    expected = 2 * X0
+    expected[1] += 1
+    assert torch.allclose(scores.gradient, expected)
+    assert scores.by_name["some"].isnan().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (
+            lambda r, b: total(r, b) / torch.tensor([1.0, 0.0, 1.0]),
+            "reward 'bad' returned inf for the samples b. A reward must be finite, or NaN where it does not apply; "
+            "`on_error: skip` beside it in the recipe leaves such batches out.",
+        ),
+        (lambda r, b: total(r, b).mean(), "reward 'bad' must return one number per sample, shape (3,); got a tensor of shape ()"),
+        (lambda r, b: 1.0, "reward 'bad' must return one number per sample, shape (3,); got float"),
+        (
+            lambda r, b: total(r, b).detach(),
+            "no gradient reaches the samples from the rewards bad: they detach their input or work on numpy arrays. "
+            "Use a differentiable reward, or an algorithm that does not need its gradient.",
+        ),
+    ],
+)
+def test_bad_rewards_stop_with_a_sentence(reward, message):
+    with pytest.raises(RewardError) as error:
+        evaluate_rewards([WeightedReward("bad", reward)], make_rollout(X0, BATCH), BATCH, gradient=True)
+    assert str(error.value) == message
+
+
+def test_on_error_skip_leaves_the_batch_out_and_stop_reports_first():
+    def broken(rollout, batch):
+        raise ZeroDivisionError("no")
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        evaluate_rewards(
+            [WeightedReward("broken", broken)], make_rollout(X0, BATCH), BATCH, False,
+            on_error=lambda name, error, rollout, batch: seen.append((name, batch.ids, rollout.x0.shape)),
+        )  # fmt: skip
+    assert seen == [("broken", ("a", "b", "c"), X0.shape)]
+    rewards = [WeightedReward("broken", broken, on_error="skip"), WeightedReward("total", total)]
+    scores = evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient=True)
+    assert scores.by_name["broken"].isnan().all() and torch.allclose(scores.total, X0.flatten(1).sum(1))
+
+
+class Learned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 1)
+
+    def forward(self, rollout, batch):
+        return self.layer(rollout.x0.flatten(1)).squeeze(1)
+
+
+def test_check_reward_accepts_a_good_one():
+    report = check_reward(tiny_brightness, torch.rand(3, 3, 8, 8), BATCH, differentiable=True)
+    assert -1 <= report.low <= report.high <= 0 and report.gradient_error < 0.01 and report.not_applicable == 0
+    check_reward(lambda r, b: total(r, b).detach().round(), X0, BATCH, differentiable=False)
+    check_reward(second_only_by_label, X0, BATCH, differentiable=True)
+
+
+def second_only_by_label(rollout, batch):
+    return torch.where(batch["label"] == 1, total(rollout, batch), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("reward", "differentiable", "message"),
+    [
+        (lambda r, b: total(r, b)[:2], True, "a reward returns one number per sample, shape (3,), got (2,)"),
+        (lambda r, b: total(r, b) - total(r, b).mean(), True, "a sample's value depends on the batch it is in"),
+        (lambda r, b: total(r, b) + torch.arange(3.0)[: len(b)], True, "the order of the batch changes the values"),
+        (lambda r, b: total(r, b).detach(), True, "the reward says that it is differentiable, but no gradient reaches x0"),
+        (total, False, "the reward says that it is not differentiable, but a gradient reaches x0"),
+        (lambda r, b: total(r, b) * 0, True, "the gradient is zero everywhere"),
+        (lambda r, b: total(r, b) + (square(r, b) - square(r, b).detach()), True, "the gradient differs from finite differences by"),
+        (lambda r, b: total(r, b) / 0, True, "a reward is finite, or NaN where it does not apply; got inf"),
+    ],
+)
+def test_check_reward_names_the_broken_rule(reward, differentiable, message):
+    with pytest.raises(AssertionError) as error:
+        check_reward(reward, X0, BATCH, differentiable=differentiable)
+    assert str(error.value).startswith(message)
+
+
+def test_check_reward_finds_a_gradient_left_on_the_reward_itself():
+    reward = Learned()
+    check_reward(reward, X0, BATCH, differentiable=True)
+    reward(make_rollout(X0, BATCH), BATCH).sum().backward()
+    with pytest.raises(AssertionError, match=r"left a gradient on its own weight layer\.weight"):
+        check_reward(reward, X0, BATCH, differentiable=True)
