@@ -1,0 +1,306 @@
+"""Recipes: one strict YAML file that says everything about a run.
+
+Every key belongs to a fixed section (`rewardft.sections`) or is an option of the named component; anything else is a
+problem with a line number. `load_recipe` reports all problems of a file at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import PrivateAttr, ValidationError
+
+from rewardft import strict_yaml
+from rewardft.errors import RecipeError, did_you_mean
+from rewardft.sections import (
+    AdapterSpec,
+    ComponentSpec,
+    DataSpec,
+    EvaluateSpec,
+    OptimizerSpec,
+    RegularizerSpec,
+    RewardSpec,
+    SaveSpec,
+    Section,
+    Sections,
+    TrainSpec,
+    fold_options,
+)
+from rewardft.strict_yaml import Keys
+from rewardft.typed_values import mismatch, type_words
+
+__all__ = [
+    "AdapterSpec", "ComponentSpec", "DataSpec", "EvaluateSpec", "OptimizerSpec", "Recipe", "RegularizerSpec",
+    "RewardSpec", "SaveSpec", "TrainSpec", "dotted", "is_path", "load_recipe",
+]  # fmt: skip
+
+
+@dataclass
+class Origin:
+    """Where each value of a recipe comes from: a line of the file, or a `--set`."""
+
+    source: str
+    lines: dict[Keys, int] = field(default_factory=dict)
+    overrides: dict[Keys, str] = field(default_factory=dict)
+
+    def line(self, keys: Keys) -> int | None:
+        """The line of the key or list item, or of the nearest section around it that the file has."""
+        for end in range(len(keys), 0, -1):
+            if keys[:end] in self.overrides:
+                return None
+            if keys[:end] in self.lines:
+                return self.lines[keys[:end]]
+        return None
+
+    def where(self, keys: Keys) -> str:
+        """'recipe.yaml:12', the `--set` that gave the value, or the file alone."""
+        for end in range(len(keys), 0, -1):
+            if keys[:end] in self.overrides:
+                return f"--set {self.overrides[keys[:end]]}"
+        line = self.line(keys)
+        return self.source if line is None else f"{self.source}:{line}"
+
+
+class Recipe(Sections):
+    """A checked recipe. Sections are frozen; component options are checked later, by `rewardft.resolve`."""
+
+    _origin: Origin = PrivateAttr()
+
+    @property
+    def source(self) -> str:
+        """The path that the recipe was read from, as given."""
+        return self._origin.source
+
+    @property
+    def base(self) -> Path:
+        """The folder that plugin paths such as `./reward.py` are relative to."""
+        return Path(self.source).resolve().parent
+
+    def line(self, *keys: str | int) -> int | None:
+        """The line of a key, or of the nearest section around it; None when it came from a `--set` or a default."""
+        return self._origin.line(keys)
+
+    def where(self, *keys: str | int) -> str:
+        """'recipe.yaml:12' for messages; the `--set` when the value came from one."""
+        return self._origin.where(keys)
+
+    def dump(self) -> dict[str, Any]:
+        """The recipe as plain data with the defaults filled in; plugin files as absolute paths."""
+        flat = self.as_options()
+        flat["plugins"] = [_absolute(name, self.base) for name in self.plugins]
+        return flat
+
+    def to_yaml(self) -> str:
+        """`dump` as YAML; `load_recipe` reads it back, from any folder, to an equal recipe."""
+        return strict_yaml.dump(self.dump())
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe, in hex. The folder that plugin files lie in does not enter it."""
+        flat = self.as_options()
+        flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
+        return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides; raises `RecipeError` with every problem found."""
+    origin = Origin(str(path))
+    data, problems = _read(Path(path), origin)
+    for text in overrides:
+        problems += _override(data, text, origin)
+    found = sorted(_check(data), key=lambda problem: origin.line(problem[0]) or 0)
+    problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
+    if problems:
+        raise RecipeError(origin.source, problems)
+    recipe = Recipe.model_validate_json(json.dumps(fold_options(Recipe, data)), strict=True)
+    recipe._origin = origin
+    return recipe
+
+
+def is_path(name: str) -> bool:
+    """Whether an entry of `plugins:` names a file or folder rather than an installed plugin or a module."""
+    return name.startswith((".", "/", "~")) or "/" in name or name.endswith(".py")
+
+
+def dotted(keys: Sequence[str | int]) -> str:
+    """('rewards', 0, 'weight') -> 'rewards.0.weight'."""
+    return ".".join(map(str, keys))
+
+
+def _absolute(name: str, base: Path) -> str:
+    return str((base / Path(name).expanduser()).resolve()) if is_path(name) else name
+
+
+def _read(path: Path, origin: Origin) -> tuple[dict[str, Any], list[str]]:
+    """The file's data and its problems. What stops the reading altogether is raised here."""
+    document = strict_yaml.parse(_text(path, origin.source))
+    origin.lines = document.lines
+    problems = [f"{origin.source}{f':{p.line}' if p.line else ''}: {p.message}" for p in document.problems]
+    if document.data is None and not problems:
+        problems = [f"{origin.source}: the file is empty; a recipe needs {_required_words()}."]
+    elif document.data is not None and not isinstance(document.data, dict):
+        got = "a list" if isinstance(document.data, list) else repr(document.data)
+        problems.append(f"{origin.source}:1: a recipe is a mapping (`key: value` lines), got {got}.")
+    if not isinstance(document.data, dict):
+        raise RecipeError(origin.source, problems)
+    return document.data, problems
+
+
+def _text(path: Path, source: str) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml"))) if path.parent.is_dir() else ""
+        raise RecipeError(source, [f"{source}: there is no such file.{near}"]) from None
+    except OSError as error:
+        raise RecipeError(source, [f"{source}: cannot be read: {error.strerror}."]) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        problem = f"{source}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8."
+        raise RecipeError(source, [problem]) from None
+
+
+def _required_words() -> str:
+    return ", ".join(name for name, info in Sections.model_fields.items() if info.is_required())
+
+
+def _override(data: dict[str, Any], text: str, origin: Origin) -> list[str]:
+    """Apply one `--set`; returns its problems."""
+    path, equals, value = text.partition("=")
+    here = f"--set {text}: "
+    if not equals or not all(path.strip().split(".")):
+        return [f"{here}expected key.path=value, such as train.steps=100."]
+    document = strict_yaml.parse(value)
+    if document.problems:
+        return [here + problem.message for problem in document.problems]
+    keys = tuple(int(k) if k.isdecimal() else k for k in path.strip().split("."))
+    if keys in origin.overrides:
+        return [f"{here}{path.strip()} is set twice; the other is --set {origin.overrides[keys]}."]
+    error = _assign(data, keys, document.data)
+    if error:
+        return [here + error]
+    origin.overrides[keys] = text
+    return []
+
+
+def _assign(data: dict[str, Any], keys: Keys, value: Any) -> str:
+    """Put `value` at `keys`, making absent sections on the way; returns what is wrong, or ''."""
+    node: Any = data
+    for depth, key in enumerate(keys):
+        here = dotted(keys[:depth])
+        if isinstance(node, list):
+            if not isinstance(key, int) or key >= len(node):
+                return f"there is no {dotted(keys[: depth + 1])}: {here} {_list_words(node)}."
+        elif not isinstance(node, dict):
+            return f"{here} is {node!r}, not a section: it has no {key!r} to set."
+        elif isinstance(key, int):
+            return f"there is no {dotted(keys[: depth + 1])}: {_not_a_list(here, node)}."
+        if depth == len(keys) - 1:
+            node[key] = value
+        elif isinstance(node, dict) and node.get(key) is None:
+            if isinstance(keys[depth + 1], int):
+                return f"there is no {dotted(keys[: depth + 2])}: the recipe has no {dotted(keys[: depth + 1])}."
+            node[key] = node = {}
+        else:
+            node = node[key]
+    return ""
+
+
+def _list_words(node: list[Any]) -> str:
+    if not node:
+        return "is an empty list"
+    names = [item["use"] for item in node if isinstance(item, dict) and "use" in item]
+    held = f" ({', '.join(map(str, names))})" if names else ""
+    return f"is a list of {len(node)}{held}, counted from 0"
+
+
+def _not_a_list(here: str, node: Mapping[str, Any]) -> str:
+    return f"{here or 'a recipe'} is a mapping, not a list{'; its keys are ' + ', '.join(node) if node else ''}"
+
+
+def _check(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Problems of the fixed sections, each with the keys that it is about."""
+    folded = fold_options(Sections, data)
+    try:
+        Sections.model_validate_json(json.dumps(folded), strict=True)
+    except ValidationError as error:
+        yield from _section_problems(error, data)
+    yield from _optimizer_problems(data.get("optimizer"))
+    for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
+        yield from _repeated(data, keys)
+
+
+def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Pydantic's errors, one per field, in the words of `typed_values`."""
+    seen = set()
+    for item in error.errors(include_url=False, include_context=False):
+        section, keys = _locate(item["loc"])
+        if keys in seen:
+            continue
+        seen.add(keys)
+        here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
+        if item["type"] == "extra_forbidden":
+            yield keys, f"{here} has no key {key!r}.{did_you_mean(key, section.model_fields)}"
+            continue
+        info = section.model_fields[key] if isinstance(keys[-1], str) else None
+        annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
+        if item["type"] == "missing":
+            yield keys, f"{dotted(keys)} is required: {type_words(annotation, constraints)}."
+        else:
+            yield keys, f"{dotted(keys)}: {mismatch(annotation, _value_at(data, keys), constraints)}"
+
+
+def _locate(loc: tuple[str | int, ...]) -> tuple[type[Section], Keys]:
+    """The section that an error is in and the keys of its field; what pydantic adds below a field is cut off."""
+    from rewardft.sections import section_of
+
+    section: type[Section] = Sections
+    for depth, key in enumerate(loc):
+        if isinstance(key, int):
+            if depth == len(loc) - 1:
+                return section, loc[: depth + 1]
+            continue
+        inner = section_of(section, key)
+        if inner is None or depth == len(loc) - 1:
+            return section, loc[: depth + 1]
+        section = inner
+    return section, loc
+
+
+def _value_at(data: Any, keys: Keys) -> Any:
+    for key in keys:
+        data = data[key]
+    return data
+
+
+def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
+    """`adamw` is the core's own: it has no options beyond the fixed keys."""
+    known = [name for name in OptimizerSpec.model_fields if name != "options"]
+    if not isinstance(section, dict) or str(section.get("use", "adamw")).casefold() != "adamw":
+        return
+    for key in section:
+        if key not in known:
+            yield ("optimizer", key), f"optimizer has no key {key!r}.{did_you_mean(key, known)}"
+
+
+def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    """Two entries of a list that would be logged under the same name."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    seen: dict[str, int] = {}
+    for index, item in enumerate(data if isinstance(data, list) else []):
+        if not isinstance(item, dict):
+            continue
+        named = keys[-1] != "metrics"
+        name = str((named and item.get("name")) or item.get("use")).casefold()
+        if name in seen:
+            fix = "give one of them another `name:`" if named else "remove one of them"
+            here, other = dotted((*keys, index)), dotted((*keys, seen[name]))
+            yield (*keys, index), f"{here} has the name of {other}, {name!r}; {fix}."
+        seen.setdefault(name, index)
