@@ -1,0 +1,1 @@
+"""The reference plugins of rewardft, each readable alone."""
