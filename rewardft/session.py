@@ -34,7 +34,8 @@ class Session:
         held_out = build_rewards(self.resolved.eval_rewards, self.context.device)
         rewards = list((trained | {r.name: r for r in held_out}).values())
         return Context(
-            policy=self.context.policy, sampler=self.context.sampler, adapter=self.adapter, rewards=rewards,
+            policy=Policy(self.model, self.context.policy.precision),  # its calls are not training's
+            sampler=self.context.sampler, adapter=self.adapter, rewards=rewards,
             seed=self.recipe.evaluate.seed, device=self.context.device, dtype=self.context.dtype,
         )  # fmt: skip
 
@@ -57,7 +58,7 @@ def build_session(recipe: Recipe, resolved: Any, device: torch.device, keep_refe
         policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
         sampler=sampler, adapter=adapter, rewards=build_rewards(resolved.rewards, device),
         regularizers=[
-            WeightedRegularizer(spec.use, component.build(), spec.weight) for spec, component in resolved.regularizers
+            WeightedRegularizer(spec.name, component.build(), spec.weight) for spec, component in resolved.regularizers
         ],
         seed=recipe.seed, micro_batch=recipe.train.micro_batch, device=device,
     )  # fmt: skip
@@ -100,7 +101,7 @@ def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:
 
 def build_optimizer(recipe: Recipe, plugins: Any, parameters: list[nn.Parameter]) -> optim.Optimizer:
     """Ask the plugins, the core last. Raises ComponentError when nobody knows the optimizer."""
-    options = recipe.optimizer.flat()
+    options = recipe.optimizer.as_options()
     optimizer = plugins.call("create_optimizer", parameters=parameters, options=options)
     if optimizer is None:
         raise ComponentError(

@@ -1,0 +1,78 @@
+"""DrPose: direct reward fine-tuning of multi-view human diffusion on poses (arXiv 2603.02619), in miniature and full.
+
+Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score`, the data set `drpose15k`,
+the metric `pose_judge`, and the commands under `rewardft drpose`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rewardft import hookimpl
+
+if TYPE_CHECKING:
+    from rewardft import Rollout, Run
+    from rewardft.recipe import Recipe
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_models() -> Factories:
+    from .model import MultiviewUNet
+
+    return {"multiview_unet": MultiviewUNet}
+
+
+@hookimpl
+def register_samplers() -> Factories:
+    from .sampler import MultiviewDDIM
+
+    return {"multiview_ddim": MultiviewDDIM}
+
+
+@hookimpl
+def register_datasets() -> Factories:
+    from .dataset import Drpose15k
+
+    return {"drpose15k": Drpose15k}
+
+
+@hookimpl
+def register_rewards() -> Factories:
+    from .pose_score import PoseScore
+
+    return {"pose_score": PoseScore}
+
+
+@hookimpl
+def register_metrics() -> Factories:
+    from .judge import PoseJudge
+
+    return {"pose_judge": PoseJudge}
+
+
+@hookimpl
+def register_commands() -> Factories:
+    from .commands import app
+
+    return {"drpose": app}
+
+
+@hookimpl
+def check_recipe(recipe: Recipe) -> Iterable[str]:
+    """What only this plugin can know: the judge compares with the rendered truth, so evaluation needs targets."""
+    judged = any(metric.use.casefold() == "pose_judge" for metric in recipe.evaluate.metrics)
+    targets = {**recipe.data.options, **recipe.evaluate.data}.get("targets", False)
+    if judged and not targets:
+        yield "evaluate.metrics: pose_judge compares with the rendered views; add `targets: true` to evaluate.data"
+
+
+@hookimpl
+def on_evaluation_end(run: Run, step: int, rollout: Rollout | None) -> None:
+    """Paint the last evaluated samples, so that what the figures say can be looked at."""
+    from .pictures import save_samples
+
+    if run.is_main and rollout is not None:
+        save_samples(run.folder / "samples" / f"step-{step:08d}.png", rollout)
