@@ -19,11 +19,12 @@ from rewardft.checkpoint import latest_checkpoint, save_checkpoint, write_folder
 from rewardft.data import Stream
 from rewardft.distributed import average_gradients, average_metrics
 from rewardft.errors import AuditError, CheckpointError, ComponentError
-from rewardft.evaluation import Evaluation, compare, evaluate
+from rewardft.evaluation import Evaluation, compare
 from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
 from rewardft.recorder import Recorder, manifest, rewind_metrics
 from rewardft.resume import check_same_recipe, restore, training_state
+from rewardft.runs import run_evaluation
 from rewardft.session import build_optimizer, build_schedule, build_session
 from rewardft.types import Batch, Rollout, Run
 
@@ -86,8 +87,8 @@ class Trainer:
 
     def _train_batch(self) -> None:
         """All losses of one batch. The engine owns backward, accumulation, clipping and the step."""
+        self.ctx.start_step(self.step)  # every batch that is accumulated into a step makes the same choices
         if self.closings % self.recipe.train.accumulate == 0:
-            self.ctx.start_step(self.step)
             self.ctx.audit = {} if self.step == 0 else None
         batch = self._next_batch()
         closed = True
@@ -275,11 +276,3 @@ class Trainer:
         path = self.out / "failures" / f"step-{self.step:08d}-{name}"
         write_folder(path, fill)
         error.add_note(f"reward {name!r} failed at step {self.step} on the samples {', '.join(batch.ids)}; dumped to {path}")
-
-
-def run_evaluation(session: Any, samples: int) -> Evaluation:
-    """Evaluate a session's model as the recipe's `evaluate` section says."""
-    spec = session.recipe.evaluate
-    metrics = {c.entry.name: c.build() for c in session.resolved.metrics}
-    size = spec.batch_size or session.recipe.data.batch_size
-    return evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)
