@@ -167,10 +167,12 @@ def load_plugins(names: Sequence[str], base: Path, core: Any = None) -> Plugins:
     return plugins
 
 
-def load_installed(name: str) -> LoadedPlugin:
-    """Load one installed plugin by its entry-point name, alone. Raises `PluginError`."""
+def load_installed(name: str) -> Plugins:
+    """Load one installed plugin by its entry-point name, alone: without the core's. Raises `PluginError`."""
+    plugins = Plugins()
     source = find(parse_request(name), Path())
-    return Plugins().add(source, import_plugin(source), source.version)
+    plugins.add(source, import_plugin(source), source.version)
+    return plugins
 
 
 def list_installed_plugins() -> list[InstalledPlugin]:

@@ -1,0 +1,32 @@
+"""The command line. An expected error is one message on stderr and exit code 2; anything else keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rewardft.errors import RewardftError
+
+EXPECTED_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Plugins are left alone, so that a broken one cannot break `rewardft --help`: only a first word that is not a command
+    of the core loads a plugin, the one installed under that name.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from rewardft.cli.app import build_app
+
+        build_app(words)(args=words, prog_name="rewardft")
+    except RewardftError as error:
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return EXPECTED_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+    return 0

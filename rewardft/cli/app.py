@@ -1,0 +1,114 @@
+"""The commands and their options. Each imports what it runs when it is called, so that `--help` stays quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewardft.cli.plugin_commands import add_plugin_commands, installed_names
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. rewards.0.weight=0.5; repeatable."),
+]
+
+
+def build_app(words: Sequence[str]) -> typer.Typer:
+    """The application for this command line: the core's commands, and a plugin's when the first word asks for one."""
+    names = ", ".join(installed_names())
+    app = typer.Typer(
+        help="Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm.",
+        epilog=f"Installed plugins, which may have commands of their own (rewardft NAME --help): {names}"
+        if names
+        else "",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    commands = (ls, cp, show, check, run, evaluate, plugins)
+    for command in commands:
+        app.command()(command)
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is not None and first not in {command.__name__ for command in commands}:
+        add_plugin_commands(app, first)
+    return app
+
+
+def ls(
+    plugin: Annotated[
+        list[str], typer.Option("--plugin", "-p", help="List these only: a name, a file, a folder; repeatable.")
+    ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
+) -> None:
+    """List the shipped recipes, then the components by kind."""
+    from rewardft.cli.listing import list_everything
+
+    list_everything(plugin)
+
+
+def cp(
+    recipe: RecipeName,
+    dest: Annotated[Path, typer.Argument(help="File or folder to copy it to; never overwritten.")],
+) -> None:
+    """Copy a recipe, to edit it."""
+    from rewardft.cli.listing import copy_recipe
+
+    copy_recipe(recipe, dest)
+
+
+def show(
+    recipe: RecipeName,
+    overrides: Overrides = [],  # noqa: B006
+    load: Annotated[
+        bool, typer.Option("--load/--no-load", help="Build the model to count parameters and estimate memory.")
+    ] = True,
+) -> None:
+    """Say what every name in a recipe stands for, with all options, and what would be trained."""
+    from rewardft.cli.showing import show_recipe
+
+    show_recipe(recipe, overrides, load)
+
+
+def check(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or names of shipped ones.")],
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Check recipes without loading any weights; exit code 2 and all problems when one cannot be run."""
+    from rewardft.cli.running import check_recipes
+
+    check_recipes(recipes, overrides)
+
+
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/ and the recipe's name.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the folder from its newest checkpoint.")
+    ] = False,
+) -> None:
+    """Run a recipe."""
+    from rewardft.cli.running import run_recipe
+
+    run_recipe(recipe, overrides, out, resume)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples; default: as the recipe says.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Compare a run's model with its base model on held-out samples and the same noise."""
+    from rewardft.cli.running import evaluate_folder
+
+    evaluate_folder(run, samples, overrides)
+
+
+def plugins() -> None:
+    """Try every installed plugin; one that is broken spoils only its own row."""
+    from rewardft.cli.listing import list_plugins
+
+    list_plugins()

@@ -1,0 +1,62 @@
+"""`ls`, `cp` and `plugins`: what there is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rewardft.catalog import KINDS, Entry, build_catalog
+from rewardft.cli.shipped import find_recipe, headline, shipped_recipes
+from rewardft.cli.tables import print_table
+from rewardft.errors import PluginError, RewardftError
+from rewardft.plugin_sources import installed
+from rewardft.plugins import BUILTIN, list_installed_plugins, load_plugins
+
+
+def list_everything(names: Sequence[str]) -> None:
+    """Recipes, then components by kind. Installed plugins are tried each alone; named ones are loaded together."""
+    rows = [(name, headline(path)) for name, path in shipped_recipes().items()]
+    print_table("recipes", ("name", "what it trains"), rows)
+    problems: list[str] = []
+    entries = _entries_of(names) if names else list(_entries_of_installed(problems))
+    for kind in KINDS:
+        listed = sorted((e for e in entries if e.kind == kind), key=lambda e: e.name)
+        print_table(kind, ("name", "plugin", "what it is"), [(e.name, e.plugin, e.summary) for e in listed])
+    for problem in problems:
+        print(f"\nnot listed: {problem}")
+
+
+def _entries_of(names: Sequence[str]) -> list[Entry]:
+    catalog = build_catalog(load_plugins(names, Path.cwd()))
+    return [entry for kind in KINDS for entry in catalog.of_kind(kind)]
+
+
+def _entries_of_installed(problems: list[str]) -> Iterable[Entry]:
+    yield from _entries_of([])
+    for point in (points[0] for points in installed().values()):
+        try:
+            yield from (entry for entry in _entries_of([point.name]) if entry.plugin != BUILTIN)
+        except PluginError as error:
+            problems.append(str(error))
+
+
+def copy_recipe(name: str, destination: Path) -> None:
+    """Copy a recipe's text as it is; raises `RewardftError` rather than overwrite."""
+    source = find_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise RewardftError(f"{target} exists and is not overwritten; give another name, or remove it first.")
+    if not target.parent.is_dir():
+        raise RewardftError(f"{target}: there is no folder {target.parent}; make it first.")
+    shutil.copyfile(source, target)
+    print(f"{target}: a copy of {source}. Run it with: rewardft run {target}")
+
+
+def list_plugins() -> None:
+    """One row for each installed plugin: version, package, hooks; or why it cannot be used."""
+    rows = [
+        (row.name, row.version or "-", row.package, ", ".join(row.hooks) if row.problem is None else row.problem)
+        for row in list_installed_plugins()
+    ]
+    print_table("installed plugins", ("name", "version", "package", "hooks"), rows)

@@ -1,0 +1,77 @@
+"""`check`, `run` and `evaluate`: from names on the command line to the engine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from rewardft.cli.shipped import find_recipe
+from rewardft.cli.tables import print_comparison
+from rewardft.errors import RewardftError
+from rewardft.plugins import Plugins, load_plugins
+from rewardft.recipe import Recipe, load_recipe
+from rewardft.resolve import Resolved, resolve
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A recipe that was checked, with its plugins and components."""
+
+    path: Path
+    recipe: Recipe
+    plugins: Plugins
+    resolved: Resolved
+
+
+def prepare(name: str, overrides: Sequence[str]) -> Ready:
+    """Read, load and resolve a recipe; builds nothing. Raises `RewardftError`."""
+    path = find_recipe(name)
+    recipe = load_recipe(path, overrides)
+    plugins = load_plugins(recipe.plugins, recipe.base)
+    return Ready(path, recipe, plugins, resolve(recipe, plugins))
+
+
+def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
+    """Check each recipe; one that fails does not keep the others from being checked."""
+    failures = []
+    for name in names:
+        try:
+            print(f"{prepare(name, overrides).path}: ok")
+        except RewardftError as error:
+            failures.append(str(error))
+    if failures:
+        raise RewardftError("\n".join(failures))
+
+
+def run_recipe(name: str, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
+    """Train; an interrupted run says how to go on and exits with 130."""
+    ready = prepare(name, overrides)
+    folder = out or Path("runs") / ready.path.stem
+    from rewardft.engine import train
+
+    summary = train(ready.recipe, ready.plugins, ready.resolved, folder, resume)
+    if os.environ.get("RANK", "0") != "0":  # under a launcher every process comes here
+        return
+    print_comparison(summary["evaluation"])
+    reason = f" ({summary['reason']})" if summary["reason"] else ""
+    print(f"{summary['status']} at step {summary['step']}{reason}: {folder}")
+    if summary["status"] == "interrupted":
+        settings = [word for text in overrides for word in ("--set", text)]
+        again = shlex.join(["rewardft", "run", name, *settings, "--out", str(folder), "--resume"])
+        print(f"continue with: {again}")
+        raise typer.Exit(130)
+
+
+def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str]) -> None:
+    """Evaluate a run against its base model and print the table."""
+    from rewardft.runs import evaluate_run
+
+    result = evaluate_run(folder, samples, overrides)
+    print_comparison(result["rows"])
+    if not result["rows"]:
+        print("nothing to compare: the recipe has neither rewards nor evaluate.metrics with values per sample.")

@@ -1,0 +1,33 @@
+"""Recipes by name: those in the `rewardft_recipes` package, or any file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from rewardft.errors import RecipeError, did_you_mean
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The shipped recipes by name, sorted; empty when the recipes' package is not installed."""
+    spec = importlib.util.find_spec("rewardft_recipes")
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file that `name` means: a path that exists, or a shipped recipe with or without `.yaml`."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.name == name and name.removesuffix(".yaml") in shipped:
+        return shipped[name.removesuffix(".yaml")]
+    near = did_you_mean(path.name.removesuffix(".yaml"), shipped)
+    raise RecipeError(name, [f"{name}: there is no such file, and no shipped recipe of that name.{near}"])
+
+
+def headline(path: Path) -> str:
+    """The recipe's first comment line, which says what it trains."""
+    first = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

@@ -1,0 +1,82 @@
+"""`show`: what every name in a recipe resolved to, and what would be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rewardft.catalog import SINGULAR, plain_callable
+from rewardft.cli.running import Ready, prepare
+from rewardft.cli.tables import print_table
+from rewardft.component import Component
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ADAMW_BYTES = 8  # two moments in float32
+
+
+def show_recipe(name: str, overrides: Sequence[str], load: bool) -> None:
+    """Print components with their options, then the training figures; with `load` those that need the model too."""
+    ready = prepare(name, overrides)
+    rows = [_component_row(component) for component in ready.resolved.components()]
+    print_table("components", ("kind", "name", "class or function", "file", "plugin"), rows)
+    print_table("options", ("component", "option", "value"), list(_option_rows(ready.resolved.components())))
+    figures = list(training_figures(ready))
+    print_table("training", ("what", "value"), figures + (model_figures(ready) if load else []))
+
+
+def _component_row(component: Component) -> tuple[str, ...]:
+    entry = component.entry
+    target = plain_callable(entry.factory)
+    plugin = f"{entry.plugin} {entry.version}" if entry.version else entry.plugin
+    return SINGULAR[entry.kind], entry.name, getattr(target, "__qualname__", str(target)), entry.location, plugin
+
+
+def _option_rows(components: Iterator[Component]) -> Iterator[tuple[str, ...]]:
+    for component in components:
+        for option, value in component.all_options.items():
+            default = "" if option in component.options else " (default)"
+            yield component.entry.title, option, f"{value!r}{default}"
+
+
+def training_figures(ready: Ready) -> Iterator[tuple[str, str]]:
+    """What the recipe alone says."""
+    recipe = ready.recipe
+    size, accumulate = recipe.data.batch_size, recipe.train.accumulate
+    yield "optimizer steps", str(recipe.train.steps)
+    yield "effective batch", f"{size * accumulate} samples per process (batch {size} x accumulate {accumulate})"
+    yield "optimizer", f"{recipe.optimizer.use}, lr {recipe.optimizer.lr:g}, {recipe.optimizer.schedule}"
+    yield "tags", ", ".join(sorted(ready.resolved.tags)) or "none"
+
+
+def model_figures(ready: Ready) -> list[tuple[str, str]]:
+    """What only the built model can say: parameters, and the memory that does not depend on activations."""
+    import torch
+
+    from rewardft.session import build_session
+
+    session = build_session(ready.recipe, ready.resolved, torch.device("cpu"))
+    trained = session.adapter.parameters
+    everything = {id(p): p for module in _modules(session.model) for p in module.parameters()}
+    count, total = sum(p.numel() for p in trained), sum(p.numel() for p in everything.values())
+    weights = sum(p.numel() * p.element_size() for p in everything.values())
+    training = sum(p.numel() * (p.element_size() + _ADAMW_BYTES) for p in trained)
+    return [
+        ("parameters trained", f"{count:,} of {total:,} ({count / total:.2%}), {ready.recipe.adapter.kind}"),
+        ("memory, model weights", _megabytes(weights)),
+        ("memory, gradients and AdamW state", _megabytes(training)),
+        ("memory, activations", "one denoiser graph at a time, whatever the number of steps; measured, not estimated"),
+    ]
+
+
+def _modules(model: Any) -> list[nn.Module]:
+    """The networks of a model, whether it is a module or an object that holds some."""
+    from torch import nn
+
+    parts = [model] if isinstance(model, nn.Module) else vars(model).values()
+    return [model.trainable, *(part for part in parts if isinstance(part, nn.Module))]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

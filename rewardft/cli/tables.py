@@ -1,0 +1,41 @@
+"""Plain tables on stdout: as wide as the terminal, never cut when the output goes to a file or a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def console() -> Console:
+    """Where results go. Without a terminal, lines are as long as they need be."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=10_000)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A heading and its rows; nothing at all without rows."""
+    if not rows:
+        return
+    table = Table(
+        *columns, title=Text(f"\n{title}"), title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console().print(table)
+
+
+def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Before and after of each value, with the 95 % interval of the paired difference."""
+    shown = [
+        (
+            row["name"], str(row["count"]), f"{row['before']:.4g}", f"{row['after']:.4g}",
+            f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
+            "" if abs(row["difference"]) > row["half_width"] else "within the interval",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table("held-out samples, same noise", ("value", "samples", "base", "tuned", "difference (95 %)", ""), shown)
