@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rewardft.errors import ComponentError
 from torch import Tensor, nn
+
+from rewardft.errors import ComponentError
 
 from .weights import load_into, read_json, read_tensors, write_json, write_tensors
 
@@ -15,8 +16,8 @@ from .weights import load_into, read_json, read_tensors, write_json, write_tenso
 class LatentAutoencoder(nn.Module):
     """Images `(n, 3, s, s)` in [0, 1] <-> latents `(n, channels, s / factor, s / factor)`.
 
-    All convolutions work at the latents' resolution, between a pixel-unshuffle and a pixel-shuffle, which makes it cheap
-    on a CPU. Latents are standardised: zero mean and unit variance per channel over the data it was trained on.
+    All convolutions work at the latents' resolution, between a pixel-unshuffle and a pixel-shuffle, which is cheap on
+    a CPU. Latents are standardised: zero mean and unit variance per channel over the data it was trained on.
     """
 
     def __init__(self, channels: int = 8, factor: int = 4, width: int = 96) -> None:

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler
-from rewardft.errors import ComponentError
-from rewardft.types import Batch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
+
+from rewardft.errors import ComponentError
+from rewardft.types import Batch
 
 from .attention import BODY_VIEWS, DOMAINS
 from .autoencoder import LatentAutoencoder
@@ -142,9 +143,7 @@ class MultiviewUNet(nn.Module):
     def drop(self, cond: Condition, mask: Tensor) -> dict[str, Tensor]:
         """The condition with the samples where `mask` `(b,)` is true made unconditional: their image parts are zero."""
         keep = ~mask
-        return {
-            name: value * keep.to(value).view(-1, *[1] * (value.ndim - 1)) for name, value in cond.items()
-        }
+        return {name: value * keep.to(value).view(-1, *[1] * (value.ndim - 1)) for name, value in cond.items()}
 
     def sample_shape(self, cond: Condition) -> tuple[int, ...]:
         return (DOMAINS * self.views, *cond["latents"].shape[2:])

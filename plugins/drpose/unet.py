@@ -76,7 +76,7 @@ class MiniConditioner(nn.Module):
         self.to_vector = nn.Linear(16 * dim, vector_dim)
 
     def forward(self, cond: Condition) -> tuple[Tensor, Tensor]:
-        """Condition latents `(b, 1 or 2, c, 16, 16)` -> tokens `(b, rows, 17, dim)`, vectors `(b, rows, vector_dim)`."""
+        """Latents `(b, 1 or 2, c, 16, 16)` -> tokens `(b, rows, 17, dim)` and vectors `(b, rows, vector_dim)`."""
         image = self.norm(self.encoder(cond["latents"][:, 0]).flatten(2).transpose(1, 2) + self.position)
         rows = len(self.row_tokens)
         tokens = torch.cat(
@@ -110,6 +110,6 @@ class MultiviewDenoiser(nn.Module):
         return from_published_order(output, len(x))
 
     def condition_rows(self, latents: Tensor) -> Tensor:
-        """Repeat the image's latents `(b, 1, c, h, w)`, or image and face `(b, 2, ...)`, over the rows: `(b, 2 v, ...)`."""
+        """Repeat the latents of the image, or of image and face `(b, 1 or 2, c, h, w)`, over rows: `(b, 2 v, ...)`."""
         body = latents[:, :1].expand(-1, BODY_VIEWS, -1, -1, -1)
         return torch.cat([body, latents[:, 1:]], dim=1).repeat(1, DOMAINS, 1, 1, 1)

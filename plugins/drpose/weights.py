@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rewardft.errors import ComponentError, did_you_mean
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from rewardft.errors import ComponentError, did_you_mean
 
 ASSETS = Path(__file__).parent / "assets" / "weights"
 SHIPPED = "shipped"  # in a recipe, in place of a path: the weights that come with this plugin
@@ -24,7 +25,7 @@ def locate(weights: str | os.PathLike[str], kind: str) -> Path:
     """
     folder = ASSETS / kind if weights == SHIPPED else Path(weights).expanduser()
     if not folder.is_dir():
-        hint = f"; these weights do not come with this installation of the plugin ({ASSETS})" if weights == SHIPPED else ""
+        hint = f"; this installation of the plugin lacks them ({ASSETS})" if weights == SHIPPED else ""
         raise ComponentError(
             f"expected a folder with the {kind} weights, got {str(weights)!r}, which is no folder{hint}. "
             f'Give the path of a saved folder, or "{SHIPPED}".'

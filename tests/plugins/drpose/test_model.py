@@ -117,7 +117,7 @@ def test_checkpointing_changes_no_gradient():
 
     def gradients():
         loss = model.decode(model.denoise(x, t, cond)).square().mean()
-        return torch.autograd.grad(loss, [p for p in model.trainable.parameters()], allow_unused=True)
+        return torch.autograd.grad(loss, list(model.trainable.parameters()), allow_unused=True)
 
     plain = gradients()
     model.enable_checkpointing()
