@@ -19,6 +19,8 @@ from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError, did_you_mean
 
+from .archives import DAMAGED
+
 Floats = NDArray[np.float32]
 
 ASSETS = Path(__file__).parent / "assets"
@@ -95,7 +97,6 @@ class Body:
         )  # fmt: skip
         return out.vertices[:, self._used].numpy(), out.joints[:, : len(JOINTS)].numpy()
 
-
     def joints(self, poses: Floats) -> Floats:
         """Joints `(n, 23, 3)` of the mean shape by forward kinematics alone: no mesh, thousands of poses at once."""
         turned = [Rotation.from_rotvec(poses[:, 0])]
@@ -147,8 +148,8 @@ def _find_file(where: Path) -> Path:
             return file
     hint = "" if where.exists() else did_you_mean(str(where), OPEN_BODIES)
     raise DataError(
-        f"no body model at {str(where)!r}: expected {' or '.join(str(c) for c in candidates)}. Download the SMPL-X model"
-        f" from its authors, or leave the option out to use the open body that is shipped.{hint}"
+        f"no body model at {str(where)!r}: expected {' or '.join(str(c) for c in candidates)}. Download the"
+        f" SMPL-X model from its authors, or leave the option out to use the open body that is shipped.{hint}"
     )
 
 
@@ -159,7 +160,7 @@ def _check_file(file: Path) -> bool:
             missing = [name for name in _NEEDED_ARRAYS if name not in data.files]
             vertices = 0 if missing else len(data["v_template"])
             licensed = "license" not in data.files
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except DAMAGED as error:
         raise DataError(f"{file} is not a readable .npz body model: {error}") from error
     if missing:
         raise DataError(f"{file} is not an SMPL-X body model: it lacks the arrays {', '.join(missing)}.")
@@ -173,8 +174,7 @@ def _create(file: Path) -> Any:
         import smplx
     except ImportError as error:
         raise DataError(
-            "posing a body needs the `smplx` package (non-commercial research licence):"
-            " pip install 'rewardft[drpose]'."
+            "posing a body needs the `smplx` package (non-commercial research licence): pip install 'rewardft[drpose]'."
         ) from error
     with contextlib.redirect_stdout(io.StringIO()):  # it prints two warnings about 10 shape columns: expected here
         model = smplx.create(

@@ -78,7 +78,8 @@ def build_dataset(
                     done += len(samples)
                     if progress:
                         progress(done, total)
-        return write_manifest(folder, plans, body, {"size": size, "seed": seed, "painter": painter.name, "cut_off": cut})
+        facts = {"size": size, "seed": seed, "painter": painter.name, "cut_off": cut}
+        return write_manifest(folder, plans, body, facts)
 
 
 def choose_samples(plan: SplitPlan, body: Body, seed: int) -> list[_Sample]:

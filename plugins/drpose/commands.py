@@ -73,6 +73,7 @@ def import_motion(
     clips = check_unique(clip for path in files for clip in read_motions(path))
     write_motions(out, clips)
     frames = sum(len(clip.poses) for clip in clips)
+    _say("body: bone directions are those of anny, the shipped open body; it is NOT the SMPL-X model.")
     _say(f"{out}: {len(clips)} clips, {frames} frames. Edit {out.with_suffix('.json')} to tag clips (plain, split).")
 
 

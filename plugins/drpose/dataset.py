@@ -17,6 +17,8 @@ from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
 
+from .archives import DAMAGED
+
 FORMAT = "rewardft-drpose"
 VERSION = 1
 MANIFEST = "manifest.json"
@@ -33,7 +35,7 @@ class Drpose15k:
         id: unique, `clip/frame/yawDDD`. clip: name of the motion clip. plain: whether that is a plain clip.
         image: `(3, s, s)` float32 in [0, 1], the front view.
         joints: `(23, 3)` float32 metres in the frame of the condition camera, pelvis at the origin.
-        offset: `(3,)` float32 metres, the pelvis in the rendered frame: `camera.project(joints + offset)` is `joints2d`.
+        offset: `(3,)` metres, the pelvis in the rendered frame; `camera.project(joints + offset)` is `joints2d`.
         joints2d: `(6, 23, 2)` float32, [-1, 1] is the picture, x right, y down, mirrored for the mirrored views.
         pose: `(22, 3)` float32 axis-angle. betas: `(10,)` float32 body shape.
     and with `targets` also, in the published order of views, back and left stored mirrored:
@@ -165,7 +167,7 @@ def _open(root: Path, split: str, column: str, entry: dict[str, Any]) -> NDArray
         )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is not a readable .npy file ({error}). Build the data set again.") from error
     if list(array.shape) != expected["shape"] or str(array.dtype) != expected["dtype"]:
         raise DataError(

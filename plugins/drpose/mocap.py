@@ -1,4 +1,4 @@
-"""Motion-capture files as joint positions: BVH, and DeepMimic's text format. `retarget.py` makes SMPL-X poses of them."""
+"""Motion-capture files as joint positions: BVH and DeepMimic's text format; `retarget.py` makes poses of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rewardft.errors import DataError
 
 from .motion import Clip, classify, thin
 from .retarget import solve
+from .rigs import HUMANOID, HUMANOID_COLUMNS, RIGS, smplx_joint_names
 
 Doubles = NDArray[np.float64]
 Positions = dict[str, Doubles]
@@ -30,7 +31,7 @@ def read_mocap(path: Path) -> Clip:
     text = _text(path)
     try:
         positions, fps = parse_bvh(text) if path.suffix.lower() == ".bvh" else parse_deepmimic(text)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is damaged or not what its name says: {error}") from error
     poses = solve(_smplx_names(path, positions))
     if not np.isfinite(poses).all():
@@ -134,27 +135,6 @@ def _bvh_positions(joints: list[_BvhJoint], rows: Doubles) -> Positions:
     return {joint.name: position for joint, position in zip(joints, positions)}
 
 
-# DeepMimic's humanoid: joint, parent, offset from the parent in metres (x forward, y up, z to the right), and whether
-# the joint turns as a ball (four numbers, w x y z), as a hinge about z (one number) or not at all.
-_HUMANOID: tuple[tuple[str, str, tuple[float, float, float], str], ...] = (
-    ("chest", "root", (0.0, 0.236151, 0.0), "ball"),
-    ("neck", "chest", (0.0, 0.223894, 0.0), "ball"),
-    ("right_hip", "root", (0.0, 0.0, 0.084887), "ball"),
-    ("right_knee", "right_hip", (0.0, -0.421546, 0.0), "hinge"),
-    ("right_ankle", "right_knee", (0.0, -0.40987, 0.0), "ball"),
-    ("right_shoulder", "chest", (-0.02405, 0.2435, 0.18311), "ball"),
-    ("right_elbow", "right_shoulder", (0.0, -0.274788, 0.0), "hinge"),
-    ("right_wrist", "right_elbow", (0.0, -0.258947, 0.0), "fixed"),
-    ("left_hip", "root", (0.0, 0.0, -0.084887), "ball"),
-    ("left_knee", "left_hip", (0.0, -0.421546, 0.0), "hinge"),
-    ("left_ankle", "left_knee", (0.0, -0.40987, 0.0), "ball"),
-    ("left_shoulder", "chest", (-0.02405, 0.2435, -0.18311), "ball"),
-    ("left_elbow", "left_shoulder", (0.0, -0.274788, 0.0), "hinge"),
-    ("left_wrist", "left_elbow", (0.0, -0.258947, 0.0), "fixed"),
-)
-_COLUMNS = 44  # duration, root position and rotation, then the joints above
-
-
 def parse_deepmimic(text: str) -> tuple[Positions, float]:
     """Parse a `humanoid3d_*` motion; return joint positions of at most about 30 frames per second, and that rate.
 
@@ -163,8 +143,8 @@ def parse_deepmimic(text: str) -> tuple[Positions, float]:
     """
     content: Any = json.loads(text)
     rows = np.array(content["Frames"], dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1] != _COLUMNS:
-        raise ValueError(f"frames of shape {list(rows.shape)}, expected [frames, {_COLUMNS}]")
+    if rows.ndim != 2 or rows.shape[1] != HUMANOID_COLUMNS:
+        raise ValueError(f"frames of shape {list(rows.shape)}, expected [frames, {HUMANOID_COLUMNS}]")
     seconds = float(np.median(rows[:-1, 0])) if len(rows) > 1 else 1 / 30  # the last frame has no duration
     if not 1e-4 <= seconds <= 1.0:
         raise ValueError(f"frames of {seconds} s")
@@ -177,7 +157,7 @@ def _humanoid_positions(rows: Doubles) -> Positions:
         return Rotation.from_quat(rows[:, [column + 1, column + 2, column + 3, column]])
 
     positions, turned, column = {"root": rows[:, 1:4]}, {"root": quaternion(4)}, 8
-    for joint, parent, offset, kind in _HUMANOID:
+    for joint, parent, offset, kind in HUMANOID:
         positions[joint] = positions[parent] + turned[parent].apply(offset)
         own = Rotation.identity(len(rows))
         if kind == "ball":
@@ -193,50 +173,14 @@ def _humanoid_positions(rows: Doubles) -> Positions:
     return positions
 
 
-# How the joints of a rig are called, by the SMPL-X joint whose place they mark. `{S}` is the side.
-_RIGS: dict[str, dict[str, str]] = {
-    "CMU (ASF names)": dict(
-        pelvis="Hips", spine1="LowerBack", spine2="Spine", spine3="Spine1", neck="Neck1", head="Head",
-        hip="{S}UpLeg", knee="{S}Leg", ankle="{S}Foot", foot="{S}ToeBase", collar="{S}Shoulder", shoulder="{S}Arm",
-        elbow="{S}ForeArm", wrist="{S}Hand",
-    ),
-    "Mixamo": dict(
-        pelvis="Hips", spine1="Spine", spine2="Spine1", spine3="Spine2", neck="Neck", head="Head",
-        hip="{S}UpLeg", knee="{S}Leg", ankle="{S}Foot", foot="{S}ToeBase", collar="{S}Shoulder", shoulder="{S}Arm",
-        elbow="{S}ForeArm", wrist="{S}Hand",
-    ),
-    "humanoid bones": dict(
-        pelvis="Hips", spine1="Spine", spine3="Chest", neck="Neck", head="Head", hip="UpperLeg_{s}",
-        knee="LowerLeg_{s}", ankle="Foot_{s}", foot="Toes_{s}", collar="Shoulder_{s}", shoulder="UpperArm_{s}",
-        elbow="LowerArm_{s}", wrist="Hand_{s}",
-    ),
-    "DeepMimic": dict(
-        pelvis="root", spine2="chest", neck="neck", head="head_top", hip="{side}_hip", knee="{side}_knee",
-        ankle="{side}_ankle", foot="{side}_toe", shoulder="{side}_shoulder", elbow="{side}_elbow",
-        wrist="{side}_wrist",
-    ),
-}  # fmt: skip
-
-
 def _smplx_names(path: Path, positions: Positions) -> Positions:
     """Rename joints to SMPL-X names, by the first rig whose joints are all there (prefixes `name:` are ignored)."""
     bare = {name.rsplit(":", 1)[-1]: value for name, value in positions.items()}
-    for rig in _RIGS.values():
-        names = _expand(rig)
+    for rig in RIGS.values():
+        names = smplx_joint_names(rig)
         if set(names.values()) <= set(bare):
             return {joint: bare[name] for joint, name in names.items()}
     raise DataError(
         f"{path}: the joints {', '.join(sorted(bare))} belong to no rig that is known."
-        f" Rigs that are read: {', '.join(_RIGS)}."
+        f" Rigs that are read: {', '.join(RIGS)}."
     )
-
-
-def _expand(rig: dict[str, str]) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for joint, name in rig.items():
-        if "{" not in name:
-            names[joint] = name
-            continue
-        for side in ("left", "right"):
-            names[f"{side}_{joint}"] = name.format(S=side.capitalize(), s=side[0].upper(), side=side)
-    return names

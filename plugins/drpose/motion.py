@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
 
+from .archives import DAMAGED
 from .body import ASSETS
 
 Floats = NDArray[np.float32]
@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 SHIPPED = ASSETS / "motions" / "deepmimic15.npz"
 FPS = 30.0
 BODY_JOINTS = 22
-PLAIN_TILT = 45.0  # degrees: a clip that never tilts the pelvis further counts as plain, unless its index says otherwise
+PLAIN_TILT = 45.0  # degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise
 HELD_OUT_SHARE = 0.1
 
 
@@ -136,7 +136,8 @@ def write_motions(out: Path, clips: Iterable[Clip]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {clip.name: clip.poses.astype(np.float16) for clip in clips}
     _write_whole(out, lambda path: np.savez_compressed(path, **arrays))
-    _write_whole(out.with_suffix(".json"), lambda path: path.write_text(json.dumps({"clips": entries}, indent=1) + "\n"))
+    text = json.dumps({"clips": entries}, indent=1) + "\n"
+    _write_whole(out.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -165,7 +166,8 @@ def _indexed_clip(path: Path, name: str, poses: Any, index: Mapping[str, Any]) -
     known = {key: entry[key] for key in ("plain", "split") if key in entry}
     licence = str(entry.get("licence", "unknown"))
     if known.get("split", "train") not in ("train", "val"):
-        raise DataError(f"{path.with_suffix('.json')}: clip {name!r} has split {known['split']!r}; expected train or val.")
+        file = path.with_suffix(".json")
+        raise DataError(f"{file}: clip {name!r} has split {known['split']!r}; expected train or val.")
     return classify(name, _check_poses(path, name, poses), float(entry.get("fps", FPS)), licence, **known)
 
 
@@ -186,7 +188,7 @@ def _amass_clip(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Clip:
     if rate is None:
         return classify(path.stem, poses)
     poses[:, 0] = (Rotation.from_euler("x", -90, degrees=True) * Rotation.from_rotvec(poses[:, 0])).as_rotvec()
-    kept, fps = thin(poses, _frame_rate(path, float(rate)))
+    kept, fps = thin(poses, _frame_rate(path, rate))
     return classify(path.stem, kept, fps)
 
 
@@ -196,9 +198,11 @@ def thin(frames: NDArray[Any], fps: float) -> tuple[NDArray[Any], float]:
     return frames[::step], fps / step
 
 
-def _frame_rate(path: Path, rate: float) -> float:
+def _frame_rate(path: Path, stated: NDArray[Any]) -> float:
+    numeric = stated.size == 1 and np.issubdtype(stated.dtype, np.number)
+    rate = float(stated.reshape(-1)[0]) if numeric else float("nan")
     if not 1.0 <= rate <= 10_000.0:
-        raise DataError(f"{path} states a frame rate of {rate}; expected frames per second.")
+        raise DataError(f"{path} states a frame rate of {stated}; expected a number of frames per second.")
     return rate
 
 
@@ -234,7 +238,7 @@ def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
 def _load(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile, zlib.error, MemoryError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path} is not a readable motion archive: {error}") from error
 
 

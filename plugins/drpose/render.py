@@ -55,9 +55,7 @@ def empty_views(count: int, size: int) -> Views:
     return Views(*(np.empty(shape, np.uint8) for shape in (colour, colour, plain, plain)))
 
 
-def render(
-    body: Body, vertices: Floats, looks: list[Appearance], size: int, half_extent: float = HALF_EXTENT
-) -> Views:
+def render(body: Body, vertices: Floats, looks: list[Appearance], size: int, half_extent: float = HALF_EXTENT) -> Views:
     """Render bodies that are already centred.
 
     Args:

@@ -85,9 +85,8 @@ def verify_dataset(root: Path) -> int:
     Raises:
         DataError: files are missing or differ; all of them are named.
     """
-    expected = {
-        name: entry["sha256"] for split in read_manifest(root)["splits"].values() for name, entry in split["files"].items()
-    }
+    splits = read_manifest(root)["splits"].values()
+    expected = {name: entry["sha256"] for split in splits for name, entry in split["files"].items()}
     bad = [name for name, digest in expected.items() if not (root / name).is_file() or _sha256(root / name) != digest]
     if bad:
         raise DataError(f"{root}: {len(bad)} of {len(expected)} files are missing or damaged: {', '.join(bad)}.")
@@ -118,7 +117,8 @@ def _describe_split(folder: Path, plan: SplitPlan) -> dict[str, Any]:
         "neighbours": plan.neighbours,
         "yaws": plan.yaws,
         "clips": {
-            clip.name: {"samples": counts[clip.name], "plain": clip.plain, "licence": clip.licence} for clip in plan.clips
+            clip.name: {"samples": counts[clip.name], "plain": clip.plain, "licence": clip.licence}
+            for clip in plan.clips
         },
         "files": files,
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rewardft_plugins.drpose import motion
-from rewardft_plugins.drpose.body import JOINTS, PARENTS
+from rewardft_plugins.drpose.body import JOINTS, PARENTS, load_body
+from rewardft_plugins.drpose.mocap import parse_bvh
 from rewardft_plugins.drpose.motion import Clip, check_unique, read_motions, shipped_clips, tilt, write_motions
 from rewardft_plugins.drpose.retarget import _rest_joints
 from scipy.spatial.transform import Rotation
@@ -95,19 +96,33 @@ def test_bvh_in_the_rest_pose_is_the_rest_pose(tmp_path):
     (clip,) = read_motions(file)
     assert clip.name == "tpose" and clip.plain
     assert clip.poses.shape == (3, 22, 3) and clip.fps == pytest.approx(30, abs=0.01)  # 120 fps thinned by 4
-    head = JOINTS.index("head"), JOINTS.index("neck")  # the head's direction is a convention
-    body = [j for j in range(22) if j not in head]
-    assert np.degrees(np.linalg.norm(clip.poses[:, body], axis=-1)).max() < 0.5
+    limbs = [j for j in range(22) if JOINTS[j] not in ("neck", "head")]  # the head's direction is a convention
+    turned = np.degrees(np.linalg.norm(clip.poses[0, limbs], axis=-1))
+    assert turned.max() < 2.5 and np.median(turned) < 0.01  # the twist of a straight leg is not recorded
 
 
-def test_bvh_rotations_are_recovered(tmp_path):
+def test_bvh_limbs_keep_their_directions(tmp_path):
     bent = {"left_elbow": (0, 0, -70), "right_knee": (0, 50, 0), "left_hip": (0, -60, 0), "pelvis": (0, 0, 90)}
-    file = tmp_path / "bent.bvh"
-    file.write_text(_bvh(lambda name, t: bent.get(name, (0, 0, 0)), frames=1))
-    (clip,) = read_motions(file)
-    for name, (z, x, y) in bent.items():
-        expected = Rotation.from_euler("ZXY", [z, x, y], degrees=True).as_rotvec()
-        assert _angle(clip.poses[0, JOINTS.index(name)], expected).max() < 1.0, name
+    text = _bvh(lambda name, t: bent.get(name, (0, 0, 0)), frames=1)
+    (tmp_path / "bent.bvh").write_text(text)
+    (clip,) = read_motions(tmp_path / "bent.bvh")
+    recorded, _ = parse_bvh(text)
+    joints = dict(zip(JOINTS, load_body("anny").joints(clip.poses)[0]))
+    for side in ("left", "right"):
+        for start, end in (
+            ("shoulder", "elbow"),
+            ("elbow", "wrist"),
+            ("hip", "knee"),
+            ("knee", "ankle"),
+            ("ankle", "foot"),
+        ):
+            ours = joints[f"{side}_{end}"] - joints[f"{side}_{start}"]
+            theirs = (recorded[CMU_NAMES[f"{side}_{end}"]] - recorded[CMU_NAMES[f"{side}_{start}"]])[0]
+            cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
+            assert np.degrees(np.arccos(min(1.0, cosine))) < 0.05, (side, start)
+    elbow = Rotation.from_euler("y", -70, degrees=True).as_rotvec()
+    assert _angle(clip.poses[0, JOINTS.index("left_elbow")], elbow).max() < 0.5
+    assert _angle(clip.poses[0, 0], Rotation.from_euler("y", 90, degrees=True).as_rotvec()).max() < 0.01
 
 
 def test_amass_is_turned_upright_and_thinned(tmp_path):
