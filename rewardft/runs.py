@@ -20,6 +20,15 @@ from rewardft.resolve import resolve
 from rewardft.session import Session, build_session
 
 
+def run_recipe_file(path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False) -> dict[str, Any]:
+    """Load, check and run a recipe; returns the summary of `rewardft.engine.train`."""
+    from rewardft.engine import train
+
+    recipe = load_recipe(path, list(overrides))
+    plugins = load_plugins(recipe.plugins, base=path.resolve().parent)
+    return train(recipe, plugins, resolve(recipe, plugins), out, resume)
+
+
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
     """The session of a run with its base model; `load_trained` puts the trained weights in."""
     path = folder / "recipe.yaml"

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewardft.plugins import load_plugins
-from rewardft.recipe import load_recipe
-from rewardft.resolve import resolve
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,9 @@ class Finished:
 
 def run_recipe(path: Path | str, out: Path, *overrides: str, resume: bool = False) -> Finished:
     """Run a recipe with `key=value` overrides; raises what the run raises."""
-    from rewardft.engine import train
+    from rewardft.runs import run_recipe_file
 
-    recipe = load_recipe(Path(path), list(overrides))
-    plugins = load_plugins(recipe.plugins, base=Path(path).resolve().parent)
-    summary = train(recipe, plugins, resolve(recipe, plugins), Path(out), resume)
+    summary = run_recipe_file(Path(path), Path(out), overrides, resume)
     return Finished(Path(out), summary, read_steps(Path(out)))
 
 

@@ -235,7 +235,7 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_result(recipe, tmp_path,
     wait_for_steps(out, 5)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and "--resume" in output
+    assert process.returncode == 130 and "--resume" in output and f"interrupted by {number.name}" in output
     step = json.loads((out / "summary.json").read_text())["step"]
     assert 5 <= step < 400
     assert [p.name for p in (out / "checkpoints").iterdir()] == [f"step-{step:08d}"]
