@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,11 +32,9 @@ def build_dataset_command(
     size: Annotated[int, typer.Option(help="Width and height of the pictures in pixels.", min=8, max=2048)] = 64,
     seed: Annotated[int, typer.Option(help="Of headings, shapes, looks and order.")] = 0,
     background: Annotated[
-        Literal["white", "random"], typer.Option(help="Behind the person in the conditioning images.")
+        str, typer.Option(help="Behind the person in the conditioning images: white or random.")
     ] = "white",
-    targets: Annotated[
-        Literal["none", "val", "all"], typer.Option(help="Which splits also hold the six views.")
-    ] = "val",
+    targets: Annotated[str, typer.Option(help="Which splits also hold the six views: none, val or all.")] = "val",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set at OUT.")] = False,
 ) -> None:
     """Build (image, pose) pairs from motion clips: sample poses, render, split by clip."""
@@ -50,13 +48,14 @@ def build_dataset_command(
     plans = plan_splits(
         clips, poses=poses, neighbours=neighbours, yaws=yaws, targets=targets, val_samples=val_samples
     )  # fmt: skip
+    painter = RenderedPainter(background, seed)
     model = load_body(body)
     _say(describe_body(model))
     started = time.monotonic()
     with _bar() as bar:
         task = bar.add_task("rendering", total=None)
         manifest = build_dataset(
-            out, plans, model, size=size, seed=seed, painter=RenderedPainter(background, seed), overwrite=overwrite,
+            out, plans, model, size=size, seed=seed, painter=painter, overwrite=overwrite,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     _report(out, manifest, time.monotonic() - started)

@@ -9,10 +9,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rewardft.errors import DataError, did_you_mean
+
 from .appearance import generator
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+
+BACKGROUNDS = ("white", "random")
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class RenderedPainter:
     matches_targets = True
 
     def __init__(self, background: str = "white", seed: int = 0) -> None:
-        if background not in ("white", "random"):
-            raise ValueError(f"background is {background!r}; expected 'white' or 'random'")
+        if background not in BACKGROUNDS:
+            raise DataError(f"background is {background!r}.{did_you_mean(background, BACKGROUNDS)}")
         self.name = f"renderer, {background} background"
         self._random, self._seed = background == "random", seed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewardft.errors import DataError
+from rewardft.errors import DataError, did_you_mean
 
 from .motion import Clip
 
@@ -48,7 +48,7 @@ def plan_splits(
     if yaws > 360:
         raise DataError(f"yaws is {yaws}; expected at most 360, because headings are whole degrees.")
     if targets not in TARGETS:
-        raise DataError(f"targets is {targets!r}. Choose one of: {', '.join(TARGETS)}.")
+        raise DataError(f"targets is {targets!r}.{did_you_mean(targets, TARGETS)}")
     plans = []
     for kind, plain in (("plain", True), ("acro", False)):
         if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:

@@ -116,7 +116,7 @@ def test_random_background_changes_only_the_background(tmp_path, body, plan):
     outside = (item["colours"][0] == 1).all(dim=0)
     assert (item["image"] - item["colours"][0]).abs().amax(dim=0)[inside].median() < 0.01
     assert item["image"][:, outside].amax() < 1 and item["image"][:, outside].std() > 0.01
-    with pytest.raises(ValueError, match=r"^background is 'green'; expected 'white' or 'random'$"):
+    with pytest.raises(DataError, match=r"^background is 'green'\. Choose one of: random, white\.$"):
         RenderedPainter("green")
 
 
@@ -185,7 +185,7 @@ def test_a_clip_in_two_splits(tmp_path, body, clips):
     [
         ({"poses": 0, "yaws": -1}, "poses is 0, yaws is -1; expected at least 1."),
         ({"yaws": 361}, "yaws is 361; expected at most 360, because headings are whole degrees."),
-        ({"targets": "some"}, "targets is 'some'. Choose one of: none, val, all."),
+        ({"targets": "some"}, "targets is 'some'. Choose one of: all, none, val."),
     ],
 )
 def test_impossible_plans(clips, options, message):
