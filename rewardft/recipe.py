@@ -58,10 +58,13 @@ class Origin:
         return None
 
     def where(self, keys: Keys) -> str:
-        """'recipe.yaml:12', the `--set` that gave the value, or the file alone."""
+        """'recipe.yaml:12', the `--set` that gave the value or made its section, or the file alone."""
         for end in range(len(keys), 0, -1):
             if keys[:end] in self.overrides:
                 return f"--set {self.overrides[keys[:end]]}"
+        made = [text for path, text in self.overrides.items() if path[: len(keys)] == keys]
+        if made and keys not in self.lines:
+            return f"--set {made[0]}"
         line = self.line(keys)
         return self.source if line is None else f"{self.source}:{line}"
 
@@ -250,7 +253,7 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
             continue
         info = section.model_fields[key] if isinstance(keys[-1], str) else None
         annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
-        if item["type"] == "missing":
+        if item["type"] == "missing" and item["loc"] == keys:
             yield keys, f"{dotted(keys)} is required: {type_words(annotation, constraints)}."
         else:
             yield keys, f"{dotted(keys)}: {mismatch(annotation, _value_at(data, keys), constraints)}"

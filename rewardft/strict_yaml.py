@@ -69,9 +69,8 @@ class _StrictLoader(yaml.SafeLoader):
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self.problems.append(Problem(line, f"{tag!r} is a tag; recipes are data and have none: remove it."))
+            event.implicit = True if isinstance(event, yaml.CollectionStartEvent) else (True, False)
         event.anchor = event.tag = None
-        if isinstance(event, yaml.CollectionStartEvent):
-            event.implicit = True
         return super().compose_node(parent, index)
 
 

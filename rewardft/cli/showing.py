@@ -79,4 +79,4 @@ def _modules(model: Any) -> list[nn.Module]:
 
 
 def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return f"{count / 1e6:,.2f} MB"
