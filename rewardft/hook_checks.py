@@ -62,11 +62,21 @@ def _function_problems(hook: str, function: Any) -> Iterator[str]:
         return
     if inspect.iscoroutinefunction(function):
         yield f"hook {hook!r} is `async`, and hooks are called plainly: write `def {function.__name__}`."
+    yields, wraps = inspect.isgeneratorfunction(function), _is_wrapper(function)
+    if wraps and not yields:
+        yield f"hook {hook!r} is declared a wrapper and has no `yield` where the other implementations would run."
+    if yields and not wraps and hook != "check_recipe":  # whose answer is iterated over
+        yield f"hook {hook!r} has a `yield`, so its answer would be a generator: use `return`."
     signature = f"{hook}({', '.join(HOOKS[hook])})"
     for parameter in inspect.signature(function).parameters.values():
         problem = _parameter_problem(parameter, HOOKS[hook], getattr(function, "__self__", None) is None)
         if problem:
             yield f"hook {hook!r} {problem}. The hook is {signature}; take any of these, by name."
+
+
+def _is_wrapper(function: Any) -> bool:
+    options = getattr(function, "rewardft_impl", {})
+    return bool(options.get("wrapper") or options.get("hookwrapper"))
 
 
 def _parameter_problem(parameter: inspect.Parameter, known: tuple[str, ...], is_function: bool) -> str:

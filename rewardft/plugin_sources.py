@@ -21,7 +21,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from rewardft.errors import PluginError, did_you_mean
-from rewardft.recipe import is_path
+from rewardft.plugin_names import is_path
 
 GROUP = "rewardft"
 _MACHINERY = (Path(importlib.__file__).parent, Path(importlib.metadata.__file__).parent)
@@ -75,7 +75,7 @@ def find(request: Request, base: Path) -> Source:
         return _from_path(request.name, (base / Path(request.name).expanduser()).resolve())
     points = installed().get(request.name.casefold(), [])
     if len(points) > 1:
-        owners = " and ".join(f"{_owner(p)} ({p.value})" for p in points)
+        owners = " and ".join(sorted(f"{_owner(p)} ({p.value})" for p in points))
         raise PluginError(f"plugin {request.name!r} is offered by two installed packages, {owners}: uninstall one.")
     if points:
         point = points[0]

@@ -17,6 +17,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from rewardft import strict_yaml
 from rewardft.errors import RecipeError, did_you_mean
+from rewardft.plugin_names import is_path
 from rewardft.sections import (
     AdapterSpec,
     ComponentSpec,
@@ -36,7 +37,7 @@ from rewardft.typed_values import mismatch, type_words
 
 __all__ = [
     "AdapterSpec", "ComponentSpec", "DataSpec", "EvaluateSpec", "OptimizerSpec", "Recipe", "RegularizerSpec",
-    "RewardSpec", "SaveSpec", "TrainSpec", "dotted", "is_path", "load_recipe",
+    "RewardSpec", "SaveSpec", "TrainSpec", "dotted", "load_recipe",
 ]  # fmt: skip
 
 
@@ -122,11 +123,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = Recipe.model_validate_json(json.dumps(fold_options(Recipe, data)), strict=True)
     recipe._origin = origin
     return recipe
-
-
-def is_path(name: str) -> bool:
-    """Whether an entry of `plugins:` names a file or folder rather than an installed plugin or a module."""
-    return name.startswith((".", "/", "~")) or "/" in name or name.endswith(".py")
 
 
 def dotted(keys: Sequence[str | int]) -> str:

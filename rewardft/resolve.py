@@ -171,8 +171,8 @@ def _who_would_do(resolved: Resolved) -> str:
 def _objections(recipe: Recipe, plugins: Plugins) -> Iterator[str]:
     """The sentences of every plugin's `check_recipe`."""
     for name, answer in plugins.results("check_recipe", recipe=recipe):
-        sentences: Any = answer
-        if isinstance(sentences, (str, bytes, Mapping)) or not all(isinstance(s, str) for s in list(sentences)):
+        sentences: Any = None if isinstance(answer, (str, bytes, Mapping)) else list(answer)
+        if sentences is None or not all(isinstance(sentence, str) for sentence in sentences):
             raise PluginError(
                 f"plugin {name!r}: hook 'check_recipe' returned {answer!r}; expected a list of sentences, or nothing."
             )
