@@ -41,7 +41,7 @@ class SkeletonNet(nn.Module):
     coarser levels. The logits of back and left views are mirrored, as their latents are.
     """
 
-    def __init__(self, channels: int = 8, joints: int = 23, width: int = 48) -> None:
+    def __init__(self, channels: int = 8, joints: int = 23, width: int = 32) -> None:
         super().__init__()
         self.channels, self.joints, self.width = channels, joints, width
         w1, w2, w3 = width, 2 * width, 3 * width
@@ -53,8 +53,8 @@ class SkeletonNet(nn.Module):
         self.deep = ResidualBlock(w3, w3)
         self.up2, self.up1 = ResidualBlock(w3 + w2, w2), ResidualBlock(w2 + w1, w1)
         self.leave = nn.Sequential(
-            nn.GroupNorm(8, w1), nn.SiLU(), nn.Conv2d(w1, 4 * w1, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
-            nn.Conv2d(w1, joints, 3, padding=1),
+            nn.GroupNorm(8, w1), nn.SiLU(), nn.Conv2d(w1, 4 * joints, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
+            nn.Conv2d(joints, joints, 3, padding=1),
         )  # fmt: skip
 
     @property
