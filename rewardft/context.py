@@ -142,7 +142,7 @@ class Context:
         self._records.setdefault(name, []).append(value.detach().reshape(-1))
 
     def take_records(self) -> dict[str, Tensor]:
-        """Means since the last call, still on the device; NaN (not applicable) is left out of the mean."""
-        means = {name: torch.cat(values).nanmean() for name, values in self._records.items()}
+        """(sum, count) `(2,)` since the last call, still on the device; NaN (not applicable) is left out of both."""
+        joined = {name: torch.cat(values).float() for name, values in self._records.items()}
         self._records.clear()
-        return means
+        return {name: torch.stack([v.nansum(), (~v.isnan()).sum().float()]) for name, v in joined.items()}

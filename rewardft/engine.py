@@ -17,12 +17,14 @@ from torch import Tensor
 from rewardft.audit import audit_first_step
 from rewardft.checkpoint import latest_checkpoint, save_checkpoint, write_folder, write_text
 from rewardft.data import Stream
-from rewardft.distributed import average_gradients, average_metrics
+from rewardft.distributed import average_gradients, average_metrics, copy_from_main, largest, main_decides
 from rewardft.errors import AuditError, CheckpointError, ComponentError
 from rewardft.evaluation import Evaluation, compare
+from rewardft.noise import keyed_seed
+from rewardft.memory import return_freed_memory
 from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
-from rewardft.recorder import Recorder, manifest, rewind_metrics
+from rewardft.recorder import Recorder, check_trackers, manifest, rewind_metrics
 from rewardft.resume import check_same_recipe, restore, training_state
 from rewardft.runs import run_evaluation
 from rewardft.session import build_optimizer, build_schedule, build_session
@@ -49,9 +51,11 @@ class Trainer:
         from accelerate import Accelerator
 
         self.recipe, self.plugins, self.resolved, self.out = recipe, plugins, resolved, Path(out)
-        checkpoint = self._claim_folder(resume)
+        check_trackers(recipe.source, recipe.train.report_to)
         self.accelerator = Accelerator(log_with=recipe.train.report_to or None, project_dir=str(self.out))
         self.is_main = self.accelerator.is_main_process
+        self.on_cpu = self.accelerator.device.type == "cpu"
+        checkpoint = main_decides(self.accelerator, lambda: self._claim_folder(resume))
         self.run = Run(self.out, recipe, self.is_main, recipe.train.steps)
         self.session = build_session(recipe, resolved, self.accelerator.device)
         self.run.model, self.run.sampler = self.session.model, self.session.context.sampler
@@ -61,13 +65,15 @@ class Trainer:
         self.optimizer = build_optimizer(recipe, plugins, self.parameters)
         self.schedule = build_schedule(recipe, self.optimizer)
         self.stream = Stream(resolved.dataset.build(), recipe.seed)
-        self.step = self.closings = 0
+        self.step = self.closings = self.signal = 0
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.stop_reason: str | None = None
         self.baseline: Evaluation | None = None
         if checkpoint is not None:
             self.step = restore(self, checkpoint)
-            rewind_metrics(self.out / "metrics.jsonl", self.step)
+            if self.is_main:
+                rewind_metrics(self.out / "metrics.jsonl", self.step)
+        copy_from_main(self.accelerator, self.parameters)
         self.saved, self.samples_logged = self.step, self.stream.position
 
     def fit(self) -> dict[str, Any]:
@@ -77,7 +83,8 @@ class Trainer:
         with self._signals():
             while self.step < self.recipe.train.steps and self.stop_reason is None:
                 self._train_batch()
-                self._between_batches()
+                if self.closings % self.recipe.train.accumulate == 0:  # else gradients are pending
+                    self._between_steps()
         self._flush()
         if self.saved != self.step:
             self._save()
@@ -94,6 +101,8 @@ class Trainer:
         closed = True
         for loss in self.session.algorithm.losses(self.ctx, batch):
             loss.value.backward()
+            for name, value in loss.metrics.items():
+                self.ctx.record(name, torch.as_tensor(value, dtype=torch.float32))
             closed = loss.step
             if not closed:
                 continue
@@ -110,6 +119,7 @@ class Trainer:
 
     def _next_batch(self) -> Batch:
         size, accelerator = self.recipe.data.batch_size, self.accelerator
+        torch.manual_seed(keyed_seed(self.recipe.seed, self.stream.position, accelerator.process_index))  # dropout
         batch = self.stream.next_batch(size, accelerator.process_index, accelerator.num_processes)
         return batch.to(accelerator.device)
 
@@ -129,8 +139,8 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        records = {**self.ctx.take_records(), "gradient_norm": norm}
-        self.pending.append((self.step, {name: value.detach() for name, value in records.items()}))
+        self.ctx.record("gradient_norm", norm)
+        self.pending.append((self.step, self.ctx.take_records()))
         if self.step % train.log_every == 0:
             self._flush()
 
@@ -140,11 +150,11 @@ class Trainer:
         if self.is_main:
             write_text(self.out / "audit.json", json.dumps(report, indent=2))
 
-    # -- between batches -----------------------------------------------------------------------------------------
+    # -- between steps -------------------------------------------------------------------------------------------
 
-    def _between_batches(self) -> None:
-        if self.closings % self.recipe.train.accumulate:
-            return  # gradients are pending: nothing may be saved or evaluated here
+    def _between_steps(self) -> None:
+        if number := largest(self.accelerator, self.signal):
+            self.stop_reason = f"interrupted by {signal.Signals(number).name}"
         save, evaluate_every = self.recipe.save.every, self.recipe.evaluate.every
         if self.stop_reason or (save and self.step // save > self.saved // save):
             self._flush()
@@ -158,11 +168,13 @@ class Trainer:
         elapsed, samples = time.monotonic() - self.clock, self.stream.position - self.samples_logged
         facts = {"learning_rate": self.schedule.get_last_lr()[0], "samples_per_second": samples / max(elapsed, 1e-9)}
         facts |= {"denoiser_forwards": self.ctx.policy.forwards, "denoiser_backwards": self.ctx.policy.backwards}
-        for step, tensors in self.pending:
-            metrics = {n: float(v) for n, v in average_metrics(self.accelerator, tensors).items()} | facts
+        reasons = [self.stop_reason]
+        means = average_metrics(self.accelerator, [sums for _, sums in self.pending])
+        for (step, _), mean in zip(self.pending, means):
+            metrics = mean | facts
             self.plugins.call("on_step_end", run=self.run, step=step, metrics=metrics, rollout=self.ctx.last_rollout)
-            reason = self.plugins.call("stop_run", run=self.run, step=step, metrics=metrics)
-            self.stop_reason = self.stop_reason or reason
+            reasons.append(self.plugins.call("stop_run", run=self.run, step=step, metrics=metrics))
+        self.stop_reason = main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
         self.pending.clear()
         self.clock, self.samples_logged = time.monotonic(), self.stream.position
 
@@ -172,8 +184,9 @@ class Trainer:
         if not (spec.every or spec.rewards or spec.metrics):
             return None
         path = self.out / "evaluations" / f"step-{self.step:08d}.json"
-        if path.exists():
-            return Evaluation.from_json(json.loads(path.read_text()))
+        done = main_decides(self.accelerator, lambda: json.loads(path.read_text()) if path.exists() else None)
+        if done is not None:
+            return Evaluation.from_json(done)
         result = run_evaluation(self.session, spec.samples)
         if self.is_main:
             path.parent.mkdir(exist_ok=True)
@@ -250,12 +263,12 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the run after the current batch, with a checkpoint; a second one ends it at once."""
+        """SIGTERM and SIGINT end the run after the current step, with a checkpoint; a second one ends it at once."""
 
         def handle(number: int, frame: Any) -> None:
-            if self.stop_reason is not None:
+            if self.signal:
                 raise KeyboardInterrupt
-            self.stop_reason = f"interrupted by {signal.Signals(number).name}"
+            self.signal = number
 
         old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -273,6 +286,7 @@ class Trainer:
             facts = {"reward": name, "error": repr(error), "step": self.step, "ids": batch.ids, "epochs": batch.epochs}
             (folder / "facts.json").write_text(json.dumps(facts, indent=2))
 
-        path = self.out / "failures" / f"step-{self.step:08d}-{name}"
+        rank = f"-process{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+        path = self.out / "failures" / f"step-{self.step:08d}-{name}{rank}"
         write_folder(path, fill)
         error.add_note(f"reward {name!r} failed at step {self.step} on the samples {', '.join(batch.ids)}; dumped to {path}")

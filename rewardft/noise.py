@@ -55,5 +55,10 @@ class Noise:
 
 def keyed_generator(*key: object) -> torch.Generator:
     """A CPU generator whose seed is a hash of `key`."""
+    return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def keyed_seed(*key: object) -> int:
+    """A hash of `key`, in [0, 2^63)."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return int.from_bytes(digest, "big") >> 1

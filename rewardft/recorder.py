@@ -7,12 +7,13 @@ import platform
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rewardft.checkpoint import write_text
+from rewardft.errors import RecipeError, did_you_mean
 from rewardft.hookspecs import hookimpl
 from rewardft.types import Run
 
@@ -40,18 +41,45 @@ class Recorder:
     def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
         if self.is_main:
             write_text(run.folder / "summary.json", json.dumps(dict(summary), indent=2))
-        self.accelerator.end_training()
+        self._finish_trackers()
 
     @hookimpl
     def on_run_error(self, run: Run, step: int, error: BaseException) -> None:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        if self.is_main:
-            write_text(run.folder / "error.txt", f"step {step}\n{text}")
+        rank = self.accelerator.process_index
+        write_text(run.folder / (f"error-process{rank}.txt" if rank else "error.txt"), f"step {step}\n{text}")
+        self._finish_trackers()
+
+    def _finish_trackers(self) -> None:
+        """Not accelerate's `end_training`, which would end the process group under the other observers."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.is_main:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+
+
+def check_trackers(source: str, names: Sequence[str]) -> None:
+    """Raises RecipeError for a tracker that accelerate does not know, or whose package is missing: accelerate itself
+    leaves the latter out without a word."""
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known, own = set(map(str, LOGGER_TYPE_TO_CLASS)), set(map(str, LoggerType))
+    missing = own - set(map(str, get_available_trackers()))
+    problems = [f"train.report_to: accelerate knows no tracker {n!r}.{did_you_mean(n, known)}" for n in names if n not in known]
+    problems += [
+        f"train.report_to: the package of the tracker {n!r} is not installed. Install it, or leave {n!r} out; "
+        f"metrics.jsonl is written in any case."
+        for n in names
+        if n in known & missing
+    ]
+    if problems:
+        raise RecipeError(source, problems)
 
 
 def rewind_metrics(path: Path, step: int) -> None:
