@@ -61,6 +61,7 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
     from rewardft.adapter import Lora
     from rewardft.algorithms.direct import Direct
     from rewardft.context import Context, Policy
+    from rewardft.memory import return_freed_memory
     from rewardft.rewards import WeightedReward
     from rewardft.samplers.ddim import DDIM
     from rewardft.types import Batch
@@ -80,6 +81,7 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
         algorithm = Direct("last", trained, input_gradient=form == "through")
         for loss in algorithm.losses(ctx, samples):
             loss.value.backward()
+            return_freed_memory()  # as the engine does
     norm = float(torch.stack([p.grad.norm() for p in adapter.parameters if p.grad is not None]).norm())
     facts = {"form": form, "trained": trained, "steps": steps, "batch": batch, "rest_mb": round(rest)}
     return facts | {"peak_mb": round(peak()), "gradient_norm": norm}
