@@ -61,6 +61,21 @@ def build_dataset_command(
     _report(out, manifest, time.monotonic() - started)
 
 
+@app.command("quickstart")
+def quickstart_command(
+    data: Annotated[Path, typer.Option(help="Data set folder; built once.")] = Path("data/drpose_mini"),
+    out: Annotated[Path, typer.Option(help="Run folder; a number is added if there is a run in it.")] = Path(
+        "runs/drpose_mini"
+    ),
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Override a key of the recipe.")] = None,
+) -> None:
+    """Build the shipped data set, fine-tune on PoseScore, and show the metrics and a before/after picture."""
+    from .quickstart import quickstart
+
+    if quickstart(data, out, sets or [])["status"] == "interrupted":
+        raise typer.Exit(130)
+
+
 @app.command("import-motion")
 def import_motion(
     out: Annotated[Path, typer.Argument(help="The .npz file to write; its index goes beside it as .json.")],

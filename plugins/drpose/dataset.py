@@ -33,9 +33,10 @@ class Drpose15k:
 
     Each item holds, with s the picture size:
         id: unique, `clip/frame/yawDDD`. clip: name of the motion clip. plain: whether that is a plain clip.
+        group: "plain" or "acrobatic"; evaluations are reported for each.
         image: `(3, s, s)` float32 in [0, 1], the front view.
         joints: `(23, 3)` float32 metres in the frame of the condition camera, pelvis at the origin.
-        offset: `(3,)` metres, the pelvis in the rendered frame; `camera.project(joints + offset)` is `joints2d`.
+        offset: `(3,)` float32 metres, the pelvis in the rendered frame: `camera.project(joints + offset)` is `joints2d`.
         joints2d: `(6, 23, 2)` float32, [-1, 1] is the picture, x right, y down, mirrored for the mirrored views.
         pose: `(22, 3)` float32 axis-angle. betas: `(10,)` float32 body shape.
     and with `targets` also, in the published order of views, back and left stored mirrored:
@@ -46,13 +47,15 @@ class Drpose15k:
     provides = frozenset({"multiview"})
 
     def __init__(self, root: str, split: str = "train", targets: bool = False, limit: int | None = None) -> None:
-        """Open a split.
+        """Open a split, or several joined by `+`.
 
         Args:
             root: folder that `rewardft drpose build-dataset` wrote.
             split: name of the split; `train` and `val` mean `acro_train` and `acro_val` unless the set has its own.
+                `acro_val+plain_val` is the one after the other.
             targets: also give the six views (normals, colours, labels) of each sample.
-            limit: only the first so many samples; they are a random choice, because samples are stored shuffled.
+            limit: only the first so many samples of each split; they are a random choice, because samples are stored
+                shuffled.
 
         Raises:
             DataError: the folder, the split or its targets are missing, a file is truncated or does not have the
@@ -60,9 +63,36 @@ class Drpose15k:
         """
         self.root = Path(root)
         self.manifest = read_manifest(self.root)
-        self.split = _resolve_split(self.manifest, split, self.root)
+        self.parts = [_Split(self.root, self.manifest, name, targets, limit) for name in split.split("+")]
+        self.split = "+".join(part.split for part in self.parts)
         self.targets = targets
-        entry = self.manifest["splits"][self.split]
+
+    @staticmethod
+    def tags(**options: Any) -> frozenset[str]:
+        """`training_targets` when the samples hold the six clean views."""
+        return frozenset({"training_targets"}) if options.get("targets") else frozenset()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"sample {index} of a split of {count}")
+        index %= count
+        for part in self.parts[:-1]:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        return self.parts[-1][index]
+
+
+class _Split:
+    """The memory-mapped columns of one split."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any], split: str, targets: bool, limit: int | None) -> None:
+        self.root, self.split = root, _resolve_split(manifest, split, root)
+        entry = manifest["splits"][self.split]
         if targets and not entry["targets"]:
             raise DataError(
                 f"split {self.split!r} of {self.root} holds no six-view targets; expected them because targets is true."
@@ -76,20 +106,13 @@ class Drpose15k:
         self._check_finite()
         self._count = min(len(self._samples), limit or len(self._samples))
 
-    @staticmethod
-    def tags(**options: Any) -> frozenset[str]:
-        """`training_targets` when the samples hold the six clean views."""
-        return frozenset({"training_targets"}) if options.get("targets") else frozenset()
-
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -self._count <= index < self._count:
-            raise IndexError(f"sample {index} of a split of {self._count}")
-        index %= self._count
         sample = self._samples[index]
-        item = {"id": sample["id"], "clip": sample["clip"], "plain": bool(sample["plain"])}
+        plain = bool(sample["plain"])
+        item = {"id": sample["id"], "clip": sample["clip"], "plain": plain, "group": "plain" if plain else "acrobatic"}
         return item | {_singular(name): self._tensor(name, index) for name in self._arrays}
 
     def _tensor(self, name: str, index: int) -> Tensor:
