@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from rewardft import strict_yaml
 from rewardft.errors import RecipeError, did_you_mean
+from rewardft.overrides import Origin, apply_override, dotted
 from rewardft.plugin_names import is_path
 from rewardft.sections import (
     AdapterSpec,
@@ -39,35 +39,6 @@ __all__ = [
     "AdapterSpec", "ComponentSpec", "DataSpec", "EvaluateSpec", "OptimizerSpec", "Recipe", "RegularizerSpec",
     "RewardSpec", "SaveSpec", "TrainSpec", "dotted", "load_recipe",
 ]  # fmt: skip
-
-
-@dataclass
-class Origin:
-    """Where each value of a recipe comes from: a line of the file, or a `--set`."""
-
-    source: str
-    lines: dict[Keys, int] = field(default_factory=dict)
-    overrides: dict[Keys, str] = field(default_factory=dict)
-
-    def line(self, keys: Keys) -> int | None:
-        """The line of the key or list item, or of the nearest section around it that the file has."""
-        for end in range(len(keys), 0, -1):
-            if keys[:end] in self.overrides:
-                return None
-            if keys[:end] in self.lines:
-                return self.lines[keys[:end]]
-        return None
-
-    def where(self, keys: Keys) -> str:
-        """'recipe.yaml:12', the `--set` that gave the value or made its section, or the file alone."""
-        for end in range(len(keys), 0, -1):
-            if keys[:end] in self.overrides:
-                return f"--set {self.overrides[keys[:end]]}"
-        made = [text for path, text in self.overrides.items() if path[: len(keys)] == keys]
-        if made and keys not in self.lines:
-            return f"--set {made[0]}"
-        line = self.line(keys)
-        return self.source if line is None else f"{self.source}:{line}"
 
 
 class Recipe(Sections):
@@ -115,7 +86,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     origin = Origin(str(path))
     data, problems = _read(Path(path), origin)
     for text in overrides:
-        problems += _override(data, text, origin)
+        problems += apply_override(data, text, origin)
     found = sorted(_check(data), key=lambda problem: origin.line(problem[0]) or 0)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
     if problems:
@@ -123,11 +94,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = Recipe.model_validate_json(json.dumps(fold_options(Recipe, data)), strict=True)
     recipe._origin = origin
     return recipe
-
-
-def dotted(keys: Sequence[str | int]) -> str:
-    """('rewards', 0, 'weight') -> 'rewards.0.weight'."""
-    return ".".join(map(str, keys))
 
 
 def _absolute(name: str, base: Path) -> str:
@@ -167,60 +133,6 @@ def _text(path: Path, source: str) -> str:
 
 def _required_words() -> str:
     return ", ".join(name for name, info in Sections.model_fields.items() if info.is_required())
-
-
-def _override(data: dict[str, Any], text: str, origin: Origin) -> list[str]:
-    """Apply one `--set`; returns its problems."""
-    path, equals, value = text.partition("=")
-    here = f"--set {text}: "
-    if not equals or not all(path.strip().split(".")):
-        return [f"{here}expected key.path=value, such as train.steps=100."]
-    document = strict_yaml.parse(value)
-    if document.problems:
-        return [here + problem.message for problem in document.problems]
-    keys = tuple(int(k) if k.isdecimal() else k for k in path.strip().split("."))
-    if keys in origin.overrides:
-        return [f"{here}{path.strip()} is set twice; the other is --set {origin.overrides[keys]}."]
-    error = _assign(data, keys, document.data)
-    if error:
-        return [here + error]
-    origin.overrides[keys] = text
-    return []
-
-
-def _assign(data: dict[str, Any], keys: Keys, value: Any) -> str:
-    """Put `value` at `keys`, making absent sections on the way; returns what is wrong, or ''."""
-    node: Any = data
-    for depth, key in enumerate(keys):
-        here = dotted(keys[:depth])
-        if isinstance(node, list):
-            if not isinstance(key, int) or key >= len(node):
-                return f"there is no {dotted(keys[: depth + 1])}: {here} {_list_words(node)}."
-        elif not isinstance(node, dict):
-            return f"{here} is {node!r}, not a section: it has no {key!r} to set."
-        elif isinstance(key, int):
-            return f"there is no {dotted(keys[: depth + 1])}: {_not_a_list(here, node)}."
-        if depth == len(keys) - 1:
-            node[key] = value
-        elif isinstance(node, dict) and node.get(key) is None:
-            if isinstance(keys[depth + 1], int):
-                return f"there is no {dotted(keys[: depth + 2])}: the recipe has no {dotted(keys[: depth + 1])}."
-            node[key] = node = {}
-        else:
-            node = node[key]
-    return ""
-
-
-def _list_words(node: list[Any]) -> str:
-    if not node:
-        return "is an empty list"
-    names = [item["use"] for item in node if isinstance(item, dict) and "use" in item]
-    held = f" ({', '.join(map(str, names))})" if names else ""
-    return f"is a list of {len(node)}{held}, counted from 0"
-
-
-def _not_a_list(here: str, node: Mapping[str, Any]) -> str:
-    return f"{here or 'a recipe'} is a mapping, not a list{'; its keys are ' + ', '.join(node) if node else ''}"
 
 
 def _check(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
