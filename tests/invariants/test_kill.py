@@ -1,0 +1,53 @@
+"""Kill -9 in the middle of a save of a real run: the previous checkpoint loads, and the run resumes to the same bits."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from rewardft.checkpoint import latest_checkpoint, read_state
+from rewardft.testing import run_recipe
+from tests.invariants.test_invariants import assert_same_run, recipe  # noqa: F401  (a fixture)
+
+EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
+SAVES = ["save.every=2", "train.steps=6", "train.log_every=1"]
+
+
+def run_and_die(path, out, point):
+    """In a forked child: run, and kill -9 oneself at the given file operation of the save at step 4."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    calls = 0
+
+    def audit(event, args):
+        nonlocal calls
+        if event in EVENTS and "step-00000004" in str(args[0]):
+            calls += 1
+            if calls == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+    run_recipe(path, out, *SAVES)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("point", [1, 4, 7, 8, 12, 15, 16])
+def test_a_killed_save_costs_nothing_but_its_own_step(recipe, tmp_path, point):  # noqa: F811
+    whole = run_recipe(recipe, tmp_path / "whole", *SAVES)
+    out = tmp_path / "killed"
+    assert run_and_die(recipe, out, point) == signal.SIGKILL
+    state = read_state(latest_checkpoint(out))
+    assert state["step"] in (2, 4)
+    resumed = run_recipe(recipe, out, *SAVES, resume=True)
+    assert [s["step"] for s in resumed.steps] == [1, 2, 3, 4, 5, 6]
+    assert_same_run(whole, resumed, exact=True)
+
+
+def test_the_kill_points_reach_from_before_to_after_the_rename(recipe, tmp_path):  # noqa: F811
+    steps = set()
+    for point in (15, 16):
+        run_and_die(recipe, tmp_path / str(point), point)
+        steps.add(read_state(latest_checkpoint(tmp_path / str(point)))["step"])
+    assert steps == {2, 4}
