@@ -24,7 +24,10 @@ _LAZY = {
     "Run": "rewardft.types",
 }
 
-__all__ = ["RewardftError", "__version__", "hookimpl", *_LAZY]
+__all__ = [
+    "Batch", "Context", "Loss", "Plan", "RewardftError", "Rollout", "Run", "Scores", "Transition", "__version__",
+    "hookimpl",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from rewardft.context import Context

@@ -44,7 +44,9 @@ class Lora:
         self.module.requires_grad_(False)
         targets = lora_targets(self.module, spec.targets or getattr(model, "lora_targets", None))
         alpha = spec.rank if spec.alpha is None else spec.alpha
-        self.config = LoraConfig(r=spec.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=spec.dropout)
+        self.config = LoraConfig(
+            r=spec.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=spec.dropout  # type: ignore[arg-type]
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(self.config, self.module)
@@ -168,7 +170,8 @@ def copy_state(own: dict[str, Tensor], state: dict[str, Tensor], source: str) ->
     ]
     if problems:
         shown = "\n".join(f"  - {p}" for p in sorted(problems)[:10])
-        raise CheckpointError(f"{source}: does not fit this model and adapter ({len(problems)} tensors differ)\n{shown}")
+        count = len(problems)
+        raise CheckpointError(f"{source}: does not fit this model and adapter ({count} tensors differ)\n{shown}")
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)

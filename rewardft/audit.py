@@ -24,7 +24,8 @@ def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]
     """
     problems = gradient_problems(named) + pixel_problems(facts) + reward_problems(facts)
     if problems:
-        raise AuditError("the start-up audit stopped the run; nothing was trained\n" + "\n".join(f"  - {p}" for p in problems))
+        shown = "\n".join(f"  - {p}" for p in problems)
+        raise AuditError(f"the start-up audit stopped the run; nothing was trained\n{shown}")
     report = {key: to_number(value) for key, value in facts.items()}
     norms = torch.stack([p.grad.norm() for p in named.values() if p.grad is not None])
     report.update(
@@ -83,7 +84,7 @@ def reward_problems(facts: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, norm in facts.get("reward_gradient_norm", {}).items():
         if norm is None:
-            problems.append(f"reward {name!r} has no gradient at the samples: it detaches them, or applies to none")
+            problems.append(f"reward {name!r} has no gradient at the samples: it detaches them")
         elif not torch.isfinite(norm):
             problems.append(f"reward {name!r} has a NaN or infinite gradient at the samples")
     return problems

@@ -22,7 +22,9 @@ from rewardft.errors import CheckpointError
 FORMAT = 1
 
 
-def save_checkpoint(run: Path, step: int, adapter: Any, tensors: dict[str, Any], state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    run: Path, step: int, adapter: Any, tensors: dict[str, Any], state: dict[str, Any], keep: int
+) -> Path:
     """Write one checkpoint and drop the oldest beyond `keep` (0 keeps all).
 
     tensors: optimizer, scheduler and random state; anything that `torch.load(weights_only=True)` reads.
@@ -113,9 +115,12 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint ({error}). Delete the folder to resume from an older one.") from error
+        raise CheckpointError(
+            f"{path}: not a checkpoint ({error}). Delete the folder to resume from an older one."
+        ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {state.get('format') if isinstance(state, dict) else state!r}")
+        got = state.get("format") if isinstance(state, dict) else repr(state)
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {got}")
     for name, facts in state["files"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != facts["bytes"] or sha256(file) != facts["sha256"]:
@@ -128,4 +133,5 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
     """Optimizer, scheduler and random state; only plain tensors and containers are unpickled."""
-    return torch.load(path / "training.pt", map_location=device, weights_only=True)
+    place = "cpu" if device.type == "cpu" else device  # torch.load does not know `cpu:0`, a launcher's name for it
+    return torch.load(path / "training.pt", map_location=place, weights_only=True)

@@ -107,6 +107,13 @@ def main_decides(accelerator: Any, decide: Callable[[], T]) -> T:
     return result
 
 
+def raise_together(accelerator: Any, error: Exception | None) -> None:
+    """Raise the first process's error on all of them; without it, the others would wait for that process forever."""
+    for raised in gather_objects(accelerator, error):
+        if raised is not None:
+            raise raised
+
+
 def largest(accelerator: Any, number: int) -> int:
     """The largest `number` of any process, for instance of the signals that were received."""
     if accelerator.num_processes == 1:

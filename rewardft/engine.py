@@ -11,20 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rewardft.audit import audit_first_step
 from rewardft.checkpoint import latest_checkpoint, save_checkpoint, write_folder, write_text
 from rewardft.data import Stream
-from rewardft.distributed import average_gradients, average_metrics, copy_from_main, largest, main_decides
+from rewardft.distributed import (
+    average_gradients,
+    average_metrics,
+    copy_from_main,
+    largest,
+    main_decides,
+    raise_together,
+)
 from rewardft.errors import AuditError, CheckpointError, ComponentError
 from rewardft.evaluation import Evaluation, compare
-from rewardft.noise import keyed_seed
 from rewardft.memory import return_freed_memory
+from rewardft.noise import keyed_seed
 from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
-from rewardft.recorder import Recorder, check_trackers, manifest, rewind_metrics
+from rewardft.recorder import Recorder, check_trackers, dump_samples, manifest, rewind_metrics
 from rewardft.resume import check_same_recipe, restore, training_state
 from rewardft.runs import run_evaluation
 from rewardft.session import build_optimizer, build_schedule, build_session
@@ -101,6 +107,7 @@ class Trainer:
         closed = True
         for loss in self.session.algorithm.losses(self.ctx, batch):
             loss.value.backward()
+            return_freed_memory()
             for name, value in loss.metrics.items():
                 self.ctx.record(name, torch.as_tensor(value, dtype=torch.float32))
             closed = loss.step
@@ -133,7 +140,8 @@ class Trainer:
         if not torch.isfinite(norm):
             raise ComponentError(
                 f"step {self.step}: the gradient is NaN or infinite; the weights were not changed. Try a lower "
-                f"learning rate, train.clip_norm, or train.precision fp32. Resume from the last checkpoint with --resume."
+                f"learning rate, train.clip_norm, or train.precision fp32. Resume from the last checkpoint with "
+                f"--resume."
             )
         self.optimizer.step()
         self.schedule.step()
@@ -145,7 +153,13 @@ class Trainer:
             self._flush()
 
     def _audit(self) -> None:
-        report = audit_first_step(self.adapter.named, self.ctx.audit or {})
+        report: dict[str, Any] = {}
+        failure = None
+        try:
+            report = audit_first_step(self.adapter.named, self.ctx.audit or {})
+        except AuditError as error:
+            failure = error
+        raise_together(self.accelerator, failure)
         self.ctx.audit = None
         if self.is_main:
             write_text(self.out / "audit.json", json.dumps(report, indent=2))
@@ -221,7 +235,8 @@ class Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
             write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
         except OSError as error:
-            raise CheckpointError(f"{self.out}: the run folder cannot be written ({error}). Give another with --out.") from error
+            text = f"{self.out}: the run folder cannot be written ({error}). Give another with --out."
+            raise CheckpointError(text) from error
         return None
 
     def _start(self) -> None:
@@ -278,15 +293,8 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _dump_samples(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
-        """What a failing reward was given: `failures/step-N-NAME/` with the samples and their ids."""
-
-        def fill(folder: Path) -> None:
-            if isinstance(rollout.x0, Tensor):
-                save_file({"x0": rollout.x0.detach().cpu().contiguous()}, folder / "samples.safetensors")
-            facts = {"reward": name, "error": repr(error), "step": self.step, "ids": batch.ids, "epochs": batch.epochs}
-            (folder / "facts.json").write_text(json.dumps(facts, indent=2))
-
-        rank = f"-process{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
+        """What a failing reward was given, and a note of where it is; each process for itself."""
+        accelerator = self.accelerator
+        rank = f"-process{accelerator.process_index}" if accelerator.num_processes > 1 else ""
         path = self.out / "failures" / f"step-{self.step:08d}-{name}{rank}"
-        write_folder(path, fill)
-        error.add_note(f"reward {name!r} failed at step {self.step} on the samples {', '.join(batch.ids)}; dumped to {path}")
+        dump_samples(path, self.step, name, error, rollout, batch)

@@ -103,7 +103,7 @@ class Dataset(Protocol):
 
 
 class Metric(Protocol):
-    """Set-level evaluation. Values of shape `(n,)` are per-sample tables and get paired intervals; others are numbers."""
+    """Set-level evaluation. Values of shape `(n,)` are per sample and get paired intervals; others are numbers."""
 
     def reset(self) -> None: ...
 

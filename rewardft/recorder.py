@@ -12,16 +12,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rewardft.checkpoint import write_text
+from torch import Tensor
+
+from rewardft.checkpoint import write_folder, write_text
 from rewardft.errors import RecipeError, did_you_mean
 from rewardft.hookspecs import hookimpl
-from rewardft.types import Run
+from rewardft.types import Batch, Rollout, Run
 
 PACKAGES = ("rewardft", "torch", "diffusers", "peft", "accelerate", "pluggy", "safetensors", "numpy")
 
 
 class Recorder:
-    """Writes `metrics.jsonl` (one line per optimizer step) and forwards to accelerate's trackers on the main process."""
+    """Writes `metrics.jsonl` (a line per optimizer step) and forwards to accelerate's trackers on the main process."""
 
     def __init__(self, folder: Path, accelerator: Any, is_main: bool) -> None:
         self.path, self.accelerator, self.is_main = folder / "metrics.jsonl", accelerator, is_main
@@ -71,7 +73,9 @@ def check_trackers(source: str, names: Sequence[str]) -> None:
 
     known, own = set(map(str, LOGGER_TYPE_TO_CLASS)), set(map(str, LoggerType))
     missing = own - set(map(str, get_available_trackers()))
-    problems = [f"train.report_to: accelerate knows no tracker {n!r}.{did_you_mean(n, known)}" for n in names if n not in known]
+    problems = [
+        f"train.report_to: accelerate knows no tracker {n!r}.{did_you_mean(n, known)}" for n in names if n not in known
+    ]
     problems += [
         f"train.report_to: the package of the tracker {n!r} is not installed. Install it, or leave {n!r} out; "
         f"metrics.jsonl is written in any case."
@@ -100,6 +104,20 @@ def parse_line(line: str) -> dict[str, Any] | None:
         return json.loads(line)
     except ValueError:
         return None
+
+
+def dump_samples(path: Path, step: int, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
+    """Write the samples that a failing reward was given, their ids and the error to `path`; note it on the error."""
+    from safetensors.torch import save_file
+
+    def fill(folder: Path) -> None:
+        if isinstance(rollout.x0, Tensor):
+            save_file({"x0": rollout.x0.detach().cpu().contiguous()}, folder / "samples.safetensors")
+        facts = {"reward": name, "error": repr(error), "step": step, "ids": batch.ids, "epochs": batch.epochs}
+        (folder / "facts.json").write_text(json.dumps(facts, indent=2))
+
+    write_folder(path, fill)
+    error.add_note(f"reward {name!r} failed at step {step} on the samples {', '.join(batch.ids)}; dumped to {path}")
 
 
 def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def restore(trainer: Trainer, path: Path) -> int:
 def check_same_recipe(path: Path, recipe: Recipe) -> None:
     """Only lengths, logging, evaluation and saving may change on resume; raises CheckpointError otherwise."""
     before, now = flatten(load_recipe(path).dump()), flatten(recipe.dump())
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not k.startswith(FREE_KEYS))
+    keys = (k for k in before.keys() | now.keys() if not k.startswith(FREE_KEYS))
+    changed = sorted(k for k in keys if before.get(k) != now.get(k))
     if changed:
         lines = "\n".join(f"  - {k}: {before.get(k)!r} in the run, {now.get(k)!r} in the recipe" for k in changed)
         raise CheckpointError(

@@ -107,8 +107,14 @@ def record_audit(audit: dict[str, Any], view: Rollout, by_name: dict[str, Tensor
     norms = audit.setdefault("reward_gradient_norm", {})
     for name, value in by_name.items():
         applicable = value[~value.isnan()]
-        if not applicable.requires_grad or not len(applicable):
-            norms[name] = None
-            continue
-        (slope,) = torch.autograd.grad(applicable.sum(), x0, retain_graph=True, allow_unused=True)
-        norms[name] = None if slope is None else slope.norm()
+        if len(applicable):  # else there is nothing to say about it
+            norm, before = slope_norm(applicable, x0), norms.get(name)
+            norms[name] = norm if norm is None or before is None else torch.maximum(norm, before)
+
+
+def slope_norm(values: Tensor, x0: Tensor) -> Tensor | None:
+    """Norm of d(sum of values)/d(x0); None when no gradient arrives there."""
+    if not values.requires_grad:
+        return None
+    (slope,) = torch.autograd.grad(values.sum(), x0, retain_graph=True, allow_unused=True)
+    return None if slope is None else slope.norm()

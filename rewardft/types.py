@@ -49,6 +49,15 @@ def move(value: Any, device: torch.device) -> Any:
     return value
 
 
+def _take(value: Any, index: list[int]) -> Any:
+    """The rows `index` of the columns of a batch."""
+    if isinstance(value, Mapping):
+        return {key: _take(item, index) for key, item in value.items()}
+    if isinstance(value, Tensor):
+        return value[index] if value.ndim else value
+    return [value[i] for i in index] if isinstance(value, (list, tuple)) else value
+
+
 @dataclass(frozen=True)
 class Batch:
     """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of length b."""
@@ -71,6 +80,12 @@ class Batch:
 
     def select(self, rows: slice) -> Batch:
         return Batch(self.ids[rows], self.epochs[rows], select_rows(self.columns, rows))
+
+    def repeat(self, count: int) -> Batch:
+        """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise of its own."""
+        index = [i for i in range(len(self)) for _ in range(count)]
+        ids = tuple(f"{self.ids[i]}#{n}" for i in range(len(self)) for n in range(count))
+        return Batch(ids, tuple(self.epochs[i] for i in index), _take(self.columns, index))
 
     def to(self, device: torch.device) -> Batch:
         return replace(self, columns=move(self.columns, device))
@@ -95,7 +110,7 @@ class Plan:
 class Rollout:
     """A batch of trajectories, rolled out without autograd.
 
-    x0:       the finished samples `(b, ...)` in the model's own space; None while the last step is still to be run live.
+    x0:       the finished samples `(b, ...)` in the model's own space; None while the last step is still to be run.
     states:   state entering step k, `(b, ...)`, for the kept k.
     outputs:  raw network output at step k (guidance applied), for the kept k that were executed.
     log_probs: log-probability of step k, `(b,)`, where the sampler has one and the plan keeps k.
@@ -160,7 +175,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is d(total_i)/d(x0_i), shaped as x0."""
+    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is d(total_i)/d(x0_i), like x0."""
 
     total: Tensor
     by_name: Mapping[str, Tensor]

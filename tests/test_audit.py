@@ -60,7 +60,7 @@ def test_a_healthy_step_is_reported_in_numbers():
         ),
         (
             GOOD, {"reward_gradient_norm": {"r": None}},
-            "reward 'r' has no gradient at the samples: it detaches them, or applies to none",
+            "reward 'r' has no gradient at the samples: it detaches them",
         ),
         (GOOD, {"reward_gradient_norm": {"r": torch.tensor(float("nan"))}}, "reward 'r' has a NaN or infinite gradient at the samples"),
     ],

@@ -99,7 +99,8 @@ class Direct:
         rollout = ctx.rollout(batch, Plan(stop=last if path.live else path.length, keep=keep, estimate=path.estimate))
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
-            yield from self.walk_back(ctx, rollout.select(rows), batch.select(rows), path, len(batch), rows == parts[-1])
+            part, samples = rollout.select(rows), batch.select(rows)
+            yield from self.walk_back(ctx, part, samples, path, len(batch), rows == parts[-1])
 
     def draw_path(self, steps: int, rng: random.Random) -> Path:
         """Drawn once per trajectory, never per step."""
@@ -153,8 +154,10 @@ class Direct:
             loss = (finish(step, path, k) * cotangent).sum() + ctx.penalty(step, rollout, k).sum() / total
             live = None
             yield Loss(loss, step=closes and k == path.train[0])
-            if k > path.train[0]:
-                cotangent = step.state.grad if self.input_gradient else self.pass_by(ctx, rollout, k, cotangent, path, step)
+            if k > path.train[0] and self.input_gradient:
+                cotangent = step.state.grad
+            elif k > path.train[0]:
+                cotangent = self.pass_by(ctx, rollout, k, cotangent, path, step)
 
     def needs_input(self, path: Path, k: int) -> bool:
         """The first trained step has nobody to hand an input gradient to."""
@@ -165,6 +168,7 @@ class Direct:
     ) -> Tensor:
         """c = (d step/dx at fixed network output)^T c': the sampler's own arithmetic, no network call."""
         output = rollout.outputs[k] if step is None else step.output
+        assert output is not None
         with torch.enable_grad():
             state = rollout.states[k].detach().requires_grad_(True)
             after = finish(ctx.sampler.transition(k, state, output.detach(), rollout.noise), path, k)
@@ -251,5 +255,5 @@ def drtune(
 
 
 for _preset in (draft, draft_k, draft_lv, alignprop, refl, drtune):
-    _preset.needs = Direct.needs  # type: ignore[attr-defined]
+    _preset.needs = Direct.needs  # type: ignore[attr-defined,union-attr]
 draft_lv.needs = Direct.needs | {"renoise"}  # type: ignore[attr-defined]

@@ -42,7 +42,8 @@ class FlowEuler:
                 f"{type(model.scheduler).__name__}. Models with betas go with `ddim` or `ddpm`."
             )
         overrides = {} if self.shift is None else {"shift": self.shift, "use_dynamic_shifting": False}
-        grid = FlowMatchEulerDiscreteScheduler.from_config(model.scheduler.config, **overrides)
+        config: Any = model.scheduler.config  # type: ignore[attr-defined]  # registered when it is built
+        grid = FlowMatchEulerDiscreteScheduler.from_config(config, **overrides)
         grid.set_timesteps(self.steps)
         self.timesteps = [float(t) for t in grid.timesteps]
         self.sigmas = [float(s) for s in grid.sigmas.double()]

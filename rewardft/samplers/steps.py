@@ -46,7 +46,14 @@ def replay_step(sampler: Any, model: Any, rollout: Rollout, k: int, input_gradie
     if input_gradient and torch.is_grad_enabled():
         state = state.requires_grad_(True)
     output = call_network(sampler, model, k, state, rollout.cond)
-    return sampler.transition(k, state, output, rollout.noise, taken=rollout.states.get(k + 1))
+    return sampler.transition(k, state, output, rollout.noise, taken=state_after(rollout, k))
+
+
+def state_after(rollout: Rollout, k: int) -> Any:
+    """The stored state that step k led to; None when it was not kept (or step k is about to be run live)."""
+    if k + 1 in rollout.states or k + 1 != rollout.plan.stop or rollout.plan.estimate:
+        return rollout.states.get(k + 1)
+    return rollout.x0
 
 
 def call_network(sampler: Any, model: Any, k: int, state: Tensor, cond: Any) -> Tensor:
@@ -70,6 +77,6 @@ def gaussian_step(
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log N(value; mean, std^2 I), averaged over the dimensions of one sample: `(b,)` (Black et al. 2023, 2305.13301)."""
+    """log N(value; mean, std^2 I), averaged over the dimensions of a sample: `(b,)` (Black et al. 2023, 2305.13301)."""
     log_density = -((value - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
     return log_density.flatten(1).mean(1)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 @dataclass(frozen=True)
 class Finished:
     """A finished run: its folder, its summary, and one dictionary per optimizer step."""

@@ -15,7 +15,7 @@ from rewardft.types import Batch, Plan, Rollout, select_rows
 
 @dataclass(frozen=True)
 class RewardReport:
-    """What was found: value range, fraction not applicable, and the error of the gradient against finite differences."""
+    """What was found: value range, fraction not applicable, error of the gradient against finite differences."""
 
     low: float
     high: float
@@ -70,7 +70,8 @@ def _evaluate(reward: Any, x0: Tensor, batch: Batch, decode: Any) -> Tensor:
 
 def _check_value(value: Any, count: int) -> None:
     assert isinstance(value, Tensor), f"a reward returns a tensor, got {type(value).__name__}"
-    assert value.shape == (count,), f"a reward returns one number per sample, shape ({count},), got {tuple(value.shape)}"
+    got = tuple(value.shape)
+    assert got == (count,), f"a reward returns one number per sample, shape ({count},), got {got}"
     assert not value.isinf().any(), "a reward is finite, or NaN where it does not apply; got inf"
 
 
@@ -86,7 +87,9 @@ def _check_invariance(reward: Any, x0: Tensor, batch: Batch, decode: Any, value:
 def _flip(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.flip(0) if value.ndim else value
-    return {k: _flip(v) for k, v in value.items()} if isinstance(value, dict) else select_rows(value, slice(None, None, -1))
+    if isinstance(value, dict):
+        return {k: _flip(v) for k, v in value.items()}
+    return select_rows(value, slice(None, None, -1))
 
 
 def _assert_close(got: Tensor, expected: Tensor, tolerance: float, message: str) -> None:

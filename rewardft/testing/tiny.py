@@ -143,7 +143,8 @@ class TinyBlobs:
             raise IndexError(index)
         generator = keyed_generator("tiny_blobs", self.split, index)
         label = index % CLASSES
-        center = torch.tensor([2.0 + 4 * (label // 2), 2.0 + 4 * (label % 2)]) + torch.rand(2, generator=generator) - 0.5
+        quadrant = torch.tensor([2.0 + 4 * (label // 2), 2.0 + 4 * (label % 2)])
+        center = quadrant + torch.rand(2, generator=generator) - 0.5
         axis = torch.arange(SIZE) + 0.5
         square = (axis[:, None] - center[0]) ** 2 + (axis[None] - center[1]) ** 2
         colour = 0.5 + 0.5 * torch.rand(3, generator=generator)
