@@ -25,8 +25,7 @@ from rewardft.recipe import load_recipe
 from rewardft.recorder import Recorder
 from rewardft.resolve import resolve
 from rewardft.sections import Sections, section_of
-from rewardft.testing import run_recipe
-from tests.documents import DOCUMENTS, ROOT, blocks, files_in, prose, read
+from tests.documents import DOCUMENTS, ROOT, blocks, files_in, prose, read, table_rows, words
 from tests.maths.test_calls import T, count
 
 SHIPPED_PLUGINS = ["toy", "drpose"]
@@ -35,19 +34,6 @@ SHIPPED_PLUGINS = ["toy", "drpose"]
 @pytest.fixture(scope="module")
 def shipped():
     return load_plugins(SHIPPED_PLUGINS, ROOT)
-
-
-def table_rows(text):
-    """The rows of the Markdown tables in `text`, cell by cell; heading and rule lines are left out."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    rules = {i for i, line in enumerate(lines) if re.fullmatch(r"[|\-: ]+", line)}
-    rows = [line for i, line in enumerate(lines) if i not in rules and i + 1 not in rules]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
-
-
-def words(cell):
-    """What stands in backticks."""
-    return re.findall(r"`([^`]+)`", cell)
 
 
 # -- hooks -----------------------------------------------------------------------------------------------------------
@@ -201,46 +187,6 @@ def test_the_tag_table_names_those_who_provide_each_tag(shipped):
         assert documented[tag] == {name for name, tags in offers.items() if tag in tags}, tag
 
 
-# -- the plugins that the documentation prints ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tour(tmp_path_factory):
-    """A run of the recipe in docs/writing-a-plugin.md with all of its plugin files."""
-    folder = tmp_path_factory.mktemp("tour")
-    for name, text in files_in("docs/writing-a-plugin.md").items():
-        (folder / name).write_text(text)
-    return run_recipe(folder / "tour.yaml", folder / "run")
-
-
-def test_the_plugins_of_the_tour_train_together(tour):
-    assert tour.summary["status"] == "finished" and len(tour.steps) == 4
-    assert all(0 < value < 1 for value in tour.column("reward/contrast"))
-    assert tour.column("reward") == pytest.approx([2 * value for value in tour.column("reward/contrast")])
-    assert tour.column("penalty/pull")[0] == 0 and tour.column("penalty/pull")[-1] > 0
-    assert tour.column("learning_rate") == [0.05] * 4
-    row_names = [row["name"] for row in tour.summary["evaluation"]]
-    assert {"spread/level", "even/spread/level", "odd/spread/level", "reward/contrast"} <= set(row_names)
-    assert tour.summary["denoiser_backwards"] == 4 * 3, "four sampling steps, of which the last draws no noise"
-    assert tour.summary["denoiser_forwards"] == 4 * (4 + 3 + 3), "rolled out, visited, visited under the reference"
-
-
-def test_the_conformance_test_of_the_tour_passes(tmp_path, monkeypatch):
-    for name in ("contrast.py", "test_contrast.py"):
-        (tmp_path / name).write_text(files_in("docs/writing-a-plugin.md")[name])
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.import_module("test_contrast").test_contrast()
-
-
-def test_the_first_hook_of_the_hooks_page_runs(tmp_path, capsys):
-    (tmp_path / "told.py").write_text(blocks("docs/hooks.md", "python")[0])
-    settings = ["plugins=[toy, ./told.py]", "train.steps=2", "evaluate.every=0"]
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text((ROOT / "recipes" / "toy_draft.yaml").read_text())
-    run = run_recipe(recipe, tmp_path / "run", *settings)
-    assert capsys.readouterr().out.splitlines() == [f"{i + 1} {reward}" for i, reward in enumerate(run.column("reward"))]
-
-
 # -- names, commands and links -----------------------------------------------------------------------------------------
 
 
@@ -286,14 +232,17 @@ def test_commands_in_a_document_exist_with_their_options(name):
             while hasattr(command, "commands"):
                 assert rest[0] in command.commands, shlex.join([program, *arguments])
                 command = command.commands[rest.pop(0)]
-            options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            options = {
+                option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+            }
             assert {word for word in rest if word.startswith("-")} <= options, shlex.join([program, *arguments])
 
 
 def anchors(path):
     """Where links into a document can point: its headings as GitHub writes them, and explicit anchors."""
     text = path.read_text(encoding="utf-8")
-    headings = [re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)]
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    headings = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
     return {*headings, *re.findall(r'<a id="([^"]+)">', text)}
 
 

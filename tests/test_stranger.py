@@ -67,7 +67,8 @@ def test_the_name_does_not_tell_case_and_options_are_checked(tmp_path, monkeypat
     assert main([*check, "rewards=[{use: redness, targett: 1}]"]) == 2
     assert capsys.readouterr().err == (
         "error: mine.yaml: 1 problem\n"
-        "  - --set rewards=[{use: redness, targett: 1}]: reward 'Redness' has no option 'targett'. Did you mean 'target'?\n"
+        "  - --set rewards=[{use: redness, targett: 1}]: reward 'Redness' has no option 'targett'."
+        " Did you mean 'target'?\n"
     )
 
 
@@ -112,7 +113,8 @@ def site(tmp_path_factory):
 def test_an_installed_package_trains_under_a_mixed_case_name(tmp_path, site):
     """Entry point `Stranger`, reward `BlueNess`; the recipe writes both in other cases."""
     environment = {"PYTHONPATH": str(site)}
-    settings = ["plugins=[toy, 'stranger>=0.3']", "rewards=[{use: blueness, weight: 2.0}]", "train.steps=20", "evaluate.every=0"]
+    settings = ["plugins=[toy, 'stranger>=0.3']", "rewards=[{use: blueness, weight: 2.0}]"]
+    settings += ["train.steps=20", "evaluate.every=0"]
     sets = [word for setting in settings for word in ("--set", setting)]
     run(["rewardft", "run", "toy_draft", "--out", "out", *sets], tmp_path, **environment)
     rewards = [step["reward/blueness"] for step in steps_of(tmp_path / "out")]
