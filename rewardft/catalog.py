@@ -28,7 +28,7 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """'reward 'brightness'', for messages."""
+        """'reward 'sharpness'', for messages."""
         return f"{SINGULAR[self.kind]} {self.name!r}"
 
     @property

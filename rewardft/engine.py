@@ -32,8 +32,7 @@ from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
 from rewardft.recorder import Recorder, check_trackers, dump_samples, manifest, rewind_metrics
 from rewardft.resume import check_same_recipe, restore, training_state
-from rewardft.runs import run_evaluation
-from rewardft.session import build_optimizer, build_schedule, build_session
+from rewardft.session import build_optimizer, build_schedule, build_session, run_evaluation
 from rewardft.types import Batch, Rollout, Run
 
 

@@ -57,7 +57,7 @@ def installed() -> dict[str, list[EntryPoint]]:
 
 
 def parse_request(text: str) -> Request:
-    """Split 'drpose>=0.2'; raises `PluginError` when the requirement cannot be read."""
+    """Split 'name>=0.2'; raises `PluginError` when the requirement cannot be read."""
     match = re.match(r"^(.*?)\s*((?:===|~=|==|!=|<=|>=|<|>).*)?$", text.strip())
     name, requirement = match.groups() if match else (text, None)
     try:

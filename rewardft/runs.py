@@ -13,17 +13,16 @@ import torch
 from rewardft.adapter import load_adapter
 from rewardft.checkpoint import latest_checkpoint, read_state, write_text
 from rewardft.errors import CheckpointError
-from rewardft.evaluation import Evaluation, compare, evaluate
+from rewardft.engine import train
+from rewardft.evaluation import compare
 from rewardft.plugins import load_plugins
 from rewardft.recipe import load_recipe
 from rewardft.resolve import resolve
-from rewardft.session import Session, build_session
+from rewardft.session import Session, build_session, run_evaluation
 
 
 def run_recipe_file(path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False) -> dict[str, Any]:
     """Load, check and run a recipe; returns the summary of `rewardft.engine.train`."""
-    from rewardft.engine import train
-
     recipe = load_recipe(path, list(overrides))
     plugins = load_plugins(recipe.plugins, base=path.resolve().parent)
     return train(recipe, plugins, resolve(recipe, plugins), out, resume)
@@ -73,14 +72,6 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
     tables = {"base": before.to_json(), "tuned": after.to_json()}
     write_text(folder / "evaluation.json", json.dumps(result | tables))
     return result
-
-
-def run_evaluation(session: Session, samples: int) -> Evaluation:
-    """Evaluate a session's model as the recipe's `evaluate` section says."""
-    spec = session.recipe.evaluate
-    metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
-    size = spec.batch_size or session.recipe.data.batch_size
-    return evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)
 
 
 def best_device() -> torch.device:

@@ -13,6 +13,7 @@ from torch import nn, optim
 from rewardft.adapter import FullFineTuning, Lora, attach
 from rewardft.context import Context, Policy, WeightedRegularizer
 from rewardft.errors import ComponentError
+from rewardft.evaluation import Evaluation, evaluate
 from rewardft.recipe import Recipe
 from rewardft.rewards import WeightedReward
 
@@ -63,6 +64,14 @@ def build_session(recipe: Recipe, resolved: Any, device: torch.device, keep_refe
         seed=recipe.seed, micro_batch=recipe.train.micro_batch, device=device,
     )  # fmt: skip
     return Session(recipe, resolved, model, adapter, context, algorithm)
+
+
+def run_evaluation(session: Session, samples: int) -> Evaluation:
+    """Evaluate a session's model as the recipe's `evaluate` section says."""
+    spec = session.recipe.evaluate
+    metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
+    size = spec.batch_size or session.recipe.data.batch_size
+    return evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)
 
 
 def place(model: Any, device: torch.device) -> Any:
