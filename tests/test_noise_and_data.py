@@ -86,3 +86,11 @@ def test_select_rows_walks_nested_conditions():
     value = {"a": torch.arange(4), "b": [torch.arange(4)] * 4, "c": None, "d": {"e": torch.tensor(3)}}
     cut = select_rows(value, slice(1, 3))
     assert cut["a"].tolist() == [1, 2] and len(cut["b"]) == 2 and cut["c"] is None and cut["d"]["e"] == 3
+
+
+def test_a_group_repeats_samples_with_noise_of_their_own():
+    batch = Batch(("a", "b"), (0, 1), {"x": torch.tensor([1.0, 2.0]), "prompt": ["p", "q"]}).repeat(2)
+    assert batch.ids == ("a#0", "a#1", "b#0", "b#1") and batch.epochs == (0, 0, 1, 1)
+    assert batch["x"].tolist() == [1, 1, 2, 2] and batch["prompt"] == ["p", "p", "q", "q"]
+    noise = Noise(0, batch.ids, batch.epochs).draw("s", (8,))
+    assert (noise[0] - noise[1]).abs().max() > 0.5

@@ -110,6 +110,19 @@ def test_log_prob_of_a_replay_is_that_of_the_state_that_was_sampled():
     assert not torch.allclose(step.log_prob, rollout.log_probs[4], atol=1e-3)
 
 
+def test_log_prob_of_the_last_step_is_that_of_the_finished_sample():
+    sampler, model = DDIM(T, eta=1.0), TinyModel()
+    sampler.setup(model)
+    sampler.schedule.alphas[-1] = sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
+    with torch.no_grad():
+        plan = Plan(stop=T, keep=frozenset({T - 1}))
+        rollout = sampler.rollout(model, {"label": torch.tensor([0, 1])}, plan, Noise(0, ["a", "b"], [0, 0]))
+        rollout.x0 += 0.1
+        step = sampler.replay(model, rollout, T - 1, input_gradient=False)
+    expected = torch.distributions.Normal(step.mean, step.std).log_prob(rollout.x0).flatten(1).mean(1)
+    assert torch.allclose(step.log_prob, expected, atol=1e-5)
+
+
 def test_a_deterministic_step_has_no_log_prob():
     sampler = DDIM(T)
     sampler.setup(TinyModel())
