@@ -268,3 +268,9 @@ def test_every_dependency_has_its_reason():
     wanted = [*project["dependencies"], *project["optional-dependencies"]["drpose"]]
     reasons = {row[0]: row[1] for row in table_rows(read("docs/decisions.md"))}
     assert [Requirement(r).name for r in wanted if not reasons.get(Requirement(r).name)] == []
+
+
+def test_the_import_diagram_is_the_one_that_is_enforced():
+    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    assert blocks("CONTRIBUTING.md", "text")[0].splitlines() == layers
