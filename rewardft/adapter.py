@@ -116,6 +116,7 @@ class FullFineTuning:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
+        """The frozen copy in the model's place; raises ComponentError when none is kept."""
         if self.reference is None:
             raise ComponentError("full fine-tuning was set up without a reference model, and something asks for one")
         self.model.trainable = self.reference
@@ -156,6 +157,7 @@ def load_adapter(adapter: Lora | FullFineTuning, folder: Path) -> None:
 
 
 def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, as safetensors wants them."""
     return {name: value.cpu().contiguous() for name, value in state.items()}
 
 

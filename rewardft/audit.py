@@ -38,6 +38,7 @@ def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]
 
 
 def gradient_problems(named: Mapping[str, nn.Parameter]) -> list[str]:
+    """Trainable tensors without a gradient, with one that is not finite, or with nothing but zeros."""
     if not named:
         return ["nothing is trainable: the adapter matched no layer"]
     missing = [n for n, p in named.items() if p.grad is None]
@@ -63,6 +64,7 @@ def gradient_problems(named: Mapping[str, nn.Parameter]) -> list[str]:
 
 
 def pixel_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Decoded values outside [0, 1], or nearly all of them at its ends."""
     if "decoded_min" not in facts:
         return []
     low, high, clamped = (float(facts[f"decoded_{name}"]) for name in ("min", "max", "clamped"))
@@ -81,6 +83,7 @@ def pixel_problems(facts: Mapping[str, Any]) -> list[str]:
 
 
 def reward_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Rewards without a gradient at the samples, or with one that is not finite."""
     problems = []
     for name, norm in facts.get("reward_gradient_norm", {}).items():
         if norm is None:
@@ -91,10 +94,12 @@ def reward_problems(facts: Mapping[str, Any]) -> list[str]:
 
 
 def shorten(names: list[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def to_number(value: Any) -> Any:
+    """Tensors inside dictionaries as plain numbers, for JSON."""
     if isinstance(value, Tensor):
         return float(value)
     if isinstance(value, Mapping):

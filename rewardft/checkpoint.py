@@ -84,6 +84,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -92,11 +93,13 @@ def flush(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def drop_old(folder: Path, keep: int) -> None:
+    """Remove what killed saves left behind, and all but the newest `keep` checkpoints (0: none of them)."""
     for temporary in folder.glob(".step-*"):
         shutil.rmtree(temporary, ignore_errors=True)
     if keep > 0:

@@ -19,6 +19,8 @@ from rewardft.types import Batch, Plan, Rollout, Scores, Transition
 
 @dataclass(frozen=True)
 class WeightedRegularizer:
+    """A regularizer with its name in the logs and its weight in the loss."""
+
     name: str
     penalty: Callable[[Transition, Transition], Tensor]
     weight: float

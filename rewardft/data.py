@@ -43,6 +43,7 @@ class Stream:
 
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:
+    """Collate items; raises DataError for one without an `id` of its own."""
     missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
     if missing:
         raise DataError(

@@ -82,6 +82,7 @@ class Trainer:
         self.saved, self.samples_logged = self.step, self.stream.position
 
     def fit(self) -> dict[str, Any]:
+        """Evaluate, train to the last step or a stop, save, evaluate again; returns the summary."""
         self._start()
         self.baseline = self._evaluate()
         self.clock = time.monotonic()

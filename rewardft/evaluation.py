@@ -81,6 +81,7 @@ def evaluate(ctx: Context, dataset: Any, metrics: Mapping[str, Any], samples: in
 
 
 def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:
+    """File what the metrics computed: `(n,)` tensors per sample, anything else as one number."""
     for name, metric in metrics.items():
         for key, value in metric.compute().items():
             full = f"{name}/{key}"
@@ -119,6 +120,7 @@ def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
 
 
 def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
+    """Mean difference of (before, after) pairs with its normal 95 % interval; infinite for fewer than two."""
     differences = [b - a for a, b in pairs]
     center = mean(differences)
     variance = sum((d - center) ** 2 for d in differences) / max(len(differences) - 1, 1)

@@ -62,6 +62,7 @@ class ProgressLine:
 
 
 def describe(metrics: Mapping[str, float]) -> str:
+    """Reward (or loss) and speed, in a few words."""
     key = "reward" if "reward" in metrics else "loss"
     head = f"{key} {metrics[key]:.4g}" if key in metrics else ""
     return f"{head}  {metrics['samples_per_second']:.3g} samples/s" if "samples_per_second" in metrics else head

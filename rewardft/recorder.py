@@ -143,6 +143,7 @@ def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, A
 
 
 def version_of(name: str) -> str | None:
+    """Version of an installed distribution; None when it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

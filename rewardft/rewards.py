@@ -17,6 +17,8 @@ OnError = Callable[[str, Exception, Rollout, Batch], None]
 
 @dataclass(frozen=True)
 class WeightedReward:
+    """A reward with its name in the logs, its weight in the total and what to do when it fails."""
+
     name: str
     reward: Callable[[Rollout, Batch], Tensor]
     weight: float = 1.0
@@ -59,6 +61,7 @@ def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -
 
 
 def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tensor:
+    """d(total_i)/d(x0_i), shaped as x0; raises RewardError when no reward carries a gradient."""
     if not total.requires_grad:
         raise RewardError(
             f"no gradient reaches the samples from the rewards {', '.join(by_name)}: they detach their input or work "
@@ -83,6 +86,7 @@ def call_reward(reward: WeightedReward, rollout: Rollout, batch: Batch, on_error
 
 
 def check_value(name: str, value: Any, batch: Batch) -> None:
+    """Raises RewardError unless the value is `(b,)` and has no inf."""
     if not isinstance(value, Tensor) or value.shape != (len(batch),):
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise RewardError(f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}")

@@ -12,8 +12,8 @@ import torch
 
 from rewardft.adapter import load_adapter
 from rewardft.checkpoint import latest_checkpoint, read_state, write_text
-from rewardft.errors import CheckpointError
 from rewardft.engine import train
+from rewardft.errors import CheckpointError
 from rewardft.evaluation import compare
 from rewardft.plugins import load_plugins
 from rewardft.recipe import load_recipe
@@ -75,4 +75,5 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
 
 
 def best_device() -> torch.device:
+    """The first GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -84,6 +84,7 @@ def place(model: Any, device: torch.device) -> Any:
 
 
 def switch_checkpointing(recipe: Recipe, model: Any) -> None:
+    """Turn on the checkpointing that the recipe asks for; raises ComponentError for a model that has none."""
     for wanted, method in (
         (recipe.train.checkpointing, "enable_checkpointing"),
         (recipe.train.decode_checkpointing, "enable_decode_checkpointing"),
@@ -99,6 +100,7 @@ def switch_checkpointing(recipe: Recipe, model: Any) -> None:
 
 
 def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:
+    """Rewards ready to score: those that are modules are frozen, in evaluation mode and on the device."""
     rewards = []
     for spec, component in specs:
         reward = component.build()
@@ -121,6 +123,7 @@ def build_optimizer(recipe: Recipe, plugins: Any, parameters: list[nn.Parameter]
 
 
 def build_schedule(recipe: Recipe, optimizer: optim.Optimizer) -> optim.lr_scheduler.LambdaLR:
+    """The learning-rate schedule of the recipe, one step per optimizer step."""
     factor = learning_rate_factor(recipe.optimizer.schedule, recipe.optimizer.warmup, recipe.train.steps)
     return optim.lr_scheduler.LambdaLR(optimizer, factor)
 

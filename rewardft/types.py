@@ -141,6 +141,8 @@ class Rollout:
         return replace(self, x0=x0, _decoded=None)
 
     def select(self, rows: slice) -> Rollout:
+        """The rollout of some of the samples; not decoded yet."""
+
         def pick(value: Any) -> Any:
             return select_rows(value, rows)
 

@@ -45,7 +45,7 @@ def plugin_words():
         for node in ast.walk(ast.parse((folder / "__init__.py").read_text())):
             if isinstance(node, ast.FunctionDef) and REGISTERS.match(node.name):
                 names = {key.value for d in ast.walk(node) if isinstance(d, ast.Dict) for key in d.keys}
-                words |= {name: f"{node.name} of {folder.name}" for name in names}
+                words |= dict.fromkeys(names, f"{node.name} of {folder.name}")
     return words
 
 

@@ -118,6 +118,7 @@ class Direct:
         return Path(length, self.choose_steps(count, length, rng), estimate=self.early_stop > 0)
 
     def choose_steps(self, count: int, length: int, rng: random.Random) -> tuple[int, ...]:
+        """The trained steps, ascending, all before `length`."""
         if self.select == "truncated":
             return tuple(range(self.draw_truncation(length, rng), length))
         if self.select == "last":
@@ -210,6 +211,7 @@ def finish(step: Transition, path: Path, k: int | None = None) -> Tensor:
 
 
 def shape_loss(reward: Tensor, shape: Shape, target: float) -> Tensor:
+    """The loss of a reward, elementwise: -r, 1 - r, relu(target - r) or |target - r|."""
     if shape == "negative":
         return -reward
     if shape == "one_minus":

@@ -33,6 +33,7 @@ def roll_out(sampler: Any, model: Any, cond: Any, plan: Plan, noise: Noise) -> R
 
 
 def keep_step(rollout: Rollout, k: int, step: Transition) -> None:
+    """Store what replaying step k needs."""
     rollout.states[k] = step.state
     if step.output is not None:
         rollout.outputs[k] = step.output
