@@ -1,0 +1,57 @@
+"""Every shipped recipe is right, and the toy ones teach the model what they say."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from rewardft.plugins import load_plugins
+from rewardft.recipe import load_recipe
+from rewardft.resolve import resolve
+from rewardft.testing import run_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+TOYS = [path for path in RECIPES if path.stem.startswith("toy_")]
+LIMIT = 20.0  # seconds for a toy recipe on two slow cores
+
+
+def stem(path):
+    return path.stem
+
+
+def test_the_presets_of_the_direct_family_have_a_toy_recipe_each():
+    assert {"toy_draft", "toy_draft_lv", "toy_alignprop", "toy_refl", "toy_drtune"} <= {path.stem for path in TOYS}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_a_shipped_recipe_resolves(path):
+    recipe = load_recipe(path)
+    resolved = resolve(recipe, load_plugins(recipe.plugins, recipe.base))
+    assert resolved.model.entry.name.casefold() == recipe.model.use.casefold()
+    assert [spec.name for spec, _ in resolved.rewards] == [spec.name for spec in recipe.rewards]
+    assert recipe.plugins and recipe.save.keep >= 1
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=stem)
+def test_a_shipped_recipe_opens_with_what_it_trains_and_how_to_run_it(path):
+    """What it trains, the exact command, and one override as an example."""
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert len(head[0]) > 20
+    assert any(re.search(rf"rewardft run {path.stem}\b", line) for line in head)
+    assert any("--set " in line for line in head)
+
+
+@pytest.mark.parametrize("path", TOYS, ids=stem)
+def test_a_toy_recipe_raises_the_held_out_reward(path, tmp_path, record_property):
+    """By more than the paired 95 % interval, on the recipe's own seed, within the time that its header promises."""
+    began = time.monotonic()
+    run = run_recipe(path, tmp_path / "run")
+    seconds = time.monotonic() - began
+    (row,) = [row for row in run.summary["evaluation"] if row["name"] == "reward/brightness"]
+    record_property("seconds", seconds)
+    print(f"{path.stem}: {row['before']:.4f} -> {row['after']:.4f} (+- {row['half_width']:.4f}), {seconds:.1f} s")
+    assert run.summary["status"] == "finished" and len(run.steps) == run.summary["step"]
+    assert row["count"] == 32 and row["difference"] > row["half_width"] > 0
+    assert seconds < LIMIT
