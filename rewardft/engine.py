@@ -37,10 +37,7 @@ from rewardft.types import Batch, Rollout, Run
 
 
 def train(recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool = False) -> dict[str, Any]:
-    """Run a recipe; returns the summary that is also written to `summary.json`.
-
-    Raises RewardftError for anything a user can mend; the run folder keeps the last checkpoint.
-    """
+    """Run a recipe; returns what `summary.json` holds. Raises RewardftError for anything a user can mend."""
     trainer = Trainer(recipe, plugins, resolved, out, resume)
     try:
         return trainer.fit()
@@ -84,7 +81,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Evaluate, train to the last step or a stop, save, evaluate again; returns the summary."""
         self._start()
-        self.baseline = self._evaluate()
+        self.baseline = self._evaluate(0)
         self.clock = time.monotonic()
         with self._signals():
             while self.step < self.recipe.train.steps and self.stop_reason is None:
@@ -168,6 +165,7 @@ class Trainer:
 
     def _between_steps(self) -> None:
         if number := largest(self.accelerator, self.signal):
+            self.signal = number
             self.stop_reason = f"interrupted by {signal.Signals(number).name}"
         save, evaluate_every = self.recipe.save.every, self.recipe.evaluate.every
         if self.stop_reason or (save and self.step // save > self.saved // save):
@@ -192,22 +190,23 @@ class Trainer:
         self.pending.clear()
         self.clock, self.samples_logged = time.monotonic(), self.stream.position
 
-    def _evaluate(self) -> Evaluation | None:
+    def _evaluate(self, step: int | None = None) -> Evaluation | None:
         """Evaluate on held-out samples, if the recipe asks for it; every process evaluates the same."""
         spec = self.recipe.evaluate
         if not (spec.every or spec.rewards or spec.metrics):
             return None
-        path = self.out / "evaluations" / f"step-{self.step:08d}.json"
+        path = self.out / "evaluations" / f"step-{self.step if step is None else step:08d}.json"
         done = main_decides(self.accelerator, lambda: json.loads(path.read_text()) if path.exists() else None)
         if done is not None:
             return Evaluation.from_json(done)
+        if step not in (None, self.step):
+            return None  # a resumed run can no longer evaluate its base
         result = run_evaluation(self.session, spec.samples)
         if self.is_main:
             path.parent.mkdir(exist_ok=True)
             write_text(path, json.dumps(result.to_json()))
-        self.plugins.call(
-            "on_evaluation_end", run=self.run, step=self.step, metrics=result.means(), rollout=result.rollout
-        )
+        means, last = result.means(), result.rollout
+        self.plugins.call("on_evaluation_end", run=self.run, step=self.step, metrics=means, rollout=last)
         return result
 
     def _save(self) -> None:
@@ -222,7 +221,8 @@ class Trainer:
 
     def _claim_folder(self, resume: bool) -> Path | None:
         """Returns the checkpoint to resume from. An existing run is never overwritten."""
-        if (self.out / "recipe.yaml").exists():
+        started = (self.out / "manifest.json").exists()  # a recipe alone: that run could not be built
+        if (self.out / "recipe.yaml").exists() and (started or resume):
             if not resume:
                 raise CheckpointError(
                     f"{self.out} already holds a run. Continue it with --resume, or give another folder with --out."
@@ -235,8 +235,7 @@ class Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
             write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
         except OSError as error:
-            text = f"{self.out}: the run folder cannot be written ({error}). Give another with --out."
-            raise CheckpointError(text) from error
+            raise CheckpointError(f"{self.out}: cannot be written ({error}). Give another folder with --out.") from error
         return None
 
     def _start(self) -> None:
@@ -251,7 +250,7 @@ class Trainer:
         self.plugins.call("on_run_start", run=self.run)
 
     def _finish(self) -> dict[str, Any]:
-        interrupted = self.stop_reason is not None and self.stop_reason.startswith("interrupted")
+        interrupted = bool(self.signal)
         after = None if interrupted else self._evaluate()
         if self.is_main:
             write_folder(self.out / "adapter", self.adapter.save)
@@ -274,7 +273,8 @@ class Trainer:
         try:
             self.plugins.call("on_run_error", run=self.run, step=self.step, error=error)
         except Exception as second:
-            error.add_note(f"while this error was reported, another came up: {second!r}")
+            notes = "; ".join([repr(second), *getattr(second, "__notes__", [])])
+            error.add_note(f"while this error was reported, another came up: {notes}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -294,7 +294,6 @@ class Trainer:
 
     def _dump_samples(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
         """What a failing reward was given, and a note of where it is; each process for itself."""
-        accelerator = self.accelerator
-        rank = f"-process{accelerator.process_index}" if accelerator.num_processes > 1 else ""
+        rank = f"-process{self.accelerator.process_index}" if self.accelerator.num_processes > 1 else ""
         path = self.out / "failures" / f"step-{self.step:08d}-{name}{rank}"
         dump_samples(path, self.step, name, error, rollout, batch)

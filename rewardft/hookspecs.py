@@ -116,7 +116,7 @@ def on_evaluation_end(run: Run, step: int, metrics: Mapping[str, float], rollout
 
 @hookspec
 def on_checkpoint_saved(run: Run, step: int, path: Path) -> None:
-    """A checkpoint has been written and renamed into its place."""
+    """A checkpoint has been written and renamed into its place; called on the main process alone."""
     raise NotImplementedError
 
 

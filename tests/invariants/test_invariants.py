@@ -252,3 +252,23 @@ def wait_for_steps(out, count, seconds=60):
             return
         time.sleep(0.05)
     raise AssertionError(f"no {count} steps after {seconds} s")
+
+
+def test_a_run_that_could_not_be_built_does_not_block_its_folder(recipe, tmp_path):
+    from rewardft.errors import ComponentError
+
+    out = tmp_path / "run"
+    with pytest.raises(ComponentError, match="nobody knows 'lion'"):
+        run_recipe(recipe, out, "optimizer.use=lion")
+    assert run_recipe(recipe, out, "train.steps=1").summary["status"] == "finished"
+
+
+def test_a_resumed_run_is_compared_with_the_base_model_it_started_from(recipe, tmp_path):
+    evaluated = ["evaluate.every=2", "evaluate.samples=4", "train.log_every=1"]
+    whole = run_recipe(recipe, tmp_path / "whole", *evaluated)
+    run_recipe(recipe, tmp_path / "run", *evaluated, "train.steps=4", "optimizer.schedule=constant", "optimizer.warmup=0")
+    resumed = run_recipe(
+        recipe, tmp_path / "run", *evaluated, "optimizer.schedule=constant", "optimizer.warmup=0", resume=True
+    )
+    row, expected = resumed.summary["evaluation"][0], whole.summary["evaluation"][0]
+    assert row["before"] == expected["before"] and row["after"] != row["before"]
