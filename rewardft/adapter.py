@@ -93,10 +93,16 @@ class Lora:
         copy_state(self.state_dict(), state, source)
 
     def save(self, folder: Path) -> None:
-        """Write peft's layout: `adapter_model.safetensors` and `adapter_config.json`."""
+        """Write peft's layout: `adapter_model.safetensors` and `adapter_config.json`.
+
+        diffusers reads the weights alone, by `load_lora_adapter(folder, weight_name="adapter_model.safetensors",
+        prefix="base_model.model")`, and would take alpha = rank if the file did not tell.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(to_cpu(self.state_dict()), folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = {k: sorted(v) if isinstance(v, set) else v for k, v in self.config.to_dict().items()}
+        facts = {PEFT_PREFIX + k: config[k] for k in ("r", "lora_alpha", "target_modules", "lora_dropout")}
+        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(facts, sort_keys=True)}
+        save_file(to_cpu(self.state_dict()), folder / "adapter_model.safetensors", metadata=metadata)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, default=str, sort_keys=True))
 
 
