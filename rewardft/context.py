@@ -62,6 +62,7 @@ class Context:
     """Handed to `Algorithm.losses`.
 
     rng:        choices that a whole optimizer step shares (which steps to train); the same on every process.
+    step:       optimizer steps taken so far; the same for every batch that is accumulated into a step.
     memory:     tensors and numbers that an algorithm needs to survive a checkpoint.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
     """
@@ -72,6 +73,7 @@ class Context:
     rewards: Sequence[WeightedReward] = ()
     regularizers: Sequence[WeightedRegularizer] = ()
     seed: int = 0
+    step: int = 0
     micro_batch: int | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -85,6 +87,7 @@ class Context:
 
     def start_step(self, step: int) -> None:
         """Every micro-batch of one optimizer step makes the same choices: accumulation changes nothing."""
+        self.step = step
         self.rng = random.Random(f"{self.seed}/{step}")
 
     def noise(self, batch: Batch) -> Noise:
