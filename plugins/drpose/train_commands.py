@@ -1,0 +1,94 @@
+"""`rewardft drpose train-autoencoder | train-skeleton | train-judge`: the plugin's own small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .dataset import Drpose15k
+
+app = typer.Typer(help="Train the plugin's small networks.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Argument(help="Folder for the weights.")]
+Roots = Annotated[
+    list[str],
+    typer.Option("--data", help="ROOT:SPLIT with six-view targets; may be repeated, each equally likely in a batch."),
+]
+Held = Annotated[list[str], typer.Option("--val", help="ROOT:SPLIT held out, to measure on; may be repeated.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+Lr = Annotated[float, typer.Option(min=0.0, help="Peak learning rate; it falls to zero as a cosine.")]
+Seed = Annotated[int, typer.Option(help="Of weights, batches and noise.")]
+Half = Annotated[bool, typer.Option("--half", help="Save in float16.")]
+AUTOENCODER = Annotated[str, typer.Option(help='Folder of the autoencoder, or "shipped".')]
+
+
+@app.command("train-autoencoder")
+def train_autoencoder_command(
+    out: Out, data: Roots, val: Held, steps: Steps = 3300, lr: Lr = 2e-3, seed: Seed = 0, half: Half = False
+) -> None:
+    """Fit the miniature's autoencoder; prints its PSNR on held-out normals and colours."""
+    from .train_nets import FitOptions, autoencoder_psnr, train_autoencoder
+
+    model = train_autoencoder(_open(data), FitOptions(steps=steps, batch=64, lr=lr, seed=seed), typer.echo)
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, autoencoder_psnr(model, dataset), "dB")
+
+
+@app.command("train-skeleton")
+def train_skeleton_command(
+    out: Out, data: Roots, val: Held, autoencoder: AUTOENCODER = "shipped", steps: Steps = 3000, lr: Lr = 2e-3,
+    radius: Annotated[float, typer.Option(help="Of the bones, where the picture is 2 wide.")] = 0.04,
+    seed: Seed = 11, half: Half = False,
+) -> None:  # fmt: skip
+    """Fit PoseScore's network g_skel; prints held-out PSNR and SSIM of its maps (DrPose: 22.48, 0.93)."""
+    from .autoencoder import LatentAutoencoder
+    from .train_nets import FitOptions, encode_dataset, skeleton_quality, train_skeleton
+    from .weights import freeze, locate
+
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+    sets = [encode_dataset(encoder, dataset) for dataset in _open(data)]
+    options = FitOptions(steps=steps, batch=8, lr=lr, seed=seed)
+    model = train_skeleton(sets, options, typer.echo, radius=radius)
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, skeleton_quality(model, encode_dataset(encoder, dataset), radius))
+
+
+@app.command("train-judge")
+def train_judge_command(
+    out: Out, data: Roots, val: Held, autoencoder: AUTOENCODER = "shipped", steps: Steps = 1500, lr: Lr = 2e-3,
+    seed: Seed = 1234, half: Half = False,
+) -> None:  # fmt: skip
+    """Fit the independent judge; prints what it says of held-out rendered truth (mm, IoU)."""
+    from .autoencoder import LatentAutoencoder
+    from .train_nets import FitOptions, judge_quality, train_judge
+    from .weights import freeze, locate
+
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+    model = train_judge(_open(data), encoder, FitOptions(steps=steps, batch=16, lr=lr, seed=seed), typer.echo)
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, judge_quality(model, dataset))
+
+
+def _open(names: Sequence[str]) -> list[Drpose15k]:
+    from .dataset import Drpose15k
+
+    opened = []
+    for name in names:
+        root, colon, split = name.rpartition(":")
+        if not colon:
+            raise typer.BadParameter(f"expected ROOT:SPLIT, for example data/drpose:train, got {name!r}")
+        opened.append(Drpose15k(root, split, targets=True))
+    return opened
+
+
+def _print(name: str, values: dict[str, Any], unit: str = "") -> None:
+    typer.echo(f"{name}: " + "  ".join(f"{key} {value:.4g} {unit}".rstrip() for key, value in values.items()))
