@@ -235,7 +235,8 @@ class Trainer:
             self.out.mkdir(parents=True, exist_ok=True)
             write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
         except OSError as error:
-            raise CheckpointError(f"{self.out}: cannot be written ({error}). Give another folder with --out.") from error
+            text = f"{self.out}: cannot be written ({error}). Give another folder with --out."
+            raise CheckpointError(text) from error
         return None
 
     def _start(self) -> None:
@@ -250,7 +251,7 @@ class Trainer:
         self.plugins.call("on_run_start", run=self.run)
 
     def _finish(self) -> dict[str, Any]:
-        interrupted = bool(self.signal)
+        interrupted = bool(largest(self.accelerator, self.signal))  # it may have come after the last step
         after = None if interrupted else self._evaluate()
         if self.is_main:
             write_folder(self.out / "adapter", self.adapter.save)

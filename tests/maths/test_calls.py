@@ -63,7 +63,7 @@ def test_drtune_draws_steps_as_the_paper_says():
         path = drtune(2, 8).draw_path(20, random.Random(seed))
         assert 13 <= path.length <= 20 and path.estimate
         first, second = path.train
-        assert second - first == path.length // 2 and 0 <= first and second < path.length
+        assert second - first == path.length // 2 and first >= 0 and second < path.length
         seen.add(path.length)
     assert seen == set(range(13, 21))
 
