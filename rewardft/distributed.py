@@ -62,6 +62,7 @@ def average_metrics(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, f
         steps: one per optimizer step. The processes may have different names in it: what one has, all get.
     """
     rows = [tensor for sums in steps for tensor in sums.values()]
+    rows = [row.to(accelerator.device) for row in rows]  # a component may have recorded plain numbers
     numbers = iter(torch.stack(rows).tolist() if rows else [])  # the only read from the device
     local = [{name: next(numbers) for name in sums} for sums in steps]
     return [mean_of(parts) for parts in zip(*gather_objects(accelerator, local))]
