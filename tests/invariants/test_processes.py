@@ -170,6 +170,48 @@ def test_resuming_two_processes_continues_to_the_same_bits(folder, two, interrup
     assert all(torch.equal(mine[n], theirs[n]) for n in mine)
 
 
+STOPPER = '''
+import os
+import signal
+from pathlib import Path
+
+from rewardft import hookimpl
+
+calls = 0
+
+
+def stopper(rollout, batch):
+    """Sends SIGTERM in its third call, where the first half of the second step has been accumulated; once."""
+    global calls
+    calls += 1
+    flag = Path(__file__).with_name("interrupt")
+    if calls == 3 and flag.exists():
+        flag.unlink()
+        os.kill(os.getpid(), signal.SIGTERM)
+    return rollout.decoded.flatten(1).mean(1)
+
+
+@hookimpl
+def register_rewards():
+    return {"stopper": stopper}
+'''
+
+
+def test_an_interrupt_waits_until_the_step_is_whole(folder):
+    """Gradients that were accumulated but not applied are in no checkpoint, so the run ends after the step."""
+    (folder / "stopper.py").write_text(STOPPER)
+    sets = ["plugins=[rewardft.testing.tiny, ./stopper.py]", "rewards=[{use: stopper}]", "evaluate.every=0"]
+    sets += ["train.accumulate=2", "data.batch_size=2", "save.every=0"]
+    whole = run_recipe(folder / "recipe.yaml", folder / "uninterrupted", *sets)
+    (folder / "interrupt").touch()
+    first = run_recipe(folder / "recipe.yaml", folder / "halved", *sets)
+    assert (first.summary["status"], first.summary["step"], first.summary["samples"]) == ("interrupted", 2, 8)
+    resumed = run_recipe(folder / "recipe.yaml", folder / "halved", *sets, resume=True)
+    assert [s["loss"] for s in resumed.steps] == [s["loss"] for s in whole.steps] and len(whole.steps) == 6
+    mine, theirs = weights(resumed.folder), weights(whole.folder)
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
 def test_exchanges_between_processes(two):
     """Gradients missing here or everywhere, values known to some, decisions and errors of the main process."""
     for rank in (0, 1):
