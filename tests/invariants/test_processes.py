@@ -192,6 +192,12 @@ def stopper(rollout, batch):
 
 
 @hookimpl
+def on_run_start():
+    global calls
+    calls = 0
+
+
+@hookimpl
 def register_rewards():
     return {"stopper": stopper}
 '''
