@@ -14,7 +14,7 @@ one pass. Rows of a batch come in the order (domain, sample, view). A block then
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -121,12 +121,12 @@ class MultiviewTransformerBlock(nn.Module):
         self.norm1, self.attn1 = block.norm1, attn
         self.norm_mv = nn.LayerNorm(dim)
         self.attn_mv = Attention(query_dim=dim, heads=heads, dim_head=attn.inner_dim // heads)
-        nn.init.zeros_(self.attn_mv.to_out[0].weight)
-        nn.init.zeros_(self.attn_mv.to_out[0].bias)
+        for parameter in self.attn_mv.to_out[0].parameters():
+            nn.init.zeros_(parameter)
         self.norm2, self.attn2 = block.norm2, block.attn2
         self.norm3, self.ff = block.norm3, block.ff
         for attention in (self.attn1, self.attn_mv, self.attn2):
-            attention.set_processor(CpuFriendlyAttention())
+            attention.set_processor(cast(Any, CpuFriendlyAttention()))
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, encoder_hidden_states: Tensor | None = None,

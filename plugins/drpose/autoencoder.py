@@ -32,6 +32,8 @@ class LatentAutoencoder(nn.Module):
             nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(),
             nn.Conv2d(width, pixels, 3, padding=1), nn.PixelShuffle(factor),
         )  # fmt: skip
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
@@ -81,7 +83,7 @@ class KLAutoencoder(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae: Any = vae
         self.channels = int(vae.config.latent_channels)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
 

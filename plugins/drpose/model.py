@@ -19,7 +19,7 @@ from rewardft.errors import ComponentError
 from rewardft.types import Batch
 
 from .attention import BODY_VIEWS, DOMAINS
-from .autoencoder import LatentAutoencoder
+from .autoencoder import KLAutoencoder, LatentAutoencoder
 from .unet import MINI_UNET, Condition, MiniConditioner, MultiviewDenoiser, build_unet
 from .weights import freeze, load_into, locate, on_device_of, read_json, read_tensors, write_json, write_tensors
 
@@ -79,6 +79,7 @@ class MultiviewUNet(nn.Module):
         self.guidance, self.guidance_gradient, self.face, self.size = guidance, guidance_gradient, face, size
         self.views = BODY_VIEWS + face
         self.checkpointing = False
+        self.autoencoder: LatentAutoencoder | KLAutoencoder
         if size == "full":
             self._init_full(weights, autoencoder, unet)
         else:
@@ -196,7 +197,7 @@ class MultiviewUNet(nn.Module):
         state = self.trainable.state_dict()
         if any("lora_" in name for name in state):
             raise ComponentError("the model still carries a LoRA adapter; merge it into the weights before saving")
-        if self.size == "full":
+        if not isinstance(self.autoencoder, LatentAutoencoder):
             from .unclip import save_unclip
 
             return save_unclip(self, folder)

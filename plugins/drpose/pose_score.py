@@ -7,6 +7,7 @@ r(x0, theta) = -E || g_skel(x0) - R(J(theta)) ||, the distance estimated by bina
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ def pyramid_distance(a: Tensor, b: Tensor) -> Tensor:
 class Lpips:
     """LPIPS through torchmetrics, each map as a grey picture; its weights must be installed already."""
 
-    def __init__(self, network: str) -> None:
+    def __init__(self, network: Any) -> None:
         try:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 

@@ -199,7 +199,9 @@ def skeleton_quality(model: SkeletonNet, data: Encoded, radius: float = 0.04) ->
         pairs = {"": (predicted, truth), "overlay_": (predicted.amax(1, keepdim=True), truth.amax(1, keepdim=True))}
         for name, (a, b) in pairs.items():
             psnr[name].append(peak_signal_noise_ratio(a, b, data_range=1.0, dim=(1, 2, 3), reduction="none"))
-            ssim[name].append(structural_similarity_index_measure(a, b, data_range=1.0, reduction="none"))
+            ssim[name].append(
+                torch.as_tensor(structural_similarity_index_measure(a, b, data_range=1.0, reduction="none"))
+            )
     return {
         **{f"{name}psnr": torch.cat(values).mean().item() for name, values in psnr.items()},
         **{f"{name}ssim": torch.cat(values).mean().item() for name, values in ssim.items()},

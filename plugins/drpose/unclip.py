@@ -48,6 +48,7 @@ class TextConditioner(nn.Module):
 
     def __init__(self, embeddings: Tensor) -> None:
         super().__init__()
+        self.embeddings: Tensor
         self.register_buffer("embeddings", embeddings)
 
     def forward(self, cond: Condition) -> tuple[Tensor, Tensor]:
@@ -63,7 +64,9 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, clip: Any) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip: Any = clip
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(CLIP_STD).view(3, 1, 1), persistent=False)
 
@@ -79,7 +82,7 @@ class ImageEncoder(nn.Module):
 class UnclipParts:
     """What `load_unclip` found in a folder."""
 
-    unet: UNet2DConditionModel
+    unet: Any
     unet_config: dict[str, Any]
     conditioner: TextConditioner
     autoencoder: KLAutoencoder
@@ -120,7 +123,7 @@ def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def widen_input(tensors: dict[str, Tensor], unet: UNet2DConditionModel) -> dict[str, Tensor]:
+def widen_input(tensors: dict[str, Tensor], unet: Any) -> dict[str, Tensor]:
     """Give a checkpoint's `conv_in` the channels of the condition latents, at zero, where it lacks them."""
     weight, wanted = tensors.get("conv_in.weight"), unet.conv_in.weight
     if weight is None or weight.shape[1] * 2 != wanted.shape[1]:
@@ -150,10 +153,11 @@ def _image_encoder(folder: Path) -> ImageEncoder:
 def save_unclip(model: MultiviewUNet, folder: Path) -> None:
     """Write the parts of a full-size model in the layout that `load_unclip` reads."""
     (folder / "unet").mkdir(parents=True, exist_ok=True)
-    denoiser = model.trainable
+    denoiser: Any = model.trainable
+    frozen: Any = model
     write_json(folder / "unet" / "config.json", model.unet_config)
     write_tensors(folder / UNET_FILE, denoiser.unet.state_dict())
     write_tensors(folder / TEXT_FILE, {"embeddings": denoiser.conditioner.embeddings})
-    model.autoencoder.vae.save_pretrained(folder / "vae")
-    model.image_encoder.clip.save_pretrained(folder / "image_encoder")
+    frozen.autoencoder.vae.save_pretrained(folder / "vae")
+    frozen.image_encoder.clip.save_pretrained(folder / "image_encoder")
     model.scheduler.save_pretrained(folder / "scheduler")

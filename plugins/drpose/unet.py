@@ -49,9 +49,9 @@ def from_published_order(rows: Tensor, samples: int) -> Tensor:
     return rows.unflatten(0, (DOMAINS, samples, -1)).transpose(0, 1).flatten(1, 2)
 
 
-def build_unet(config: Mapping[str, Any], *, face: bool = False) -> UNet2DConditionModel:
-    """A `UNet2DConditionModel` of this configuration with PSHuman's order of attention."""
-    unet = UNet2DConditionModel(**config)
+def build_unet(config: Mapping[str, Any], *, face: bool = False) -> Any:
+    """A diffusers `UNet2DConditionModel` of this configuration with PSHuman's order of attention."""
+    unet: Any = UNet2DConditionModel(**config)  # untyped to type checkers
     replace_blocks(unet, face=face)
     return unet
 
@@ -88,9 +88,9 @@ class MiniConditioner(nn.Module):
 class MultiviewDenoiser(nn.Module):
     """What is trained: the U-Net and, in the miniature, the layers that turn the condition into tokens."""
 
-    def __init__(self, unet: UNet2DConditionModel, conditioner: nn.Module, *, face: bool = False) -> None:
+    def __init__(self, unet: Any, conditioner: nn.Module, *, face: bool = False) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet: Any = unet
         self.conditioner = conditioner
         self.views = BODY_VIEWS + face
 
