@@ -49,9 +49,11 @@ def test_a_toy_recipe_raises_the_held_out_reward(path, tmp_path, record_property
     began = time.monotonic()
     run = run_recipe(path, tmp_path / "run")
     seconds = time.monotonic() - began
-    (row,) = [row for row in run.summary["evaluation"] if row["name"] == "reward/brightness"]
+    recipe = load_recipe(path)
+    name = [*recipe.rewards, *recipe.evaluate.rewards][0].name
+    (row,) = [row for row in run.summary["evaluation"] if row["name"] == f"reward/{name}"]
     record_property("seconds", seconds)
     print(f"{path.stem}: {row['before']:.4f} -> {row['after']:.4f} (+- {row['half_width']:.4f}), {seconds:.1f} s")
-    assert run.summary["status"] == "finished" and len(run.steps) == run.summary["step"]
-    assert row["count"] == 32 and row["difference"] > row["half_width"] > 0
+    assert run.summary["status"] in ("finished", "stopped") and len(run.steps) == run.summary["step"]
+    assert row["count"] == recipe.evaluate.samples >= 32 and row["difference"] > row["half_width"] > 0
     assert seconds < LIMIT
