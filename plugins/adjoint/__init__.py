@@ -1,1 +1,38 @@
-"""The plugin adjoint."""
+"""Adjoint matching: reward fine-tuning as stochastic optimal control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rewardft import hookimpl
+
+if TYPE_CHECKING:
+    from rewardft.recipe import Recipe
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_algorithms() -> Factories:
+    from rewardft_plugins.adjoint.adjoint_matching import AdjointMatching
+
+    return {"adjoint_matching": AdjointMatching}
+
+
+@hookimpl
+def check_recipe(recipe: Recipe) -> Iterator[str]:
+    """Memoryless noise is what the method is built on, so anything else is refused by name."""
+    if recipe.algorithm.use.casefold() != "adjoint_matching":
+        return
+    eta = recipe.sampler.options.get("eta", 0.0) if recipe.sampler.use.casefold() == "ddim" else 1.0
+    if isinstance(eta, (int, float)) and eta != 1.0:
+        yield (
+            f"algorithm 'adjoint_matching' needs memoryless noise: the sampler ddim with eta 1, got eta {eta:g}. "
+            f"Set sampler.eta to 1; a model tuned so may be sampled with eta 0 afterwards."
+        )
+    if recipe.regularizers:
+        yield (
+            "algorithm 'adjoint_matching' has its distance to the base in its objective, and applies no regularizers. "
+            "Leave `regularizers` out; `reward_scale` sets how far the policy may go."
+        )

@@ -1,0 +1,105 @@
+"""Diffusion-KTO (Li et al. 2024, 2404.04465): images that are wanted or unwanted, each judged on its own.
+
+All of this card is background knowledge (the paper and KTO, Ethayarajh et al. 2024, 2402.01306), not checked against
+released code. With l the squared error of the noise prediction as in Diffusion-DPO (`diffusion_dpo.py`):
+
+    h    = -beta / 2 * (l of the policy - l of the reference)          one step's log-ratio, scaled by beta
+    Q    = max(0, mean of h over the batch)                            the reference point, beta * KL; no gradient
+    U(z) = sigmoid(z)                                                  Kahneman and Tversky's utility
+    loss = w_D * (1 - U(h - Q)) for a wanted, w_U * (1 - U(Q - h)) for an unwanted sample
+
+The winner of each given pair is wanted, its loser unwanted; they are judged apart, so each has a timestep and a noise
+of its own. At initialisation h = Q = 0 and the loss is w / 2. Q is the mean over all processes; with more than one
+micro-batch it takes an extra pass without autograd, so that it does not depend on how the batch is cut. With
+`accumulate`, each batch has its own Q.
+
+Cost per pair: 2 samples forward and backward, 2 under the reference (2 more forwards with several micro-batches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rewardft_plugins.dpo.diffusion_dpo import check_beta
+from rewardft_plugins.dpo.noised import (
+    Noised,
+    Space,
+    add_noise,
+    clean_samples,
+    interleave,
+    pair_slices,
+    reference_error,
+    squared_error,
+)
+from torch import Tensor
+
+from rewardft.context import Context
+from rewardft.errors import ComponentError
+from rewardft.types import Batch, Loss
+
+
+@dataclass(frozen=True)
+class DiffusionKTO:
+    """Learn from wanted and unwanted images.
+
+    Args:
+        beta: strength against the reference, > 0.
+        wanted, unwanted: weights w_D and w_U >= 0.
+        space: as in `diffusion_dpo`.
+        column: as in `diffusion_dpo`.
+    """
+
+    beta: float = 5000.0
+    wanted: float = 1.0
+    unwanted: float = 1.0
+    space: Space = "epsilon"
+    column: str = "image"
+
+    needs = frozenset({"denoiser", "pairs"})
+    needs_reference = True
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+        if self.wanted < 0 or self.unwanted < 0 or self.wanted + self.unwanted == 0:
+            raise ComponentError(
+                f"wanted and unwanted must not be negative, nor both 0: got {self.wanted} and {self.unwanted}"
+            )
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        slices = list(pair_slices(ctx, len(batch)))
+        parts = [self.noised(ctx, batch.select(rows)) for rows in slices]
+        references = [reference_error(ctx, at) for at in parts]
+        point = None if len(parts) == 1 else self.reference_point(ctx, parts, references)
+        for i, (at, reference) in enumerate(zip(parts, references)):
+            h = self.gain(squared_error(ctx, at), reference)
+            q = self.mean_gain(ctx, h) if point is None else point
+            loss = self.loss(h, q)
+            ctx.record("loss", loss)
+            ctx.record("reference_point", q)
+            yield Loss(loss.sum() / (2 * len(batch)), step=i == len(parts) - 1)
+
+    def noised(self, ctx: Context, batch: Batch) -> Noised:
+        """Rows 2i and 2i + 1 are the wanted and the unwanted sample of pair i, under ids of their own."""
+        winner, loser = (clean_samples(ctx, batch, self.column, name) for name in ("winner", "loser"))
+        return add_noise(ctx, batch.repeat(2), interleave(winner, loser), "kto", self.space)
+
+    def gain(self, policy: Tensor, reference: Tensor) -> Tensor:
+        """h `(2 pairs,)`."""
+        return -0.5 * self.beta * (policy - reference)
+
+    def reference_point(self, ctx: Context, parts: list[Noised], references: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            gains = [self.gain(squared_error(ctx, at), reference) for at, reference in zip(parts, references)]
+        return self.mean_gain(ctx, torch.cat(gains))
+
+    def mean_gain(self, ctx: Context, h: Tensor) -> Tensor:
+        """Q, one number for all samples of this batch on all processes."""
+        return ctx.gather(h.detach()).mean().clamp(min=0)
+
+    def loss(self, h: Tensor, q: Tensor) -> Tensor:
+        """`(2 pairs,)`; 1 - sigmoid(z) is sigmoid(-z)."""
+        wanted, unwanted = h.view(-1, 2).unbind(1)
+        losses = [self.wanted * torch.sigmoid(q - wanted), self.unwanted * torch.sigmoid(unwanted - q)]
+        return torch.stack(losses, dim=1).flatten()

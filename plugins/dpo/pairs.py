@@ -1,0 +1,260 @@
+"""Pairs of a better and a worse image, from folders, a JSONL file or a parquet file.
+
+    folder    winner/NAME.png and loser/NAME.png with the same NAME (any image suffix); optional NAME.txt beside the
+              winner holds the prompt
+    .jsonl    one object per line; an image is a path relative to the file, or {"base64": "..."}
+    .parquet  one row per pair; an image is a path, encoded bytes, or a struct with `bytes` and `path` (needs pyarrow)
+
+Other fields of a line or row that are text or numbers become columns of the batch, such as `prompt` or `label`. What
+cannot be read is a DataError that names the file and the line: nothing is skipped, and no image comes from outside
+the folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewardft.errors import DataError
+from rewardft.testing.tiny import TinyBlobs
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError)  # what decoders raise
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+Record = dict[str, Any]
+
+
+class PreferencePairs:
+    """Items: id, winner and loser `(3, size, size)` in [0, 1], and the source's other fields.
+
+    Args:
+        path: a folder, a `.jsonl` or a `.parquet` file.
+        size: images are scaled so that the shorter side has `size` pixels, and cropped to the middle square.
+        winner, loser: names of the fields (or sub-folders) with the images.
+        preference: a field with numbers: 1 the winner is as named, 0 the two change places, 0.5 neither was preferred
+            and the pair is left out. For Pick-a-Pic: winner jpg_0, loser jpg_1, preference label_0.
+        limit: use the first `limit` pairs only.
+    """
+
+    provides = frozenset({"pairs"})
+
+    def __init__(
+        self, path: Path, size: int = 512, winner: str = "winner", loser: str = "loser",
+        preference: str | None = None, limit: int | None = None,
+    ) -> None:  # fmt: skip
+        if size < 1 or (limit is not None and limit < 1):
+            raise DataError(f"preference_pairs: size and limit must be at least 1, got {size} and {limit}")
+        self.path, self.size, self.sides = Path(path), size, (winner, loser)
+        self.root = self.path if self.path.is_dir() else self.path.parent
+        records = ordered(read_records(self.path, winner, loser), self.path, self.sides, preference)
+        self.records = check_ids([r for r in records if r is not None][:limit], self.path)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        record = self.records[index]
+        where = f"{self.path}, pair {record['id']!r}"
+        images = {
+            name: load_image(record[side], self.root, self.size, f"{where}, {side!r}")
+            for name, side in zip(("winner", "loser"), self.sides)
+        }
+        rest = {k: v for k, v in record.items() if k not in self.sides and isinstance(v, (str, int, float))}
+        return {**rest, **images}
+
+
+class ToyPairs(TinyBlobs):
+    """The tiny model's blobs in pairs: the winner brightened, the loser darkened; also id, label and group.
+
+    Args:
+        size: number of pairs.
+        split: train or val.
+    """
+
+    provides = frozenset({"pairs"})
+
+    def __init__(self, size: int = 64, split: Literal["train", "val"] = "train") -> None:
+        super().__init__(size, split)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        item = dict(super().__getitem__(index))
+        image = item.pop("image")
+        return {**item, "winner": 0.6 + 0.4 * image, "loser": 0.4 * image}
+
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path, winner: str, loser: str) -> Iterator[Record]:
+    """Every pair of the source, its images not yet decoded."""
+    if path.is_dir():
+        return read_folder(path, winner, loser)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder; expected a folder, a .jsonl or a .parquet file of pairs")
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    raise DataError(f"{path}: expected a folder, a .jsonl or a .parquet file of pairs, got the suffix {path.suffix!r}")
+
+
+def read_folder(path: Path, winner: str, loser: str) -> Iterator[Record]:
+    sides = {side: images_in(path / side) for side in (winner, loser)}
+    alone = sorted(sides[winner].keys() ^ sides[loser].keys())
+    if alone:
+        raise DataError(
+            f"{path}: every image needs its counterpart of the same name in {winner}/ and {loser}/; "
+            f"{len(alone)} have none, the first is {alone[0]!r}"
+        )
+    for name in sorted(sides[winner]):
+        record: Record = {"id": name, **{side: str(images[name].relative_to(path)) for side, images in sides.items()}}
+        prompt = sides[winner][name].with_suffix(".txt")
+        if prompt.is_file():
+            record["prompt"] = read_text(prompt).strip()
+        yield record
+
+
+def images_in(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; a folder of pairs has one sub-folder for each side")
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number}: expected an object with two images, got {type(record).__name__}")
+        yield {"id": str(number), **record}
+
+
+def read_parquet(path: Path) -> Iterator[Record]:
+    """The whole file is held in memory, images encoded; large sets are better given as paths."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f"{path}: reading parquet needs the package pyarrow (pip install pyarrow)") from error
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error
+    for number, row in enumerate(rows):
+        yield {"id": str(number), **row}
+
+
+def ordered(
+    records: Iterator[Record], path: Path, sides: tuple[str, str], preference: str | None
+) -> Iterator[Record | None]:
+    """Records with the better image under the winner's name; None for pairs without a preference."""
+    for record in records:
+        missing = [name for name in (*sides, preference) if name is not None and record.get(name) is None]
+        if missing:
+            raise DataError(
+                f"{path}, pair {record['id']!r}: the field {missing[0]!r} is missing; it has {', '.join(record)}"
+            )
+        yield record if preference is None else arrange(record, path, sides, preference)
+
+
+def arrange(record: Record, path: Path, sides: tuple[str, str], preference: str) -> Record | None:
+    value, (winner, loser) = record[preference], sides
+    if value not in (0, 0.5, 1):
+        raise DataError(f"{path}, pair {record['id']!r}: {preference!r} must be 0, 0.5 or 1, got {value!r}")
+    if value == 0.5:
+        return None
+    return record if value == 1 else {**record, winner: record[loser], loser: record[winner]}
+
+
+def check_ids(records: list[Record], path: Path) -> list[Record]:
+    """Ids are the key of a pair's noise: text, and unique."""
+    seen: set[str] = set()
+    for record in records:
+        record["id"] = str(record["id"])
+        if record["id"] in seen:
+            raise DataError(f"{path}: two pairs have the id {record['id']!r}; ids must be unique")
+        seen.add(record["id"])
+    if not records:
+        raise DataError(f"{path}: there are no pairs in it")
+    return records
+
+
+# -- images ----------------------------------------------------------------------------------------------------------
+
+
+def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
+    """Decode to `(3, size, size)` in [0, 1]. Raises DataError for whatever is no complete image."""
+    from PIL import Image, ImageOps
+
+    data = image_bytes(source, root, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise DataError(f"{where}: not a readable image ({type(error).__name__}: {error})") from error
+    except Image.DecompressionBombWarning as error:
+        raise DataError(f"{where}: refused as too large ({error})") from error
+    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1) / 255
+
+
+def image_bytes(source: Any, root: Path, where: str) -> bytes:
+    """Encoded bytes of an image that is given as bytes, a path, or a mapping with `bytes`, `base64` or `path`."""
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str):
+        return read_inside(root, source, where)
+    if isinstance(source, Mapping):
+        if isinstance(source.get("bytes"), bytes):
+            return bytes(source["bytes"])
+        if isinstance(source.get("base64"), str):
+            return decode_base64(source["base64"], where)
+        if isinstance(source.get("path"), str):
+            return read_inside(root, source["path"], where)
+    raise DataError(f"{where}: expected a path, bytes, or an object with bytes, base64 or path; got {describe(source)}")
+
+
+def describe(source: Any) -> str:
+    if isinstance(source, Mapping):
+        return f"an object with {', '.join(map(str, source)) or 'nothing'}"
+    return type(source).__name__
+
+
+def decode_base64(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{where}: not valid base64 ({error})") from error
+
+
+def read_inside(root: Path, name: str, where: str) -> bytes:
+    """A file below `root`; absolute paths and those that leave the folder are refused."""
+    try:
+        path = (root / name).resolve()
+        inside = path.is_relative_to(root.resolve())
+        if inside:
+            return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: {name!r} cannot be read ({error})") from error
+    raise DataError(f"{where}: {name!r} lies outside {root}; give paths relative to it")

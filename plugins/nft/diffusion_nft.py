@@ -1,0 +1,214 @@
+"""DiffusionNFT (Zheng et al. 2025, 2509.16117): learn from good and bad samples by supervised denoising.
+
+With v the velocity that a sample x0 and a noise give at x_t, r in [0, 1] how good the sample is, and v_old the policy
+that drew it, the loss is
+
+    L = E[ r ||v_plus - v||^2 + (1 - r) ||v_minus - v||^2 ]
+    v_plus = (1 - beta) v_old + beta v_theta,      v_minus = (1 + beta) v_old - beta v_theta
+    r = clip(A / (2 A_max) + 1/2, 0, 1),           A = (reward - mean of the group) / standard deviation
+
+Its minimum in v_theta at an x_t, for any joint distribution of r and v given x_t, is
+
+    v_theta = v_old + (2/beta) (E[r v] - E[r] v_old) + (1/beta) (v_old - E[v])
+
+The last term vanishes when v_old is the mean velocity of its own samples, as the paper assumes of a trained model;
+what is left is the paper's v_old + (2/beta) Delta, Delta = E[r] (E[v | good] - v_old). For a base model that is not
+trained to convergence it does not vanish and pushes away from the samples' mean whatever the reward.
+
+As in the released code the residuals are those of the estimate of x0, and each branch is divided by its own mean
+|x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat is affine in the network's
+output for every prediction type, so x0_plus = (1 - beta) x0_old + beta x0_theta is the same interpolation for
+epsilon, v, flow and sample models. With `adaptive: false` the residual is that of the velocity, (x0_hat - x0) /
+sigma_t, which is the flow's velocity error and, for variance-preserving models, the error of v = alpha epsilon -
+sigma x0.
+
+`reference_weight` times mean (v_theta - v_ref)^2 is added, v_ref the adapter switched off (its squared distance in
+the same velocity). v_old is a copy of the adapter's tensors in `Context.memory`; before each optimizer step it
+becomes decay * v_old + (1 - decay) * theta, decay by `schedule`:
+
+    slow   min(0.001 step, 0.5)                     (type 1 of the released code)
+    fast   clip(0.0075 (step - 75), 0, 0.999)       (type 2)
+
+Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no classifier-free
+guidance, learning rate 3e-4. The standard deviation is over the whole batch and all processes, as in Flow-GRPO's
+code, plus 1e-4. Background knowledge, not from that code: the floor 1e-5 of the adaptive divisor.
+
+Any sampler will do and only clean samples are kept. Cost per sample, T steps: T forwards, then per noising 1 forward
+and backward, 1 forward of v_old, and 1 of the reference if it has a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rewardft.algorithms.denoising import forward_process
+from rewardft.context import Context
+from rewardft.errors import ComponentError
+from rewardft.snapshots import Snapshot, blend, swapped_in, take_snapshot
+from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
+
+Schedule = Literal["slow", "fast"]
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Samples x0 at one timestep each: x = alpha x0 + sigma epsilon."""
+
+    x0: Tensor
+    x: Tensor
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    cond: Any
+
+
+@dataclass(frozen=True)
+class DiffusionNFT:
+    """Learn from groups of samples, good and bad.
+
+    Args:
+        group: samples per prompt, >= 2.
+        beta: step from v_old to v_plus, > 0; smaller is bolder.
+        advantage_max: A_max; advantages are clipped to [-A_max, A_max].
+        timesteps: how many noisings each sample is learned at, per optimizer step.
+        adaptive: divide each branch by its own mean error of x0; else plain velocity errors.
+        reference_weight: of the squared distance to the reference's velocity, >= 0.
+        schedule: how slowly v_old follows the policy.
+    """
+
+    group: int = 24
+    beta: float = 1.0
+    advantage_max: float = 5.0
+    timesteps: int = 1
+    adaptive: bool = True
+    reference_weight: float = 1e-4
+    schedule: Schedule = "slow"
+
+    needs = frozenset({"denoiser"})
+    needs_reference = True
+
+    def __post_init__(self) -> None:
+        if self.group < 2 or self.timesteps < 1:
+            raise ComponentError(f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}")
+        if not (self.beta > 0 and self.advantage_max > 0 and self.reference_weight >= 0):
+            raise ComponentError(
+                f"expected beta > 0, advantage_max > 0 and reference_weight >= 0, got {self.beta}, "
+                f"{self.advantage_max} and {self.reference_weight}"
+            )
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        old, samples = self.old_policy(ctx), batch.repeat(self.group)
+        with swapped_in(ctx.adapter, old):
+            rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
+        goodness = self.goodness(ctx, ctx.score(rollout, samples))
+        total = len(samples) * self.timesteps
+        parts = [(rows, n) for rows in micro_slices(len(samples), ctx.micro_batch) for n in range(self.timesteps)]
+        for rows, n in parts:
+            at = add_noise(ctx, samples.select(rows), rollout.x0[rows], f"nft{n}")
+            loss = self.loss(ctx, at, goodness[rows], old)
+            yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
+
+    # -- the policy that samples ---------------------------------------------------------------------------------------
+
+    def old_policy(self, ctx: Context) -> Snapshot:
+        """v_old's tensors, moved towards the policy once per optimizer step."""
+        memory = ctx.memory
+        if "nft/old" not in memory:
+            memory["nft/old"], memory["nft/step"] = take_snapshot(ctx.adapter), ctx.step
+        if memory["nft/step"] != ctx.step:
+            blend(memory["nft/old"], ctx.adapter, self.decay(ctx.step))
+            memory["nft/step"] = ctx.step
+        old: Snapshot = memory["nft/old"]
+        return old
+
+    def decay(self, step: int) -> float:
+        if self.schedule == "slow":
+            return min(0.001 * step, 0.5)
+        return min(max(0.0075 * (step - 75), 0.0), 0.999)
+
+    # -- how good a sample is ------------------------------------------------------------------------------------------
+
+    def goodness(self, ctx: Context, scores: Scores) -> Tensor:
+        """r `(b,)` in [0, 1]; 1/2 for a sample that is as good as its group's mean."""
+        centred = centre(scores, self.group)
+        known = ctx.gather(centred)
+        known = known[~known.isnan()]
+        std = known.std(correction=0) if len(known) else known.new_zeros(())
+        advantage = (centred / (std + 1e-4)).nan_to_num(0.0)
+        ctx.record("zero_variance", (centred.view(-1, self.group) == 0).all(1).float())
+        ctx.record("advantage_clipped", (advantage.abs() > self.advantage_max).float())
+        return (advantage / (2 * self.advantage_max) + 0.5).clamp(0, 1)
+
+    # -- the loss ------------------------------------------------------------------------------------------------------
+
+    def loss(self, ctx: Context, at: Noised, r: Tensor, old: Snapshot) -> Tensor:
+        """`(b,)`."""
+        with swapped_in(ctx.adapter, old):
+            x0_old = estimate(ctx, at)
+        reference = self.reference_estimate(ctx, at)
+        x0 = estimate(ctx, at)
+        plus, minus = (x0_old + sign * self.beta * (x0 - x0_old) for sign in (1, -1))
+        loss = r * self.branch(plus, at) + (1 - r) * self.branch(minus, at)
+        loss = loss * self.advantage_max / self.beta
+        ctx.record("loss", loss)
+        ctx.record("distance/old", mean_square((x0 - x0_old) / at.sigma))
+        if reference is None:
+            return loss
+        distance = mean_square((x0 - reference) / at.sigma)
+        ctx.record("distance/reference", distance)
+        return loss + self.reference_weight * distance
+
+    def branch(self, x0_hat: Tensor, at: Noised) -> Tensor:
+        """Error of v_plus or v_minus, `(b,)`."""
+        residual = x0_hat - at.x0
+        if not self.adaptive:
+            return mean_square(residual / at.sigma)
+        scale = residual.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+        return mean_square(residual) / scale
+
+    def reference_estimate(self, ctx: Context, at: Noised) -> Tensor | None:
+        if self.reference_weight == 0:
+            return None
+        with torch.no_grad(), ctx.adapter.disabled():
+            return estimate(ctx, at)
+
+
+def centre(scores: Scores, group: int) -> Tensor:
+    """Rewards minus their group's mean, `(b,)`; NaN for a sample that lacks a reward which others of its group have."""
+    missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(1, (-1, group))
+    incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
+    total = scores.total.unflatten(0, (-1, group)).masked_fill(incomplete, float("nan"))
+    return (total - total.nanmean(1, keepdim=True)).flatten()
+
+
+def add_noise(ctx: Context, batch: Batch, x0: Tensor, stream: str) -> Noised:
+    """The forward process at one uniform training timestep per sample."""
+    draws = ctx.noise(batch)
+    t, alpha, sigma = forward_process(ctx.policy.scheduler, draws.uniform(f"{stream}/timestep"), x0)
+    x = alpha * x0 + sigma * draws.draw(f"{stream}/noise", x0.shape[1:])
+    return Noised(x0, x, t, alpha, sigma, ctx.encode(batch))
+
+
+def estimate(ctx: Context, at: Noised) -> Tensor:
+    """x0_hat under the policy that is in place, in the caller's gradient mode."""
+    ctx.adapter.train_mode(torch.is_grad_enabled())
+    try:
+        output = ctx.policy.denoise(at.x, at.t, at.cond).to(at.x.dtype)
+    finally:
+        ctx.adapter.train_mode(False)
+    kind = getattr(ctx.policy.scheduler.config, "prediction_type", "flow_prediction")
+    if kind == "epsilon":
+        return (at.x - at.sigma * output) / at.alpha
+    if kind == "v_prediction":
+        return at.alpha * at.x - at.sigma * output
+    return at.x - at.sigma * output if kind == "flow_prediction" else output
+
+
+def mean_square(value: Tensor) -> Tensor:
+    """`(b,)`: mean over the dimensions of a sample."""
+    return value.square().flatten(1).mean(1)
