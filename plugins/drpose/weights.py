@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
@@ -70,7 +70,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = Fal
         for name, value in tensors.items()
     }
     temporary = path.with_suffix(".tmp")
-    save_file(kept, temporary)
+    temporary.write_bytes(save(kept))  # unlike save_file, with the permissions of any other file
     os.replace(temporary, path)
 
 
