@@ -97,10 +97,11 @@ class Context:
         with torch.no_grad():
             return self.policy.encode(batch)
 
-    def rollout(self, batch: Batch, plan: Plan) -> Rollout:
-        """Run the sampler without autograd."""
+    def rollout(self, batch: Batch, plan: Plan, noise: Noise | None = None) -> Rollout:
+        """Run the sampler without autograd; `noise` replaces the samples' own."""
+        noise = self.noise(batch) if noise is None else noise
         with torch.no_grad():
-            rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, self.noise(batch))
+            rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
         self.last_rollout = rollout
         return rollout
 
