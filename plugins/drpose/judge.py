@@ -92,7 +92,7 @@ class JudgeNet(nn.Module):
     a softmax over positions, and a confidence); `triangulate` joins the views. A second head labels body parts.
     """
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.width = width
         w = width

@@ -21,7 +21,7 @@ from rewardft.types import Batch
 from .attention import BODY_VIEWS, DOMAINS
 from .autoencoder import KLAutoencoder, LatentAutoencoder
 from .unet import MINI_UNET, Condition, MiniConditioner, MultiviewDenoiser, build_unet
-from .weights import freeze, load_into, locate, on_device_of, read_json, read_tensors, write_json, write_tensors
+from .weights import ASSETS, SHIPPED, freeze, load_into, locate, on_device_of, read_json, read_tensors, write_json, write_tensors
 
 # SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
 MINI_SCHEDULE = {
@@ -117,6 +117,8 @@ class MultiviewUNet(nn.Module):
 
     @staticmethod
     def _mini_autoencoder(folder: Path | None, given: str | None, channels: int) -> LatentAutoencoder:
+        if given is None and folder == ASSETS / "base":
+            given = SHIPPED  # ships once, beside the base
         if given is not None:
             return LatentAutoencoder.load(locate(given, "autoencoder"))
         return LatentAutoencoder(channels) if folder is None else LatentAutoencoder.load(folder)
