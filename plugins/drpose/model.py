@@ -21,7 +21,18 @@ from rewardft.types import Batch
 from .attention import BODY_VIEWS, DOMAINS
 from .autoencoder import KLAutoencoder, LatentAutoencoder
 from .unet import MINI_UNET, Condition, MiniConditioner, MultiviewDenoiser, build_unet
-from .weights import ASSETS, SHIPPED, freeze, load_into, locate, on_device_of, read_json, read_tensors, write_json, write_tensors
+from .weights import (
+    ASSETS,
+    SHIPPED,
+    freeze,
+    load_into,
+    locate,
+    on_device_of,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 
 # SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
 MINI_SCHEDULE = {
