@@ -3,11 +3,11 @@
 import copy
 
 import torch
+from rewardft_plugins.dpo.pairs import ToyPairs
 
 from rewardft.data import make_batch
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
-from rewardft_plugins.dpo.pairs import ToyPairs
 from tests.maths.test_direct_gradients import T, make_context
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample", "flow"]

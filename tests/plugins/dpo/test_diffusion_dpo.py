@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from rewardft.errors import ComponentError
 from rewardft_plugins.dpo import diffusion_dpo as module
 from rewardft_plugins.dpo.diffusion_dpo import DiffusionDPO, preference_logit
+
+from rewardft.errors import ComponentError
 from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
 from tests.plugins.dpo.cases import (
     PREDICTIONS,
