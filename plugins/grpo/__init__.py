@@ -12,4 +12,18 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_algorithms() -> Factories:
-    return {}
+    from .dance_grpo import dance_grpo
+    from .flow_grpo import flow_grpo
+    from .grpo import GRPO
+    from .mix_grpo import MixGRPO
+
+    return {"grpo": GRPO, "flow_grpo": flow_grpo, "dance_grpo": dance_grpo, "mix_grpo": MixGRPO}
+
+
+@hookimpl
+def register_samplers() -> Factories:
+    from .cps import CPS
+    from .dance_sde import DanceSDE
+    from .flow_sde import FlowSDE
+
+    return {"flow_sde": FlowSDE, "dance_sde": DanceSDE, "cps": CPS}

@@ -1,0 +1,109 @@
+"""GRPO over denoising steps: several samples per prompt, each judged against its group.
+
+    A_i = (r_i - mean of its group) / std                                                  Flow-GRPO, 2505.05470
+    loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ] + weight * KL(p || p_ref)
+
+The family is one algorithm whose papers differ in their defaults and samplers; see `flow_grpo.py`, `dance_grpo.py`
+and `mix_grpo.py`. On its own it suits U-Nets with DDIM (eta > 0) too. A group without variance says nothing: its
+samples are left out, penalties included, and counted as `groups_without_variance`. The KL is the recipe's
+regularizer: `{use: kl, form: gaussian}` is the divergence of the transition densities, mean((mean - mean_ref)^2) / (2
+std^2).
+
+Cost per sample: as DDPO; group_size samples per item of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rewardft import Batch, Context, Loss, Scores
+from rewardft.errors import ComponentError
+from rewardft.noise import Noise
+from rewardft.policy_gradient import Schedule, clipped_ratio_loss, group_advantages, learn, roll_out
+
+
+class GRPO:
+    """Group-relative policy optimization.
+
+    Args:
+        group_size: G >= 2 samples per item of a batch.
+        std: divide by the standard deviation of all rewards of the batch (`global`) or of the own group (`group`).
+        clip: e, the half-width of the clip range of the ratio.
+        advantage_clip: advantages are clamped to [-advantage_clip, advantage_clip].
+        aggregate: normalise the weighted sum of the rewards (`reward`), or each reward by itself and sum the weighted
+            advantages (`advantage`).
+        shared_noise: the samples of a group start from the same noise; they differ by the noise of the steps alone.
+        updates: optimizer steps per batch; each part has members of every group.
+        inner_epochs: passes over each batch.
+        timestep_fraction: part of the steps, drawn at random for every update, that learns.
+    """
+
+    needs = frozenset({"log_prob"})
+
+    def __init__(
+        self,
+        group_size: int = 8,
+        std: Literal["global", "group"] = "global",
+        clip: float = 1e-4,
+        advantage_clip: float = 5.0,
+        aggregate: Literal["reward", "advantage"] = "reward",
+        shared_noise: bool = False,
+        updates: int = 1,
+        inner_epochs: int = 1,
+        timestep_fraction: float = 1.0,
+    ) -> None:
+        if group_size < 2 or clip <= 0 or advantage_clip <= 0:
+            raise ComponentError(
+                f"expected group_size >= 2, clip > 0 and advantage_clip > 0, got group_size={group_size}, "
+                f"clip={clip}, advantage_clip={advantage_clip}"
+            )
+        self.group_size, self.advantage_clip, self.shared_noise = group_size, advantage_clip, shared_noise
+        self.std, self.aggregate = std, aggregate
+        self.surrogate = partial(clipped_ratio_loss, clip=clip)
+        self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        samples = batch.repeat(self.group_size)
+        noise = GroupNoise.of(ctx.noise(samples), self.group_size) if self.shared_noise else None
+        experience = roll_out(ctx, samples, self.schedule, noise)
+        advantage, kept = self.advantages(ctx, ctx.score(experience.rollout, samples))
+        yield from learn(ctx, experience, advantage, self.surrogate, self.schedule, kept)
+
+    def advantages(self, ctx: Context, scores: Scores) -> tuple[Tensor, Tensor]:
+        """Clipped advantages and which samples are kept, both `(b,)`."""
+        if self.aggregate == "reward":
+            terms = [(1.0, scores.total)]
+        else:  # a reward that does not apply to a sample (NaN) adds nothing to it, as in the total
+            terms = [(r.weight, scores.by_name[r.name].nan_to_num(0.0)) for r in ctx.rewards]
+        parts = [(w, *group_advantages(ctx, values, self.group_size, self.std)) for w, values in terms]
+        advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
+        kept = torch.stack([k for _, _, k in parts]).any(0)
+        return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept
+
+
+class GroupNoise(Noise):
+    """Noise whose stream `initial` belongs to the group: its members start from the same state."""
+
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, noise: Noise, size: int) -> GroupNoise:
+        """The same noise with groups of `size` samples in a row, named by their first member."""
+        own = cls(noise.seed, noise.ids, noise.epochs, noise.device, noise.dtype)
+        own.groups = tuple(noise.ids[i // size * size] for i in range(len(noise)))
+        return own
+
+    def select(self, rows: slice) -> GroupNoise:
+        part = GroupNoise(self.seed, self.ids[rows], self.epochs[rows], self.device, self.dtype)
+        part.groups = self.groups[rows]
+        return part
+
+    def draw(self, stream: str, shape: Sequence[int]) -> Tensor:
+        if stream != "initial":
+            return super().draw(stream, shape)
+        return Noise(self.seed, self.groups, self.epochs, self.device, self.dtype).draw(stream, shape)
