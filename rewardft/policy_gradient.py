@@ -7,7 +7,7 @@ trained steps where the papers sum over steps: the learning rate then does not d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -79,13 +79,20 @@ def roll_out(
         return roll_out_with_gradients(ctx, batch, draw_steps(ctx, known_steps(ctx), schedule.fraction), noise)
     steps = ctx.sampler.steps
     rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps))), noise)
-    if not rollout.log_probs:
-        raise ComponentError(
-            f"policy gradients need steps that draw noise, and none of the sampler's {steps} steps does: their "
-            f"densities are deterministic. Give the sampler more steps or more noise (eta or noise_level above 0)."
-        )
+    check_steps(ctx, rollout.log_probs)
     ctx.memory[STEPS_WITH_NOISE] = sorted(rollout.log_probs)
     return Experience(rollout)
+
+
+def check_steps(ctx: Context, trained: Collection[int]) -> None:
+    """Raises ComponentError when no trained step has a density."""
+    if not trained:
+        steps, window = ctx.sampler.steps, getattr(ctx.sampler, "window", None)
+        which = f"the sampler's {steps} steps" if window is None else f"the window's steps {sorted(window)}"
+        raise ComponentError(
+            f"policy gradients need steps that draw noise, and none of {which} does: their densities are "
+            f"deterministic. Give the sampler more steps or more noise (eta or noise_level above 0)."
+        )
 
 
 def known_steps(ctx: Context) -> list[int]:
@@ -164,25 +171,29 @@ def one_pass_applies(ctx: Context, batch: Batch, schedule: Schedule) -> bool:
 
 
 def roll_out_with_gradients(ctx: Context, batch: Batch, steps: list[int], noise: Noise | None) -> Experience:
-    """Run each sample alone, step by step; trained steps are differentiated at once and their graph is dropped."""
+    """Run each sample alone, step by step; trained steps are differentiated at once and their graph is dropped.
+
+    Memory: a float32 copy of the trained parameters for each sample of the batch.
+    """
     whole = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})), noise)
     parameters = ctx.adapter.parameters
     size = sum(p.numel() for p in parameters)
     gradients = torch.zeros(len(batch), size, dtype=ctx.dtype, device=ctx.device)
-    finished = []
+    finished, trained = [], set()
     for i in range(len(batch)):
         part = whole.select(slice(i, i + 1))
         for k in range(ctx.sampler.steps):
             with torch.set_grad_enabled(k in steps):
                 step = ctx.replay(part, k)
-            if k in steps:
-                assert step.log_prob is not None
+            if k in steps and step.log_prob is not None:  # a window may hold a deterministic step
                 gradients[i] += flat_gradient(step.log_prob.sum(), parameters)
+                trained.add(k)
             part.states = {k + 1: step.next.detach()}
         finished.append(part.states[ctx.sampler.steps])
+    check_steps(ctx, trained)
     rollout = whole.with_x0(torch.cat(finished))
     ctx.last_rollout = rollout
-    return Experience(rollout, gradients, steps)
+    return Experience(rollout, gradients, sorted(trained))
 
 
 def flat_gradient(value: Tensor, parameters: list[Parameter]) -> Tensor:

@@ -5,11 +5,12 @@ The policy is the sampler's step p(x_{k+1} | x_k, c) = N(mean, std^2 I); the rew
     score_function (DDPO-SF): grad J = E[ sum_k grad log p(x_{k+1} | x_k, c) * A ]                     equation 3
     importance     (DDPO-IS): loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ]                  equation 4
 
-with the clip of section 4.3 (PPO's) and the advantage A = (r - mean) / std over the rewards of the same prompt. DDPO-SF
-needs fresh samples for every update. Equation numbers and the form of DDPO-SF are from memory; DDPO-IS, the statistics
-and the defaults follow the authors' PyTorch code: log-probabilities averaged over dimensions, e = 1e-4, statistics over
-the last 16 or 32 rewards of a prompt once there are 16, A clipped to +-5, AdamW lr 3e-4, gradient norm 1, LoRA, 50 DDIM
-steps with eta 1, guidance 5 in sampling and training, 256 samples per batch; compressibility: 4 updates per batch.
+with the clip of section 4.3 (PPO's) and the advantage A = (r - mean) / std over the rewards of the same prompt.
+DDPO-SF needs fresh samples for every update. Equation numbers and the form of DDPO-SF are from memory; DDPO-IS, the
+statistics and the defaults follow the authors' PyTorch code: log-probabilities averaged over dimensions, e = 1e-4,
+statistics over the last 16 or 32 rewards of a prompt once there are 16, A clipped to +-5, AdamW lr 3e-4, gradient
+norm 1, LoRA, 50 DDIM steps with eta 1, guidance 5 in sampling and training, 256 samples per batch; compressibility: 4
+updates per batch.
 
 Cost per sample: T denoiser forwards to roll out, and a forward and a backward for each of K trained steps and inner
 epoch. A batch that feeds one update with micro-batches of one sample takes T forwards and K backwards in all.

@@ -9,8 +9,8 @@ gaussian, weight: w_kl}` is the divergence of the transition densities; the auth
 squared difference of the predictions, which is `form: epsilon_mse` (not confirmed).
 
 Defaults of the authors' code for a single prompt: w_r 10, w_kl 0.01, e 1e-4, 5 policy steps per batch, value head lr
-1e-4, LoRA rank 4, lr 1e-5, gradient norm 0.1. It draws single steps from a buffer of 1000; here each inner epoch visits
-the whole batch.
+1e-4, LoRA rank 4, lr 1e-5, gradient norm 0.1. It draws single steps from a buffer of 1000; here each inner epoch
+visits the whole batch.
 """
 
 from __future__ import annotations
