@@ -9,11 +9,10 @@ that drew it, the loss is
 
 Its minimum in v_theta at an x_t, for any joint distribution of r and v given x_t, is
 
-    v_theta = v_old + (2/beta) (E[r v] - E[r] v_old) + (1/beta) (v_old - E[v])
+    v_theta = v_old + (2/beta) E[(r - 1/2) (v - v_old)]
 
-The last term vanishes when v_old is the mean velocity of its own samples, as the paper assumes of a trained model;
-what is left is the paper's v_old + (2/beta) Delta, Delta = E[r] (E[v | good] - v_old). For a base model that is not
-trained to convergence it does not vanish and pushes away from the samples' mean whatever the reward.
+When v_old is the mean velocity of its own samples, E[v - v_old] = 0 and this is the paper's v_old + (2/beta) Delta with
+Delta = E[r] (E[v | good] - v_old). In general the -1/2 stays: a sample of average goodness pulls nowhere, whatever v_old.
 
 As in the released code the residuals are those of the estimate of x0, and each branch is divided by its own mean
 |x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat is affine in the network's

@@ -185,7 +185,7 @@ def test_adapter_dropout_is_active_for_the_policy_alone():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ComponentError, match="^beta must be above 0, got -1.0$"):
+    with pytest.raises(ComponentError, match=r"^beta must be above 0, got -1.0$"):
         DiffusionDPO(beta=-1.0)
     with pytest.raises(ComponentError, match=r"^condition_dropout must be within \[0, 1\], got 1.5$"):
         DiffusionDPO(condition_dropout=1.5)

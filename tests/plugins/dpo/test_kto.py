@@ -90,5 +90,7 @@ def test_micro_batches_change_nothing(micro_batch):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ComponentError, match="^wanted and unwanted must not be negative, nor both 0: got 0.0 and 0.0$"):
+    with pytest.raises(
+        ComponentError, match=r"^wanted and unwanted must not be negative, nor both 0: got 0.0 and 0.0$"
+    ):
         DiffusionKTO(wanted=0.0, unwanted=0.0)

@@ -126,5 +126,5 @@ def test_calls_are_those_of_the_docstring():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ComponentError, match="^expected group >= 2 and timesteps >= 1, got 1 and 1$"):
+    with pytest.raises(ComponentError, match=r"^expected group >= 2 and timesteps >= 1, got 1 and 1$"):
         OnlineDPO(group=1)

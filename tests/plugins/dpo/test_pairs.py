@@ -216,7 +216,12 @@ def test_parquet_with_embedded_images_and_a_preference(tmp_path):
     import pyarrow.parquet as parquet
 
     path = tmp_path / "p.parquet"
-    columns = {"jpg_0": [encoded(10), encoded(20)], "jpg_1": [encoded(30), encoded(40)], "label_0": [0.0, 1.0], "caption": ["a", "b"]}
+    columns = {
+        "jpg_0": [encoded(10), encoded(20)],
+        "jpg_1": [encoded(30), encoded(40)],
+        "label_0": [0.0, 1.0],
+        "caption": ["a", "b"],
+    }
     parquet.write_table(pyarrow.table(columns), path)
     data = PreferencePairs(path, size=8, winner="jpg_0", loser="jpg_1", preference="label_0")
     assert [(left(data[i]["winner"]), left(data[i]["loser"]), data[i]["caption"]) for i in (0, 1)] == [

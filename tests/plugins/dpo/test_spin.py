@@ -92,5 +92,5 @@ def test_micro_batches_change_nothing(micro_batch):
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ComponentError, match="^iteration must be at least 1 step, got 0$"):
+    with pytest.raises(ComponentError, match=r"^iteration must be at least 1 step, got 0$"):
         Spin(iteration=0)
