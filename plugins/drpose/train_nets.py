@@ -21,6 +21,7 @@ from .autoencoder import LatentAutoencoder
 from .body import PARTS
 from .judge import JudgeNet, mpjpe_mm, part_iou, silhouette_iou
 from .pose_score import pyramid_distance, skeleton_loss
+from .reflect import reflect
 from .skeleton import skeleton_maps
 from .skeleton_net import SkeletonNet
 
@@ -218,6 +219,8 @@ def train_judge(
     def loss_of(generator: torch.Generator) -> Tensor:
         names = ("normals", "joints", "joints2d", "labels")
         normals, joints, joints2d, labels = draw(sets, options.batch, names, generator)
+        if torch.rand((), generator=generator) < 0.5:
+            normals, joints, joints2d, labels = reflect(normals, joints, joints2d, labels)
         found, places, parts = model(worsen(normals, autoencoder, generator))
         flat = (found - found[:, :1] - joints + joints[:, :1]).norm(dim=-1).mean()
         in_views = (places - joints2d).norm(dim=-1).mean()
