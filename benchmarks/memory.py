@@ -19,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 POINTS = [
-    ("through", 1, 10), ("through", 50, 50), ("stopped", 1, 10), ("stopped", 50, 50), ("plain", 1, 10), ("plain", 50, 50)
+    ("through", 1, 10), ("through", 50, 50), ("stopped", 1, 10), ("stopped", 50, 50), ("plain", 1, 10),
+    ("plain", 50, 50),
 ]  # fmt: skip
 
 

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .train_commands import app as training
+
 app = typer.Typer(help="DrPose: data sets, networks and judges of the human multi-view plugin.", no_args_is_help=True)
+app.add_typer(training)
 _console = Console(stderr=True)
 
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rewardft.evaluation import Paired
-from rewardft.runs import load_trained, open_run, run_recipe_file
-from rewardft.types import Batch, Plan
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from rewardft.evaluation import Paired
+from rewardft.runs import load_trained, open_run, run_recipe_file
+from rewardft.types import Batch, Plan
+
 from .pictures import save_comparison
 from .sampler import split_domains
 
-CONSOLE = Console(stderr=True)
+CONSOLE = Console(stderr=True, markup=False)
 YAWS = 4  # headings per training frame: the shipped clips are few, the directions one may look from are not
 
 

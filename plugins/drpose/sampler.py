@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from rewardft.errors import ComponentError
 from rewardft.samplers.ddim import DDIM
-from torch import Tensor
 
 from .attention import BODY_VIEWS, DOMAINS
 
