@@ -24,6 +24,7 @@ def register_algorithms() -> Factories:
 def register_samplers() -> Factories:
     from .cps import CPS
     from .dance_sde import DanceSDE
+    from .dpmsolver import DPMSolver
     from .flow_sde import FlowSDE
 
-    return {"flow_sde": FlowSDE, "dance_sde": DanceSDE, "cps": CPS}
+    return {"flow_sde": FlowSDE, "dance_sde": DanceSDE, "cps": CPS, "dpmsolver++": DPMSolver}
