@@ -12,7 +12,7 @@ Its minimum in v_theta at an x_t, for any joint distribution of r and v given x_
     v_theta = v_old + (2/beta) E[(r - 1/2) (v - v_old)]
 
 When v_old is the mean velocity of its own samples, E[v - v_old] = 0 and this is the paper's v_old + (2/beta) Delta with
-Delta = E[r] (E[v | good] - v_old). In general the -1/2 stays: a sample of average goodness pulls nowhere, whatever v_old.
+Delta = E[r] (E[v | good] - v_old). In general the -1/2 stays: a sample of average goodness pulls nowhere.
 
 As in the released code the residuals are those of the estimate of x0, and each branch is divided by its own mean
 |x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat is affine in the network's
