@@ -176,14 +176,14 @@ class Linear:
 
 
 def optimal_control():
-    """Gains and shifts by dynamic programming: V_k(x) = q/2 x^2 + l x + const, V_T = PULL/2 (x - WANTED)^2."""
-    q, l, gains, shifts = PULL, -PULL * WANTED, [], []
+    """Gains and shifts by dynamic programming: V_k(x) = q/2 x^2 + slant x + const, V_T = PULL/2 (x - WANTED)^2."""
+    q, slant, gains, shifts = PULL, -PULL * WANTED, [], []
     for slope, sigma in zip(SLOPES[::-1], NOISE[::-1]):
-        # u minimises u^2 / (2 sigma^2) + q/2 (slope x + u)^2 + l (slope x + u)
+        # u minimises u^2 / (2 sigma^2) + q/2 (slope x + u)^2 + slant (slope x + u)
         factor = 1 / (1 / sigma**2 + q)
         gains.append(-factor * q * slope)
-        shifts.append(-factor * l)
-        q, l = slope**2 * q * (1 - factor * q), slope * l * (1 - factor * q)
+        shifts.append(-factor * slant)
+        q, slant = slope**2 * q * (1 - factor * q), slope * slant * (1 - factor * q)
     return gains[::-1], shifts[::-1]
 
 
