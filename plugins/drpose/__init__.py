@@ -1,7 +1,7 @@
 """DrPose: direct reward fine-tuning of multi-view human diffusion on poses (arXiv 2603.02619), in miniature and full.
 
 Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score`, the data set `drpose15k`,
-the metric `pose_judge`, and the commands under `rewardft drpose`.
+the metrics `pose_judge` and `blazepose`, and the commands under `rewardft drpose`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def register_rewards() -> Factories:
 
 @hookimpl
 def register_metrics() -> Factories:
+    from .blazepose import BlazePoseJudge
     from .judge import PoseJudge
 
-    return {"pose_judge": PoseJudge}
+    return {"pose_judge": PoseJudge, "blazepose": BlazePoseJudge}
 
 
 @hookimpl

@@ -36,7 +36,7 @@ class Drpose15k:
         group: "plain" or "acrobatic"; evaluations are reported for each.
         image: `(3, s, s)` float32 in [0, 1], the front view.
         joints: `(23, 3)` float32 metres in the frame of the condition camera, pelvis at the origin.
-        offset: `(3,)` float32 metres, the pelvis in the rendered frame: `camera.project(joints + offset)` is `joints2d`.
+        offset: `(3,)` float32 metres, pelvis in the rendered frame: `camera.project(joints + offset)` is `joints2d`.
         joints2d: `(6, 23, 2)` float32, [-1, 1] is the picture, x right, y down, mirrored for the mirrored views.
         pose: `(22, 3)` float32 axis-angle. betas: `(10,)` float32 body shape.
     and with `targets` also, in the published order of views, back and left stored mirrored:
