@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted((ROOT / "rewardft").rglob("*.py"))
 REGISTERS = re.compile(r"register_(models|samplers|algorithms|rewards|regularizers|datasets|metrics|commands)$")
-# Names that a plugin registers and the core may say: documented tags. (A paper's name, `DrPose`, is no plugin's name.)
-SHARED_WORDS = {"multiview"}
+# Names that a plugin has or registers and the core may say: documented tags, and the kind of component that a plugin is
+# named after. (A paper's name, `DrPose`, is no plugin's name.)
+SHARED_WORDS = {"multiview", "rewards"}
 
 
 def lint_imports(config, folder):

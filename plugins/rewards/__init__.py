@@ -1,0 +1,28 @@
+"""Reward models: what people prefer, what a text says, how an image compresses, and any reward behind HTTP.
+
+Each reward says which samples it reads (`space`), the `range` of its values, and whether it has a gradient.
+`docs/rewards.md` has the table, and where to get weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rewardft import hookimpl
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_rewards() -> Factories:
+    from . import jpeg, statistics
+
+    return {
+        "colourfulness": statistics.colourfulness,
+        "jpeg_compressibility": jpeg.jpeg_compressibility,
+        "jpeg_differentiable": jpeg.SoftJpeg,
+        "jpeg_incompressibility": jpeg.jpeg_incompressibility,
+        "mean_brightness": statistics.mean_brightness,
+        "symmetry": statistics.symmetry,
+    }
