@@ -20,7 +20,7 @@ def best_of_three(*arguments):
 @pytest.mark.parametrize(
     "module",
     ["rewardft", "rewardft.recipe", "rewardft.plugins", "rewardft.catalog", "rewardft.resolve", "rewardft.cli.app",
-     "rewardft.cli.listing", "rewardft.cli.running", "rewardft.cli.showing"],
+     "rewardft.cli.listing", "rewardft.cli.running", "rewardft.cli.showing", "rewardft.testing.pytest_plugin"],
 )  # fmt: skip
 def test_imports_no_torch(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'numpy', 'diffusers') if m in sys.modules])"

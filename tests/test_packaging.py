@@ -96,6 +96,7 @@ def test_the_wheel_carries_its_licences_and_entry_points(wheel):
         parsed.read_string(archive.read(points).decode())
         licences = {Path(name).name: archive.read(name) for name in names if ".dist-info/licenses/" in name}
     assert dict(parsed["console_scripts"]) == {"rewardft": "rewardft.cli:main"}
+    assert dict(parsed["pytest11"]) == {"rewardft": "rewardft.testing.pytest_plugin"}
     folders = [p.parent.name for p in (ROOT / "plugins").glob("*/__init__.py")]
     assert dict(parsed["rewardft"]) == {name: f"rewardft_plugins.{name}" for name in folders}
     assert licences == {name: (ROOT / name).read_bytes() for name in ("LICENSE", "NOTICE")}

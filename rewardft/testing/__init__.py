@@ -1,9 +1,31 @@
 """Tools for plugin authors: conformance checks, a tiny CPU model and a recipe runner.
 
-`rewardft.testing.tiny` holds the model; importing this package imports torch.
+`rewardft.testing.tiny` holds the model. With pytest, the fixture `run_recipe` is there without an import. Importing
+this package imports no torch, because pytest does so when it starts; its names are loaded when they are first used.
 """
 
-from rewardft.testing.recipes import run_recipe
-from rewardft.testing.rewards import RewardReport, check_reward, make_rollout
+from __future__ import annotations
 
-__all__ = ["RewardReport", "check_reward", "make_rollout", "run_recipe"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "Finished": "rewardft.testing.recipes",
+    "RecipeRunner": "rewardft.testing.recipes",
+    "RewardReport": "rewardft.testing.rewards",
+    "check_reward": "rewardft.testing.rewards",
+    "make_rollout": "rewardft.testing.rewards",
+    "run_recipe": "rewardft.testing.recipes",
+}
+
+__all__ = ["Finished", "RecipeRunner", "RewardReport", "check_reward", "make_rollout", "run_recipe"]
+
+if TYPE_CHECKING:
+    from rewardft.testing.recipes import Finished, RecipeRunner, run_recipe
+    from rewardft.testing.rewards import RewardReport, check_reward, make_rollout
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rewardft.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,12 +1,18 @@
-"""`run_recipe`: run a recipe in this process and get its metrics; also a pytest fixture of the same name."""
+"""`run_recipe`: run a recipe in this process and get its metrics; also a pytest fixture of the same name.
+
+The fixture is in `rewardft.testing.pytest_plugin`; what it hands to a test is `RecipeRunner`.
+"""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rewardft.errors import RewardftError
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,49 @@ def run_recipe(path: Path | str, out: Path, *overrides: str, resume: bool = Fals
 
     summary = run_recipe_file(Path(path), Path(out), overrides, resume)
     return Finished(Path(out), summary, read_steps(Path(out)))
+
+
+class RecipeRunner:
+    """Runs recipes for one test.
+
+    Args:
+        folder: where the run folders go, and the recipes that are given as text.
+        beside: what relative paths of recipes are relative to: the folder of the test's file.
+    """
+
+    def __init__(self, folder: Path, beside: Path) -> None:
+        self.folder, self.beside = folder, beside
+        self._calls = 0
+
+    def __call__(
+        self, recipe: Path | str, *overrides: str, out: Path | str | None = None, resume: bool = False
+    ) -> Finished:
+        """Run a recipe and return its folder, summary and steps.
+
+        Args:
+            recipe: a path, or the recipe itself: text of more than one line. Plugin files that such a text names are
+                relative to `folder`.
+            overrides: `key=value`, as after `--set`.
+            out: the run folder, relative to `folder`; by default a new one for each call: run, run2, ...
+            resume: continue the run in `out`.
+
+        Raises:
+            RewardftError: the run's own, without the frames of rewardft, which would hide what it says.
+        """
+        __tracebackhide__ = True  # pytest then ends its traceback at the line of the test
+        self._calls += 1
+        name = f"run{self._calls}" if self._calls > 1 else "run"
+        try:
+            return run_recipe(self._file(recipe, name), self.folder / (out or name), *overrides, resume=resume)
+        except RewardftError as error:
+            raise error.with_traceback(None) from error.__cause__
+
+    def _file(self, recipe: Path | str, name: str) -> Path:
+        if isinstance(recipe, Path) or "\n" not in recipe:
+            return self.beside / recipe
+        path = self.folder / f"{name}.yaml"
+        path.write_text(textwrap.dedent(recipe), encoding="utf-8")
+        return path
 
 
 def read_steps(folder: Path) -> list[dict[str, float]]:
