@@ -1,4 +1,10 @@
-"""DDIM (Song et al. 2021, 2010.02502), any eta."""
+"""DDIM (Song et al. 2021, 2010.02502), any eta; for models with betas and for flow matching.
+
+The paper's step keeps the marginals x_k = alpha * x0 + sigma * epsilon for any pair (alpha, sigma), not only for
+alpha^2 + sigma^2 = 1. With the pair (1 - s, s) of flow matching, eta = 0 is the Euler step of the ODE, and eta = 1 the
+posterior of the Markov chain with these marginals, as it is DDPM's otherwise. One sampler thus fits every model with a
+diffusers scheduler, with or without noise.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.samplers.prediction import check_prediction_type, to_x0_and_epsilon
-from rewardft.samplers.schedule import VariancePreserving
+from rewardft.samplers.schedule import FlowMatching, VariancePreserving, is_flow_matching
 from rewardft.samplers.steps import gaussian_step, replay_step, roll_out
 
 if TYPE_CHECKING:
@@ -23,7 +29,7 @@ class DDIM:
         steps: number of sampling steps T >= 1.
         eta: noise scale >= 0 (equation 16 of the paper).
         clip: clamp the x0 estimate to [-clip, clip] at every step (latent models do not).
-        spacing: timestep spacing; None takes the model's own.
+        spacing: timestep spacing of a model with betas; None takes the model's own.
     """
 
     provides = frozenset({"differentiable_sampler", "renoise"})
@@ -41,8 +47,14 @@ class DDIM:
         return frozenset({"stochastic", "log_prob"}) if eta > 0 else frozenset()
 
     def setup(self, model: Any) -> None:
-        self.schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
-        self.kind = check_prediction_type(model.scheduler.config.prediction_type)
+        self.schedule: FlowMatching | VariancePreserving
+        if is_flow_matching(model.scheduler):
+            if self.spacing is not None:
+                raise ComponentError("ddim: flow-matching models have no timestep spacing; leave `spacing` out")
+            self.kind, self.schedule = "flow_prediction", FlowMatching(model.scheduler, self.steps)
+        else:
+            self.schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
+            self.kind = check_prediction_type(model.scheduler.config.prediction_type)
         self.timesteps = self.schedule.timesteps
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
@@ -54,13 +66,13 @@ class DDIM:
     def transition(
         self, k: int, state: Tensor, output: Tensor, noise: Noise, taken: Tensor | None = None
     ) -> Transition:
-        a, a_next = self.schedule.alphas[k], self.schedule.alphas[k + 1]
-        x0, epsilon = to_x0_and_epsilon(self.kind, state, output, a**0.5, (1 - a) ** 0.5)
+        (alpha, sigma), (alpha_next, sigma_next) = self.schedule.level(k), self.schedule.level(k + 1)
+        x0, epsilon = to_x0_and_epsilon(self.kind, state, output, alpha, sigma)
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
-        variance = (1 - a_next) / (1 - a) * (1 - a / a_next)  # equation 16, without eta
-        std = self.eta * variance**0.5
-        mean = a_next**0.5 * x0 + max(1 - a_next - std**2, 0.0) ** 0.5 * epsilon  # equation 12
+        fresh = sigma**2 - (alpha / alpha_next * sigma_next) ** 2  # of x_k given x_{k+1}; 1 - a / a' with betas
+        std = self.eta * sigma_next / sigma * max(fresh, 0.0) ** 0.5  # equation 16
+        mean = alpha_next * x0 + max(sigma_next**2 - std**2, 0.0) ** 0.5 * epsilon  # equation 12
         return gaussian_step(k, state, output, mean, std, x0, epsilon, noise, taken)
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.samplers.schedule import FlowMatching, is_flow_matching
 from rewardft.samplers.steps import gaussian_step, replay_step, roll_out
 
 if TYPE_CHECKING:
@@ -34,19 +35,13 @@ class FlowEuler:
         self.steps, self.shift = steps, shift
 
     def setup(self, model: Any) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        if not isinstance(model.scheduler, FlowMatchEulerDiscreteScheduler):
+        if not is_flow_matching(model.scheduler):
             raise ComponentError(
                 f"flow_euler needs a model whose scheduler is FlowMatchEulerDiscreteScheduler, got "
                 f"{type(model.scheduler).__name__}. Models with betas go with `ddim` or `ddpm`."
             )
-        overrides = {} if self.shift is None else {"shift": self.shift, "use_dynamic_shifting": False}
-        config: Any = model.scheduler.config  # type: ignore[attr-defined]  # registered when it is built
-        grid = FlowMatchEulerDiscreteScheduler.from_config(config, **overrides)
-        grid.set_timesteps(self.steps)
-        self.timesteps = [float(t) for t in grid.timesteps]
-        self.sigmas = [float(s) for s in grid.sigmas.double()]
+        schedule = FlowMatching(model.scheduler, self.steps, self.shift)
+        self.timesteps, self.sigmas = schedule.timesteps, schedule.sigmas
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
         return roll_out(self, model, cond, plan, noise)

@@ -29,6 +29,8 @@ def to_x0_and_epsilon(kind: str, x: Tensor, output: Tensor, alpha: float, sigma:
         return (x - sigma * output) / alpha, output
     if kind == "v_prediction":
         return alpha * x - sigma * output, alpha * output + sigma * x
+    if kind == "flow_prediction":
+        return x - sigma * output, x + alpha * output
     return output, (x - alpha * output) / sigma
 
 

@@ -25,7 +25,7 @@ class VariancePreserving:
         if config is None or not hasattr(scheduler, "alphas_cumprod"):
             raise ComponentError(
                 f"expected a model whose `scheduler` is a diffusers scheduler with `alphas_cumprod`, "
-                f"got {type(scheduler).__name__}. Flow-matching models go with the sampler `flow_euler`."
+                f"got {type(scheduler).__name__}. Flow-matching models go with the samplers `flow_euler` and `ddim`."
             )
         if spacing is not None and spacing not in SPACINGS:
             raise ComponentError(f"spacing {spacing!r} is unknown.{did_you_mean(spacing, SPACINGS)}")
@@ -40,7 +40,44 @@ class VariancePreserving:
         cumulative = scheduler.alphas_cumprod.double()
         self.alphas = [float(cumulative[t]) for t in self.timesteps] + [float(grid.final_alpha_cumprod)]
 
+    def level(self, k: int) -> tuple[float, float]:
+        """(alpha, sigma) of x_k = alpha * x0 + sigma * epsilon."""
+        return self.alphas[k] ** 0.5, (1 - self.alphas[k]) ** 0.5
+
     def add_noise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
         """q(x_k | x0): the state that enters step k."""
-        a = self.alphas[k]
-        return a**0.5 * x0 + (1 - a) ** 0.5 * noise
+        alpha, sigma = self.level(k)
+        return alpha * x0 + sigma * noise
+
+
+class FlowMatching:
+    """Timesteps and noise levels of a flow-matching chain of `steps` steps, shifted as the model's scheduler says.
+
+    timesteps: T numbers, noisiest first.
+    sigmas: T + 1 noise levels, the last is 0.
+    shift: replaces the scheduler's own, also one that depends on the resolution.
+    """
+
+    def __init__(self, scheduler: Any, steps: int, shift: float | None = None) -> None:
+        overrides = {} if shift is None else {"shift": shift, "use_dynamic_shifting": False}
+        # the scheduler's own class: a model family may have one that knows its resolution
+        grid = type(scheduler).from_config(scheduler.config, **overrides)
+        grid.set_timesteps(steps)
+        self.timesteps = [float(t) for t in grid.timesteps]
+        self.sigmas = [float(s) for s in grid.sigmas.double()]
+
+    def level(self, k: int) -> tuple[float, float]:
+        """(1 - s, s) of x_k = (1 - s) * x0 + s * epsilon."""
+        return 1 - self.sigmas[k], self.sigmas[k]
+
+    def add_noise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
+        """q(x_k | x0): the state that enters step k."""
+        alpha, sigma = self.level(k)
+        return alpha * x0 + sigma * noise
+
+
+def is_flow_matching(scheduler: Any) -> bool:
+    """Whether a model's scheduler is diffusers' flow-matching one (or derives from it)."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)

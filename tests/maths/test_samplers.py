@@ -75,15 +75,56 @@ def test_flow_euler_equals_diffusers():
     assert walk(sampler, FlowMatchEulerDiscreteScheduler(shift=3.0), noise_name=False) < 1e-5
 
 
+def test_ddim_without_noise_is_the_euler_step_of_a_flow():
+    sampler, model = DDIM(T), TinyModel(prediction="flow")
+    sampler.setup(model)
+    assert walk(sampler, FlowMatchEulerDiscreteScheduler(shift=1.0), noise_name=False) < 1e-5
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "flow"])
+def test_ddim_with_noise_keeps_the_marginals(prediction, eta):
+    """x_k ~ N(alpha, sigma^2) around the clean sample 1: with a perfect network x_{k+1} has the next level's moments."""
+    sampler = DDIM(T, eta=eta)
+    sampler.setup(TinyModel(prediction=prediction))
+    count, noise = 40_000, Noise(5, ["a"], [0], dtype=torch.float64)
+    for k in (0, 4, 8):
+        alpha, sigma = sampler.schedule.level(k)
+        epsilon = noise.draw(f"e{k}", (count,))
+        x = alpha + sigma * epsilon
+        output = epsilon if prediction == "epsilon" else epsilon - 1
+        after = sampler.transition(k, x, output, noise).next
+        mean, std = sampler.schedule.level(k + 1)
+        assert abs(float(after.mean()) - mean) < 3 * std / count**0.5
+        assert abs(float(after.std()) - std) < 3 * std / (2 * count) ** 0.5
+
+
+def test_ddim_at_eta_1_forgets_pure_noise():
+    """A flow starts at s = 1, where the state says nothing about the sample: all of its noise is drawn anew."""
+    sampler = DDIM(T, eta=1.0)
+    sampler.setup(TinyModel(prediction="flow"))
+    x = NOISE.draw("initial", (3, 4, 4))
+    step = sampler.transition(0, x, x - 0.25, NOISE)  # the network says x0 = 0.25
+    alpha, sigma = sampler.schedule.level(1)
+    assert torch.allclose(step.mean, torch.full_like(x, 0.25 * alpha)) and float(step.std) == pytest.approx(sigma)
+
+
+def test_ddim_refuses_a_spacing_for_a_flow():
+    with pytest.raises(ComponentError) as error:
+        DDIM(4, spacing="trailing").setup(TinyModel(prediction="flow"))
+    assert str(error.value) == "ddim: flow-matching models have no timestep spacing; leave `spacing` out"
+
+
 def test_x0_and_epsilon_are_exact_when_the_network_is_right():
     """For each prediction type a perfect output gives back the clean sample and the noise."""
     from rewardft.samplers.prediction import target_output, to_x0_and_epsilon
 
     x0, epsilon = NOISE.draw("x0", (5,)), NOISE.draw("eps", (5,))
-    alpha, sigma = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.8, dtype=torch.float64)
-    for kind in ("epsilon", "v_prediction", "sample"):
+    for kind in ("epsilon", "v_prediction", "sample", "flow_prediction"):
+        levels = (0.2, 0.8) if kind == "flow_prediction" else (0.6, 0.8)
+        alpha, sigma = torch.tensor(levels, dtype=torch.float64)
         output = target_output(kind, x0, epsilon, alpha, sigma)
-        got = to_x0_and_epsilon(kind, alpha * x0 + sigma * epsilon, output, 0.6, 0.8)
+        got = to_x0_and_epsilon(kind, alpha * x0 + sigma * epsilon, output, *levels)
         assert torch.allclose(got[0], x0) and torch.allclose(got[1], epsilon)
 
 
@@ -141,10 +182,10 @@ def test_renoise_is_the_forward_process():
 
 def test_a_sampler_refuses_the_wrong_scheduler():
     with pytest.raises(ComponentError) as error:
-        DDIM(4).setup(TinyModel(prediction="flow"))
+        DDPM(4).setup(TinyModel(prediction="flow"))
     assert str(error.value) == (
         "expected a model whose `scheduler` is a diffusers scheduler with `alphas_cumprod`, got "
-        "FlowMatchEulerDiscreteScheduler. Flow-matching models go with the sampler `flow_euler`."
+        "FlowMatchEulerDiscreteScheduler. Flow-matching models go with the samplers `flow_euler` and `ddim`."
     )
     with pytest.raises(ComponentError) as error:
         FlowEuler(4).setup(TinyModel())
