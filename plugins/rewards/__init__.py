@@ -16,13 +16,17 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_rewards() -> Factories:
-    from . import jpeg, statistics
+    from . import aesthetic, jpeg, statistics, text_image
 
     return {
+        "aesthetic": aesthetic.Aesthetic,
+        "clip_score": text_image.ClipScore,
         "colourfulness": statistics.colourfulness,
+        "hps_v2": text_image.HpsV2,
         "jpeg_compressibility": jpeg.jpeg_compressibility,
         "jpeg_differentiable": jpeg.SoftJpeg,
         "jpeg_incompressibility": jpeg.jpeg_incompressibility,
         "mean_brightness": statistics.mean_brightness,
+        "pick_score": text_image.PickScore,
         "symmetry": statistics.symmetry,
     }

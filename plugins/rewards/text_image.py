@@ -1,0 +1,100 @@
+"""Rewards that are cosines of CLIP embeddings of image and prompt, differing in weights, scale and preparation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rewardft.types import Batch, Rollout
+
+from .clip import Clip, ClipSource, Precision
+from .images import pixels_of, prompts_of
+
+TAGS = frozenset({"reward_gradient", "prompt_reward"})
+
+
+class TextImage(nn.Module):
+    """cos(image, prompt), `(b,)`, in [-1, 1]. `column` is the batch's column of prompts."""
+
+    provides = TAGS
+    space: str = "pixels"
+    range: tuple[float, float] = (-1.0, 1.0)
+
+    def __init__(self, name: str, source: ClipSource, column: str) -> None:
+        super().__init__()
+        self.name, self.column = name, column
+        self.clip = Clip(source, name)
+        self.eval()
+
+    def cosine(self, rollout: Rollout, batch: Batch) -> Tensor:
+        texts = self.clip.texts(prompts_of(batch, self.column, self.name))
+        return (self.clip.images(pixels_of(rollout, self.name)) * texts).sum(1)
+
+    def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
+        return self.cosine(rollout, batch)
+
+
+class ClipScore(TextImage):
+    """CLIP score of image and prompt: 100 cos (`percent`), or 2.5 max(cos, 0) (`hessel`).
+
+    The second is Hessel et al. 2021 (2104.08718). The first is not clipped: a wrong image has a gradient too.
+
+    Args:
+        weights, revision, processor, quantise, precision: see `ClipSource`.
+        form: scale and clipping.
+        column: the batch's column of prompts.
+    """
+
+    range = (-100.0, 100.0)
+
+    def __init__(
+        self, weights: str = "openai/clip-vit-large-patch14", revision: str | None = None, processor: str | None = None,
+        form: Literal["percent", "hessel"] = "percent", column: str = "prompt", quantise: bool = False,
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
+        source = ClipSource(weights, revision, processor, quantise=quantise, precision=precision)
+        super().__init__("clip_score", source, column)
+        self.form = form
+        if form == "hessel":
+            self.range = (0.0, 2.5)
+
+    def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
+        cosine = self.cosine(rollout, batch)
+        return 100 * cosine if self.form == "percent" else 2.5 * cosine.clamp(min=0)
+
+
+class PickScore(TextImage):
+    """PickScore (Kirstain et al. 2023, 2305.01569): exp(logit_scale) cos, a CLIP-H trained on people's picks; about 20.
+
+    Args: as `ClipScore`. The published weights are used with the processor of the CLIP that they were tuned from.
+    """
+
+    range = (-100.0, 100.0)
+
+    def __init__(
+        self, weights: str = "yuvalkirstain/PickScore_v1", revision: str | None = None,
+        processor: str | None = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", column: str = "prompt", quantise: bool = False,
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
+        source = ClipSource(weights, revision, processor, quantise=quantise, precision=precision)
+        super().__init__("pick_score", source, column)
+
+    def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
+        scale: Tensor = self.clip.model.logit_scale.float().exp()
+        return torch.clamp(scale, max=100) * self.cosine(rollout, batch)
+
+
+class HpsV2(TextImage):
+    """Human Preference Score v2 / v2.1 (Wu et al. 2023, 2306.09341): the cosine of a CLIP-H; 0.2 to 0.35 is usual.
+
+    Args: as `ClipScore`; `weights` is a converted folder (`rewardft rewards convert-hps`, docs/rewards.md), for the
+    published file is another format. Images that are no squares are filled up with black, as its own code does.
+    """
+
+    def __init__(
+        self, weights: str, revision: str | None = None, processor: str | None = None, column: str = "prompt",
+        quantise: bool = False, precision: Precision = "float32",
+    ) -> None:  # fmt: skip
+        super().__init__("hps_v2", ClipSource(weights, revision, processor, "pad", quantise, precision), column)
