@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,21 @@ class Policy:
         if self.precision is None:
             return nullcontext()
         return torch.autocast(device, dtype=self.precision, cache_enabled=False)
+
+    @contextmanager
+    def unguided(self) -> Iterator[None]:
+        """The conditional prediction alone: a model that has `guidance` runs with 1 inside.
+
+        Losses that compare an output with the noise that was added need this: a guided output is no prediction of it.
+        """
+        if not hasattr(self.model, "guidance"):
+            yield
+            return
+        before, self.model.guidance = self.model.guidance, 1.0
+        try:
+            yield
+        finally:
+            self.model.guidance = before
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += 1

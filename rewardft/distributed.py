@@ -9,8 +9,10 @@ Every function here is a collective: all processes call it, in the same order. W
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +22,28 @@ from rewardft.errors import CheckpointError
 
 T = TypeVar("T")
 Sums = dict[str, Tensor]  # name -> (sum, count) `(2,)` over the samples of this process to which the value applies
+
+
+def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
+    """accelerate's `Accelerator` for one run, with the trackers that the recipe names.
+
+    The process group ends with the process, not with the run (another may follow), but before the interpreter goes:
+    the group's worker threads abort a process that leaves them running.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
+    if accelerator.num_processes > 1:
+        atexit.unregister(_end_group)  # once, however many runs
+        atexit.register(_end_group)
+    return accelerator
+
+
+def _end_group() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def average_gradients(accelerator: Any, parameters: Sequence[nn.Parameter], accumulated: int) -> None:

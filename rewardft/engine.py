@@ -23,6 +23,7 @@ from rewardft.distributed import (
     largest,
     main_decides,
     raise_together,
+    start_accelerator,
 )
 from rewardft.errors import AuditError, CheckpointError, ComponentError
 from rewardft.evaluation import Evaluation, compare
@@ -50,11 +51,9 @@ class Trainer:
     """One run. `step` counts optimizer steps; `stream.position` counts samples."""
 
     def __init__(self, recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool) -> None:
-        from accelerate import Accelerator
-
         self.recipe, self.plugins, self.resolved, self.out = recipe, plugins, resolved, Path(out)
         check_trackers(recipe.source, recipe.train.report_to)
-        self.accelerator = Accelerator(log_with=recipe.train.report_to or None, project_dir=str(self.out))
+        self.accelerator = start_accelerator(recipe.train.report_to, self.out)
         self.is_main = self.accelerator.is_main_process
         self.on_cpu = self.accelerator.device.type == "cpu"
         checkpoint = main_decides(self.accelerator, lambda: self._claim_folder(resume))

@@ -22,8 +22,9 @@ out, the first batch excepted. Steps without noise carry the adjoint but do not 
 re-implementation on SD 1.5: 50 steps, 4 trained, lambda 100, mask at the 0.9 quantile, learning rate 3e-6 with betas
 (0.9, 0.95), fp32.
 
-Guidance inside the adjoint blows up: that work used it for sampling alone. Here the model's guidance is in all its
-calls, so give the model none.
+Guidance inside the adjoint blows up, so it is used for sampling alone, as there: the base's and the policy's steps are
+taken without it. With a sampler whose noise is not memoryless the objective above still falls, but its optimum is no
+longer the tilted distribution; DDIM with another eta is refused.
 
 Cost per sample: T forwards, one reward gradient, T reference forwards and backwards (a vector-Jacobian product each,
 one graph in memory), K forwards and backwards.
@@ -76,7 +77,8 @@ class AdjointMatching:
             part = rollout.select(rows)
             scores = ctx.score(part, batch.select(rows), gradient=True)
             assert scores.gradient is not None
-            targets = lean_adjoint(ctx, part, -self.reward_scale * scores.gradient, chosen)
+            with ctx.policy.unguided():
+                targets = lean_adjoint(ctx, part, -self.reward_scale * scores.gradient, chosen)
             for k in chosen:
                 closes = rows == parts[-1] and k == chosen[-1]
                 loss = matching_loss(ctx, part, k, *targets[k])
@@ -141,7 +143,8 @@ def base_step(ctx: Context, rollout: Rollout, k: int, after: Tensor) -> tuple[Te
 
 def matching_loss(ctx: Context, rollout: Rollout, k: int, base: Tensor, adjoint: Tensor) -> Tensor:
     """|| (m_theta - m_base) / sigma_k + sigma_k a_{k+1} ||^2, mean over the dimensions, `(b,)`."""
-    new = ctx.replay(rollout, k)
+    with ctx.policy.unguided():
+        new = ctx.replay(rollout, k)
     assert new.mean is not None and new.std is not None
     control = (new.mean - base) / new.std
     ctx.record("control", control.square().flatten(1).mean(1))

@@ -68,10 +68,14 @@ def prediction_type(ctx: Context) -> str:
 
 
 def squared_error(ctx: Context, at: Noised) -> Tensor:
-    """`(b,)`: mean over the dimensions of a sample, under the current policy, in the caller's gradient mode."""
+    """`(b,)`: mean over the dimensions of a sample, under the current policy, in the caller's gradient mode.
+
+    Without guidance: what is compared with the noise is a prediction of it.
+    """
     ctx.adapter.train_mode(torch.is_grad_enabled())
     try:
-        output = ctx.policy.denoise(at.x, at.t, at.cond).to(at.x.dtype)
+        with ctx.policy.unguided():
+            output = ctx.policy.denoise(at.x, at.t, at.cond).to(at.x.dtype)
     finally:
         ctx.adapter.train_mode(False)
     return at.weight * (output - at.target).square().flatten(1).mean(1)

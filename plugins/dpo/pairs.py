@@ -204,8 +204,10 @@ def check_ids(records: list[Record], path: Path) -> list[Record]:
 
 def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
     """Decode to `(3, size, size)` in [0, 1]. Raises DataError for whatever is no complete image."""
-    from PIL import Image, ImageOps
-
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise DataError(f"{where}: reading images needs the package pillow (pip install pillow)") from error
     data = image_bytes(source, root, where)
     try:
         with warnings.catch_warnings():

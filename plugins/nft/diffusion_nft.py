@@ -28,6 +28,9 @@ becomes decay * v_old + (1 - decay) * theta, decay by `schedule`:
     slow   min(0.001 step, 0.5)                     (type 1 of the released code)
     fast   clip(0.0075 (step - 75), 0, 0.999)       (type 2)
 
+The loss takes the network without guidance, as a prediction of the velocity; a model that samples with guidance gives
+samples that are not its own in that sense, and the method was run without any.
+
 Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no classifier-free
 guidance, learning rate 3e-4. The standard deviation is over the whole batch and all processes, as in Flow-GRPO's
 code, plus 1e-4. Background knowledge, not from that code: the floor 1e-5 of the adaptive divisor.
@@ -194,10 +197,11 @@ def add_noise(ctx: Context, batch: Batch, x0: Tensor, stream: str) -> Noised:
 
 
 def estimate(ctx: Context, at: Noised) -> Tensor:
-    """x0_hat under the policy that is in place, in the caller's gradient mode."""
+    """x0_hat under the policy that is in place, without guidance, in the caller's gradient mode."""
     ctx.adapter.train_mode(torch.is_grad_enabled())
     try:
-        output = ctx.policy.denoise(at.x, at.t, at.cond).to(at.x.dtype)
+        with ctx.policy.unguided():
+            output = ctx.policy.denoise(at.x, at.t, at.cond).to(at.x.dtype)
     finally:
         ctx.adapter.train_mode(False)
     kind = getattr(ctx.policy.scheduler.config, "prediction_type", "flow_prediction")

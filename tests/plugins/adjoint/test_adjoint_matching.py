@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,6 +144,20 @@ def test_at_initialisation_the_policy_has_no_control_and_the_gradient_raises_the
     assert reward() > before + 1e-9
 
 
+def test_guidance_is_for_sampling_alone():
+    """Same trajectories, guidance on: the adjoint and the loss are those of the model without it."""
+    ctx, batch = context(guidance=4.0), make_test_batch()
+    algorithm = AdjointMatching(7.0, train_steps=None, mask_quantile=None)
+    list(run_backward(algorithm.losses(ctx, batch)))
+    ours, guided = take_gradients(ctx), ctx.rollout(batch, KEEP)
+    assert ctx.policy.guidance == 4.0
+    bare = context()
+    bare.rollout = lambda batch, plan: guided
+    list(run_backward(algorithm.losses(bare, batch)))
+    assert relative_error(ours, take_gradients(bare)) < 1e-12
+    assert not torch.allclose(guided.x0, context().rollout(batch, KEEP).x0, atol=1e-2)
+
+
 # -- a problem with a known solution -----------------------------------------------------------------------------------
 
 SLOPES, NOISE, WANTED, PULL = (
@@ -207,7 +221,7 @@ def expected_gradient(gain, shift, adjoint_before=False):
             return sampler.replay(None, rollout, k, False)
 
     ctx = SimpleNamespace(
-        sampler=sampler, adapter=sampler, policy=None, reference=reference, record=lambda *a: None,
+        sampler=sampler, adapter=sampler, policy=SimpleNamespace(unguided=nullcontext), reference=reference, record=lambda *a: None,
         replay=lambda rollout, k: sampler.replay(None, rollout, k, False),
     )  # fmt: skip
     targets = lean_adjoint(ctx, rollout, PULL * (states[3] - WANTED), [0, 1, 2])

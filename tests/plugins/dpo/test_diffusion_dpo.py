@@ -184,6 +184,20 @@ def test_adapter_dropout_is_active_for_the_policy_alone():
     assert modes == [False, False, True, False]  # reference, then policy
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "flow"])
+def test_guidance_has_no_part_in_the_loss_and_is_back_afterwards(kind):
+    """A guided output is no prediction of the noise that was added."""
+    guided, plain = context(kind, guidance=4.0), context(kind)
+    loss, gradient = run(guided, DiffusionDPO(beta=3.0), pairs())
+    expected, bare = run(plain, DiffusionDPO(beta=3.0), pairs())
+    assert loss == expected and relative_error(gradient, bare) == 0.0
+    assert guided.policy.model.guidance == 4.0
+    with pytest.raises(ZeroDivisionError), guided.policy.unguided():
+        assert guided.policy.model.guidance == 1.0
+        1 / 0
+    assert guided.policy.model.guidance == 4.0
+
+
 def test_bad_options_are_refused():
     with pytest.raises(ComponentError, match=r"^beta must be above 0, got -1.0$"):
         DiffusionDPO(beta=-1.0)

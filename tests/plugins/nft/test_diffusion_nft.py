@@ -1,6 +1,7 @@
 """DiffusionNFT: the optimum in closed form, the gradient by hand, the old policy, and how good a sample is."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -109,6 +110,9 @@ class Scalar:
     def denoise(self, x, t, cond):
         return self.module.value.expand_as(x)
 
+    def unguided(self):
+        return nullcontext()
+
     def train_mode(self, on):
         pass
 
@@ -136,8 +140,9 @@ def test_gradient_descent_on_the_algorithms_own_loss_ends_at_the_closed_form(bet
             ctx.module.value.sub_(slope / curvature)
     good = float((r * v).sum() / r.sum())
     expected = float(old["value"]) + 2 / beta * float(r.mean()) * (good - float(v.mean()))
-    assert float(ctx.module.value) == pytest.approx(expected, rel=1e-9)
-    assert float(ctx.module.value) < float(old["value"]) - 0.1  # larger x0 is better, so the velocity falls
+    found = float(ctx.module.value.detach())
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert found < float(old["value"]) - 0.1  # larger x0 is better, so the velocity falls
 
 
 # -- the loss and its gradient ---------------------------------------------------------------------------------------
@@ -242,6 +247,16 @@ def test_good_and_bad_samples_pull_in_opposite_directions():
         algorithm.loss(ctx, at, torch.full((3,), r, dtype=torch.float64), old).sum().backward()
         gradients.append(take_gradients(ctx))
     assert relative_error(gradients[0], [-g for g in gradients[1]]) < 1e-9
+
+
+def test_guidance_is_for_sampling_alone():
+    guided, plain = context(guidance=4.0), context()
+    value, gradient = run(guided, DiffusionNFT(group=2))
+    rollout = guided.last_rollout
+    plain.rollout = lambda batch, plan: rollout
+    expected, bare = run(plain, DiffusionNFT(group=2))
+    assert value == pytest.approx(expected, rel=1e-12) and relative_error(gradient, bare) < 1e-12
+    assert guided.policy.model.guidance == 4.0
 
 
 # -- the old policy --------------------------------------------------------------------------------------------------
