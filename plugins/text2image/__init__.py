@@ -1,0 +1,37 @@
+"""Text-to-image and class-conditional models from diffusers folders, and data sets of prompts and labels.
+
+Registers the models `stable_diffusion` (1.x and 2.x), `sdxl`, `sd3`, `flux`, `class_conditional_unet` and
+`unconditional_unet`, and the data sets `prompts` and `class_labels`. A family is one short file beside the machinery
+that all share (`family.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rewardft import hookimpl
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_models() -> Factories:
+    from .class_conditional import ClassConditionalUNet
+    from .flux import Flux
+    from .sd3 import StableDiffusion3
+    from .sdxl import StableDiffusionXL
+    from .stable_diffusion import StableDiffusion
+    from .unet import UnconditionalUNet
+
+    return {
+        "stable_diffusion": StableDiffusion, "sdxl": StableDiffusionXL, "sd3": StableDiffusion3, "flux": Flux,
+        "class_conditional_unet": ClassConditionalUNet, "unconditional_unet": UnconditionalUNet,
+    }  # fmt: skip
+
+
+@hookimpl
+def register_datasets() -> Factories:
+    from .data import ClassLabels, Prompts
+
+    return {"prompts": Prompts, "class_labels": ClassLabels}

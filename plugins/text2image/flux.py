@@ -1,0 +1,78 @@
+"""`flux`: FLUX.1 dev and schnell (Black Forest Labs 2024), a transformer over 2x2 blocks of latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError
+
+from .family import LatentModel
+from .guidance import Condition
+from .schedules import load_flow_schedule
+from .source import DTYPES
+from .text import Embedding, TextEncoder
+
+
+@dataclass(kw_only=True, eq=False)
+class Flux(LatentModel):
+    """A transformer over image and T5 tokens, with CLIP's pooled output. Latents stay `(b, c, h, w)` outside of it.
+
+    Args:
+        guidance: the scale that dev was distilled with: an input of the network, never a second pass. schnell has
+            none and takes 1.
+        t5_length: tokens that T5 reads (dev: 512, schnell: 256).
+    """
+
+    guidance: float = 3.5
+    t5_length: int = 512
+
+    denoiser: ClassVar = ("FluxTransformer2DModel", "transformer")
+    patch: ClassVar = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.config.guidance_embeds and self.guidance != 1:
+            raise ComponentError(
+                f"{self.source.place('transformer')} was not distilled with guidance (it is a schnell): `guidance: "
+                f"{self.guidance:g}` would do nothing. Write `guidance: 1`."
+            )
+        if self.negative_prompt is not None:
+            raise ComponentError("flux runs without an unconditional pass; leave `negative_prompt` out")
+
+    def load_encoders(self) -> dict[str, TextEncoder]:
+        dtype = DTYPES[self.dtype]
+        return {
+            "clip": TextEncoder.load(self.source, "CLIPTextModel", 1, dtype),
+            "t5": TextEncoder.load(self.source, "T5EncoderModel", 2, dtype, self.t5_length),
+        }
+
+    def load_scheduler(self) -> Any:
+        height, width = self.latent_size
+        return load_flow_schedule(self.source, height * width // 4, unit_grid=True)
+
+    def default_size(self) -> int:
+        return 128
+
+    def embed(self, prompt: str) -> Embedding:
+        """text `(tokens, width)` of T5, pooled `(width,)` of CLIP."""
+        text = self.encoders["t5"](prompt).last_hidden_state[0]
+        return {"text": text, "pooled": self.encoders["clip"](prompt).pooler_output[0]}
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return self.predict(x.to(self.trainable.dtype), t, cond)  # type: ignore[arg-type]
+
+    def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        b, c, h, w = x.shape
+        tokens = x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+        places = torch.cartesian_prod(torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0)).to(x)
+        text = cond["text"].to(x.dtype)
+        guidance = torch.full((b,), float(self.guidance), device=x.device) if self.config.guidance_embeds else None
+        output: Tensor = self.trainable(
+            hidden_states=tokens, timestep=t.to(x.dtype) / 1000, guidance=guidance, encoder_hidden_states=text,
+            pooled_projections=cond["pooled"].to(x.dtype), img_ids=places, txt_ids=text.new_zeros(text.shape[1], 3),
+        ).sample  # fmt: skip
+        return output.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)

@@ -1,0 +1,105 @@
+"""Rows of prompt files: txt, JSONL, parquet, or a folder that the `datasets` library saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rewardft.errors import DataError, did_you_mean
+
+Row = Mapping[str, Any]
+Rows = Iterator[tuple[str, Row]]  # where the row stands, as messages name it, and its columns
+SAVED = ("state.json", "dataset_dict.json")
+
+
+def read_rows(path: Path, columns: Sequence[str], split: str) -> Rows:
+    """Every row of a source; `split` matters only to a folder that has splits of its own."""
+    if path.is_dir():
+        return read_saved(path, columns, split)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a saved folder")
+    if path.suffix == ".txt":
+        return read_txt(path, columns)
+    if path.suffix == ".jsonl":
+        return read_jsonl(path)
+    if path.suffix == ".parquet":
+        return read_parquet(path, columns)
+    raise DataError(f"{path}: expected prompts as .txt, .jsonl or .parquet, got the suffix {path.suffix!r}")
+
+
+def read_txt(path: Path, columns: Sequence[str]) -> Rows:
+    """One prompt per line under the name of the first of the columns; blank lines are passed over."""
+    if len(columns) > 1:
+        raise DataError(f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as .jsonl")
+    for number, line in lines_of(path):
+        yield f"{path}:{number}", {columns[0]: line.strip()}
+
+
+def read_jsonl(path: Path) -> Rows:
+    for number, line in lines_of(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f'{path}:{number}: expected an object like {{"prompt": "..."}}, got {type(row).__name__}')
+        yield f"{path}:{number}", row
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
+    yield from ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> Rows:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(f'{path}: reading parquet needs pyarrow (pip install "rewardft[text2image]")') from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        check_columns(str(path), columns, file.schema_arrow.names)
+        rows = file.read(columns=list(columns)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+
+
+def read_saved(path: Path, columns: Sequence[str], split: str) -> Rows:
+    if not any((path / name).is_file() for name in SAVED):
+        raise DataError(
+            f"{path}: expected a folder that `save_to_disk` of the datasets library wrote, with {' or '.join(SAVED)}"
+        )
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f'{path}: reading it needs datasets (pip install "rewardft[text2image]")') from error
+    try:
+        table: Any = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable by the datasets library ({error})") from error
+    if has_splits(path):
+        if split not in table:
+            raise DataError(f"{path}: there is no split {split!r}.{did_you_mean(split, table)}")
+        table = table[split]
+    check_columns(str(path), columns, table.column_names)
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.select_columns(list(columns))))
+
+
+def has_splits(path: Path) -> bool:
+    """Whether a source has named splits of its own."""
+    return (path / "dataset_dict.json").is_file()
+
+
+def check_columns(where: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Raises DataError for a column that is not there."""
+    for name in wanted:
+        if name not in found:
+            raise DataError(f"{where}: there is no column {name!r}.{did_you_mean(name, found)}")

@@ -1,0 +1,64 @@
+"""`sd3`: Stable Diffusion 3 and 3.5 (Esser et al. 2024, 2403.03206), a transformer trained by flow matching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .family import LatentModel
+from .guidance import Condition
+from .schedules import load_flow_schedule
+from .source import DTYPES
+from .text import Embedding, TextEncoder
+
+
+@dataclass(kw_only=True, eq=False)
+class StableDiffusion3(LatentModel):
+    """A transformer over image and text tokens, conditioned on two CLIP encoders and T5.
+
+    Args:
+        t5: use the third text encoder; without it (11 GB less in bf16) its tokens are zeros.
+        t5_length: tokens that T5 reads.
+    """
+
+    guidance: float = 7.0
+    t5: bool = True
+    t5_length: int = 256
+
+    denoiser: ClassVar = ("SD3Transformer2DModel", "transformer")
+    lora_targets: ClassVar = (*LatentModel.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    patch: ClassVar = 2
+
+    def load_encoders(self) -> dict[str, TextEncoder]:
+        dtype, clip = DTYPES[self.dtype], "CLIPTextModelWithProjection"
+        encoders = {name: TextEncoder.load(self.source, clip, i, dtype) for i, name in ((1, "small"), (2, "large"))}
+        if self.t5:
+            encoders["t5"] = TextEncoder.load(self.source, "T5EncoderModel", 3, dtype, self.t5_length)
+        return encoders
+
+    def load_scheduler(self) -> Any:
+        height, width = self.latent_size
+        return load_flow_schedule(self.source, (height // self.config.patch_size) * (width // self.config.patch_size))
+
+    def embed(self, prompt: str) -> Embedding:
+        """text: CLIP's tokens, widened by zeros, then T5's `(tokens, width)`; pooled: both projections `(width,)`."""
+        clips = [self.encoders[name](prompt) for name in ("small", "large")]
+        text = torch.cat([clip.hidden_states[-2][0] for clip in clips], dim=-1)
+        width = int(self.config.joint_attention_dim)
+        if self.t5:
+            more = self.encoders["t5"](prompt).last_hidden_state[0].to(text)
+        else:
+            more = text.new_zeros(self.t5_length, width)
+        text = torch.cat([pad(text, (0, width - text.shape[-1])), more])
+        return {"text": text, "pooled": torch.cat([clip.text_embeds[0] for clip in clips])}
+
+    def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        text, pooled = cond["text"].to(x.dtype), cond["pooled"].to(x.dtype)
+        output: Tensor = self.trainable(
+            hidden_states=x, timestep=t, encoder_hidden_states=text, pooled_projections=pooled
+        ).sample
+        return output
