@@ -1,24 +1,29 @@
-"""Finished runs: open one again, evaluate it against its base model."""
+"""What is done without training: finished runs are opened and evaluated, a reward is built on its own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rewardft.adapter import load_adapter
+from rewardft.catalog import build_catalog
 from rewardft.checkpoint import latest_checkpoint, read_state, write_text
+from rewardft.component import Component, check_options
 from rewardft.engine import train
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation import compare
+from rewardft.overrides import Origin, apply_override
 from rewardft.plugins import load_plugins
 from rewardft.recipe import load_recipe
 from rewardft.resolve import resolve
 from rewardft.session import Session, build_session, run_evaluation
+from rewardft.types import Batch, Rollout
 
 
 def run_recipe_file(path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False) -> dict[str, Any]:
@@ -72,6 +77,32 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
     tables = {"base": before.to_json(), "tuned": after.to_json()}
     write_text(folder / "evaluation.json", json.dumps(result | tables))
     return result
+
+
+def open_reward(
+    use: str, plugins: Sequence[str], settings: Sequence[str] = (), base: Path = Path()
+) -> tuple[Callable[[Rollout, Batch], Tensor], bool]:
+    """A reward outside a run, frozen and on the best device, and whether it has a gradient.
+
+    Args:
+        use: its registered name.
+        plugins: as a recipe lists them; paths are relative to `base`.
+        settings: options as `key=value`.
+
+    Raises PluginError for an unknown plugin or name, RecipeError with all problems of the options.
+    """
+    options: dict[str, Any] = {}
+    origin = Origin(f"reward {use!r}")
+    problems = [problem for text in settings for problem in apply_override(options, text, origin)]
+    entry = build_catalog(load_plugins(list(plugins), base)).get("rewards", use)
+    values, found = check_options(entry, options, ())
+    if problems or found:
+        raise RecipeError(origin.source, problems + [message for _, message in found])
+    component = Component(entry, values)
+    reward = component.build()
+    if isinstance(reward, nn.Module):
+        reward.requires_grad_(False).eval().to(best_device())
+    return reward, "reward_gradient" in component.tags("provides", "tags")
 
 
 def best_device() -> torch.device:

@@ -16,7 +16,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_rewards() -> Factories:
-    from . import aesthetic, jpeg, statistics, text_image
+    from . import aesthetic, jpeg, remote, statistics, text_image
 
     return {
         "aesthetic": aesthetic.Aesthetic,
@@ -28,5 +28,13 @@ def register_rewards() -> Factories:
         "jpeg_incompressibility": jpeg.jpeg_incompressibility,
         "mean_brightness": statistics.mean_brightness,
         "pick_score": text_image.PickScore,
+        "remote": remote.Remote,
         "symmetry": statistics.symmetry,
     }
+
+
+@hookimpl
+def register_commands() -> Factories:
+    from .commands import app
+
+    return {"rewards": app}

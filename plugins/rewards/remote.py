@@ -1,0 +1,174 @@
+"""`remote`: a reward that another process computes, asked by HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError, RewardError
+from rewardft.types import Batch, Rollout, micro_slices
+
+from .images import pixels_of
+from .transport import Endpoint, Refused, Unreachable
+from .wire import Payload, WireError, decode_answer, encode_request
+
+LOG = logging.getLogger(__name__)
+Answer = tuple[Tensor, Tensor | None]
+
+
+class Remote:
+    """A reward behind HTTP; docs/remote-reward.md has the wire format and a server of a few lines.
+
+    The batch is sent in requests of at most `batch_size` samples, at most `concurrency` of them at a time. A request
+    that gets no answer (no connection, time-out, cut off, status 408, 429, 5xx) is sent again, `attempts` times in all,
+    after `backoff`, twice, four times ... seconds, or after what a busy server asks for in Retry-After; never after
+    more than `max_wait`. An answer that breaks the format stops the run at once: the next one would too.
+
+    Args:
+        url: http or https address that takes POST requests.
+        gradient: ask for the gradient with respect to the samples too, so that algorithms that follow the reward's
+            gradient can use it.
+        space: send decoded `pixels`, or the model's own `latents`.
+        payload: `safetensors` sends exact float32 numbers, `png` 8-bit pictures, a tenth of the size.
+        columns: columns of the batch that are sent along; null: `prompt` where the data set has it.
+        batch_size: samples per request; null: the whole batch.
+        timeout: seconds for one request as a whole.
+        on_failure: when no attempt is answered, `stop` the run, or go on with `nan` (not applicable) for those samples.
+        token_env: name of an environment variable whose value is sent as a bearer token.
+    """
+
+    provides: frozenset[str] = frozenset()
+    space: str = "pixels"
+    range = (-float("inf"), float("inf"))
+
+    def __init__(
+        self, url: str, gradient: bool = False, space: Literal["pixels", "latents"] = "pixels",
+        payload: Payload = "safetensors", columns: list[str] | None = None, batch_size: int | None = None,
+        concurrency: int = 4, timeout: float = 60.0, attempts: int = 5, backoff: float = 1.0, max_wait: float = 60.0,
+        on_failure: Literal["stop", "nan"] = "stop", token_env: str | None = None,
+    ) -> None:  # fmt: skip
+        check_options(url, space, payload, min(concurrency, attempts, batch_size or 1), min(timeout, backoff, max_wait))
+        headers = {"Authorization": f"Bearer {read_token(token_env)}"} if token_env else {}
+        self.url, self.endpoint = url, Endpoint(urlsplit(url), timeout, headers)
+        self.gradient, self.space, self.payload, self.columns = gradient, space, payload, columns
+        self.batch_size, self.concurrency, self.attempts = batch_size, concurrency, attempts
+        self.backoff, self.max_wait, self.on_failure = backoff, max_wait, on_failure
+
+    @staticmethod
+    def tags(gradient: bool = False, **_: Any) -> frozenset[str]:
+        return frozenset({"reward_gradient"}) if gradient else frozenset()
+
+    def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
+        samples = pixels_of(rollout, "remote") if self.space == "pixels" else rollout.x0.float()
+        if self.gradient and samples.requires_grad and torch.is_grad_enabled():
+            value: Tensor = AskedElsewhere.apply(samples, lambda x: self.ask(x, batch, gradient=True))
+            return value
+        return self.ask(samples.detach(), batch, gradient=False)[0].to(samples.device)
+
+    def ask(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
+        """Rewards `(b,)` and, if wanted, gradients like the samples; the requests run side by side."""
+        parts = list(micro_slices(len(batch), self.batch_size))
+        with ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="remote-reward") as pool:
+            futures = [pool.submit(self.ask_part, samples[rows], batch.select(rows), gradient) for rows in parts]
+            try:
+                answers = [future.result() for future in futures]
+            finally:
+                pool.shutdown(
+                    wait=False, cancel_futures=True
+                )  # after the first failure the others are not worth asking
+        slopes = [slope for _, slope in answers if slope is not None]
+        return torch.cat([rewards for rewards, _ in answers]), torch.cat(slopes) if slopes else None
+
+    def ask_part(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
+        columns = {name: batch[name] for name in self.columns_of(batch)}
+        body = encode_request(samples, batch, columns, self.payload, gradient)
+        limit = 65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)  # base64 adds a third
+        try:
+            return decode_answer(self.send(body, limit), samples.shape, gradient)
+        except (WireError, Refused) as error:
+            raise RewardError(f"{self.where(batch)}: {error}") from error
+        except Unreachable as error:
+            tries = f"{self.attempts} attempts" if self.attempts > 1 else "1 attempt"
+            message = f"{self.where(batch)}: no answer in {tries}; the last: {error}"
+            if self.on_failure == "stop":
+                raise RewardError(
+                    f"{message}\n"
+                    f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on without it."
+                ) from error
+            LOG.warning("%s; going on with NaN", message)
+            rewards = torch.full((len(batch),), float("nan"))
+            return rewards, torch.zeros_like(samples, device="cpu") if gradient else None
+
+    def send(self, body: bytes, limit: int) -> bytes:
+        """Up to `attempts` requests, with pauses. Raises the last Unreachable."""
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return self.endpoint.post(body, limit)
+            except Unreachable as error:
+                if attempt == self.attempts:
+                    raise
+                asked = error.retry_after
+                time.sleep(min(self.backoff * 2 ** (attempt - 1) if asked is None else asked, self.max_wait))
+        raise AssertionError("attempts >= 1")
+
+    def columns_of(self, batch: Batch) -> list[str]:
+        if self.columns is None:
+            return ["prompt"] if "prompt" in batch else []
+        missing = [name for name in self.columns if name not in batch]
+        if missing:
+            raise RewardError(
+                f"remote: the data set has no column {', '.join(missing)} to send to {self.url}; "
+                f"it gives: {', '.join(batch.columns) or 'no columns'}"
+            )
+        return self.columns
+
+    def where(self, batch: Batch) -> str:
+        shown = ", ".join(batch.ids[:3]) + (f" and {len(batch) - 3} more" if len(batch) > 3 else "")
+        return f"remote reward {self.url} (samples {shown})"
+
+
+class AskedElsewhere(torch.autograd.Function):
+    """Rewards whose gradient comes with them."""
+
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor, ask: Callable[[Tensor], Answer]) -> Tensor:
+        rewards, slope = ask(samples.detach())
+        assert slope is not None
+        ctx.save_for_backward(slope.to(samples))
+        return rewards.to(samples.device)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return cotangents[0].view(-1, *[1] * (slope.ndim - 1)) * slope, None
+
+
+def check_options(url: str, space: str, payload: str, least: int, shortest: float) -> None:
+    """Raises ComponentError for options that cannot work."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ComponentError(f"remote: expected a url such as http://127.0.0.1:8000/, got {url!r}")
+    if parts.username or parts.password:
+        raise ComponentError("remote: the url holds a user name or password; name the token's variable in `token_env`")
+    if space == "latents" and payload == "png":
+        raise ComponentError("remote: latents are no pictures; use `payload: safetensors` with `space: latents`")
+    if least < 1 or not shortest > 0:
+        raise ComponentError(
+            "remote: expected concurrency, attempts and batch_size of at least 1, and timeout, backoff and max_wait "
+            "above 0"
+        )
+
+
+def read_token(name: str) -> str:
+    token = os.environ.get(name, "")
+    if not token:
+        raise ComponentError(f"remote: token_env names the environment variable {name}, which is not set")
+    return token
