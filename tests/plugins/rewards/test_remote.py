@@ -2,6 +2,7 @@
 
 import base64
 import email.utils
+import inspect
 import json
 import math
 import os
@@ -20,8 +21,9 @@ from rewardft_plugins.rewards.wire import WireError, decode_request, encode_requ
 from safetensors.torch import save
 
 from rewardft.errors import ComponentError, RewardError
-from rewardft.testing import check_reward
+from rewardft.testing import check_reward, run_recipe
 from rewardft.testing.rewards import make_rollout
+from tests.documents import blocks, files_in, read, table_rows, words
 
 from .pictures import batch_of, noise_pictures
 from .servers import Scripted, address, raw_server, running, says, serve
@@ -405,3 +407,43 @@ def test_requests_that_are_not_in_the_format_are_refused(change, text):
 def test_a_request_that_is_too_large_is_refused():
     with serve(symmetry, limit=1000) as server, pytest.raises(RewardError, match=r"status 413 .*expected a Content-Length of at most 1000"):
         score(Remote(address(server), **FAST), noise_pictures(4, 64, 64))
+
+
+# -- the documentation -------------------------------------------------------------------------------------------------
+
+
+def test_the_server_of_the_documentation_works(tmp_path):
+    source = files_in("docs/remote-reward.md")["brightness_server.py"]
+    assert len(source.splitlines()) <= 16
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    (tmp_path / "server.py").write_text(source.replace("8000", str(port)))
+    process = subprocess.Popen([sys.executable, str(tmp_path / "server.py")], stderr=subprocess.PIPE)
+    try:
+        got = score(Remote(f"http://127.0.0.1:{port}/", attempts=12, backoff=0.2, max_wait=0.5))
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert torch.allclose(got, PIXELS.flatten(1).mean(1), atol=1e-6)
+
+
+def test_the_options_of_the_documentation_are_those_of_the_reward():
+    rows = table_rows(read("docs/remote-reward.md").partition("\n## The recipe")[2].partition("\n## ")[0])
+    documented = {words(row[0])[0]: row[1].strip("`") for row in rows}
+    parameters = inspect.signature(Remote).parameters
+    words_for = {inspect.Parameter.empty: "required", None: "null", False: "false"}
+    assert documented == {name: words_for.get(p.default, str(p.default)) for name, p in parameters.items()}
+
+
+def test_a_recipe_trains_on_a_remote_gradient(tmp_path):
+    """The same figures as with the reward at home."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(next(text for text in blocks("docs/remote-reward.md", "yaml")))
+    with serve(symmetry) as server:
+        away = run_recipe(recipe, tmp_path / "away", f"rewards.0.url={address(server)}", "train.steps=3", "train.log_every=1")
+    home = recipe.read_text().replace('{use: remote, url: "http://127.0.0.1:8000/", gradient: true}', "{use: symmetry}")
+    recipe.write_text(home)
+    here = run_recipe(recipe, tmp_path / "here", "train.steps=3", "train.log_every=1")
+    assert len(here.column("reward")) == 3
+    assert away.column("reward/remote") == here.column("reward/symmetry")
+    assert away.column("gradient_norm") == here.column("gradient_norm")
