@@ -1,6 +1,6 @@
 """Tiny checkpoints of every family, from the real classes of diffusers and transformers, in the layout of the hub.
 
-Weights are random; a few hundred thousand numbers each. 32x32 pixels are 16x16 latents of 4 channels.
+Weights are random; a few hundred thousand numbers each. 16x16 pixels are 8x8 latents of 4 channels.
 """
 
 import string
@@ -28,7 +28,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
-PIXELS, LATENTS, CHANNELS = 32, 16, 4
+PIXELS, LATENTS, CHANNELS = 16, 8, 4
 WIDTH = 16  # of every text encoder
 TOKENS = 12  # that CLIP reads
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -75,9 +75,9 @@ def autoencoder(seed, **extra):
 def unet(seed, **extra):
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        sample_size=LATENTS, in_channels=CHANNELS, out_channels=CHANNELS, block_out_channels=(16, 32),
+        sample_size=LATENTS, in_channels=CHANNELS, out_channels=CHANNELS, block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1, norm_num_groups=8, attention_head_dim=8, **extra,
+        layers_per_block=1, norm_num_groups=4, attention_head_dim=2, **extra,
     ).eval()  # fmt: skip
 
 
