@@ -76,16 +76,16 @@ class PromptCache:
 
     def get(self, prompts: Sequence[str], embed: Callable[[str], Embedding]) -> Embedding:
         """The embeddings of all prompts, stacked, on the CPU; `embed` is asked for those that are not held."""
-        found: dict[str, Embedding] = {}
+        found = {prompt: self.entries[prompt] for prompt in prompts if prompt in self.entries}
         for prompt in dict.fromkeys(prompts):
-            held = self.entries.pop(prompt, None)
-            found[prompt] = {k: v.cpu() for k, v in embed(prompt).items()} if held is None else held
-            self.size += 0 if held is not None else size_of(found[prompt])
+            if prompt not in found:
+                found[prompt] = {name: value.cpu() for name, value in embed(prompt).items()}
+                self.size += size_of(found[prompt])
             self.entries[prompt] = found[prompt]
-            while self.size > self.limit and self.entries:
-                self.size -= size_of(self.entries.popitem(last=False)[1])
-        names = found[prompts[0]]
-        return {name: torch.stack([found[prompt][name] for prompt in prompts]) for name in names}
+            self.entries.move_to_end(prompt)
+        while self.size > self.limit:
+            self.size -= size_of(self.entries.popitem(last=False)[1])
+        return {name: torch.stack([found[prompt][name] for prompt in prompts]) for name in found[prompts[0]]}
 
 
 def size_of(embedding: Embedding) -> int:
