@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn.functional import softplus
-
-from rewardft.adapter import Lora
-from rewardft.errors import ComponentError
-from rewardft.sections import AdapterSpec
-from rewardft.types import Batch
 from rewardft_plugins.text2image import register_models
 from rewardft_plugins.text2image.flux import Flux
 from rewardft_plugins.text2image.sd3 import StableDiffusion3
 from rewardft_plugins.text2image.sdxl import StableDiffusionXL
 from rewardft_plugins.text2image.stable_diffusion import StableDiffusion
 from rewardft_plugins.text2image.text import PromptCache
+from torch.nn.functional import softplus
+
+from rewardft.adapter import Lora
+from rewardft.errors import ComponentError
+from rewardft.sections import AdapterSpec
+from rewardft.types import Batch
 from tests.plugins.text2image import checkpoints
 
 FACTORIES = {"stable_diffusion": StableDiffusion, "sdxl": StableDiffusionXL, "sd3": StableDiffusion3, "flux": Flux}

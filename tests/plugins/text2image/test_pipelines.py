@@ -9,15 +9,15 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from rewardft_plugins.text2image.flux import Flux
+from rewardft_plugins.text2image.sd3 import StableDiffusion3
+from rewardft_plugins.text2image.sdxl import StableDiffusionXL
+from rewardft_plugins.text2image.stable_diffusion import StableDiffusion
 
 from rewardft.noise import Noise
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.types import Batch, Plan
-from rewardft_plugins.text2image.flux import Flux
-from rewardft_plugins.text2image.sd3 import StableDiffusion3
-from rewardft_plugins.text2image.sdxl import StableDiffusionXL
-from rewardft_plugins.text2image.stable_diffusion import StableDiffusion
 from tests.plugins.text2image import checkpoints
 
 PROMPTS = ["a red dog", "two small cats"]
