@@ -120,9 +120,14 @@ class Context:
         self.last_rollout = rollout
         return rollout
 
-    def score(self, rollout: Rollout, batch: Batch, gradient: bool = False) -> Scores:
-        """Evaluate all rewards; with `gradient`, also d(total)/d(x0), with no denoiser graph in memory."""
+    def score(self, rollout: Rollout, batch: Batch, gradient: bool = False, record: bool = True) -> Scores:
+        """Evaluate all rewards; with `gradient`, also d(total)/d(x0), with no denoiser graph in memory.
+
+        record: log the values as the run's rewards; off for what is not a finished sample.
+        """
         scores = evaluate_rewards(self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error)
+        if not record:
+            return scores
         for name, value in scores.by_name.items():
             self.record(f"reward/{name}", value)
         self.record("reward", scores.total)

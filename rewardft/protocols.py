@@ -5,7 +5,8 @@ of them. Tags that depend on options are given by an optional static method `tag
 `provides`; it is asked before anything is built.
 
 Tags in use: `denoiser` (a `DiffusionModel`), `differentiable_sampler` (a `DifferentiableSampler`), `stochastic`,
-`log_prob`, `renoise`, `reward_gradient`, `pairs`, `multiview`, `training_targets` (the data set holds clean samples).
+`log_prob`, `renoise`, `reward_gradient`, `prompt_reward` (every reward compares with a text), `pairs`, `multiview`,
+`training_targets` (the data set holds clean samples).
 """
 
 from __future__ import annotations

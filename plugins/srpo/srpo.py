@@ -1,0 +1,196 @@
+"""SRPO: Shen et al. 2025, 2509.06942, "Directly Aligning the Full Diffusion Trajectory ...".
+
+Two ideas, of which the second is optional.
+
+**Direct-Align.** A finished sample x0 is noised again with a noise epsilon that is known, to any level k of the chain:
+
+    x_k = alpha_k x0 + sigma_k epsilon                                                                     (1)
+
+The network takes out a part of it, down to level j < k in noise, in one step
+
+    x_j = alpha_j x0_hat(x_k) + sigma_j epsilon_hat(x_k)                                                   (2)
+
+and the rest, which is known, is subtracted:
+
+    x0_restored = (x_j - sigma_j epsilon) / alpha_j = x0_hat + (sigma_j / alpha_j) (epsilon_hat - epsilon)  (3)
+
+A perfect network restores x0 exactly from any k; a real one changes it by its own step alone. The reward of the
+restored sample is differentiated through that one step; x_k is a constant. So every level can learn, early ones
+too, at the price of one forward and one backward. Restored from level j, a sample counts lambda(j): little where hardly
+any noise is left, because late steps are what reward hacking uses,
+
+    lambda(u) = s u / (1 + (s - 1) u),   u = (T - j) / T,   s = discount_shift                             (4)
+
+**Semantic relative preference.** The reward of a sample is that for a prompt with a wanted word in front, less that for
+the prompt with an unwanted one:
+
+    r_srp = (1 + k) r(x, "wanted. prompt") - r(x, "unwanted. prompt")                                      (5)
+
+With a CLIP-like reward, linear in the text's embedding, this is f(x) . ((1 + k) C_wanted - C_unwanted): what the
+reward model likes whatever the prompt says cancels. It costs a second evaluation of the reward, and nothing in the
+reward model needs to know of it.
+
+Where this follows the released code rather than the paper's sketch: (3) divides by alpha_j, the level that (2) reaches;
+epsilon is the noise that the sample was rolled out from; visits run without guidance; the words change with the step.
+The released code rescales each image to [0, 1] by its own extremes before scoring; here a model's `decode` ends in
+[0, 1], and no image is stretched. The paper's second branch, which descends the reward of an inversion step, is not
+in the code that could be compared, and not here.
+
+Cost per optimizer step and sample, with V visits: T + V denoiser forwards and V backwards (and V forwards under the
+reference when there are regularizers); 1 + V reward evaluations, or 1 + 2 V with words.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.context import Context
+from rewardft.errors import ComponentError
+from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
+
+DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Noise to level k, denoise to level j, k < j < T; levels count as the sampler's steps do, 0 is the noisiest."""
+
+    k: int
+    j: int
+
+
+@dataclass(frozen=True)
+class SRPO:
+    """Direct-Align, with the semantic relative preference where words are given.
+
+    Args:
+        visits: levels at which each sample learns, per optimizer step.
+        jump: sampling steps that the network takes out at once; the rest of the noise is known.
+        window: the part of the chain where visits begin, [0, 1] all of it, [0, 0.6] the noisy 60 percent.
+        discount_shift: s in (4), > 0; 1 is linear, null: every level counts 1.
+        wanted, unwanted: words in front of the prompt, (5); lists are gone through one step after the other.
+        strength: k in (5), >= 0.
+        column: the batch's column of prompts.
+    """
+
+    visits: int = 1
+    jump: int = 1
+    window: tuple[float, float] = (0.0, 1.0)
+    discount_shift: float | None = 3.0
+    wanted: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+    strength: float = 0.0
+    column: str = "prompt"
+
+    needs = DIRECT
+
+    @staticmethod
+    def needs_for(wanted: tuple[str, ...] = (), **_: Any) -> frozenset[str]:
+        """Words make sense with rewards that read the prompt, which say so."""
+        return frozenset({"prompt_reward"}) if wanted else frozenset()
+
+    def __post_init__(self) -> None:
+        low, high = self.window
+        if self.visits < 1 or self.jump < 1 or not 0 <= low < high <= 1:
+            raise ComponentError(
+                f"srpo: expected visits and jump of at least 1 and a window within [0, 1], got {self.visits}, "
+                f"{self.jump} and [{low:g}, {high:g}]"
+            )
+        if (self.discount_shift is not None and self.discount_shift <= 0) or self.strength < 0:
+            raise ComponentError(
+                f"srpo: expected discount_shift > 0 and strength >= 0, got {self.discount_shift} and {self.strength:g}"
+            )
+        if bool(self.wanted) != bool(self.unwanted):
+            raise ComponentError("srpo: a relative preference needs `wanted` and `unwanted` words; only one is given")
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        steps = ctx.sampler.steps
+        levels = [self.draw_visit(steps, ctx.rng) for _ in range(self.visits)]
+        rollout = ctx.rollout(batch, Plan(stop=steps))
+        ctx.score(rollout, batch)  # of the samples themselves, for the logs
+        total = len(batch) * self.visits
+        parts = [(rows, n) for rows in micro_slices(len(batch), ctx.micro_batch) for n in range(self.visits)]
+        for rows, n in parts:
+            loss = self.loss(ctx, rollout.select(rows), batch.select(rows), levels[n])
+            yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
+
+    def draw_visit(self, steps: int, rng: random.Random) -> Visit:
+        """k uniform over the window's steps from which `jump` can be taken with noise left, where lambda is above 0."""
+        low, high = (round(edge * steps) for edge in self.window)
+        last = min(high, steps - self.jump) - 1
+        if last < low:
+            raise ComponentError(
+                f"srpo: no step of {steps} is within the window [{self.window[0]:g}, {self.window[1]:g}] and leaves "
+                f"noise after {self.jump} of them. Widen the window, lower `jump` or sample with more steps."
+            )
+        k = rng.randint(low, last)
+        return Visit(k, k + self.jump)
+
+    # -- Direct-Align --------------------------------------------------------------------------------------------------
+
+    def loss(self, ctx: Context, rollout: Rollout, batch: Batch, visit: Visit) -> Tensor:
+        """`(b,)`: its gradient is that of -lambda r(restored) plus the regularizers; its value is a surrogate."""
+        epsilon = rollout.noise.draw("initial", rollout.x0.shape[1:])
+        state = ctx.sampler.renoise(rollout.x0, visit.k, epsilon)  # equation 1
+        noised = replace(rollout.with_x0(None), states={visit.k: state}, outputs={}, log_probs={})
+        with ctx.policy.unguided():
+            new = ctx.replay(noised, visit.k)
+            penalty = ctx.penalty(new, noised, visit.k)
+        restored = restore(ctx.sampler, new, epsilon, visit.j)
+        ctx.record("restored/change", (restored - rollout.x0).detach().square().flatten(1).mean(1).sqrt())
+        reward, slope = self.reward(ctx, rollout.with_x0(restored.detach()), batch)
+        weight = self.discount(visit.j, ctx.sampler.steps)
+        ctx.record("loss", penalty - weight * reward)
+        return -weight * (restored * slope).flatten(1).sum(1) + penalty
+
+    def discount(self, j: int, steps: int) -> float:
+        """Equation 4."""
+        if self.discount_shift is None:
+            return 1.0
+        u = (steps - j) / steps
+        return self.discount_shift * u / (1 + (self.discount_shift - 1) * u)
+
+    # -- the reward ----------------------------------------------------------------------------------------------------
+
+    def reward(self, ctx: Context, restored: Rollout, batch: Batch) -> tuple[Tensor, Tensor]:
+        """r of the restored samples, of the relative kind where there are words, `(b,)`, and d r / d x0."""
+        if not self.wanted:
+            return score(ctx, restored, batch, "restored/reward")
+        wanted, unwanted = (words[ctx.step % len(words)] for words in (self.wanted, self.unwanted))
+        ours = score(ctx, restored, with_word(batch, wanted, self.column), "restored/wanted")
+        theirs = score(ctx, restored, with_word(batch, unwanted, self.column), "restored/unwanted")
+        value, slope = ((1 + self.strength) * a - b for a, b in zip(ours, theirs))  # equation 5
+        return value, slope
+
+
+def restore(sampler: Any, new: Transition, epsilon: Tensor, j: int) -> Tensor:
+    """Equations 2 and 3; alpha_j and sigma_j are read off the sampler's forward process."""
+    assert new.x0 is not None and new.epsilon is not None
+    one, zero = torch.ones_like(epsilon), torch.zeros_like(epsilon)
+    alpha, sigma = sampler.renoise(one, j, zero), sampler.renoise(zero, j, one)
+    return new.x0 + sigma / alpha * (new.epsilon - epsilon)
+
+
+def score(ctx: Context, rollout: Rollout, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+    """The recipe's rewards and their gradient, logged under `name`, not as the run's rewards."""
+    scores = ctx.score(rollout, batch, gradient=True, record=False)
+    ctx.record(name, scores.total)
+    assert scores.gradient is not None
+    return scores.total, scores.gradient
+
+
+def with_word(batch: Batch, word: str, column: str) -> Batch:
+    """The batch with 'word. ' in front of each prompt. Raises ComponentError when there are no prompts."""
+    if column not in batch:
+        raise ComponentError(
+            f"srpo: `wanted` and `unwanted` go in front of the prompt, and the data set has no column {column!r}; "
+            f"it gives: {', '.join(batch.columns)}"
+        )
+    columns: Mapping[str, Any] = {**batch.columns, column: [f"{word}. {prompt}" for prompt in batch[column]]}
+    return replace(batch, columns=columns)
