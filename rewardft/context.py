@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,17 +30,19 @@ class Policy:
     """The model as samplers and algorithms see it: `denoise` under autocast, counted.
 
     forwards, backwards: denoiser calls so far, and how many of them have been differentiated.
+    forward_samples, backward_samples: the samples that these calls held.
     """
 
     def __init__(self, model: Any, precision: torch.dtype | None = None) -> None:
         self.model, self.precision = model, precision
-        self.forwards = self.backwards = 0
+        self.forwards = self.backwards = self.forward_samples = self.backward_samples = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
+        self.forward_samples += len(x)
         with self.autocast(x.device.type):
             output = self.model.denoise(x, t, cond)
         if output.requires_grad:
@@ -70,6 +72,7 @@ class Policy:
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += 1
+        self.backward_samples += len(gradient)
 
 
 @dataclass
@@ -79,6 +82,7 @@ class Context:
     rng:        choices that a whole optimizer step shares (which steps to train); the same on every process.
     step:       optimizer steps taken so far; the same for every batch that is accumulated into a step.
     memory:     tensors and numbers that an algorithm needs to survive a checkpoint.
+    reward_evaluations: samples that have been scored so far.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
     """
 
@@ -98,6 +102,7 @@ class Context:
     audit: dict[str, Any] | None = None
     on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None
     last_rollout: Rollout | None = None
+    reward_evaluations: int = 0
     _records: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def start_step(self, step: int) -> None:
@@ -126,6 +131,7 @@ class Context:
         record: log the values as the run's rewards; off for what is not a finished sample.
         """
         scores = evaluate_rewards(self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error)
+        self.reward_evaluations += len(batch)
         if not record:
             return scores
         for name, value in scores.by_name.items():
@@ -166,6 +172,27 @@ class Context:
     def record(self, name: str, value: Tensor) -> None:
         """Note a per-sample value `(b,)`; the mean over the optimizer step is logged. Nothing is read back here."""
         self._records.setdefault(name, []).append(value.detach().reshape(-1))
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What has been called so far, by the names in the logs."""
+        policy = self.policy
+        return {
+            "denoiser_forwards": policy.forwards,
+            "denoiser_backwards": policy.backwards,
+            "denoiser_forward_samples": policy.forward_samples,
+            "denoiser_backward_samples": policy.backward_samples,
+            "reward_evaluations": self.reward_evaluations,
+        }
+
+    def restore_cost(self, cost: Mapping[str, int]) -> None:
+        """Go on counting from where a checkpoint was."""
+        policy = self.policy
+        policy.forwards, policy.backwards = cost["denoiser_forwards"], cost["denoiser_backwards"]
+        policy.forward_samples, policy.backward_samples = (
+            cost["denoiser_forward_samples"], cost["denoiser_backward_samples"],
+        )  # fmt: skip
+        self.reward_evaluations = cost["reward_evaluations"]
 
     def take_records(self) -> dict[str, Tensor]:
         """(sum, count) `(2,)` since the last call, still on the device; NaN (not applicable) is left out of both."""

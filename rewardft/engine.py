@@ -178,7 +178,7 @@ class Trainer:
         """Read pending metrics from the device, once per logging interval, and tell the observers."""
         elapsed, samples = time.monotonic() - self.clock, self.stream.position - self.samples_logged
         facts = {"learning_rate": self.schedule.get_last_lr()[0], "samples_per_second": samples / max(elapsed, 1e-9)}
-        facts |= {"denoiser_forwards": self.ctx.policy.forwards, "denoiser_backwards": self.ctx.policy.backwards}
+        facts |= self.ctx.cost
         reasons = [self.stop_reason]
         means = average_metrics(self.accelerator, [sums for _, sums in self.pending])
         for (step, _), mean in zip(self.pending, means):
@@ -259,8 +259,7 @@ class Trainer:
             "reason": self.stop_reason,
             "step": self.step,
             "samples": self.stream.position,
-            "denoiser_forwards": self.ctx.policy.forwards,
-            "denoiser_backwards": self.ctx.policy.backwards,
+            **self.ctx.cost,
             "evaluation": [vars(p) for p in compare(self.baseline, after)] if self.baseline and after else [],
         }
         self.plugins.call("on_run_end", run=self.run, summary=summary)

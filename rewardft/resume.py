@@ -32,8 +32,7 @@ def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     state = {
         "position": trainer.stream.position,
         "closings": trainer.closings,
-        "denoiser_forwards": trainer.ctx.policy.forwards,
-        "denoiser_backwards": trainer.ctx.policy.backwards,
+        "cost": trainer.ctx.cost,
         "memory": {k: v for k, v in memory.items() if not isinstance(v, (Tensor, dict, list))},
         "recipe_sha256": trainer.recipe.digest(),
     }
@@ -51,7 +50,7 @@ def restore(trainer: Trainer, path: Path) -> int:
     if tensors["cuda_rng"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in tensors["cuda_rng"]])
     trainer.ctx.memory.update(tensors["memory"] | state["memory"])
-    trainer.ctx.policy.forwards, trainer.ctx.policy.backwards = state["denoiser_forwards"], state["denoiser_backwards"]
+    trainer.ctx.restore_cost(state["cost"])
     trainer.stream.position, trainer.closings = state["position"], state["closings"]
     return int(state["step"])
 

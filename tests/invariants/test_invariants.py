@@ -99,6 +99,8 @@ def test_resuming_continues_to_the_same_bits(recipe, tmp_path, name, stop):
     resumed = run_recipe(recipe, out, *ALGORITHMS[name], resume=True)
     assert [s["step"] for s in resumed.steps] == [1, 2, 3, 4, 5, 6]
     assert_same_run(whole, resumed, exact=True)
+    for name in ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations"):
+        assert resumed.column(name)[-1] == whole.column(name)[-1] == whole.summary[name] > 0
 
 
 def test_resume_with_full_fine_tuning_is_exact_too(recipe, tmp_path):

@@ -85,3 +85,12 @@ def test_one_decode_per_scored_sample():
     ctx.policy.model.decode = lambda x: decoded.append(len(x)) or original(x)
     list(run_backward(draft_k(2).losses(ctx, make_test_batch())))
     assert decoded == [], "the reward reads latents only, so nothing may be decoded"
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_samples_are_counted_whatever_the_micro_batch(micro_batch):
+    """DRaFT-LV with n = 3: every sample is denoised T + n times, differentiated n times and scored n times."""
+    ctx, batch = make_context(DDIM(T), micro_batch=micro_batch), make_test_batch()
+    list(run_backward(draft_lv(3).losses(ctx, batch)))
+    assert ctx.cost["denoiser_forward_samples"] == (T + 3) * len(batch)
+    assert ctx.cost["denoiser_backward_samples"] == ctx.cost["reward_evaluations"] == 3 * len(batch)
