@@ -11,6 +11,9 @@ from rewardft.noise import keyed_seed
 
 from .records import check_columns, has_splits, read_rows
 
+SHIPPED = "shipped"  # in a recipe, in place of a path
+ANIMALS = Path(__file__).parent / "assets" / "animals.txt"
+
 
 class Prompts:
     """Prompts from a .txt, .jsonl or .parquet file, or from a folder that the `datasets` library saved.
@@ -25,7 +28,8 @@ class Prompts:
         """Read and check every row.
 
         Args:
-            path: one prompt per line (.txt), one object per line (.jsonl), a table (.parquet), or a saved folder.
+            path: one prompt per line (.txt), one object per line (.jsonl), a table (.parquet), or a saved folder;
+                "shipped": 65 animals.
             column: the column that holds the prompt.
             columns: others that rewards, algorithms or models read, such as `label` or `group`; every row needs them.
             id_column: the column that names the sample; None: its number. Noise is drawn by it.
@@ -38,7 +42,7 @@ class Prompts:
             DataError: nothing can be read, a column is missing, a prompt is no text or empty, two ids are equal, or
                 the split is empty.
         """
-        self.path = Path(path).expanduser()
+        self.path = ANIMALS if path == SHIPPED else Path(path).expanduser()
         if held_out < 0 or (limit is not None and limit < 1):
             raise DataError(f"prompts: expected held_out >= 0 and limit >= 1, got {held_out} and {limit}")
         wanted = [column, *(columns or ()), *([] if id_column is None else [id_column])]

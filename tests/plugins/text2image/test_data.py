@@ -25,9 +25,9 @@ def message(build):
 
 def parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
-    import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "p.parquet")
+    table = pytest.importorskip("pyarrow.parquet")
+    table.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "p.parquet")
     return str(tmp_path / "p.parquet")
 
 
@@ -143,6 +143,11 @@ def test_damaged_parquet(tmp_path):
     path = tmp_path / "p.parquet"
     path.write_bytes(b"not parquet")
     assert message(lambda: Prompts(str(path))).startswith(f"{path}: not a readable parquet file (")
+
+
+def test_the_shipped_prompts():
+    train, val = Prompts("shipped", held_out=16), Prompts("shipped", held_out=16, split="val")
+    assert (len(train), len(val)) == (49, 16) and "a photo of a cat" in [train[i]["prompt"] for i in range(49)]
 
 
 def test_class_labels_take_their_turns():
