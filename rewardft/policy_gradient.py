@@ -245,7 +245,7 @@ def prompt_advantages(
     `min_count` of them takes the statistics of the whole batch, and so does everything when `keys` is None.
 
     Args:
-        rewards, keys: `(b,)`; keys are whole numbers that name prompts, see `prompt_keys`.
+        rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`.
     """
     everyone = ctx.gather(rewards)
     mean, std = everyone.mean().expand_as(rewards).clone(), everyone.std(unbiased=False).expand_as(rewards).clone()
