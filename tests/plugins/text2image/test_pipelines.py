@@ -1,5 +1,7 @@
 """A rollout equals the family's own diffusers pipeline on the same noise and prompts."""
 
+import math
+
 import pytest
 import torch
 from diffusers import (
@@ -139,3 +141,19 @@ def parts(folder, pipeline):
         library = transformers if part.startswith(("text", "token")) else diffusers
         found[part] = getattr(library, name).from_pretrained(folder, subfolder=part)
     return found
+
+
+def test_the_time_grid_of_flux_depends_on_the_size_unless_the_recipe_says_a_shift(folders):
+    """mu = base + slope * (tokens - 256), then s -> e^mu s / (1 + (e^mu - 1) s) on 1, 4/5, ..., 1/5."""
+    for side in (16, 64):
+        model = Flux(weights=str(folders["flux"]), height=side, width=side, t5_length=6)
+        tokens = (side // 4) ** 2
+        sampler, fixed = FlowEuler(STEPS), FlowEuler(STEPS, shift=2.0)
+        sampler.setup(model)
+        fixed.setup(model)
+        mu = 0.5 + (1.15 - 0.5) / (4096 - 256) * (tokens - 256)
+        for grid, shift in ((sampler, math.exp(mu)), (fixed, 2.0)):
+            plain = [1 - k / STEPS for k in range(STEPS)]
+            expected = [shift * s / (1 + (shift - 1) * s) for s in plain] + [0.0]
+            assert grid.sigmas == pytest.approx(expected, abs=1e-6)
+            assert grid.timesteps == pytest.approx([1000 * s for s in expected[:-1]], abs=1e-3)

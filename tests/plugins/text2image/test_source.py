@@ -193,3 +193,18 @@ def test_code_in_a_checkpoint_is_never_run(folder):
     (folder / "unet" / "evil.py").write_text("raise SystemExit('ran')\n")
     (folder / "model_index.json").write_text('{"_class_name": ["evil", "Evil"], "unet": ["evil", "Evil"]}')
     assert load(folder).trainable.__class__.__name__ == "UNet2DConditionModel"
+
+
+def test_an_autoencoder_with_the_oldest_names_loads(folder):
+    """Stable Diffusion 1.5's names its attention so; diffusers renames it, and nothing counts as missing."""
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    before = load(folder)
+    tensors, old = load_file(file), {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = dict(tensors)
+    for new, name in old.items():
+        for key in [key for key in renamed if f".{new}." in key]:
+            renamed[key.replace(f".{new}.", f".{name}.")] = renamed.pop(key)
+    assert len(renamed.keys() - tensors.keys()) == 16
+    save_file(renamed, file, metadata={"format": "pt"})
+    x0 = torch.ones(1, 4, 8, 8)
+    assert torch.equal(load(folder).decode(x0), before.decode(x0))
