@@ -16,13 +16,14 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_rewards() -> Factories:
-    from . import aesthetic, jpeg, remote, statistics, text_image
+    from . import aesthetic, image_reward, jpeg, remote, statistics, text_image
 
     return {
         "aesthetic": aesthetic.Aesthetic,
         "clip_score": text_image.ClipScore,
         "colourfulness": statistics.colourfulness,
         "hps_v2": text_image.HpsV2,
+        "image_reward": image_reward.ImageReward,
         "jpeg_compressibility": jpeg.jpeg_compressibility,
         "jpeg_differentiable": jpeg.SoftJpeg,
         "jpeg_incompressibility": jpeg.jpeg_incompressibility,

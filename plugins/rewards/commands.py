@@ -10,11 +10,6 @@ import typer
 app = typer.Typer(help="Reward models: serve one by HTTP, convert published weights.", no_args_is_help=True)
 
 
-@app.callback()
-def main() -> None:
-    """Keeps `serve` a sub-command when it is the only one."""
-
-
 @app.command()
 def serve(
     name: Annotated[str, typer.Argument(help="Registered name of the reward, such as clip_score.")],
@@ -40,3 +35,31 @@ def serve(
             server.serve_forever()
         except KeyboardInterrupt:
             typer.echo("stopped")
+
+
+@app.command("convert-hps")
+def convert_hps_command(
+    source: Annotated[Path, typer.Argument(help="HPSv2's state dict as .safetensors (docs/rewards.md).")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    base: Annotated[
+        str, typer.Option(help="Folder or hub id with the configuration and tokenizer of its CLIP.")
+    ] = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+) -> None:
+    """Bring HPSv2's open_clip weights into the layout that the reward hps_v2 loads."""
+    from .convert import convert_hps
+
+    convert_hps(source, out, base)
+    typer.echo(f"wrote {out}: rewards: [{{use: hps_v2, weights: {out}}}]")
+
+
+@app.command("convert-image-reward")
+def convert_image_reward_command(
+    source: Annotated[Path, typer.Argument(help="ImageReward's state dict as .safetensors (docs/rewards.md).")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of BERT's tokenizer.")] = "bert-base-uncased",
+) -> None:
+    """Bring ImageReward's weights into the layout that the reward image_reward loads."""
+    from .convert import convert_image_reward
+
+    convert_image_reward(source, out, tokenizer)
+    typer.echo(f"wrote {out}: rewards: [{{use: image_reward, weights: {out}}}]")
