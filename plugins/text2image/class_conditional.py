@@ -16,10 +16,10 @@ from .unet import UnconditionalUNet
 
 @dataclass(kw_only=True, eq=False)
 class ClassConditionalUNet(UnconditionalUNet):
-    """The class is `batch["label"]`, whole numbers from 0.
+    """A `UNet2DModel` on pixels, conditioned on a class.
 
-    Guidance and condition dropout take the last of the network's `num_class_embeds` classes for "no class"; train the
-    network with one class more than the data have.
+    The class is `batch["label"]`, whole numbers from 0. Guidance and condition dropout take the last of the network's
+    `num_class_embeds` classes for "no class"; train the network with one class more than the data have.
 
     Args:
         guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a second pass.

@@ -19,7 +19,9 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class Flux(LatentModel):
-    """A transformer over image and T5 tokens, with CLIP's pooled output. Latents stay `(b, c, h, w)` outside of it.
+    """FLUX.1: a transformer over image and T5 tokens, with CLIP's pooled output.
+
+    Latents are packed into tokens inside; samplers and rewards see `(b, c, h, w)`.
 
     Args:
         guidance: the scale that dev was distilled with: an input of the network, never a second pass. schnell has

@@ -18,7 +18,7 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class StableDiffusion3(LatentModel):
-    """A transformer over image and text tokens, conditioned on two CLIP encoders and T5.
+    """Stable Diffusion 3 and 3.5: a transformer over image and text tokens, conditioned on two CLIP encoders and T5.
 
     Args:
         t5: use the third text encoder; without it (11 GB less in bf16) its tokens are zeros.

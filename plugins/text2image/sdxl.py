@@ -16,7 +16,7 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class StableDiffusionXL(LatentModel):
-    """A U-Net on latents, conditioned on two CLIP encoders and on the image size.
+    """Stable Diffusion XL: a U-Net on latents, conditioned on two CLIP encoders and on the image size.
 
     Without a `negative_prompt` guidance leads away from embeddings of zeros, as in training.
     """

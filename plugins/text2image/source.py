@@ -118,7 +118,7 @@ class Source:
         if not place.is_dir():
             found = ", ".join(sorted(p.name for p in self.folder.iterdir())) or "nothing"
             raise ComponentError(
-                f"{self.folder}: expected the subfolder {subfolder!r} with a {name}, and it is not there; the folder "
+                f"{self.folder}: expected the subfolder {subfolder!r} ({name}), and it is not there; the folder "
                 f"has: {found}. {LAYOUT}"
             )
         if "Tokenizer" in name:
@@ -177,3 +177,13 @@ def load_trained(module: nn.Module, path: str) -> None:
         module.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
         raise ComponentError(f"trained: {file} does not fit the network of the recipe.\n{error}") from error
+
+
+def new_unet(config: dict[str, Any], seed: int) -> nn.Module:
+    """Random weights that depend on the seed alone."""
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: Any = UNet2DModel(**config)
+    return network.eval()  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class StableDiffusion(LatentModel):
-    """A U-Net on latents with cross-attention to the last layer of CLIP."""
+    """Stable Diffusion 1.x and 2.x: a U-Net on latents with cross-attention to the last layer of CLIP."""
 
     denoiser: ClassVar = ("UNet2DConditionModel", "unet")
 

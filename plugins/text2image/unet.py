@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.types import Batch
 
 from .guidance import Condition, to_pixels
 from .schedules import new_schedule, read_schedule
-from .source import DTYPES, Precision, Source, load_trained
+from .source import DTYPES, Precision, Source, load_trained, new_unet
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")  # a small U-Net may have no attention
 
 
 @dataclass(kw_only=True, eq=False)
 class UnconditionalUNet:
-    """Model contract `rewardft.protocols.DiffusionModel` on pixels, without a condition.
+    """A `UNet2DModel` on pixels, without a condition.
 
     Args:
         weights: a folder in diffusers' layout, or a hub id; None starts from random weights.
@@ -96,13 +96,3 @@ class UnconditionalUNet:
 
     def enable_checkpointing(self) -> None:
         self.trainable.enable_gradient_checkpointing()  # type: ignore[operator]
-
-
-def new_unet(config: dict[str, Any], seed: int) -> nn.Module:
-    """Random weights that depend on the seed alone."""
-    from diffusers import UNet2DModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: Any = UNet2DModel(**config)
-    return network.eval()  # type: ignore[no-any-return]

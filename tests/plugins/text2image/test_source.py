@@ -37,7 +37,7 @@ def load(folder, **options):
 def test_a_missing_subfolder(folder):
     shutil.rmtree(folder / "vae")
     assert message(lambda: load(folder)) == (
-        f"{folder}: expected the subfolder 'vae' with a AutoencoderKL, and it is not there; the folder has: scheduler, "
+        f"{folder}: expected the subfolder 'vae' (AutoencoderKL), and it is not there; the folder has: scheduler, "
         f"text_encoder, tokenizer, unet. {LAYOUT}"
     )
 
@@ -91,7 +91,7 @@ def test_a_variant_is_loaded_when_it_is_named(folder):
 def test_a_checkpoint_of_another_family(folders):
     place = folders["sd3"] / "transformer"
     assert message(lambda: load(folders["sd3"])).startswith(
-        f"{folders['sd3']}: expected the subfolder 'unet' with a UNet2DConditionModel, and it is not there"
+        f"{folders['sd3']}: expected the subfolder 'unet' (UNet2DConditionModel), and it is not there"
     )
     config = json.loads((place / "config.json").read_text())
     assert config["_class_name"] == "SD3Transformer2DModel"
