@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -75,24 +75,27 @@ class Remote:
 
     def ask(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
         """Rewards `(b,)` and, if wanted, gradients like the samples; the requests run side by side."""
-        parts = list(micro_slices(len(batch), self.batch_size))
+        parts, stop = list(micro_slices(len(batch), self.batch_size)), threading.Event()
         with ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="remote-reward") as pool:
-            futures = [pool.submit(self.ask_part, samples[rows], batch.select(rows), gradient) for rows in parts]
+            futures = [pool.submit(self.ask_part, samples[rows], batch.select(rows), gradient, stop) for rows in parts]
             try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future.done():
+                        future.result()  # raises what failed, before anything that is still under way
                 answers = [future.result() for future in futures]
             finally:
-                pool.shutdown(
-                    wait=False, cancel_futures=True
-                )  # after the first failure the others are not worth asking
+                stop.set()  # after a failure the others are not worth asking for
+                pool.shutdown(wait=False, cancel_futures=True)
         slopes = [slope for _, slope in answers if slope is not None]
         return torch.cat([rewards for rewards, _ in answers]), torch.cat(slopes) if slopes else None
 
-    def ask_part(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
+    def ask_part(self, samples: Tensor, batch: Batch, gradient: bool, stop: threading.Event) -> Answer:
         columns = {name: batch[name] for name in self.columns_of(batch)}
         body = encode_request(samples, batch, columns, self.payload, gradient)
         limit = 65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)  # base64 adds a third
         try:
-            return decode_answer(self.send(body, limit), samples.shape, gradient)
+            return decode_answer(self.send(body, limit, stop), samples.shape, gradient)
         except (WireError, Refused) as error:
             raise RewardError(f"{self.where(batch)}: {error}") from error
         except Unreachable as error:
@@ -107,8 +110,8 @@ class Remote:
             rewards = torch.full((len(batch),), float("nan"))
             return rewards, torch.zeros_like(samples, device="cpu") if gradient else None
 
-    def send(self, body: bytes, limit: int) -> bytes:
-        """Up to `attempts` requests, with pauses. Raises the last Unreachable."""
+    def send(self, body: bytes, limit: int, stop: threading.Event) -> bytes:
+        """Up to `attempts` requests, with pauses that `stop` ends. Raises the last Unreachable."""
         for attempt in range(1, self.attempts + 1):
             try:
                 return self.endpoint.post(body, limit)
@@ -116,7 +119,9 @@ class Remote:
                 if attempt == self.attempts:
                     raise
                 asked = error.retry_after
-                time.sleep(min(self.backoff * 2 ** (attempt - 1) if asked is None else asked, self.max_wait))
+                pause = self.backoff * 2 ** (attempt - 1) if asked is None else asked
+                if stop.wait(min(pause, self.max_wait)):
+                    raise
         raise AssertionError("attempts >= 1")
 
     def columns_of(self, batch: Batch) -> list[str]:

@@ -23,9 +23,9 @@ def resize(images: Tensor, height: int, width: int, quantise: bool = False) -> T
 
 
 def resize_columns(images: Tensor, width: int, quantise: bool) -> Tensor:
-    matrix = torch.from_numpy(resize_matrix(images.shape[-1], width)).to(images.device)
-    smooth = (images @ matrix.to(images.dtype).T).clamp(0, 1)
-    return replace_values(smooth, fixed_point(images.detach(), matrix)) if quantise else smooth
+    matrix = torch.from_numpy(resize_matrix(images.shape[-1], width))
+    smooth = (images @ matrix.to(images).T).clamp(0, 1)
+    return replace_values(smooth, fixed_point(images.detach(), matrix.to(images.device))) if quantise else smooth
 
 
 def fixed_point(images: Tensor, matrix: Tensor) -> Tensor:

@@ -165,6 +165,16 @@ def test_at_most_so_many_requests_are_under_way():
     assert server.busiest == 3 and len(server.requests) == 12
 
 
+def test_one_broken_answer_ends_the_waiting_of_the_others():
+    def first_waits(body):
+        return says(b"", 503) if "s0" in body["ids"] else says([1])
+
+    with running(Scripted(first_waits)) as server, pytest.raises(RewardError, match=r"\(samples s3\): expected a JSON object, got a list"):
+        started = time.monotonic()
+        score(Remote(address(server), batch_size=3, backoff=30.0, concurrency=2))
+    assert time.monotonic() - started < 10
+
+
 def test_a_full_queue_is_answered_with_come_back_later():
     gate = threading.Event()
 
