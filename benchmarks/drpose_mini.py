@@ -2,9 +2,8 @@
 
     python benchmarks/drpose_mini.py --data data/drpose_mini --out runs/drpose_seeds --seeds 0 1 2
 
-Writes OUT/results.json and prints a Markdown table. The interval of the mean over seeds is over samples (each sample's
-difference is averaged over the seeds first), so it answers: does this recipe help on new samples? The seeds' own means
-stand beside it. A run that is already there is not repeated.
+Writes OUT/results.json and prints a Markdown table; `seeds.py` says what the intervals mean. A run that is already there
+is not repeated.
 """
 
 from __future__ import annotations
@@ -15,34 +14,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rewardft.evaluation import Evaluation, compare, pair_up
-from rewardft.runs import run_recipe_file
+from seeds import Pair, pool, run_once
 
 
-def run_seed(seed: int, data: Path, out: Path, overrides: list[str]) -> tuple[Evaluation, Evaluation]:
+def run_seed(seed: int, data: Path, out: Path, overrides: list[str]) -> Pair:
     """Base and tuned evaluation of one seed."""
-    folder = out / f"seed{seed}"
-    if not (folder / "summary.json").exists():
-        recipe = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
-        run_recipe_file(recipe, folder, [f"seed={seed}", f"data.root={data}", *overrides])
-    tables = [json.loads(path.read_text()) for path in sorted((folder / "evaluations").glob("step-*.json"))]
-    return Evaluation.from_json(tables[0]), Evaluation.from_json(tables[-1])
-
-
-def pool(pairs: list[tuple[Evaluation, Evaluation]]) -> list[dict[str, Any]]:
-    """One row per value and group: means, difference over all seeds with its 95 % half-width, and each seed's own."""
-    base = pairs[0][0]
-    each = [{row.name: row for row in compare(*pair)} for pair in pairs]
-    rows = []
-    for name in base.per_sample:
-        for prefix, chosen in base.rows().items():
-            if not prefix:
-                continue
-            before = [base.per_sample[name][i] for i in chosen]
-            after = [sum(tuned.per_sample[name][i] for _, tuned in pairs) / len(pairs) for i in chosen]
-            row = pair_up(prefix + name, list(zip(before, after)))
-            rows.append({**vars(row), "seeds": [seed[row.name].difference for seed in each]})
-    return rows
+    recipe = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
+    return run_once(recipe, out / f"seed{seed}", [f"seed={seed}", f"data.root={data}", *overrides])
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -62,7 +40,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
-    rows = pool([run_seed(seed, options.data, options.out, options.overrides) for seed in options.seeds])
+    pairs = [run_seed(seed, options.data, options.out, options.overrides) for seed in options.seeds]
+    rows = pool(pairs, overall=False)
     (options.out / "results.json").write_text(json.dumps(rows, indent=2))
     print(markdown(rows))
 
