@@ -72,10 +72,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
         seeds = ", ".join(f"{d:+.2f}" for d in row["seeds"])
         judged = f"{accuracy['before']:.1%} {signed(accuracy, 100, 1)} | {log_prob['before']:.2f} {signed(log_prob)}"
         counts = " | ".join(f"{result[count] / 1000:.1f} k" for count in COUNTS)
-        lines.append(
-            f"| `{result['algorithm']}` | {row['before']:.3f} | {row['after']:.3f} | {signed(row)} | {seeds} | {judged} "
-            f"| {counts} |"
-        )
+        means = f"{row['before']:.3f} | {row['after']:.3f} | {signed(row)}"
+        lines.append(f"| `{result['algorithm']}` | {means} | {seeds} | {judged} | {counts} |")
     return "\n".join(lines)
 
 

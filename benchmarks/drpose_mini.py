@@ -2,8 +2,8 @@
 
     python benchmarks/drpose_mini.py --data data/drpose_mini --out runs/drpose_seeds --seeds 0 1 2
 
-Writes OUT/results.json and prints a Markdown table; `seeds.py` says what the intervals mean. A run that is already there
-is not repeated.
+Writes OUT/results.json and prints a Markdown table; `seeds.py` says what the intervals mean. A run that is already
+there is not repeated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`digit_pairs`: preferences without people. Two samples of the base for each class, the reward says which is better."""
+"""`digit_pairs`: preferences without people. Two samples of the base for each class; the reward says which wins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ def make_pairs(size: int, prediction: Prediction, steps: int, seed: int) -> tupl
     return torch.where(mask, pixels[:, 0], pixels[:, 1]), torch.where(mask, pixels[:, 1], pixels[:, 0])
 
 
-def classes(size: int) -> Any:
+def classes(size: int) -> Iterator[Batch]:
     """The classes of the pairs as batches, two samples each."""
     for batch in evaluation_batches(DigitClasses(size, "train"), size, BATCH):
         yield batch.repeat(2)
