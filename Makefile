@@ -19,10 +19,10 @@ quickstart: setup
 	$(BIN)/rewardft drpose quickstart
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-all: setup
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check rewardft plugins recipes tests

@@ -101,7 +101,8 @@ def interrupted(folder):
     os.kill(int((out / "pid-other").read_text()), signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     step = json.loads((out / "summary.json").read_text())["step"]
-    return SimpleNamespace(out=out, output=output, returncode=process.returncode, step=step)
+    saved = sorted(p.name for p in (out / "checkpoints").glob("step-*"))  # before anything resumes the run
+    return SimpleNamespace(out=out, output=output, returncode=process.returncode, step=step, saved=saved)
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +159,7 @@ def test_an_existing_run_is_refused_on_every_process(folder, two):
 def test_a_signal_to_one_process_stops_all_at_the_same_step(interrupted):
     assert 5 <= interrupted.step < 400 and interrupted.returncode != 0
     assert "interrupted by SIGTERM" in interrupted.output and "--resume" in interrupted.output
-    saved = sorted(p.name for p in (interrupted.out / "checkpoints").glob("step-*"))
-    assert saved[-1] == f"step-{interrupted.step:08d}"
+    assert interrupted.saved[-1] == f"step-{interrupted.step:08d}"
 
 
 def test_resuming_two_processes_continues_to_the_same_bits(folder, two, interrupted):
