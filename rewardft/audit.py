@@ -22,7 +22,8 @@ def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]
 
     Raises AuditError with every failure and what usually causes it.
     """
-    problems = gradient_problems(named) + pixel_problems(facts) + reward_problems(facts)
+    failures = failure_problems(facts)
+    problems = failures + gradient_problems(named, bool(failures)) + pixel_problems(facts) + reward_problems(facts)
     if problems:
         shown = "\n".join(f"  - {p}" for p in problems)
         raise AuditError(f"the start-up audit stopped the run; nothing was trained\n{shown}")
@@ -37,8 +38,21 @@ def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]
     return report
 
 
-def gradient_problems(named: Mapping[str, nn.Parameter]) -> list[str]:
-    """Trainable tensors without a gradient, with one that is not finite, or with nothing but zeros."""
+def failure_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Rewards with `on_error: skip` that failed on every batch of the first step."""
+    return [
+        f"reward {name!r} failed on all of the first step: {counts['error']}. `on_error: skip` is for batches that "
+        f"fail now and then; mend the reward or remove it."
+        for name, counts in facts.get("skipped", {}).items()
+        if counts["failed"] == counts["batches"]
+    ]
+
+
+def gradient_problems(named: Mapping[str, nn.Parameter], explained: bool = False) -> list[str]:
+    """Trainable tensors without a gradient, with one that is not finite, or with nothing but zeros.
+
+    explained: rewards that failed are reason enough for zeros, which are then not reported.
+    """
     if not named:
         return ["nothing is trainable: the adapter matched no layer"]
     missing = [n for n, p in named.items() if p.grad is None]
@@ -55,7 +69,7 @@ def gradient_problems(named: Mapping[str, nn.Parameter]) -> list[str]:
             f"{len(infinite)} trainable tensors have NaN or infinite gradients ({shorten(infinite)}). Try "
             f"`train.precision: fp32`, fewer trained steps or `input_gradient` stopped (drtune)."
         )
-    if present and not infinite and all(not g.any() for g in present.values()):
+    if present and not infinite and not explained and all(not g.any() for g in present.values()):
         problems.append(
             "every gradient is exactly zero: the optimizer would change nothing. The reward is flat at these samples "
             "(a hinge beyond its target, a clamped image), or its gradient is cut before the samples."

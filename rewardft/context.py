@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
-from rewardft.rewards import WeightedReward, evaluate_rewards
+from rewardft.rewards import WeightedReward, describe, evaluate_rewards
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
 
 
@@ -104,6 +105,7 @@ class Context:
     last_rollout: Rollout | None = None
     reward_evaluations: int = 0
     _records: dict[str, list[Tensor]] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
 
     def start_step(self, step: int) -> None:
         """Every micro-batch of one optimizer step makes the same choices: accumulation changes nothing."""
@@ -132,12 +134,26 @@ class Context:
         """
         scores = evaluate_rewards(self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error)
         self.reward_evaluations += len(batch)
+        self._warn_of_skips(scores)
         if not record:
             return scores
+        for name in (r.name for r in self.rewards if r.on_error == "skip"):
+            self.record(f"skipped/{name}", torch.full((len(batch),), float(name in scores.skipped)))
         for name, value in scores.by_name.items():
             self.record(f"reward/{name}", value)
         self.record("reward", scores.total)
         return scores
+
+    def _warn_of_skips(self, scores: Scores) -> None:
+        """Once per reward: a run must not lose one without a word."""
+        for name, error in scores.skipped.items():
+            if name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"reward {name!r} failed and is skipped for this batch (`on_error: skip`): {describe(error)}. "
+                    f"Later failures are counted in `skipped/{name}` alone.",
+                    stacklevel=3,
+                )
 
     def replay(self, rollout: Rollout, k: int, input_gradient: bool = False) -> Transition:
         """Visit step k again, in the caller's gradient mode."""

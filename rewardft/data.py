@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,19 +44,37 @@ class Stream:
 
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:
-    """Collate items; raises DataError for one without an `id` of its own."""
+    """Collate items; raises DataError for one without an `id` of its own, or with that of another in the same pass."""
     missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
     if missing:
         raise DataError(
             f"every item of a data set needs an `id` (a string, unique): its noise is drawn by it. "
             f"Item {missing[0]} of this batch has {items[missing[0]].get('id')!r}."
         )
-    return Batch(tuple(item["id"] for item in items), tuple(epochs), collate(items))
+    ids = tuple(item["id"] for item in items)
+    check_unique(ids, epochs)
+    return Batch(ids, tuple(epochs), collate(items))
+
+
+def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
+    """Raises DataError when an id comes twice in one pass over the data: both samples would get the same noise."""
+    counts = Counter(zip(ids, epochs))
+    twice = sorted({id_ for (id_, _), count in counts.items() if count > 1})
+    if twice:
+        shown = ", ".join(map(repr, twice[:3])) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
+        raise DataError(
+            f"several items of the data set have the same `id` ({shown}): their noise is drawn by it, so they would be "
+            f"sampled alike. Give every item an id of its own."
+        )
 
 
 def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]:
-    """The first `samples` items in order, as batches of `size`."""
+    """The first `samples` items in order, as batches of `size`; raises DataError when two of them share an id."""
     count = min(samples, len(dataset))
+    ids: list[str] = []
     for start in range(0, count, size):
         items = [dataset[i] for i in range(start, min(start + size, count))]
-        yield make_batch(items, [0] * len(items))
+        batch = make_batch(items, [0] * len(items))
+        ids += batch.ids
+        check_unique(ids, [0] * len(ids))
+        yield batch

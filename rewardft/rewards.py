@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,23 +35,27 @@ def evaluate_rewards(
 ) -> Scores:
     """Scores `(b,)` of finished samples; with `gradient`, d(total_i)/d(x0_i) shaped as x0.
 
-    Raises RewardError when a reward raises, returns inf or the wrong shape (unless its `on_error` is skip), or carries
-    no gradient although one is asked for.
+    Raises RewardError when a reward raises, returns inf or the wrong shape (unless its `on_error` is skip), carries no
+    gradient although one is asked for, or has a NaN gradient at samples that it calls not applicable.
     """
     if not rewards:
         raise RewardError("the algorithm asks for scores, but the recipe lists no rewards")
     x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
     view = rollout.with_x0(x0)
+    skipped: dict[str, Exception] = {}
     with torch.set_grad_enabled(gradient):
-        by_name = {r.name: call_reward(r, view, batch, on_error) for r in rewards}
+        by_name = {r.name: call_reward(r, view, batch, on_error, skipped) for r in rewards}
         total = sum_rewards(rewards, by_name)
     if audit is not None:
         record_audit(audit, view, by_name, x0 if gradient else None)
+        record_failures(audit, rewards, skipped)
     if not gradient:
-        return Scores(total, by_name)
+        return Scores(total, by_name, skipped=skipped)
     slope = differentiate(total, x0, by_name)
+    if slope.isnan().any():
+        check_masks(rewards, rollout, batch, by_name)
     rollout._decoded = view._decoded.detach() if isinstance(view._decoded, Tensor) else None
-    return Scores(total.detach(), {n: v.detach() for n, v in by_name.items()}, slope)
+    return Scores(total.detach(), {n: v.detach() for n, v in by_name.items()}, slope, skipped)
 
 
 def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -> Tensor:
@@ -61,28 +65,77 @@ def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -
 
 
 def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tensor:
-    """d(total_i)/d(x0_i), shaped as x0; raises RewardError when no reward carries a gradient."""
-    if not total.requires_grad:
-        raise RewardError(
-            f"no gradient reaches the samples from the rewards {', '.join(by_name)}: they detach their input or work "
-            f"on numpy arrays. Use a differentiable reward, or an algorithm that does not need its gradient."
-        )
-    (slope,) = torch.autograd.grad(total.sum(), x0)
-    return slope
+    """d(total_i)/d(x0_i), shaped as x0; zero where no reward applies to any sample.
+
+    Raises RewardError when rewards apply and none of them carries a gradient.
+    """
+    slope = torch.autograd.grad(total.sum(), x0, allow_unused=True)[0] if total.requires_grad else None
+    if slope is not None:
+        return slope
+    cut = [name for name, value in by_name.items() if not value.isnan().all()]
+    if not cut:  # skipped, or not applicable to this batch
+        return torch.zeros_like(x0)
+    raise RewardError(
+        f"no gradient reaches the samples from the rewards {', '.join(cut)}: they detach their input or work "
+        f"on numpy arrays. Use a differentiable reward, or an algorithm that does not need its gradient."
+    )
 
 
-def call_reward(reward: WeightedReward, rollout: Rollout, batch: Batch, on_error: OnError | None) -> Tensor:
-    """One reward on one batch, checked. `on_error: skip` turns a failure into NaN, which is logged as such."""
+def check_masks(
+    rewards: Sequence[WeightedReward], rollout: Rollout, batch: Batch, by_name: Mapping[str, Tensor]
+) -> None:
+    """Raise RewardError for a reward whose gradient is NaN at samples where its value is NaN.
+
+    Called when the slope has a NaN: each suspect is evaluated once more, alone, to tell it from the others.
+    """
+    for reward in (r for r in rewards if by_name[r.name].isnan().any()):
+        x0 = rollout.x0.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = reward.reward(rollout.with_x0(x0), batch)
+            total = sum_rewards([reward], {reward.name: value})
+        if not total.requires_grad:
+            continue
+        (slope,) = torch.autograd.grad(total.sum(), x0, allow_unused=True)
+        bad = value.isnan() & (torch.zeros_like(x0) if slope is None else slope).reshape(len(batch), -1).isnan().any(1)
+        if bad.any():
+            raise RewardError(
+                f"reward {reward.name!r} is NaN (not applicable) for the samples {ids_at(batch, bad)}, and so is its "
+                f"gradient there: the NaN comes out of arithmetic such as 0 / 0, whose slope is NaN whatever hides the "
+                f"value. Select before dividing (torch.where on the operands), or return NaN through masking "
+                f"(torch.where(applies, value, nan) of a finite value)."
+            )
+
+
+def call_reward(
+    reward: WeightedReward,
+    rollout: Rollout,
+    batch: Batch,
+    on_error: OnError | None,
+    skipped: dict[str, Exception] | None = None,
+) -> Tensor:
+    """One reward on one batch, checked. `on_error: skip` turns a failure into NaN and notes it in `skipped`."""
     try:
         value = reward.reward(rollout, batch)
         check_value(reward.name, value, batch)
     except Exception as error:
         if reward.on_error == "skip":
+            if skipped is not None:
+                skipped[reward.name] = error.with_traceback(None)  # its frames would keep the batch in memory
             return torch.full((len(batch),), float("nan"), device=rollout.noise.device)
         if on_error is not None:
-            on_error(reward.name, error, rollout, batch)
+            report_failure(on_error, reward.name, error, rollout, batch)
         raise
     return value
+
+
+def report_failure(on_error: OnError, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
+    """Hand a reward's error on; a handler that fails itself is noted on the error and never replaces it."""
+    try:
+        on_error(name, error, rollout, batch)
+    except Exception as second:
+        error.add_note(
+            f"the samples that reward {name!r} failed on could not be written: {describe(second)}"
+        )
 
 
 def check_value(name: str, value: Any, batch: Batch) -> None:
@@ -92,20 +145,24 @@ def check_value(name: str, value: Any, batch: Batch) -> None:
         raise RewardError(f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}")
     bad = torch.isinf(value.detach())
     if bad.any():
-        ids = [batch.ids[i] for i in bad.nonzero().flatten().tolist()]
         raise RewardError(
-            f"reward {name!r} returned inf for the samples {', '.join(ids)}. A reward must be finite, or NaN where it "
-            f"does not apply; `on_error: skip` beside it in the recipe leaves such batches out."
+            f"reward {name!r} returned inf for the samples {ids_at(batch, bad)}. A reward must be finite, or NaN where "
+            f"it does not apply; `on_error: skip` beside it in the recipe leaves such batches out."
         )
 
 
+def ids_at(batch: Batch, rows: Tensor) -> str:
+    """The ids of the samples that the mask `(b,)` selects."""
+    return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
+
+
 def record_audit(audit: dict[str, Any], view: Rollout, by_name: dict[str, Tensor], x0: Tensor | None) -> None:
-    """Facts for the start-up audit: pixel range, clamped fraction, and each reward's gradient norm at the samples."""
-    pixels = view._decoded
-    if isinstance(pixels, Tensor):
-        flat = pixels.detach()
-        audit["decoded_min"], audit["decoded_max"] = flat.min(), flat.max()
-        audit["decoded_clamped"] = ((flat <= 0) | (flat >= 1)).float().mean()
+    """Facts for the start-up audit: pixel range, clamped fraction, and each reward's gradient norm at the samples.
+
+    The first step may be scored in parts: its facts are the minimum, maximum and mean over all of them.
+    """
+    if isinstance(view._decoded, Tensor):
+        record_pixels(audit, view._decoded.detach())
     if x0 is None:
         return
     norms = audit.setdefault("reward_gradient_norm", {})
@@ -114,6 +171,35 @@ def record_audit(audit: dict[str, Any], view: Rollout, by_name: dict[str, Tensor
         if len(applicable):  # else there is nothing to say about it
             norm, before = slope_norm(applicable, x0), norms.get(name)
             norms[name] = norm if norm is None or before is None else torch.maximum(norm, before)
+
+
+def record_pixels(audit: dict[str, Any], pixels: Tensor) -> None:
+    """Merge the range of decoded values, and how many of them sit at its ends, with those of the parts before."""
+    low, high = pixels.min(), pixels.max()
+    clamped = ((pixels <= 0) | (pixels >= 1)).float().mean()
+    before = audit.get("decoded_values", 0)
+    count = before + pixels.numel()
+    if before:
+        low, high = torch.minimum(low, audit["decoded_min"]), torch.maximum(high, audit["decoded_max"])
+        clamped = (audit["decoded_clamped"] * before + clamped * pixels.numel()) / count
+    audit.update(decoded_min=low, decoded_max=high, decoded_clamped=clamped, decoded_values=count)
+
+
+def record_failures(
+    audit: dict[str, Any], rewards: Sequence[WeightedReward], skipped: Mapping[str, Exception]
+) -> None:
+    """Count, for each reward with `on_error: skip`, the batches of the first step and those that it failed on."""
+    for name in (r.name for r in rewards if r.on_error == "skip"):
+        facts = audit.setdefault("skipped", {}).setdefault(name, {"batches": 0, "failed": 0})
+        facts["batches"] += 1
+        if name in skipped:
+            facts["failed"] += 1
+            facts["error"] = describe(skipped[name])
+
+
+def describe(error: Exception) -> str:
+    """'ValueError: what it says'."""
+    return f"{type(error).__name__}: {error}"
 
 
 def slope_norm(values: Tensor, x0: Tensor) -> Tensor | None:

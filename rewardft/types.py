@@ -177,11 +177,15 @@ class Transition:
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is d(total_i)/d(x0_i), like x0."""
+    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is d(total_i)/d(x0_i), like x0.
+
+    skipped: the rewards that failed on this batch and are left out of it (`on_error: skip`), with their errors.
+    """
 
     total: Tensor
     by_name: Mapping[str, Tensor]
     gradient: Tensor | None = None
+    skipped: Mapping[str, Exception] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ GOOD = parameters(a=[1.0, 0.0], b=[0.0, 0.0])
 
 def test_a_healthy_step_is_reported_in_numbers():
     facts = {"decoded_min": torch.tensor(0.1), "decoded_max": torch.tensor(0.9), "decoded_clamped": torch.tensor(0.0)}
+    facts["skipped"] = {"s": {"batches": 2, "failed": 1, "error": "ValueError: no"}}
     report = audit_first_step(GOOD, {**facts, "reward_gradient_norm": {"r": torch.tensor(2.0)}})
+    assert report["skipped"] == {"s": {"batches": 2, "failed": 1, "error": "ValueError: no"}}
     assert report["tensors_with_zero_gradient"] == 1 and report["gradient_norm"] == 1.0
     assert report["trainable_parameters"] == 4 and report["reward_gradient_norm"] == {"r": 2.0}
     assert report["decoded_max"] == pytest.approx(0.9)
@@ -61,6 +63,11 @@ def test_a_healthy_step_is_reported_in_numbers():
         (
             GOOD, {"reward_gradient_norm": {"r": None}},
             "reward 'r' has no gradient at the samples: it detaches them",
+        ),
+        (
+            parameters(a=[0.0, 0.0]), {"skipped": {"r": {"batches": 2, "failed": 2, "error": "ValueError: no face"}}},
+            "reward 'r' failed on all of the first step: ValueError: no face. `on_error: skip` is for batches that fail "
+            "now and then; mend the reward or remove it.",
         ),
         (GOOD, {"reward_gradient_norm": {"r": torch.tensor(float("nan"))}}, "reward 'r' has a NaN or infinite gradient at the samples"),
     ],

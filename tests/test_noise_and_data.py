@@ -71,6 +71,22 @@ def test_items_without_an_id_are_refused():
         Stream([], seed=0)
 
 
+def test_two_items_of_one_id_are_refused():
+    """They would get the same noise. In another pass over the data the same id is another sample."""
+    items = [{"id": "a", "x": 1.0}, {"id": "b", "x": 2.0}, {"id": "a", "x": 3.0}]
+    expected = (
+        "several items of the data set have the same `id` ('a'): their noise is drawn by it, so they would be sampled "
+        "alike. Give every item an id of its own."
+    )
+    with pytest.raises(DataError) as error:
+        Stream(items, seed=0).next_batch(3)
+    assert str(error.value) == expected
+    with pytest.raises(DataError) as error:
+        list(evaluation_batches(items, samples=3, size=2))
+    assert str(error.value) == expected
+    assert sorted(Stream(items[:2], seed=0).next_batch(4).ids) == ["a", "a", "b", "b"]
+
+
 def test_evaluation_batches_are_the_first_samples_in_order():
     batches = list(evaluation_batches(TinyBlobs(split="val"), samples=5, size=2))
     assert [b.ids for b in batches] == [("val/0", "val/1"), ("val/2", "val/3"), ("val/4",)]

@@ -80,6 +80,81 @@ def test_on_error_skip_leaves_the_batch_out_and_stop_reports_first():
     rewards = [WeightedReward("broken", broken, on_error="skip"), WeightedReward("total", total)]
     scores = evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient=True)
     assert scores.by_name["broken"].isnan().all() and torch.allclose(scores.total, X0.flatten(1).sum(1))
+    assert {name: repr(error) for name, error in scores.skipped.items()} == {"broken": "ZeroDivisionError('no')"}
+
+
+def test_where_every_reward_is_skipped_the_slope_is_zero():
+    def broken(rollout, batch):
+        raise ValueError("no face")
+
+    for rewards in (
+        [WeightedReward("broken", broken, on_error="skip")],
+        [WeightedReward("none", lambda r, b: torch.full((3,), float("nan")))],
+    ):
+        scores = evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient=True)
+        assert torch.equal(scores.gradient, torch.zeros_like(X0)) and scores.total.tolist() == [0, 0, 0]
+    detached = WeightedReward("detached", lambda r, b: total(r, b).detach())
+    with pytest.raises(RewardError, match="no gradient reaches the samples from the rewards detached: they"):
+        evaluate_rewards([*rewards, detached], make_rollout(X0, BATCH), BATCH, gradient=True)
+
+
+def test_a_handler_that_fails_is_noted_and_does_not_hide_the_rewards_error():
+    def broken(rollout, batch):
+        raise ValueError("no face")
+
+    def full_disk(name, error, rollout, batch):
+        raise OSError("no space left on device")
+
+    with pytest.raises(ValueError) as caught:
+        evaluate_rewards(
+            [WeightedReward("broken", broken)], make_rollout(X0, BATCH), BATCH, False, on_error=full_disk,
+        )  # fmt: skip
+    assert str(caught.value) == "no face"
+    assert caught.value.__notes__ == [
+        "the samples that reward 'broken' failed on could not be written: OSError: no space left on device"
+    ]
+
+
+def ratio(divisor):
+    return lambda rollout, batch: total(rollout, batch) * divisor / divisor
+
+
+def test_a_nan_out_of_arithmetic_is_told_from_a_masked_one():
+    """0 / 0 is NaN, and so is its slope: what is not applicable must be selected before it is divided."""
+    divisor = torch.tensor([1.0, 0.0, 2.0])
+    safe = torch.where(divisor == 0, 1.0, divisor)
+    masked = WeightedReward("masked", lambda r, b: torch.where(divisor == 0, float("nan"), ratio(safe)(r, b)))
+    scores = evaluate_rewards([masked], make_rollout(X0, BATCH), BATCH, gradient=True)
+    assert scores.total[1] == 0 and torch.equal(scores.gradient[1], torch.zeros_like(X0[1]))
+    assert torch.equal(scores.gradient[[0, 2]], torch.ones_like(X0[[0, 2]]))
+    with pytest.raises(RewardError) as caught:
+        evaluate_rewards([masked, WeightedReward("ratio", ratio(divisor))], make_rollout(X0, BATCH), BATCH, True)
+    assert str(caught.value) == (
+        "reward 'ratio' is NaN (not applicable) for the samples b, and so is its gradient there: the NaN comes out of "
+        "arithmetic such as 0 / 0, whose slope is NaN whatever hides the value. Select before dividing (torch.where on "
+        "the operands), or return NaN through masking (torch.where(applies, value, nan) of a finite value)."
+    )
+
+
+def test_the_audit_sees_every_part_of_the_first_step():
+    """The range of all parts, the share of clamped values of all parts, and the failures of all of them."""
+
+    def touchy(rollout, batch):
+        if rollout.x0.max() > 1:
+            raise ValueError("too bright")
+        return total(rollout, batch)
+
+    audit = {}
+    for x0 in (torch.tensor([[2.0, -0.5]]), torch.tensor([[0.5, 0.25], [0.5, 0.0]])):
+        batch = Batch(tuple("ab"[: len(x0)]), (0,) * len(x0), {})
+        rollout = make_rollout(x0, batch)
+        rewards = [
+            WeightedReward("pixels", lambda r, b: r.decoded.sum(1)), WeightedReward("touchy", touchy, 1.0, "skip"),
+        ]  # fmt: skip
+        evaluate_rewards(rewards, rollout, batch, gradient=True, audit=audit)
+    assert (float(audit["decoded_min"]), float(audit["decoded_max"])) == (-0.5, 2.0)
+    assert float(audit["decoded_clamped"]) == pytest.approx(3 / 6) and audit["decoded_values"] == 6
+    assert audit["skipped"] == {"touchy": {"batches": 2, "failed": 1, "error": "ValueError: too bright"}}
 
 
 class Learned(nn.Module):

@@ -1,0 +1,90 @@
+"""Rewards that fail in a run: what is counted, what is said, and what stops it."""
+
+import pytest
+
+from rewardft.errors import AuditError, RewardError
+
+RECIPE = """\
+plugins: [toy, ./mine.py]
+model: {use: toy, prediction: v_prediction}
+sampler: {use: ddim, steps: 4}
+data: {use: toy_blobs, batch_size: 4, size: 16}
+rewards: [{use: mine, on_error: skip}]
+algorithm: {use: draft_k, train_steps: 1}
+adapter: {rank: 2}
+optimizer: {lr: 5e-3}
+train: {steps: 3, log_every: 1, micro_batch: 2}
+"""
+HEAD = """\
+import torch
+from rewardft import hookimpl
+
+calls = []
+
+@hookimpl
+def register_rewards():
+    return {"mine": mine}
+
+def mine(rollout, batch):
+    calls.append(len(batch))
+    value = rollout.decoded.flatten(1).mean(1)
+"""
+
+
+@pytest.fixture
+def run(run_recipe):
+    def start(body, *overrides):
+        (run_recipe.folder / "mine.py").write_text(HEAD + body)
+        return run_recipe(RECIPE, *overrides)
+
+    return start
+
+
+def test_a_skipped_batch_of_the_only_reward_is_counted_and_warned_of_once(run):
+    """Two parts a step: the second step loses one of them, the third both; the run goes on with a zero slope."""
+    body = "    if len(calls) in (4, 5, 6):\n        raise ValueError(f'call {len(calls)}')\n    return value\n"
+    with pytest.warns(UserWarning) as caught:
+        finished = run(body)
+    assert finished.summary["status"] == "finished"
+    assert finished.column("skipped/mine") == [0.0, 0.5, 1.0]
+    norms = finished.column("gradient_norm")
+    assert norms[0] > 0 and norms[1] > 0 and norms[2] == 0
+    assert [str(w.message) for w in caught if "skipped" in str(w.message)] == [
+        "reward 'mine' failed and is skipped for this batch (`on_error: skip`): ValueError: call 4. Later failures are "
+        "counted in `skipped/mine` alone."
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:reward 'mine' failed")
+@pytest.mark.parametrize("beside", ["", ", {use: brightness}"])
+def test_a_reward_that_fails_on_the_whole_first_step_stops_the_run(run, beside):
+    with pytest.raises(AuditError) as caught:
+        run("    raise ValueError('no face')\n", f"rewards=[{{use: mine, on_error: skip}}{beside}]")
+    assert str(caught.value) == (
+        "the start-up audit stopped the run; nothing was trained\n"
+        "  - reward 'mine' failed on all of the first step: ValueError: no face. `on_error: skip` is for batches that "
+        "fail now and then; mend the reward or remove it."
+    )
+
+
+def test_a_reward_whose_slope_is_nan_where_it_does_not_apply_is_named_with_the_samples(run):
+    body = "    return value * (batch['label'] > 0) / (batch['label'] > 0)\n"
+    with pytest.raises(RewardError) as caught:
+        run(body, "train.micro_batch=4", "data.size=4")
+    assert str(caught.value).startswith(
+        "reward 'mine' is NaN (not applicable) for the samples train/0, and so is its gradient there:"
+    )
+
+
+def test_a_failing_dump_does_not_hide_the_rewards_error(run, tmp_path):
+    """Here `failures` is a file, so that no folder can be made in it."""
+    body = (
+        f"    import pathlib\n    pathlib.Path({str(tmp_path / 'run' / 'failures')!r}).write_text('')\n"
+        "    raise ValueError('no face')\n"
+    )
+    with pytest.raises(ValueError) as caught:
+        run(body, "rewards=[{use: mine}]")
+    assert str(caught.value) == "no face"
+    (note,) = caught.value.__notes__
+    assert note.startswith("the samples that reward 'mine' failed on could not be written: ")
+    assert "failures" in note
