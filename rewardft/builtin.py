@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rewardft.errors import ComponentError
 from rewardft.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from torch import nn, optim
+
+    from rewardft.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 
@@ -38,6 +42,32 @@ def register_regularizers() -> Factories:
     from rewardft.regularizers import KL
 
     return {"kl": KL}
+
+
+@hookimpl
+def check_recipe(recipe: Recipe) -> Iterator[str]:
+    """Steps to learn from that the sampler may not execute: said here, not when the random draw comes to it."""
+    factory = register_algorithms().get(recipe.algorithm.use.casefold())
+    steps = sampler_steps(recipe)
+    if factory is None or steps is None:
+        return
+    try:
+        algorithm = factory(**recipe.algorithm.options)
+        problems = list(algorithm.step_problems(steps)) if hasattr(algorithm, "step_problems") else []
+    except ComponentError as error:
+        problems = [("", str(error))]
+    except TypeError:  # an option that is unknown or of another type, which is reported as such
+        return
+    for key, problem in problems:
+        yield f"{recipe.where('algorithm', key)}: algorithm {recipe.algorithm.use!r}: {problem}"
+
+
+def sampler_steps(recipe: Recipe) -> int | None:
+    """The sampler's option `steps`, or its default where the sampler is the core's; None when it cannot be known."""
+    factory = register_samplers().get(recipe.sampler.use.casefold())
+    default = inspect.signature(factory).parameters["steps"].default if factory else None
+    steps = recipe.sampler.options.get("steps", default)
+    return steps if isinstance(steps, int) else None
 
 
 @hookimpl(trylast=True)

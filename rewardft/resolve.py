@@ -48,7 +48,7 @@ def resolve(recipe: Recipe, plugins: Plugins) -> Resolved:
     if resolved is not None and not problems:  # tags may depend on options, so these must be sound
         resolved = replace(resolved, tags=_provided(resolved))
         problems += [f"{recipe.source}: {text}" for text in _tag_problems(resolved)]
-    problems += [f"{recipe.source}: {text}" for text in _objections(recipe, plugins)]
+    problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
     if problems or resolved is None:
         raise RecipeError(recipe.source, problems)
     return resolved
@@ -166,6 +166,11 @@ def _who_would_do(resolved: Resolved) -> str:
     others = [e for e in resolved.catalog.of_kind("algorithms") if e.name != resolved.algorithm.entry.name]
     fit = [e.name for e in others if _tags_by_default(e, "needs", "needs_for") <= resolved.tags | _static(e)]
     return f" Algorithms that would do here: {', '.join(fit)}." if fit else " No other loaded algorithm would do here."
+
+
+def _located(recipe: Recipe, text: str) -> str:
+    """A plugin's sentence with the recipe in front, unless it says its place itself, by `recipe.where(...)`."""
+    return text if text.startswith((f"{recipe.source}:", "--set ")) else f"{recipe.source}: {text}"
 
 
 def _objections(recipe: Recipe, plugins: Plugins) -> Iterator[str]:

@@ -102,19 +102,30 @@ class Direct:
             part, samples = rollout.select(rows), batch.select(rows)
             yield from self.walk_back(ctx, part, samples, path, len(batch), rows == parts[-1])
 
+    def step_problems(self, steps: int) -> Iterator[tuple[str, str]]:
+        """What a sampler of `steps` steps makes impossible in the worst draw, as (option, sentence)."""
+        more = "or give the sampler more steps"
+        shortest = steps - max(self.early_stop, 1) + 1
+        if self.early_stop > steps:
+            text = f"early_stop {self.early_stop} is more than the sampler's {steps} steps. Lower early_stop, {more}."
+            yield "early_stop", text
+        elif (self.train_steps or 1) > steps:
+            text = f"train_steps {self.train_steps} is more than the sampler's {steps} steps. Lower train_steps, {more}."
+            yield "train_steps", text
+        elif (self.train_steps or 1) > shortest:
+            yield "train_steps", (
+                f"train_steps is {self.train_steps}, but with early_stop {self.early_stop} the chain may end after "
+                f"{shortest} of {steps} steps. Lower train_steps or early_stop, {more}."
+            )
+
     def draw_path(self, steps: int, rng: random.Random) -> Path:
-        """Drawn once per trajectory, never per step."""
+        """Drawn once per trajectory, never per step; raises ComponentError if any draw would be impossible."""
+        for _, problem in self.step_problems(steps):
+            raise ComponentError(problem)
         length = steps
         if self.early_stop:
-            if self.early_stop > steps:
-                raise ComponentError(f"early_stop {self.early_stop} is more than the sampler's {steps} steps")
             length = steps - rng.randint(1, self.early_stop) + 1  # the chain ends at step T - t_min, t_min ~ U{1..m}
         count = length if self.train_steps is None else self.train_steps
-        if count > length:
-            raise ComponentError(
-                f"train_steps is {count}, but the chain may end after {length} of {steps} steps. "
-                f"Lower train_steps or early_stop, or give the sampler more steps."
-            )
         return Path(length, self.choose_steps(count, length, rng), estimate=self.early_stop > 0)
 
     def choose_steps(self, count: int, length: int, rng: random.Random) -> tuple[int, ...]:
