@@ -19,7 +19,8 @@ class ProgressLine:
 
     def __init__(self, start: int, every_seconds: float = 10.0) -> None:
         self.console = Console(stderr=True)
-        self.start, self.every, self.last, self.began = start, every_seconds, 0.0, time.monotonic()
+        self.start = self.counted = start  # time left is judged by the steps after `counted`, which began at `began`
+        self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
         self.bar = Progress(
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
@@ -39,11 +40,12 @@ class ProgressLine:
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.last > self.every or step == self.total):
             self.last = now
-            left = (now - self.began) / max(step - self.start, 1) * (self.total - step)
+            left = (now - self.began) / max(step - self.counted, 1) * (self.total - step)
             self.console.print(f"step {step}/{self.total}  {text}  {left:.0f} s left", highlight=False)
 
     @hookimpl
     def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        self.counted, self.began = step, time.monotonic()  # an evaluation says nothing about the speed of steps
         shown = "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
         self.console.print(f"evaluation at step {step}:  {shown}", highlight=False)
 
