@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,17 @@ def test_the_fields_of_the_presets_are_those_of_the_table():
         gradient = "through" if preset.input_gradient else "stopped"
         expected = [preset.select, steps, gradient, str(preset.early_stop), str(preset.resamples), preset.shape]
         assert cells == expected, name
+
+
+def test_the_table_of_all_algorithms_has_each_with_its_plugin_and_needs():
+    """The needs are those of the code's own tags."""
+    rows = {words(r[0])[0]: r[1:3] for r in table_rows(read("docs/algorithms.md")) if len(r) == 6 and words(r[0])}
+    everything = [point.name for point in entry_points(group="rewardft")]
+    entries = build_catalog(load_plugins(everything, ROOT)).of_kind("algorithms")
+    expected = {e.name: sorted(getattr(e.factory, "needs", ())) for e in entries}
+    assert {name: sorted(words(needs)) for name, (_, needs) in rows.items()} == expected
+    owners = {e.name: {"builtin": "core"}.get(e.plugin, e.plugin) for e in entries}
+    assert {name: plugin for name, (plugin, _) in rows.items()} == owners
 
 
 COUNTED = {
