@@ -158,7 +158,8 @@ def _from_path(name: str, path: Path) -> Source:
             raise PluginError(f"plugin {name!r}: the folder {path} has no __init__.py; add one that has the hooks.")
         return Source(path.name, str(init), lambda: _import_file(init, sorted(path.rglob("*.py"))))
     if not path.exists():
-        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.py"))) if path.parent.is_dir() else ""
+        beside = (p.name for p in path.parent.glob("*.py") if not _is_init(str(p)))
+        near = did_you_mean(path.name, beside) if path.parent.is_dir() else ""
         raise PluginError(f"plugin {name!r}: there is no file {path}.{near}")
     if path.suffix != ".py":
         raise PluginError(f"plugin {name!r}: {path} is neither a .py file nor a folder.")

@@ -151,22 +151,35 @@ def load_plugins(names: Sequence[str], base: Path, core: Any = None) -> Plugins:
 
     Raises `PluginError` with every plugin that cannot be used. `core` replaces `rewardft.builtin` in tests.
     """
+    plugins, broken = load_usable_plugins(names, base, core)
+    if broken:
+        raise join_errors(broken)
+    return plugins
+
+
+def load_usable_plugins(names: Sequence[str], base: Path, core: Any = None) -> tuple[Plugins, list[PluginError]]:
+    """`load_plugins`, but the plugins that cannot be used are left out and their errors returned."""
     plugins = Plugins()
     core = core or importlib.import_module("rewardft.builtin")
     plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, _core_version())
     places: dict[str, str] = {core.__name__: BUILTIN}
-    problems = []
+    broken = []
     for text in names:
         try:
             _load_one(plugins, text, base, places)
         except PluginError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        text = "\n".join(f"  - {line}" for p in problems for line in str(p).splitlines())
-        raise PluginError(f"{len(problems)} plugins cannot be used:\n{text}") from problems[0]
-    return plugins
+            broken.append(error)
+    return plugins, broken
+
+
+def join_errors(errors: Sequence[PluginError]) -> PluginError:
+    """One error that says them all."""
+    if len(errors) == 1:
+        return errors[0]
+    text = "\n".join(f"  - {line}" for error in errors for line in str(error).splitlines())
+    joined = PluginError(f"{len(errors)} plugins cannot be used:\n{text}")
+    joined.__cause__ = errors[0]
+    return joined
 
 
 def load_installed(name: str) -> Plugins:

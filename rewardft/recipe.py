@@ -31,13 +31,14 @@ from rewardft.sections import (
     Sections,
     TrainSpec,
     fold_options,
+    salvage,
 )
 from rewardft.strict_yaml import Keys
 from rewardft.typed_values import mismatch, type_words
 
 __all__ = [
     "AdapterSpec", "ComponentSpec", "DataSpec", "EvaluateSpec", "OptimizerSpec", "Recipe", "RegularizerSpec",
-    "RewardSpec", "SaveSpec", "TrainSpec", "dotted", "load_recipe",
+    "RewardSpec", "SaveSpec", "TrainSpec", "dotted", "load_recipe", "read_recipe",
 ]  # fmt: skip
 
 
@@ -82,18 +83,41 @@ class Recipe(Sections):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `key.path=value` overrides; raises `RecipeError` with every problem found."""
+    """Read a recipe and apply `key.path=value` overrides; raises `RecipeError` with every problem found.
+
+    Plugin files that the file names are relative to its folder, those of an override to the current one.
+    """
+    recipe, problems = read_recipe(path, overrides)
+    if problems:
+        raise RecipeError(recipe.source, problems)
+    return recipe
+
+
+def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """A recipe and its problems; where the sections have any, it is good for looking up its components alone.
+
+    Raises `RecipeError` for a file that cannot be read as a mapping.
+    """
     origin = Origin(str(path))
     data, problems = _read(Path(path), origin)
     for text in overrides:
         problems += apply_override(data, text, origin)
+    _anchor_plugins(data, origin)
     found = sorted(_check(data), key=lambda problem: origin.line(problem[0]) or 0)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
-    if problems:
-        raise RecipeError(origin.source, problems)
-    recipe = Recipe.model_validate_json(json.dumps(fold_options(Recipe, data)), strict=True)
+    folded = fold_options(Recipe, data)
+    recipe = salvage(Recipe, folded) if found else Recipe.model_validate_json(json.dumps(folded), strict=True)
     recipe._origin = origin
-    return recipe
+    return recipe, problems
+
+
+def _anchor_plugins(data: dict[str, Any], origin: Origin) -> None:
+    """Make the plugin files that overrides name absolute, before they are taken for neighbours of the recipe."""
+    names: list[Any] = data["plugins"] if isinstance(data.get("plugins"), list) else []
+    for index, name in enumerate(names):
+        overridden = ("plugins",) in origin.overrides or ("plugins", index) in origin.overrides
+        if overridden and isinstance(name, str) and is_path(name):
+            names[index] = _absolute(name, Path.cwd())
 
 
 def _absolute(name: str, base: Path) -> str:

@@ -5,15 +5,16 @@ Loads no weights; imports torch only when a plugin does. All problems are report
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rewardft.catalog import SINGULAR, Catalog, Entry, build_catalog
 from rewardft.component import Component, check_options, option_parameters, tags_of
 from rewardft.errors import PluginError, RecipeError
-from rewardft.plugins import Plugins
-from rewardft.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec
+from rewardft.plugins import Plugins, join_errors, load_usable_plugins
+from rewardft.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec, read_recipe
 from rewardft.strict_yaml import Keys
 
 
@@ -40,6 +41,33 @@ class Resolved:
         yield from self.metrics
 
 
+def open_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins, Resolved]:
+    """Read a recipe, load its plugins and resolve it.
+
+    Raises `RecipeError` with the problems of all three at once: neither a wrong section nor a plugin that cannot be
+    used hides the rest. Raises `PluginError` when plugins are all that is wrong.
+    """
+    recipe, problems = read_recipe(path, overrides)
+    plugins, broken = load_usable_plugins(recipe.plugins, recipe.base)
+    if not problems and not broken:
+        return recipe, plugins, resolve(recipe, plugins)
+    found = _look_up(recipe, plugins, bool(broken))
+    if not problems and not found:
+        raise join_errors(broken)
+    where = recipe.where("plugins")
+    raise RecipeError(recipe.source, [*problems, *(f"{where}: {error}" for error in broken), *found])
+
+
+def _look_up(recipe: Recipe, plugins: Plugins, incomplete: bool) -> list[str]:
+    """The problems of names and options in a recipe that has others; tags and plugins' objections need a sound one."""
+    try:
+        resolver = _Resolver(recipe, build_catalog(plugins), incomplete)
+    except PluginError as error:
+        return [f"{recipe.source}: {error}"]
+    resolver.resolve()
+    return resolver.problems
+
+
 def resolve(recipe: Recipe, plugins: Plugins) -> Resolved:
     """Look up and check every component of `recipe`; raises `RecipeError` with all problems."""
     resolver = _Resolver(recipe, build_catalog(plugins))
@@ -55,10 +83,13 @@ def resolve(recipe: Recipe, plugins: Plugins) -> Resolved:
 
 
 class _Resolver:
-    """Collects problems while it looks components up."""
+    """Collects problems while it looks components up.
 
-    def __init__(self, recipe: Recipe, catalog: Catalog) -> None:
-        self.recipe, self.catalog = recipe, catalog
+    incomplete: plugins are missing, so a name that is not found is no problem: one of them may have it.
+    """
+
+    def __init__(self, recipe: Recipe, catalog: Catalog, incomplete: bool = False) -> None:
+        self.recipe, self.catalog, self.incomplete = recipe, catalog, incomplete
         self.problems: list[str] = []
 
     def resolve(self) -> Resolved | None:
@@ -80,11 +111,14 @@ class _Resolver:
             [component for _, component in metrics],
         )  # fmt: skip
 
-    def component(self, kind: str, spec: ComponentSpec, keys: Keys) -> Component | None:
+    def component(self, kind: str, spec: ComponentSpec | None, keys: Keys) -> Component | None:
+        if spec is None:  # a section that is missing or wrong, which is reported as such
+            return None
         try:
             entry = self.catalog.get(kind, spec.use)
         except PluginError as error:
-            self.problems.append(f"{self.recipe.where(*keys, 'use')}: {error}")
+            if not self.incomplete:
+                self.problems.append(f"{self.recipe.where(*keys, 'use')}: {error}")
             return None
         fixed = tuple(name for name in type(spec).model_fields if name != "options")
         values, problems = check_options(entry, spec.options, fixed)

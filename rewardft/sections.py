@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from rewardft.typed_values import STRICT
 
 Name = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, Field(pattern=r"^[\w-]([\w.-]*[\w-])?$")]  # part of metric names and of folder names
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -43,7 +44,7 @@ class RewardSpec(ComponentSpec):
 
     weight: float = 1.0
     on_error: Literal["stop", "skip"] = "stop"
-    name: Name | None = None
+    name: Label | None = None
 
     @model_validator(mode="after")
     def _fill_name(self) -> RewardSpec:
@@ -55,7 +56,7 @@ class RegularizerSpec(ComponentSpec):
     """A penalty that is added to the loss, `weight` times, and the name that it is logged under (default: `use`)."""
 
     weight: Annotated[float, Field(ge=0)]
-    name: Name | None = None
+    name: Label | None = None
 
     @model_validator(mode="after")
     def _fill_name(self) -> RegularizerSpec:
@@ -184,3 +185,27 @@ def section_of(cls: type[Section], key: str) -> type[Section] | None:
     field = cls.model_fields.get(key)
     candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def salvage(cls: type[Section], folded: Any) -> Any:
+    """A section as far as its components can be looked up, from data (see `fold_options`) that has problems.
+
+    Nothing is checked; sections that are absent or of another form are None, or their default.
+    """
+    values: dict[str, Any] = {}
+    for key, info in cls.model_fields.items():
+        section, value = section_of(cls, key), folded.get(key)
+        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        if section is None:
+            values[key] = value if isinstance(value, type(default)) or default is None else default
+        elif isinstance(default, list):
+            items = value if isinstance(value, list) else []
+            values[key] = [salvage(section, item) for item in items if _names_something(section, item)]
+        else:
+            values[key] = salvage(section, value) if _names_something(section, value) else default
+    return cls.model_construct(**values)
+
+
+def _names_something(section: type[Section], value: Any) -> bool:
+    named = not issubclass(section, ComponentSpec) or (isinstance(value, dict) and isinstance(value.get("use"), str))
+    return isinstance(value, dict) and named

@@ -17,6 +17,8 @@ import yaml
 
 Keys = tuple[str | int, ...]
 
+DEEPEST = 50  # levels of nesting: far more than a recipe has, far fewer than Python's recursion bears
+
 _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -47,6 +49,10 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
 
+class _TooDeep(yaml.MarkedYAMLError):
+    """Brackets within brackets, far beyond what any recipe needs."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Composes nodes with the YAML 1.2 core types and notes tags, anchors and aliases as problems."""
 
@@ -55,6 +61,7 @@ class _StrictLoader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.problems: list[Problem] = []
+        self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -71,7 +78,12 @@ class _StrictLoader(yaml.SafeLoader):
             self.problems.append(Problem(line, f"{tag!r} is a tag; recipes are data and have none: remove it."))
             event.implicit = True if isinstance(event, yaml.CollectionStartEvent) else (True, False)
         event.anchor = event.tag = None
-        return super().compose_node(parent, index)
+        if self.depth == DEEPEST:
+            raise _TooDeep(problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _StrictDumper(yaml.SafeDumper):
@@ -112,6 +124,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
         return Problem(line, f"not YAML: the character {chr(error.character)!r} is not allowed.")
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     at = mark.line + 1 if mark else None
+    if isinstance(error, _TooDeep):
+        return Problem(at, f"nested more than {DEEPEST} levels deep; a recipe needs a handful.")
     what = getattr(error, "problem", None) or str(error)
     if "'\\t'" in what:
         return Problem(at, "a tab character cannot be used here; indent with spaces.")

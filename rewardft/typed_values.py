@@ -46,7 +46,7 @@ def convert(annotation: Any, value: Any) -> Any:
 def mismatch(annotation: Any, value: Any, constraints: Iterable[Any] = ()) -> str:
     """The sentence for a value that does not fit."""
     text = f"expected {type_words(annotation, constraints)}, got {value_words(value)}"
-    advice = _advice(set(_leaves(annotation)), value)
+    advice = _advice_for_components(annotation, value) or _advice(set(_leaves(annotation)), value)
     return f"{text}; {advice}." if advice else f"{text}."
 
 
@@ -105,7 +105,8 @@ def _constraint_words(constraints: Iterable[Any]) -> str:
     rules = [rule for c in constraints for rule in getattr(c, "metadata", [c])]  # pydantic's Field holds its bounds
     bounds = [f"{word} {getattr(r, name)}" for name, word in _BOUNDS for r in rules if hasattr(r, name)]
     empty = " that is not empty" if any(getattr(r, "min_length", 0) for r in rules) else ""
-    return (" " + " and ".join(bounds) if bounds else "") + empty
+    label = " (letters, numbers, - and _; dots inside)" if any(getattr(r, "pattern", 0) for r in rules) else ""
+    return (" " + " and ".join(bounds) if bounds else "") + empty + label
 
 
 def _literal(value: Any) -> str:
@@ -131,6 +132,19 @@ def _leaves(annotation: Any) -> Iterable[Any]:
         yield origin or annotation
 
 
+def _advice_for_components(annotation: Any, value: Any) -> str:
+    """A component, or its name alone, where a list of components is expected."""
+    if get_origin(annotation) is not list or not any(map(_is_component, get_args(annotation))):
+        return ""
+    if isinstance(value, Mapping) and "use" in value:
+        return "put it in a list: [{use: " + str(value["use"]) + (", ...}]" if len(value) > 1 else "}]")
+    return f"write [{{use: {value}}}]" if isinstance(value, str) else ""
+
+
+def _is_component(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel) and "use" in annotation.model_fields
+
+
 def _advice(wanted: set[Any], value: Any) -> str:
     """How to mend the commonest slips."""
     if isinstance(value, str):
@@ -149,7 +163,7 @@ def _advice_for_text(wanted: set[Any], value: str) -> str:
         return "write true or false, without quotes"
     if wanted & {int, float} and _reads_as_number(value):
         return "write the number without quotes, underscores or units"
-    if any(isinstance(w, type) and issubclass(w, BaseModel) and "use" in w.model_fields for w in wanted):
+    if any(map(_is_component, wanted)):
         return f"write {{use: {value}}}"
     return f"write [{value}]" if wanted & {list, tuple, set, frozenset} else ""
 

@@ -29,10 +29,10 @@ class Bench:
         self.recipe.write_text(RECIPE)
 
     def plugin(self, stem, source):
-        """Write `./stem.py`, which is listed after those before it; LOG is a list that its functions can fill."""
+        """Write `stem.py`, which is listed after those before it; LOG is a list that its functions can fill."""
         path = self.folder / f"{stem}.py"
         path.write_text(HEADER + dedent(source))
-        self.names.append(f"./{stem}.py")
+        self.names.append(str(path))
         return path
 
     def run(self, *overrides, out="run"):

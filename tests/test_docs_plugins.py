@@ -46,7 +46,7 @@ def test_the_conformance_test_of_the_tour_passes(tmp_path, monkeypatch):
 
 def test_the_first_hook_of_the_hooks_page_runs(tmp_path, capsys):
     (tmp_path / "told.py").write_text(blocks("docs/hooks.md", "python")[0])
-    settings = ["plugins=[toy, ./told.py]", "train.steps=2", "evaluate.every=0"]
+    settings = [f"plugins=[toy, {tmp_path}/told.py]", "train.steps=2", "evaluate.every=0"]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text((ROOT / "recipes" / "toy_draft.yaml").read_text())
     run = run_recipe(recipe, tmp_path / "run", *settings)

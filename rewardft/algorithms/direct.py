@@ -107,11 +107,11 @@ class Direct:
         more = "or give the sampler more steps"
         shortest = steps - max(self.early_stop, 1) + 1
         if self.early_stop > steps:
-            text = f"early_stop {self.early_stop} is more than the sampler's {steps} steps. Lower early_stop, {more}."
-            yield "early_stop", text
+            text = f"early_stop {self.early_stop} is more than the sampler's {steps} steps."
+            yield "early_stop", f"{text} Lower early_stop, {more}."
         elif (self.train_steps or 1) > steps:
-            text = f"train_steps {self.train_steps} is more than the sampler's {steps} steps. Lower train_steps, {more}."
-            yield "train_steps", text
+            text = f"train_steps {self.train_steps} is more than the sampler's {steps} steps."
+            yield "train_steps", f"{text} Lower train_steps, {more}."
         elif (self.train_steps or 1) > shortest:
             yield "train_steps", (
                 f"train_steps is {self.train_steps}, but with early_stop {self.early_stop} the chain may end after "

@@ -2,8 +2,10 @@
 
 import pytest
 
-from rewardft.errors import RecipeError
+from rewardft.errors import PluginError, RecipeError
+from rewardft.plugin_sources import installed
 from rewardft.recipe import load_recipe
+from rewardft.resolve import open_recipe
 
 BASE = """\
 model: {use: tiny}
@@ -61,6 +63,31 @@ ADDED = {
         "r.yaml:7: adapter.targets: expected a list (each text), text or null, got 3 (a whole number); "
         "put it in quotes.",
     ),
+    "a name alone for a list of components": (
+        "rewards: brightness",
+        "r.yaml:7: rewards: expected a list (each a mapping), got 'brightness' (text); write [{use: brightness}].",
+    ),
+    "one component for a list of them": (
+        "rewards: {use: brightness, weight: 2}",
+        "r.yaml:7: rewards: expected a list (each a mapping), got a mapping with the keys use, weight; "
+        "put it in a list: [{use: brightness, ...}].",
+    ),
+    "a name that would be a path": (
+        "rewards:\n- {use: a, name: ../../esc}",
+        "r.yaml:8: rewards.0.name: expected text (letters, numbers, - and _; dots inside) or null, "
+        "got '../../esc' (text).",
+    ),
+    "a name of dots": (
+        "regularizers:\n- {use: kl, weight: 1, name: ..}",
+        "r.yaml:8: regularizers.0.name: expected text (letters, numbers, - and _; dots inside) or null, "
+        "got '..' (text).",
+    ),
+    "nested without end": (
+        "rewards: " + "[" * 3000 + "]" * 3000, "r.yaml:7: nested more than 50 levels deep; a recipe needs a handful."
+    ),
+    "nested too deeply": (
+        "seed: " + "{a: " * 60 + "}" * 60, "r.yaml:7: nested more than 50 levels deep; a recipe needs a handful."
+    ),
     "outside the bounds": (
         "adapter: {dropout: 1}",
         "r.yaml:7: adapter.dropout: expected a number of at least 0 and below 1, got 1 (a whole number).",
@@ -79,7 +106,8 @@ ADDED = {
     ),
     "mapping for a list": (
         "rewards: {use: a}",
-        "r.yaml:7: rewards: expected a list (each a mapping), got a mapping with the keys use.",
+        "r.yaml:7: rewards: expected a list (each a mapping), got a mapping with the keys use; "
+        "put it in a list: [{use: a}].",
     ),
     "number in a list of sections": (
         "rewards:\n- {use: a}\n- 3",
@@ -219,6 +247,13 @@ def test_an_alias_is_named_beside_its_anchor():
     ]
 
 
+@pytest.mark.parametrize("name", ["clip", "clip-2", "CLIP_2.1", "gr\u00f6\u00dfe", "7"])
+def test_names_that_are_good_for_a_folder(name):
+    with open("r.yaml", "w", encoding="utf-8") as file:
+        file.write(BASE + f"rewards: [{{use: a, name: '{name}'}}]\n")
+    assert load_recipe("r.yaml").rewards[0].name == name
+
+
 def test_missing_file():
     problems_of("seed: 1\n", name="toy_draft.yaml")
     with pytest.raises(RecipeError) as caught:
@@ -267,6 +302,9 @@ OVERRIDES = {
     ),
     "below a value": ("seed.x=1", "--set seed.x=1: seed is 5, not a section: it has no 'x' to set."),
     "bad YAML": ("seed=[1", "--set seed=[1: not YAML: expected ',' or ']', but got '<stream end>'."),
+    "nested without end": (
+        "seed=" + "[" * 3000, f"--set seed={'[' * 3000}: nested more than 50 levels deep; a recipe needs a handful."
+    ),
     "tag": ("seed=!!int 3", "--set seed=!!int 3: '!!int' is a tag; recipes are data and have none: remove it."),
 }
 
@@ -292,3 +330,78 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file():
         "r.yaml:7: save has no key 'evry'. Did you mean 'every'?",
         "r.yaml:10: a recipe has no key 'trian'. Did you mean 'train'?",
     ]
+
+
+PLUGIN = """\
+from rewardft import hookimpl
+
+@hookimpl
+def register_rewards():
+    return {"mine": lambda rollout, batch: 0.0}
+"""
+UNLISTED = " Is a plugin missing in `plugins:`? Installed but not listed: " + ", ".join(sorted(installed())) + "."
+TINY = BASE.replace("blobs", "tiny_blobs").replace("draft", "denoising") + "plugins: [rewardft.testing.tiny]\n"
+
+
+def opened(text, overrides):
+    with open("r.yaml", "w") as file:
+        file.write(text)
+    return open_recipe("r.yaml", overrides)
+
+
+def test_sections_and_options_are_reported_together():
+    with pytest.raises(RecipeError) as caught:
+        opened(TINY, ["train.steps=abc", "sampler.stepz=4", "model={use: tinny}", "algorithm=draft", "evaluate.data=3"])
+    assert caught.value.problems == [
+        "--set algorithm=draft: algorithm: expected a mapping, got 'draft' (text); write {use: draft}.",
+        "--set train.steps=abc: train.steps: expected a whole number of at least 1, got 'abc' (text).",
+        "--set evaluate.data=3: evaluate.data: expected a mapping, got 3 (a whole number).",
+        "--set model={use: tinny}: there is no model 'tinny'. Did you mean 'tiny'?" + UNLISTED,
+        "--set sampler.stepz=4: sampler 'ddim' has no option 'stepz'. Did you mean 'steps'?",
+    ]
+
+
+def test_a_missing_plugin_hides_nothing_but_names_that_it_may_have(tmp_path):
+    missing = f"r.yaml:7: plugin './gone.py': there is no file {tmp_path / 'gone.py'}."
+    with pytest.raises(RecipeError) as caught:
+        opened(TINY.replace("tiny]", "tiny, ./gone.py]"), ["train.steps=abc", "sampler.stepz=4", "rewards=[{use: his}]"])
+    assert caught.value.problems == [
+        "--set train.steps=abc: train.steps: expected a whole number of at least 1, got 'abc' (text).",
+        missing,
+        "--set sampler.stepz=4: sampler 'ddim' has no option 'stepz'. Did you mean 'steps'?",
+    ]
+    with pytest.raises(PluginError) as alone:
+        opened(TINY.replace("tiny]", "tiny, ./gone.py]"), ["rewards=[{use: his}]"])
+    assert missing == f"r.yaml:7: {alone.value}"
+
+
+def test_a_sound_recipe_opens(tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    recipe, plugins, resolved = opened(TINY.replace("tiny]", "tiny, ./mine.py]"), ["rewards=[{use: mine}]"])
+    assert recipe.rewards[0].name == "mine" and [p.name for p in plugins.loaded][-1] == "mine"
+    assert resolved.rewards[0][1].entry.plugin == "mine"
+
+
+def test_plugin_files_of_an_override_are_relative_to_the_current_folder(tmp_path, monkeypatch):
+    """And those of the file to the file, wherever the command is given."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(PLUGIN)
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "there" / "r.yaml").write_text(TINY.replace("tiny]", "tiny, ./mine.py]"))
+    monkeypatch.chdir(tmp_path / "here")
+    files = {
+        "the file's": (),
+        "a list's": ("plugins=[rewardft.testing.tiny, ./mine.py]",),
+        "an item's": ("plugins.1=./mine.py",),
+    }
+    found = {case: open_recipe("../there/r.yaml", sets)[1].loaded[-1].file for case, sets in files.items()}
+    here, there = tmp_path / "here" / "mine.py", tmp_path / "there" / "mine.py"
+    assert found == {"the file's": there, "a list's": here, "an item's": here}
+    with pytest.raises(PluginError) as caught:
+        open_recipe("../there/r.yaml", ["plugins=[rewardft.testing.tiny, ./nope.py]"])
+    gone = tmp_path / "here" / "nope.py"
+    assert str(caught.value) == f"plugin '{gone}': there is no file {gone}. Did you mean 'mine.py'?"
+    with pytest.raises(PluginError) as caught:
+        open_recipe("../there/r.yaml", ["plugins=[rewardft.testing.tiny, ./abcdefghijkl.py]"])
+    assert str(caught.value).endswith("/abcdefghijkl.py. Choose one of: mine.py.")  # and not `__init__.py`

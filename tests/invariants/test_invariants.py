@@ -118,7 +118,7 @@ def test_the_order_of_plugins_does_not_matter(recipe, tmp_path):
         (tmp_path / f"{name}.py").write_text(
             "from rewardft import hookimpl\n\n\n@hookimpl\ndef on_step_end(step, metrics):\n    assert metrics['loss'] < 9\n"
         )
-    names = ["rewardft.testing.tiny", "./a.py", "./b.py", "./c.py"]
+    names = ["rewardft.testing.tiny", *(f"{tmp_path}/{name}.py" for name in "abc")]
     runs = []
     for i in range(3):
         random.Random(i).shuffle(names)
@@ -214,7 +214,7 @@ def test_a_failing_reward_stops_the_run_with_ids_and_a_dump(recipe, tmp_path):
         )
     )
     out = tmp_path / "run"
-    bad = ["plugins=[rewardft.testing.tiny, ./bad.py]", "rewards=[{use: explodes}]"]
+    bad = [f"plugins=[rewardft.testing.tiny, {tmp_path}/bad.py]", "rewards=[{use: explodes}]"]
     with pytest.raises(RewardError) as error:
         run_recipe(recipe, out, *bad)
     (dump,) = (out / "failures").iterdir()

@@ -207,7 +207,7 @@ def register_rewards():
 def test_an_interrupt_waits_until_the_step_is_whole(folder):
     """Gradients that were accumulated but not applied are in no checkpoint, so the run ends after the step."""
     (folder / "stopper.py").write_text(STOPPER)
-    sets = ["plugins=[rewardft.testing.tiny, ./stopper.py]", "rewards=[{use: stopper}]", "evaluate.every=0"]
+    sets = [f"plugins=[rewardft.testing.tiny, {folder}/stopper.py]", "rewards=[{use: stopper}]", "evaluate.every=0"]
     sets += ["train.accumulate=2", "data.batch_size=2", "save.every=0"]
     whole = run_recipe(folder / "recipe.yaml", folder / "uninterrupted", *sets)
     (folder / "interrupt").touch()

@@ -98,7 +98,7 @@ def test_a_reward_without_a_gradient_is_refused_with_what_would_do(recipe, tmp_p
         "from rewardft import hookimpl\n\n\ndef blind(rollout, batch):\n    return rollout.x0.detach().flatten(1).mean(1)\n\n\n"
         "blind.differentiable = False\n\n\n@hookimpl\ndef register_rewards():\n    return {'blind': blind}\n"
     )
-    plugins = "plugins=[rewardft.testing.tiny, rewardft_plugins.adjoint, rewardft_plugins.dpo, ./blind.py]"
+    plugins = f"plugins=[rewardft.testing.tiny, rewardft_plugins.adjoint, rewardft_plugins.dpo, {tmp_path}/blind.py]"
     (problem,) = problems(recipe, plugins, "rewards=[{use: blind}]")
     assert problem.startswith("algorithm 'adjoint_matching' needs 'reward_gradient', which reward 'blind'")
     assert "d3po" in problem and "online_dpo" in problem and "drtune" not in problem

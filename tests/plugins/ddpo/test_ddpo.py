@@ -100,7 +100,8 @@ def test_rewards_need_no_gradient(recipe, tmp_path):
         "    return -(rollout.decoded.detach() > 0.5).float().flatten(1).mean(1)\n\n\ndark.differentiable = False\n\n\n"
         "@hookimpl\ndef register_rewards():\n    return {'dark': dark}\n"
     )
-    run = run_recipe(recipe, tmp_path / "out", "plugins=[rewardft.testing.tiny, rewardft_plugins.ddpo, ./size.py]", "rewards=[{use: dark}]")
+    plugins = f"plugins=[rewardft.testing.tiny, rewardft_plugins.ddpo, {plugin}]"
+    run = run_recipe(recipe, tmp_path / "out", plugins, "rewards=[{use: dark}]")
     assert min(run.column("gradient_norm")) > 0
 
 

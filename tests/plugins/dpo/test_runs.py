@@ -128,7 +128,7 @@ def test_a_reward_without_any_preference_stops_the_run(recipe, tmp_path):
         "from rewardft import hookimpl\n\n\ndef flat(rollout, batch):\n    return rollout.x0.flatten(1).sum(1) * 0\n\n\n"
         "@hookimpl\ndef register_rewards():\n    return {'flat': flat}\n"
     )
-    plugins = "plugins=[rewardft.testing.tiny, rewardft_plugins.dpo, ./flat.py]"
+    plugins = f"plugins=[rewardft.testing.tiny, rewardft_plugins.dpo, {tmp_path}/flat.py]"
     with pytest.raises(AuditError) as error:
         run_recipe(recipe, tmp_path / "run", *ALGORITHMS["online_dpo"], plugins, "rewards=[{use: flat}]")
     assert "every gradient is exactly zero" in str(error.value) and "The reward is flat at these samples" in str(
