@@ -29,12 +29,23 @@ _MACHINERY = (Path(importlib.__file__).parent, Path(importlib.metadata.__file__)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a plugin comes from: `name` to show, `place` to tell twins, `load` to import, `version` to check."""
+    """Where a plugin comes from: `name` to show, `place` to tell twins, `load` to import, `version` to check.
+
+    contents: the sources of a file or folder plugin, which has no version that would tell that it was edited.
+    """
 
     name: str
     place: str
     load: Callable[[], Any]
     version: str | None = None
+    contents: tuple[Path, ...] = ()
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the names and bytes of `contents`, in hex; None without any."""
+        folder = Path(self.place).parent
+        parts = [(p.relative_to(folder).as_posix(), p.read_bytes()) for p in self.contents]
+        return hashlib.sha256(repr(parts).encode()).hexdigest() if parts else None
 
 
 @dataclass(frozen=True)
@@ -156,14 +167,15 @@ def _from_path(name: str, path: Path) -> Source:
         init = path / "__init__.py"
         if not init.is_file():
             raise PluginError(f"plugin {name!r}: the folder {path} has no __init__.py; add one that has the hooks.")
-        return Source(path.name, str(init), lambda: _import_file(init, sorted(path.rglob("*.py"))))
+        contents = sorted(path.rglob("*.py"))
+        return Source(path.name, str(init), lambda: _import_file(init, contents), contents=tuple(contents))
     if not path.exists():
         beside = (p.name for p in path.parent.glob("*.py") if not _is_init(str(p)))
         near = did_you_mean(path.name, beside) if path.parent.is_dir() else ""
         raise PluginError(f"plugin {name!r}: there is no file {path}.{near}")
     if path.suffix != ".py":
         raise PluginError(f"plugin {name!r}: {path} is neither a .py file nor a folder.")
-    return Source(path.stem, str(path), lambda: _import_file(path, [path]))
+    return Source(path.stem, str(path), lambda: _import_file(path, [path]), contents=(path,))
 
 
 class _FreshLoader(SourceFileLoader):

@@ -34,13 +34,17 @@ BUILTIN = "builtin"
 
 @dataclass(frozen=True)
 class LoadedPlugin:
-    """A registered plugin: name, version (None: it states none), file, the hooks that it implements, the object."""
+    """A registered plugin: name, version (None: it states none), file, the hooks that it implements, the object.
+
+    sha256: of the sources of a file or folder plugin; None for an installed one.
+    """
 
     name: str
     version: str | None
     file: Path
     hooks: tuple[str, ...]
     module: Any
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,10 @@ class Plugins:
     def hook(self) -> Any:
         """Pluggy's relay: `plugins.hook.on_step_end(...)`. Prefer `call`, whose errors name the plugin."""
         return self.manager.hook
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file or folder plugin, by the file's path."""
+        return {str(plugin.file): plugin.sha256 for plugin in self.loaded if plugin.sha256}
 
     def call(self, hook_name: str, **arguments: Any) -> Any:
         """Call a hook with exactly its arguments. An exception gets a note that names the plugin and the hook."""
@@ -129,7 +137,7 @@ class Plugins:
                 self.manager.unregister(plugin)
             raise PluginError(_sentence(source.name, file, str(error))) from error
         hooks = tuple(sorted({hook for hook, _ in implementations(self.manager, plugin).values()}))
-        loaded = LoadedPlugin(source.name, version, file, hooks, plugin)
+        loaded = LoadedPlugin(source.name, version, file, hooks, plugin, source.sha256)
         self.loaded.append(loaded)
         return loaded
 
