@@ -44,6 +44,12 @@ def save_checkpoint(
     return path
 
 
+def save_trained(adapter: Any, folder: Path, step: int) -> None:
+    """The trained weights, and the step that they are of: a resumed run may have newer ones in a checkpoint."""
+    adapter.save(folder)
+    (folder / "step.json").write_text(json.dumps({"step": step}))
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a temporary sibling, flush it to disk and rename it to `path`; an old `path` is replaced."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -111,6 +117,11 @@ def latest_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run; None when there is none."""
     found = sorted((run / "checkpoints").glob("step-*"))
     return found[-1] if found else None
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint or an evaluation: `step-00000200`, with or without an ending."""
+    return int(path.stem.removeprefix("step-"))
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rewardft.audit import audit_first_step
-from rewardft.checkpoint import latest_checkpoint, save_checkpoint, write_folder, write_text
+from rewardft.checkpoint import save_checkpoint, save_trained, write_folder, write_text
 from rewardft.data import Stream
 from rewardft.distributed import (
     average_gradients,
@@ -25,21 +25,25 @@ from rewardft.distributed import (
     raise_together,
     start_accelerator,
 )
-from rewardft.errors import AuditError, CheckpointError, ComponentError
+from rewardft.errors import AuditError, ComponentError
 from rewardft.evaluation import Evaluation, compare
+from rewardft.held_out import HeldOut
 from rewardft.memory import return_freed_memory
 from rewardft.noise import keyed_seed
 from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
-from rewardft.recorder import Recorder, check_trackers, dump_samples, manifest, rewind_metrics
-from rewardft.resume import check_same_recipe, restore, training_state
-from rewardft.session import build_optimizer, build_schedule, build_session, run_evaluation
+from rewardft.recorder import Recorder, check_trackers, dump_samples, manifest
+from rewardft.resume import restore, training_state
+from rewardft.run_folder import claim, resumptions, take_up
+from rewardft.session import build_optimizer, build_schedule, build_session
 from rewardft.types import Batch, Rollout, Run
 
 
-def train(recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool = False) -> dict[str, Any]:
+def train(
+    recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool = False, allow_changed_plugins: bool = False
+) -> dict[str, Any]:
     """Run a recipe; returns what `summary.json` holds. Raises RewardftError for anything a user can mend."""
-    trainer = Trainer(recipe, plugins, resolved, out, resume)
+    trainer = Trainer(recipe, plugins, resolved, out, resume, allow_changed_plugins)
     try:
         return trainer.fit()
     except BaseException as error:
@@ -50,18 +54,23 @@ def train(recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool =
 class Trainer:
     """One run. `step` counts optimizer steps; `stream.position` counts samples."""
 
-    def __init__(self, recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool, allow_changed_plugins: bool
+    ) -> None:
         self.recipe, self.plugins, self.resolved, self.out = recipe, plugins, resolved, Path(out)
+        self.allow_changed_plugins, self.changed_plugins = allow_changed_plugins, list[str]()
         check_trackers(recipe.source, recipe.train.report_to)
         self.accelerator = start_accelerator(recipe.train.report_to, self.out)
         self.is_main = self.accelerator.is_main_process
         self.on_cpu = self.accelerator.device.type == "cpu"
-        checkpoint = main_decides(self.accelerator, lambda: self._claim_folder(resume))
+        checkpoint = main_decides(self.accelerator, lambda: claim(self.out, recipe, resume))
         self.run = Run(self.out, recipe, self.is_main, recipe.train.steps)
         self.session = build_session(recipe, resolved, self.accelerator.device)
+        self.session.plugin_files = plugins.digests()
         self.run.model, self.run.sampler = self.session.model, self.session.context.sampler
         self.ctx, self.adapter = self.session.context, self.session.adapter
         self.ctx.gather, self.ctx.on_reward_error = self.accelerator.gather, self._dump_samples
+        self.held_out = HeldOut(self.session, self.out, self.accelerator)
         self.parameters = self.adapter.parameters
         self.optimizer = build_optimizer(recipe, plugins, self.parameters)
         self.schedule = build_schedule(recipe, self.optimizer)
@@ -69,18 +78,22 @@ class Trainer:
         self.step = self.closings = self.signal = 0
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         self.stop_reason: str | None = None
+        self.resumed: list[dict[str, Any]] = []
         self.baseline: Evaluation | None = None
         if checkpoint is not None:
             self.step = restore(self, checkpoint)
-            if self.is_main:
-                rewind_metrics(self.out / "metrics.jsonl", self.step)
+        if resume and self.is_main:
+            take_up(self.out, recipe, checkpoint)
+            self.resumed = resumptions(self.out, self.step, self.changed_plugins)
         copy_from_main(self.accelerator, self.parameters)
         self.saved, self.samples_logged = self.step, self.stream.position
 
     def fit(self) -> dict[str, Any]:
         """Evaluate, train to the last step or a stop, save, evaluate again; returns the summary."""
         self._start()
-        self.baseline = self._evaluate(0)
+        self.baseline = self._evaluate() if self.step == 0 else self.held_out.base() if self.held_out.wanted else None
+        if self.held_out.is_due(self.step):  # the run ended between the checkpoint of this step and its evaluation
+            self._evaluate()
         self.clock = time.monotonic()
         with self._signals():
             while self.step < self.recipe.train.steps and self.stop_reason is None:
@@ -166,11 +179,11 @@ class Trainer:
         if number := largest(self.accelerator, self.signal):
             self.signal = number
             self.stop_reason = f"interrupted by {signal.Signals(number).name}"
-        save, evaluate_every = self.recipe.save.every, self.recipe.evaluate.every
+        save = self.recipe.save.every
         if self.stop_reason or (save and self.step // save > self.saved // save):
             self._flush()
             self._save()
-        if evaluate_every and self.step % evaluate_every == 0 and self.step < self.recipe.train.steps:
+        if self.held_out.is_due(self.step) and self.stop_reason is None:
             self._flush()
             self._evaluate()
 
@@ -189,21 +202,13 @@ class Trainer:
         self.pending.clear()
         self.clock, self.samples_logged = time.monotonic(), self.stream.position
 
-    def _evaluate(self, step: int | None = None) -> Evaluation | None:
-        """Evaluate on held-out samples, if the recipe asks for it; every process evaluates the same."""
-        spec = self.recipe.evaluate
-        if not (spec.every or spec.rewards or spec.metrics):
+    def _evaluate(self) -> Evaluation | None:
+        """Evaluate on held-out samples, if the recipe asks for it and it is not done already."""
+        if not self.held_out.wanted:
             return None
-        path = self.out / "evaluations" / f"step-{self.step if step is None else step:08d}.json"
-        done = main_decides(self.accelerator, lambda: json.loads(path.read_text()) if path.exists() else None)
-        if done is not None:
-            return Evaluation.from_json(done)
-        if step not in (None, self.step):
-            return None  # a resumed run can no longer evaluate its base
-        result = run_evaluation(self.session, spec.samples)
-        if self.is_main:
-            path.parent.mkdir(exist_ok=True)
-            write_text(path, json.dumps(result.to_json()))
+        if (stored := self.held_out.stored(self.step)) is not None:
+            return stored
+        result = self.held_out.make(self.step)
         means, last = result.means(), result.rollout
         self.plugins.call("on_evaluation_end", run=self.run, step=self.step, metrics=means, rollout=last)
         return result
@@ -218,32 +223,12 @@ class Trainer:
 
     # -- start and end -------------------------------------------------------------------------------------------
 
-    def _claim_folder(self, resume: bool) -> Path | None:
-        """Returns the checkpoint to resume from. An existing run is never overwritten."""
-        started = (self.out / "manifest.json").exists()  # a recipe alone: that run could not be built
-        if (self.out / "recipe.yaml").exists() and (started or resume):
-            if not resume:
-                raise CheckpointError(
-                    f"{self.out} already holds a run. Continue it with --resume, or give another folder with --out."
-                )
-            check_same_recipe(self.out / "recipe.yaml", self.recipe)
-            return latest_checkpoint(self.out)
-        if resume:
-            raise CheckpointError(f"{self.out}: nothing to resume; there is no recipe.yaml in it. Leave --resume out.")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_text(self.out / "recipe.yaml", self.recipe.to_yaml())
-        except OSError as error:
-            text = f"{self.out}: cannot be written ({error}). Give another folder with --out."
-            raise CheckpointError(text) from error
-        return None
-
     def _start(self) -> None:
         self.plugins.manager.register(Recorder(self.out, self.accelerator, self.is_main), name="recorder")
         if self.is_main:
             self.plugins.manager.register(ProgressLine(self.step), name="progress")
             facts = manifest(self.run, self.plugins, str(self.accelerator.device), self.accelerator.num_processes)
-            write_text(self.out / "manifest.json", json.dumps(facts, indent=2))
+            write_text(self.out / "manifest.json", json.dumps(facts | {"resumed": self.resumed}, indent=2))
         if self.recipe.train.report_to:
             self.accelerator.init_trackers("rewardft", config={"recipe": self.recipe.to_yaml()})
         self.clock = time.monotonic()
@@ -253,7 +238,7 @@ class Trainer:
         interrupted = bool(largest(self.accelerator, self.signal))  # it may have come after the last step
         after = None if interrupted else self._evaluate()
         if self.is_main:
-            write_folder(self.out / "adapter", self.adapter.save)
+            write_folder(self.out / "adapter", lambda folder: save_trained(self.adapter, folder, self.step))
         summary: dict[str, Any] = {
             "status": "interrupted" if interrupted else "stopped" if self.stop_reason else "finished",
             "reason": self.stop_reason,
@@ -261,6 +246,7 @@ class Trainer:
             "samples": self.stream.position,
             **self.ctx.cost,
             "evaluation": [vars(p) for p in compare(self.baseline, after)] if self.baseline and after else [],
+            "not_compared": self.held_out.not_compared,
         }
         self.plugins.call("on_run_end", run=self.run, summary=summary)
         return summary

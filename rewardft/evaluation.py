@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rewardft.context import Context
 from rewardft.data import evaluation_batches
+from rewardft.errors import CheckpointError
+from rewardft.strict_json import nan_for_null
 from rewardft.types import Plan, Rollout
 
 
@@ -20,12 +22,14 @@ class Evaluation:
     """Values by name: `per_sample` holds one number per evaluated sample (NaN = not applicable), `overall` one number.
 
     groups: the data set's `group` column where it has one; intervals are then given per group as well.
+    settings: how it was made; only evaluations that were made alike can be compared in pairs.
     """
 
     ids: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     per_sample: dict[str, list[float]] = field(default_factory=dict)
     overall: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     rollout: Rollout | None = None
 
     def means(self) -> dict[str, float]:
@@ -44,11 +48,15 @@ class Evaluation:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        return {"ids": self.ids, "groups": self.groups, "per_sample": self.per_sample, "overall": self.overall}
+        """What its file holds; NaN becomes null there, see `rewardft.strict_json`."""
+        names = ("settings", "ids", "groups", "per_sample", "overall")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        return cls(list(data["ids"]), list(data["groups"]), dict(data["per_sample"]), dict(data["overall"]))
+        """The evaluation that a file holds, read by `json.loads`."""
+        values = nan_for_null({"per_sample": data["per_sample"], "overall": data["overall"]})
+        return cls(list(data["ids"]), list(data["groups"]), **values, settings=data.get("settings", {}))
 
 
 def evaluate(ctx: Context, dataset: Any, metrics: Mapping[str, Any], samples: int, batch_size: int) -> Evaluation:
@@ -108,13 +116,22 @@ class Paired:
 
 
 def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
-    """Paired differences (normal 95 % interval over samples) of every per-sample value, over all and per group."""
-    if before.ids != after.ids:
-        raise ValueError("the two evaluations are not of the same samples, so they cannot be compared in pairs")
+    """Paired differences (normal 95 % interval over samples) of every per-sample value, over all and per group.
+
+    A value that only one of them has gets a row without pairs. Raises CheckpointError when they were not made alike.
+    """
+    unlike = [k for k in before.settings | after.settings if before.settings.get(k) != after.settings.get(k)]
+    if unlike or before.ids != after.ids:
+        raise CheckpointError(
+            f"the two evaluations differ in their {', '.join(unlike) or 'samples'}, so they cannot be compared in "
+            f"pairs. Evaluate the run again with `rewardft evaluate`."
+        )
+    missing = [math.nan] * len(before.ids)
     rows = []
-    for name in before.per_sample:
+    for name in before.per_sample | after.per_sample:
+        columns = [evaluation.per_sample.get(name, missing) for evaluation in (before, after)]
         for prefix, chosen in before.rows().items():
-            pairs = [(before.per_sample[name][i], after.per_sample[name][i]) for i in chosen]
+            pairs = [(columns[0][i], columns[1][i]) for i in chosen]
             rows.append(pair_up(prefix + name, [p for p in pairs if not any(map(math.isnan, p))]))
     return rows
 

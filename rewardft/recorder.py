@@ -17,6 +17,7 @@ from torch import Tensor
 from rewardft.checkpoint import write_folder, write_text
 from rewardft.errors import RecipeError, did_you_mean
 from rewardft.hookspecs import hookimpl
+from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout, Run
 
 PACKAGES = ("rewardft", "torch", "diffusers", "peft", "accelerate", "pluggy", "safetensors", "numpy")
@@ -42,7 +43,7 @@ class Recorder:
     @hookimpl
     def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
         if self.is_main:
-            write_text(run.folder / "summary.json", json.dumps(dict(summary), indent=2))
+            write_text(run.folder / "summary.json", encode(summary, indent=2))
         self._finish_trackers()
 
     @hookimpl
@@ -60,7 +61,7 @@ class Recorder:
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.is_main:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(encode(record) + "\n")
 
 
 def check_trackers(source: str, names: Sequence[str]) -> None:
@@ -130,7 +131,9 @@ def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, A
         "recipe_sha256": run.recipe.digest(),
         "seed": run.recipe.seed,
         "versions": {name: version_of(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "plugins": [{"name": p.name, "version": p.version, "file": str(p.file)} for p in plugins.loaded],
+        "plugins": [
+            {"name": p.name, "version": p.version, "file": str(p.file), "sha256": p.sha256} for p in plugins.loaded
+        ],
         "git": git_state(),
         "hardware": {
             "platform": platform.platform(),

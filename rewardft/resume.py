@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from rewardft.recipe import Recipe, load_recipe
 if TYPE_CHECKING:
     from rewardft.engine import Trainer
 
+LOG = logging.getLogger(__name__)
 FREE_KEYS = ("train.steps", "train.log_every", "train.report_to", "evaluate.", "save.")  # may differ on resume
 
 
@@ -35,6 +38,7 @@ def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
         "cost": trainer.ctx.cost,
         "memory": {k: v for k, v in memory.items() if not isinstance(v, (Tensor, dict, list))},
         "recipe_sha256": trainer.recipe.digest(),
+        "plugin_files": trainer.session.plugin_files,
     }
     return tensors, state
 
@@ -42,6 +46,8 @@ def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
 def restore(trainer: Trainer, path: Path) -> int:
     """Put a checkpoint back; returns its step."""
     state = read_state(path)
+    before, now = state.get("plugin_files", {}), trainer.session.plugin_files
+    trainer.changed_plugins = check_same_plugins(before, now, trainer.allow_changed_plugins)
     load_adapter(trainer.adapter, path)
     tensors = read_tensors(path, trainer.accelerator.device)
     trainer.optimizer.load_state_dict(tensors["optimizer"])
@@ -66,6 +72,21 @@ def check_same_recipe(path: Path, recipe: Recipe) -> None:
             f"{path.parent}: this run was started with other settings, so resuming would not continue it\n{lines}\n"
             f"Restore them, or start a new run with another --out."
         )
+
+
+def check_same_plugins(before: Mapping[str, str], now: Mapping[str, str], allowed: bool) -> list[str]:
+    """The file plugins that are not those of the checkpoint; raises CheckpointError for them unless `allowed`."""
+    changed = [file for file, digest in now.items() if before.get(file) != digest]
+    if not changed:
+        return []
+    text = f"edited since the checkpoint was saved: {', '.join(changed)}"
+    if not allowed:
+        raise CheckpointError(
+            f"{text}. Resuming would not continue the same run. Restore the code, or go on with the new one by "
+            f"--resume --allow-changed-plugins."
+        )
+    LOG.warning("%s; going on with the new code", text)
+    return changed
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rewardft.adapter import load_adapter
 from rewardft.catalog import build_catalog
-from rewardft.checkpoint import latest_checkpoint, read_state, write_text
+from rewardft.checkpoint import latest_checkpoint, read_state, step_of, write_text
 from rewardft.component import Component, check_options
 from rewardft.engine import train
 from rewardft.errors import CheckpointError, RecipeError
@@ -23,14 +23,17 @@ from rewardft.plugins import load_plugins
 from rewardft.recipe import load_recipe
 from rewardft.resolve import resolve
 from rewardft.session import Session, build_session, run_evaluation
+from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout
 
 
-def run_recipe_file(path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False) -> dict[str, Any]:
+def run_recipe_file(
+    path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False, allow_changed_plugins: bool = False
+) -> dict[str, Any]:
     """Load, check and run a recipe; returns the summary of `rewardft.engine.train`."""
     recipe = load_recipe(path, list(overrides))
     plugins = load_plugins(recipe.plugins, base=path.resolve().parent)
-    return train(recipe, plugins, resolve(recipe, plugins), out, resume)
+    return train(recipe, plugins, resolve(recipe, plugins), out, resume, allow_changed_plugins)
 
 
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
@@ -40,20 +43,30 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
         raise CheckpointError(f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it")
     recipe = load_recipe(path, list(overrides))
     plugins = load_plugins(recipe.plugins, base=folder)
-    return build_session(recipe, resolve(recipe, plugins), best_device())
+    session = build_session(recipe, resolve(recipe, plugins), best_device())
+    session.plugin_files = plugins.digests()
+    return session
 
 
-def load_trained(session: Session, folder: Path) -> int | None:
-    """Load the final adapter, or the newest checkpoint of a run that did not finish; returns its step if known."""
-    if (folder / "adapter").is_dir():
+def load_trained(session: Session, folder: Path) -> int:
+    """Load the newest weights of a run, from `adapter/` or from a checkpoint; returns their step."""
+    checkpoint, final = latest_checkpoint(folder), step_of_trained(folder / "adapter")
+    if final is not None and (checkpoint is None or final >= step_of(checkpoint)):
         load_adapter(session.adapter, folder / "adapter")
-        return None
-    checkpoint = latest_checkpoint(folder)
+        return final
     if checkpoint is None:
-        raise CheckpointError(f"{folder}: nothing trained is saved in it yet (no adapter/ and no checkpoints/)")
+        raise CheckpointError(
+            f"{folder}: nothing trained is saved in it (no checkpoints/, and no adapter/ with a step.json)"
+        )
     state = read_state(checkpoint)
     load_adapter(session.adapter, checkpoint)
     return int(state["step"])
+
+
+def step_of_trained(folder: Path) -> int | None:
+    """The step that the weights in `adapter/` are of; None when there are none."""
+    path = folder / "step.json"
+    return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
 
 
 def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,11 +74,12 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
 
     Args:
         folder: a run folder.
-        samples: how many held-out samples; None: as the recipe says.
+        samples: how many held-out samples; None: as the recipe says. There may be fewer.
         overrides: `key=value` for the recipe's `evaluate` section.
 
     Returns:
-        {"step", "samples", "rows": one dictionary per value and group, see `rewardft.evaluation.Paired`}.
+        {"step": of the tuned weights, "samples": how many there were, "rows": one dictionary per value and group, see
+        `rewardft.evaluation.Paired`}.
     """
     session = open_run(folder, overrides)
     count = samples or session.recipe.evaluate.samples
@@ -75,7 +89,7 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
     rows = [{**asdict(row), "separable": row.separable} for row in compare(before, after)]
     result = {"step": step, "samples": len(before.ids), "rows": rows}
     tables = {"base": before.to_json(), "tuned": after.to_json()}
-    write_text(folder / "evaluation.json", json.dumps(result | tables))
+    write_text(folder / "evaluation.json", encode(result | tables))
     return result
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from rewardft.rewards import WeightedReward
 
 @dataclass
 class Session:
-    """The live objects of one run."""
+    """The live objects of one run. `plugin_files`: SHA-256 of the file plugins, by path."""
 
     recipe: Recipe
     resolved: Any
@@ -28,6 +29,24 @@ class Session:
     adapter: Lora | FullFineTuning
     context: Context
     algorithm: Any
+    plugin_files: dict[str, str] = field(default_factory=dict)
+
+    def evaluation_settings(self, samples: int) -> dict[str, Any]:
+        """What the values of an evaluation follow from, beside the weights; as JSON gives it back."""
+        flat = self.recipe.dump()
+        spec = flat["evaluate"]
+        settings = {
+            "seed": spec["seed"],
+            "samples": samples,
+            "data": without(flat["data"], "batch_size") | spec["data"],
+            "rewards": {r["name"]: without(r, "weight") for r in flat["rewards"] + spec["rewards"]},
+            "metrics": spec["metrics"],
+            "sampler": flat["sampler"],
+            "model": flat["model"],
+            "precision": flat["train"]["precision"],
+            "plugins": self.plugin_files,
+        }
+        return dict(json.loads(json.dumps(settings)))
 
     def evaluation_context(self) -> Context:
         """The same model and sampler with the evaluation's seed, the trained rewards and the held-out ones."""
@@ -71,7 +90,14 @@ def run_evaluation(session: Session, samples: int) -> Evaluation:
     spec = session.recipe.evaluate
     metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
     size = spec.batch_size or session.recipe.data.batch_size
-    return evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)
+    result = evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)
+    result.settings = session.evaluation_settings(samples)
+    return result
+
+
+def without(section: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A section less one of its keys."""
+    return {name: value for name, value in section.items() if name != key}
 
 
 def place(model: Any, device: torch.device) -> Any:

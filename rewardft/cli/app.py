@@ -89,11 +89,14 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the folder from its newest checkpoint.")
     ] = False,
+    allow_changed_plugins: Annotated[
+        bool, typer.Option("--allow-changed-plugins", help="Resume although plugin files have been edited since.")
+    ] = False,
 ) -> None:
     """Run a recipe."""
     from rewardft.cli.running import run_recipe
 
-    run_recipe(recipe, overrides, out, resume)
+    run_recipe(recipe, overrides, out, resume, allow_changed_plugins)
 
 
 def evaluate(

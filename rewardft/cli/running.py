@@ -48,23 +48,46 @@ def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
         raise RewardftError("\n".join(failures))
 
 
-def run_recipe(name: str, overrides: Sequence[str], out: Path | None, resume: bool) -> None:
+def run_recipe(
+    name: str, overrides: Sequence[str], out: Path | None, resume: bool, allow_changed_plugins: bool
+) -> None:
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
     folder = out or Path("runs") / ready.path.stem
     from rewardft.engine import train
 
-    summary = train(ready.recipe, ready.plugins, ready.resolved, folder, resume)
-    if os.environ.get("RANK", "0") != "0":  # under a launcher every process comes here
+    is_main = os.environ.get("RANK", "0") == "0"  # under a launcher every process comes here
+    try:
+        summary = train(ready.recipe, ready.plugins, ready.resolved, folder, resume, allow_changed_plugins)
+    except KeyboardInterrupt:  # at once: before the training, or a second Ctrl-C
+        if is_main and (folder / "manifest.json").exists():
+            print(f"interrupted at once; {what_is_saved(folder)}: {folder}")
+            print(how_to_continue(name, overrides, folder))
+        raise
+    if not is_main:
         return
     print_comparison(summary["evaluation"])
+    if summary.get("not_compared"):
+        print(f"no comparison with the base model: {summary['not_compared']}")
     reason = f" ({summary['reason']})" if summary["reason"] else ""
     print(f"{summary['status']} at step {summary['step']}{reason}: {folder}")
     if summary["status"] == "interrupted":
-        settings = [word for text in overrides for word in ("--set", text)]
-        again = shlex.join(["rewardft", "run", name, *settings, "--out", str(folder), "--resume"])
-        print(f"continue with: {again}")
+        print(how_to_continue(name, overrides, folder))
         raise typer.Exit(130)
+
+
+def what_is_saved(folder: Path) -> str:
+    """From where a run that ended at once can be resumed."""
+    from rewardft.checkpoint import latest_checkpoint, step_of
+
+    path = latest_checkpoint(folder)
+    return "no checkpoint was saved yet" if path is None else f"its newest checkpoint is of step {step_of(path)}"
+
+
+def how_to_continue(name: str, overrides: Sequence[str], folder: Path) -> str:
+    """The command that resumes a run, as one can paste it."""
+    settings = [word for text in overrides for word in ("--set", text)]
+    return "continue with: " + shlex.join(["rewardft", "run", name, *settings, "--out", str(folder), "--resume"])
 
 
 def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str]) -> None:
@@ -72,6 +95,8 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
     from rewardft.runs import evaluate_run
 
     result = evaluate_run(folder, samples, overrides)
+    if samples is not None and result["samples"] < samples:
+        print(f"{result['samples']} held-out samples are all there are; {samples} were asked for.")
     print_comparison(result["rows"])
     if not result["rows"]:
         print("nothing to compare: the recipe has neither rewards nor evaluate.metrics with values per sample.")

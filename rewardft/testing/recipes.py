@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import RewardftError
+from rewardft.strict_json import nan_for_null
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Finished:
         return [step[name] for step in self.steps if name in step]
 
 
-def run_recipe(path: Path | str, out: Path, *overrides: str, resume: bool = False) -> Finished:
+def run_recipe(
+    path: Path | str, out: Path, *overrides: str, resume: bool = False, allow_changed_plugins: bool = False
+) -> Finished:
     """Run a recipe with `key=value` overrides; raises what the run raises."""
     from rewardft.runs import run_recipe_file
 
-    summary = run_recipe_file(Path(path), Path(out), overrides, resume)
+    summary = run_recipe_file(Path(path), Path(out), overrides, resume, allow_changed_plugins)
     return Finished(Path(out), summary, read_steps(Path(out)))
 
 
@@ -80,6 +83,6 @@ class RecipeRunner:
 
 
 def read_steps(folder: Path) -> list[dict[str, float]]:
-    """The optimizer steps in a run folder's `metrics.jsonl`, without the evaluation lines."""
+    """The optimizer steps in a run folder's `metrics.jsonl`, without the evaluation lines; null becomes NaN."""
     lines: Sequence[str] = (folder / "metrics.jsonl").read_text().splitlines()
-    return [record for record in map(json.loads, lines) if "gradient_norm" in record]
+    return [nan_for_null(record) for record in map(json.loads, lines) if "gradient_norm" in record]

@@ -1,0 +1,80 @@
+"""The evaluations of one run: made once for each step, kept in its folder, and told apart by how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rewardft.adapter import FullFineTuning
+from rewardft.checkpoint import write_text
+from rewardft.distributed import main_decides
+from rewardft.evaluation import Evaluation
+from rewardft.session import Session, run_evaluation
+from rewardft.strict_json import encode
+
+
+class HeldOut:
+    """Evaluates a session as its recipe says. Every process evaluates the same; the main one writes.
+
+    wanted: whether the recipe asks for any evaluation.
+    not_compared: why there is no evaluation of the base model, when there can be none.
+    """
+
+    def __init__(self, session: Session, out: Path, accelerator: Any) -> None:
+        self.session, self.out, self.accelerator = session, out, accelerator
+        self.spec = session.recipe.evaluate
+        self.wanted = bool(self.spec.every or self.spec.rewards or self.spec.metrics)
+        self.not_compared: str | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether the run stops at `step`, between the first and the last one, to evaluate."""
+        return self.spec.every > 0 and step % self.spec.every == 0 and 0 < step < self.session.recipe.train.steps
+
+    def stored(self, step: int) -> Evaluation | None:
+        """The evaluation of `step` that is in the folder, if it was made with the recipe's settings."""
+        settings = self.session.evaluation_settings(self.spec.samples)
+        data = main_decides(self.accelerator, lambda: read_evaluation(self.out, step, settings))
+        return None if data is None else Evaluation.from_json(data)
+
+    def make(self, step: int) -> Evaluation:
+        """Evaluate the weights as they are, and keep it as that of `step`."""
+        result = run_evaluation(self.session, self.spec.samples)
+        if self.accelerator.is_main_process:
+            path = evaluation_path(self.out, step)
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, encode(result.to_json()))
+        return result
+
+    def base(self) -> Evaluation | None:
+        """That of the base model when the run has gone on from there: the adapter is switched off if it must be made.
+
+        None, with `not_compared` set, when full fine-tuning has overwritten the base.
+        """
+        stored = self.stored(0)
+        if stored is not None:
+            return stored
+        adapter = self.session.adapter
+        if isinstance(adapter, FullFineTuning) and adapter.reference is None:
+            self.not_compared = (
+                "the base model was not evaluated with these settings before the run was resumed, and full fine-tuning "
+                "keeps no copy of it. `rewardft evaluate` loads both."
+            )
+            return None
+        with adapter.disabled():
+            return self.make(0)
+
+
+def evaluation_path(out: Path, step: int) -> Path:
+    """The file with the values per sample of one evaluated step."""
+    return out / "evaluations" / f"step-{step:08d}.json"
+
+
+def read_evaluation(out: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The evaluation of a step if it was made as `settings` say; any other is no measure for this run's."""
+    path = evaluation_path(out, step)
+    if not path.exists():
+        return None
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data if data.get("settings") == settings else None

@@ -1,0 +1,105 @@
+"""The run folder when a run starts or is taken up again: what is in the way, what is stale, what was evaluated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rewardft.checkpoint import latest_checkpoint, step_of, write_text
+from rewardft.errors import CheckpointError
+from rewardft.recipe import Recipe, load_recipe
+from rewardft.recorder import parse_line, rewind_metrics
+from rewardft.resume import check_same_recipe
+
+LOG = logging.getLogger(__name__)
+
+
+def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """Returns the checkpoint to resume from; a new run gets its `recipe.yaml`. An existing run is never overwritten."""
+    started = (out / "manifest.json").exists()  # a recipe alone: that run could not be built
+    if (out / "recipe.yaml").exists() and (started or resume):
+        if not resume:
+            raise CheckpointError(
+                f"{out} already holds a run. Continue it with --resume, or give another folder with --out."
+            )
+        check_same_recipe(out / "recipe.yaml", recipe)
+        return latest_checkpoint(out)
+    if resume:
+        raise CheckpointError(f"{out}: nothing to resume; there is no recipe.yaml in it. Leave --resume out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written ({error}). Give another folder with --out.") from error
+    return None
+
+
+def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
+    """Make the folder that of a run which has just taken the step of `checkpoint`, now that it has been loaded.
+
+    What came later is dropped, for it will come again; so is what said how the run ended. Without a checkpoint (None)
+    nothing is left to go on from, and the user is told so.
+    """
+    if checkpoint is None:
+        LOG.warning("%s: no checkpoint was saved; starting from step 0", out)
+        (out / "metrics.jsonl").unlink(missing_ok=True)
+        remove_folder(out / "evaluations")
+    else:
+        rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
+        rewind_evaluations(out, step_of(checkpoint))
+    remove_folder(out / "adapter")
+    for path in (out / "summary.json", *out.glob("error*.txt")):
+        path.unlink(missing_ok=True)
+    replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))
+
+
+def remove_folder(path: Path) -> None:
+    """All of it or nothing: it is renamed before it is deleted, so that a kill leaves no half of it in its place."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+        shutil.rmtree(old)
+
+
+def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:
+    """Write the recipe that goes on; the one before, if it was another, stays as `recipe.before-step-STEP.yaml`."""
+    path = out / "recipe.yaml"
+    if load_recipe(path).dump() == recipe.dump():
+        return
+    kept, number = out / f"recipe.before-step-{step:08d}.yaml", 1
+    while kept.exists():  # resumed from this step before, with other settings again
+        number += 1
+        kept = out / f"recipe.before-step-{step:08d}-{number}.yaml"
+    write_text(kept, path.read_text(encoding="utf-8"))
+    write_text(path, recipe.to_yaml())
+
+
+def rewind_evaluations(out: Path, step: int) -> None:
+    """Drop evaluations after `step`, and the one of `step` if a kill came before `metrics.jsonl` was told of it."""
+    told = any(is_evaluation(line, step) for line in lines_of(out / "metrics.jsonl"))
+    for path in (out / "evaluations").glob("step-*.json"):
+        if step_of(path) > step or (step_of(path) == step and not told):
+            path.unlink()
+
+
+def is_evaluation(line: str, step: int) -> bool:
+    """Whether a line of `metrics.jsonl` is the evaluation of `step`."""
+    record = parse_line(line) or {}
+    return record.get("step") == step and any(name.startswith("evaluation/") for name in record)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; none when there is no file."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def resumptions(out: Path, step: int, changed: list[str]) -> list[dict[str, Any]]:
+    """Every time that the run was taken up, this one last: the step, and the plugin files that had been edited."""
+    path = out / "manifest.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")).get("resumed", []) if path.exists() else []
+    return [*earlier, {"step": step, "changed_plugins": changed}]
