@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
 
-from .archives import DAMAGED
+from .archives import DAMAGED, read_archive, read_array
 from .body import ASSETS
 
 Floats = NDArray[np.float32]
@@ -28,6 +28,7 @@ FPS = 30.0
 BODY_JOINTS = 22
 PLAIN_TILT = 45.0  # degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise
 HELD_OUT_SHARE = 0.1
+AMASS_ARRAYS = frozenset({"poses", "root_orient", "pose_body", "mocap_frame_rate", "mocap_framerate"})
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def read_npz(path: Path) -> list[Clip]:
 
 def read_motionx(path: Path) -> list[Clip]:
     """Read Motion-X's `(frames, 322)` array: root orientation, 21 body rotations, then hands, face and the rest."""
-    rows = _load(path, lambda: np.load(path, allow_pickle=False))
+    rows = _load(path, lambda: read_array(path))
     if rows.ndim != 2 or rows.shape[1] != 322:
         raise DataError(f"{path} holds an array {list(rows.shape)}; expected Motion-X's [frames, 322].")
     return [classify(path.stem, _check_poses(path, path.stem, rows[:, :66].reshape(-1, BODY_JOINTS, 3)))]
@@ -227,12 +228,7 @@ def _check_poses(path: Path, name: str, poses: NDArray[Any]) -> Floats:
 
 
 def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
-    def load() -> dict[str, NDArray[Any]]:
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = {"poses", "root_orient", "pose_body", "mocap_frame_rate", "mocap_framerate"} & set(archive.files)
-            return {name: archive[name] for name in (wanted or archive.files)}
-
-    return _load(path, load)
+    return _load(path, lambda: read_archive(path, AMASS_ARRAYS))
 
 
 def _load(path: Path, load: Callable[[], Any]) -> Any:

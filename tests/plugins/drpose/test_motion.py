@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -235,9 +237,70 @@ def test_pickles_are_not_opened(tmp_path):
             return (Path(tmp_path / "exploded").touch, ())
 
     np.savez(tmp_path / "x.npz", a=np.array([Bomb()], dtype=object))
-    with pytest.raises(DataError, match="is not a readable motion archive: Object arrays cannot be loaded"):
+    with pytest.raises(DataError) as caught:
         read_motions(tmp_path / "x.npz")
+    file = tmp_path / "x.npz"
+    assert str(caught.value) == f"{file}: 'a' holds Python objects, which are never read; expected numbers."
     assert not (tmp_path / "exploded").exists()
+
+
+def _header(shape):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _refusal(path):
+    """What reading says, and the most memory that it took, in MB."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as caught:
+            read_motions(path)
+        return str(caught.value), tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def _too_large(path, mebibytes):
+    return (
+        f"{path} would unfold to {mebibytes} MiB of arrays or more; at most 512 MiB are read from one file. Is it a motion "
+        f"file? Split a larger set into several files."
+    )
+
+
+def test_a_bomb_is_refused_before_it_unfolds(tmp_path):
+    """Half a megabyte that would unpack to 600, all of it as its header says."""
+    bomb, frames = tmp_path / "bomb.npz", 600 * 2**20 // (22 * 3 * 4)
+    kind = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": 1}
+    with zipfile.ZipFile(bomb, "w", **kind) as archive, archive.open("poses.npy", "w") as file:
+        file.write(_header((frames, 66)))
+        for start in range(0, frames, 10_000):
+            file.write(bytes(min(10_000, frames - start) * 66 * 4))
+    assert bomb.stat().st_size < 3e6
+    message, peak = _refusal(bomb)
+    assert message == _too_large(bomb, 600) and peak < 2
+
+
+def test_many_arrays_count_together(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.npy", _header((2**20, 66)))
+    message, peak = _refusal(tmp_path / "many.npz")
+    assert message == _too_large(tmp_path / "many.npz", 528) and peak < 2
+
+
+def test_a_header_that_is_itself_a_bomb_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", np.lib.format.magic(2, 0) + (2**26).to_bytes(4, "little") + bytes(2**26))
+    message, peak = _refusal(tmp_path / "x.npz")
+    path = tmp_path / "x.npz"
+    assert message == f"{path} is not a readable motion archive: {path}: 'a' has a header of 67108864 bytes" and peak < 2
+
+
+def test_a_plain_array_that_claims_too_much(tmp_path):
+    (tmp_path / "x.npy").write_bytes(_header((2**20, 322)))
+    message, peak = _refusal(tmp_path / "x.npy")
+    assert message == _too_large(tmp_path / "x.npy", "1,288") and peak < 2
 
 
 @pytest.mark.parametrize("source", ["npz", "npy", "bvh", "txt"])
