@@ -16,7 +16,6 @@ from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.testing.tiny import TinyBlobs, TinyModel
-from rewardft.types import Plan
 
 T = 6
 SPEC = SimpleNamespace(kind="lora", rank=3, alpha=None, targets=None, dropout=0.0)
@@ -90,6 +89,26 @@ def unrolled_gradients(ctx, algorithm, batch):
     return take_gradients(ctx)
 
 
+def resampled_gradients(ctx, algorithm, batch):
+    """DRaFT-LV by its definition: the mean over n noisings of the finished sample to the last step, learnt from there."""
+    last, noise, cond = T - 1, ctx.noise(batch), ctx.encode(batch)
+    with torch.no_grad():
+        finished = noise.draw("initial", ctx.policy.sample_shape(cond))
+        for k in range(T):
+            t = torch.full((len(batch),), ctx.sampler.timesteps[k])
+            finished = ctx.sampler.transition(k, finished, ctx.policy.denoise(finished, t, cond), noise).next
+    a = ctx.sampler.schedule.alphas[last]
+    total = 0.0
+    for i in range(algorithm.resamples):
+        x = a**0.5 * finished + (1 - a) ** 0.5 * noise.draw(f"resample{i}", finished.shape[1:])
+        output = ctx.policy.denoise(x, torch.full((len(batch),), ctx.sampler.timesteps[last]), cond)
+        step = ctx.sampler.transition(last, x, output, noise)
+        penalty = kl_term(ctx, algorithm, last, x, output, step, cond, noise) if ctx.regularizers else 0.0
+        total = total + (loss_of(algorithm, ctx, step.next, batch) + penalty).mean() / algorithm.resamples
+    total.backward()
+    return take_gradients(ctx)
+
+
 def kl_term(ctx, algorithm, k, x, output, step, cond, noise):
     """The reference is a constant; the tuned step's own input carries gradient only in the through form."""
     t = torch.full((len(x),), ctx.sampler.timesteps[k])
@@ -131,6 +150,12 @@ ALGORITHMS = {
     "spaced_through": Direct("spaced", 2, True, 2, shape="absolute", target=3.0),
     "last_stopped_early": Direct("last", 2, False, 2),
 }
+PRESETS = {
+    **{name: ALGORITHMS[name] for name in ("draft", "draft_1", "draft_2", "draft_T", "alignprop", "refl")},
+    **{name: ALGORITHMS[name] for name in ("drtune_1", "drtune_2", "drtune_T")},
+    "drtune_T_estimate": drtune(T, 1),
+    "draft_lv": draft_lv(2),
+}
 SAMPLERS = {
     "ddim": lambda: DDIM(T),
     "ddim_eta": lambda: DDIM(T, eta=0.8),
@@ -145,6 +170,22 @@ def test_replay_equals_unrolled_autograd(name, sampler):
     ctx, batch = make_context(SAMPLERS[sampler](), form="epsilon_mse"), make_test_batch()
     ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("eta", "penalty"),  # a deterministic step has no density, so no Gaussian KL
+    [(0.0, None), (0.0, "epsilon_mse"), (0.8, None), (0.8, "epsilon_mse"), (0.8, "gaussian")],
+)
+@pytest.mark.parametrize("guidance_gradient", ["inside", "outside"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_with_guidance_noise_and_kl(name, guidance_gradient, eta, penalty):
+    """Every preset x K x guidance (scale 4) x eta x KL."""
+    ctx, batch = make_context(DDIM(T, eta), penalty, 4.0, guidance_gradient), make_test_batch(2)
+    if penalty == "gaussian":
+        ctx.sampler.schedule.alphas[-1] = ctx.sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
+    ours = replayed_gradients(ctx, PRESETS[name], batch)
+    unrolled = resampled_gradients if PRESETS[name].resamples else unrolled_gradients
+    assert relative_error(ours, unrolled(ctx, PRESETS[name], batch)) < 1e-9
 
 
 @pytest.mark.parametrize("guidance_gradient", ["inside", "outside"])
@@ -180,23 +221,12 @@ def test_micro_batches_change_nothing(name):
     assert relative_error(replayed_gradients(pieces, ALGORITHMS[name], batch), expected) < 1e-12
 
 
-def test_draft_lv_averages_fresh_noisings_of_the_finished_sample():
-    algorithm, last = draft_lv(resamples=3), T - 1
-    ctx, batch = make_context(DDIM(T), form="epsilon_mse"), make_test_batch()
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+def test_draft_lv_averages_fresh_noisings_of_the_finished_sample(eta):
+    algorithm = draft_lv(resamples=3)
+    ctx, batch = make_context(DDIM(T, eta), form="epsilon_mse"), make_test_batch()
     ours = replayed_gradients(ctx, algorithm, batch)
-    rollout = ctx.rollout(batch, Plan(stop=T))
-    total = 0.0
-    for i in range(3):
-        noise = rollout.noise.draw(f"resample{i}", rollout.x0.shape[1:])
-        x = ctx.sampler.renoise(rollout.x0, last, noise)
-        a = ctx.sampler.schedule.alphas[last]
-        assert torch.allclose(x, a**0.5 * rollout.x0 + (1 - a) ** 0.5 * noise)
-        output = ctx.policy.denoise(x, torch.full((3,), ctx.sampler.timesteps[last]), rollout.cond)
-        step = ctx.sampler.transition(last, x, output, rollout.noise)
-        penalty = kl_term(ctx, algorithm, last, x, output, step, rollout.cond, rollout.noise)
-        total = total + (loss_of(algorithm, ctx, step.next, batch) + penalty).mean() / 3
-    total.backward()
-    assert relative_error(ours, take_gradients(ctx)) < 1e-9
+    assert relative_error(ours, resampled_gradients(ctx, algorithm, batch)) < 1e-9
 
 
 def test_stopped_input_differs_from_through():
