@@ -36,6 +36,7 @@ from rewardft.recorder import Recorder, check_trackers, dump_samples, manifest
 from rewardft.resume import restore, training_state
 from rewardft.run_folder import claim, resumptions, take_up
 from rewardft.session import build_optimizer, build_schedule, build_session
+from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout, Run
 
 
@@ -171,7 +172,7 @@ class Trainer:
         raise_together(self.accelerator, failure)
         self.ctx.audit = None
         if self.is_main:
-            write_text(self.out / "audit.json", json.dumps(report, indent=2))
+            write_text(self.out / "audit.json", encode(report, indent=2))
 
     # -- between steps -------------------------------------------------------------------------------------------
 
