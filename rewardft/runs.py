@@ -20,8 +20,7 @@ from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation import compare
 from rewardft.overrides import Origin, apply_override
 from rewardft.plugins import load_plugins
-from rewardft.recipe import load_recipe
-from rewardft.resolve import resolve
+from rewardft.resolve import open_recipe
 from rewardft.session import Session, build_session, run_evaluation
 from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout
@@ -31,9 +30,8 @@ def run_recipe_file(
     path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False, allow_changed_plugins: bool = False
 ) -> dict[str, Any]:
     """Load, check and run a recipe; returns the summary of `rewardft.engine.train`."""
-    recipe = load_recipe(path, list(overrides))
-    plugins = load_plugins(recipe.plugins, base=path.resolve().parent)
-    return train(recipe, plugins, resolve(recipe, plugins), out, resume, allow_changed_plugins)
+    recipe, plugins, resolved = open_recipe(path, overrides)
+    return train(recipe, plugins, resolved, out, resume, allow_changed_plugins)
 
 
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
@@ -41,9 +39,8 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise CheckpointError(f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it")
-    recipe = load_recipe(path, list(overrides))
-    plugins = load_plugins(recipe.plugins, base=folder)
-    session = build_session(recipe, resolve(recipe, plugins), best_device())
+    recipe, plugins, resolved = open_recipe(path, overrides)
+    session = build_session(recipe, resolved, best_device())
     session.plugin_files = plugins.digests()
     return session
 

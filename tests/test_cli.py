@@ -102,9 +102,10 @@ def test_check_reports_all_recipes_and_exits_with_2(rewardft):
     code, out, err = rewardft("check", "bad.yaml", "r.yaml", "no.yaml", "--set", "model.widht=1")
     assert (code, out) == (2, "")
     assert err == (
-        "error: bad.yaml: 2 problems\n"
+        "error: bad.yaml: 3 problems\n"
         "  - bad.yaml:10: train.steps is required: a whole number of at least 1.\n"
         "  - bad.yaml:10: train has no key 'setps'. Did you mean 'steps'?\n"
+        "  - --set model.widht=1: model 'tiny' has no option 'widht'. Did you mean 'width'?\n"
         "r.yaml: 1 problem\n"
         "  - --set model.widht=1: model 'tiny' has no option 'widht'. Did you mean 'width'?\n"
         "no.yaml: 1 problem\n"

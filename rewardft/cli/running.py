@@ -13,9 +13,9 @@ import typer
 from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_comparison
 from rewardft.errors import RewardftError
-from rewardft.plugins import Plugins, load_plugins
-from rewardft.recipe import Recipe, load_recipe
-from rewardft.resolve import Resolved, resolve
+from rewardft.plugins import Plugins
+from rewardft.recipe import Recipe
+from rewardft.resolve import Resolved, open_recipe
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class Ready:
 def prepare(name: str, overrides: Sequence[str]) -> Ready:
     """Read, load and resolve a recipe; builds nothing. Raises `RewardftError`."""
     path = find_recipe(name)
-    recipe = load_recipe(path, overrides)
-    plugins = load_plugins(recipe.plugins, recipe.base)
-    return Ready(path, recipe, plugins, resolve(recipe, plugins))
+    return Ready(path, *open_recipe(path, overrides))
 
 
 def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
