@@ -378,7 +378,7 @@ def test_a_second_interrupt_says_how_to_resume(recipe, tmp_path):
     sets = ["--set", "plugins=[rewardft.testing.tiny, ./slow.py]", "--set", "rewards=[{use: slow}]"]
     sets += ["--set", "evaluate.every=0"]
     command = [sys.executable, "-m", "rewardft", "run", str(recipe), "--out", "out", *sets]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 130
     assert done.stdout == (
         "interrupted at once; no checkpoint was saved yet: out\n"
