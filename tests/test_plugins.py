@@ -143,11 +143,11 @@ def test_managers_do_not_know_each_other(folder):
 
 
 def test_results_say_who_answered_in_order_of_loading(folder):
-    text = "from rewardft import hookimpl\n@hookimpl\ndef check_recipe(recipe):\n    return {}\n"
+    text = "from rewardft import hookimpl\n@hookimpl\ndef on_run_end(run):\n    return {}\n"
     for name, answer in (("a", ["no"]), ("b", None), ("c", [])):
         (folder / f"{name}.py").write_text(text.format(repr(answer)))
     plugins = load_plugins(["./c.py", "./b.py", "./a.py"], folder)
-    assert plugins.results("check_recipe", recipe=None) == [("c", []), ("a", ["no"])]
+    assert plugins.results("on_run_end", run=None, summary={}) == [("c", []), ("a", ["no"])]
 
 
 def test_first_answer_wins_and_the_core_answers_last(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -96,8 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         except WireError as error:
             self.reply(400, {"error": str(error)})
         except Exception as error:
+            traceback.print_exc()  # first: whoever is told of the failure finds its traceback in the server's log
             self.reply(422, {"error": f"the reward failed: {type(error).__name__}: {error}"})
-            raise
         finally:
             self.server.places.release()
 
