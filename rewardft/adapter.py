@@ -64,16 +64,20 @@ class Lora:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The reference policy. Sets the flag alone: peft's public switch would also touch `requires_grad`."""
-        self._switch(False)
+        """The reference policy. Sets the flag alone: peft's public switch would also touch `requires_grad`.
+
+        It may be entered again inside: leaving puts back what was.
+        """
+        before = [layer._disable_adapters for layer in self.layers]
+        self._switch_off([True] * len(before))
         try:
             yield
         finally:
-            self._switch(True)
+            self._switch_off(before)
 
-    def _switch(self, on: bool) -> None:
-        for layer in self.layers:
-            layer._disable_adapters = not on
+    def _switch_off(self, states: list[bool]) -> None:
+        for layer, off in zip(self.layers, states):
+            layer._disable_adapters = off
 
     def train_mode(self, on: bool) -> None:
         """Adapter dropout is active in replays alone."""
@@ -125,11 +129,11 @@ class FullFineTuning:
         """The frozen copy in the model's place; raises ComponentError when none is kept."""
         if self.reference is None:
             raise ComponentError("full fine-tuning was set up without a reference model, and something asks for one")
-        self.model.trainable = self.reference
+        before, self.model.trainable = self.model.trainable, self.reference
         try:
             yield
         finally:
-            self.model.trainable = self.module
+            self.model.trainable = before
 
     def train_mode(self, on: bool) -> None:
         """Full fine-tuning has no adapter dropout; the base stays in evaluation mode."""

@@ -13,8 +13,9 @@ from torch import Tensor
 from rewardft.context import Context
 from rewardft.data import evaluation_batches
 from rewardft.errors import CheckpointError
+from rewardft.regularizers import trajectory_kl
 from rewardft.strict_json import nan_for_null
-from rewardft.types import Plan, Rollout
+from rewardft.types import Batch, Plan, Rollout
 
 
 @dataclass
@@ -59,19 +60,22 @@ class Evaluation:
         return cls(list(data["ids"]), list(data["groups"]), **values, settings=data.get("settings", {}))
 
 
-def evaluate(ctx: Context, dataset: Any, metrics: Mapping[str, Any], samples: int, batch_size: int) -> Evaluation:
+def evaluate(
+    ctx: Context, dataset: Any, metrics: Mapping[str, Any], samples: int, batch_size: int, kl: bool = False
+) -> Evaluation:
     """Sample the first `samples` items with the whole chain, score them and update the metrics.
 
     Args:
         ctx: holds the evaluation's rewards and seed; its noise depends on the sample's id alone.
         metrics: by name; per-sample values `(n,)` are listed under `metric`, or `name/metric` if it gives several.
+        kl: add `kl/FORM`, the distance from the reference along the trajectory, see `rewardft.regularizers`.
     """
     result = Evaluation()
     for metric in metrics.values():
         metric.reset()
     for batch in evaluation_batches(dataset, samples, batch_size):
         batch = batch.to(ctx.device)
-        rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
+        rollout = roll_out(ctx, batch, result, kl)
         with torch.no_grad():
             if ctx.rewards:
                 scores = ctx.score(rollout, batch)
@@ -86,6 +90,18 @@ def evaluate(ctx: Context, dataset: Any, metrics: Mapping[str, Any], samples: in
     ctx.take_records()
     add_metrics(result, metrics)
     return result
+
+
+def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollout:
+    """The whole chain; with `kl` its steps are kept until they have been compared with the reference's."""
+    steps = ctx.sampler.steps
+    rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps if kl else 0))))
+    if kl:
+        form, values = trajectory_kl(ctx, rollout)
+        result.per_sample.setdefault(f"kl/{form}", []).extend(values.float().cpu().tolist())
+        for kept in (rollout.states, rollout.outputs, rollout.log_probs):
+            kept.clear()
+    return rollout
 
 
 def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:

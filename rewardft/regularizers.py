@@ -1,13 +1,15 @@
-"""Penalties for leaving the reference model, at the visited steps."""
+"""How far the trained model has left the reference: as a penalty at visited steps, and along whole trajectories."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
+from rewardft.context import Context
 from rewardft.errors import ComponentError
-from rewardft.types import Transition
+from rewardft.types import Rollout, Transition
 
 
 class KL:
@@ -40,3 +42,48 @@ class KL:
                 "have none, depending on the model's `set_alpha_to_one`)."
             )
         return (new.mean - reference.mean).square().flatten(1).mean(1) / (2 * new.std**2)
+
+
+@torch.no_grad()
+def trajectory_kl(ctx: Context, rollout: Rollout) -> tuple[str, Tensor]:
+    """The distance from the reference along trajectories whose steps were all kept: its form, and values `(b,)`.
+
+    Forms, by what the sampler's steps are:
+        gaussian: some steps draw noise: the sum over them of the exact KL divergence of their densities, in nats per
+            dimension. By the chain rule its mean is the divergence of the two models' trajectories; a deterministic
+            step has no density and is left out.
+        epsilon_mse: no step does: the mean over steps of the mean squared difference of the noise predictions.
+        output_mse: likewise of the networks' outputs, for a sampler that does not say what noise they predict.
+
+    Costs one reference call per step; a sampler without `transition` repeats its own call too.
+    """
+    terms: dict[str, list[Tensor]] = {}
+    for k in range(rollout.plan.stop):
+        form, value = step_distance(taken_step(ctx, rollout, k), ctx.reference(rollout, k))
+        terms.setdefault(form, []).append(value)
+    if "gaussian" in terms:
+        return "gaussian", torch.stack(terms["gaussian"]).sum(0)
+    ((form, values),) = terms.items()
+    return form, torch.stack(values).mean(0)
+
+
+def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
+    """Step k as it was taken: from its stored output where the sampler's step is arithmetic on it, else by a call."""
+    if k in rollout.outputs and hasattr(ctx.sampler, "transition"):
+        step: Transition = ctx.sampler.transition(k, rollout.states[k], rollout.outputs[k], rollout.noise)
+        return step
+    return ctx.replay(rollout, k)
+
+
+def step_distance(new: Transition, reference: Transition) -> tuple[str, Tensor]:
+    """The form that this step allows, and its value `(b,)`. Raises ComponentError for a step without an output."""
+    if new.log_prob is not None:
+        return "gaussian", KL("gaussian")(new, reference)
+    if new.epsilon is not None and reference.epsilon is not None:
+        return "epsilon_mse", KL("epsilon_mse")(new, reference)
+    if new.output is None or reference.output is None:
+        raise ComponentError(
+            "evaluate.kl needs a sampler whose steps have a density, a noise prediction or a network output, and this "
+            "one's have none. Leave evaluate.kl out, or name another sampler in evaluate.sampler."
+        )
+    return "output_mse", (new.output - reference.output).square().flatten(1).mean(1)

@@ -32,6 +32,7 @@ class Resolved:
     regularizers: list[tuple[RegularizerSpec, Component]]
     eval_rewards: list[tuple[RewardSpec, Component]]
     metrics: list[Component]
+    eval_sampler: Component | None = None  # None: the sampler that the run trains with
     tags: frozenset[str] = frozenset()
 
     def components(self) -> Iterator[Component]:
@@ -39,6 +40,8 @@ class Resolved:
         yield from (self.model, self.sampler, self.dataset, self.algorithm)
         yield from (component for _, component in (*self.rewards, *self.regularizers, *self.eval_rewards))
         yield from self.metrics
+        if self.eval_sampler is not None:
+            yield self.eval_sampler
 
 
 def open_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, Plugins, Resolved]:
@@ -103,12 +106,13 @@ class _Resolver:
         regularizers = self.listed("regularizers", recipe.regularizers, ("regularizers",))
         eval_rewards = self.listed("rewards", recipe.evaluate.rewards, ("evaluate", "rewards"))
         metrics = self.listed("metrics", recipe.evaluate.metrics, ("evaluate", "metrics"))
+        eval_sampler = self.component("samplers", recipe.evaluate.sampler, ("evaluate", "sampler"))
         eval_dataset = self.evaluated(dataset) if dataset else None
         if not (model and sampler and dataset and eval_dataset and algorithm):
             return None
         return Resolved(
             self.catalog, model, sampler, dataset, eval_dataset, algorithm, rewards, regularizers, eval_rewards,
-            [component for _, component in metrics],
+            [component for _, component in metrics], eval_sampler,
         )  # fmt: skip
 
     def component(self, kind: str, spec: ComponentSpec | None, keys: Keys) -> Component | None:
@@ -173,7 +177,8 @@ def _who_lacks(tag: str, resolved: Resolved) -> str:
     """The listed components of those kinds that can provide the tag, and the registered ones that do."""
     offering = [e for kind in resolved.catalog.kinds for e in resolved.catalog.of_kind(kind) if tag in _static(e)]
     kinds = {entry.kind for entry in offering}
-    lacking = [c for c in resolved.components() if c.entry.kind in kinds and tag not in _provides(c)]
+    trained = [c for c in resolved.components() if c is not resolved.eval_sampler]  # that one provides nothing to a run
+    lacking = [c for c in trained if c.entry.kind in kinds and tag not in _provides(c)]
     if not kinds:
         return "and no loaded plugin has a component that provides it"
     if not lacking:

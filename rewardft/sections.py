@@ -113,15 +113,21 @@ class TrainSpec(Section):
 
 
 class EvaluateSpec(Section):
-    """Held-out evaluation; `every: 0` means never during training. `data` overrides options of the data set."""
+    """Held-out evaluation; `every: 0` means never during training. `data` overrides options of the data set.
+
+    sampler: draws the held-out samples; None: the one that the run trains with.
+    kl: measure the distance from the reference along the sampled trajectories.
+    """
 
     every: CountOrZero = 0
     samples: Count = 64
     batch_size: Count | None = None
     seed: CountOrZero = 1234
     data: dict[str, Any] = {}
+    sampler: ComponentSpec | None = None
     rewards: list[RewardSpec] = []
     metrics: list[ComponentSpec] = []
+    kl: bool = False
 
 
 class SaveSpec(Section):

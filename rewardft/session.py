@@ -21,7 +21,10 @@ from rewardft.rewards import WeightedReward
 
 @dataclass
 class Session:
-    """The live objects of one run. `plugin_files`: SHA-256 of the file plugins, by path."""
+    """The live objects of one run.
+
+    eval_sampler: draws held-out samples. plugin_files: SHA-256 of the file plugins, by path.
+    """
 
     recipe: Recipe
     resolved: Any
@@ -29,6 +32,7 @@ class Session:
     adapter: Lora | FullFineTuning
     context: Context
     algorithm: Any
+    eval_sampler: Any
     plugin_files: dict[str, str] = field(default_factory=dict)
 
     def evaluation_settings(self, samples: int) -> dict[str, Any]:
@@ -41,7 +45,8 @@ class Session:
             "data": without(flat["data"], "batch_size") | spec["data"],
             "rewards": {r["name"]: without(r, "weight") for r in flat["rewards"] + spec["rewards"]},
             "metrics": spec["metrics"],
-            "sampler": flat["sampler"],
+            "kl": spec["kl"],
+            "sampler": spec["sampler"] or flat["sampler"],
             "model": flat["model"],
             "precision": flat["train"]["precision"],
             "plugins": self.plugin_files,
@@ -49,13 +54,13 @@ class Session:
         return dict(json.loads(json.dumps(settings)))
 
     def evaluation_context(self) -> Context:
-        """The same model and sampler with the evaluation's seed, the trained rewards and the held-out ones."""
+        """The same model with the evaluation's sampler and seed, the trained rewards and the held-out ones."""
         trained = {r.name: r for r in self.context.rewards}
         held_out = build_rewards(self.resolved.eval_rewards, self.context.device)
         rewards = list((trained | {r.name: r for r in held_out}).values())
         return Context(
             policy=Policy(self.model, self.context.policy.precision),  # its calls are not training's
-            sampler=self.context.sampler, adapter=self.adapter, rewards=rewards,
+            sampler=self.eval_sampler, adapter=self.adapter, rewards=rewards,
             seed=self.recipe.evaluate.seed, device=self.context.device, dtype=self.context.dtype,
         )  # fmt: skip
 
@@ -63,16 +68,17 @@ class Session:
 def build_session(recipe: Recipe, resolved: Any, device: torch.device, keep_reference: bool | None = None) -> Session:
     """Load the model and build everything that a run needs; no data set and no optimizer yet.
 
-    keep_reference: full fine-tuning keeps a frozen copy; None: only if the recipe has regularizers or the algorithm
-    asks for one (`needs_reference`).
+    keep_reference: full fine-tuning keeps a frozen copy; None: only if the recipe has regularizers or measures the KL
+    divergence, or the algorithm asks for one (`needs_reference`).
     """
     algorithm = resolved.algorithm.build()
     model = place(resolved.model.build(), device)
     switch_checkpointing(recipe, model)
-    sampler = resolved.sampler.build()
-    sampler.setup(model)
+    sampler = build_sampler(resolved.sampler, model)
+    eval_sampler = sampler if resolved.eval_sampler is None else build_sampler(resolved.eval_sampler, model)
     if keep_reference is None:
-        keep_reference = bool(recipe.regularizers) or getattr(algorithm, "needs_reference", False)
+        compared = bool(recipe.regularizers) or recipe.evaluate.kl
+        keep_reference = compared or getattr(algorithm, "needs_reference", False)
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
     context = Context(
         policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
@@ -82,7 +88,7 @@ def build_session(recipe: Recipe, resolved: Any, device: torch.device, keep_refe
         ],
         seed=recipe.seed, micro_batch=recipe.train.micro_batch, device=device,
     )  # fmt: skip
-    return Session(recipe, resolved, model, adapter, context, algorithm)
+    return Session(recipe, resolved, model, adapter, context, algorithm, eval_sampler)
 
 
 def run_evaluation(session: Session, samples: int) -> Evaluation:
@@ -90,7 +96,8 @@ def run_evaluation(session: Session, samples: int) -> Evaluation:
     spec = session.recipe.evaluate
     metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
     size = spec.batch_size or session.recipe.data.batch_size
-    result = evaluate(session.evaluation_context(), session.resolved.eval_dataset.build(), metrics, samples, size)
+    dataset = session.resolved.eval_dataset.build()
+    result = evaluate(session.evaluation_context(), dataset, metrics, samples, size, spec.kl)
     result.settings = session.evaluation_settings(samples)
     return result
 
@@ -123,6 +130,13 @@ def switch_checkpointing(recipe: Recipe, model: Any) -> None:
             )
         if wanted:
             getattr(model, method)()
+
+
+def build_sampler(component: Any, model: Any) -> Any:
+    """A sampler that has seen the model; raises ComponentError when the two do not fit."""
+    sampler = component.build()
+    sampler.setup(model)
+    return sampler
 
 
 def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:

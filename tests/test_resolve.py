@@ -213,13 +213,27 @@ def test_a_class_is_a_factory():
 
 def test_regularizers_metrics_and_held_out_rewards():
     found = resolved(
-        "regularizers=[{use: tether, weight: 1}]", "evaluate.rewards=[{use: human}]", "evaluate.metrics=[{use: judge}]"
+        "regularizers=[{use: tether, weight: 1}]", "evaluate.rewards=[{use: human}]", "evaluate.metrics=[{use: judge}]",
+        "evaluate.sampler={use: random}",
     )
     assert found.regularizers[0][1].build()(None, None) == 0.0
     assert [component.entry.name for _, component in found.eval_rewards] == ["human"]
     assert [component.entry.name for component in found.metrics] == ["judge"]
-    names = ["model", "sampler", "data", "straight", "bright", "tether", "human", "judge"]
+    names = ["model", "sampler", "data", "straight", "bright", "tether", "human", "judge", "random"]
     assert [component.entry.name for component in found.components()] == names
+
+
+def test_the_evaluation_draws_with_the_training_sampler_unless_it_names_one():
+    assert resolved().eval_sampler is None
+    assert resolved("evaluate.sampler={use: sampler, steps: 4}").eval_sampler.options == {"steps": 4}
+
+
+def test_the_evaluations_sampler_provides_nothing_to_the_training():
+    [problem] = problems("algorithm.use=policy", "evaluate.sampler={use: random}")
+    assert problem == (
+        "r.yaml: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (plugin 'p') does not provide; random "
+        "would. Algorithms that would do here: straight, supervised, switching."
+    )
 
 
 def test_the_evaluation_has_the_data_sets_options_with_its_own_on_top():
@@ -275,6 +289,10 @@ OPTIONS = {
         "evaluate.data={use: other}",
         "--set evaluate.data={use: other}: evaluate.data overrides options of the data set, and 'use' is not one.",
     ),
+    "evaluation's sampler": (
+        "evaluate.sampler={use: sampler, stpes: 4}",
+        "--set evaluate.sampler={use: sampler, stpes: 4}: sampler 'sampler' has no option 'stpes'. Did you mean 'steps'?",
+    ),
     "evaluation's batch": (
         "evaluate.data={batch_size: 2}",
         "--set evaluate.data={batch_size: 2}: evaluate.data overrides options of the data set, and 'batch_size' is "
@@ -290,6 +308,7 @@ def test_options_that_do_not_fit(case):
 
 
 NAMES = {
+    "evaluation's sampler": ("evaluate.sampler={use: rndom}", "there is no sampler 'rndom'. Did you mean 'random'?"),
     "misspelled": ("sampler.use=samlper", "there is no sampler 'samlper'. Did you mean 'sampler'?"),
     "another kind": (
         "rewards.0.use=judge",

@@ -9,6 +9,7 @@ from rewardft.catalog import SINGULAR, plain_callable
 from rewardft.cli.running import Ready, prepare
 from rewardft.cli.tables import print_table
 from rewardft.component import Component
+from rewardft.resolve import Resolved
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,25 +20,31 @@ _ADAMW_BYTES = 8  # two moments in float32
 def show_recipe(name: str, overrides: Sequence[str], load: bool) -> None:
     """Print components with their options, then the training figures; with `load` those that need the model too."""
     ready = prepare(name, overrides)
-    rows = [_component_row(component) for component in ready.resolved.components()]
+    rows = [_component_row(component, ready.resolved) for component in ready.resolved.components()]
     print_table("components", ("kind", "name", "class or function", "file", "plugin"), rows)
-    print_table("options", ("component", "option", "value"), list(_option_rows(ready.resolved.components())))
+    print_table("options", ("component", "option", "value"), list(_option_rows(ready.resolved)))
     figures = list(training_figures(ready))
     print_table("training", ("what", "value"), figures + (model_figures(ready) if load else []))
 
 
-def _component_row(component: Component) -> tuple[str, ...]:
+def _role(component: Component, resolved: Resolved) -> str:
+    """What tells the evaluation's sampler from the one that the run trains with."""
+    return "evaluation's " if component is resolved.eval_sampler else ""
+
+
+def _component_row(component: Component, resolved: Resolved) -> tuple[str, ...]:
     entry = component.entry
     target = plain_callable(entry.factory)
     plugin = f"{entry.plugin} {entry.version}" if entry.version else entry.plugin
-    return SINGULAR[entry.kind], entry.name, getattr(target, "__qualname__", str(target)), entry.location, plugin
+    kind = _role(component, resolved) + SINGULAR[entry.kind]
+    return kind, entry.name, getattr(target, "__qualname__", str(target)), entry.location, plugin
 
 
-def _option_rows(components: Iterator[Component]) -> Iterator[tuple[str, ...]]:
-    for component in components:
+def _option_rows(resolved: Resolved) -> Iterator[tuple[str, ...]]:
+    for component in resolved.components():
         for option, value in component.all_options.items():
             default = "" if option in component.options else " (default)"
-            yield component.entry.title, option, f"{value!r}{default}"
+            yield _role(component, resolved) + component.entry.title, option, f"{value!r}{default}"
 
 
 def training_figures(ready: Ready) -> Iterator[tuple[str, str]]:
