@@ -12,11 +12,14 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,digits,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,digits,metrics,dev]"
 	touch $@
 
 quickstart: setup
 	$(BIN)/rewardft drpose quickstart
+
+# One thread per process: the processes are what runs side by side.
+test test-all: export OMP_NUM_THREADS := 1
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

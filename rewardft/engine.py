@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardft.alarms import Alarm
 from rewardft.audit import audit_first_step
+from rewardft.budget import Meter
 from rewardft.checkpoint import save_checkpoint, save_trained, write_folder, write_text
 from rewardft.data import Stream
 from rewardft.distributed import (
@@ -28,7 +30,7 @@ from rewardft.distributed import (
 from rewardft.errors import AuditError, ComponentError
 from rewardft.evaluation import Evaluation, compare
 from rewardft.held_out import HeldOut
-from rewardft.memory import return_freed_memory
+from rewardft.memory import peak_memory, return_freed_memory
 from rewardft.noise import keyed_seed
 from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
@@ -77,12 +79,16 @@ class Trainer:
         self.schedule = build_schedule(recipe, self.optimizer)
         self.stream = Stream(resolved.dataset.build(), recipe.seed)
         self.step = self.closings = self.signal = 0
-        self.pending: list[tuple[int, dict[str, Tensor]]] = []
+        self.pending: list[tuple[int, dict[str, Tensor], dict[str, float]]] = []
+        self.seconds, self.is_spent = 0.0, False
+        self.meter = Meter(recipe.train.budget, self.accelerator.num_processes)
         self.stop_reason: str | None = None
         self.resumed: list[dict[str, Any]] = []
         self.baseline: Evaluation | None = None
+        self.alarms: list[Alarm] = []
         if checkpoint is not None:
             self.step = restore(self, checkpoint)
+            self.is_spent = self.meter.exhausted
         if resume and self.is_main:
             take_up(self.out, recipe, checkpoint)
             self.resumed = resumptions(self.out, self.step, self.changed_plugins)
@@ -95,10 +101,13 @@ class Trainer:
         self.baseline = self._evaluate() if self.step == 0 else self.held_out.base() if self.held_out.wanted else None
         if self.held_out.is_due(self.step):  # the run ended between the checkpoint of this step and its evaluation
             self._evaluate()
+            self._heed_alarms()
         self.clock = time.monotonic()
         with self._signals():
-            while self.step < self.recipe.train.steps and self.stop_reason is None:
+            while self.step < self.recipe.train.steps and self.stop_reason is None and not self.is_spent:
+                self.batch_began = time.monotonic()
                 self._train_batch()
+                self.seconds = self._train_seconds()
                 if self.closings % self.recipe.train.accumulate == 0:  # else gradients are pending
                     self._between_steps()
         self._flush()
@@ -158,9 +167,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.ctx.record("gradient_norm", norm)
-        self.pending.append((self.step, self.ctx.take_records()))
+        cost = self.ctx.cost | {"train_seconds": self._train_seconds()}
+        self.pending.append((self.step, self.ctx.take_records(), cost))
         if self.step % train.log_every == 0:
             self._flush()
+
+    def _train_seconds(self) -> float:
+        """Without set-up, evaluation and saving."""
+        return self.seconds + time.monotonic() - self.batch_began
 
     def _audit(self) -> None:
         report: dict[str, Any] = {}
@@ -177,6 +191,8 @@ class Trainer:
     # -- between steps -------------------------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
+        self.meter.update(self.ctx.cost, self.step, self.seconds)
+        self.is_spent = main_decides(self.accelerator, lambda: self.meter.exhausted)
         if number := largest(self.accelerator, self.signal):
             self.signal = number
             self.stop_reason = f"interrupted by {signal.Signals(number).name}"
@@ -187,16 +203,17 @@ class Trainer:
         if self.held_out.is_due(self.step) and self.stop_reason is None:
             self._flush()
             self._evaluate()
+            self._heed_alarms()
 
     def _flush(self) -> None:
         """Read pending metrics from the device, once per logging interval, and tell the observers."""
         elapsed, samples = time.monotonic() - self.clock, self.stream.position - self.samples_logged
         facts = {"learning_rate": self.schedule.get_last_lr()[0], "samples_per_second": samples / max(elapsed, 1e-9)}
-        facts |= self.ctx.cost
+        facts |= {"budget_spent": self.meter.fraction} if self.meter.budget else {}
         reasons = [self.stop_reason]
-        means = average_metrics(self.accelerator, [sums for _, sums in self.pending])
-        for (step, _), mean in zip(self.pending, means):
-            metrics = mean | facts
+        means = average_metrics(self.accelerator, [sums for _, sums, _ in self.pending])
+        for (step, _, cost), mean in zip(self.pending, means):
+            metrics = mean | facts | cost
             self.plugins.call("on_step_end", run=self.run, step=step, metrics=metrics, rollout=self.ctx.last_rollout)
             reasons.append(self.plugins.call("stop_run", run=self.run, step=step, metrics=metrics))
         self.stop_reason = main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
@@ -208,11 +225,21 @@ class Trainer:
         if not self.held_out.wanted:
             return None
         if (stored := self.held_out.stored(self.step)) is not None:
+            self.alarms = self.held_out.alarms(self.baseline, stored)
             return stored
         result = self.held_out.make(self.step)
-        means, last = result.means(), result.rollout
-        self.plugins.call("on_evaluation_end", run=self.run, step=self.step, metrics=means, rollout=last)
+        self.alarms = self.held_out.alarms(self.baseline, result)
+        self.plugins.call(
+            "on_evaluation_end", run=self.run, step=self.step, metrics=result.means(), rollout=result.rollout,
+            alarms=self.alarms,
+        )  # fmt: skip
         return result
+
+    def _heed_alarms(self) -> None:
+        """With `evaluate.on_alarm: stop` an alarm between the first and the last step ends the run."""
+        if self.recipe.evaluate.on_alarm == "stop" and self.stop_reason is None:
+            reason = "; ".join(alarm.sentence for alarm in self.alarms)
+            self.stop_reason = main_decides(self.accelerator, lambda: f"alarm: {reason}" if reason else None)
 
     def _save(self) -> None:
         tensors, state = training_state(self)
@@ -242,12 +269,15 @@ class Trainer:
             write_folder(self.out / "adapter", lambda folder: save_trained(self.adapter, folder, self.step))
         summary: dict[str, Any] = {
             "status": "interrupted" if interrupted else "stopped" if self.stop_reason else "finished",
-            "reason": self.stop_reason,
+            "reason": self.stop_reason or (self.meter.describe() if self.is_spent else None),
             "step": self.step,
             "samples": self.stream.position,
             **self.ctx.cost,
+            "train_seconds": self.seconds,
+            "peak_memory_bytes": peak_memory(self.accelerator.device),
             "evaluation": [vars(p) for p in compare(self.baseline, after)] if self.baseline and after else [],
             "not_compared": self.held_out.not_compared,
+            "alarms": [vars(alarm) for alarm in self.alarms],
         }
         self.plugins.call("on_run_end", run=self.run, summary=summary)
         return summary

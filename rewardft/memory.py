@@ -8,6 +8,7 @@ heap between them keeps it flat (benchmarks/memory.py). GPUs have an allocator o
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 import time
 from functools import cache
@@ -33,3 +34,13 @@ def _glibc() -> Any:
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "malloc_trim") else None
+
+
+def peak_memory(device: Any) -> int:
+    """Most bytes that this process has held: of the GPU's memory on a GPU, else of its resident set."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

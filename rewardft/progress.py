@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rewardft.hookspecs import hookimpl
 from rewardft.types import Run
+
+if TYPE_CHECKING:
+    from rewardft.alarms import Alarm
 
 
 class ProgressLine:
@@ -35,19 +38,24 @@ class ProgressLine:
 
     @hookimpl
     def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        text = describe(metrics)
-        self.bar.update(self.task, completed=step, text=text)
+        text, total = describe(metrics), self.total
+        if metrics.get("budget_spent"):  # what the budget will pay for, as far as one can tell
+            total = max(step, min(total, round(step / metrics["budget_spent"])))
+        self.bar.update(self.task, completed=step, total=total, text=text)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.last > self.every or step == self.total):
+        if not self.console.is_terminal and (now - self.last > self.every or step == total):
             self.last = now
-            left = (now - self.began) / max(step - self.counted, 1) * (self.total - step)
-            self.console.print(f"step {step}/{self.total}  {text}  {left:.0f} s left", highlight=False)
+            left = (now - self.began) / max(step - self.counted, 1) * (total - step)
+            self.console.print(f"step {step}/{total}  {text}  {left:.0f} s left", highlight=False)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]) -> None:
         self.counted, self.began = step, time.monotonic()  # an evaluation says nothing about the speed of steps
         shown = "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
         self.console.print(f"evaluation at step {step}:  {shown}", highlight=False)
+        for alarm in alarms:
+            text = f"alarm at step {step}:  {alarm.sentence}"
+            self.console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
     @hookimpl
     def on_checkpoint_saved(self, run: Run, step: int, path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import PrivateAttr, ValidationError
 
 from rewardft import strict_yaml
+from rewardft.budget import parse_budget
 from rewardft.errors import RecipeError, did_you_mean
 from rewardft.overrides import Origin, apply_override, dotted
 from rewardft.plugin_names import is_path
@@ -167,6 +168,7 @@ def _check(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     except ValidationError as error:
         yield from _section_problems(error, data)
     yield from _optimizer_problems(data.get("optimizer"))
+    yield from _budget_problems(data.get("train"), data.get("optimizer"))
     for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
         yield from _repeated(data, keys)
 
@@ -222,6 +224,24 @@ def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
     for key in section:
         if key not in known:
             yield ("optimizer", key), f"optimizer has no key {key!r}.{did_you_mean(key, known)}"
+
+
+def _budget_problems(train: Any, optimizer: Any) -> Iterator[tuple[Keys, str]]:
+    """A budget that says nothing, or with which a schedule would not know its length."""
+    text = train.get("budget") if isinstance(train, dict) else None
+    if not isinstance(text, str) or not text:
+        return
+    try:
+        parse_budget(text)
+    except ValueError as error:
+        yield ("train", "budget"), f"train.budget: {error}"
+    schedule = optimizer.get("schedule", "constant") if isinstance(optimizer, dict) else "constant"
+    if schedule != "constant":
+        yield (
+            ("optimizer", "schedule"),
+            f"optimizer.schedule: {schedule!r} runs to train.steps, and train.budget may end the run anywhere before. "
+            f"Use 'constant', or leave the budget out.",
+        )
 
 
 def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:

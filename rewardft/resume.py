@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rewardft.engine import Trainer
 
 LOG = logging.getLogger(__name__)
-FREE_KEYS = ("train.steps", "train.log_every", "train.report_to", "evaluate.", "save.")  # may differ on resume
+# May differ on resume.
+FREE_KEYS = ("train.steps", "train.budget", "train.log_every", "train.report_to", "evaluate.", "save.")
 
 
 def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -36,6 +37,8 @@ def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
         "position": trainer.stream.position,
         "closings": trainer.closings,
         "cost": trainer.ctx.cost,
+        "train_seconds": trainer.seconds,
+        "dearest_batch": {trainer.meter.budget.axis: trainer.meter.batch} if trainer.meter.budget else {},
         "memory": {k: v for k, v in memory.items() if not isinstance(v, (Tensor, dict, list))},
         "recipe_sha256": trainer.recipe.digest(),
         "plugin_files": trainer.session.plugin_files,
@@ -57,6 +60,10 @@ def restore(trainer: Trainer, path: Path) -> int:
         torch.cuda.set_rng_state_all([s.cpu() for s in tensors["cuda_rng"]])
     trainer.ctx.memory.update(tensors["memory"] | state["memory"])
     trainer.ctx.restore_cost(state["cost"])
+    trainer.seconds = state["train_seconds"]
+    if trainer.meter.budget is not None:
+        batch = state["dearest_batch"].get(trainer.meter.budget.axis, 0.0)
+        trainer.meter.restore(state["cost"], state["step"], state["train_seconds"], batch)
     trainer.stream.position, trainer.closings = state["position"], state["closings"]
     return int(state["step"])
 

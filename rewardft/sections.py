@@ -99,9 +99,10 @@ class OptimizerSpec(ComponentSpec):
 
 
 class TrainSpec(Section):
-    """The length of the run, and how a step is computed."""
+    """How a step is computed, and the length of the run: `steps`, or `budget` (`rewardft.budget`) if it ends first."""
 
     steps: Count
+    budget: Name | None = None
     accumulate: Count = 1
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -117,6 +118,7 @@ class EvaluateSpec(Section):
 
     sampler: draws the held-out samples; None: the one that the run trains with.
     kl: measure the distance from the reference along the sampled trajectories.
+    on_alarm, min_diversity: what an alarm does, and the fraction of the base's diversity below which there is one.
     """
 
     every: CountOrZero = 0
@@ -128,6 +130,8 @@ class EvaluateSpec(Section):
     rewards: list[RewardSpec] = []
     metrics: list[ComponentSpec] = []
     kl: bool = False
+    on_alarm: Literal["warn", "stop"] = "warn"
+    min_diversity: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
 class SaveSpec(Section):

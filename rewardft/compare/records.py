@@ -53,7 +53,8 @@ class Value(Record):
     higher_is_better: None when neither direction is better.
     before, after: means over samples and seeds. iqm: interquartile mean after.
     versus_base: after - before, paired by sample and noise. versus_best: after - the best other variant's, likewise;
-        None when the samples or the noise differ. probability: of a tuned sample to be better than the base's, in [0, 1].
+        None when the samples or the noise differ.
+    probability: of a tuned sample to be better than the base's, in [0, 1].
     seeds: each seed's own mean of after - before.
     """
 

@@ -312,7 +312,7 @@ def test_the_commands_convert(tmp_path, clip_base):
     save_file(open_clip_tensors(len(clip_tokenizer())), tmp_path / "hps.safetensors")
     command = [sys.executable, "-m", "rewardft", "rewards", "convert-hps", str(tmp_path / "hps.safetensors"), str(tmp_path / "out")]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, "--base", str(clip_base)], env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([*command, "--base", str(clip_base)], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == f"wrote {tmp_path / 'out'}: rewards: [{{use: hps_v2, weights: {tmp_path / 'out'}}}]"
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
