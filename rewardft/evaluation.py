@@ -23,6 +23,7 @@ class Evaluation:
     """Values by name: `per_sample` holds one number per evaluated sample (NaN = not applicable), `overall` one number.
 
     groups: the data set's `group` column where it has one; intervals are then given per group as well.
+    higher_is_better: by name; None where neither direction is better. A reward's direction is the sign of its weight.
     settings: how it was made; only evaluations that were made alike can be compared in pairs.
     """
 
@@ -31,6 +32,7 @@ class Evaluation:
     per_sample: dict[str, list[float]] = field(default_factory=dict)
     overall: dict[str, float] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
     rollout: Rollout | None = None
 
     def means(self) -> dict[str, float]:
@@ -50,14 +52,15 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """What its file holds; NaN becomes null there, see `rewardft.strict_json`."""
-        names = ("settings", "ids", "groups", "per_sample", "overall")
+        names = ("settings", "ids", "groups", "per_sample", "overall", "higher_is_better")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
         """The evaluation that a file holds, read by `json.loads`."""
         values = nan_for_null({"per_sample": data["per_sample"], "overall": data["overall"]})
-        return cls(list(data["ids"]), list(data["groups"]), **values, settings=data.get("settings", {}))
+        facts = {name: data.get(name, {}) for name in ("settings", "higher_is_better")}
+        return cls(list(data["ids"]), list(data["groups"]), **values, **facts)
 
 
 def evaluate(
@@ -88,6 +91,7 @@ def evaluate(
             result.groups.extend(batch["group"])
         result.rollout = rollout
     ctx.take_records()
+    result.higher_is_better |= {f"reward/{r.name}": r.weight >= 0 for r in ctx.rewards}
     add_metrics(result, metrics)
     return result
 
@@ -98,6 +102,7 @@ def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollou
     rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps if kl else 0))))
     if kl:
         form, values = trajectory_kl(ctx, rollout)
+        result.higher_is_better[f"kl/{form}"] = None
         result.per_sample.setdefault(f"kl/{form}", []).extend(values.float().cpu().tolist())
         for kept in (rollout.states, rollout.outputs, rollout.log_probs):
             kept.clear()
@@ -105,10 +110,15 @@ def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollou
 
 
 def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:
-    """File what the metrics computed: `(n,)` tensors per sample, anything else as one number."""
+    """File what the metrics computed: `(n,)` tensors per sample, anything else as one number.
+
+    A metric may declare `higher_is_better`: true, false or None for all of its values, or a mapping by name.
+    """
     for name, metric in metrics.items():
         for key, value in metric.compute().items():
             full = f"{name}/{key}"
+            declared = getattr(metric, "higher_is_better", None)
+            result.higher_is_better[full] = declared.get(key) if isinstance(declared, Mapping) else declared
             if isinstance(value, Tensor) and value.ndim == 1 and len(value) == len(result.ids):
                 result.per_sample[full] = value.float().cpu().tolist()
             else:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.adapter import FullFineTuning
+from rewardft.alarms import Alarm, find_alarms
 from rewardft.checkpoint import write_text
 from rewardft.distributed import main_decides
 from rewardft.evaluation import Evaluation
+from rewardft.recipe import Recipe
 from rewardft.session import Session, run_evaluation
 from rewardft.strict_json import encode
 
@@ -26,6 +28,7 @@ class HeldOut:
         self.session, self.out, self.accelerator = session, out, accelerator
         self.spec = session.recipe.evaluate
         self.wanted = bool(self.spec.every or self.spec.rewards or self.spec.metrics)
+        self.trained = trained_values(session.recipe)
         self.not_compared: str | None = None
 
     def is_due(self, step: int) -> bool:
@@ -47,6 +50,10 @@ class HeldOut:
             write_text(path, encode(result.to_json()))
         return result
 
+    def alarms(self, baseline: Evaluation | None, result: Evaluation) -> list[Alarm]:
+        """What the evaluation `result` gives cause for; nothing without one of the base model."""
+        return [] if baseline is None else find_alarms(baseline, result, self.trained, self.spec.min_diversity)
+
     def base(self) -> Evaluation | None:
         """That of the base model when the run has gone on from there: the adapter is switched off if it must be made.
 
@@ -64,6 +71,11 @@ class HeldOut:
             return None
         with adapter.disabled():
             return self.make(0)
+
+
+def trained_values(recipe: Recipe) -> list[str]:
+    """Names of the values that a run is trained for; a reward of weight 0 is only watched."""
+    return [f"reward/{reward.name}" for reward in recipe.rewards if reward.weight != 0]
 
 
 def evaluation_path(out: Path, step: int) -> Path:

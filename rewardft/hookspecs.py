@@ -7,7 +7,7 @@ inside autograd, per denoising step or in checkpointed code. Hooks fire on every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn, optim
 
+    from rewardft.alarms import Alarm
     from rewardft.recipe import Recipe
     from rewardft.types import Rollout, Run
 
@@ -109,7 +110,9 @@ def on_step_end(run: Run, step: int, metrics: Mapping[str, float], rollout: Roll
 
 
 @hookspec
-def on_evaluation_end(run: Run, step: int, metrics: Mapping[str, float], rollout: Rollout | None) -> None:
+def on_evaluation_end(
+    run: Run, step: int, metrics: Mapping[str, float], rollout: Rollout | None, alarms: Sequence[Alarm]
+) -> None:
     """An evaluation has finished; `rollout` holds the last evaluated batch, decoded lazily."""
     raise NotImplementedError
 

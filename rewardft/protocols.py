@@ -104,7 +104,11 @@ class Dataset(Protocol):
 
 
 class Metric(Protocol):
-    """Set-level evaluation. Values of shape `(n,)` are per sample and get paired intervals; others are numbers."""
+    """Set-level evaluation. Values of shape `(n,)` are per sample and get paired intervals; others are numbers.
+
+    Optional attribute `higher_is_better`: true, false or None (neither, the default) for all of its values, or a
+    mapping from their names. Alarms watch the values that have a better direction.
+    """
 
     def reset(self) -> None: ...
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ from rewardft.errors import RecipeError, did_you_mean
 from rewardft.hookspecs import hookimpl
 from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout, Run
+
+if TYPE_CHECKING:
+    from rewardft.alarms import Alarm
 
 PACKAGES = ("rewardft", "torch", "diffusers", "peft", "accelerate", "pluggy", "safetensors", "numpy")
 
@@ -35,10 +38,10 @@ class Recorder:
         self.accelerator.log(dict(metrics), step=step)
 
     @hookimpl
-    def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+    def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]) -> None:
         prefixed = {f"evaluation/{name}": value for name, value in metrics.items()}
-        self._write({"step": step, **prefixed})
-        self.accelerator.log(prefixed, step=step)
+        self._write({"step": step, **prefixed, "alarms": [alarm.name for alarm in alarms]})
+        self.accelerator.log({**prefixed, "evaluation/alarms": len(alarms)}, step=step)
 
     @hookimpl
     def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:

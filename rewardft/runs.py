@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from rewardft.adapter import load_adapter
+from rewardft.alarms import find_alarms
 from rewardft.catalog import build_catalog
 from rewardft.checkpoint import latest_checkpoint, read_state, step_of, write_text
 from rewardft.component import Component, check_options
 from rewardft.engine import train
 from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation import compare
+from rewardft.held_out import trained_values
 from rewardft.overrides import Origin, apply_override
 from rewardft.plugins import load_plugins
 from rewardft.resolve import open_recipe
@@ -76,7 +78,7 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
 
     Returns:
         {"step": of the tuned weights, "samples": how many there were, "rows": one dictionary per value and group, see
-        `rewardft.evaluation.Paired`}.
+        `rewardft.evaluation.Paired`, "alarms": names and sentences, see `rewardft.alarms`}.
     """
     session = open_run(folder, overrides)
     count = samples or session.recipe.evaluate.samples
@@ -84,7 +86,9 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
     step = load_trained(session, folder)
     after = run_evaluation(session, count)
     rows = [{**asdict(row), "separable": row.separable} for row in compare(before, after)]
-    result = {"step": step, "samples": len(before.ids), "rows": rows}
+    recipe = session.recipe
+    alarms = [vars(a) for a in find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)]
+    result = {"step": step, "samples": len(before.ids), "rows": rows, "alarms": alarms}
     tables = {"base": before.to_json(), "tuned": after.to_json()}
     write_text(folder / "evaluation.json", encode(result | tables))
     return result

@@ -53,14 +53,14 @@ class Session:
         }
         return dict(json.loads(json.dumps(settings)))
 
-    def evaluation_context(self) -> Context:
-        """The same model with the evaluation's sampler and seed, the trained rewards and the held-out ones."""
+    def evaluation_context(self, scored: bool = True) -> Context:
+        """The same model with the evaluation's sampler and seed; if `scored`, with the trained and held-out rewards."""
         trained = {r.name: r for r in self.context.rewards}
-        held_out = build_rewards(self.resolved.eval_rewards, self.context.device)
+        held_out = build_rewards(self.resolved.eval_rewards, self.context.device) if scored else []
         rewards = list((trained | {r.name: r for r in held_out}).values())
         return Context(
             policy=Policy(self.model, self.context.policy.precision),  # its calls are not training's
-            sampler=self.eval_sampler, adapter=self.adapter, rewards=rewards,
+            sampler=self.eval_sampler, adapter=self.adapter, rewards=rewards if scored else [],
             seed=self.recipe.evaluate.seed, device=self.context.device, dtype=self.context.dtype,
         )  # fmt: skip
 

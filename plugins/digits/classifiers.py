@@ -74,6 +74,8 @@ class DigitJudge:
         weights: a safetensors file of `Perceptron`; null: the shipped one.
     """
 
+    higher_is_better = True
+
     def __init__(self, weights: Path | None = None) -> None:
         self.network = Perceptron()
         load_weights(self.network, weights or ASSETS / "judge.safetensors")

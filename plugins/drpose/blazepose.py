@@ -84,6 +84,7 @@ class LimbJudge:
     """
 
     needs = frozenset({"multiview"})
+    higher_is_better = {"pck": True, "error_mm": False}
 
     def __init__(self, network: Network, domain: Literal["colour", "normal"] = "colour") -> None:
         self.network, self.domain = network, domain

@@ -166,6 +166,7 @@ class PoseJudge:
     """
 
     needs = frozenset({"multiview"})
+    higher_is_better = {"iou": True, "part_iou": True, "mpjpe_mm": False}
 
     def __init__(self, weights: str = "shipped") -> None:
         self.net = JudgeNet.load(locate(weights, "judge"))

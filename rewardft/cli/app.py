@@ -29,7 +29,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    commands = (ls, cp, show, check, run, evaluate, plugins)
+    commands = (ls, cp, show, check, run, evaluate, sample, plugins)
     for command in commands:
         app.command()(command)
     first = next((word for word in words if not word.startswith("-")), None)
@@ -102,12 +102,35 @@ def run(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples; default: as the recipe says.")] = None,
+    adapter_scale: Annotated[
+        str | None,
+        typer.Option(metavar="0,0.5,1,...", help="Evaluate the adapter at these strengths, and name the knee."),
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Compare a run's model with its base model on held-out samples and the same noise."""
-    from rewardft.cli.running import evaluate_folder
+    from rewardft.cli.running import evaluate_folder, evaluate_strengths
 
-    evaluate_folder(run, samples, overrides)
+    if adapter_scale is None:
+        evaluate_folder(run, samples, overrides)
+    else:
+        evaluate_strengths(run, adapter_scale, samples, overrides)
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    count: Annotated[int, typer.Option(min=1, help="How many of the first held-out samples.")] = 8,
+    samples: Annotated[
+        list[str], typer.Option("--samples", metavar="ID", help="These held-out samples instead; repeatable.")
+    ] = [],  # noqa: B006
+    adapter_scale: Annotated[float, typer.Option(min=0.0, help="Strength of the adapter; 1 is as trained.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: `samples` in the run's.")] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Draw samples of a run's base and tuned model, with the same noise, and write them side by side."""
+    from rewardft.cli.running import sample_folder
+
+    sample_folder(run, count, samples, adapter_scale, out, overrides)
 
 
 def plugins() -> None:

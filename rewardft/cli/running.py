@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
 from rewardft.cli.shipped import find_recipe
-from rewardft.cli.tables import print_comparison
+from rewardft.cli.tables import print_comparison, print_table
 from rewardft.errors import RewardftError
 from rewardft.plugins import Plugins
 from rewardft.recipe import Recipe
@@ -65,6 +66,7 @@ def run_recipe(
     if not is_main:
         return
     print_comparison(summary["evaluation"])
+    print_alarms(summary["alarms"])
     if summary.get("not_compared"):
         print(f"no comparison with the base model: {summary['not_compared']}")
     reason = f" ({summary['reason']})" if summary["reason"] else ""
@@ -72,6 +74,12 @@ def run_recipe(
     if summary["status"] == "interrupted":
         print(how_to_continue(name, overrides, folder))
         raise typer.Exit(130)
+
+
+def print_alarms(alarms: Sequence[Mapping[str, str]]) -> None:
+    """A line for each."""
+    for alarm in alarms:
+        print(f"alarm: {alarm['sentence']}")
 
 
 def what_is_saved(folder: Path) -> str:
@@ -96,5 +104,49 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
     if samples is not None and result["samples"] < samples:
         print(f"{result['samples']} held-out samples are all there are; {samples} were asked for.")
     print_comparison(result["rows"])
+    print_alarms(result["alarms"])
     if not result["rows"]:
         print("nothing to compare: the recipe has neither rewards nor evaluate.metrics with values per sample.")
+
+
+def evaluate_strengths(folder: Path, text: str, samples: int | None, overrides: Sequence[str]) -> None:
+    """Evaluate the adapter at each strength; print rewards, divergence and diversity, and the knee."""
+    scales = parse_scales(text)
+    from rewardft.adapter_scales import columns, evaluate_scales
+
+    result = evaluate_scales(folder, scales, samples, overrides)
+    names = columns(result["points"], result["kl"])
+    rows = [(f"{p['scale']:g}", *(f"{p['means'][name]:.4g}" for name in names)) for p in result["points"]]
+    print_table("adapter strengths, same samples and noise", ("scale", *names), rows)
+    print(result["verdict"])
+    if not any(name.startswith("diversity/") for name in names):
+        print("for diversity, list the plugin `metrics` and `{use: diversity}` in evaluate.metrics, e.g. with --set")
+
+
+def parse_scales(text: str) -> list[float]:
+    """Numbers with commas between. Raises RewardftError for anything else."""
+    try:
+        scales = [float(word) for word in text.split(",")]
+    except ValueError:
+        scales = [math.nan]
+    if not all(0 <= scale < math.inf for scale in scales):
+        raise RewardftError(
+            f"--adapter-scale: expected numbers of at least 0 with commas between, such as 0,0.5,1, got {text!r}"
+        )
+    return scales
+
+
+def sample_folder(
+    folder: Path, count: int, ids: Sequence[str], scale: float, out: Path | None, overrides: Sequence[str]
+) -> None:
+    """Draw samples of both models and say where they are."""
+    from rewardft.side_by_side import sample_run
+
+    drawn, files = sample_run(folder, count, ids, scale, out, overrides)
+    print(f"{len(drawn.ids)} samples of the base and of step {drawn.step}, adapter scale {scale:g}, same noise:")
+    for path in files:
+        print(f"  {path}")
+    if not any(path.suffix == ".png" for path in files):
+        shape = tuple(drawn.base["decoded"].shape[1:]) if "decoded" in drawn.base else "no tensors"
+        wanted = "(c, h, w) or (v, c, h, w), c = 1 or 3"
+        print(f"no pictures: decoded samples are pictures when they are {wanted}, not {shape}")
