@@ -1,0 +1,88 @@
+"""What the figures draw, as plain data: curves thinned to what a screen can show, columns of numbers without noise digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rewardft.compare.records import AXES, ComparisonRecord, Interval, Point, RunRecord, Value, VariantRecord
+from rewardft.compare.report.tables import mean_axis
+from rewardft.compare.report.verdicts import direction, focus, ranked
+
+_POINTS, _LEAST, _MOST = 40_000, 40, 300
+
+
+def figure_data(record: ComparisonRecord) -> dict[str, Any]:
+    """All that the page's scripts read, best variant first."""
+    runs = sum(len(variant.runs) for variant in record.variants)
+    most = points_per_curve(runs)
+    name = focus(record)
+    return {
+        "axes": AXES,
+        "focus": name,
+        "higher_is_better": direction(record, name),
+        "variants": [_variant(variant, most) for variant in ranked(record)],
+    }
+
+
+def points_per_curve(runs: int) -> int:
+    """Few enough for all runs together to stay quick to draw."""
+    return max(_LEAST, min(_MOST, _POINTS // max(runs, 1)))
+
+
+def thin(points: Sequence[Point], most: int) -> list[Point]:
+    """Evenly spaced ones of the points, the first and the last among them."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def columns(points: Sequence[Point]) -> dict[str, dict[str, list[float | None]]]:
+    """One list per axis and per value, null where a point lacks it."""
+    axes = dict.fromkeys(name for point in points for name in point.axes)
+    values = dict.fromkeys(name for point in points for name in point.values)
+    return {
+        "axes": {name: [_short(point.axes.get(name, math.nan)) for point in points] for name in axes},
+        "values": {name: [_short(point.values.get(name, math.nan)) for point in points] for name in values},
+    }
+
+
+def _variant(variant: VariantRecord, most: int) -> dict[str, Any]:
+    ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
+    memory = [run.peak_memory for run in ended if run.peak_memory is not None]
+    return {
+        "name": variant.name,
+        "runs": [_run(run, most) for run in variant.runs],
+        "costs": {axis: _short(mean_axis(ended, axis)) for axis in AXES},
+        "memory": max(memory, default=None),
+        "values": {value.name: _value(value) for value in variant.values},
+    }
+
+
+def _run(run: RunRecord, most: int) -> dict[str, Any]:
+    return {
+        "seed": run.seed,
+        "status": run.status,
+        "training": columns(thin(run.training, most)),
+        "evaluations": columns(thin(run.evaluations, most)),
+    }
+
+
+def _value(value: Value) -> dict[str, Any]:
+    return {
+        "role": value.role,
+        "higher_is_better": value.higher_is_better,
+        "before": _interval(value.before),
+        "after": _interval(value.after),
+        "versus_base": _interval(value.versus_base),
+    }
+
+
+def _interval(estimate: Interval | None) -> list[float | None] | None:
+    return None if estimate is None else [_short(x) for x in (estimate.value, estimate.low, estimate.high)]
+
+
+def _short(number: float) -> float | None:
+    """Six digits: finer than any screen, a third of the file."""
+    return float(f"{number:.6g}") if math.isfinite(number) else None

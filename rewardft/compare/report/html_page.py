@@ -1,0 +1,105 @@
+"""report.html: one file that needs no network. Every text is escaped; only plugins' sections stand as they were given."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rewardft.compare.records import ComparisonRecord
+from rewardft.compare.report import tables
+from rewardft.compare.report.curves import figure_data
+from rewardft.compare.report.pictures import Gallery
+from rewardft.compare.report.sentences import lead, sentences
+from rewardft.compare.report.verdicts import focus, group_of, value_names
+from rewardft.errors import RewardftError
+
+_PAGE = Path(__file__).parent / "page"
+_SCRIPTS = ("common.js", "tables.js", "charts.js", "curves.js", "tradeoffs.js", "samples.js")
+_SUMMARIES = 12  # sentences that are shown without unfolding the rest
+
+
+def html_page(record: ComparisonRecord, folder: Path) -> str:
+    """The page, its library, its data and its pictures. Raises RewardftError where plotly or jinja2 is missing."""
+    jinja2, plotly = _need("jinja2"), _need("plotly.offline")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    markup = jinja2.utils.markupsafe.Markup
+    gallery = Gallery(record, folder)
+    return environment.get_template("page.html").render(
+        **_texts(record),
+        **_tables(record),
+        gallery=gallery,
+        style=markup(_read("style.css")),
+        library=markup(_inside_script(plotly.get_plotlyjs())) if _has_figures(record) else "",
+        scripts=[markup(_inside_script(_read(name))) for name in _SCRIPTS],
+        data=markup(json_for_html(figure_data(record))),
+        pictures=markup(json_for_html(gallery.data())),
+        sections=[{"title": s.title, "plugin": s.plugin, "html": markup(s.html)} for s in record.sections],
+    )
+
+
+def json_for_html(value: Any) -> str:
+    """JSON that no text in it can end the script element of."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _texts(record: ComparisonRecord) -> dict[str, Any]:
+    said = sentences(record)
+    return {
+        "record": record,
+        "lead": lead(record),
+        "summaries": said[:_SUMMARIES],
+        "more_summaries": said[_SUMMARIES:],
+        "focus": focus(record),
+    }
+
+
+def _tables(record: ComparisonRecord) -> dict[str, Any]:
+    names = value_names(record)
+    known = set(names)
+    first = focus(record)
+    return {
+        "main": tables.value_table(record, first) if first in known and first is not None else None,
+        "overview": tables.overview_table(record, [n for n in names if group_of(n, known) is None]),
+        "groups": tables.overview_table(record, [n for n in names if group_of(n, known) is not None]),
+        "values": {name: tables.value_table(record, name) for name in names if name != first},
+        "alarms": tables.alarm_table(record),
+        "failures": tables.failure_table(record),
+        "costs": tables.cost_table(record),
+        "differences": tables.differences_table(record),
+        "common": tables.pairs_table("Settings that all variants share", ("Setting", "Value"), record.common),
+        "commands": tables.command_table(record),
+        "versions": tables.pairs_table("Versions of packages", ("Package", "Version"), record.versions),
+        "has_figures": _has_figures(record),
+    }
+
+
+def _has_figures(record: ComparisonRecord) -> bool:
+    drawn = (variant.values or any(run.training or run.evaluations for run in variant.runs) for variant in record.variants)
+    return any(drawn)
+
+
+def _need(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise RewardftError(
+            f"report.html needs {package}, which cannot be imported ({error}). Install it with "
+            "`pip install 'rewardft[report]'`, then write the report again; report.md and report.csv need nothing more."
+        ) from error
+
+
+def _read(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _inside_script(text: str) -> str:
+    """Code that holds no end of the script element it stands in."""
+    return text.replace("</script", "<\\/script")

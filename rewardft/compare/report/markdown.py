@@ -1,0 +1,114 @@
+"""report.md: the report for where HTML is not shown. The curves and the pictures are in report.html alone."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from rewardft.compare.records import ComparisonRecord, VariantRecord
+from rewardft.compare.report import tables
+from rewardft.compare.report.sentences import lead, sentences
+from rewardft.compare.report.tables import Cell, Table
+from rewardft.compare.report.verdicts import focus, ranked, value_names
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$])")
+_VARIANTS_PICTURED, _PICTURES_EACH, _SECTION_CHARACTERS = 12, 2, 20_000
+
+
+def markdown(record: ComparisonRecord) -> str:
+    """The whole report as GitHub's Markdown: text is escaped, plugins' sections stand as they were given."""
+    blocks = [
+        f"# {escape(record.title)}",
+        _facts(record),
+        *_summary(record),
+        *_results(record),
+        *_pictures(record),
+        *_if_any("## Alarms", tables.alarm_table(record)),
+        *_if_any("## Failures", tables.failure_table(record)),
+        *_if_any("## Cost", tables.cost_table(record)),
+        *_if_any("## What differs", tables.differences_table(record)),
+        *_if_any("### Settings in common", tables.pairs_table("Settings", ("Setting", "Value"), record.common)),
+        *_sections(record),
+        "## Reproduce",
+        code(record.command),
+        *_if_any("### Single runs", tables.command_table(record)),
+        *(["## Notes", "\n".join(f"- {escape(note)}" for note in record.notes)] if record.notes else []),
+        *_if_any("## Versions", tables.pairs_table("Versions", ("Package", "Version"), record.versions)),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """A fenced block whose fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def table(content: Table) -> str:
+    align = "---:" if content.numeric else "---"
+    rule = ["---", *[align] * (len(content.columns) - 1)]
+    lines = [[escape(column) for column in content.columns], rule, *([_cell(cell) for cell in row] for row in content.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    if cell.block:
+        return "<br>".join(escape(line) for line in cell.text.splitlines())
+    return f"{cell.mark} {escape(cell.text)}".strip()
+
+
+def _facts(record: ComparisonRecord) -> str:
+    budget = f" · budget {escape(record.budget)}" if record.budget else ""
+    return f"{escape(record.date)} · seeds {', '.join(map(str, record.seeds))}{budget}"
+
+
+def _summary(record: ComparisonRecord) -> list[str]:
+    said = "\n".join(f"- **{escape(one.variant)}** {escape(one.text)}" for one in sentences(record))
+    return ["## Summary", escape(" ".join(lead(record))), *([said] if said else [])]
+
+
+def _results(record: ComparisonRecord) -> list[str]:
+    names = value_names(record)
+    if not names:
+        return []
+    first = focus(record)
+    full = [block for name in names for block in _if_any(f"### {escape(name)}", tables.value_table(record, name))]
+    legend = "▲ better, ▼ worse, ↑ higher, ↓ lower, ≈ not separable within the 95 % interval."
+    overview = ["### All values", table(tables.overview_table(record, names))] if len(names) > 1 else []
+    return ["## Results", legend, *(full[:2] if names[0] == first else []), *overview,
+            *(full[2:] if names[0] == first else full)]  # fmt: skip
+
+
+def _pictures(record: ComparisonRecord) -> list[str]:
+    shown = [variant for variant in ranked(record) if variant.pictures][:_VARIANTS_PICTURED]
+    if not shown:
+        return []
+    rows = [row for variant in shown for row in _picture_rows(variant)]
+    return ["## Samples", "The same sample and noise before and after training; more of them in report.html.",
+            "\n".join(["| Variant | Sample | Base | Tuned |", "| --- | --- | --- | --- |", *rows])]  # fmt: skip
+
+
+def _picture_rows(variant: VariantRecord) -> list[str]:
+    return [
+        f"| {escape(variant.name)} | {escape(picture.sample)} "
+        f"| ![{escape(picture.sample)}, base]({quote(picture.base)}) "
+        f"| ![{escape(picture.sample)}, {escape(variant.name)}]({quote(picture.tuned)}) |"
+        for picture in variant.pictures[:_PICTURES_EACH]
+    ]
+
+
+def _sections(record: ComparisonRecord) -> list[str]:
+    blocks = []
+    for section in record.sections:
+        long = len(section.html) > _SECTION_CHARACTERS
+        blocks += [f"## {escape(section.title)}", "In report.html." if long else section.html.strip()]
+    return blocks
+
+
+def _if_any(heading: str, content: Table) -> list[str]:
+    return [heading, table(content)] if content.rows else []

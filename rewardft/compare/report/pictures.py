@@ -1,0 +1,93 @@
+"""Pictures as data URIs: each file once, no larger than a screen needs, and no more of them than the page can carry."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rewardft.compare.records import ComparisonRecord, Picture
+from rewardft.compare.report.verdicts import ranked
+
+EDGE = 320  # pixels; a picture takes up half of a phone's width at twice its pixels
+SMALL = 24_000  # bytes; a file this small is embedded as it is
+MOST_BYTES = 12_000_000  # of all pictures together, as embedded
+_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+class Gallery:
+    """Embedded pictures. `pairs` name them by their place in `images`; `left_out` counts pairs there was no room for."""
+
+    def __init__(self, record: ComparisonRecord, folder: Path) -> None:
+        self.images: list[str] = []
+        self.pairs: list[dict[str, Any]] = []
+        self.left_out = 0
+        self.unreadable: list[str] = []
+        self._places: dict[str, int] = {}
+        self._folder = folder
+        for index, picture in _in_turns(record):
+            self._add(index, picture)
+
+    def data(self) -> dict[str, Any]:
+        return {"images": self.images, "pairs": self.pairs}
+
+    def _add(self, variant: int, picture: Picture) -> None:
+        if sum(map(len, self.images)) >= MOST_BYTES:
+            self.left_out += 1
+            return
+        base, tuned = self._place(picture.base), self._place(picture.tuned)
+        if base is None or tuned is None:
+            return
+        self.pairs.append(
+            {"variant": variant, "sample": picture.sample, "group": picture.group, "base": base, "tuned": tuned}
+        )
+
+    def _place(self, name: str) -> int | None:
+        """Where the picture stands among the images; the same content stands there once."""
+        if name not in self._places:
+            uri = self._embed(name)
+            if uri is None:
+                return None
+            if uri not in self.images:
+                self.images.append(uri)
+            self._places[name] = self.images.index(uri)
+        return self._places[name]
+
+    def _embed(self, name: str) -> str | None:
+        try:
+            return embed(self._folder / name)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            self.unreadable.append(f"{name} ({type(error).__name__})")
+            return None
+
+
+def embed(path: Path) -> str:
+    """The picture as a data URI, at most EDGE pixels wide or high. Raises OSError for a file that is no picture."""
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        kind = _TYPES.get(image.format or "")
+        if kind is None or len(data) > SMALL or max(image.size) > EDGE:
+            data, kind = _smaller(image), "image/webp"
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _smaller(image: Image.Image) -> bytes:
+    copy = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    copy.thumbnail((EDGE, EDGE))
+    buffer = io.BytesIO()
+    copy.save(buffer, "WEBP", quality=82)
+    return buffer.getvalue()
+
+
+def _in_turns(record: ComparisonRecord) -> list[tuple[int, Picture]]:
+    """Every variant's first picture, then every variant's second, ...: whatever is left out, all variants are seen."""
+    variants = ranked(record)
+    longest = max((len(variant.pictures) for variant in variants), default=0)
+    return [
+        (index, variant.pictures[i])
+        for i in range(longest) for index, variant in enumerate(variants) if i < len(variant.pictures)
+    ]  # fmt: skip

@@ -1,0 +1,201 @@
+"""The report's tables as plain text cells, written as HTML and as Markdown alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rewardft.compare.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
+from rewardft.compare.report.numbers import UNKNOWN, count, duration, interval, number, plural, size
+from rewardft.compare.report.verdicts import MARKS, Verdict, ranked, value_of, verdict
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on a scale that its column shares: percentages of the width. zero: where nothing changes."""
+
+    low: float
+    middle: float
+    high: float
+    zero: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: what is read. sort: what a column is ordered by. block: text of several lines, kept as it is."""
+
+    text: str
+    sort: float | str | None = None
+    verdict: Verdict | None = None
+    bar: Bar | None = None
+    block: bool = False
+
+    @property
+    def mark(self) -> str:
+        return MARKS[self.verdict] if self.verdict else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first cell of a row names it."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    numeric: bool = True
+
+
+def value_table(record: ComparisonRecord, name: str) -> Table:
+    """One value in full: every number that the record has on it, with its interval."""
+    columns = [
+        "Variant", "Change from the base", "Base", "Tuned, mean", "Tuned, interquartile mean",
+        "Against the best other variant", "Probability of better than base", "Change, each seed", "Samples",
+    ]  # fmt: skip
+    measured = [(variant, value_of(variant, name)) for variant in ranked(record)]
+    found = [(variant, value) for variant, value in measured if value is not None]
+    scale = _scale([value.versus_base for _, value in found])
+    return Table(f"{name}, with 95 % intervals", columns, [_value_row(variant, value, scale) for variant, value in found])
+
+
+def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float]) -> list[Cell]:
+    better = value.higher_is_better
+    change = value.versus_base
+    rival = f"{interval(value.versus_best, sign=True)} against {value.best}" if value.versus_best and value.best else "none"
+    width = (change.high - change.low) / 2 if change else math.nan
+    return [
+        Cell(variant.name, variant.name),
+        Cell(interval(change, sign=True), _middle(change), verdict(change, better), _bar(change, scale)),
+        Cell(interval(value.before), _middle(value.before)),
+        Cell(interval(value.after), _middle(value.after)),
+        Cell(interval(value.iqm), _middle(value.iqm)),
+        Cell(rival, _middle(value.versus_best), verdict(value.versus_best, better)),
+        Cell(interval(value.probability), _middle(value.probability)),
+        Cell(", ".join(number(seed, width, sign=True) for seed in value.seeds) or UNKNOWN, fmean(value.seeds or [math.nan])),
+        Cell(count(value.samples), value.samples),
+    ]
+
+
+def overview_table(record: ComparisonRecord, names: list[str]) -> Table:
+    """Every variant's change from the base on every value; where that is not known, the value itself."""
+    rows = [
+        [Cell(variant.name, variant.name), *(_overview_cell(value_of(variant, name)) for name in names)]
+        for variant in ranked(record)
+    ]
+    return Table("Change from the base on every value, with 95 % intervals", ["Variant", *names], rows)
+
+
+def _overview_cell(value: Value | None) -> Cell:
+    if value is None:
+        return Cell("not measured")
+    if value.versus_base is None:
+        return Cell(f"{interval(value.after)} (tuned)", _middle(value.after))
+    said = verdict(value.versus_base, value.higher_is_better)
+    return Cell(interval(value.versus_base, sign=True), _middle(value.versus_base), said)
+
+
+def cost_table(record: ComparisonRecord) -> Table:
+    """Means over a variant's runs that ended by themselves; the most memory that any of its runs held."""
+    columns = [
+        "Variant", "Runs ended", "Training time", "Peak memory", "Denoiser forwards", "Denoiser backwards",
+        "Reward evaluations", "Optimizer steps",
+    ]  # fmt: skip
+    return Table("Cost of one run: means over the runs that ended", columns, [_cost_row(v) for v in ranked(record)])
+
+
+def _cost_row(variant: VariantRecord) -> list[Cell]:
+    ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
+    memory = max((run.peak_memory for run in ended if run.peak_memory is not None), default=None)
+    seconds = mean_axis(ended, "seconds")
+    counts = [mean_axis(ended, axis) for axis in ("forwards", "backwards", "rewards", "steps")]
+    return [
+        Cell(variant.name, variant.name),
+        Cell(f"{len(ended)} of {len(variant.runs)}", len(ended)),
+        Cell(duration(seconds), seconds),
+        Cell(size(memory), memory),
+        *(Cell(count(number_of), number_of) for number_of in counts),
+    ]
+
+
+def mean_axis(runs: Iterable[RunRecord], axis: str) -> float:
+    """Mean of a total over the runs that know it; NaN where none does."""
+    known = [run.axes[axis] for run in runs if math.isfinite(run.axes.get(axis, math.nan))]
+    return fmean(known) if known else math.nan
+
+
+def differences_table(record: ComparisonRecord) -> Table:
+    """The settings in which the variants differ, and no others."""
+    keys = list(dict.fromkeys(key for variant in record.variants for key in variant.differences))
+    rows = [
+        [Cell(v.name, v.name), Cell(v.algorithm, v.algorithm), Cell(v.recipe, v.recipe),
+         *(_setting(v.differences[key]) if key in v.differences else Cell("not set") for key in keys)]
+        for v in record.variants
+    ]  # fmt: skip
+    return Table("Settings in which the variants differ", ["Variant", "Algorithm", "Recipe", *keys], rows, numeric=False)
+
+
+def _setting(value: Any) -> Cell:
+    return Cell(setting(value), value if isinstance(value, (int, float)) and not isinstance(value, bool) else setting(value))
+
+
+def setting(value: Any) -> str:
+    """A setting as a recipe writes it."""
+    words = {True: "true", False: "false", None: "null"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def failure_table(record: ComparisonRecord) -> Table:
+    """The runs that did not do all that was asked: which, and in whose words why."""
+    rows = [
+        [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(run.status, run.status),
+         Cell(run.reason or "no reason known"), Cell((run.error or "").strip(), block=True)]
+        for variant in record.variants for run in variant.runs if run.status != "finished"
+    ]  # fmt: skip
+    columns = ["Variant", "Seed", "Status", "Reason", "Last lines of the error"]
+    return Table("Runs that did not finish", columns, rows, numeric=False)
+
+
+def alarm_table(record: ComparisonRecord) -> Table:
+    """Alarms of variants, then those of single runs that their variant does not repeat."""
+    rows = []
+    for variant in record.variants:
+        rows += [[Cell(variant.name, variant.name), Cell("all"), Cell(alarm)] for alarm in variant.alarms]
+        rows += [
+            [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(alarm)]
+            for run in variant.runs for alarm in run.alarms if alarm not in variant.alarms
+        ]  # fmt: skip
+    return Table("Alarms", ["Variant", "Seed", "Alarm"], rows, numeric=False)
+
+
+def command_table(record: ComparisonRecord) -> Table:
+    """How each run is repeated alone."""
+    rows = [
+        [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(run.folder), Cell(run.command, block=True)]
+        for variant in record.variants for run in variant.runs if run.command
+    ]  # fmt: skip
+    return Table(f"{plural(len(rows), 'run')}, each alone", ["Variant", "Seed", "Folder", "Command"], rows, numeric=False)
+
+
+def pairs_table(caption: str, columns: tuple[str, str], pairs: dict[str, Any]) -> Table:
+    """Names and what they are set to."""
+    rows = [[Cell(key, key), Cell(UNKNOWN if value is None and columns[1] == "Version" else setting(value))]
+            for key, value in pairs.items()]
+    return Table(caption, list(columns), rows, numeric=False)
+
+
+def _middle(estimate: Interval | None) -> float | None:
+    return estimate.value if estimate is not None and math.isfinite(estimate.value) else None
+
+
+def _scale(estimates: list[Interval | None]) -> tuple[float, float]:
+    bounds = [bound for e in estimates if e is not None for bound in (e.low, e.high, e.value) if math.isfinite(bound)]
+    return min([0.0, *bounds]), max([0.0, *bounds])
+
+
+def _bar(estimate: Interval | None, scale: tuple[float, float]) -> Bar | None:
+    low, high = scale
+    if estimate is None or high == low or not all(map(math.isfinite, (estimate.low, estimate.value, estimate.high))):
+        return None
+    return Bar(*(100 * (x - low) / (high - low) for x in (estimate.low, estimate.value, estimate.high, 0.0)))
