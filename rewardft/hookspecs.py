@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn, optim
 
     from rewardft.alarms import Alarm
+    from rewardft.compare.records import ComparisonRecord, Section
     from rewardft.recipe import Recipe
     from rewardft.types import Rollout, Run
 
@@ -132,4 +133,10 @@ def on_run_end(run: Run, summary: Mapping[str, Any]) -> None:
 @hookspec
 def on_run_error(run: Run, step: int, error: BaseException) -> None:
     """The run is ending because of `error`. An exception raised here is reported but never replaces `error`."""
+    raise NotImplementedError
+
+
+@hookspec
+def report_sections(record: ComparisonRecord, folder: Path) -> Sequence[Section] | None:
+    """A comparison has been collected and is about to be reported; return sections to add to the report."""
     raise NotImplementedError

@@ -29,7 +29,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    commands = (ls, cp, show, check, run, evaluate, sample, plugins)
+    commands = (ls, cp, show, check, run, evaluate, sample, compare, plugins)
     for command in commands:
         app.command()(command)
     first = next((word for word in words if not word.startswith("-")), None)
@@ -131,6 +131,35 @@ def sample(
     from rewardft.cli.running import sample_folder
 
     sample_folder(run, count, samples, adapter_scale, out, overrides)
+
+
+def compare(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="RECIPE|RUN...", help="Recipes, run folders, or one comparison file.")
+    ],
+    vary: Annotated[
+        list[str], typer.Option("--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,ddpo")
+    ] = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ...")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores out.")] = 1,
+    launcher: Annotated[str, typer.Option(help="Where runs are made: local, slurm or ray.")] = "local",
+    launcher_options: Annotated[
+        list[str], typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable.")
+    ] = [],  # noqa: B006
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run with --launcher ray.")] = 0.0,
+    pictures: Annotated[int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")] = 6,
+    out: Annotated[Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")] = None,
+) -> None:
+    """Run recipes to equal budgets over several seeds, and report what can and what cannot be told apart."""
+    from rewardft.cli.comparing import Options, compare_sources
+    from rewardft.compare.comparison import Launch
+
+    launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
+    compare_sources(sources, Options(vary, overrides, seeds, budget, pictures), launch, out)
 
 
 def plugins() -> None:

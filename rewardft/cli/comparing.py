@@ -1,0 +1,136 @@
+"""`compare`: from the command line to the comparison and its report."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+
+from rewardft.cli.shipped import find_recipe
+from rewardft.cli.tables import print_table
+from rewardft.compare.comparison import Launch, compare
+from rewardft.compare.members import Member
+from rewardft.compare.records import ComparisonRecord, Interval
+from rewardft.compare.runner import Outcome
+from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
+from rewardft.errors import ComponentError
+
+NEEDED = ("plotly", "jinja2", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the sources."""
+
+    vary: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    seeds: int | None = None
+    budget: str | None = None
+    pictures: int = 6
+
+
+def compare_sources(names: Sequence[str], options: Options, launch: Launch, out: Path | None) -> None:
+    """Run, collect and report; exit code 1 when a run failed, 130 after Ctrl-C."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ComponentError(f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'")
+    request = build_request(names, options)
+    folder = out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
+    command = shlex.join(["rewardft", *sys.argv[1:]])
+    try:
+        record = compare(request, folder, launch, Progress(), command, options.pictures)
+    except KeyboardInterrupt:
+        print(f"interrupted; finished runs are kept. Continue with: {command}")
+        raise
+    from rewardft.compare.report import write_report
+
+    files = write_report(record, folder)
+    show(record)
+    print("\n".join(str(path) for path in files))
+    failed = [run for variant in record.variants for run in variant.runs if run.status not in ("finished", "stopped")]
+    if failed:
+        print(f"{len(failed)} of {sum(len(v.runs) for v in record.variants)} runs have no result; the report says why.")
+        raise typer.Exit(1)
+
+
+def build_request(names: Sequence[str], options: Options) -> Request:
+    """Sources, then `--set`, then `--vary`; seeds and budget of the command line win over a file's."""
+    request = read_sources(names, find_recipe)
+    variants: Sequence[Variant] = [variant.with_settings(*options.settings) for variant in request.variants]
+    for text in options.vary:
+        variants = vary(variants, *parse_vary(text))
+    return replace(
+        request, variants=tuple(variants), seeds=options.seeds or request.seeds, budget=options.budget or request.budget
+    )
+
+
+class Progress:
+    """A line when a run begins and one when it ends, with what is left."""
+
+    def __init__(self) -> None:
+        self.total, self.ended, self.began = 0, 0, time.monotonic()
+        self.starts: dict[str, float] = {}
+
+    def __call__(self, member: Member, outcome: Outcome | None, total: int) -> None:
+        self.total = total
+        if outcome is None:
+            self.starts[member.label] = time.monotonic()
+            print(f"{member.label}: begins", file=sys.stderr)
+            return
+        self.ended += 1
+        now = time.monotonic()
+        took = now - self.starts.get(member.label, self.began)
+        left = (now - self.began) / self.ended * (self.total - self.ended)
+        last = outcome.tail.splitlines()[-1] if outcome.tail else ""
+        state = "done" if outcome.code == 0 else f"FAILED: {last}"
+        alarms = f", {count} alarms" if (count := count_alarms(member)) else ""
+        print(
+            f"{member.label}: {state}{alarms}, {took:.0f} s ({self.ended}/{self.total} runs, about {left:.0f} s left)",
+            file=sys.stderr,
+        )
+
+
+def count_alarms(member: Member) -> int:
+    """Alarms of the run's last evaluation."""
+    from rewardft.compare.collect import look_at
+
+    return len(look_at(member).record.alarms)
+
+
+def show(record: ComparisonRecord) -> None:
+    """The target, or the first value that each variant has, in one table."""
+    rows = []
+    for variant in record.variants:
+        value = next((v for v in variant.values if v.name == record.target), next(iter(variant.values), None))
+        if value is None:
+            rows.append((variant.name, "", "", "", variant.runs[0].reason or variant.runs[0].status))
+            continue
+        best = f"{words(value.versus_best)} ({value.best})" if value.versus_best else ""
+        rows.append((variant.name, number(value.before), number(value.after), words(value.versus_base), best))
+    columns = ("variant", "base", "tuned", "difference (95 %)", "to the best other (95 %)")
+    print_table(record.target or "held-out values", columns, rows)
+    for note in record.notes:
+        print(note)
+    for variant in record.variants:
+        for alarm in variant.alarms:
+            print(f"alarm, {variant.name}: {alarm}")
+
+
+def number(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.value:.4g}"
+
+
+def words(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.value:+.3g} ({interval.low:+.3g} to {interval.high:+.3g})"
+
+
+def default_jobs() -> int:
+    """A quarter of the cores, at least one: runs use several threads."""
+    return max((os.cpu_count() or 1) // 4, 1)

@@ -1,0 +1,220 @@
+"""From run folders to records: curves, costs, and values pooled over seeds and held-out samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rewardft.budget import spent_on_axes
+from rewardft.checkpoint import step_of
+from rewardft.compare import statistics
+from rewardft.compare.members import Member
+from rewardft.compare.records import Interval, Point, Role, RunRecord, Value
+from rewardft.compare.runner import last_lines, log_file
+from rewardft.evaluation import Evaluation
+from rewardft.held_out import trained_values
+from rewardft.strict_json import nan_for_null
+
+COSTS = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
+NOT_SHOWN = ("denoiser_", "reward_evaluations", "train_seconds", "samples_per_second", "learning_rate", "budget_spent")
+
+
+@dataclass
+class Seen:
+    """One run as its folder has it. `base`, `tuned`: its first and last evaluation, where there are two."""
+
+    member: Member
+    record: RunRecord
+    base: Evaluation | None = None
+    tuned: Evaluation | None = None
+    trained: list[str] = field(default_factory=list)
+
+
+def look_at(member: Member) -> Seen:
+    """Read a member's folder; a run that failed or is missing has a record that says so."""
+    facts: dict[str, Any] = {"seed": member.seed, "folder": str(member.folder), "command": member.repeat()}
+    if member.problem is not None or member.recipe is None:
+        record = RunRecord(**facts, status="failed", reason="the recipe cannot be run", error=member.problem)
+        return Seen(member, record)
+    lines = read_lines(member.folder / "metrics.jsonl")
+    facts |= {"training": list(training(lines)), "evaluations": list(evaluations(lines))}
+    seen = Seen(member, RunRecord(**facts, **ending(member)), trained=trained_values(member.recipe))
+    tables = read_evaluations(member.folder)
+    if seen.record.status in ("finished", "stopped") and len(tables) > 1:
+        seen.base, seen.tuned = tables[0], tables[-1]
+    return seen
+
+
+def ending(member: Member) -> dict[str, Any]:
+    """How the run ended, from its summary or its log."""
+    path = member.folder / "summary.json"
+    if path.is_file():
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        spent = spent_on_axes(summary, summary["step"], nan_for_null(summary.get("train_seconds")))
+        alarms = [f"{alarm['name']}: {alarm['sentence']}" for alarm in summary.get("alarms", [])]
+        facts = {"status": summary["status"], "reason": summary["reason"], "axes": spent, "alarms": alarms}
+        return facts | {"peak_memory": summary.get("peak_memory_bytes")}
+    error = member.folder / "error.txt"
+    if error.is_file():
+        last = error.read_text(encoding="utf-8").strip().splitlines()
+        return {"status": "failed", "reason": last[-1], "error": last_lines(log_file(member)) or "\n".join(last[-12:])}
+    said = last_lines(log_file(member))
+    if member.is_started or said:
+        reason = "it ended without a word of why" if member.is_started else "it did not start"
+        return {"status": "failed", "reason": said.splitlines()[-1] if said else reason, "error": said or None}
+    return {"status": "missing", "reason": "it has not been run"}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`; a line that a kill cut short is left out."""
+    from rewardft.recorder import parse_line
+
+    texts = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [record for record in map(parse_line, texts) if record is not None]
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """All held-out evaluations of a run, in order of steps."""
+    paths = sorted((folder / "evaluations").glob("step-*.json"), key=step_of)
+    return [Evaluation.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def training(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+    """One point per optimizer step that was logged with its cost."""
+    for line in lines:
+        if all(name in line for name in COSTS):
+            values = {k: v for k, v in line.items() if k != "step" and not k.startswith(NOT_SHOWN) and is_number(v)}
+            yield Point(axes=axes_of(line), values=values)
+
+
+def evaluations(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+    """Held-out means, each at the cost of the last step before it."""
+    cost: Mapping[str, Any] = {"step": 0, **dict.fromkeys(COSTS, 0), "train_seconds": 0.0}
+    for line in lines:
+        if all(name in line for name in COSTS):
+            cost = line
+        held_out = {k.removeprefix("evaluation/"): v for k, v in line.items() if k.startswith("evaluation/")}
+        values = {k: v for k, v in held_out.items() if is_number(v)}
+        if values:
+            yield Point(axes=axes_of(cost), values=values)
+
+
+def axes_of(line: Mapping[str, Any]) -> dict[str, float]:
+    seconds = line.get("train_seconds")
+    return spent_on_axes({name: line[name] for name in COSTS}, line["step"], math.nan if seconds is None else seconds)
+
+
+def is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def pool(runs: Sequence[Seen]) -> list[Value]:
+    """Every value of a variant over its seeds; runs that did not end, or were evaluated unlike, are left out."""
+    pairs = [(seen.base, seen.tuned) for seen in alike(runs)]
+    if not pairs:
+        return []
+    base, trained = pairs[0][0], runs[0].trained
+    places = [(name, prefix, rows) for name in base.per_sample for prefix, rows in base.rows().items()]
+    values = [per_sample(name, prefix, rows, pairs, trained) for name, prefix, rows in places]
+    return values + [set_level(name, pairs) for name in base.overall]
+
+
+def alike(runs: Sequence[Seen]) -> list[Any]:
+    """The runs with two evaluations on the samples of the first such run."""
+    ended = [seen for seen in runs if seen.base is not None and seen.tuned is not None]
+    return [seen for seen in ended if same_samples(seen.base, ended[0].base)]
+
+
+def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
+    """Whether two evaluations drew the same conditions with the same noise by the same sampler."""
+    if one is None or other is None:
+        return False
+    keys = ("seed", "data", "sampler", "samples")
+    return one.ids == other.ids and all(one.settings.get(k) == other.settings.get(k) for k in keys)
+
+
+def table(evaluations: Sequence[Evaluation], name: str, rows: Sequence[int]) -> np.ndarray:
+    """(seeds, samples) of one value; NaN where it does not apply."""
+    columns = [e.per_sample.get(name, [math.nan] * len(e.ids)) for e in evaluations]
+    return np.array([[column[i] for i in rows] for column in columns], dtype=float)
+
+
+def per_sample(
+    name: str, prefix: str, rows: Sequence[int], pairs: Sequence[tuple[Evaluation, Evaluation]], trained: Sequence[str]
+) -> Value:
+    """One value over all samples, or over those of a group."""
+    before, after = (table([pair[i] for pair in pairs], name, rows) for i in (0, 1))
+    better = pairs[0][1].higher_is_better.get(name, name.startswith("reward/") or None)
+    role: Role = "reward" if name in trained else "held_out"
+    sign = -1.0 if better is False else 1.0
+    each = [row[~np.isnan(row)] for row in after - before]
+    return Value(
+        name=prefix + name, role=role, higher_is_better=better, samples=len(rows),
+        before=statistics.mean_interval(before), after=statistics.mean_interval(after),
+        iqm=statistics.iqm_interval(after), versus_base=statistics.difference_interval(after, before),
+        probability=statistics.probability_of_improvement(sign * after, sign * before),
+        seeds=[float(row.mean()) if len(row) else math.nan for row in each],
+    )  # fmt: skip
+
+
+def set_level(name: str, pairs: Sequence[tuple[Evaluation, Evaluation]]) -> Value:
+    """A number that is one for the whole set, such as a diversity."""
+    before, after = (np.array([pair[i].overall.get(name, math.nan) for pair in pairs]) for i in (0, 1))
+    return Value(
+        name=name, role="set", higher_is_better=pairs[0][1].higher_is_better.get(name), samples=len(pairs[0][0].ids),
+        before=statistics.set_interval(before), after=statistics.set_interval(after),
+        versus_base=statistics.set_interval(after - before), seeds=[float(value) for value in after - before],
+    )  # fmt: skip
+
+
+def against_best(runs: Mapping[str, Sequence[Seen]], values: Mapping[str, list[Value]]) -> dict[str, list[Value]]:
+    """The values with each variant's paired difference to the best other one, where both saw the same samples."""
+    result = {}
+    for name, own in values.items():
+        rivals = {other: theirs for other, theirs in values.items() if other != name}
+        result[name] = [with_best(value, name, rivals, runs) for value in own]
+    return result
+
+
+def with_best(value: Value, name: str, rivals: Mapping[str, list[Value]], runs: Mapping[str, Sequence[Seen]]) -> Value:
+    """Only values per sample that have a better direction."""
+    if value.role == "set" or value.higher_is_better is None:
+        return value
+    sign = -1.0 if value.higher_is_better is False else 1.0
+    mine = alike(runs[name])
+    candidates = []
+    for rival, theirs in rivals.items():
+        same = next((other for other in theirs if other.name == value.name and other.after is not None), None)
+        if same is not None and same.after is not None and same_samples(alike(runs[rival])[0].tuned, mine[0].tuned):
+            candidates.append((sign * same.after.value, rival))
+    if not candidates:
+        return value
+    best = max(candidates)[1]
+    return value.model_copy(update={"best": best, "versus_best": versus(value.name, mine, alike(runs[best]))})
+
+
+def versus(name: str, mine: Sequence[Seen], theirs: Sequence[Seen]) -> Interval:
+    """Difference of two variants' tuned samples, paired by sample, and by seed where both have the same ones."""
+    tuned = [[seen.tuned for seen in seens if seen.tuned is not None] for seens in (mine, theirs)]
+    plain, rows = split_group(name, tuned[0][0])
+    after, other = (table(evaluations, plain, rows) for evaluations in tuned)
+    if len(after) != len(other):
+        other = np.nanmean(other, axis=0, keepdims=True)
+    return statistics.difference_interval(after, other)
+
+
+def split_group(name: str, evaluation: Evaluation) -> tuple[str, list[int]]:
+    """A value's name without its group, and the group's rows."""
+    for prefix, rows in evaluation.rows().items():
+        if prefix and name.startswith(prefix) and name.removeprefix(prefix) in evaluation.per_sample:
+            return name.removeprefix(prefix), rows
+    return name, evaluation.rows()[""]
+
+
+__all__ = ["Interval", "Seen", "against_best", "look_at", "pool"]

@@ -1,0 +1,180 @@
+"""A whole comparison: make the runs, pool what they found, and write it down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from rewardft.compare.collect import Seen, against_best, look_at, pool
+from rewardft.compare.members import Member, differences, expand
+from rewardft.compare.records import ComparisonRecord, Picture, Section, Value, VariantRecord
+from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
+from rewardft.compare.sources import Request
+from rewardft.compare.tables import write_samples
+from rewardft.errors import RecipeError, RewardftError
+from rewardft.plugins import load_plugins
+from rewardft.recorder import PACKAGES, version_of
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where the runs are made. launcher: local, slurm or ray. jobs: how many at a time. options: for `sbatch`."""
+
+    launcher: str = "local"
+    jobs: int = 1
+    options: tuple[str, ...] = ()
+    gpus: float = 0.0
+
+
+def compare(
+    request: Request, out: Path, launch: Launch, notify: Notify, command: str, pictures: int = 6
+) -> ComparisonRecord:
+    """Expand, run what is missing, collect, and write `comparison.json`, `samples.parquet` and the pictures to `out`.
+
+    Raises RecipeError when not one variant can be run; KeyboardInterrupt after Ctrl-C, with everything saved.
+    """
+    members = expand(request, out)
+    problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
+    if len(problems) == len(members):
+        raise RecipeError("compare", list(dict.fromkeys(problems)))
+    out.mkdir(parents=True, exist_ok=True)
+    launch_all(pending(members), out, launch, notify)
+    return collect(members, request, out, command, pictures)
+
+
+def launch_all(members: Sequence[Member], out: Path, launch: Launch, notify: Notify) -> None:
+    """Make the runs that are missing; their ends are read from their folders."""
+    if not members:
+        return
+    if launch.launcher == "slurm":
+        hand_to_slurm(members, out, launch.options, launch.jobs)
+    elif launch.launcher == "ray":
+        hand_to_ray(members, launch.gpus, notify)
+    else:
+        run_here(members, launch.jobs, notify)
+
+
+def collect(members: Sequence[Member], request: Request, out: Path, command: str, pictures: int) -> ComparisonRecord:
+    """What the runs' folders say, as a record; also written to `out`."""
+    names = list(dict.fromkeys(member.variant.name for member in members))
+    runs = {name: [look_at(m) for m in members if m.variant.name == name] for name in names}
+    pooled = against_best(runs, {name: pool(runs[name]) for name in names})
+    own, common = differences(list(members))
+    variants = [variant(name, runs[name], pooled[name], own.get(name, {}), out, pictures) for name in names]
+    record = ComparisonRecord(
+        title=f"{', '.join(names[:3])}{' and ' + str(len(names) - 3) + ' more' if len(names) > 3 else ''}",
+        date=date.today().isoformat(), command=command, budget=request.budget,
+        seeds=sorted({member.seed for member in members}), target=target_of(variants), common=common,
+        variants=variants, notes=notes(runs, variants), versions={name: version_of(name) for name in PACKAGES},
+    )  # fmt: skip
+    write_samples(runs, out / "samples.parquet")
+    record.save(out / "comparison.json")
+    sections = plugin_sections(members, record, out)
+    if sections:
+        record = record.model_copy(update={"sections": sections})
+        record.save(out / "comparison.json")
+    return record
+
+
+def variant(
+    name: str, runs: Sequence[Seen], values: list[Value], own: dict[str, object], out: Path, pictures: int
+) -> VariantRecord:
+    """One variant's record. Alarms are those of any of its seeds."""
+    recipe = next((seen.member.recipe for seen in runs if seen.member.recipe is not None), None)
+    seeds = len(runs)
+    raised: dict[str, list[int]] = {}
+    for seen in runs:
+        for alarm in seen.record.alarms:
+            raised.setdefault(alarm, []).append(seen.member.seed)
+    alarms = [f"{text} (seed {', '.join(map(str, at))})" if seeds > 1 else text for text, at in raised.items()]
+    return VariantRecord(
+        name=name, recipe=str(runs[0].member.variant.recipe), algorithm=recipe.algorithm.use if recipe else "unknown",
+        differences=own, runs=[seen.record for seen in runs], values=values, alarms=alarms,
+        pictures=pictures_of(name, runs, out, pictures),
+    )  # fmt: skip
+
+
+def pictures_of(name: str, runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
+    """The first seed's held-out samples, base and tuned; drawn once, kept in `OUT/pictures/NAME`."""
+    seen = next((seen for seen in runs if seen.tuned is not None), None)
+    if seen is None or count == 0:
+        return []
+    folder = out / "pictures" / name
+    index, source = folder / "index.json", str(seen.member.folder)
+    if index.is_file():
+        kept = json.loads(index.read_text(encoding="utf-8"))
+        if (kept["run"], kept["count"]) == (source, count):
+            return [Picture.model_validate(picture) for picture in kept["pictures"]]
+    from rewardft.side_by_side import held_out_pictures
+
+    shutil.rmtree(folder, ignore_errors=True)
+    pairs = held_out_pictures(seen.member.folder, count, folder)
+    found = [
+        Picture(sample=p.sample, group=p.group, base=str(p.base.relative_to(out)), tuned=str(p.tuned.relative_to(out)))
+        for p in pairs
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    index.write_text(json.dumps({"run": source, "count": count, "pictures": [p.model_dump() for p in found]}))
+    return found
+
+
+def target_of(variants: Sequence[VariantRecord]) -> str | None:
+    """The trained reward that all variants share; the first of them where there are several."""
+    trained = [[v.name for v in variant.values if v.role == "reward"] for variant in variants if variant.values]
+    shared = [name for name in trained[0] if all(name in names for names in trained)] if trained else []
+    plain = [name for name in shared if name.startswith("reward/")]
+    return next(iter(plain or shared), None)
+
+
+def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> list[str]:
+    """What a reader must know before believing a ranking."""
+    found = []
+    counts = {name: sum(seen.tuned is not None for seen in seens) for name, seens in runs.items()}
+    single = [name for name, count in counts.items() if count == 1]
+    if single:
+        found.append(
+            f"One seed only: {', '.join(single)}. Their intervals are over samples alone; another seed may rank "
+            f"otherwise."
+        )
+    missing = [name for name, count in counts.items() if count < len(runs[name])]
+    if missing:
+        found.append(f"Runs without a result: {', '.join(missing)}. What stands for them is from the runs that ended.")
+    bases = {round(v.before.value, 6) for item in variants for v in item.values[:1] if v.before is not None}
+    if len(bases) > 1:
+        found.append(
+            "The base's own value differs between variants (another sampler, model or held-out set), so 'after' alone "
+            "does not rank them; `evaluate.sampler` evaluates all on one sampler."
+        )
+    return found
+
+
+def plugin_sections(members: Sequence[Member], record: ComparisonRecord, out: Path) -> list[Section]:
+    """What the plugins of the recipes add to the report. One that fails is named there and stops nothing."""
+    names: dict[tuple[str, ...], Member] = {}
+    for member in members:
+        if member.recipe is not None:
+            names.setdefault(tuple(member.recipe.dump()["plugins"]), member)
+    sections: dict[str, list[Section]] = {}
+    for member in names.values():
+        assert member.recipe is not None
+        plugins = load_plugins(member.recipe.plugins, member.recipe.base)
+        try:
+            answers = plugins.results("report_sections", record=record, folder=out)
+        except (RewardftError, Exception) as error:
+            text = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+            sections.setdefault("", []).append(Section(title="A section that could not be made", html=escaped(text)))
+            continue
+        for plugin, found in answers:
+            sections.setdefault(plugin, [s.model_copy(update={"plugin": plugin}) for s in found])
+    return [section for found in sections.values() for section in found]
+
+
+def escaped(text: str) -> str:
+    """Text as an HTML paragraph."""
+    import html
+
+    return f"<p>{html.escape(text)}</p>"

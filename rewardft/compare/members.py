@@ -1,0 +1,145 @@
+"""The runs of a comparison: each variant with each seed, checked, and known by what it would compute."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewardft.compare.sources import Request, Variant, budget_settings, key_of
+from rewardft.errors import PluginError, RewardftError
+from rewardft.plugin_sources import installed
+from rewardft.plugins import load_installed
+from rewardft.recipe import Recipe, load_recipe
+from rewardft.recorder import version_of
+from rewardft.resolve import open_recipe
+
+DONE = ("finished", "stopped")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run. `recipe` is None and `problem` says why when it cannot be run; `given`: a run that was handed in."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    recipe: Recipe | None = None
+    problem: str | None = None
+    given: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant.name} seed {self.seed}"
+
+    @property
+    def settings(self) -> list[str]:
+        return [*self.variant.settings, f"seed={self.seed}"]
+
+    def command(self, resume: bool = False) -> list[str]:
+        """The words of `rewardft run` that make this run."""
+        sets = [word for text in self.settings for word in ("--set", text)]
+        words = ["run", str(self.variant.recipe), *sets, "--out", str(self.folder)]
+        return [*words, "--resume"] if resume else words
+
+    def repeat(self) -> str:
+        """A line that one can paste."""
+        return "" if self.given else shlex.join(["rewardft", *self.command()])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is there and came to its end."""
+        path = self.folder / "summary.json"
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("status") in DONE
+
+    @property
+    def is_started(self) -> bool:
+        return (self.folder / "recipe.yaml").is_file()
+
+
+def expand(request: Request, out: Path) -> list[Member]:
+    """All runs of a comparison, in order of variants. A variant whose recipe is wrong stays in, with its problem."""
+    return [member for variant in request.variants for member in _members(variant, request, out)]
+
+
+def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
+    if variant.run is not None and not (request.seeds or request.budget or variant.settings):
+        recipe = load_recipe(variant.recipe)
+        yield Member(variant, recipe.seed, variant.run, recipe, given=True)
+        return
+    if request.budget:
+        variant = variant.with_settings(*budget_settings(request.budget))
+    try:
+        variant, recipe, digest = identify(with_plugin(variant))
+    except RewardftError as error:
+        for seed in range(request.seeds or 1):
+            yield Member(variant, seed, out / "runs" / variant.name / f"seed{seed}", problem=str(error))
+        return
+    for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
+        yield Member(variant, seed, out / "runs" / variant.name / f"seed{seed}-{digest[:8]}", recipe)
+
+
+def identify(variant: Variant) -> tuple[Variant, Recipe, str]:
+    """The variant's recipe, checked, and a digest of all that its runs follow from, the seed left out.
+
+    Two runs with the same digest and seed are the same run: settings, code of the plugin files, version of rewardft.
+    """
+    recipe, plugins, _ = open_recipe(variant.recipe, variant.settings)
+    files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
+    flat = recipe.model_copy(update={"seed": 0})
+    flat._origin = recipe._origin
+    facts = [flat.digest(), files, version_of("rewardft")]
+    return variant, recipe, hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def with_plugin(variant: Variant) -> Variant:
+    """A varied algorithm's plugin is listed as well, where the recipe does not list it."""
+    changed = [text for text in variant.settings if key_of(text) in ("algorithm", "algorithm.use")]
+    if not changed or any(key_of(text) == "plugins" for text in variant.settings):
+        return variant
+    recipe = load_recipe(variant.recipe, variant.settings)
+    plugin = plugin_of_algorithm(recipe.algorithm.use, recipe)
+    if plugin is None:
+        return variant
+    return variant.with_settings(f"plugins={json.dumps([*recipe.dump()['plugins'], plugin])}")
+
+
+def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
+    """The installed plugin that must be added for an algorithm; None when it is there already, or nobody has it."""
+    from rewardft.builtin import register_algorithms
+    from rewardft.plugins import load_plugins
+
+    listed = load_plugins(recipe.plugins, recipe.base).registrations("register_algorithms")
+    here: set[str] = {known.casefold() for _, found in listed for known in found} | set(register_algorithms())
+    if name.casefold() in here:
+        return None
+    for points in installed().values():
+        try:
+            found = load_installed(points[0].name).registrations("register_algorithms")
+        except PluginError:  # a broken plugin that nobody asked for; `rewardft plugins` reports it
+            continue
+        if any(known.casefold() == name.casefold() for _, factories in found for known in factories):
+            return points[0].name
+    return None
+
+
+def program() -> list[str]:
+    """How to start `rewardft` in a process of its own, with this interpreter."""
+    return [sys.executable, "-m", "rewardft"]
+
+
+def differences(members: list[Member]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """(by variant: the settings in which the variants differ, flattened; what all share). Seeds are left out."""
+    from rewardft.resume import flatten
+
+    flat = {m.variant.name: flatten(m.recipe.dump()) for m in members if m.recipe is not None}
+    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings if key != "seed"))
+    first = next(iter(flat.values()), {})
+    shared = {k: first[k] for k in keys if all(k in s and s[k] == first.get(k) for s in flat.values())}
+    own = {name: {k: s[k] for k in keys if k in s and k not in shared} for name, s in flat.items()}
+    return own, shared

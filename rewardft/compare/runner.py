@@ -1,0 +1,125 @@
+"""Make the runs of a comparison: several at a time, each in a process of its own; one that fails stops no other."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from rewardft.compare.members import Member, program
+from rewardft.errors import ComponentError
+
+TAIL = 12  # lines of a failed run's output that the report shows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run: the exit code of its process, and the end of what it said."""
+
+    member: Member
+    code: int
+    tail: str
+
+
+Notify = Callable[[Member, Outcome | None, int], None]  # None: it has started; the number: of all runs to make
+
+
+def pending(members: Iterable[Member]) -> list[Member]:
+    """Those that must be run: checked, and not done already."""
+    return [m for m in members if m.problem is None and not m.given and not m.is_done]
+
+
+def run_here(members: Sequence[Member], jobs: int, notify: Notify) -> list[Outcome]:
+    """Run members in processes on this machine, `jobs` at a time, and share its cores out among them.
+
+    Ctrl-C reaches the running ones, which save and end; no other is begun, and KeyboardInterrupt is raised again.
+    """
+    threads = max((os.cpu_count() or 1) // max(jobs, 1), 1)
+    outcomes: list[Outcome] = []
+    waiting, running = list(members), dict[Future[Outcome], Member]()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    member = waiting.pop(0)
+                    notify(member, None, len(members))
+                    running[pool.submit(run_member, member, threads)] = member
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    outcomes.append(future.result())
+                    notify(running.pop(future), outcomes[-1], len(members))
+        except KeyboardInterrupt:
+            waiting.clear()
+            raise
+    return outcomes
+
+
+def run_member(member: Member, threads: int) -> Outcome:
+    """One run, continued where it was interrupted; its output goes to a file beside its folder."""
+    log = log_file(member)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as file:
+        command = [*program(), *member.command(resume=member.is_started)]
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    return Outcome(member, code, last_lines(log))
+
+
+def log_file(member: Member) -> Path:
+    """What the run's process said: `FOLDER.log`."""
+    return member.folder.with_name(member.folder.name + ".log")
+
+
+def last_lines(path: Path) -> str:
+    """The end of a log; '' where there is none."""
+    if not path.is_file():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
+
+
+def hand_to_slurm(members: Sequence[Member], out: Path, options: Sequence[str], jobs: int) -> list[Outcome]:
+    """Submit all members as one job array (`sbatch --wait`), `jobs` at a time, and wait for it to end.
+
+    The array's script is `OUT/slurm.sh`; one can edit it and submit it again. Raises ComponentError without `sbatch`.
+    """
+    script = out / "slurm.sh"
+    script.write_text(slurm_script(members, out, jobs), encoding="utf-8")
+    try:
+        code = subprocess.run(["sbatch", "--wait", *options, str(script)]).returncode
+    except FileNotFoundError:
+        raise ComponentError(
+            f"--launcher slurm: there is no `sbatch` here. Submit {script} where there is one, then compare again."
+        ) from None
+    return [Outcome(m, 0 if m.is_done else code or 1, last_lines(log_file(m))) for m in members]
+
+
+def slurm_script(members: Sequence[Member], out: Path, jobs: int) -> str:
+    """A bash script whose array task k makes the k-th run."""
+    lines = ["#!/bin/bash", "#SBATCH --job-name=rewardft-compare", f"#SBATCH --array=0-{len(members) - 1}%{jobs}"]
+    lines += [f"#SBATCH --output={out / 'slurm-%A_%a.log'}", 'case "$SLURM_ARRAY_TASK_ID" in']
+    for number, member in enumerate(members):
+        command = shlex.join([*program(), *member.command(resume=member.is_started)])
+        log = shlex.quote(str(log_file(member)))
+        lines.append(f"{number}) mkdir -p {shlex.quote(str(member.folder.parent))}; exec {command} > {log} 2>&1 ;;")
+    return "\n".join([*lines, "esac", ""])
+
+
+def hand_to_ray(members: Sequence[Member], gpus: float, notify: Notify) -> list[Outcome]:
+    """One Ray task per run, on a shared file system; `gpus`: of each. Raises ComponentError without the package."""
+    try:
+        import ray
+    except ImportError:
+        raise ComponentError("--launcher ray: the package is not installed: pip install ray") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    task = ray.remote(num_gpus=gpus, num_cpus=1)(run_member)
+    futures = {task.remote(member, 1): member for member in members}
+    outcomes, left = list[Outcome](), list(futures)
+    while left:
+        (ready,), left = ray.wait(left, num_returns=1)
+        outcomes.append(ray.get(ready))
+        notify(futures[ready], outcomes[-1], len(members))
+    return outcomes

@@ -1,0 +1,187 @@
+"""What to compare: recipes, finished runs and comparison files become named variants of recipes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rewardft import strict_yaml
+from rewardft.budget import parse_budget
+from rewardft.errors import RecipeError, did_you_mean
+
+Finder = Callable[[str], Path]  # a recipe's file from its name
+FILE_KEYS = {
+    "recipes": (list, "a list of recipes"), "set": (dict, "a mapping of recipe keys to values"),
+    "variants": (dict, "a mapping of names to mappings of recipe keys to values"),
+    "vary": (dict, "a mapping of recipe keys to lists of values"),
+    "seeds": (int, "a whole number"), "budget": (str, "text such as 5000-calls"),
+}  # fmt: skip
+ENDLESS = 1_000_000  # train.steps of a run that its budget ends
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe and what is changed in it. `settings` are `key=value` texts; `run`: a run folder to take as it is."""
+
+    name: str
+    recipe: Path
+    settings: tuple[str, ...] = ()
+    run: Path | None = None
+
+    def with_settings(self, *settings: str) -> Variant:
+        """Later settings replace earlier ones of the same key."""
+        keys = {key_of(text) for text in settings}
+        return replace(self, settings=(*(s for s in self.settings if key_of(s) not in keys), *settings))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A comparison before it is expanded over seeds. `budget`: as `--budget` takes it."""
+
+    variants: tuple[Variant, ...]
+    seeds: int | None = None
+    budget: str | None = None
+
+
+def read_sources(names: Sequence[str], find: Finder) -> Request:
+    """Variants of every source; a comparison file must be the only one. Raises RecipeError."""
+    files = {name: Path(name) / "recipe.yaml" if Path(name).is_dir() else find(name) for name in names}
+    for name, path in files.items():
+        if not Path(name).is_dir() and is_comparison(path):
+            if len(files) > 1:
+                raise RecipeError(name, [f"{name} is a comparison of its own; give it alone."])
+            return read_comparison(path, find)
+    variants = []
+    for name, path in files.items():
+        run = Path(name) if Path(name).is_dir() else None
+        if run is not None and not path.is_file():
+            raise RecipeError(name, [f"{name}: not a run folder; expected a recipe.yaml in it."])
+        variants.append(Variant(short_name(run or path), path, run=run))
+    return Request(tuple(distinct(variants)))
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a YAML file is a comparison: it lists `recipes`, which no recipe does."""
+    data = strict_yaml.parse(path.read_text(encoding="utf-8")).data
+    return isinstance(data, dict) and "recipes" in data
+
+
+def read_comparison(path: Path, find: Finder) -> Request:
+    """A comparison file: `recipes`, and optionally `set`, `variants`, `vary`, `seeds`, `budget`."""
+    document = strict_yaml.parse(path.read_text(encoding="utf-8"))
+    problems = [f"{path}:{p.line}: {p.message}" for p in document.problems] + list(_file_problems(path, document))
+    if problems:
+        raise RecipeError(str(path), problems)
+    data = document.data
+    beside = [path.parent / str(name) for name in data["recipes"]]
+    recipes = [near if near.is_file() else find(str(name)) for name, near in zip(data["recipes"], beside)]
+    variants = distinct(Variant(short_name(recipe), recipe) for recipe in recipes)
+    named = {name: as_settings(changes) for name, changes in data.get("variants", {}).items()}
+    count = len(variants)
+    variants = [combine(v, name, settings, count) for v in variants for name, settings in named.items()] or variants
+    shared = as_settings(data.get("set", {}))
+    variants = [v.with_settings(*shared, *own(v, shared)) for v in variants]
+    request = Request(tuple(variants), data.get("seeds"), data.get("budget"))
+    for key, values in data.get("vary", {}).items():
+        request = replace(request, variants=tuple(vary(request.variants, str(key), values)))
+    return request
+
+
+def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
+    for key, value in document.data.items():
+        where = f"{path}:{document.lines.get((key,), 1)}"
+        if key not in FILE_KEYS:
+            yield f"{where}: a comparison has no key {key!r}.{did_you_mean(str(key), FILE_KEYS)}"
+        elif not isinstance(value, FILE_KEYS[key][0]) or isinstance(value, bool):
+            yield f"{where}: {key}: expected {FILE_KEYS[key][1]}, got {value!r}."
+    for name, changes in (document.data.get("variants") or {}).items():
+        if not isinstance(changes, dict):
+            line = document.lines.get(("variants", name), 1)
+            yield f"{path}:{line}: variants.{name}: expected a mapping of recipe keys to values, got {changes!r}."
+    for key, values in (document.data.get("vary") or {}).items():
+        if not isinstance(values, list) or not values:
+            line = document.lines.get(("vary", key), 1)
+            yield f"{path}:{line}: vary.{key}: expected a list of values, got {values!r}."
+
+
+def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) -> Variant:
+    full = name if recipes == 1 else f"{variant.name}-{name}"
+    return replace(variant, name=full).with_settings(*settings)
+
+
+def own(variant: Variant, shared: Sequence[str]) -> list[str]:
+    """A variant's own settings win over those of all."""
+    keys = {key_of(text) for text in shared}
+    return [text for text in variant.settings if key_of(text) in keys]
+
+
+def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[Variant]:
+    """Every variant with every value of `key`. An `algorithm` may be a name: the section then has its defaults."""
+    result = []
+    for variant, value in itertools.product(variants, values):
+        shown = value if isinstance(value, str) else json.dumps(value)
+        part = shown if key == "algorithm" else f"{key.split('.')[-1]}={shown}"
+        setting = f"{key}={yaml_of({'use': value} if key == 'algorithm' and isinstance(value, str) else value)}"
+        alone = len(variants) == 1
+        result.append(replace(variant, name=part if alone else f"{variant.name}-{part}").with_settings(setting))
+    return distinct(result)
+
+
+def parse_vary(text: str) -> tuple[str, list[Any]]:
+    """`key=a,b` or `key=[a, b]`: the values are read as YAML. Raises RecipeError."""
+    key, equals, values = text.partition("=")
+    document = strict_yaml.parse(values if values.lstrip().startswith("[") else f"[{values}]")
+    if not equals or not key.strip() or document.problems or not document.data:
+        wanted = "expected key=value,value,... such as optimizer.lr=1e-4,1e-3."
+        raise RecipeError(f"--vary {text}", [f"--vary {text}: {wanted}"])
+    return key.strip(), list(document.data)
+
+
+def budget_settings(text: str) -> tuple[str, ...]:
+    """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run earlier or later."""
+    count, _, unit = text.strip().rpartition("-")
+    if unit == "steps" and count.replace("_", "").isdecimal() and int(count.replace("_", "")) > 0:
+        return (f"train.steps={int(count.replace('_', ''))}", "train.budget=null")
+    try:
+        parse_budget(text)
+    except ValueError as error:
+        raise RecipeError(f"--budget {text}", [f"--budget {text}: {error}, or 300-steps."]) from None
+    return (f"train.steps={ENDLESS}", f"train.budget={text.strip()}")
+
+
+def as_settings(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """{'algorithm.use': 'ddpo'} -> `algorithm.use="ddpo"`."""
+    return tuple(f"{key}={yaml_of(value)}" for key, value in changes.items())
+
+
+def yaml_of(value: Any) -> str:
+    """A value as YAML on one line; JSON is YAML, and a number's text is kept as Python prints it."""
+    return json.dumps(value)
+
+
+def key_of(setting: str) -> str:
+    """The key of a `key=value`."""
+    return setting.partition("=")[0].strip()
+
+
+def short_name(path: Path) -> str:
+    """A file's stem, or a folder's name."""
+    return path.stem if path.suffix in (".yaml", ".yml") else path.name
+
+
+def distinct(variants: Sequence[Variant] | Iterator[Variant]) -> list[Variant]:
+    """The same variants under names that are all different."""
+    taken: set[str] = set()
+    result = []
+    for variant in variants:
+        name, number = variant.name, 1
+        while name in taken:
+            number += 1
+            name = f"{variant.name}-{number}"
+        taken.add(name)
+        result.append(replace(variant, name=name))
+    return result
