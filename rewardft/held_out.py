@@ -27,7 +27,7 @@ class HeldOut:
     def __init__(self, session: Session, out: Path, accelerator: Any) -> None:
         self.session, self.out, self.accelerator = session, out, accelerator
         self.spec = session.recipe.evaluate
-        self.wanted = bool(self.spec.every or self.spec.rewards or self.spec.metrics)
+        self.wanted = bool(self.spec.every or self.spec.rewards or self.spec.metrics or self.spec.kl)
         self.trained = trained_values(session.recipe)
         self.not_compared: str | None = None
 

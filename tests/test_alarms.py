@@ -180,6 +180,12 @@ def checkerboard(rollout, batch):
 
 
 @hookimpl
+def on_evaluation_end(run, step, alarms):
+    with (run.folder.parent / "told").open("a") as file:
+        print(step, *[alarm.name for alarm in alarms], file=file)
+
+
+@hookimpl
 def register_rewards():
     return {"checkerboard": checkerboard}
 '''
@@ -213,6 +219,7 @@ def test_a_hackable_reward_raises_alarms_and_can_stop_the_run(digits, capsys):
     assert (summary["status"], summary["step"]) == ("stopped", 8)
     assert summary["reason"] == "alarm: " + "; ".join(alarms.values())
     assert evaluation_lines(run.folder) == {0: [], 8: list(alarms)}
+    assert (run.folder.parent / "told").read_text().splitlines() == ["0", " ".join(["8", *alarms])]
     assert (run.folder / "checkpoints" / "step-00000008" / "state.json").is_file()
     shown = capsys.readouterr().err.splitlines()
     assert [line for line in shown if "alarm" in line] == [f"alarm at step 8:  {s}" for s in alarms.values()]

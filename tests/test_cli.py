@@ -264,7 +264,7 @@ def test_the_run_folder_is_named_after_the_recipe(rewardft):
 
 
 def test_an_interrupted_run_says_how_to_go_on(rewardft, monkeypatch):
-    summary = {"status": "interrupted", "reason": "interrupted by SIGINT", "step": 1, "evaluation": []}
+    summary = {"status": "interrupted", "reason": "interrupted by SIGINT", "step": 1, "evaluation": [], "alarms": []}
     monkeypatch.setattr("rewardft.engine.train", lambda *arguments: summary)
     code, out, _ = rewardft("run", "r.yaml", "--set", "rewards=[{use: light}]", "--out", "a b")
     assert code == 130

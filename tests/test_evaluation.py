@@ -180,3 +180,11 @@ def test_the_kl_adds_reference_calls_alone_and_changes_no_value(recipe, tmp_path
     ctx = session.evaluation_context()
     evaluate(ctx, session.resolved.eval_dataset.build(), {}, 6, 4, kl=True)
     assert ctx.policy.forwards == 2 * (3 + 3), "two batches: three steps and three reference calls each"
+
+
+def test_asking_for_the_kl_alone_turns_the_evaluation_on(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.replace("  every: 4\n", ""))
+    run = run_recipe(path, tmp_path / "run", "evaluate.kl=true", "train.steps=1")
+    assert {row["name"] for row in run.summary["evaluation"]} >= {"kl/epsilon_mse", "reward/tiny_brightness"}
+    assert run_recipe(path, tmp_path / "off", "train.steps=1").summary["evaluation"] == []
