@@ -15,11 +15,12 @@ integration for normal parts of any sizes and many samples, 93.2 to 97.2 % with 
 Measured and not used: Satterthwaite's degrees of freedom (1946) cover as little as 87 % with two seeds. The bootstrap
 stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice") draws
 seeds anew within each sample: it holds the samples fixed and takes what a seed does to all of them for noise, so it
-answers another question, and as an answer to this one covers 10 to 92 %.
+answers another question, and as an answer to this one covers 7 to 92 %.
 
-Where coverage misses 93 to 97 %: skewed samples when few (92.4 % for the mean of 16 exponential samples over five seeds
-without effect); two seeds (up to 97.4 %, too wide); the probability of improvement with two seeds or with 16 samples
-(up to 98.8 %, too wide); values that are missing in one seed much more than in another (too narrow, see `spread`).
+Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): skewed samples when few, 92.4 % for the mean of 16
+exponential samples over five seeds without effect; two seeds, 92.5 to 98.1 %; values missing in one seed much more than
+in another, see `spread`; and the probability of improvement, up to 98.8 % with few seeds and samples, but 71 to 91 %
+where seeds differ so much that each improves all samples or none: that the few seen agree does not show in a variance.
 `benchmarks/coverage.py` measures all of this.
 """
 
@@ -113,7 +114,7 @@ def probability_of_improvement(after: ArrayLike, before: ArrayLike) -> Interval:
     Pairs, unlike the Mann-Whitney form of Agarwal et al. (2021), which sets every run against every other. The interval
     is Wilson's (1927) for that number of independent pairs which would have the variance found (the effective sample
     size of Kish 1965), so it stays within [0, 1]. If nothing varies, as when every pair improves, it is that of N
-    pairs: one would not know better, and the interval must not shrink to a point.
+    pairs, as the interval must not shrink to a point; it then speaks of the samples, and hardly of the seeds.
 
     Args:
         after, before: as for `difference_interval`.
