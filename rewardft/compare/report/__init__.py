@@ -1,4 +1,4 @@
-"""The report of a comparison: report.html, report.md and report.csv, made from its record and the pictures beside it."""
+"""The report of a comparison: report.html, report.md and report.csv, from its record and the pictures beside it."""
 
 from __future__ import annotations
 

@@ -31,8 +31,10 @@ def csv_text(record: ComparisonRecord) -> str:
 def _columns() -> list[str]:
     parts = [name + bound for name in _INTERVALS for bound in ("", "_low", "_high")]
     costs = [f"mean_{axis}" for axis in AXES]
-    return ["variant", "algorithm", "recipe", "value", "role", "higher_is_better", "samples", *parts, "best", "seed_changes",
-            "runs", "runs_ended", "runs_failed", "alarms", *costs, "peak_memory_bytes"]  # fmt: skip
+    return [
+        "variant", "algorithm", "recipe", "value", "role", "higher_is_better", "samples", *parts, "best",
+        "seed_changes", "runs", "runs_ended", "runs_failed", "alarms", *costs, "peak_memory_bytes",
+    ]  # fmt: skip
 
 
 def _variant(variant: VariantRecord) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the figures draw, as plain data: curves thinned to what a screen can show, columns of numbers without noise digits."""
+"""What the figures draw, as plain data: curves thinned to what a screen can show, numbers of six digits."""
 
 from __future__ import annotations
 

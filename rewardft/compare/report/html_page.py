@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network. Every text is escaped; only plugins' sections stand as they were given."""
+"""report.html: one file that needs no network. All text is escaped; only plugins' sections stand as given."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def _tables(record: ComparisonRecord) -> dict[str, Any]:
 
 
 def _has_figures(record: ComparisonRecord) -> bool:
-    drawn = (variant.values or any(run.training or run.evaluations for run in variant.runs) for variant in record.variants)
-    return any(drawn)
+    runs = (run for variant in record.variants for run in variant.runs)
+    return any(variant.values for variant in record.variants) or any(run.training or run.evaluations for run in runs)
 
 
 def _need(module: str) -> ModuleType:

@@ -50,9 +50,10 @@ def code(text: str) -> str:
 
 
 def table(content: Table) -> str:
-    align = "---:" if content.numeric else "---"
+    align = "---:" if content.kind != "text" else "---"
     rule = ["---", *[align] * (len(content.columns) - 1)]
-    lines = [[escape(column) for column in content.columns], rule, *([_cell(cell) for cell in row] for row in content.rows)]
+    rows = [[_cell(cell) for cell in row] for row in content.rows]
+    lines = [[escape(column) for column in content.columns], rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -68,7 +69,7 @@ def _facts(record: ComparisonRecord) -> str:
 
 
 def _summary(record: ComparisonRecord) -> list[str]:
-    said = "\n".join(f"- **{escape(one.variant)}** {escape(one.text)}" for one in sentences(record))
+    said = "\n".join(f"- **{escape(one.variant)}** {escape(f'{one.text} {one.detail}')}" for one in sentences(record))
     return ["## Summary", escape(" ".join(lead(record))), *([said] if said else [])]
 
 

@@ -11,7 +11,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | None, width: float = math.nan, sign: bool = False) -> str:
-    """`value` with two digits of `width`, the half-width of its interval; with three of its own where that is unknown."""
+    """`value` with two digits of `width`, its interval's half-width; with three of its own where that is unknown."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     decimals = _decimals(value, width)

@@ -19,7 +19,7 @@ _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 class Gallery:
-    """Embedded pictures. `pairs` name them by their place in `images`; `left_out` counts pairs there was no room for."""
+    """Embedded pictures. `pairs` name them by their place in `images`; `left_out` counts pairs that found no room."""
 
     def __init__(self, record: ComparisonRecord, folder: Path) -> None:
         self.images: list[str] = []

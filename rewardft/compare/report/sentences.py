@@ -11,10 +11,11 @@ from rewardft.compare.report.verdicts import Verdict, direction, focus, group_of
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is to be said of a variant; plain text."""
+    """What is to be said of a variant: text of the value that the comparison is about, detail of the rest."""
 
     variant: str
     text: str
+    detail: str
     verdict: Verdict
 
 
@@ -29,7 +30,7 @@ def lead(record: ComparisonRecord) -> list[str]:
     name = focus(record)
     lines = [*_best(record, name)]
     if record.target is None and name is not None:
-        lines.append(f"The variants do not all train the same reward; they are compared on {name}, a value that all share.")
+        lines.append(f"The variants do not all train the same reward; they are compared on {name}, which all share.")
     if len(record.seeds) == 1:
         lines.append("One seed each: the intervals cover the samples, not the seeds, so this is no ranking of methods.")
     failed = sum(run.status == "failed" for variant in record.variants for run in variant.runs)
@@ -70,10 +71,10 @@ def _against_best(value: Value, best: str) -> Verdict:
 def _sentence(variant: VariantRecord, name: str | None) -> Sentence:
     value = value_of(variant, name)
     if value is None:
-        return Sentence(variant.name, " ".join([_nothing(variant, name), *_limits(variant, None)]), "unknown")
+        return Sentence(variant.name, " ".join([_nothing(variant, name), *_limits(variant, None)]), "", "unknown")
     said = verdict(value.versus_base, value.higher_is_better)
-    parts = [_against_base(value), _against_rival(value), *_other_values(variant, value.name), *_limits(variant, value)]
-    return Sentence(variant.name, " ".join(part for part in parts if part), said)
+    text = " ".join([_against_base(value), _against_rival(value), *_limits(variant, value)])
+    return Sentence(variant.name, text, " ".join(_other_values(variant, value.name)), said)
 
 
 def _nothing(variant: VariantRecord, name: str | None) -> str:
@@ -127,9 +128,9 @@ def _other_values(variant: VariantRecord, name: str) -> list[str]:
     said: dict[Verdict, list[str]] = {}
     for value in others:
         said.setdefault(verdict(value.versus_base, value.higher_is_better), []).append(value.name)
-    words = {"better": "better", "worse": "worse", "not separable": "not separable from the base"}
-    parts = [f"{word}: {_listed(said[key])}" for key, word in words.items() if key in said]  # type: ignore[index]
-    return [f"Of the values not trained, {'; '.join(parts)}."] if parts else []
+    words = {"better": "better", "worse": "worse", "not separable": "no separable change"}
+    parts = [f"{word} {_listed(said[key])}" for key, word in words.items() if key in said]  # type: ignore[index]
+    return [f"Values not trained: {'; '.join(parts)}."] if parts else []
 
 
 def _limits(variant: VariantRecord, value: Value | None) -> list[str]:

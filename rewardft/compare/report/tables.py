@@ -1,4 +1,4 @@
-"""The report's tables as plain text cells, written as HTML and as Markdown alike."""
+"""The report's tables as cells of plain text, written as HTML and as Markdown alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from rewardft.compare.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
 from rewardft.compare.report.numbers import UNKNOWN, count, duration, interval, number, plural, size
@@ -40,12 +40,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row names it."""
+    """The first cell of a row names it. kind: what the other cells are, which says how they are set."""
 
     caption: str
     columns: list[str]
     rows: list[list[Cell]]
-    numeric: bool = True
+    kind: Literal["intervals", "counts", "text"] = "intervals"
 
 
 def value_table(record: ComparisonRecord, name: str) -> Table:
@@ -57,14 +57,17 @@ def value_table(record: ComparisonRecord, name: str) -> Table:
     measured = [(variant, value_of(variant, name)) for variant in ranked(record)]
     found = [(variant, value) for variant, value in measured if value is not None]
     scale = _scale([value.versus_base for _, value in found])
-    return Table(f"{name}, with 95 % intervals", columns, [_value_row(variant, value, scale) for variant, value in found])
+    rows = [_value_row(variant, value, scale) for variant, value in found]
+    return Table(f"{name}, with 95 % intervals", columns, rows)
 
 
 def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float]) -> list[Cell]:
     better = value.higher_is_better
     change = value.versus_base
-    rival = f"{interval(value.versus_best, sign=True)} against {value.best}" if value.versus_best and value.best else "none"
+    against = f"{interval(value.versus_best, sign=True)} against {value.best}"
+    rival = against if value.versus_best and value.best else "none"
     width = (change.high - change.low) / 2 if change else math.nan
+    seeds = ", ".join(number(seed, width, sign=True) for seed in value.seeds)
     return [
         Cell(variant.name, variant.name),
         Cell(interval(change, sign=True), _middle(change), verdict(change, better), _bar(change, scale)),
@@ -73,7 +76,7 @@ def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float])
         Cell(interval(value.iqm), _middle(value.iqm)),
         Cell(rival, _middle(value.versus_best), verdict(value.versus_best, better)),
         Cell(interval(value.probability), _middle(value.probability)),
-        Cell(", ".join(number(seed, width, sign=True) for seed in value.seeds) or UNKNOWN, fmean(value.seeds or [math.nan])),
+        Cell(seeds or UNKNOWN, fmean(value.seeds) if value.seeds else None),
         Cell(count(value.samples), value.samples),
     ]
 
@@ -102,7 +105,8 @@ def cost_table(record: ComparisonRecord) -> Table:
         "Variant", "Runs ended", "Training time", "Peak memory", "Denoiser forwards", "Denoiser backwards",
         "Reward evaluations", "Optimizer steps",
     ]  # fmt: skip
-    return Table("Cost of one run: means over the runs that ended", columns, [_cost_row(v) for v in ranked(record)])
+    caption = "Cost of one run: means over the runs that ended"
+    return Table(caption, columns, [_cost_row(v) for v in ranked(record)], "counts")
 
 
 def _cost_row(variant: VariantRecord) -> list[Cell]:
@@ -127,17 +131,21 @@ def mean_axis(runs: Iterable[RunRecord], axis: str) -> float:
 
 def differences_table(record: ComparisonRecord) -> Table:
     """The settings in which the variants differ, and no others."""
-    keys = list(dict.fromkeys(key for variant in record.variants for key in variant.differences))
+    of_variants = [{"Recipe": v.recipe, "Algorithm": v.algorithm, **v.differences} for v in record.variants]
+    keys = list(dict.fromkeys(key for settings in of_variants for key in settings))
+    if {"algorithm", "algorithm.use"} & set(keys):
+        keys.remove("Algorithm")  # said by the setting itself
+    keys = [key for key in keys if len({repr(settings.get(key, ...)) for settings in of_variants}) > 1]
     rows = [
-        [Cell(v.name, v.name), Cell(v.algorithm, v.algorithm), Cell(v.recipe, v.recipe),
-         *(_setting(v.differences[key]) if key in v.differences else Cell("not set") for key in keys)]
-        for v in record.variants
-    ]  # fmt: skip
-    return Table("Settings in which the variants differ", ["Variant", "Algorithm", "Recipe", *keys], rows, numeric=False)
+        [Cell(v.name, v.name), *(_setting(settings[key]) if key in settings else Cell("not set") for key in keys)]
+        for v, settings in zip(record.variants, of_variants)
+    ]
+    return Table("Settings in which the variants differ", ["Variant", *keys], rows if keys else [], kind="text")
 
 
 def _setting(value: Any) -> Cell:
-    return Cell(setting(value), value if isinstance(value, (int, float)) and not isinstance(value, bool) else setting(value))
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Cell(setting(value), value if is_number else setting(value))
 
 
 def setting(value: Any) -> str:
@@ -154,7 +162,7 @@ def failure_table(record: ComparisonRecord) -> Table:
         for variant in record.variants for run in variant.runs if run.status != "finished"
     ]  # fmt: skip
     columns = ["Variant", "Seed", "Status", "Reason", "Last lines of the error"]
-    return Table("Runs that did not finish", columns, rows, numeric=False)
+    return Table("Runs that did not finish", columns, rows, kind="text")
 
 
 def alarm_table(record: ComparisonRecord) -> Table:
@@ -166,23 +174,24 @@ def alarm_table(record: ComparisonRecord) -> Table:
             [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(alarm)]
             for run in variant.runs for alarm in run.alarms if alarm not in variant.alarms
         ]  # fmt: skip
-    return Table("Alarms", ["Variant", "Seed", "Alarm"], rows, numeric=False)
+    return Table("Alarms", ["Variant", "Seed", "Alarm"], rows, kind="text")
 
 
 def command_table(record: ComparisonRecord) -> Table:
     """How each run is repeated alone."""
     rows = [
-        [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(run.folder), Cell(run.command, block=True)]
+        [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(run.folder),
+         Cell(run.command, block=True)]
         for variant in record.variants for run in variant.runs if run.command
     ]  # fmt: skip
-    return Table(f"{plural(len(rows), 'run')}, each alone", ["Variant", "Seed", "Folder", "Command"], rows, numeric=False)
+    return Table(f"{plural(len(rows), 'run')}, each alone", ["Variant", "Seed", "Folder", "Command"], rows, kind="text")
 
 
 def pairs_table(caption: str, columns: tuple[str, str], pairs: dict[str, Any]) -> Table:
     """Names and what they are set to."""
-    rows = [[Cell(key, key), Cell(UNKNOWN if value is None and columns[1] == "Version" else setting(value))]
-            for key, value in pairs.items()]
-    return Table(caption, list(columns), rows, numeric=False)
+    none = UNKNOWN if columns[1] == "Version" else "null"
+    rows = [[Cell(key, key), Cell(none if value is None else setting(value))] for key, value in pairs.items()]
+    return Table(caption, list(columns), rows, kind="text")
 
 
 def _middle(estimate: Interval | None) -> float | None:

@@ -33,7 +33,7 @@ def value_of(variant: VariantRecord, name: str | None) -> Value | None:
 
 
 def value_names(record: ComparisonRecord) -> list[str]:
-    """All values' names: the focus, trained rewards, other values per sample, values per set; groups of samples last."""
+    """All values' names: the focus, trained rewards, other values per sample, values per set; groups last."""
     roles = {"reward": 0, "held_out": 1, "set": 2}
     found: dict[str, tuple[bool, bool, int]] = {}
     first = focus(record)
@@ -51,7 +51,7 @@ def group_of(name: str, names: set[str]) -> str | None:
 
 
 def focus(record: ComparisonRecord) -> str | None:
-    """The value that the report is about: the target, else the first held-out value that all measured variants share."""
+    """The value that the report is about: the target, else the first held-out value that all variants share."""
     if record.target is not None:
         return record.target
     measured = [variant for variant in record.variants if variant.values]
@@ -70,7 +70,7 @@ def direction(record: ComparisonRecord, name: str | None) -> bool | None:
 
 
 def ranked(record: ComparisonRecord) -> list[VariantRecord]:
-    """The variants, best estimate of the focus first, those without one last; in the record's order without a direction."""
+    """The variants, best estimate of the focus first; in the record's order where neither direction is better."""
     name, better = focus(record), direction(record, focus(record))
     if better is None:
         return list(record.variants)

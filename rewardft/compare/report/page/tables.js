@@ -38,12 +38,12 @@
     const headings = columns.map((text) => Report.element("th", { scope: "col", textContent: text }));
     const table = Report.element(
       "table",
-      { className: "numeric" },
+      { className: "intervals" },
       Report.element("caption", { textContent: caption }),
       Report.element("thead", {}, Report.element("tr", {}, ...headings)),
       Report.element("tbody", {}, ...rows.map((row) => Report.element("tr", {}, ...row.map((text, i) => cell(text, i === 0))))),
     );
-    const scroll = Report.element("div", { className: "scroll tall", tabIndex: 0 }, table);
+    const scroll = Report.element("div", { className: rows.length > 12 ? "scroll tall" : "scroll", tabIndex: 0 }, table);
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", caption);
     details.querySelector(".scroll")?.remove();

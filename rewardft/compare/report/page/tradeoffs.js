@@ -58,12 +58,19 @@
     const [width, height] = [plot.clientWidth - 90, plot.clientHeight - 70];
     const pixel = (p) => [((p.x[0] - xs[0]) / (xs[1] - xs[0])) * width, ((ys[1] - p.y[0]) / (ys[1] - ys[0])) * height];
     const taken = points.map((p) => pixel(p)).map(([x, y]) => [x - 7, y - 7, x + 7, y + 7]);
+    const scale = (low, high, [from, to], length) => [((low - from) / (to - from)) * length, ((high - from) / (to - from)) * length];
+    for (const p of points) {
+      const [x, y] = pixel(p);
+      const [left, right] = scale(p.x[1] ?? p.x[0], p.x[2] ?? p.x[0], xs, width);
+      const [up, down] = scale(p.y[1] ?? p.y[0], p.y[2] ?? p.y[0], ys, height).map((from) => height - from).reverse();
+      taken.push([left, y - 1, right, y + 1], [x - 1, up, x + 1, down]);
+    }
     const free = ([a, b, c, d]) => a >= 0 && c <= width && taken.every(([e, f, g, h]) => c < e || g < a || d < f || h < b);
     return points.flatMap((point) => {
       const text = Report.plain(point.name, 24);
       const wide = Math.min(point.name.length, 24) * 7.2;
       const [x, y] = pixel(point);
-      const places = [[12, 0, "left"], [-12, 0, "right"], [0, -16, "center"], [0, 16, "center"], [12, -15, "left"], [12, 15, "left"], [-12, -15, "right"], [-12, 15, "right"]];
+      const places = [[10, -12, "left"], [10, 12, "left"], [-10, -12, "right"], [-10, 12, "right"], [12, 0, "left"], [-12, 0, "right"], [8, -26, "left"], [8, 26, "left"], [-8, -26, "right"], [-8, 26, "right"]];
       const boxes = places.map(([dx, dy, side]) => {
         const left = x + dx - (side === "left" ? 0 : side === "right" ? wide : wide / 2);
         return { dx, dy, side, box: [left, y + dy - 8, left + wide, y + dy + 8] };
