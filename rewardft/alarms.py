@@ -37,7 +37,7 @@ def find_alarms(
     """The alarms of an evaluation against that of the base model.
 
     Args:
-        trained: names of the values that the run trains for, such as `reward/brightness`.
+        trained: names of the values that the run trains for, such as `reward/NAME`.
         min_diversity: fraction of the base's diversity, 0 to 1; 0: no alarm.
 
     Raises CheckpointError when the two evaluations were not made alike.

@@ -53,7 +53,11 @@ def spent_on_axes(cost: Mapping[str, int], step: int, seconds: float, processes:
 
 class Meter:
     """Watches one run spend. What cannot be bought whole is not begun: a run takes no batch that would carry it over
-    its budget, so it ends less than one batch below it."""
+    its budget, so it ends less than one batch below it.
+
+    What a batch will take is taken to be what the dearest one so far took. Where the cost of batches is random (random
+    truncation), the last one may be dearer than all before it, and the run ends less than one batch above.
+    """
 
     def __init__(self, budget: str | None, processes: int = 1) -> None:
         self.budget = None if budget is None else parse_budget(budget)
@@ -73,6 +77,9 @@ class Meter:
         now, counted = self._spent(cost, step, seconds), self.budget.axis != "seconds"
         if counted and self.spent == 0 and now > self.budget.amount:
             raise ComponentError(f"train.budget: {self.budget} do not pay for one batch, which took {now:,.10g}")
+        if counted and now == 0:
+            axis = self.budget.axis
+            raise ComponentError(f"train.budget: this run spends no {axis}, so {self.budget} would never end it")
         # Counts vary with random truncation, so the dearest batch is what must be affordable; times jitter.
         self.batch = max(self.batch, now - self.spent) if counted else now - self.spent
         self.spent = now

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from rewardft.distributed import (
 from rewardft.errors import AuditError, ComponentError
 from rewardft.evaluation import Evaluation, compare
 from rewardft.held_out import HeldOut
+from rewardft.interrupts import Signals
 from rewardft.memory import peak_memory, return_freed_memory
 from rewardft.noise import keyed_seed
 from rewardft.progress import ProgressLine
@@ -78,10 +77,11 @@ class Trainer:
         self.optimizer = build_optimizer(recipe, plugins, self.parameters)
         self.schedule = build_schedule(recipe, self.optimizer)
         self.stream = Stream(resolved.dataset.build(), recipe.seed)
-        self.step = self.closings = self.signal = 0
+        self.step = self.closings = 0
         self.pending: list[tuple[int, dict[str, Tensor], dict[str, float]]] = []
         self.seconds, self.is_spent = 0.0, False
         self.meter = Meter(recipe.train.budget, self.accelerator.num_processes)
+        self.signals = Signals()
         self.stop_reason: str | None = None
         self.resumed: list[dict[str, Any]] = []
         self.baseline: Evaluation | None = None
@@ -103,7 +103,7 @@ class Trainer:
             self._evaluate()
             self._heed_alarms()
         self.clock = time.monotonic()
-        with self._signals():
+        with self.signals:
             while self.step < self.recipe.train.steps and self.stop_reason is None and not self.is_spent:
                 self.batch_began = time.monotonic()
                 self._train_batch()
@@ -193,8 +193,8 @@ class Trainer:
     def _between_steps(self) -> None:
         self.meter.update(self.ctx.cost, self.step, self.seconds)
         self.is_spent = main_decides(self.accelerator, lambda: self.meter.exhausted)
-        if number := largest(self.accelerator, self.signal):
-            self.signal = number
+        if number := largest(self.accelerator, self.signals.number):
+            self.signals.number = number
             self.stop_reason = f"interrupted by {signal.Signals(number).name}"
         save = self.recipe.save.every
         if self.stop_reason or (save and self.step // save > self.saved // save):
@@ -263,7 +263,7 @@ class Trainer:
         self.plugins.call("on_run_start", run=self.run)
 
     def _finish(self) -> dict[str, Any]:
-        interrupted = bool(largest(self.accelerator, self.signal))  # it may have come after the last step
+        interrupted = bool(largest(self.accelerator, self.signals.number))  # it may have come after the last step
         after = None if interrupted else self._evaluate()
         if self.is_main:
             write_folder(self.out / "adapter", lambda folder: save_trained(self.adapter, folder, self.step))
@@ -291,22 +291,6 @@ class Trainer:
         except Exception as second:
             notes = "; ".join([repr(second), *getattr(second, "__notes__", [])])
             error.add_note(f"while this error was reported, another came up: {notes}")
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT end the run after the current step, with a checkpoint; a second one ends it at once."""
-
-        def handle(number: int, frame: Any) -> None:
-            if self.signal:
-                raise KeyboardInterrupt
-            self.signal = number
-
-        old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
     def _dump_samples(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
         """What a failing reward was given, and a note of where it is; each process for itself."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Sequence
@@ -75,7 +74,11 @@ def sample_run(
     grid = save_grid([drawn.base.get("decoded"), drawn.tuned.get("decoded")], out / "grid.png")
     if grid is not None:
         pictures = out / "pictures"
-        write_folder(pictures, functools.partial(save_both, drawn))
+
+        def fill(folder: Path) -> None:
+            save_both(drawn, folder)
+
+        write_folder(pictures, fill)
         files += [grid, pictures]
     return drawn, files
 
@@ -110,6 +113,7 @@ def draw_both(
 
 
 def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:
+    """These rows of the held-out data, on the session's device."""
     batch = make_batch([dataset[i] for i in rows], [0] * len(rows))
     return batch.to(session.context.device)
 

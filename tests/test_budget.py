@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,6 +123,13 @@ def test_a_budget_below_one_batch_is_an_error(recipe, tmp_path):
     assert str(caught.value) == "train.budget: 1 rewards do not pay for one batch, which took 2"
 
 
+def test_a_budget_that_nothing_is_spent_of_is_an_error(recipe, tmp_path):
+    """Supervised training scores nothing: without this it would run to the end of train.steps."""
+    with pytest.raises(ComponentError) as caught:
+        run_recipe(recipe, tmp_path / "run", "train.budget=8-rewards", "algorithm={use: denoising}", "rewards=[]")
+    assert str(caught.value) == "train.budget: this run spends no rewards, so 8 rewards would never end it"
+
+
 def test_the_recipe_says_what_is_wrong_with_it(recipe):
     with pytest.raises(RecipeError) as caught:
         load_recipe(recipe, ["train.budget=5-cows", "optimizer.schedule=cosine"])
@@ -139,6 +147,6 @@ def test_the_recipe_says_what_is_wrong_with_it(recipe):
 
 def test_the_summary_says_how_much_memory_the_run_held(recipe, tmp_path):
     run = run_recipe(recipe, tmp_path / "run", "train.steps=1")
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     assert 0.5 < run.summary["peak_memory_bytes"] / (int(status["VmHWM"].split()[0]) * 1024) <= 1.0
     assert json.loads((run.folder / "summary.json").read_text())["peak_memory_bytes"] == run.summary["peak_memory_bytes"]

@@ -17,7 +17,9 @@ from rewardft import strict_yaml
 from rewardft.algorithms import direct
 from rewardft.catalog import build_catalog
 from rewardft.cli.app import build_app
+from rewardft.cli.comparing import Options, build_request
 from rewardft.cli.shipped import shipped_recipes
+from rewardft.compare.members import expand
 from rewardft.component import tags_of
 from rewardft.hook_checks import HOOKS
 from rewardft.plugins import load_plugins
@@ -116,7 +118,11 @@ def test_whole_recipes_in_a_document_pass_the_check(name, tmp_path):
     for stem, text in files_in(name).items():
         (tmp_path / stem).write_text(text)
     for text in blocks(name, "yaml"):
-        if "algorithm:" in text:
+        if text.startswith("recipes:"):
+            path = tmp_path / "comparison.yaml"
+            path.write_text(text)
+            assert [m.problem for m in expand(build_request([str(path)], Options()), tmp_path)] == [None] * 9
+        elif "algorithm:" in text:
             path = tmp_path / "recipe.yaml"
             path.write_text(text)
             recipe = load_recipe(path)

@@ -13,7 +13,8 @@ CORE = sorted((ROOT / "rewardft").rglob("*.py"))
 REGISTERS = re.compile(r"register_(models|samplers|algorithms|rewards|regularizers|datasets|metrics|commands)$")
 # Names that a plugin has or registers and the core may say: documented tags, and the kind of component that a plugin is
 # named after. (A paper's name, `DrPose`, is no plugin's name.)
-SHARED_WORDS = {"multiview", "rewards"}
+# Plain words of the core, too; `diversity` and `image_statistics` are how metrics name what alarms watch.
+SHARED_WORDS = {"multiview", "rewards", "metrics", "digits", "remote", "diversity", "image_statistics"}
 
 
 def lint_imports(config, folder):

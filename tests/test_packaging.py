@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {"rewardft": "rewardft", "plugins": "rewardft_plugins", "recipes": "rewardft_recipes"}
-CODE_AND_DATA = {".py", ".typed", ".npz", ".json", ".safetensors", ".txt", ".md", ".yaml"}
+CODE_AND_DATA = {".py", ".typed", ".npz", ".json", ".safetensors", ".txt", ".md", ".yaml", ".html", ".css", ".js"}
 
 RECIPE = """
 plugins: [rewardft.testing.tiny]

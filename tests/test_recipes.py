@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from rewardft.cli.comparing import Options, build_request
+from rewardft.compare.members import expand
 from rewardft.plugins import load_plugins
 from rewardft.recipe import load_recipe
 from rewardft.resolve import resolve
 from rewardft.testing import run_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+COMPARISONS = sorted((ROOT / "recipes").glob("compare_*.yaml"))
+RECIPES = sorted(set((ROOT / "recipes").rglob("*.yaml")) - set(COMPARISONS))
 TOYS = [path for path in RECIPES if path.stem.startswith("toy_")]
 LIMIT = 20.0  # processor seconds for a toy recipe
 
@@ -41,6 +44,15 @@ def test_a_shipped_recipe_opens_with_what_it_trains_and_how_to_run_it(path):
     assert len(head[0]) > 20
     assert any(re.search(rf"rewardft run {path.stem}\b", line) for line in head)
     assert any("--set " in line for line in head)
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=stem)
+def test_every_run_of_a_shipped_comparison_can_be_made(path, tmp_path):
+    request = build_request([str(path)], Options())
+    members = expand(request, tmp_path)
+    assert [member.problem for member in members if member.problem] == []
+    assert len({member.variant.name for member in members}) >= 8 and len(members) == len(request.variants) * request.seeds
+    assert f"rewardft compare {path.stem}" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", TOYS, ids=stem)

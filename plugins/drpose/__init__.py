@@ -1,7 +1,8 @@
 """DrPose: direct reward fine-tuning of multi-view human diffusion on poses (arXiv 2603.02619), in miniature and full.
 
-Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score`, the data set `drpose15k`,
-the metrics `pose_judge` and `blazepose`, and the commands under `rewardft drpose`.
+Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score` and its other forms
+`joint_regression` and `silhouette_score`, the data set `drpose15k`, the metrics `pose_judge` and `blazepose`, and the
+commands under `rewardft drpose`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rewardft import hookimpl
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rewardft import Rollout, Run
+    from rewardft.compare.records import ComparisonRecord, Section
     from rewardft.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
@@ -42,8 +46,9 @@ def register_datasets() -> Factories:
 @hookimpl
 def register_rewards() -> Factories:
     from .pose_score import PoseScore
+    from .reward_forms import JointRegression, SilhouetteScore
 
-    return {"pose_score": PoseScore}
+    return {"pose_score": PoseScore, "joint_regression": JointRegression, "silhouette_score": SilhouetteScore}
 
 
 @hookimpl
@@ -77,3 +82,10 @@ def on_evaluation_end(run: Run, step: int, rollout: Rollout | None) -> None:
 
     if run.is_main and rollout is not None:
         save_samples(run.folder / "samples" / f"step-{step:08d}.png", rollout)
+
+
+@hookimpl
+def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
+    from .report import report_sections as sections
+
+    return sections(record, folder)

@@ -19,6 +19,7 @@ from rewardft.types import Batch, Rollout
 from .attention import BODY_VIEWS, DOMAINS
 from .body import JOINTS, PARTS
 from .camera import HALF_EXTENT, MIRRORED, view_axes
+from .positions import expected_position
 from .weights import freeze, load_into, locate, read_json, read_tensors, write_json, write_tensors
 
 # A unit normal n is painted (n + 1) / 2 on white: its darkest channel is 0.21 to 1 below white, an edge pixel's less.
@@ -126,7 +127,7 @@ class JudgeNet(nn.Module):
         deep = self.at16(eighth)
         up = self.up4(_grow(self.up8(_grow(deep) + eighth)) + quarter)
         features = self.up2(_grow(up) + half)
-        places = _expected_position(self.joints(features).float()).unflatten(0, count)
+        places = expected_position(self.joints(features).float()).unflatten(0, count)
         scores = self.confidence(deep.mean((2, 3))).float().unflatten(0, count)
         weights = scores.softmax(dim=1) + VIEW_FLOOR
         return triangulate(places, weights), places, self.parts(features).unflatten(0, count)
@@ -148,15 +149,6 @@ class JudgeNet(nn.Module):
 
 def _grow(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def _expected_position(logits: Tensor) -> Tensor:
-    """Mean position under a softmax over pixels: `(n, j, h, w)` -> `(n, j, 2)`, x right, y down, in [-1, 1]."""
-    height, width = logits.shape[-2:]
-    probability = logits.flatten(2).softmax(-1).view_as(logits)
-    x = (torch.arange(width, device=logits.device) + 0.5) * (2 / width) - 1
-    y = (torch.arange(height, device=logits.device) + 0.5) * (2 / height) - 1
-    return torch.stack([(probability.sum(2) * x).sum(-1), (probability.sum(3) * y).sum(-1)], dim=-1)
 
 
 class PoseJudge:

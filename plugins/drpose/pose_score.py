@@ -18,7 +18,7 @@ from rewardft.types import Batch, Rollout
 
 from .attention import BODY_VIEWS, DOMAINS
 from .skeleton import skeleton_maps
-from .skeleton_net import SkeletonNet
+from .skeleton_net import READINGS, SkeletonNet
 from .weights import freeze, locate
 
 PYRAMID_LEVELS = 4
@@ -82,15 +82,53 @@ def skeleton_loss(logits: Tensor, maps: Tensor, bce: float, perceptual: float, d
     return loss + perceptual * views.view(len(maps), -1).mean(1)
 
 
-def body_rows(x0: Tensor) -> Tensor:
+def body_rows(x0: Tensor, reward: str = "pose_score") -> Tensor:
     """The 12 body rows of `(b, 12, ...)` or, without its face rows, of `(b, 14, ...)`."""
     views = x0.shape[1] // DOMAINS
     if x0.shape[1] not in (DOMAINS * BODY_VIEWS, DOMAINS * (BODY_VIEWS + 1)):
-        raise ComponentError(f"pose_score expects 12 or 14 rows of latents per sample, got x0 of {tuple(x0.shape)}")
+        raise ComponentError(f"{reward} expects 12 or 14 rows of latents per sample, got x0 of {tuple(x0.shape)}")
     return x0.unflatten(1, (DOMAINS, views))[:, :, :BODY_VIEWS].flatten(1, 2)
 
 
-class PoseScore:
+class LatentReward:
+    """A reward `(b,)` from what a frozen network reads off clean latents `rollout.x0` `(b, 12 or 14, c, h, w)`.
+
+    Subclasses say what the network reads (`reads`), where its weights are shipped (`kind`) and which command trains
+    it, and compare its maps with the truth.
+    """
+
+    needs = frozenset({"multiview"})
+    provides = frozenset({"reward_gradient"})
+    name, reads, kind, command = "pose_score", "maps", "skeleton", "train-skeleton"
+
+    def __init__(self, weights: str) -> None:
+        folder = locate(weights, self.kind)
+        self.net = SkeletonNet.load(folder)
+        if self.net.reads != self.reads:
+            raise ComponentError(
+                f"{self.name} needs a network that reads {self.reads!r} ({READINGS[self.reads]}), and the one in "
+                f"{folder} reads {self.net.reads!r}; train one with `rewardft drpose {self.command}`."
+            )
+        freeze(self.net)
+
+    def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
+        x0 = body_rows(rollout.x0, self.name)
+        if x0.shape[2] != self.net.channels:
+            raise ComponentError(
+                f"{self.name}'s network reads latents of {self.net.channels} channels, the model gives {x0.shape[2]}; "
+                "give the `weights` of a network trained on this model's autoencoder "
+                f"(rewardft drpose {self.command})."
+            )
+        self.net.to(x0.device)
+        with torch.autocast(x0.device.type, enabled=False):
+            return self.compare(self.net(x0.float()), batch)
+
+    def compare(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Logits `(b, 6, maps, s, s)`, float32 -> `(b,)`."""
+        raise NotImplementedError
+
+
+class PoseScore(LatentReward):
     """Reward `(b,)`, at most 0, from latents `rollout.x0` `(b, 12, c, h, w)`, or 14 rows with (ignored) face crops.
 
     The truth is drawn from `batch["joints2d"]` `(b, 6, 23, 2)`, which the data set stores mirrored for the views 3 and
@@ -104,27 +142,14 @@ class PoseScore:
     Raises `ComponentError` when the weights are missing or do not fit the latents.
     """
 
-    needs = frozenset({"multiview"})
-    provides = frozenset({"reward_gradient"})
-
     def __init__(
         self, weights: str = "shipped", bce: float = 1.0, perceptual: float = 1.0, radius: float = 0.04,
         lpips_weights: str | None = None,
     ) -> None:  # fmt: skip
-        self.net = SkeletonNet.load(locate(weights, "skeleton"))
-        freeze(self.net)
+        super().__init__(weights)
         self.bce, self.perceptual, self.radius = bce, perceptual, radius
         self.distance: Perceptual = pyramid_distance if lpips_weights is None else Lpips(lpips_weights)
 
-    def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
-        x0 = body_rows(rollout.x0)
-        if x0.shape[2] != self.net.channels:
-            raise ComponentError(
-                f"pose_score's network reads latents of {self.net.channels} channels, the model gives {x0.shape[2]}; "
-                "give the `weights` of a network trained on this model's autoencoder (rewardft drpose train-skeleton)."
-            )
-        self.net.to(x0.device)
-        with torch.autocast(x0.device.type, enabled=False):
-            logits = self.net(x0.float())
-            maps = skeleton_maps(batch["joints2d"].to(x0.device).float(), logits.shape[-1], self.radius)
-            return -skeleton_loss(logits, maps, self.bce, self.perceptual, self.distance)
+    def compare(self, logits: Tensor, batch: Batch) -> Tensor:
+        maps = skeleton_maps(batch["joints2d"].to(logits.device).float(), logits.shape[-1], self.radius)
+        return -skeleton_loss(logits, maps, self.bce, self.perceptual, self.distance)

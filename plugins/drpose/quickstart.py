@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,20 @@ def free_folder(out: Path) -> Path:
 def paint(folder: Path, count: int = 4) -> Path:
     """`before_after.png` in the run folder: held-out acrobatic samples by the base and the tuned model."""
     session = open_run(folder)
-    dataset = session.resolved.eval_dataset.build()
-    chosen = [item for item in map(dataset.__getitem__, range(min(len(dataset), 40))) if not item["plain"]][:count]
     ctx = session.evaluation_context()
-    batch = stack(chosen)
+    batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
     before = sample_normals(ctx, batch)
     load_trained(session, folder)
     path = folder / "before_after.png"
     rows = [("before", before), ("after", sample_normals(ctx, batch)), ("truth", batch["normals"])]
     save_comparison(path, batch["image"], rows)
     return path
+
+
+def acrobatic_items(dataset: Any, count: int) -> list[Any]:
+    """The first `count` acrobatic samples of a data set, or as many as there are."""
+    items = map(dataset.__getitem__, range(len(dataset)))
+    return list(islice((item for item in items if not item["plain"]), count))
 
 
 def stack(items: list[Any]) -> Batch:

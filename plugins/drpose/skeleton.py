@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .body import PARENTS
+from .positions import pixel_centres
 
 
 def skeleton_maps(
@@ -37,13 +38,13 @@ def skeleton_maps(
     edge = 2.0 / size if softness is None else softness
     ends = [parent if parent >= 0 else joint for joint, parent in enumerate(parents)]
     start, end = joints2d, joints2d[..., ends, :]
-    distance = _distance_to_segment(_pixel_centres(size, joints2d), start, end)
+    distance = _distance_to_segment(_pixel_grid(size, joints2d), start, end)
     return ((radius - distance) / edge + 0.5).clamp(0.0, 1.0)
 
 
-def _pixel_centres(size: int, like: Tensor) -> Tensor:
+def _pixel_grid(size: int, like: Tensor) -> Tensor:
     """`(size, size, 2)` coordinates of the pixel centres, x first."""
-    line = (torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) * (2.0 / size) - 1.0
+    line = pixel_centres(size, like)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return torch.stack([x, y], dim=-1)
 

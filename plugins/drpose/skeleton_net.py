@@ -3,11 +3,15 @@
 DrPose (arXiv 2603.02619) reads the skeleton off the latents, without decoding them; the published network is a
 "pretrained U-Net" without further detail. This one is a small convolutional U-Net that works on each view alone, its
 normal and colour latents side by side.
+
+The same network with another last level reads other things off the latents, for the rewards that PoseScore is compared
+with: see `READINGS` and `SkeletonNet.fork`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +20,14 @@ from torch import Tensor, nn
 from rewardft.errors import ComponentError
 
 from .attention import BODY_VIEWS
-from .weights import load_into, read_json, read_tensors, write_json, write_tensors
+from .weights import SHIPPED, load_into, locate, read_json, read_tensors, write_json, write_tensors
+
+READINGS = {
+    "maps": "one skeleton map per joint",
+    "joints": "one joint's place per map, the mean of its softmax",
+    "silhouettes": "the body's silhouette",
+}
+FORKED = ("up1.", "leave.")  # the last level: what a fork does not share with the network that it comes from
 
 
 class ResidualBlock(nn.Module):
@@ -38,12 +49,13 @@ class SkeletonNet(nn.Module):
     """Latents `(b, 12, c, h, w)` -> logits of skeleton maps `(b, 6, joints, 2 h, 2 w)`.
 
     channels: of the latents. joints: number of maps. width: channels at the latents' resolution, doubled at each of two
-    coarser levels. The logits of back and left views are mirrored, as their latents are.
+    coarser levels. reads: what the maps mean, a key of `READINGS`. The logits of back and left views are mirrored, as
+    their latents are.
     """
 
-    def __init__(self, channels: int = 8, joints: int = 23, width: int = 32) -> None:
+    def __init__(self, channels: int = 8, joints: int = 23, width: int = 32, reads: str = "maps") -> None:
         super().__init__()
-        self.channels, self.joints, self.width = channels, joints, width
+        self.channels, self.joints, self.width, self.reads = channels, joints, width, reads
         w1, w2, w3 = width, 2 * width, 3 * width
         self.view = nn.Parameter(torch.zeros(BODY_VIEWS, w1, 1, 1))
         self.enter = nn.Conv2d(2 * channels, w1, 3, padding=1)
@@ -58,8 +70,8 @@ class SkeletonNet(nn.Module):
         )  # fmt: skip
 
     @property
-    def config(self) -> dict[str, int]:
-        return {"channels": self.channels, "joints": self.joints, "width": self.width}
+    def config(self) -> dict[str, Any]:
+        return {"channels": self.channels, "joints": self.joints, "width": self.width, "reads": self.reads}
 
     def forward(self, latents: Tensor) -> Tensor:
         x = torch.cat(latents.chunk(2, dim=1), dim=2)  # (b, 6, 2 c, h, w): normal and colour of each view
@@ -70,23 +82,41 @@ class SkeletonNet(nn.Module):
         fine = self.up1(torch.cat([_double(middle), fine], dim=1))
         return self.leave(fine).unflatten(0, x.shape[:2])
 
-    def save(self, folder: Path, *, half: bool = False) -> None:
-        """Write skeleton.json and skeleton.safetensors."""
+    def fork(self, maps: int, reads: str) -> SkeletonNet:
+        """A network that reads something else: a new last level of `maps` maps on this one's others, now frozen."""
+        other = SkeletonNet(self.channels, maps, self.width, reads)
+        other.load_state_dict(_shared(self), strict=False)
+        for name, parameter in other.named_parameters():
+            parameter.requires_grad_(name.startswith(FORKED))
+        return other
+
+    def save(self, folder: Path, *, half: bool = False, forked: bool = False) -> None:
+        """Write skeleton.json and skeleton.safetensors; forked: without the levels of the shipped network."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "skeleton.json", self.config)
-        write_tensors(folder / "skeleton.safetensors", self.state_dict(), half=half)
+        state = self.state_dict()
+        if forked:
+            state = {name: value for name, value in state.items() if name.startswith(FORKED)}
+        write_json(folder / "skeleton.json", self.config | ({"fork_of": SHIPPED} if forked else {}))
+        write_tensors(folder / "skeleton.safetensors", state, half=half)
 
     @classmethod
     def load(cls, folder: Path) -> SkeletonNet:
         """Read what `save` wrote. Raises `ComponentError` when something is missing or does not fit."""
         config = read_json(folder / "skeleton.json")
+        forked = config.pop("fork_of", None)
         try:
             model = cls(**config)
         except TypeError as error:
             raise ComponentError(f"{folder / 'skeleton.json'} does not describe this network: {error}") from None
+        shared = {} if forked is None else _shared(cls.load(locate(forked, "skeleton")))
         path = folder / "skeleton.safetensors"
-        load_into(model, read_tensors(path), str(path))
+        load_into(model, {**shared, **read_tensors(path)}, str(path))
         return model
+
+
+def _shared(model: SkeletonNet) -> dict[str, Tensor]:
+    """The tensors that forks of a network have in common with it."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(FORKED)}
 
 
 def _double(x: Tensor) -> Tensor:

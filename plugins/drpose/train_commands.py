@@ -1,4 +1,4 @@
-"""`rewardft drpose train-autoencoder | train-skeleton | train-judge`: the plugin's own small networks."""
+"""`rewardft drpose train-autoencoder | train-skeleton | train-form | train-judge`: the plugin's own small networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rewardft.errors import did_you_mean
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .dataset import Drpose15k
 
 app = typer.Typer(help="Train the plugin's small networks.", no_args_is_help=True)
@@ -58,6 +62,43 @@ def train_skeleton_command(
     model.save(out, half=half)
     for name, dataset in zip(val, _open(val)):
         _print(name, skeleton_quality(model, encode_dataset(encoder, dataset), radius))
+
+
+@app.command("train-form")
+def train_form_command(
+    out: Out, data: Roots, val: Held,
+    form: Annotated[str, typer.Option(help="What the network reads: joints or silhouettes.")],
+    autoencoder: AUTOENCODER = "shipped",
+    skeleton: Annotated[
+        str, typer.Option(help='Folder of the skeleton network whose last level is replaced, or "shipped".')
+    ] = "shipped",
+    steps: Steps = 600, lr: Lr = 2e-3, seed: Seed = 11, half: Half = False,
+) -> None:  # fmt: skip
+    """Fit the network of joint_regression or silhouette_score; prints its held-out error (mm) or IoU."""
+    from .autoencoder import LatentAutoencoder
+    from .body import describe_body, load_body
+    from .skeleton_net import SkeletonNet
+    from .train_forms import FORMS, draw_truth, form_quality, train_form
+    from .train_nets import Encoded, FitOptions, encode_dataset
+    from .weights import SHIPPED, freeze, locate
+
+    if form not in FORMS:
+        raise typer.BadParameter(f"--form is {form!r}.{did_you_mean(form, FORMS)}")
+    body = load_body()
+    typer.echo(describe_body(body))
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+
+    def prepare(dataset: Drpose15k) -> tuple[Encoded, Tensor]:
+        encoded = encode_dataset(encoder, dataset)
+        return encoded, draw_truth(FORMS[form], encoded, dataset, body)
+
+    options = FitOptions(steps=steps, batch=4, lr=lr, seed=seed)
+    network = SkeletonNet.load(locate(skeleton, "skeleton"))
+    model = train_form(FORMS[form], network, [prepare(dataset) for dataset in _open(data)], options, typer.echo)
+    model.save(out, half=half, forked=skeleton == SHIPPED)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, form_quality(FORMS[form], model, *prepare(dataset)))
 
 
 @app.command("train-judge")

@@ -138,7 +138,7 @@ def compare(
         list[str], typer.Argument(metavar="RECIPE|RUN...", help="Recipes, run folders, or one comparison file.")
     ],
     vary: Annotated[
-        list[str], typer.Option("--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,ddpo")
+        list[str], typer.Option("--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,refl")
     ] = [],  # noqa: B006
     overrides: Overrides = [],  # noqa: B006
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")] = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 import sys
 import time
@@ -20,9 +19,10 @@ from rewardft.compare.members import Member
 from rewardft.compare.records import ComparisonRecord, Interval
 from rewardft.compare.runner import Outcome
 from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, did_you_mean
 
 NEEDED = ("plotly", "jinja2", "pyarrow")
+LAUNCHERS = ("local", "slurm", "ray")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ def compare_sources(names: Sequence[str], options: Options, launch: Launch, out:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ComponentError(f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'")
+    if launch.launcher not in LAUNCHERS:
+        near = did_you_mean(launch.launcher, LAUNCHERS)
+        raise ComponentError(f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}")
     request = build_request(names, options)
     folder = out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
     command = shlex.join(["rewardft", *sys.argv[1:]])
@@ -101,7 +104,7 @@ def count_alarms(member: Member) -> int:
     """Alarms of the run's last evaluation."""
     from rewardft.compare.collect import look_at
 
-    return len(look_at(member).record.alarms)
+    return len(look_at(member, Path()).record.alarms)
 
 
 def show(record: ComparisonRecord) -> None:
@@ -124,13 +127,10 @@ def show(record: ComparisonRecord) -> None:
 
 
 def number(interval: Interval | None) -> str:
+    """The estimate alone; '' where there is none."""
     return "" if interval is None else f"{interval.value:.4g}"
 
 
 def words(interval: Interval | None) -> str:
+    """A difference with its interval; '' where there is none."""
     return "" if interval is None else f"{interval.value:+.3g} ({interval.low:+.3g} to {interval.high:+.3g})"
-
-
-def default_jobs() -> int:
-    """A quarter of the cores, at least one: runs use several threads."""
-    return max((os.cpu_count() or 1) // 4, 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rewardft.catalog import KINDS, Entry, build_catalog
-from rewardft.cli.shipped import find_recipe, headline, shipped_recipes
+from rewardft.cli.shipped import COMPARISON, find_recipe, headline, shipped_comparisons, shipped_recipes
 from rewardft.cli.tables import print_table
 from rewardft.errors import PluginError, RewardftError
 from rewardft.plugin_sources import installed
@@ -18,6 +18,8 @@ def list_everything(names: Sequence[str]) -> None:
     """Recipes, then components by kind. Installed plugins are tried each alone; named ones are loaded together."""
     rows = [(name, headline(path)) for name, path in shipped_recipes().items()]
     print_table("recipes", ("name", "what it trains"), rows)
+    comparisons = [(name, headline(path)) for name, path in shipped_comparisons().items()]
+    print_table("comparisons", ("name", "what it compares"), comparisons)
     problems: list[str] = []
     entries = _entries_of(names) if names else list(_entries_of_installed(problems))
     for kind in KINDS:
@@ -50,7 +52,8 @@ def copy_recipe(name: str, destination: Path) -> None:
     if not target.parent.is_dir():
         raise RewardftError(f"{target}: there is no folder {target.parent}; make it first.")
     shutil.copyfile(source, target)
-    print(f"{target}: a copy of {source}. Run it with: rewardft run {target}")
+    command = "compare" if source.name.startswith(COMPARISON) else "run"
+    print(f"{target}: a copy of {source}. Run it with: rewardft {command} {target}")
 
 
 def list_plugins() -> None:

@@ -13,7 +13,8 @@ import typer
 
 from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_comparison, print_table
-from rewardft.errors import RewardftError
+from rewardft.compare.sources import is_comparison
+from rewardft.errors import RecipeError, RewardftError
 from rewardft.plugins import Plugins
 from rewardft.recipe import Recipe
 from rewardft.resolve import Resolved, open_recipe
@@ -32,6 +33,8 @@ class Ready:
 def prepare(name: str, overrides: Sequence[str]) -> Ready:
     """Read, load and resolve a recipe; builds nothing. Raises `RewardftError`."""
     path = find_recipe(name)
+    if is_comparison(path):
+        raise RecipeError(name, [f"{name} compares several recipes; run it with: rewardft compare {name}"])
     return Ready(path, *open_recipe(path, overrides))
 
 

@@ -10,9 +10,22 @@ from rewardft.errors import RecipeError, did_you_mean
 
 def shipped_recipes() -> dict[str, Path]:
     """The shipped recipes by name, sorted; empty when the recipes' package is not installed."""
+    return {name: path for name, path in shipped_files().items() if not name.startswith(COMPARISON)}
+
+
+def shipped_comparisons() -> dict[str, Path]:
+    """The shipped comparison files, which `rewardft compare` runs."""
+    return {name: path for name, path in shipped_files().items() if name.startswith(COMPARISON)}
+
+
+def shipped_files() -> dict[str, Path]:
+    """Everything that is shipped with the recipes, by name."""
     spec = importlib.util.find_spec("rewardft_recipes")
     folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+COMPARISON = "compare_"  # what the names of shipped comparisons begin with
 
 
 def find_recipe(name: str) -> Path:
@@ -20,7 +33,7 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = shipped_recipes()
+    shipped = shipped_files()
     if path.name == name and name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
     near = did_you_mean(path.name.removesuffix(".yaml"), shipped)

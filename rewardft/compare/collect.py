@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from rewardft.checkpoint import step_of
 from rewardft.compare import statistics
 from rewardft.compare.members import Member
 from rewardft.compare.records import Interval, Point, Role, RunRecord, Value
-from rewardft.compare.runner import last_lines, log_file
+from rewardft.compare.runner import TAIL, last_lines, log_file
 from rewardft.evaluation import Evaluation
 from rewardft.held_out import trained_values
 from rewardft.strict_json import nan_for_null
@@ -36,9 +38,10 @@ class Seen:
     trained: list[str] = field(default_factory=list)
 
 
-def look_at(member: Member) -> Seen:
-    """Read a member's folder; a run that failed or is missing has a record that says so."""
-    facts: dict[str, Any] = {"seed": member.seed, "folder": str(member.folder), "command": member.repeat()}
+def look_at(member: Member, out: Path) -> Seen:
+    """Read a member's folder; a run that failed or is missing has a record that says so. out: of the comparison."""
+    place = os.path.relpath(member.folder, out)
+    facts: dict[str, Any] = {"seed": member.seed, "folder": place, "command": member.repeat()}
     if member.problem is not None or member.recipe is None:
         record = RunRecord(**facts, status="failed", reason="the recipe cannot be run", error=member.problem)
         return Seen(member, record)
@@ -62,8 +65,9 @@ def ending(member: Member) -> dict[str, Any]:
         return facts | {"peak_memory": summary.get("peak_memory_bytes")}
     error = member.folder / "error.txt"
     if error.is_file():
-        last = error.read_text(encoding="utf-8").strip().splitlines()
-        return {"status": "failed", "reason": last[-1], "error": last_lines(log_file(member)) or "\n".join(last[-12:])}
+        lines = error.read_text(encoding="utf-8").strip().splitlines()
+        raised = [line for line in lines if re.match(r"[\w.]+: ", line)] or lines
+        return {"status": "failed", "reason": raised[-1], "error": "\n".join(lines[-TAIL:])}
     said = last_lines(log_file(member))
     if member.is_started or said:
         reason = "it ended without a word of why" if member.is_started else "it did not start"
@@ -106,11 +110,13 @@ def evaluations(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
 
 
 def axes_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """What had been spent when a line was logged."""
     seconds = line.get("train_seconds")
     return spent_on_axes({name: line[name] for name in COSTS}, line["step"], math.nan if seconds is None else seconds)
 
 
 def is_number(value: Any) -> bool:
+    """Whether a logged value is one; null stands for NaN."""
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
@@ -139,7 +145,7 @@ def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
     return one.ids == other.ids and all(one.settings.get(k) == other.settings.get(k) for k in keys)
 
 
-def table(evaluations: Sequence[Evaluation], name: str, rows: Sequence[int]) -> np.ndarray:
+def table_of(evaluations: Sequence[Evaluation], name: str, rows: Sequence[int]) -> np.ndarray:
     """(seeds, samples) of one value; NaN where it does not apply."""
     columns = [e.per_sample.get(name, [math.nan] * len(e.ids)) for e in evaluations]
     return np.array([[column[i] for i in rows] for column in columns], dtype=float)
@@ -149,7 +155,7 @@ def per_sample(
     name: str, prefix: str, rows: Sequence[int], pairs: Sequence[tuple[Evaluation, Evaluation]], trained: Sequence[str]
 ) -> Value:
     """One value over all samples, or over those of a group."""
-    before, after = (table([pair[i] for pair in pairs], name, rows) for i in (0, 1))
+    before, after = (table_of([pair[i] for pair in pairs], name, rows) for i in (0, 1))
     better = pairs[0][1].higher_is_better.get(name, name.startswith("reward/") or None)
     role: Role = "reward" if name in trained else "held_out"
     sign = -1.0 if better is False else 1.0
@@ -203,7 +209,7 @@ def versus(name: str, mine: Sequence[Seen], theirs: Sequence[Seen]) -> Interval:
     """Difference of two variants' tuned samples, paired by sample, and by seed where both have the same ones."""
     tuned = [[seen.tuned for seen in seens if seen.tuned is not None] for seens in (mine, theirs)]
     plain, rows = split_group(name, tuned[0][0])
-    after, other = (table(evaluations, plain, rows) for evaluations in tuned)
+    after, other = (table_of(evaluations, plain, rows) for evaluations in tuned)
     if len(after) != len(other):
         other = np.nanmean(other, axis=0, keepdims=True)
     return statistics.difference_interval(after, other)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from rewardft.compare.collect import Seen, against_best, look_at, pool
-from rewardft.compare.members import Member, differences, expand
+from rewardft.compare.members import Member, differences, expand, folder_name
 from rewardft.compare.records import ComparisonRecord, Picture, Section, Value, VariantRecord
 from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.compare.sources import Request
@@ -61,7 +62,7 @@ def launch_all(members: Sequence[Member], out: Path, launch: Launch, notify: Not
 def collect(members: Sequence[Member], request: Request, out: Path, command: str, pictures: int) -> ComparisonRecord:
     """What the runs' folders say, as a record; also written to `out`."""
     names = list(dict.fromkeys(member.variant.name for member in members))
-    runs = {name: [look_at(m) for m in members if m.variant.name == name] for name in names}
+    runs = {name: [look_at(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     own, common = differences(list(members))
     variants = [variant(name, runs[name], pooled[name], own.get(name, {}), out, pictures) for name in names]
@@ -94,16 +95,16 @@ def variant(
     return VariantRecord(
         name=name, recipe=str(runs[0].member.variant.recipe), algorithm=recipe.algorithm.use if recipe else "unknown",
         differences=own, runs=[seen.record for seen in runs], values=values, alarms=alarms,
-        pictures=pictures_of(name, runs, out, pictures),
+        pictures=pictures_of(runs, out, pictures),
     )  # fmt: skip
 
 
-def pictures_of(name: str, runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
+def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
     """The first seed's held-out samples, base and tuned; drawn once, kept in `OUT/pictures/NAME`."""
     seen = next((seen for seen in runs if seen.tuned is not None), None)
     if seen is None or count == 0:
         return []
-    folder = out / "pictures" / name
+    folder = out / "pictures" / folder_name(seen.member.variant)
     index, source = folder / "index.json", str(seen.member.folder)
     if index.is_file():
         kept = json.loads(index.read_text(encoding="utf-8"))
@@ -123,11 +124,14 @@ def pictures_of(name: str, runs: Sequence[Seen], out: Path, count: int) -> list[
 
 
 def target_of(variants: Sequence[VariantRecord]) -> str | None:
-    """The trained reward that all variants share; the first of them where there are several."""
-    trained = [[v.name for v in variant.values if v.role == "reward"] for variant in variants if variant.values]
-    shared = [name for name in trained[0] if all(name in names for names in trained)] if trained else []
-    plain = [name for name in shared if name.startswith("reward/")]
-    return next(iter(plain or shared), None)
+    """The value that is trained for by most variants and known of all, over all samples rather than of a group.
+
+    An algorithm that learns from labelled pairs trains for no reward by name, and is measured by it all the same.
+    """
+    measured = [variant for variant in variants if variant.values]
+    trained = Counter(v.name for variant in measured for v in variant.values if v.role == "reward")
+    known = [name for name in trained if all(any(v.name == name for v in variant.values) for variant in measured)]
+    return max(known, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
 
 
 def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> list[str]:

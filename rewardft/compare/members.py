@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -78,10 +79,15 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
         variant, recipe, digest = identify(with_plugin(variant))
     except RewardftError as error:
         for seed in range(request.seeds or 1):
-            yield Member(variant, seed, out / "runs" / variant.name / f"seed{seed}", problem=str(error))
+            yield Member(variant, seed, out / "runs" / folder_name(variant) / f"seed{seed}", problem=str(error))
         return
     for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
-        yield Member(variant, seed, out / "runs" / variant.name / f"seed{seed}-{digest[:8]}", recipe)
+        yield Member(variant, seed, out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}", recipe)
+
+
+def folder_name(variant: Variant) -> str:
+    """The variant's name without what file systems dislike."""
+    return re.sub(r"[^\w.,=-]+", "_", variant.name)
 
 
 def identify(variant: Variant) -> tuple[Variant, Recipe, str]:

@@ -48,7 +48,7 @@ class Interval(Record):
 class Value(Record):
     """One measured value of a variant, pooled over its seeds and held-out samples.
 
-    name: such as `reward/brightness`, `acrobatic/reward/pose_score` (of one group of samples) or `diversity/latents`.
+    name: such as `reward/NAME`, `GROUP/reward/NAME` (of one group of samples) or `diversity/latents`.
     role: a trained reward; another value per sample (held-out reward or metric); one number for a whole set.
     higher_is_better: None when neither direction is better.
     before, after: means over samples and seeds. iqm: interquartile mean after.
@@ -83,7 +83,8 @@ class RunRecord(Record):
     """One run. `training` are logged training means, `evaluations` held-out means (names with or without a group).
 
     status: finished (all its steps, or its budget), stopped (by a plugin or an alarm), interrupted, failed, missing.
-    error: the last lines of what a failed run said. peak_memory: bytes. command: repeats the run alone.
+    folder: relative to that of `comparison.json`. error: the last lines of what a failed run said. peak_memory: bytes.
+    command: repeats the run alone.
     """
 
     seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from rewardft.compare.child import Order, carry_out
 from rewardft.compare.members import Member, program
 from rewardft.errors import ComponentError
 
@@ -58,14 +60,24 @@ def run_here(members: Sequence[Member], jobs: int, notify: Notify) -> list[Outco
 
 
 def run_member(member: Member, threads: int) -> Outcome:
-    """One run, continued where it was interrupted; its output goes to a file beside its folder."""
+    """One run in a process of its own, continued where it was interrupted; its output goes to a file beside its folder.
+
+    The processes are forked from one server that has imported torch: a run then costs no start-up. The server itself
+    has computed nothing, so no thread and no GPU is inherited.
+    """
     log = log_file(member)
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
-    with log.open("wb") as file:
-        command = [*program(), *member.command(resume=member.is_started)]
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
-    return Outcome(member, code, last_lines(log))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rewardft.compare.child"])
+    resume = member.is_started
+    order = Order(
+        str(member.variant.recipe), member.settings, str(member.folder), resume, str(log), threads, os.getcwd(),
+        dict(os.environ), member.command(resume),
+    )  # fmt: skip
+    process = context.Process(target=carry_out, args=(order,))
+    process.start()
+    process.join()
+    return Outcome(member, 1 if process.exitcode is None else process.exitcode, last_lines(log))
 
 
 def log_file(member: Member) -> Path:

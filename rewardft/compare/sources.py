@@ -34,8 +34,7 @@ class Variant:
 
     def with_settings(self, *settings: str) -> Variant:
         """Later settings replace earlier ones of the same key."""
-        keys = {key_of(text) for text in settings}
-        return replace(self, settings=(*(s for s in self.settings if key_of(s) not in keys), *settings))
+        return replace(self, settings=tuple({key_of(text): text for text in (*self.settings, *settings)}.values()))
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,10 @@ def read_sources(names: Sequence[str], find: Finder) -> Request:
 
 def is_comparison(path: Path) -> bool:
     """Whether a YAML file is a comparison: it lists `recipes`, which no recipe does."""
-    data = strict_yaml.parse(path.read_text(encoding="utf-8")).data
+    try:
+        data = strict_yaml.parse(path.read_text(encoding="utf-8")).data
+    except (OSError, UnicodeDecodeError):  # reading it as a recipe says what is wrong
+        return False
     return isinstance(data, dict) and "recipes" in data
 
 
@@ -109,6 +111,7 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
 
 
 def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) -> Variant:
+    """A recipe under one of the file's names; the recipe's own name comes first where there are several recipes."""
     full = name if recipes == 1 else f"{variant.name}-{name}"
     return replace(variant, name=full).with_settings(*settings)
 
@@ -123,12 +126,18 @@ def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[V
     """Every variant with every value of `key`. An `algorithm` may be a name: the section then has its defaults."""
     result = []
     for variant, value in itertools.product(variants, values):
-        shown = value if isinstance(value, str) else json.dumps(value)
-        part = shown if key == "algorithm" else f"{key.split('.')[-1]}={shown}"
+        part = words_of(value) if key == "algorithm" else f"{key.split('.')[-1]}={words_of(value)}"
         setting = f"{key}={yaml_of({'use': value} if key == 'algorithm' and isinstance(value, str) else value)}"
         alone = len(variants) == 1
         result.append(replace(variant, name=part if alone else f"{variant.name}-{part}").with_settings(setting))
     return distinct(result)
+
+
+def words_of(value: Any) -> str:
+    """A value in a variant's name: {'use': 'drtune', 'early_stop': 4} is `drtune,early_stop=4`."""
+    if isinstance(value, dict) and "use" in value:
+        return ",".join([str(value["use"]), *(f"{k}={words_of(v)}" for k, v in value.items() if k != "use")])
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def parse_vary(text: str) -> tuple[str, list[Any]]:
@@ -154,7 +163,7 @@ def budget_settings(text: str) -> tuple[str, ...]:
 
 
 def as_settings(changes: Mapping[str, Any]) -> tuple[str, ...]:
-    """{'algorithm.use': 'ddpo'} -> `algorithm.use="ddpo"`."""
+    """{'algorithm.use': 'refl'} -> `algorithm.use="refl"`."""
     return tuple(f"{key}={yaml_of(value)}" for key, value in changes.items())
 
 

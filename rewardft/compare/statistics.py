@@ -235,6 +235,7 @@ def wilson(share: float, pairs: float, quantile: float) -> Interval:
 
 
 def unknown(value: float = math.nan) -> Interval:
+    """An estimate of which no interval can be given."""
     return Interval(value=value, low=math.nan, high=math.nan)
 
 

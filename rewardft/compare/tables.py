@@ -28,6 +28,7 @@ def write_samples(runs: Mapping[str, Sequence[Seen]], path: Path) -> None:
 
 
 def sample_rows(runs: Mapping[str, Sequence[Seen]]) -> Iterator[tuple[Any, ...]]:
+    """The table's rows, in the order of COLUMNS."""
     for variant, seens in runs.items():
         for seen in seens:
             if seen.base is None or seen.tuned is None:

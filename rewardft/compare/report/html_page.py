@@ -63,11 +63,12 @@ def _texts(record: ComparisonRecord) -> dict[str, Any]:
 def _tables(record: ComparisonRecord) -> dict[str, Any]:
     names = value_names(record)
     known = set(names)
+    grouped = [name for name in names if group_of(name, known) is not None]
     first = focus(record)
     return {
         "main": tables.value_table(record, first) if first in known and first is not None else None,
-        "overview": tables.overview_table(record, [n for n in names if group_of(n, known) is None]),
-        "groups": tables.overview_table(record, [n for n in names if group_of(n, known) is not None]),
+        "overview": tables.overview_table(record, [name for name in names if name not in grouped]),
+        "groups": tables.overview_table(record, grouped, "groups of samples"),
         "values": {name: tables.value_table(record, name) for name in names if name != first},
         "alarms": tables.alarm_table(record),
         "failures": tables.failure_table(record),

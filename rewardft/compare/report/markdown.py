@@ -50,6 +50,7 @@ def code(text: str) -> str:
 
 
 def table(content: Table) -> str:
+    """A table in GitHub's form, its first column to the left."""
     align = "---:" if content.kind != "text" else "---"
     rule = ["---", *[align] * (len(content.columns) - 1)]
     rows = [[_cell(cell) for cell in row] for row in content.rows]

@@ -81,13 +81,13 @@ def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float])
     ]
 
 
-def overview_table(record: ComparisonRecord, names: list[str]) -> Table:
-    """Every variant's change from the base on every value; where that is not known, the value itself."""
+def overview_table(record: ComparisonRecord, names: list[str], of: str = "every value") -> Table:
+    """Every variant's change from the base on the named values; where that is not known, the value itself."""
     rows = [
         [Cell(variant.name, variant.name), *(_overview_cell(value_of(variant, name)) for name in names)]
         for variant in ranked(record)
     ]
-    return Table("Change from the base on every value, with 95 % intervals", ["Variant", *names], rows)
+    return Table(f"Change from the base on {of}, with 95 % intervals", ["Variant", *names], rows)
 
 
 def _overview_cell(value: Value | None) -> Cell:

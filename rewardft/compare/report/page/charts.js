@@ -46,9 +46,20 @@
   });
   if (variants.length <= 8) field.querySelector("[data-show=best]").remove();
 
+  /* A title on lines short enough for a phone. */
+  function lines(title) {
+    if (!narrow()) return Report.plain(title);
+    const found = title.split(" ").reduce((all, word) => {
+      const last = all.length - 1;
+      if (last < 0 || all[last].length + word.length > 34) return [...all, word];
+      return [...all.slice(0, last), `${all[last]} ${word}`];
+    }, []);
+    return found.map((line) => Report.plain(line)).join("<br>");
+  }
+
   Report.layout = (x, y, more) => {
     const axis = (title) => ({
-      title: { text: Report.plain(title), standoff: 10 }, gridcolor: Report.colour("grid"), linecolor: Report.colour("line"),
+      title: { text: lines(title), standoff: 10 }, gridcolor: Report.colour("grid"), linecolor: Report.colour("line"),
       zerolinecolor: Report.colour("line"), automargin: true, tickfont: { size: 12 }, fixedrange: narrow(),
     });
     return {

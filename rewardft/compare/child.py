@@ -1,0 +1,54 @@
+"""A run in a forked process: as `rewardft run` makes it, with its output in a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import accelerate  # noqa: F401 (these, so that the server of forks has what every run needs)
+import diffusers.schedulers  # noqa: F401
+import peft  # noqa: F401
+import torch
+
+from rewardft.errors import RewardftError
+from rewardft.runs import run_recipe_file
+
+EXPECTED_ERROR, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the process is to run, and where: `folder` is the current one, `environment` all of its variables."""
+
+    recipe: str
+    settings: Sequence[str]
+    out: str
+    resume: bool
+    log: str
+    threads: int
+    folder: str
+    environment: Mapping[str, str]
+    command: Sequence[str]
+
+
+def carry_out(order: Order) -> None:
+    """Make the run and end the process; an expected error is one message and exit code 2, as on the command line."""
+    handle = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.chdir(order.folder)
+    os.environ.clear()
+    os.environ.update(order.environment)
+    torch.set_num_threads(order.threads)
+    sys.argv = ["rewardft", *order.command]  # what the run's manifest keeps
+    try:
+        summary = run_recipe_file(Path(order.recipe), Path(order.out), order.settings, order.resume)
+    except RewardftError as error:
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr, flush=True)
+        sys.exit(EXPECTED_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(INTERRUPTED if summary["status"] == "interrupted" else 0)

@@ -1,0 +1,298 @@
+"""Whole comparisons through the command line: what runs, what is reused, what a failure does, what a kill costs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+from scipy import stats
+
+from rewardft.cli import main
+from rewardft.compare.members import differences, expand
+from rewardft.compare.records import load_comparison
+from rewardft.compare.sources import Request, Variant
+
+RECIPE = """
+plugins: [rewardft.testing.tiny, ./events.py]
+seed: 3
+model: {use: tiny, prediction: v_prediction, width: 8}
+sampler: {use: ddim, steps: 3}
+data: {use: tiny_blobs, size: 10, batch_size: 2}
+rewards: [{use: tiny_brightness}]
+algorithm: {use: draft_k, train_steps: 1}
+adapter: {kind: lora, rank: 2}
+optimizer: {use: adamw, lr: 1e-2}
+train: {steps: 4, log_every: 1}
+evaluate: {every: 2, samples: 8}
+"""
+EVENTS = '''
+"""Notes each run that begins; fails or dawdles as PLAN says ("fail 4", "sleep 5": at runs with that seed)."""
+import os
+import time
+from pathlib import Path
+
+from rewardft import hookimpl
+
+HERE = Path(__file__).parent
+
+
+@hookimpl
+def on_run_start(run):
+    with (HERE / "begun.txt").open("a") as file:
+        file.write(f"{run.recipe.algorithm.use} {run.recipe.seed}\\n")
+    plan = os.environ.get("PLAN", "").split()
+    if plan[1:] == [str(run.recipe.seed)]:
+        if plan[0] == "fail":
+            raise ValueError("a run that fails")
+        time.sleep(600)
+
+
+@hookimpl
+def report_sections(record, folder):
+    from rewardft.compare.records import Section
+    if os.environ.get("PLAN") == "section":
+        raise ValueError("no <section>")
+    return [Section(title="A stranger's", html=f"<p>{len(record.variants)} variants</p>")]
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "events.py").write_text(EVENTS)
+    return tmp_path
+
+
+def compare(*words):
+    return main(["compare", *words, "--out", "out", "--pictures", "0"])
+
+
+def begun(folder):
+    return (folder / "begun.txt").read_text().splitlines()
+
+
+def tables(folder):
+    """Everything that was measured, without what tells of time and place."""
+    record = load_comparison(folder / "out" / "comparison.json")
+    return [(v.name, [value.model_dump() for value in v.values], [r.status for r in v.runs]) for v in record.variants]
+
+
+def test_variants_over_seeds_are_run_once_and_reported(folder, capsys):
+    words = ["recipe.yaml", "--vary", "algorithm=draft_k,draft", "--seeds", "2", "--jobs", "2"]
+    assert compare(*words) == 0
+    assert sorted(begun(folder)) == ["draft 3", "draft 4", "draft_k 3", "draft_k 4"]
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert [(v.name, v.algorithm, [r.seed for r in v.runs]) for v in record.variants] == [
+        ("draft_k", "draft_k", [3, 4]), ("draft", "draft", [3, 4]),
+    ]  # fmt: skip
+    assert record.target == "reward/tiny_brightness" and record.seeds == [3, 4] and record.notes == []
+    assert record.variants[0].differences == {"algorithm.use": "draft_k"}
+    assert record.common["optimizer.lr"] == 0.01
+    assert [s.title for s in record.sections] == ["A stranger's"] and record.sections[0].plugin == "events"
+    shown = capsys.readouterr().out
+    assert "out/report.html" in shown and "2 variants" in (folder / "out" / "report.html").read_text()
+
+    before = tables(folder)
+    assert compare(*words) == 0
+    assert len(begun(folder)) == 4 and tables(folder) == before, "finished runs are not repeated"
+    assert compare(*words, "--set", "optimizer.lr=2e-2") == 0
+    assert len(begun(folder)) == 8, "other settings are other runs"
+
+
+def test_the_values_are_those_of_the_evaluations(folder):
+    assert compare("recipe.yaml", "--vary", "algorithm=draft_k,draft", "--seeds", "2") == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    rows = parquet.read_table(folder / "out" / "samples.parquet").to_pylist()
+    assert len(rows) == 2 * 2 * 8 and set(rows[0]) == {"variant", "seed", "sample", "group", "value", "base", "tuned"}
+    tuned = {}
+    for variant in record.variants:
+        (value,) = [v for v in variant.values if v.name == "reward/tiny_brightness"]
+        mine = [row for row in rows if row["variant"] == variant.name]
+        before, after = (np.array([[r[k] for r in mine if r["seed"] == s] for s in (3, 4)]) for k in ("base", "tuned"))
+        tuned[variant.name] = after
+        assert value.samples == 8 and value.role == "reward" and value.higher_is_better is True
+        assert value.before.value == pytest.approx(before.mean()) and value.after.value == pytest.approx(after.mean())
+        assert value.iqm.value == pytest.approx(stats.trim_mean(after.ravel(), 0.25))
+        assert value.versus_base.value == pytest.approx((after - before).mean())
+        assert value.seeds == pytest.approx((after - before).mean(1).tolist())
+        assert value.versus_base.low < value.versus_base.value < value.versus_base.high
+        table = json.loads((folder / "out" / variant.runs[0].folder / "evaluations" / "step-00000004.json").read_text())
+        assert after[0] == pytest.approx(table["per_sample"]["reward/tiny_brightness"])
+        assert [point.axes["steps"] for point in variant.runs[0].evaluations] == [0, 2, 4]
+        assert [point.axes["rewards"] for point in variant.runs[0].evaluations] == [0, 4, 8]
+        assert [point.axes["steps"] for point in variant.runs[0].training] == [1, 2, 3, 4]
+    one, _ = record.variants
+    (value,) = [v for v in one.values if v.name == "reward/tiny_brightness"]
+    assert value.best == "draft" and value.versus_best.value == pytest.approx((tuned["draft_k"] - tuned["draft"]).mean())
+    with (folder / "out" / "report.csv").open() as file:
+        found = [row for row in csv.DictReader(file) if "tiny_brightness" in str(row)]
+    assert {row["variant"] for row in found} == {"draft_k", "draft"}
+
+
+def test_one_seed_is_said(folder):
+    assert compare("recipe.yaml") == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert record.notes == [
+        "One seed only: recipe. Their intervals are over samples alone; another seed may rank otherwise."
+    ]
+
+
+def test_a_budget_ends_every_run_where_it_says(folder):
+    assert compare("recipe.yaml", "--vary", "algorithm=draft_k,alignprop", "--budget", "41-calls") == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert record.budget == "41-calls"
+    draft, alignprop = (variant.runs[0] for variant in record.variants)
+    assert draft.axes["calls"] == 40 and draft.axes["backwards"] == 10 and draft.status == "finished"
+    assert abs(alignprop.axes["calls"] - 41) < 12, "random truncation: less than one batch off"
+    assert draft.reason == "spent 40 of its budget of 41 calls; the next batch would take 8"
+
+
+def test_a_plugin_is_added_for_an_algorithm_that_needs_it(folder):
+    words = ["--vary", "algorithm=draft_k,ddpo", "--set", "sampler.eta=1.0", "--set", "train.steps=1"]
+    assert compare("recipe.yaml", *words) == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert [v.algorithm for v in record.variants] == ["draft_k", "ddpo"]
+    assert record.variants[1].differences["plugins.2"] == "ddpo"
+
+
+def test_a_failing_run_and_a_wrong_variant_are_rows(folder, monkeypatch, capsys):
+    monkeypatch.setenv("PLAN", "fail 4")
+    assert compare("recipe.yaml", "--vary", "algorithm=draft_k,ddpo", "--seeds", "2") == 1
+    record = load_comparison(folder / "out" / "comparison.json")
+    draft, ddpo = record.variants
+    assert [(run.seed, run.status) for run in draft.runs] == [(3, "finished"), (4, "failed")]
+    assert draft.runs[1].reason == "ValueError: a run that fails" and "a run that fails" in draft.runs[1].error
+    assert len(draft.values[0].seeds) == 1
+    assert [run.status for run in ddpo.runs] == ["failed", "failed"] and ddpo.values == []
+    assert "algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' (plugin 'builtin') does not provide" in ddpo.runs[0].error
+    assert record.notes[-1] == "Runs without a result: draft_k, ddpo. What stands for them is from the runs that ended."
+    shown = capsys.readouterr()
+    assert "3 of 4 runs have no result; the report says why." in shown.out and "FAILED" in shown.err
+
+    monkeypatch.delenv("PLAN")
+    assert compare("recipe.yaml", "--vary", "algorithm=draft_k", "--seeds", "2") == 0
+    assert begun(folder) == ["draft_k 3", "draft_k 4", "draft_k 4"], "what failed is tried again, what ended is not"
+
+
+def test_nothing_that_can_be_run_is_an_error(folder, capsys):
+    assert compare("recipe.yaml", "--vary", "algorithm=ddpo,dpok") == 2
+    error = capsys.readouterr().err
+    assert "ddpo: " in error and "dpok: " in error and not (folder / "out").exists()
+
+
+def test_finished_runs_are_compared_as_they_are(folder):
+    for name, rate in (("a", "1e-2"), ("b", "2e-2")):
+        assert main(["run", "recipe.yaml", "--set", f"optimizer.lr={rate}", "--out", f"runs/{name}"]) == 0
+    (folder / "begun.txt").unlink()
+    assert compare("runs/a", "runs/b") == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert [(v.name, v.differences) for v in record.variants] == [("a", {"optimizer.lr": 0.01}), ("b", {"optimizer.lr": 0.02})]
+    assert all(v.values[0].versus_best is not None and v.runs[0].folder == f"../runs/{v.name}" for v in record.variants)
+    assert not (folder / "begun.txt").exists()
+
+
+def test_a_killed_comparison_goes_on_where_it_was(folder, monkeypatch):
+    """Killed in its third run of four: the finished two are not repeated, and the tables are those of a quiet one."""
+    words = ["recipe.yaml", "--vary", "algorithm=draft_k,draft", "--seeds", "2"]
+    assert compare(*words) == 0
+    undisturbed = tables(folder)
+    (folder / "out").rename(folder / "quiet")
+    (folder / "begun.txt").unlink()
+
+    command = [sys.executable, "-m", "rewardft", "compare", *words, "--out", "out", "--pictures", "0", "--jobs", "1"]
+    process = subprocess.Popen(command, env=os.environ | {"PLAN": "sleep 4"}, start_new_session=True)
+    wait_for(lambda: (folder / "begun.txt").exists() and len(begun(folder)) == 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert begun(folder) == ["draft_k 3", "draft_k 4"] and not (folder / "out" / "comparison.json").exists()
+
+    assert compare(*words) == 0
+    assert begun(folder) == ["draft_k 3", "draft_k 4", "draft_k 4", "draft 3", "draft 4"]
+    assert tables(folder) == undisturbed
+
+
+def test_ctrl_c_ends_the_running_one_and_begins_no_other(folder):
+    command = [sys.executable, "-m", "rewardft", "compare", "recipe.yaml", "--seeds", "2", "--out", "out"]
+    process = subprocess.Popen(
+        command, env=os.environ | {"PLAN": "sleep 3"}, start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (folder / "begun.txt").exists())
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and begun(folder) == ["recipe 3".replace("recipe", "draft_k")]
+    assert "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml --seeds 2 --out out" in out
+
+
+def test_slurm_gets_the_same_list_as_a_job_array(folder, monkeypatch):
+    """`sbatch` is played by a script that runs every task of the array in turn."""
+    sbatch = folder / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        '#!/bin/bash\necho "$@" > asked.txt\nscript="${@: -1}"\n'
+        "last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' \"$script\")\n"
+        'for k in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$k bash "$script" || code=1; done; exit ${code:-0}\n'
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
+    words = ["recipe.yaml", "--seeds", "2", "--launcher", "slurm", "--launcher-option=--gres=gpu:1", "--jobs", "2"]
+    assert compare(*words) == 0
+    assert (folder / "asked.txt").read_text().split() == ["--wait", "--gres=gpu:1", "out/slurm.sh"]
+    assert "#SBATCH --array=0-1%2" in (folder / "out" / "slurm.sh").read_text()
+    assert begun(folder) == ["draft_k 3", "draft_k 4"]
+    assert [r.status for r in load_comparison(folder / "out" / "comparison.json").variants[0].runs] == ["finished"] * 2
+
+
+def test_a_launcher_that_is_not_there_says_so(folder, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(folder))
+    assert compare("recipe.yaml", "--launcher", "slurm") == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: --launcher slurm: there is no `sbatch` here. Submit out/slurm.sh where there is one, then compare again."
+    )
+    assert compare("recipe.yaml", "--launcher", "slrum") == 2
+    assert capsys.readouterr().err.strip() == "error: --launcher: expected local, slurm or ray, got 'slrum'. Did you mean 'slurm'?"
+
+
+def test_hook_report_sections(folder, monkeypatch):
+    """A plugin whose section fails is named in the report, which is made all the same."""
+    monkeypatch.setenv("PLAN", "section")
+    assert compare("recipe.yaml", "--set", "train.steps=1") == 0
+    (section,) = load_comparison(folder / "out" / "comparison.json").sections
+    assert section.title == "A section that could not be made"
+    assert section.html.startswith("<p>ValueError: no &lt;section&gt;; raised by plugin &#x27;events&#x27; in hook")
+
+
+def test_what_a_run_is_known_by(folder):
+    """Seeds and folders do not enter it; settings and the code of plugin files do."""
+
+    def digest(*settings):
+        (member,) = expand(Request((Variant("v", Path("recipe.yaml"), settings),)), Path("out"))
+        return member.folder.name.removeprefix("seed3-")
+
+    first = digest()
+    assert digest("seed=3") == first and digest("optimizer.lr=0.01") == first
+    assert digest("optimizer.lr=0.02") != first
+    (folder / "events.py").write_text(EVENTS + "\n# changed\n")
+    assert digest() != first
+
+
+def test_differences_leave_out_what_all_share(folder):
+    variants = (Variant("a", Path("recipe.yaml")), Variant("b", Path("recipe.yaml"), ("sampler.eta=0.5",)))
+    own, common = differences(expand(Request(variants), Path("out")))
+    assert own == {"a": {}, "b": {"sampler.eta": 0.5}}
+    assert "sampler.eta" not in common and common["sampler.steps"] == 3 and "seed" not in common
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)

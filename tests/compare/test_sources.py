@@ -1,0 +1,126 @@
+"""What a command line or a comparison file asks for, as variants; and what is wrong with it, said in full."""
+
+from pathlib import Path
+
+import pytest
+
+from rewardft.compare.sources import Variant, budget_settings, parse_vary, read_sources, vary
+from rewardft.errors import RecipeError
+
+RECIPE = "model: {use: tiny}\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        Path(f"{name}.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def find(name):
+    path = Path(f"{name}.yaml")
+    if not path.is_file():
+        raise RecipeError(name, [f"no recipe {name}"])
+    return path
+
+
+def names_and_settings(request):
+    return {variant.name: variant.settings for variant in request.variants}
+
+
+def test_recipes_and_runs_are_variants_under_distinct_names(folder):
+    (folder / "runs" / "one").mkdir(parents=True)
+    (folder / "runs" / "one" / "recipe.yaml").write_text(RECIPE)
+    request = read_sources(["one", "two", "runs/one"], find)
+    assert [(v.name, str(v.recipe), v.run) for v in request.variants] == [
+        ("one", "one.yaml", None), ("two", "two.yaml", None), ("one-2", "runs/one/recipe.yaml", Path("runs/one")),
+    ]  # fmt: skip
+
+
+def test_a_folder_that_is_no_run_is_refused(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(RecipeError) as caught:
+        read_sources(["empty"], find)
+    assert caught.value.problems == ["empty: not a run folder; expected a recipe.yaml in it."]
+
+
+def test_a_comparison_file(folder):
+    (folder / "c.yaml").write_text(
+        "recipes: [one]\nset: {train.steps: 5, optimizer.lr: 1e-3}\nseeds: 2\nbudget: 40-calls\n"
+        "variants:\n  a: {algorithm: {use: drtune}}\n  b: {optimizer.lr: 2e-3}\nvary: {seed: [1, 2]}\n"
+    )
+    request = read_sources(["c"], find)
+    assert (request.seeds, request.budget) == (2, "40-calls")
+    shared = ("train.steps=5", "optimizer.lr=0.001")
+    a = ("train.steps=5", "optimizer.lr=0.001", 'algorithm={"use": "drtune"}')
+    found = names_and_settings(request)
+    assert list(found) == ["a-seed=1", "a-seed=2", "b-seed=1", "b-seed=2"]
+    assert set(found["a-seed=2"]) == {*a, "seed=2"}
+    assert set(found["b-seed=1"]) == {shared[0], "optimizer.lr=0.002", "seed=1"}, "a variant's own setting wins"
+
+
+def test_a_comparison_file_with_several_recipes_and_paths_beside_it(folder):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "three.yaml").write_text(RECIPE)
+    (folder / "sub" / "c.yaml").write_text("recipes: [one, three.yaml]\nvariants: {x: {}, y: {seed: 1}}\n")
+    request = read_sources(["sub/c"], find)
+    assert [(v.name, str(v.recipe)) for v in request.variants] == [
+        ("one-x", "one.yaml"), ("one-y", "one.yaml"), ("three-x", "sub/three.yaml"), ("three-y", "sub/three.yaml"),
+    ]  # fmt: skip
+
+
+def test_all_problems_of_a_comparison_file_at_once(folder):
+    (folder / "c.yaml").write_text(
+        "recipes: one\nseed: 3\nseeds: many\nvariants:\n  a: drtune\nvary:\n  train.steps: 5\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        read_sources(["c"], find)
+    assert caught.value.problems == [
+        "c.yaml:1: recipes: expected a list of recipes, got 'one'.",
+        "c.yaml:2: a comparison has no key 'seed'. Did you mean 'seeds'?",
+        "c.yaml:3: seeds: expected a whole number, got 'many'.",
+        "c.yaml:5: variants.a: expected a mapping of recipe keys to values, got 'drtune'.",
+        "c.yaml:7: vary.train.steps: expected a list of values, got 5.",
+    ]
+
+
+def test_a_comparison_file_comes_alone(folder):
+    (folder / "c.yaml").write_text("recipes: [one]\n")
+    with pytest.raises(RecipeError) as caught:
+        read_sources(["one", "c"], find)
+    assert caught.value.problems == ["c is a comparison of its own; give it alone."]
+
+
+def test_every_value_of_a_key_and_every_pair_of_two():
+    base = [Variant("one", Path("one.yaml"), ("optimizer.lr=1",))]
+    rates = vary(base, "optimizer.lr", [1e-4, 0.001])
+    assert [(v.name, v.settings) for v in rates] == [
+        ("lr=0.0001", ("optimizer.lr=0.0001",)), ("lr=0.001", ("optimizer.lr=0.001",)),
+    ]  # fmt: skip
+    both = vary(rates, "algorithm", ["drtune", {"use": "ddpo", "clip": 0.1}])
+    assert [v.name for v in both] == [
+        "lr=0.0001-drtune", "lr=0.0001-ddpo,clip=0.1", "lr=0.001-drtune", "lr=0.001-ddpo,clip=0.1",
+    ]  # fmt: skip
+    assert both[0].settings == ("optimizer.lr=0.0001", 'algorithm={"use": "drtune"}')
+    assert both[1].settings == ("optimizer.lr=0.0001", 'algorithm={"use": "ddpo", "clip": 0.1}')
+
+
+def test_values_are_read_as_yaml():
+    assert parse_vary("optimizer.lr=1e-4,1e-3") == ("optimizer.lr", [1e-4, 1e-3])
+    assert parse_vary("algorithm=[draft, {use: ddpo, clip: 1e-2}]") == ("algorithm", ["draft", {"use": "ddpo", "clip": 1e-2}])
+    for text in ("seed", "=1,2", "seed=", "seed=[1"):
+        with pytest.raises(RecipeError) as caught:
+            parse_vary(text)
+        assert caught.value.problems == [f"--vary {text}: expected key=value,value,... such as optimizer.lr=1e-4,1e-3."]
+
+
+def test_what_a_budget_sets():
+    assert budget_settings("300-steps") == ("train.steps=300", "train.budget=null")
+    assert budget_settings("5000-calls") == ("train.steps=1000000", "train.budget=5000-calls")
+    with pytest.raises(RecipeError) as caught:
+        budget_settings("5 cows")
+    assert caught.value.problems == [
+        "--budget 5 cows: expected a time such as 90s, 10m or 1.5h, or a count such as 5000-forwards, 5000-backwards, "
+        "5000-calls, 5000-rewards; got '5 cows', or 300-steps."
+    ]
