@@ -46,7 +46,7 @@ def look_at(member: Member, out: Path) -> Seen:
         record = RunRecord(**facts, status="failed", reason="the recipe cannot be run", error=member.problem)
         return Seen(member, record)
     lines = read_lines(member.folder / "metrics.jsonl")
-    facts |= {"training": list(training(lines)), "evaluations": list(evaluations(lines))}
+    facts |= {"training": list(training(lines)), "evaluations": list(evaluations(member.folder, lines))}
     seen = Seen(member, RunRecord(**facts, **ending(member)), trained=trained_values(member.recipe))
     tables = read_evaluations(member.folder)
     if seen.record.status in ("finished", "stopped") and len(tables) > 1:
@@ -85,8 +85,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """All held-out evaluations of a run, in order of steps."""
-    paths = sorted((folder / "evaluations").glob("step-*.json"), key=step_of)
-    return [Evaluation.from_json(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return [read_evaluation(path) for path in sorted((folder / "evaluations").glob("step-*.json"), key=step_of)]
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """The values per sample of one evaluated step."""
+    return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def training(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
@@ -97,16 +101,13 @@ def training(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
             yield Point(axes=axes_of(line), values=values)
 
 
-def evaluations(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
-    """Held-out means, each at the cost of the last step before it."""
-    cost: Mapping[str, Any] = {"step": 0, **dict.fromkeys(COSTS, 0), "train_seconds": 0.0}
-    for line in lines:
-        if all(name in line for name in COSTS):
-            cost = line
-        held_out = {k.removeprefix("evaluation/"): v for k, v in line.items() if k.startswith("evaluation/")}
-        values = {k: v for k, v in held_out.items() if is_number(v)}
-        if values:
-            yield Point(axes=axes_of(cost), values=values)
+def evaluations(folder: Path, lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+    """Held-out means, each at the cost of the step that it was made after."""
+    costs = {line["step"]: line for line in lines if all(name in line for name in COSTS)}
+    costs[0] = {"step": 0, **dict.fromkeys(COSTS, 0), "train_seconds": 0.0}
+    for path in sorted((folder / "evaluations").glob("step-*.json"), key=step_of):
+        if step_of(path) in costs:
+            yield Point(axes=axes_of(costs[step_of(path)]), values=read_evaluation(path).means())
 
 
 def axes_of(line: Mapping[str, Any]) -> dict[str, float]:

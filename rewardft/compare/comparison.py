@@ -43,11 +43,13 @@ def compare(
     if len(problems) == len(members):
         raise RecipeError("compare", list(dict.fromkeys(problems)))
     out.mkdir(parents=True, exist_ok=True)
-    launch_all(pending(members), out, launch, notify)
+    launch_all(pending(members), members, out, launch, notify)
     return collect(members, request, out, command, pictures)
 
 
-def launch_all(members: Sequence[Member], out: Path, launch: Launch, notify: Notify) -> None:
+def launch_all(
+    members: Sequence[Member], everyone: Sequence[Member], out: Path, launch: Launch, notify: Notify
+) -> None:
     """Make the runs that are missing; their ends are read from their folders."""
     if not members:
         return
@@ -56,7 +58,7 @@ def launch_all(members: Sequence[Member], out: Path, launch: Launch, notify: Not
     elif launch.launcher == "ray":
         hand_to_ray(members, launch.gpus, notify)
     else:
-        run_here(members, launch.jobs, notify)
+        run_here(members, launch.jobs, notify, everyone)
 
 
 def collect(members: Sequence[Member], request: Request, out: Path, command: str, pictures: int) -> ComparisonRecord:

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from rewardft.checkpoint import write_text
 from rewardft.compare.child import Order, carry_out
 from rewardft.compare.members import Member, program
 from rewardft.errors import ComponentError
@@ -35,8 +36,35 @@ def pending(members: Iterable[Member]) -> list[Member]:
     return [m for m in members if m.problem is None and not m.given and not m.is_done]
 
 
-def run_here(members: Sequence[Member], jobs: int, notify: Notify) -> list[Outcome]:
+def lend_base(member: Member, others: Iterable[Member]) -> None:
+    """Give a run that has not begun the evaluation of the base that another has made: it is the same for all seeds.
+
+    The run itself takes it only if it was made with its own settings, and makes its own otherwise.
+    """
+    name = Path("evaluations") / "step-00000000.json"
+    lenders = [o.folder / name for o in others if o is not member and judged_alike(o, member)]
+    path = next((path for path in lenders if path.is_file()), None)
+    if path is not None and not member.is_started:
+        (member.folder / name.parent).mkdir(parents=True, exist_ok=True)
+        write_text(member.folder / name, path.read_text(encoding="utf-8"))
+
+
+def judged_alike(one: Member, other: Member) -> bool:
+    """Whether two recipes have the same model, held-out data and rewards; their evaluations say the rest."""
+    if one.recipe is None or other.recipe is None:
+        return False
+    mine, theirs = one.recipe, other.recipe
+    samplers = [recipe.evaluate.sampler or recipe.sampler for recipe in (mine, theirs)]
+    return (mine.model, mine.evaluate, samplers[0]) == (theirs.model, theirs.evaluate, samplers[1])
+
+
+def run_here(
+    members: Sequence[Member], jobs: int, notify: Notify, everyone: Sequence[Member] = ()
+) -> list[Outcome]:
     """Run members in processes on this machine, `jobs` at a time, and share its cores out among them.
+
+    everyone: all members of the comparison, those that are done included.
+
 
     Ctrl-C reaches the running ones, which save and end; no other is begun, and KeyboardInterrupt is raised again.
     """
@@ -48,6 +76,7 @@ def run_here(members: Sequence[Member], jobs: int, notify: Notify) -> list[Outco
             while waiting or running:
                 while waiting and len(running) < jobs:
                     member = waiting.pop(0)
+                    lend_base(member, everyone or members)
                     notify(member, None, len(members))
                     running[pool.submit(run_member, member, threads)] = member
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

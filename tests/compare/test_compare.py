@@ -296,3 +296,23 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)
+
+
+def test_the_base_is_evaluated_once_where_all_judge_alike(folder):
+    """The second seed finds the first one's evaluation of the base; other settings do not take it."""
+    assert compare("recipe.yaml", "--seeds", "2", "--jobs", "1") == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    first, second = (folder / "out" / run.folder for run in record.variants[0].runs)
+    tables = [json.loads((run / "evaluations" / "step-00000000.json").read_text()) for run in (first, second)]
+    assert tables[0] == tables[1]
+    told = [json.loads(line) for line in (second / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in told if "evaluation/alarms" in line or "alarms" in line] == [2, 4], "0 was found"
+    assert [point.axes["steps"] for point in record.variants[0].runs[1].evaluations] == [0, 2, 4]
+    alone = main(["run", "recipe.yaml", "--set", "seed=4", "--out", "alone"])
+    own = json.loads((folder / "alone" / "evaluations" / "step-00000000.json").read_text())
+    assert alone == 0 and own == tables[1], "what was found is what it would have made"
+
+    assert compare("recipe.yaml", "--set", "sampler.steps=4") == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    other = json.loads((folder / "out" / record.variants[0].runs[0].folder / "evaluations" / "step-00000000.json").read_text())
+    assert other["settings"]["sampler"]["steps"] == 4 and other["per_sample"] != tables[0]["per_sample"]
