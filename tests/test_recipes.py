@@ -51,7 +51,8 @@ def test_every_run_of_a_shipped_comparison_can_be_made(path, tmp_path):
     request = build_request([str(path)], Options())
     members = expand(request, tmp_path)
     assert [member.problem for member in members if member.problem] == []
-    assert len({member.variant.name for member in members}) >= 8 and len(members) == len(request.variants) * request.seeds
+    assert len({member.variant.name for member in members}) >= (8 if path.stem in ("compare_mini", "compare_drpose") else 3)
+    assert len(members) == len(request.variants) * request.seeds
     assert f"rewardft compare {path.stem}" in path.read_text(encoding="utf-8")
 
 

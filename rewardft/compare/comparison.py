@@ -128,12 +128,14 @@ def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
 def target_of(variants: Sequence[VariantRecord]) -> str | None:
     """The value that is trained for by most variants and known of all, over all samples rather than of a group.
 
-    An algorithm that learns from labelled pairs trains for no reward by name, and is measured by it all the same.
+    An algorithm that learns from labelled pairs trains for no reward by name, and is measured by it all the same. None
+    where each variant trains for a reward of its own: none of these would be a fair judge of the others.
     """
     measured = [variant for variant in variants if variant.values]
     trained = Counter(v.name for variant in measured for v in variant.values if v.role == "reward")
     known = [name for name in trained if all(any(v.name == name for v in variant.values) for variant in measured)]
-    return max(known, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
+    shared = [name for name in known if trained[name] > 1 or len(measured) == 1]
+    return max(shared, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
 
 
 def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> list[str]:

@@ -15,8 +15,9 @@ from pyarrow import parquet
 from scipy import stats
 
 from rewardft.cli import main
+from rewardft.compare.comparison import target_of
 from rewardft.compare.members import differences, expand
-from rewardft.compare.records import load_comparison
+from rewardft.compare.records import Value, VariantRecord, load_comparison
 from rewardft.compare.sources import Request, Variant
 
 RECIPE = """
@@ -316,3 +317,22 @@ def test_the_base_is_evaluated_once_where_all_judge_alike(folder):
     record = load_comparison(folder / "out" / "comparison.json")
     other = json.loads((folder / "out" / record.variants[0].runs[0].folder / "evaluations" / "step-00000000.json").read_text())
     assert other["settings"]["sampler"]["steps"] == 4 and other["per_sample"] != tables[0]["per_sample"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        ((("r",),), "r"),
+        ((("r",), ("r",)), "r"),
+        ((("r",), ("r",), ()), "r"),  # the third learns from pairs
+        ((("r",), ("s",)), None),  # each has its own
+        ((("s", "r"), ("r",), ("r", "s")), "r"),
+        (((), ()), None),
+    ],
+)
+def test_what_a_comparison_is_about(trained, expected):
+    def variant(names):
+        values = [Value(name=f"reward/{n}", role="reward" if n in names else "held_out", samples=1) for n in "rs"]
+        return VariantRecord(name="v", recipe="r", algorithm="a", runs=[], values=values)
+
+    assert target_of([variant(names) for names in trained]) == (expected and f"reward/{expected}")
