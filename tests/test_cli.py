@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli import main
-from rewardft.cli.shipped import shipped_recipes
+from rewardft.cli.shipped import shipped_files, shipped_recipes
 
 TINY = """\
 from rewardft import hookimpl
@@ -116,7 +116,7 @@ def test_check_reports_all_recipes_and_exits_with_2(rewardft):
 def near(name):
     from rewardft.errors import did_you_mean
 
-    return did_you_mean(name, shipped_recipes())
+    return did_you_mean(name, shipped_files())
 
 
 def test_every_shipped_recipe_checks_and_opens_with_what_it_trains(rewardft):

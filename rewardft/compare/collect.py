@@ -60,7 +60,7 @@ def ending(member: Member) -> dict[str, Any]:
     if path.is_file():
         summary = json.loads(path.read_text(encoding="utf-8"))
         spent = spent_on_axes(summary, summary["step"], nan_for_null(summary.get("train_seconds")))
-        alarms = [f"{alarm['name']}: {alarm['sentence']}" for alarm in summary.get("alarms", [])]
+        alarms = [alarm["sentence"] for alarm in summary.get("alarms", [])]
         facts = {"status": summary["status"], "reason": summary["reason"], "axes": spent, "alarms": alarms}
         return facts | {"peak_memory": summary.get("peak_memory_bytes")}
     error = member.folder / "error.txt"
@@ -139,11 +139,17 @@ def alike(runs: Sequence[Seen]) -> list[Any]:
 
 
 def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
-    """Whether two evaluations drew the same conditions with the same noise by the same sampler."""
-    if one is None or other is None:
+    """Whether two evaluations of the base drew the same conditions with the same noise by the same sampler.
+
+    Training sets of different kinds may share their held-out samples; then the base's values are the same.
+    """
+    if one is None or other is None or one.ids != other.ids:
         return False
-    keys = ("seed", "data", "sampler", "samples")
-    return one.ids == other.ids and all(one.settings.get(k) == other.settings.get(k) for k in keys)
+    if any(one.settings.get(k) != other.settings.get(k) for k in ("seed", "sampler", "samples")):
+        return False
+    common = one.per_sample.keys() & other.per_sample.keys()
+    equal = any(one.per_sample[name] == other.per_sample[name] for name in common)
+    return equal or one.settings.get("data") == other.settings.get("data")
 
 
 def table_of(evaluations: Sequence[Evaluation], name: str, rows: Sequence[int]) -> np.ndarray:
@@ -198,7 +204,7 @@ def with_best(value: Value, name: str, rivals: Mapping[str, list[Value]], runs: 
     candidates = []
     for rival, theirs in rivals.items():
         same = next((other for other in theirs if other.name == value.name and other.after is not None), None)
-        if same is not None and same.after is not None and same_samples(alike(runs[rival])[0].tuned, mine[0].tuned):
+        if same is not None and same.after is not None and same_samples(alike(runs[rival])[0].base, mine[0].base):
             candidates.append((sign * same.after.value, rival))
     if not candidates:
         return value

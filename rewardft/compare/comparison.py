@@ -88,17 +88,24 @@ def variant(
 ) -> VariantRecord:
     """One variant's record. Alarms are those of any of its seeds."""
     recipe = next((seen.member.recipe for seen in runs if seen.member.recipe is not None), None)
-    seeds = len(runs)
-    raised: dict[str, list[int]] = {}
-    for seen in runs:
-        for alarm in seen.record.alarms:
-            raised.setdefault(alarm, []).append(seen.member.seed)
-    alarms = [f"{text} (seed {', '.join(map(str, at))})" if seeds > 1 else text for text, at in raised.items()]
     return VariantRecord(
         name=name, recipe=str(runs[0].member.variant.recipe), algorithm=recipe.algorithm.use if recipe else "unknown",
-        differences=own, runs=[seen.record for seen in runs], values=values, alarms=alarms,
+        differences=own, runs=[seen.record for seen in runs], values=values, alarms=alarms_of(runs),
         pictures=pictures_of(runs, out, pictures),
     )  # fmt: skip
+
+
+def alarms_of(runs: Sequence[Seen]) -> list[str]:
+    """One sentence per value that raised an alarm: the first seed's, and which others raised it too."""
+    raised: dict[str, list[tuple[int, str]]] = {}
+    for seen in runs:
+        for sentence in seen.record.alarms:
+            raised.setdefault(sentence.split()[0], []).append((seen.member.seed, sentence))
+    sentences = []
+    for first, *others in raised.values():
+        also = f", and in seed {', '.join(str(seed) for seed, _ in others)} too" if others else ""
+        sentences.append(f"{first[1]} (seed {first[0]}{also})" if len(runs) > 1 else first[1])
+    return sentences
 
 
 def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
