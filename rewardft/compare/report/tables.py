@@ -174,7 +174,7 @@ def alarm_table(record: ComparisonRecord) -> Table:
             [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(alarm)]
             for run in variant.runs for alarm in run.alarms if alarm not in variant.alarms
         ]  # fmt: skip
-    return Table("Alarms", ["Variant", "Seed", "Alarm"], rows, kind="text")
+    return Table("Alarms by variant and seed", ["Variant", "Seed", "Alarm"], rows, kind="text")
 
 
 def command_table(record: ComparisonRecord) -> Table:
