@@ -107,7 +107,7 @@
     Report.draw(plot, traces, Report.layout(x.label, y.label, { xaxis: { range: xs }, yaxis: { range: ys }, annotations: labels(drawn, xs, ys) }));
     const on = best.map((point) => point.name);
     const none = "There is no front: for one of the two, neither more nor less is better.";
-    document.getElementById("trade-caption").textContent = `${y.label} against ${x.label}, with 95 % intervals. ${on.length ? `On the Pareto front of all variants' estimates: ${on.join(", ")}.` : none}`;
+    document.getElementById("trade-caption").textContent = `${y.label} against ${x.label}, with 95 % intervals. ${on.length ? `On the Pareto front of all variants' estimates: ${on.slice(0, 10).join(", ")}${on.length > 10 ? ` and ${on.length - 10} more` : ""}.` : none}`;
     const rows = all.map((point) => [point.name, Report.interval(point.y), Report.interval(point.x), on.includes(point.name) ? "yes" : on.length ? "no" : "no front"]);
     Report.table(document.getElementById("trade-table"), `${y.label} and ${x.label}`, ["Variant", y.label, x.label, "On the front"], rows);
   }
