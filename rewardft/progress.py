@@ -16,6 +16,8 @@ from rewardft.types import Run
 if TYPE_CHECKING:
     from rewardft.alarms import Alarm
 
+SHOWN = 6  # values of an evaluation: those over all samples first, groups of them after
+
 
 class ProgressLine:
     """A bar on a terminal; on anything else a plain line now and then."""
@@ -24,6 +26,7 @@ class ProgressLine:
         self.console = Console(stderr=True)
         self.start = self.counted = start  # time left is judged by the steps after `counted`, which began at `began`
         self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()
+        self.latest = self.trained = 0.0  # training time at the newest step, and at the last evaluation
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
         self.bar = Progress(
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,
@@ -39,20 +42,26 @@ class ProgressLine:
     @hookimpl
     def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         text, total = describe(metrics), self.total
+        self.latest = metrics.get("train_seconds", 0.0)
         if metrics.get("budget_spent"):  # what the budget will pay for, as far as one can tell
             total = max(step, min(total, round(step / metrics["budget_spent"])))
         self.bar.update(self.task, completed=step, total=total, text=text)
         now = time.monotonic()
         if not self.console.is_terminal and (now - self.last > self.every or step == total):
             self.last = now
-            left = (now - self.began) / max(step - self.counted, 1) * (total - step)
+            # Steps are told in bunches, so each says itself how much training time had passed when it was taken.
+            took = metrics["train_seconds"] - self.trained if "train_seconds" in metrics else now - self.began
+            left = took / max(step - self.counted, 1) * (total - step)
             self.console.print(f"step {step}/{total}  {text}  {left:.0f} s left", highlight=False)
 
     @hookimpl
     def on_evaluation_end(self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]) -> None:
         self.counted, self.began = step, time.monotonic()  # an evaluation says nothing about the speed of steps
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:6])
-        self.console.print(f"evaluation at step {step}:  {shown}", highlight=False)
+        self.trained = self.latest
+        over_all = {name: value for name, value in metrics.items() if name.partition("/")[2] not in metrics}
+        shown = [f"{name} {value:.4g}" for name, value in (over_all | dict(metrics)).items()]
+        more = f"  and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        self.console.print(f"evaluation at step {step}:  {'  '.join(shown[:SHOWN])}{more}", highlight=False)
         for alarm in alarms:
             text = f"alarm at step {step}:  {alarm.sentence}"
             self.console.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)

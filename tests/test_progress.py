@@ -33,3 +33,31 @@ def test_time_left_counts_steps_and_not_evaluations(clock, capsys, tmp_path):
         "step 11/20  reward 0.5  3 samples/s  180 s left",
         "step 12/20  reward 0.625  3 samples/s  160 s left",
     ]
+
+
+def test_steps_that_are_told_together_are_timed_apart(clock, capsys, tmp_path):
+    """With log_every: 10 the first ten come at once; what is left follows from the time that each was taken at."""
+    line, run = ProgressLine(start=0), Run(Path(tmp_path), None, True, 60)
+    line.on_run_start(run)
+    clock[0] = 500.0  # set-up
+    line.on_evaluation_end(run, 0, {"reward/x": 0.25}, [])
+    clock[0] = 520.0
+    for step in range(1, 11):
+        line.on_step_end(run, step, {"reward": 0.5, "samples_per_second": 3.0, "train_seconds": 2.0 * step})
+    line.on_evaluation_end(run, 10, {"reward/x": 0.25}, [])
+    clock[0] = 540.0
+    line.on_step_end(run, 11, {"reward": 0.5, "samples_per_second": 3.0, "train_seconds": 23.0})
+    assert [text for text in capsys.readouterr().err.splitlines() if text.startswith("step")] == [
+        "step 1/60  reward 0.5  3 samples/s  118 s left",
+        "step 11/60  reward 0.5  3 samples/s  147 s left",
+    ]
+
+
+def test_values_over_all_samples_come_before_those_of_groups(capsys, tmp_path):
+    line, run = ProgressLine(start=0), Run(Path(tmp_path), None, True, 60)
+    values = {"reward/x": 1.0} | {f"class{i}/reward/x": float(i) for i in range(6)} | {"contrast": 2.0}
+    line.on_evaluation_end(run, 0, values, [])
+    assert " ".join(capsys.readouterr().err.split()) == (
+        "evaluation at step 0: reward/x 1 contrast 2 class0/reward/x 0 class1/reward/x 1 class2/reward/x 2 class3/reward/x 3 "
+        "and 2 more"
+    )

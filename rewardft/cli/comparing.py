@@ -15,7 +15,7 @@ import typer
 from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_table
 from rewardft.compare.comparison import Launch, compare
-from rewardft.compare.members import Member
+from rewardft.compare.members import Member, expand
 from rewardft.compare.records import ComparisonRecord, Interval
 from rewardft.compare.runner import Outcome
 from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
@@ -48,7 +48,9 @@ def compare_sources(names: Sequence[str], options: Options, launch: Launch, out:
     folder = out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
-        record = compare(request, folder, launch, Progress(), command, options.pictures)
+        members = expand(request, folder)
+        say_what_is_done(members)
+        record = compare(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:
         print(f"interrupted; finished runs are kept. Continue with: {command}")
         raise
@@ -72,6 +74,13 @@ def build_request(names: Sequence[str], options: Options) -> Request:
     return replace(
         request, variants=tuple(variants), seeds=options.seeds or request.seeds, budget=options.budget or request.budget
     )
+
+
+def say_what_is_done(members: Sequence[Member]) -> None:
+    """Before a comparison that is taken up again."""
+    done = sum(member.given or (member.problem is None and member.is_done) for member in members)
+    if done:
+        print(f"{done} of {len(members)} runs are finished and are not repeated", file=sys.stderr)
 
 
 class Progress:

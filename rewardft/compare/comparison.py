@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from rewardft.compare.collect import Seen, against_best, look_at, pool
-from rewardft.compare.members import Member, differences, expand, folder_name
+from rewardft.compare.members import Member, differences, folder_name
 from rewardft.compare.records import ComparisonRecord, Picture, Section, Value, VariantRecord
 from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.compare.sources import Request
@@ -32,13 +32,14 @@ class Launch:
 
 
 def compare(
-    request: Request, out: Path, launch: Launch, notify: Notify, command: str, pictures: int = 6
+    request: Request, members: Sequence[Member], out: Path, launch: Launch, notify: Notify, command: str,
+    pictures: int = 6,
 ) -> ComparisonRecord:
-    """Expand, run what is missing, collect, and write `comparison.json`, `samples.parquet` and the pictures to `out`.
+    """Run what is missing, collect, and write `comparison.json`, `samples.parquet` and the pictures to `out`.
 
-    Raises RecipeError when not one variant can be run; KeyboardInterrupt after Ctrl-C, with everything saved.
+    members: of `expand`. Raises RecipeError when not one variant can be run; KeyboardInterrupt after Ctrl-C, with
+    everything saved.
     """
-    members = expand(request, out)
     problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
     if len(problems) == len(members):
         raise RecipeError("compare", list(dict.fromkeys(problems)))

@@ -8,11 +8,12 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rewardft.compare.sources import Request, Variant, budget_settings, key_of
+from rewardft.component import Component, option_parameters
 from rewardft.errors import PluginError, RewardftError
 from rewardft.plugin_sources import installed
 from rewardft.plugins import load_installed
@@ -25,7 +26,10 @@ DONE = ("finished", "stopped")
 
 @dataclass(frozen=True)
 class Member:
-    """One run. `recipe` is None and `problem` says why when it cannot be run; `given`: a run that was handed in."""
+    """One run. `recipe` is None and `problem` says why when it cannot be run; `given`: a run that was handed in.
+
+    options: the recipe as plain data, with the defaults of its model, sampler and algorithm.
+    """
 
     variant: Variant
     seed: int
@@ -33,6 +37,7 @@ class Member:
     recipe: Recipe | None = None
     problem: str | None = None
     given: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -49,8 +54,10 @@ class Member:
         return [*words, "--resume"] if resume else words
 
     def repeat(self) -> str:
-        """A line that one can paste."""
-        return "" if self.given else shlex.join(["rewardft", *self.command()])
+        """A line that one can paste: the same run in a folder of its own."""
+        sets = [word for text in self.settings for word in ("--set", text)]
+        recipe, out = self.variant.word or str(self.variant.recipe), f"runs/{folder_name(self.variant)}-seed{self.seed}"
+        return "" if self.given else shlex.join(["rewardft", "run", recipe, *sets, "--out", out])
 
     @property
     def is_done(self) -> bool:
@@ -70,19 +77,20 @@ def expand(request: Request, out: Path) -> list[Member]:
 
 def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
     if variant.run is not None and not (request.seeds or request.budget or variant.settings):
-        recipe = load_recipe(variant.recipe)
-        yield Member(variant, recipe.seed, variant.run, recipe, given=True)
+        _, recipe, _, options = identify(variant)
+        yield Member(variant, recipe.seed, variant.run, recipe, given=True, options=options)
         return
     if request.budget:
         variant = variant.with_settings(*budget_settings(request.budget))
     try:
-        variant, recipe, digest = identify(with_plugin(variant))
+        variant, recipe, digest, options = identify(with_plugin(variant))
     except RewardftError as error:
         for seed in range(request.seeds or 1):
             yield Member(variant, seed, out / "runs" / folder_name(variant) / f"seed{seed}", problem=str(error))
         return
     for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
-        yield Member(variant, seed, out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}", recipe)
+        folder = out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}"
+        yield Member(variant, seed, folder, recipe, options=options)
 
 
 def folder_name(variant: Variant) -> str:
@@ -90,17 +98,26 @@ def folder_name(variant: Variant) -> str:
     return re.sub(r"[^\w.,=-]+", "_", variant.name)
 
 
-def identify(variant: Variant) -> tuple[Variant, Recipe, str]:
-    """The variant's recipe, checked, and a digest of all that its runs follow from, the seed left out.
+def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
+    """The variant's recipe, checked, a digest of all that its runs follow from, the seed left out, and its options.
 
     Two runs with the same digest and seed are the same run: settings, code of the plugin files, version of rewardft.
     """
-    recipe, plugins, _ = open_recipe(variant.recipe, variant.settings)
+    recipe, plugins, resolved = open_recipe(variant.recipe, variant.settings)
     files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
     flat = recipe.model_copy(update={"seed": 0})
     flat._origin = recipe._origin
     facts = [flat.digest(), files, version_of("rewardft")]
-    return variant, recipe, hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    options = recipe.dump()
+    for section in ("model", "sampler", "algorithm"):
+        options[section] = defaults_of(getattr(resolved, section)) | options[section]
+    return variant, recipe, hashlib.sha256(json.dumps(facts).encode()).hexdigest(), options
+
+
+def defaults_of(component: Component) -> dict[str, Any]:
+    """What a component is set to by default, as far as it can be written in a recipe."""
+    defaults = {name: p.default for name, p in option_parameters(component.entry).items() if p.default is not p.empty}
+    return {name: value for name, value in defaults.items() if isinstance(value, (str, int, float, list, type(None)))}
 
 
 def with_plugin(variant: Variant) -> Variant:
@@ -143,7 +160,7 @@ def differences(members: list[Member]) -> tuple[dict[str, dict[str, Any]], dict[
     """(by variant: the settings in which the variants differ, flattened; what all share). Seeds are left out."""
     from rewardft.resume import flatten
 
-    flat = {m.variant.name: flatten(m.recipe.dump()) for m in members if m.recipe is not None}
+    flat = {m.variant.name: flatten(m.options) for m in members if m.recipe is not None}
     keys = list(dict.fromkeys(key for settings in flat.values() for key in settings if key != "seed"))
     first = next(iter(flat.values()), {})
     shared = {k: first[k] for k in keys if all(k in s and s[k] == first.get(k) for s in flat.values())}

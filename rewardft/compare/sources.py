@@ -25,12 +25,16 @@ ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe and what is changed in it. `settings` are `key=value` texts; `run`: a run folder to take as it is."""
+    """A recipe and what is changed in it.
+
+    settings: `key=value` texts. run: a run folder to take as it is. word: how a command line names the recipe.
+    """
 
     name: str
     recipe: Path
     settings: tuple[str, ...] = ()
     run: Path | None = None
+    word: str | None = None
 
     def with_settings(self, *settings: str) -> Variant:
         """Later settings replace earlier ones of the same key."""
@@ -59,7 +63,7 @@ def read_sources(names: Sequence[str], find: Finder) -> Request:
         run = Path(name) if Path(name).is_dir() else None
         if run is not None and not path.is_file():
             raise RecipeError(name, [f"{name}: not a run folder; expected a recipe.yaml in it."])
-        variants.append(Variant(short_name(run or path), path, run=run))
+        variants.append(Variant(short_name(run or path), path, run=run, word=str(path) if run else name))
     return Request(tuple(distinct(variants)))
 
 
@@ -80,8 +84,9 @@ def read_comparison(path: Path, find: Finder) -> Request:
         raise RecipeError(str(path), problems)
     data = document.data
     beside = [path.parent / str(name) for name in data["recipes"]]
-    recipes = [near if near.is_file() else find(str(name)) for name, near in zip(data["recipes"], beside)]
-    variants = distinct(Variant(short_name(recipe), recipe) for recipe in recipes)
+    words = list(map(str, data["recipes"]))
+    found = [(near, str(near)) if near.is_file() else (find(word), word) for word, near in zip(words, beside)]
+    variants = distinct(Variant(short_name(recipe), recipe, word=word) for recipe, word in found)
     named = {name: as_settings(changes) for name, changes in data.get("variants", {}).items()}
     count = len(variants)
     variants = [combine(v, name, settings, count) for v in variants for name, settings in named.items()] or variants

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -96,14 +97,19 @@ def test_variants_over_seeds_are_run_once_and_reported(folder, capsys):
         ("draft_k", "draft_k", [3, 4]), ("draft", "draft", [3, 4]),
     ]  # fmt: skip
     assert record.target == "reward/tiny_brightness" and record.seeds == [3, 4] and record.notes == []
-    assert record.variants[0].differences == {"algorithm.use": "draft_k"}
+    assert record.variants[0].differences["algorithm.use"] == "draft_k"
+    assert record.variants[0].differences["algorithm.train_steps"] == 1, "defaults are said too"
+    command = shlex.split(record.variants[0].runs[1].command)
+    assert command[:3] == ["rewardft", "run", "recipe.yaml"] and command[-2:] == ["--out", "runs/draft_k-seed4"]
     assert record.common["optimizer.lr"] == 0.01
     assert [s.title for s in record.sections] == ["A stranger's"] and record.sections[0].plugin == "events"
     shown = capsys.readouterr().out
     assert "out/report.html" in shown and "2 variants" in (folder / "out" / "report.html").read_text()
 
     before = tables(folder)
+    capsys.readouterr()
     assert compare(*words) == 0
+    assert "4 of 4 runs are finished and are not repeated" in capsys.readouterr().err
     assert len(begun(folder)) == 4 and tables(folder) == before, "finished runs are not repeated"
     assert compare(*words, "--set", "optimizer.lr=2e-2") == 0
     assert len(begun(folder)) == 8, "other settings are other runs"
@@ -288,7 +294,7 @@ def test_what_a_run_is_known_by(folder):
 def test_differences_leave_out_what_all_share(folder):
     variants = (Variant("a", Path("recipe.yaml")), Variant("b", Path("recipe.yaml"), ("sampler.eta=0.5",)))
     own, common = differences(expand(Request(variants), Path("out")))
-    assert own == {"a": {}, "b": {"sampler.eta": 0.5}}
+    assert own == {"a": {"sampler.eta": 0.0}, "b": {"sampler.eta": 0.5}}
     assert "sampler.eta" not in common and common["sampler.steps"] == 3 and "seed" not in common
 
 

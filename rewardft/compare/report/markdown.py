@@ -31,11 +31,20 @@ def markdown(record: ComparisonRecord) -> str:
         *_sections(record),
         "## Reproduce",
         code(record.command),
-        *_if_any("### Single runs", tables.command_table(record)),
+        *_commands(record),
         *(["## Notes", "\n".join(f"- {escape(note)}" for note in record.notes)] if record.notes else []),
         *_if_any("## Versions", tables.pairs_table("Versions", ("Package", "Version"), record.versions)),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _commands(record: ComparisonRecord) -> list[str]:
+    """How each run is repeated alone, to be copied."""
+    lines = [
+        f"# {' '.join(variant.name.split())}, seed {run.seed}\n{run.command}"
+        for variant in record.variants for run in variant.runs if run.command
+    ]  # fmt: skip
+    return ["### Single runs", code("\n".join(lines))] if lines else []
 
 
 def escape(text: str) -> str:
