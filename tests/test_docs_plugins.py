@@ -53,3 +53,14 @@ def test_the_first_hook_of_the_hooks_page_runs(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"{i + 1} {reward}" for i, reward in enumerate(run.column("reward"))
     ]
+
+
+def test_the_direct_algorithm_is_draft_with_one_step(tmp_path):
+    (tmp_path / "last_step.py").write_text(files_in("docs/writing-a-plugin.md")["last_step.py"])
+    settings = ["train.steps=4", "evaluate.every=0"]
+    plugins = f"plugins=[toy, {tmp_path / 'last_step.py'}]"
+    recipe = ROOT / "recipes" / "toy_draft.yaml"
+    mine = run_recipe(recipe, tmp_path / "mine", plugins, "algorithm={use: last_step}", *settings)
+    ours = run_recipe(recipe, tmp_path / "ours", "algorithm={use: draft_k, train_steps: 1}", *settings)
+    assert mine.column("gradient_norm") == pytest.approx(ours.column("gradient_norm"), rel=1e-5)
+    assert mine.column("reward") == pytest.approx(ours.column("reward"), rel=1e-5)
