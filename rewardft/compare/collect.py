@@ -228,6 +228,3 @@ def split_group(name: str, evaluation: Evaluation) -> tuple[str, list[int]]:
         if prefix and name.startswith(prefix) and name.removeprefix(prefix) in evaluation.per_sample:
             return name.removeprefix(prefix), rows
     return name, evaluation.rows()[""]
-
-
-__all__ = ["Interval", "Seen", "against_best", "look_at", "pool"]

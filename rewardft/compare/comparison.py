@@ -16,7 +16,7 @@ from rewardft.compare.records import ComparisonRecord, Picture, Section, Value, 
 from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.compare.sources import Request
 from rewardft.compare.tables import write_samples
-from rewardft.errors import RecipeError, RewardftError
+from rewardft.errors import RecipeError
 from rewardft.plugins import load_plugins
 from rewardft.recorder import PACKAGES, version_of
 
@@ -180,7 +180,7 @@ def plugin_sections(members: Sequence[Member], record: ComparisonRecord, out: Pa
         plugins = load_plugins(member.recipe.plugins, member.recipe.base)
         try:
             answers = plugins.results("report_sections", record=record, folder=out)
-        except (RewardftError, Exception) as error:
+        except Exception as error:
             text = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
             sections.setdefault("", []).append(Section(title="A section that could not be made", html=escaped(text)))
             continue
