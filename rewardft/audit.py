@@ -22,7 +22,7 @@ def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]
 
     Raises AuditError with every failure and what usually causes it.
     """
-    failures = failure_problems(facts)
+    failures = failure_problems(facts) or nothing_applies_problems(facts)
     problems = failures + gradient_problems(named, bool(failures)) + pixel_problems(facts) + reward_problems(facts)
     if problems:
         shown = "\n".join(f"  - {p}" for p in problems)
@@ -45,6 +45,17 @@ def failure_problems(facts: Mapping[str, Any]) -> list[str]:
         f"fail now and then; mend the reward or remove it."
         for name, counts in facts.get("skipped", {}).items()
         if counts["failed"] == counts["batches"]
+    ]
+
+
+def nothing_applies_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Rewards that are NaN, which is how they say that they do not apply, on every sample of the first step."""
+    counts = facts.get("samples_that_rewards_apply_to", {})
+    if not counts or any(int(count) for count in counts.values()):
+        return []
+    return [
+        f"no reward applies to any sample of the first step: {', '.join(counts)} returned NaN for all of them. If that "
+        f"is not meant, look for 0 / 0 or the like in the reward; if it is, a larger batch has samples that it fits."
     ]
 
 

@@ -46,8 +46,12 @@ def save_checkpoint(
 
 def save_trained(adapter: Any, folder: Path, step: int) -> None:
     """The trained weights, and the step that they are of: a resumed run may have newer ones in a checkpoint."""
-    adapter.save(folder)
-    (folder / "step.json").write_text(json.dumps({"step": step}))
+
+    def fill(temporary: Path) -> None:
+        adapter.save(temporary)
+        (temporary / "step.json").write_text(json.dumps({"step": step}))
+
+    write_folder(folder, fill)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

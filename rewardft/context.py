@@ -132,6 +132,11 @@ class Context:
 
         record: log the values as the run's rewards; off for what is not a finished sample.
         """
+        if not isinstance(rollout, Rollout):
+            raise ComponentError(
+                f"ctx.score takes a Rollout, got {type(rollout).__name__}. For other samples than those of a rollout: "
+                f"rollout.with_x0(x0)."
+            )
         scores = evaluate_rewards(self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error)
         self.reward_evaluations += len(batch)
         self._warn_of_skips(scores)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rewardft.alarms import Alarm
 from rewardft.audit import audit_first_step
 from rewardft.budget import Meter
-from rewardft.checkpoint import save_checkpoint, save_trained, write_folder, write_text
+from rewardft.checkpoint import save_checkpoint, save_trained, write_text
 from rewardft.data import Stream
 from rewardft.distributed import (
     average_gradients,
@@ -25,6 +25,7 @@ from rewardft.distributed import (
     raise_together,
     start_accelerator,
 )
+from rewardft.ema import Ema
 from rewardft.errors import AuditError, ComponentError
 from rewardft.evaluation import Evaluation, compare
 from rewardft.held_out import HeldOut
@@ -72,7 +73,8 @@ class Trainer:
         self.run.model, self.run.sampler = self.session.model, self.session.context.sampler
         self.ctx, self.adapter = self.session.context, self.session.adapter
         self.ctx.gather, self.ctx.on_reward_error = self.accelerator.gather, self._dump_samples
-        self.held_out = HeldOut(self.session, self.out, self.accelerator)
+        self.ema = Ema(self.adapter, recipe.train.ema)
+        self.held_out = HeldOut(self.session, self.out, self.accelerator, self.ema)
         self.parameters = self.adapter.parameters
         self.optimizer = build_optimizer(recipe, plugins, self.parameters)
         self.schedule = build_schedule(recipe, self.optimizer)
@@ -83,16 +85,15 @@ class Trainer:
         self.meter = Meter(recipe.train.budget, self.accelerator.num_processes)
         self.signals = Signals()
         self.stop_reason: str | None = None
-        self.resumed: list[dict[str, Any]] = []
+        self.resumed, self.alarms = list[dict[str, Any]](), list[Alarm]()
         self.baseline: Evaluation | None = None
-        self.alarms: list[Alarm] = []
         if checkpoint is not None:
             self.step = restore(self, checkpoint)
             self.is_spent = self.meter.exhausted
         if resume and self.is_main:
             take_up(self.out, recipe, checkpoint)
             self.resumed = resumptions(self.out, self.step, self.changed_plugins)
-        copy_from_main(self.accelerator, self.parameters)
+        copy_from_main(self.accelerator, [*self.parameters, *self.ema.weights.values()])
         self.saved, self.samples_logged = self.step, self.stream.position
 
     def fit(self) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class Trainer:
         batch = self._next_batch()
         closed = True
         for loss in self.session.algorithm.losses(self.ctx, batch):
-            loss.value.backward()
+            loss.backward()
             return_freed_memory()
             for name, value in loss.metrics.items():
                 self.ctx.record(name, torch.as_tensor(value, dtype=torch.float32))
@@ -166,6 +167,7 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.ema.update(self.step)
         self.ctx.record("gradient_norm", norm)
         cost = self.ctx.cost | {"train_seconds": self._train_seconds()}
         self.pending.append((self.step, self.ctx.take_records(), cost))
@@ -224,15 +226,12 @@ class Trainer:
         """Evaluate on held-out samples, if the recipe asks for it and it is not done already."""
         if not self.held_out.wanted:
             return None
-        if (stored := self.held_out.stored(self.step)) is not None:
-            self.alarms = self.held_out.alarms(self.baseline, stored)
-            return stored
-        result = self.held_out.make(self.step)
+        stored = self.held_out.stored(self.step)
+        result = self.held_out.make(self.step) if stored is None else stored
         self.alarms = self.held_out.alarms(self.baseline, result)
-        self.plugins.call(
-            "on_evaluation_end", run=self.run, step=self.step, metrics=result.means(), rollout=result.rollout,
-            alarms=self.alarms,
-        )  # fmt: skip
+        facts = {"metrics": result.means(), "rollout": result.rollout, "alarms": self.alarms}
+        if stored is None:
+            self.plugins.call("on_evaluation_end", run=self.run, step=self.step, **facts)
         return result
 
     def _heed_alarms(self) -> None:
@@ -266,7 +265,8 @@ class Trainer:
         interrupted = bool(largest(self.accelerator, self.signals.number))  # it may have come after the last step
         after = None if interrupted else self._evaluate()
         if self.is_main:
-            write_folder(self.out / "adapter", lambda folder: save_trained(self.adapter, folder, self.step))
+            save_trained(self.adapter, self.out / "adapter", self.step)
+            self.ema.save(self.out / "adapter_ema", self.step)
         summary: dict[str, Any] = {
             "status": "interrupted" if interrupted else "stopped" if self.stop_reason else "finished",
             "reason": self.stop_reason or (self.meter.describe() if self.is_spent else None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rewardft.adapter import FullFineTuning
 from rewardft.alarms import Alarm, find_alarms
 from rewardft.checkpoint import write_text
 from rewardft.distributed import main_decides
+from rewardft.ema import Ema
 from rewardft.evaluation import Evaluation
 from rewardft.recipe import Recipe
 from rewardft.session import Session, run_evaluation
@@ -20,13 +22,15 @@ from rewardft.strict_json import encode
 class HeldOut:
     """Evaluates a session as its recipe says. Every process evaluates the same; the main one writes.
 
+    ema: the averaged weights, where they are what is evaluated.
     wanted: whether the recipe asks for any evaluation.
     not_compared: why there is no evaluation of the base model, when there can be none.
     """
 
-    def __init__(self, session: Session, out: Path, accelerator: Any) -> None:
+    def __init__(self, session: Session, out: Path, accelerator: Any, ema: Ema) -> None:
         self.session, self.out, self.accelerator = session, out, accelerator
         self.spec = session.recipe.evaluate
+        self.ema = ema if self.spec.weights == "ema" else None
         self.wanted = bool(self.spec.every or self.spec.rewards or self.spec.metrics or self.spec.kl)
         self.trained = trained_values(session.recipe)
         self.not_compared: str | None = None
@@ -36,18 +40,21 @@ class HeldOut:
         return self.spec.every > 0 and step % self.spec.every == 0 and 0 < step < self.session.recipe.train.steps
 
     def stored(self, step: int) -> Evaluation | None:
-        """The evaluation of `step` that is in the folder, if it was made with the recipe's settings."""
+        """The evaluation of `step` that is in the folder, if it was made with the recipe's settings and weights."""
         settings = self.session.evaluation_settings(self.spec.samples)
         data = main_decides(self.accelerator, lambda: read_evaluation(self.out, step, settings))
-        return None if data is None else Evaluation.from_json(data)
+        if data is None or (step > 0 and data.get("weights", "raw") != self.spec.weights):
+            return None
+        return Evaluation.from_json(data)
 
     def make(self, step: int) -> Evaluation:
-        """Evaluate the weights as they are, and keep it as that of `step`."""
-        result = run_evaluation(self.session, self.spec.samples)
+        """Evaluate the weights as they are, or their average, and keep it as that of `step`."""
+        with nullcontext() if self.ema is None else self.ema.applied():
+            result = run_evaluation(self.session, self.spec.samples)
         if self.accelerator.is_main_process:
             path = evaluation_path(self.out, step)
             path.parent.mkdir(exist_ok=True)
-            write_text(path, encode(result.to_json()))
+            write_text(path, encode(result.to_json() | {"weights": self.spec.weights}))
         return result
 
     def alarms(self, baseline: Evaluation | None, result: Evaluation) -> list[Alarm]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,50 @@ def save_pictures(samples: Any, ids: Sequence[str], folder: Path, prefix: str = 
     return paths
 
 
-def save_grid(columns: Sequence[Any], path: Path) -> Path | None:
-    """Decoded samples side by side, a row for each sample, with a white gap; None where they are no pictures."""
-    strips = [as_pictures(column) for column in columns]
+def save_grid(columns: Mapping[str, Any], labels: Sequence[str], path: Path) -> Path | None:
+    """Decoded samples side by side under the names of their columns; None where they are no pictures.
+
+    labels: one per sample, written above its row.
+    """
+    strips = [as_pictures(column) for column in columns.values()]
     if any(strip is None for strip in strips):
         return None
-    gap, rows = 4, []
-    for cells in zip(*(strip for strip in strips if strip is not None)):
-        large = [enlarge(cell) for cell in cells]
-        white = torch.ones(3, large[0].shape[1], gap)
-        rows.append(torch.cat([part for cell in large for part in (cell, white)][:-1], dim=-1))
-        rows.append(torch.ones(3, gap, rows[-1].shape[-1]))
-    save_png(path, torch.cat(rows[:-1], dim=-2))
+    rows = [[enlarge(cell) for cell in cells] for cells in zip(*(strip for strip in strips if strip is not None))]
+    sheet = Sheet(list(columns), rows[0][0].shape[-2:])
+    for label, cells in zip(labels, rows):
+        sheet.add(label, cells)
+    write_image(path, sheet.image())
     return path
+
+
+class Sheet:
+    """Rows of pictures under the names of their columns, each row under its label."""
+
+    gap, line = 4, 14  # pixels: between pictures, and of a line of text
+
+    def __init__(self, titles: Sequence[str], size: Sequence[int]) -> None:
+        self.titles, (self.height, self.width) = titles, size
+        self.rows: list[tuple[str, Sequence[Tensor]]] = []
+
+    def add(self, label: str, cells: Sequence[Tensor]) -> None:
+        """Pictures `(3, h, w)` of the sheet's size, one per column."""
+        self.rows.append((label, cells))
+
+    def image(self) -> Any:
+        """Text that is wider than its place is cut off, as pictures must stay where they are."""
+        pillow = import_pillow("Image", "ImageDraw")
+        across, down = self.width + self.gap, self.height + self.line + self.gap
+        size = (across * len(self.titles) - self.gap, self.line + down * len(self.rows))
+        image = pillow["Image"].new("RGB", size, "white")
+        draw = pillow["ImageDraw"].Draw(image)
+        for column, title in enumerate(self.titles):
+            draw.text((column * across, 0), title, fill="black")
+        for row, (label, cells) in enumerate(self.rows):
+            top = self.line + row * down
+            draw.text((0, top), label, fill="black")
+            for column, cell in enumerate(cells):
+                image.paste(to_image(cell), (column * across, top + self.line))
+        return image
 
 
 def enlarge(picture: Tensor) -> Tensor:
@@ -71,12 +103,25 @@ def enlarge(picture: Tensor) -> Tensor:
 
 def save_png(path: Path, picture: Tensor) -> None:
     """`(c, h, w)` in [0, 1] -> a file, complete or absent."""
+    write_image(path, to_image(picture))
+
+
+def to_image(picture: Tensor) -> Any:
+    """`(c, h, w)` in [0, 1] -> a Pillow image of 8 bits."""
+    array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+    return import_pillow("Image")["Image"].fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def import_pillow(*names: str) -> dict[str, Any]:
+    """Modules of Pillow by name; raises ComponentError when it is not installed."""
     try:
-        from PIL import Image
+        return {name: importlib.import_module(f"PIL.{name}") for name in names}
     except ImportError as error:
         raise ComponentError("pictures are written by Pillow, which is not installed: pip install pillow") from error
-    array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def write_image(path: Path, image: Any) -> None:
+    """A PNG, complete or absent."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     image.save(temporary, format="PNG")
     os.replace(temporary, path)

@@ -169,6 +169,7 @@ def _check(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
         yield from _section_problems(error, data)
     yield from _optimizer_problems(data.get("optimizer"))
     yield from _budget_problems(data.get("train"), data.get("optimizer"))
+    yield from _average_problems(data.get("train"), data.get("evaluate"))
     for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
         yield from _repeated(data, keys)
 
@@ -242,6 +243,14 @@ def _budget_problems(train: Any, optimizer: Any) -> Iterator[tuple[Keys, str]]:
             f"optimizer.schedule: {schedule!r} runs to train.steps, and train.budget may end the run anywhere before. "
             f"Use 'constant', or leave the budget out.",
         )
+
+
+def _average_problems(train: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
+    """An evaluation of averaged weights that the run does not keep."""
+    averages = isinstance(train, dict) and train.get("ema") is not None
+    if isinstance(evaluate, dict) and evaluate.get("weights") == "ema" and not averages:
+        fix = "Set train.ema to a decay such as 0.99, or evaluate the 'raw' weights."
+        yield ("evaluate", "weights"), f"evaluate.weights: 'ema' needs an average of the weights. {fix}"
 
 
 def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rewardft.checkpoint import write_folder, write_text
-from rewardft.errors import RecipeError, did_you_mean
+from rewardft.errors import RecipeError, RewardftError, did_you_mean
 from rewardft.hookspecs import hookimpl
 from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout, Run
@@ -53,7 +53,10 @@ class Recorder:
     def on_run_error(self, run: Run, step: int, error: BaseException) -> None:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         rank = self.accelerator.process_index
-        write_text(run.folder / (f"error-process{rank}.txt" if rank else "error.txt"), f"step {step}\n{text}")
+        path = run.folder / (f"error-process{rank}.txt" if rank else "error.txt")
+        write_text(path, f"step {step}\n{text}")
+        if not isinstance(error, (RewardftError, KeyboardInterrupt)):
+            error.add_note(f"at step {step}; the whole traceback is in {path}")
         self._finish_trackers()
 
     def _finish_trackers(self) -> None:

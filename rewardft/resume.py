@@ -32,6 +32,7 @@ def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "memory": {k: v for k, v in memory.items() if isinstance(v, (Tensor, dict, list))},
+        "ema": trainer.ema.weights,
     }
     state = {
         "position": trainer.stream.position,
@@ -59,6 +60,7 @@ def restore(trainer: Trainer, path: Path) -> int:
     if tensors["cuda_rng"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([s.cpu() for s in tensors["cuda_rng"]])
     trainer.ctx.memory.update(tensors["memory"] | state["memory"])
+    trainer.ema.load(tensors.get("ema", {}))
     trainer.ctx.restore_cost(state["cost"])
     trainer.seconds = state["train_seconds"]
     if trainer.meter.budget is not None:

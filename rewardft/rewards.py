@@ -142,13 +142,29 @@ def check_value(name: str, value: Any, batch: Batch) -> None:
     """Raises RewardError unless the value is `(b,)` and has no inf."""
     if not isinstance(value, Tensor) or value.shape != (len(batch),):
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise RewardError(f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}")
+        raise RewardError(
+            f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}"
+            f"{shape_hint(value, batch)}"
+        )
     bad = torch.isinf(value.detach())
     if bad.any():
         raise RewardError(
             f"reward {name!r} returned inf for the samples {ids_at(batch, bad)}. A reward must be finite, or NaN where "
             f"it does not apply; `on_error: skip` beside it in the recipe leaves such batches out."
         )
+
+
+def shape_hint(value: Any, batch: Batch) -> str:
+    """What usually leads to this shape; '' where nothing does."""
+    if not isinstance(value, Tensor):
+        return ". Return a tensor of the rollout's device, made from its samples by torch functions"
+    if value.ndim == 0:
+        return ", as if over the whole batch: reduce all dimensions but the first, such as by x.flatten(1).mean(1)"
+    if value.numel() == len(batch):
+        return ". Its surplus dimensions go away with value.flatten()"
+    if len(value) == len(batch):
+        return ". Reduce its other dimensions, such as by value.flatten(1).mean(1)"
+    return ""
 
 
 def ids_at(batch: Batch, rows: Tensor) -> str:
@@ -163,6 +179,9 @@ def record_audit(audit: dict[str, Any], view: Rollout, by_name: dict[str, Tensor
     """
     if isinstance(view._decoded, Tensor):
         record_pixels(audit, view._decoded.detach())
+    for name, value in by_name.items():
+        applies = audit.setdefault("samples_that_rewards_apply_to", {})
+        applies[name] = applies.get(name, 0) + (~value.isnan()).sum()
     if x0 is None:
         return
     norms = audit.setdefault("reward_gradient_norm", {})

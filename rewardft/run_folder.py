@@ -23,9 +23,7 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     started = (out / "manifest.json").exists()  # a recipe alone: that run could not be built
     if (out / "recipe.yaml").exists() and (started or resume):
         if not resume:
-            raise CheckpointError(
-                f"{out} already holds a run. Continue it with --resume, or give another folder with --out."
-            )
+            raise CheckpointError(f"{out} already holds {what_is_there(out)}, or give another folder with --out.")
         check_same_recipe(out / "recipe.yaml", recipe)
         return latest_checkpoint(out)
     if resume:
@@ -36,6 +34,19 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error}). Give another folder with --out.") from error
     return None
+
+
+def what_is_there(out: Path) -> str:
+    """The run in a folder, and what can be done with it."""
+    if (out / "error.txt").exists():
+        unsaved = latest_checkpoint(out) is None
+        how = "Once that is mended, start over in it with --resume" if unsaved else "Continue it with --resume"
+        return f"a run that failed{' before it saved a checkpoint' if unsaved else ''}; error.txt says why. {how}"
+    if (out / "summary.json").exists():
+        status = json.loads((out / "summary.json").read_text(encoding="utf-8"))["status"]
+        if status == "finished":
+            return "a finished run. Go on with --resume and a larger train.steps or train.budget"
+    return "a run. Continue it with --resume"
 
 
 def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
@@ -52,6 +63,7 @@ def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
         rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
         rewind_evaluations(out, step_of(checkpoint))
     remove_folder(out / "adapter")
+    remove_folder(out / "adapter_ema")
     for path in (out / "summary.json", *out.glob("error*.txt")):
         path.unlink(missing_ok=True)
     replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))

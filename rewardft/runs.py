@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from rewardft.adapter import load_adapter
 from rewardft.alarms import find_alarms
 from rewardft.catalog import build_catalog
-from rewardft.checkpoint import latest_checkpoint, read_state, step_of, write_text
+from rewardft.checkpoint import latest_checkpoint, read_state, read_tensors, step_of, write_text
 from rewardft.component import Component, check_options
+from rewardft.ema import load_average
 from rewardft.engine import train
 from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation import compare
@@ -48,17 +49,25 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
 
 
 def load_trained(session: Session, folder: Path) -> int:
-    """Load the newest weights of a run, from `adapter/` or from a checkpoint; returns their step."""
-    checkpoint, final = latest_checkpoint(folder), step_of_trained(folder / "adapter")
+    """Load the newest weights of a run, from its end or from a checkpoint; returns their step.
+
+    They are the last step's or the averaged ones, as `evaluate.weights` of the session's recipe says.
+    """
+    averaged = session.recipe.evaluate.weights == "ema"
+    trained = folder / ("adapter_ema" if averaged else "adapter")
+    checkpoint, final = latest_checkpoint(folder), step_of_trained(trained)
     if final is not None and (checkpoint is None or final >= step_of(checkpoint)):
-        load_adapter(session.adapter, folder / "adapter")
+        load_adapter(session.adapter, trained)
         return final
     if checkpoint is None:
         raise CheckpointError(
-            f"{folder}: nothing trained is saved in it (no checkpoints/, and no adapter/ with a step.json)"
+            f"{folder}: nothing trained is saved in it (no checkpoints/, and no {trained.name}/ with a step.json)"
         )
     state = read_state(checkpoint)
-    load_adapter(session.adapter, checkpoint)
+    if averaged:
+        load_average(session.adapter, read_tensors(checkpoint, session.context.device), str(checkpoint))
+    else:
+        load_adapter(session.adapter, checkpoint)
     return int(state["step"])
 
 

@@ -105,6 +105,7 @@ class TrainSpec(Section):
     budget: Name | None = None
     accumulate: Count = 1
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
     decode_checkpointing: bool = False
@@ -117,6 +118,7 @@ class EvaluateSpec(Section):
     """Held-out evaluation; `every: 0` means never during training. `data` overrides options of the data set.
 
     sampler: draws the held-out samples; None: the one that the run trains with.
+    weights: the last step's, or their moving average `train.ema`; None: the average where there is one.
     kl: measure the distance from the reference along the sampled trajectories.
     on_alarm, min_diversity: what an alarm does, and the fraction of the base's diversity below which there is one.
     """
@@ -127,6 +129,7 @@ class EvaluateSpec(Section):
     seed: CountOrZero = 1234
     data: dict[str, Any] = {}
     sampler: ComponentSpec | None = None
+    weights: Literal["raw", "ema"] | None = None
     rewards: list[RewardSpec] = []
     metrics: list[ComponentSpec] = []
     kl: bool = False
@@ -157,6 +160,13 @@ class Sections(Section):
     train: TrainSpec
     evaluate: EvaluateSpec = EvaluateSpec()
     save: SaveSpec = SaveSpec()
+
+    @model_validator(mode="after")
+    def _fill_weights(self) -> Sections:
+        if self.evaluate.weights is None:
+            weights = "raw" if self.train.ema is None else "ema"
+            self.__dict__["evaluate"] = self.evaluate.model_copy(update={"weights": weights})
+        return self
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,13 @@ class Drawn:
     base: dict[str, Tensor]
     tuned: dict[str, Tensor]
 
+    @property
+    def labels(self) -> list[str]:
+        """'id (group)' of each sample, or its id."""
+        if not self.groups:
+            return self.ids
+        return [f"{id_} ({group})" for id_, group in zip(self.ids, self.groups)]
+
 
 @dataclass(frozen=True)
 class PicturePair:
@@ -71,7 +78,8 @@ def sample_run(
     for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
         facts = {"ids": json.dumps(drawn.ids), "step": str(drawn.step), "adapter_scale": f"{scale:g}", "model": name}
         files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
-    grid = save_grid([drawn.base.get("decoded"), drawn.tuned.get("decoded")], out / "grid.png")
+    columns = {"base": drawn.base.get("decoded"), f"step {drawn.step}": drawn.tuned.get("decoded")}
+    grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
         pictures = out / "pictures"
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rewardft.errors import ComponentError
+
 if TYPE_CHECKING:
     from rewardft.noise import Noise
     from rewardft.recipe import Recipe
@@ -198,6 +200,17 @@ class Loss:
     value: Tensor
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
     step: bool = False
+
+    def backward(self) -> None:
+        """Raises ComponentError for a value that nothing can be learned from."""
+        if not isinstance(self.value, Tensor) or self.value.ndim > 0 or not self.value.requires_grad:
+            shown = f"shape {tuple(self.value.shape)}" if isinstance(self.value, Tensor) else type(self.value).__name__
+            cut = isinstance(self.value, Tensor) and not self.value.requires_grad
+            raise ComponentError(
+                f"a Loss must hold one number with a gradient to the trained weights; got {shown}"
+                f"{', without a gradient: no replay went into it, or a detach or no_grad cuts it' if cut else ''}"
+            )
+        self.value.backward()
 
 
 @dataclass

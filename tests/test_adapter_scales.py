@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -106,9 +107,10 @@ def test_the_command_prints_the_table_and_the_verdict(trained, capsys):
     assert out[6] == written["verdict"] and len(out) == 7
     sets = ["--set", "evaluate.metrics=[]"]
     assert main(["evaluate", str(trained), "--adapter-scale", "0,1", "--samples", "2", *sets]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "for diversity, list the plugin `metrics` and `{use: diversity}` in evaluate.metrics, e.g. with --set"
-    )
+    hint, _, command = capsys.readouterr().out.splitlines()[-1].partition(": rewardft ")
+    assert hint == "with diversity as well"
+    assert main([*shlex.split(command), "--samples", "2"]) == 0
+    assert "diversity/latents" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["a", "0,,1", "-1", "nan", "0,inf", ""])
@@ -196,9 +198,9 @@ def test_sample_writes_both_models_with_the_same_noise(trained, tmp_path, capsys
     assert not torch.equal(expected[0].x0, expected[1].x0)
     assert len(list((out / "pictures").iterdir())) == 6 and not list(out.glob(".*"))
     grid = np.array(Image.open(out / "grid.png"))
-    assert grid.shape == (3 * 64 + 2 * 4, 2 * 64 + 4, 3)
+    assert grid.shape == (14 + 3 * (14 + 64 + 4), 2 * 64 + 4, 3)
     small = np.array(Image.open(out / "pictures" / f"tuned-{file_name('val/1')}.png"))
-    assert np.array_equal(grid[68:132, 68:][::8, ::8], small)
+    assert np.array_equal(grid[110:174, 68:][::8, ::8], small)
 
 
 def test_sample_takes_ids_and_a_strength(trained, tmp_path, capsys):
@@ -278,8 +280,14 @@ def test_views_stand_in_a_row_and_values_outside_are_clamped(tmp_path):
     assert first.shape == (4, 15) and first[0].tolist() == [0] * 5 + [128] * 5 + [255] * 5
     assert second.max() == 0
     assert [p.name for p in paths] == ["a.png", f"{file_name('b/c')}.png"]
-    grid = np.array(Image.open(save_grid([views, views], tmp_path / "grid.png")))
-    assert grid.shape == (2 * 64 + 4, 2 * 15 * 16 + 4, 3)
+    bright = torch.full_like(views, 0.5)
+    grid = np.array(Image.open(save_grid({"one": views, "two": bright}, ["a", "b"], tmp_path / "grid.png")))
+    assert grid.shape == (14 + 2 * (14 + 64 + 4), 2 * 15 * 16 + 4, 3)
+    for top in (14 + 14, 14 + 82 + 14):
+        assert (grid[top : top + 64, 15 * 16 + 4 :] == 128).all()
+    assert (grid[28:92, : 5 * 16] == 0).all() and (grid[28:92, 10 * 16 : 15 * 16] == 255).all()
+    for left, text in ((0, grid[:14, : 15 * 16]), (1, grid[:14, 15 * 16 + 4 :]), (2, grid[14:28]), (3, grid[96:110])):
+        assert text.min() < 99, f"nothing is written at place {left}"
 
 
 def test_a_rollout_is_decoded_and_anything_else_is_no_picture(tmp_path):
@@ -290,7 +298,7 @@ def test_a_rollout_is_decoded_and_anything_else_is_no_picture(tmp_path):
     assert path.name == "x-a.png" and np.array_equal(np.array(Image.open(path)), expected)
     for other in (None, {"mesh": 1}, torch.rand(2, 4, 8, 8), torch.rand(2, 3), torch.rand(2, 1, 2, 3, 4, 4)):
         assert as_pictures(other) is None and save_pictures(other, batch.ids, tmp_path / "none") == []
-    assert save_grid([rollout.decoded, None], tmp_path / "none.png") is None
+    assert save_grid({"a": rollout.decoded, "b": None}, batch.ids, tmp_path / "none.png") is None
     assert not (tmp_path / "none").exists() and not (tmp_path / "none.png").exists()
 
 

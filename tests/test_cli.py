@@ -246,7 +246,8 @@ def test_run_evaluate_and_resume(rewardft):
     assert out.splitlines()[-1] == "finished at step 1: out"
     assert json.loads(Path("out/manifest.json").read_text())["plugins"][1]["version"] == "1.5"
     assert rewardft("run", "r.yaml", "--out", "out") == (
-        2, "", "error: out already holds a run. Continue it with --resume, or give another folder with --out.\n",
+        2, "", "error: out already holds a finished run. Go on with --resume and a larger train.steps or train.budget, "
+        "or give another folder with --out.\n",
     )  # fmt: skip
     code, out, err = rewardft("evaluate", "out", "--samples", "3")
     assert (code, err) == (0, "")
@@ -269,7 +270,7 @@ def test_an_interrupted_run_says_how_to_go_on(rewardft, monkeypatch):
     code, out, _ = rewardft("run", "r.yaml", "--set", "rewards=[{use: light}]", "--out", "a b")
     assert code == 130
     assert out == (
-        "interrupted at step 1 (interrupted by SIGINT): a b\n"
+        "interrupted by SIGINT at step 1: a b\n"
         "continue with: rewardft run r.yaml --set 'rewards=[{use: light}]' --out 'a b' --resume\n"
     )
 
@@ -283,6 +284,7 @@ def test_keyboard_interrupt_exits_with_130(rewardft, monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(rewardft, monkeypatch):
-    monkeypatch.setattr("rewardft.engine.train", lambda *arguments: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        rewardft("run", "r.yaml")
+    monkeypatch.setattr("rewardft.engine.train", len)  # a fault that no frame of a plugin's code is in
+    code, out, err = rewardft("run", "r.yaml")
+    assert (code, out) == (1, "") and err.startswith("Traceback (most recent call last):")
+    assert "rewardft/cli/__init__.py" in err and "rewardft/cli/running.py" in err and err.count("TypeError: len()") == 1

@@ -172,7 +172,8 @@ def test_hook_on_run_error_is_fenced(bench):
     with pytest.raises(ValueError) as error:
         bench.run()
     assert error.value.args == ("two is too many",)
-    first, second = error.value.__notes__
+    first, third, second = error.value.__notes__
+    assert third.startswith("at step 2; the whole traceback is in ") and third.endswith("error.txt")
     assert first == f"raised by plugin 'bad' in hook 'on_step_end' ({path}:{line_of(path, 'raise')})"
     assert second.startswith("while this error was reported, another came up: ")
     assert "RuntimeError('and I cannot even say so')" in second

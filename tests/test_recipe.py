@@ -66,12 +66,12 @@ def test_defaults_are_filled_in(recipe_file):
             "schedule": "constant", "warmup": 0,
         },
         "train": {
-            "steps": 10, "budget": None, "accumulate": 1, "clip_norm": 1.0, "precision": "fp32", "checkpointing": False,
-            "decode_checkpointing": False, "micro_batch": None, "log_every": 10, "report_to": [],
+            "steps": 10, "budget": None, "accumulate": 1, "clip_norm": 1.0, "ema": None, "precision": "fp32",
+            "checkpointing": False, "decode_checkpointing": False, "micro_batch": None, "log_every": 10, "report_to": [],
         },
         "evaluate": {
-            "every": 0, "samples": 64, "batch_size": None, "seed": 1234, "data": {}, "sampler": None, "rewards": [], "metrics": [],
-            "kl": False, "on_alarm": "warn", "min_diversity": 0.7,
+            "every": 0, "samples": 64, "batch_size": None, "seed": 1234, "data": {}, "sampler": None, "weights": "raw",
+            "rewards": [], "metrics": [], "kl": False, "on_alarm": "warn", "min_diversity": 0.7,
         },
         "save": {"every": 0, "keep": 3},
     }  # fmt: skip

@@ -51,8 +51,26 @@ def test_nan_means_not_applicable_and_adds_nothing():
             "reward 'bad' returned inf for the samples b. A reward must be finite, or NaN where it does not apply; "
             "`on_error: skip` beside it in the recipe leaves such batches out.",
         ),
-        (lambda r, b: total(r, b).mean(), "reward 'bad' must return one number per sample, shape (3,); got a tensor of shape ()"),
-        (lambda r, b: 1.0, "reward 'bad' must return one number per sample, shape (3,); got float"),
+        (
+            lambda r, b: total(r, b).mean(),
+            "reward 'bad' must return one number per sample, shape (3,); got a tensor of shape (), as if over the whole "
+            "batch: reduce all dimensions but the first, such as by x.flatten(1).mean(1)",
+        ),
+        (
+            lambda r, b: 1.0,
+            "reward 'bad' must return one number per sample, shape (3,); got float. Return a tensor of the rollout's "
+            "device, made from its samples by torch functions",
+        ),
+        (
+            lambda r, b: total(r, b)[:, None],
+            "reward 'bad' must return one number per sample, shape (3,); got a tensor of shape (3, 1). Its surplus "
+            "dimensions go away with value.flatten()",
+        ),
+        (
+            lambda r, b: total(r, b)[:, None].expand(3, 4),
+            "reward 'bad' must return one number per sample, shape (3,); got a tensor of shape (3, 4). Reduce its other "
+            "dimensions, such as by value.flatten(1).mean(1)",
+        ),
         (
             lambda r, b: total(r, b).detach(),
             "no gradient reaches the samples from the rewards bad: they detach their input or work on numpy arrays. "

@@ -82,8 +82,8 @@ class SilhouetteScore(LatentReward):
         self.bce, self.perceptual, self.body = bce, perceptual, load_body(body)
 
     def compare(self, logits: Tensor, batch: Batch) -> Tensor:
-        columns = (batch[name] for name in ("pose", "betas", "offset"))
-        truth = draw_silhouettes(self.body, *columns, size=logits.shape[-1]).to(logits.device)
+        pose, betas, offset = (batch[name] for name in ("pose", "betas", "offset"))
+        truth = draw_silhouettes(self.body, pose, betas, offset, size=logits.shape[-1]).to(logits.device)
         return -skeleton_loss(logits, truth, self.bce, self.perceptual, pyramid_distance)
 
 

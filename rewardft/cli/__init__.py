@@ -1,4 +1,4 @@
-"""The command line. An expected error is one message on stderr and exit code 2; anything else keeps its traceback."""
+"""The command line: an expected error is one message on stderr and exit code 2; any other has a traceback, and 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rewardft.errors import RewardftError
 
-EXPECTED_ERROR, INTERRUPTED = 2, 130
+UNEXPECTED_ERROR, EXPECTED_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,4 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
+    except Exception as error:
+        from rewardft.cli.tracebacks import format_unexpected
+
+        print(format_unexpected(error), file=sys.stderr)
+        return UNEXPECTED_ERROR
     return 0

@@ -39,6 +39,9 @@ def build_app(words: Sequence[str]) -> typer.Typer:
 
 
 def ls(
+    kind: Annotated[
+        str | None, typer.Argument(help="List this kind alone: recipes, comparisons, rewards, algorithms, ...")
+    ] = None,
     plugin: Annotated[
         list[str], typer.Option("--plugin", "-p", help="List these only: a name, a file, a folder; repeatable.")
     ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
@@ -46,7 +49,7 @@ def ls(
     """List the shipped recipes, then the components by kind."""
     from rewardft.cli.listing import list_everything
 
-    list_everything(plugin)
+    list_everything(plugin, kind)
 
 
 def cp(

@@ -16,7 +16,7 @@ from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_table
 from rewardft.compare.comparison import Launch, compare
 from rewardft.compare.members import Member, expand
-from rewardft.compare.records import ComparisonRecord, Interval
+from rewardft.compare.records import ComparisonRecord, Interval, RunRecord
 from rewardft.compare.runner import Outcome
 from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
 from rewardft.errors import ComponentError, did_you_mean
@@ -100,20 +100,20 @@ class Progress:
         now = time.monotonic()
         took = now - self.starts.get(member.label, self.began)
         left = (now - self.began) / self.ended * (self.total - self.ended)
-        last = outcome.tail.splitlines()[-1] if outcome.tail else ""
-        state = "done" if outcome.code == 0 else f"FAILED: {last}"
-        alarms = f", {count} alarms" if (count := count_alarms(member)) else ""
+        seen = run_record(member)
+        state = "done" if outcome.code == 0 else f"FAILED: {seen.reason}"
+        alarms = f", {len(seen.alarms)} alarms" if seen.alarms else ""
         print(
             f"{member.label}: {state}{alarms}, {took:.0f} s ({self.ended}/{self.total} runs, about {left:.0f} s left)",
             file=sys.stderr,
         )
 
 
-def count_alarms(member: Member) -> int:
-    """Alarms of the run's last evaluation."""
+def run_record(member: Member) -> RunRecord:
+    """How the run ended, and the alarms of its last evaluation."""
     from rewardft.compare.collect import look_at
 
-    return len(look_at(member, Path()).record.alarms)
+    return look_at(member, Path()).record
 
 
 def show(record: ComparisonRecord) -> None:

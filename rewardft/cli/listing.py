@@ -9,20 +9,29 @@ from pathlib import Path
 from rewardft.catalog import KINDS, Entry, build_catalog
 from rewardft.cli.shipped import COMPARISON, find_recipe, headline, shipped_comparisons, shipped_recipes
 from rewardft.cli.tables import print_table
-from rewardft.errors import PluginError, RewardftError
+from rewardft.errors import PluginError, RewardftError, did_you_mean
 from rewardft.plugin_sources import installed
 from rewardft.plugins import BUILTIN, list_installed_plugins, load_plugins
 
 
-def list_everything(names: Sequence[str]) -> None:
-    """Recipes, then components by kind. Installed plugins are tried each alone; named ones are loaded together."""
-    rows = [(name, headline(path)) for name, path in shipped_recipes().items()]
-    print_table("recipes", ("name", "what it trains"), rows)
-    comparisons = [(name, headline(path)) for name, path in shipped_comparisons().items()]
-    print_table("comparisons", ("name", "what it compares"), comparisons)
+def list_everything(names: Sequence[str], only: str | None = None) -> None:
+    """Recipes, then components by kind. Installed plugins are tried each alone; named ones are loaded together.
+
+    only: a kind of component, `recipes` or `comparisons`; None: all. Raises RewardftError for another word.
+    """
+    files = {
+        "recipes": ("what it trains", shipped_recipes), "comparisons": ("what it compares", shipped_comparisons),
+    }  # fmt: skip
+    if only is not None and only not in (*files, *KINDS):
+        raise RewardftError(f"there is no kind {only!r} to list.{did_you_mean(only, (*files, *KINDS))}")
+    for title, (about, found) in files.items():
+        if only in (None, title):
+            print_table(title, ("name", about), [(name, headline(path)) for name, path in found().items()])
+    if only in files:
+        return
     problems: list[str] = []
     entries = _entries_of(names) if names else list(_entries_of_installed(problems))
-    for kind in KINDS:
+    for kind in KINDS if only is None else (only,):
         listed = sorted((e for e in entries if e.kind == kind), key=lambda e: e.name)
         print_table(kind, ("name", "plugin", "what it is"), [(e.name, e.plugin, e.summary) for e in listed])
     for problem in problems:

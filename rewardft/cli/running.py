@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -16,7 +18,7 @@ from rewardft.cli.tables import print_comparison, print_table
 from rewardft.compare.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.plugins import Plugins
-from rewardft.recipe import Recipe
+from rewardft.recipe import Recipe, load_recipe
 from rewardft.resolve import Resolved, open_recipe
 
 
@@ -72,11 +74,18 @@ def run_recipe(
     print_alarms(summary["alarms"])
     if summary.get("not_compared"):
         print(f"no comparison with the base model: {summary['not_compared']}")
-    reason = f" ({summary['reason']})" if summary["reason"] else ""
-    print(f"{summary['status']} at step {summary['step']}{reason}: {folder}")
+    print(f"{how_it_ended(summary)}: {folder}")
     if summary["status"] == "interrupted":
         print(how_to_continue(name, overrides, folder))
         raise typer.Exit(130)
+
+
+def how_it_ended(summary: Mapping[str, Any]) -> str:
+    """'finished at step 9 (REASON)', 'interrupted by SIGINT at step 9'."""
+    status, reason, step = summary["status"], summary["reason"] or "", summary["step"]
+    if reason.startswith(status):
+        return f"{reason} at step {step}"
+    return f"{status} at step {step}" + (f" ({reason})" if reason else "")
 
 
 def print_alarms(alarms: Sequence[Mapping[str, str]]) -> None:
@@ -123,7 +132,18 @@ def evaluate_strengths(folder: Path, text: str, samples: int | None, overrides: 
     print_table("adapter strengths, same samples and noise", ("scale", *names), rows)
     print(result["verdict"])
     if not any(name.startswith("diversity/") for name in names):
-        print("for diversity, list the plugin `metrics` and `{use: diversity}` in evaluate.metrics, e.g. with --set")
+        print(f"with diversity as well: {with_diversity(folder, text, overrides)}")
+
+
+def with_diversity(folder: Path, text: str, overrides: Sequence[str]) -> str:
+    """The same command with the diversity of the samples beside their rewards."""
+    recipe = load_recipe(folder / "recipe.yaml", overrides)
+    plugins = json.dumps(list(dict.fromkeys([*recipe.plugins, "metrics"])))
+    metrics = json.dumps([*(m.as_options() for m in recipe.evaluate.metrics), {"use": "diversity"}])
+    others = [text for text in overrides if text.partition("=")[0].strip() not in ("plugins", "evaluate.metrics")]
+    added = [*others, f"plugins={plugins}", f"evaluate.metrics={metrics}"]
+    settings = [word for setting in added for word in ("--set", setting)]
+    return shlex.join(["rewardft", "evaluate", str(folder), "--adapter-scale", text, *settings])
 
 
 def parse_scales(text: str) -> list[float]:

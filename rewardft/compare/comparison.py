@@ -14,7 +14,7 @@ from rewardft.compare.collect import Seen, against_best, look_at, pool
 from rewardft.compare.members import Member, differences, folder_name
 from rewardft.compare.records import ComparisonRecord, Picture, Section, Value, VariantRecord
 from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
-from rewardft.compare.sources import Request
+from rewardft.compare.sources import ENDLESS, Request
 from rewardft.compare.tables import write_samples
 from rewardft.errors import RecipeError
 from rewardft.plugins import load_plugins
@@ -68,9 +68,11 @@ def collect(members: Sequence[Member], request: Request, out: Path, command: str
     runs = {name: [look_at(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     own, common = differences(list(members))
+    if common.get("train.steps") == ENDLESS:
+        common["train.steps"] = "until the budget is spent"
     variants = [variant(name, runs[name], pooled[name], own.get(name, {}), out, pictures) for name in names]
     record = ComparisonRecord(
-        title=f"{', '.join(names[:3])}{' and ' + str(len(names) - 3) + ' more' if len(names) > 3 else ''}",
+        title=request.name or f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
         date=date.today().isoformat(), command=command, budget=request.budget,
         seeds=sorted({member.seed for member in members}), target=target_of(variants), common=common,
         variants=variants, notes=notes(runs, variants), versions={name: version_of(name) for name in PACKAGES},

@@ -43,11 +43,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison before it is expanded over seeds. `budget`: as `--budget` takes it."""
+    """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of its file, or None."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
     budget: str | None = None
+    name: str | None = None
 
 
 def read_sources(names: Sequence[str], find: Finder) -> Request:
@@ -92,7 +93,7 @@ def read_comparison(path: Path, find: Finder) -> Request:
     variants = [combine(v, name, settings, count) for v in variants for name, settings in named.items()] or variants
     shared = as_settings(data.get("set", {}))
     variants = [v.with_settings(*shared, *own(v, shared)) for v in variants]
-    request = Request(tuple(variants), data.get("seeds"), data.get("budget"))
+    request = Request(tuple(variants), data.get("seeds"), data.get("budget"), path.stem)
     for key, values in data.get("vary", {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))
     return request

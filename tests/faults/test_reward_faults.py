@@ -85,6 +85,7 @@ def test_a_failing_dump_does_not_hide_the_rewards_error(run, tmp_path):
     with pytest.raises(ValueError) as caught:
         run(body, "rewards=[{use: mine}]")
     assert str(caught.value) == "no face"
-    (note,) = caught.value.__notes__
+    note, place = caught.value.__notes__
+    assert place == f"at step 0; the whole traceback is in {tmp_path / 'run' / 'error.txt'}"
     assert note.startswith("the samples that reward 'mine' failed on could not be written: ")
     assert "failures" in note

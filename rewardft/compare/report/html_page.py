@@ -12,6 +12,7 @@ from rewardft.compare.records import ComparisonRecord
 from rewardft.compare.report import tables
 from rewardft.compare.report.curves import figure_data
 from rewardft.compare.report.pictures import Gallery
+from rewardft.compare.report.reading import TERMS
 from rewardft.compare.report.sentences import lead, sentences
 from rewardft.compare.report.verdicts import focus, group_of, value_names
 from rewardft.errors import RewardftError
@@ -57,6 +58,7 @@ def _texts(record: ComparisonRecord) -> dict[str, Any]:
         "summaries": said[:_SUMMARIES],
         "more_summaries": said[_SUMMARIES:],
         "focus": focus(record),
+        "terms": TERMS,
     }
 
 

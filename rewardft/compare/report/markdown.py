@@ -7,9 +7,10 @@ from urllib.parse import quote
 
 from rewardft.compare.records import ComparisonRecord, VariantRecord
 from rewardft.compare.report import tables
+from rewardft.compare.report.reading import TERMS
 from rewardft.compare.report.sentences import lead, sentences
 from rewardft.compare.report.tables import Cell, Table
-from rewardft.compare.report.verdicts import focus, ranked, value_names
+from rewardft.compare.report.verdicts import focus, group_of, ranked, value_names
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$])")
 _VARIANTS_PICTURED, _PICTURES_EACH, _SECTION_CHARACTERS = 12, 2, 20_000
@@ -90,9 +91,14 @@ def _results(record: ComparisonRecord) -> list[str]:
     first = focus(record)
     full = [block for name in names for block in _if_any(f"### {escape(name)}", tables.value_table(record, name))]
     legend = "▲ better, ▼ worse, ↑ higher, ↓ lower, ≈ not separable within the 95 % interval."
-    overview = ["### All values", table(tables.overview_table(record, names))] if len(names) > 1 else []
+    known = set(names)
+    whole = [name for name in names if group_of(name, known) is None]
+    overview = ["### All values", table(tables.overview_table(record, whole))] if len(whole) > 1 else []
+    if grouped := [name for name in names if name not in whole]:
+        overview += ["### By group of samples", table(tables.overview_table(record, grouped, "groups of samples"))]
+    meanings = "\n".join(f"- **{escape(term)}**: {escape(meaning)}" for term, meaning in TERMS.items())
     return ["## Results", legend, *(full[:2] if names[0] == first else []), *overview,
-            *(full[2:] if names[0] == first else full)]  # fmt: skip
+            *(full[2:] if names[0] == first else full), "### How to read the tables", meanings]  # fmt: skip
 
 
 def _pictures(record: ComparisonRecord) -> list[str]:

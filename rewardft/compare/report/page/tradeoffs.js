@@ -10,10 +10,13 @@
   const names = [...found.keys()].sort((a, b) => (b === focus) - (a === focus));
   const costs = { ...axes, memory: "peak memory (GiB)" };
 
+  /* Staying near the base is not good in itself, but it is what a gain is paid with. */
+  const better = (name) => found.get(name).higher_is_better ?? (name.startsWith("kl/") || name.includes("/kl/") ? false : null);
+
   /* A way to read x off a variant: [value, low, high] or null. `better`: true for more, false for less, null for neither. */
   function measure(choice) {
     const [kind, name] = JSON.parse(choice.value);
-    if (kind === "value") return { label: name, better: found.get(name).higher_is_better, of: (v) => v.values[name]?.after ?? null, base: (v) => v.values[name]?.before ?? null };
+    if (kind === "value") return { label: name, better: better(name), of: (v) => v.values[name]?.after ?? null, base: (v) => v.values[name]?.before ?? null };
     const of = name === "memory" ? (v) => v.memory && v.memory / 2 ** 30 : (v) => v.costs[name];
     return { label: costs[name], better: false, of: (v) => ((of(v) ?? null) === null ? null : [of(v), of(v), of(v)]), base: () => [0, 0, 0] };
   }
