@@ -36,7 +36,7 @@ from rewardft.progress import ProgressLine
 from rewardft.recipe import Recipe
 from rewardft.recorder import Recorder, check_trackers, dump_samples, manifest
 from rewardft.resume import restore, training_state
-from rewardft.run_folder import claim, resumptions, take_up
+from rewardft.run_folder import alone_in, claim, resumptions, take_up
 from rewardft.session import build_optimizer, build_schedule, build_session
 from rewardft.strict_json import encode
 from rewardft.types import Batch, Rollout, Run
@@ -46,12 +46,13 @@ def train(
     recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool = False, allow_changed_plugins: bool = False
 ) -> dict[str, Any]:
     """Run a recipe; returns what `summary.json` holds. Raises RewardftError for anything a user can mend."""
-    trainer = Trainer(recipe, plugins, resolved, out, resume, allow_changed_plugins)
-    try:
-        return trainer.fit()
-    except BaseException as error:
-        trainer.report_error(error)
-        raise
+    with alone_in(out, resume):
+        trainer = Trainer(recipe, plugins, resolved, out, resume, allow_changed_plugins)
+        try:
+            return trainer.fit()
+        except BaseException as error:
+            trainer.report_error(error)
+            raise
 
 
 class Trainer:
@@ -258,7 +259,6 @@ class Trainer:
             write_text(self.out / "manifest.json", json.dumps(facts | {"resumed": self.resumed}, indent=2))
         if self.recipe.train.report_to:
             self.accelerator.init_trackers("rewardft", config={"recipe": self.recipe.to_yaml()})
-        self.clock = time.monotonic()
         self.plugins.call("on_run_start", run=self.run)
 
     def _finish(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,52 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written ({error}). Give another folder with --out.") from error
     return None
+
+
+@contextmanager
+def alone_in(out: Path, resume: bool) -> Iterator[None]:
+    """Hold a run folder, so that no second process trains in it; raises CheckpointError when one does already.
+
+    It is the folder itself that is locked: nothing is left behind, whatever becomes of the process.
+    """
+    handle = None if os.environ.get("RANK", "0") != "0" else open_folder(out, make=not resume)
+    if handle is None:  # another process of the same run holds it, or `claim` says what is wrong
+        yield
+        return
+    try:
+        if not lock(handle):
+            raise CheckpointError(
+                f"{out}: another process is training in this folder. Wait for it, end it, or give another folder with "
+                f"--out."
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def open_folder(path: Path, make: bool) -> int | None:
+    """A handle of a folder, which is made if wanted; None where there is none to be had."""
+    try:
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def lock(handle: int) -> bool:
+    """Whether the lock is ours until the handle is closed; True as well where the file system knows no locks."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # network file systems without locks
+        return True
+    return True
 
 
 def what_is_there(out: Path) -> str:

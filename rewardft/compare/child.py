@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +39,7 @@ class Order:
 
 def carry_out(order: Order) -> None:
     """Make the run and end the process; an expected error is one message and exit code 2, as on the command line."""
+    end_with_parent()
     handle = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
         os.dup2(handle, stream)
@@ -52,3 +56,18 @@ def carry_out(order: Order) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(INTERRUPTED if summary["status"] == "interrupted" else 0)
+
+
+def end_with_parent() -> None:
+    """Send this process SIGTERM, upon which a run saves and ends, when the one that gave the order is gone.
+
+    Else it would train on with nobody to take note, in the folder of the run that is started next.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

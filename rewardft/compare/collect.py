@@ -19,6 +19,7 @@ from rewardft.compare import statistics
 from rewardft.compare.members import Member
 from rewardft.compare.records import Interval, Point, Role, RunRecord, Value
 from rewardft.compare.runner import TAIL, last_lines, log_file
+from rewardft.compare.unpaired import unpaired_seeds_interval
 from rewardft.evaluation import Evaluation
 from rewardft.held_out import trained_values
 from rewardft.strict_json import nan_for_null
@@ -45,25 +46,27 @@ def look_at(member: Member, out: Path) -> Seen:
     if member.problem is not None or member.recipe is None:
         record = RunRecord(**facts, status="failed", reason="the recipe cannot be run", error=member.problem)
         return Seen(member, record)
-    lines = read_lines(member.folder / "metrics.jsonl")
-    facts |= {"training": list(training(lines)), "evaluations": list(evaluations(member.folder, lines))}
+    lines, processes = read_lines(member.folder / "metrics.jsonl"), processes_of(member.folder)
+    tables = like_the_last(read_evaluations(member.folder))
+    facts |= {"training": list(training(lines, processes)), "evaluations": list(evaluations(tables, lines, processes))}
     seen = Seen(member, RunRecord(**facts, **ending(member)), trained=trained_values(member.recipe))
-    tables = read_evaluations(member.folder)
-    if seen.record.status in ("finished", "stopped") and len(tables) > 1:
-        seen.base, seen.tuned = tables[0], tables[-1]
+    if seen.record.status in ("finished", "stopped") and len(tables) > 1 and 0 in tables:
+        seen.base, seen.tuned = tables[0], tables[max(tables)]
     return seen
 
 
 def ending(member: Member) -> dict[str, Any]:
     """How the run ended, from its summary or its log."""
-    path = member.folder / "summary.json"
-    if path.is_file():
+    path, error = member.folder / "summary.json", member.folder / "error.txt"
+    if refusal := refused(member, [path, error]):
+        return {"status": "failed", "reason": refusal.splitlines()[0], "error": refusal}
+    if path.is_file() and not error.is_file():  # an observer may have failed after the summary was written
         summary = json.loads(path.read_text(encoding="utf-8"))
-        spent = spent_on_axes(summary, summary["step"], nan_for_null(summary.get("train_seconds")))
+        seconds = nan_for_null(summary.get("train_seconds"))
+        spent = spent_on_axes(summary, summary["step"], seconds, processes_of(member.folder))
         alarms = [alarm["sentence"] for alarm in summary.get("alarms", [])]
         facts = {"status": summary["status"], "reason": summary["reason"], "axes": spent, "alarms": alarms}
         return facts | {"peak_memory": summary.get("peak_memory_bytes")}
-    error = member.folder / "error.txt"
     if error.is_file():
         lines = error.read_text(encoding="utf-8").strip().splitlines()
         raised = [line for line in lines if re.match(r"[\w.]+: ", line)] or lines
@@ -75,6 +78,27 @@ def ending(member: Member) -> dict[str, Any]:
     return {"status": "missing", "reason": "it has not been run"}
 
 
+def refused(member: Member, endings: Sequence[Path]) -> str:
+    """What a resumed run said when it could not even begin, as with a damaged checkpoint; '' for any other.
+
+    Such a run leaves in the folder how it had ended before; its log is newer.
+    """
+    log, before = log_file(member), [path.stat().st_mtime_ns for path in endings if path.is_file()]
+    if not before or not log.is_file() or log.stat().st_mtime_ns <= max(before):
+        return ""
+    said = last_lines(log).splitlines()
+    place = next((i for i, line in enumerate(said) if line.startswith("error: ")), None)
+    return "" if place is None else "\n".join(said[place:])
+
+
+def processes_of(folder: Path) -> int:
+    """How many processes a run had: its logs count the calls of one."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return 1
+    return int(json.loads(path.read_text(encoding="utf-8")).get("hardware", {}).get("processes", 1))
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`; a line that a kill cut short is left out."""
     from rewardft.recorder import parse_line
@@ -83,9 +107,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [record for record in map(parse_line, texts) if record is not None]
 
 
-def read_evaluations(folder: Path) -> list[Evaluation]:
-    """All held-out evaluations of a run, in order of steps."""
-    return [read_evaluation(path) for path in sorted((folder / "evaluations").glob("step-*.json"), key=step_of)]
+def read_evaluations(folder: Path) -> dict[int, Evaluation]:
+    """All held-out evaluations of a run by their steps."""
+    return {step_of(path): read_evaluation(path) for path in (folder / "evaluations").glob("step-*.json")}
+
+
+def like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]:
+    """Those that were made as the last one was: a run may have been resumed with other settings."""
+    if not found:
+        return {}
+    last = found[max(found)]
+    alike = {step: one for step, one in found.items() if one.settings == last.settings and one.ids == last.ids}
+    return dict(sorted(alike.items()))
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -93,27 +126,29 @@ def read_evaluation(path: Path) -> Evaluation:
     return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
-def training(lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+def training(lines: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Point]:
     """One point per optimizer step that was logged with its cost."""
     for line in lines:
         if all(name in line for name in COSTS):
             values = {k: v for k, v in line.items() if k != "step" and not k.startswith(NOT_SHOWN) and is_number(v)}
-            yield Point(axes=axes_of(line), values=values)
+            yield Point(axes=axes_of(line, processes), values=values)
 
 
-def evaluations(folder: Path, lines: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+def evaluations(
+    tables: Mapping[int, Evaluation], lines: Sequence[Mapping[str, Any]], processes: int = 1
+) -> Iterator[Point]:
     """Held-out means, each at the cost of the step that it was made after."""
     costs = {line["step"]: line for line in lines if all(name in line for name in COSTS)}
     costs[0] = {"step": 0, **dict.fromkeys(COSTS, 0), "train_seconds": 0.0}
-    for path in sorted((folder / "evaluations").glob("step-*.json"), key=step_of):
-        if step_of(path) in costs:
-            yield Point(axes=axes_of(costs[step_of(path)]), values=read_evaluation(path).means())
+    for step, table in tables.items():
+        if step in costs:
+            yield Point(axes=axes_of(costs[step], processes), values=table.means())
 
 
-def axes_of(line: Mapping[str, Any]) -> dict[str, float]:
+def axes_of(line: Mapping[str, Any], processes: int = 1) -> dict[str, float]:
     """What had been spent when a line was logged."""
-    seconds = line.get("train_seconds")
-    return spent_on_axes({name: line[name] for name in COSTS}, line["step"], math.nan if seconds is None else seconds)
+    seconds = math.nan if line.get("train_seconds") is None else line["train_seconds"]
+    return spent_on_axes({name: line[name] for name in COSTS}, line["step"], seconds, processes)
 
 
 def is_number(value: Any) -> bool:
@@ -141,15 +176,37 @@ def alike(runs: Sequence[Seen]) -> list[Any]:
 def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
     """Whether two evaluations of the base drew the same conditions with the same noise by the same sampler.
 
-    Training sets of different kinds may share their held-out samples; then the base's values are the same.
+    Training sets of different kinds may share their held-out samples; then some value of the base that differs from
+    sample to sample is the same.
     """
     if one is None or other is None or one.ids != other.ids:
         return False
     if any(one.settings.get(k) != other.settings.get(k) for k in ("seed", "sampler", "samples")):
         return False
+    if one.settings.get("data") == other.settings.get("data"):
+        return True
     common = one.per_sample.keys() & other.per_sample.keys()
-    equal = any(one.per_sample[name] == other.per_sample[name] for name in common)
-    return equal or one.settings.get("data") == other.settings.get("data")
+    columns = ((one.per_sample[name], other.per_sample[name]) for name in common)
+    return any(mine == theirs and tells_samples_apart(mine) for mine, theirs in columns)
+
+
+def tells_samples_apart(column: Sequence[float]) -> bool:
+    """Whether the values of most samples are their own: a constant says nothing of what was drawn."""
+    known = [value for value in column if not math.isnan(value)]
+    return len(known) > 1 and len(set(known)) > len(column) / 2
+
+
+def same_measure(name: str, one: Evaluation, other: Evaluation) -> bool:
+    """Whether a value of that name is the same reward or metric with the same settings and code in both."""
+    code, others = one.settings.get("plugins", {}), other.settings.get("plugins", {})
+    if any(code[file] != others[file] for file in code.keys() & others.keys()):
+        return False
+    kind, _, rest = split_group(name, one)[0].partition("/")
+    if kind == "reward":
+        mine, theirs = (e.settings.get("rewards", {}).get(rest) for e in (one, other))
+    else:
+        mine, theirs = ([m for m in e.settings.get("metrics", []) if m["use"].casefold() == kind] for e in (one, other))
+    return bool(mine == theirs)
 
 
 def table_of(evaluations: Sequence[Evaluation], name: str, rows: Sequence[int]) -> np.ndarray:
@@ -203,23 +260,31 @@ def with_best(value: Value, name: str, rivals: Mapping[str, list[Value]], runs: 
     mine = alike(runs[name])
     candidates = []
     for rival, theirs in rivals.items():
-        same = next((other for other in theirs if other.name == value.name and other.after is not None), None)
-        if same is not None and same.after is not None and same_samples(alike(runs[rival])[0].base, mine[0].base):
-            candidates.append((sign * same.after.value, rival))
+        same = next((other.after for other in theirs if other.name == value.name), None)
+        if same is not None and math.isfinite(same.value) and comparable(value.name, mine[0], alike(runs[rival])[0]):
+            candidates.append((sign * same.value, rival))
     if not candidates:
         return value
     best = max(candidates)[1]
     return value.model_copy(update={"best": best, "versus_best": versus(value.name, mine, alike(runs[best]))})
 
 
+def comparable(name: str, mine: Seen, theirs: Seen) -> bool:
+    """Whether a value of two variants can be set against each other sample by sample."""
+    if mine.base is None or theirs.base is None or not same_samples(mine.base, theirs.base):
+        return False
+    return same_measure(name, mine.base, theirs.base)
+
+
 def versus(name: str, mine: Sequence[Seen], theirs: Sequence[Seen]) -> Interval:
     """Difference of two variants' tuned samples, paired by sample, and by seed where both have the same ones."""
-    tuned = [[seen.tuned for seen in seens if seen.tuned is not None] for seens in (mine, theirs)]
-    plain, rows = split_group(name, tuned[0][0])
-    after, other = (table_of(evaluations, plain, rows) for evaluations in tuned)
-    if len(after) != len(other):
-        other = np.nanmean(other, axis=0, keepdims=True)
-    return statistics.difference_interval(after, other)
+    sides = [{seen.member.seed: seen.tuned for seen in seens if seen.tuned is not None} for seens in (mine, theirs)]
+    seeds = [sorted(side) for side in sides]
+    plain, rows = split_group(name, next(iter(sides[0].values())))
+    after, other = (table_of([side[s] for s in order], plain, rows) for side, order in zip(sides, seeds))
+    if seeds[0] == seeds[1]:
+        return statistics.difference_interval(after, other)
+    return unpaired_seeds_interval(after, other)
 
 
 def split_group(name: str, evaluation: Evaluation) -> tuple[str, list[int]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from datetime import date
 from pathlib import Path
 
 from rewardft.compare.collect import Seen, against_best, look_at, pool
-from rewardft.compare.members import Member, differences, folder_name
-from rewardft.compare.records import ComparisonRecord, Picture, Section, Value, VariantRecord
+from rewardft.compare.illustrations import add_pictures, plugin_sections
+from rewardft.compare.members import Member, differences
+from rewardft.compare.records import ComparisonRecord, Value, VariantRecord
 from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.compare.sources import ENDLESS, Request
 from rewardft.compare.tables import write_samples
 from rewardft.errors import RecipeError
-from rewardft.plugins import load_plugins
 from rewardft.recorder import PACKAGES, version_of
 
 
@@ -70,31 +69,28 @@ def collect(members: Sequence[Member], request: Request, out: Path, command: str
     own, common = differences(list(members))
     if common.get("train.steps") == ENDLESS:
         common["train.steps"] = "until the budget is spent"
-    variants = [variant(name, runs[name], pooled[name], own.get(name, {}), out, pictures) for name in names]
+    variants = [variant(name, runs[name], pooled[name], own.get(name, {})) for name in names]
+    ready = [member for member in members if member.problem is None] or members
     record = ComparisonRecord(
         title=request.name or f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
         date=date.today().isoformat(), command=command, budget=request.budget,
-        seeds=sorted({member.seed for member in members}), target=target_of(variants), common=common,
+        seeds=sorted({member.seed for member in ready}), target=target_of(variants), common=common,
         variants=variants, notes=notes(runs, variants), versions={name: version_of(name) for name in PACKAGES},
     )  # fmt: skip
     write_samples(runs, out / "samples.parquet")
+    record.save(out / "comparison.json")  # what follows opens models, and may fail
+    record = add_pictures(record, runs, out, pictures)
+    record = record.model_copy(update={"sections": plugin_sections(members, record, out)})
     record.save(out / "comparison.json")
-    sections = plugin_sections(members, record, out)
-    if sections:
-        record = record.model_copy(update={"sections": sections})
-        record.save(out / "comparison.json")
     return record
 
 
-def variant(
-    name: str, runs: Sequence[Seen], values: list[Value], own: dict[str, object], out: Path, pictures: int
-) -> VariantRecord:
-    """One variant's record. Alarms are those of any of its seeds."""
+def variant(name: str, runs: Sequence[Seen], values: list[Value], own: dict[str, object]) -> VariantRecord:
+    """One variant's record, without its pictures. Alarms are those of any of its seeds."""
     recipe = next((seen.member.recipe for seen in runs if seen.member.recipe is not None), None)
     return VariantRecord(
         name=name, recipe=str(runs[0].member.variant.recipe), algorithm=recipe.algorithm.use if recipe else "unknown",
         differences=own, runs=[seen.record for seen in runs], values=values, alarms=alarms_of(runs),
-        pictures=pictures_of(runs, out, pictures),
     )  # fmt: skip
 
 
@@ -109,30 +105,6 @@ def alarms_of(runs: Sequence[Seen]) -> list[str]:
         also = f", and in seed {', '.join(str(seed) for seed, _ in others)} too" if others else ""
         sentences.append(f"{first[1]} (seed {first[0]}{also})" if len(runs) > 1 else first[1])
     return sentences
-
-
-def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
-    """The first seed's held-out samples, base and tuned; drawn once, kept in `OUT/pictures/NAME`."""
-    seen = next((seen for seen in runs if seen.tuned is not None), None)
-    if seen is None or count == 0:
-        return []
-    folder = out / "pictures" / folder_name(seen.member.variant)
-    index, source = folder / "index.json", str(seen.member.folder)
-    if index.is_file():
-        kept = json.loads(index.read_text(encoding="utf-8"))
-        if (kept["run"], kept["count"]) == (source, count):
-            return [Picture.model_validate(picture) for picture in kept["pictures"]]
-    from rewardft.side_by_side import held_out_pictures
-
-    shutil.rmtree(folder, ignore_errors=True)
-    pairs = held_out_pictures(seen.member.folder, count, folder)
-    found = [
-        Picture(sample=p.sample, group=p.group, base=str(p.base.relative_to(out)), tuned=str(p.tuned.relative_to(out)))
-        for p in pairs
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    index.write_text(json.dumps({"run": source, "count": count, "pictures": [p.model_dump() for p in found]}))
-    return found
 
 
 def target_of(variants: Sequence[VariantRecord]) -> str | None:
@@ -161,38 +133,21 @@ def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> lis
     missing = [name for name, count in counts.items() if count < len(runs[name])]
     if missing:
         found.append(f"Runs without a result: {', '.join(missing)}. What stands for them is from the runs that ended.")
-    bases = {round(v.before.value, 6) for item in variants for v in item.values[:1] if v.before is not None}
-    if len(bases) > 1:
+    target = target_of(variants)
+    compared = [value.before for item in variants for value in item.values if value.name == target]
+    if len({round(before.value, 6) for before in compared if before is not None and math.isfinite(before.value)}) > 1:
         found.append(
-            "The base's own value differs between variants (another sampler, model or held-out set), so 'after' alone "
-            "does not rank them; `evaluate.sampler` evaluates all on one sampler."
+            f"The base's own {target} differs between variants (another sampler, model or held-out set), so the tuned "
+            f"value alone does not rank them; `evaluate.sampler` evaluates all on one sampler."
         )
-    return found
+    return found + same_runs(runs)
 
 
-def plugin_sections(members: Sequence[Member], record: ComparisonRecord, out: Path) -> list[Section]:
-    """What the plugins of the recipes add to the report. One that fails is named there and stops nothing."""
-    names: dict[tuple[str, ...], Member] = {}
-    for member in members:
-        if member.recipe is not None:
-            names.setdefault(tuple(member.recipe.dump()["plugins"]), member)
-    sections: dict[str, list[Section]] = {}
-    for member in names.values():
-        assert member.recipe is not None
-        plugins = load_plugins(member.recipe.plugins, member.recipe.base)
-        try:
-            answers = plugins.results("report_sections", record=record, folder=out)
-        except Exception as error:
-            text = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-            sections.setdefault("", []).append(Section(title="A section that could not be made", html=escaped(text)))
-            continue
-        for plugin, found in answers:
-            sections.setdefault(plugin, [s.model_copy(update={"plugin": plugin}) for s in found])
-    return [section for found in sections.values() for section in found]
-
-
-def escaped(text: str) -> str:
-    """Text as an HTML paragraph."""
-    import html
-
-    return f"<p>{html.escape(text)}</p>"
+def same_runs(runs: dict[str, list[Seen]]) -> list[str]:
+    """Variants that are one recipe with one set of settings: nothing told them apart but their names."""
+    names: dict[str, list[str]] = {}
+    for name, seens in runs.items():
+        for digest in {seen.member.digest for seen in seens} - {""}:
+            names.setdefault(digest, []).append(name)
+    several = [", ".join(same) for same in names.values() if len(same) > 1]
+    return [f"The same recipe and settings under several names: {same}." for same in several]

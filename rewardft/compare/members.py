@@ -7,14 +7,14 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rewardft.compare.sources import Request, Variant, budget_settings, key_of
 from rewardft.component import Component, option_parameters
-from rewardft.errors import PluginError, RewardftError
+from rewardft.errors import PluginError, RecipeError, RewardftError
 from rewardft.plugin_sources import installed
 from rewardft.plugins import load_installed
 from rewardft.recipe import Recipe, load_recipe
@@ -29,6 +29,7 @@ class Member:
     """One run. `recipe` is None and `problem` says why when it cannot be run; `given`: a run that was handed in.
 
     options: the recipe as plain data, with the defaults of its model, sampler and algorithm.
+    digest: of all that the run follows from but its seed.
     """
 
     variant: Variant
@@ -38,6 +39,7 @@ class Member:
     problem: str | None = None
     given: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     @property
     def label(self) -> str:
@@ -45,7 +47,7 @@ class Member:
 
     @property
     def settings(self) -> list[str]:
-        return [*self.variant.settings, f"seed={self.seed}"]
+        return [*(text for text in self.variant.settings if key_of(text) != "seed"), f"seed={self.seed}"]
 
     def command(self, resume: bool = False) -> list[str]:
         """The words of `rewardft run` that make this run."""
@@ -63,7 +65,8 @@ class Member:
     def is_done(self) -> bool:
         """Whether the run is there and came to its end."""
         path = self.folder / "summary.json"
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("status") in DONE
+        failed = (self.folder / "error.txt").is_file()  # of an observer, after the last step
+        return path.is_file() and not failed and json.loads(path.read_text(encoding="utf-8")).get("status") in DONE
 
     @property
     def is_started(self) -> bool:
@@ -72,25 +75,50 @@ class Member:
 
 def expand(request: Request, out: Path) -> list[Member]:
     """All runs of a comparison, in order of variants. A variant whose recipe is wrong stays in, with its problem."""
-    return [member for variant in request.variants for member in _members(variant, request, out)]
+    return pool_given([member for variant in request.variants for member in _members(variant, request, out)])
 
 
 def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
-    if variant.run is not None and not (request.seeds or request.budget or variant.settings):
-        _, recipe, _, options = identify(variant)
-        yield Member(variant, recipe.seed, variant.run, recipe, given=True, options=options)
-        return
+    given = variant.run is not None and not (request.seeds or request.budget or variant.settings)
     if request.budget:
         variant = variant.with_settings(*budget_settings(request.budget))
     try:
-        variant, recipe, digest, options = identify(with_plugin(variant))
+        variant, recipe, digest, options = identify(variant if given else with_plugin(variant))
+        if not given:
+            check_evaluates(recipe)
     except RewardftError as error:
         for seed in range(request.seeds or 1):
-            yield Member(variant, seed, out / "runs" / folder_name(variant) / f"seed{seed}", problem=str(error))
+            folder = variant.run if given and variant.run else out / "runs" / folder_name(variant) / f"seed{seed}"
+            yield Member(variant, seed, folder, problem=str(error), given=given)
+        return
+    if given:
+        assert variant.run is not None
+        yield Member(variant, recipe.seed, variant.run, recipe, given=True, options=options, digest=digest)
         return
     for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
         folder = out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}"
-        yield Member(variant, seed, folder, recipe, options=options)
+        yield Member(variant, seed, folder, recipe, options=options, digest=digest)
+
+
+def check_evaluates(recipe: Recipe) -> None:
+    """Raises RecipeError for a recipe whose run would leave nothing to compare."""
+    spec = recipe.evaluate
+    if not (spec.every or spec.rewards or spec.metrics or spec.kl):
+        problem = "it evaluates nothing, so there is nothing to compare; with --set evaluate.every=10 it would."
+        raise RecipeError(recipe.source, [f"{recipe.source}: {problem}"])
+
+
+def pool_given(members: Sequence[Member]) -> list[Member]:
+    """Finished runs of one recipe that differ in their seeds alone are seeds of one variant, named as the first is."""
+    first: dict[str, Variant] = {}
+    seeds: set[tuple[str, int]] = set()
+    pooled = []
+    for member in members:
+        if member.given and member.digest and (member.digest, member.seed) not in seeds:
+            seeds.add((member.digest, member.seed))
+            member = replace(member, variant=first.setdefault(member.digest, member.variant))
+        pooled.append(member)
+    return pooled
 
 
 def folder_name(variant: Variant) -> str:
@@ -107,7 +135,8 @@ def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
     files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
     flat = recipe.model_copy(update={"seed": 0})
     flat._origin = recipe._origin
-    facts = [flat.digest(), files, version_of("rewardft")]
+    versions = sorted(f"{plugin.name} {plugin.version}" for plugin in plugins.loaded)
+    facts = [flat.digest(), files, versions, version_of("rewardft")]
     options = recipe.dump()
     for section in ("model", "sampler", "algorithm"):
         options[section] = defaults_of(getattr(resolved, section)) | options[section]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -68,9 +69,10 @@ def run_here(
 
     Ctrl-C reaches the running ones, which save and end; no other is begun, and KeyboardInterrupt is raised again.
     """
-    threads = max((os.cpu_count() or 1) // max(jobs, 1), 1)
+    threads, devices = max((os.cpu_count() or 1) // max(jobs, 1), 1), visible_gpus()
+    slots = list(range(jobs))
     outcomes: list[Outcome] = []
-    waiting, running = list(members), dict[Future[Outcome], Member]()
+    waiting, running = list(members), dict[Future[Outcome], tuple[Member, int]]()
     with ThreadPoolExecutor(jobs) as pool:
         try:
             while waiting or running:
@@ -78,18 +80,33 @@ def run_here(
                     member = waiting.pop(0)
                     lend_base(member, everyone or members)
                     notify(member, None, len(members))
-                    running[pool.submit(run_member, member, threads)] = member
+                    slot = slots.pop(0)
+                    device = devices[slot % len(devices)] if len(devices) > 1 else None
+                    running[pool.submit(run_member, member, threads, device)] = (member, slot)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    member, slot = running.pop(future)
+                    slots.append(slot)
                     outcomes.append(future.result())
-                    notify(running.pop(future), outcomes[-1], len(members))
+                    notify(member, outcomes[-1], len(members))
         except KeyboardInterrupt:
             waiting.clear()
             raise
     return outcomes
 
 
-def run_member(member: Member, threads: int) -> Outcome:
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in listed.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def run_member(member: Member, threads: int, device: str | None = None) -> Outcome:
     """One run in a process of its own, continued where it was interrupted; its output goes to a file beside its folder.
+
+    device: the one GPU that it may use; None: all that there are.
 
     The processes are forked from one server that has imported torch: a run then costs no start-up. The server itself
     has computed nothing, so no thread and no GPU is inherited.
@@ -101,12 +118,16 @@ def run_member(member: Member, threads: int) -> Outcome:
     resume = member.is_started
     order = Order(
         str(member.variant.recipe), member.settings, str(member.folder), resume, str(log), threads, os.getcwd(),
-        dict(os.environ), member.command(resume),
+        dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device}), member.command(resume),
     )  # fmt: skip
     process = context.Process(target=carry_out, args=(order,))
     process.start()
     process.join()
-    return Outcome(member, 1 if process.exitcode is None else process.exitcode, last_lines(log))
+    code = 1 if process.exitcode is None else process.exitcode
+    if code < 0:  # it could not say so itself
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"\nended by {signal.Signals(-code).name}\n")
+    return Outcome(member, code, last_lines(log))
 
 
 def log_file(member: Member) -> Path:

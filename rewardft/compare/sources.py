@@ -15,10 +15,10 @@ from rewardft.errors import RecipeError, did_you_mean
 
 Finder = Callable[[str], Path]  # a recipe's file from its name
 FILE_KEYS = {
-    "recipes": (list, "a list of recipes"), "set": (dict, "a mapping of recipe keys to values"),
+    "recipes": (list, "a list of recipes, one at least"), "set": (dict, "a mapping of recipe keys to values"),
     "variants": (dict, "a mapping of names to mappings of recipe keys to values"),
     "vary": (dict, "a mapping of recipe keys to lists of values"),
-    "seeds": (int, "a whole number"), "budget": (str, "text such as 5000-calls"),
+    "seeds": (int, "a whole number of at least 1"), "budget": (str, "text such as 5000-calls"),
 }  # fmt: skip
 ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 
@@ -37,8 +37,11 @@ class Variant:
     word: str | None = None
 
     def with_settings(self, *settings: str) -> Variant:
-        """Later settings replace earlier ones of the same key."""
-        return replace(self, settings=tuple({key_of(text): text for text in (*self.settings, *settings)}.values()))
+        """Later settings win, over the same key and over what is below it as far as they say it; see `settle`."""
+        kept = self.settings
+        for text in settings:
+            kept = settle(kept, text)
+        return replace(self, settings=kept)
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,12 @@ def read_comparison(path: Path, find: Finder) -> Request:
     words = list(map(str, data["recipes"]))
     found = [(near, str(near)) if near.is_file() else (find(word), word) for word, near in zip(words, beside)]
     variants = distinct(Variant(short_name(recipe), recipe, word=word) for recipe, word in found)
-    named = {name: as_settings(changes) for name, changes in data.get("variants", {}).items()}
+    variants = [v.with_settings(*as_settings(data.get("set") or {})) for v in variants]
+    named = {name: as_settings(changes) for name, changes in (data.get("variants") or {}).items()}
     count = len(variants)
     variants = [combine(v, name, settings, count) for v in variants for name, settings in named.items()] or variants
-    shared = as_settings(data.get("set", {}))
-    variants = [v.with_settings(*shared, *own(v, shared)) for v in variants]
     request = Request(tuple(variants), data.get("seeds"), data.get("budget"), path.stem)
-    for key, values in data.get("vary", {}).items():
+    for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))
     return request
 
@@ -104,7 +106,7 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
         where = f"{path}:{document.lines.get((key,), 1)}"
         if key not in FILE_KEYS:
             yield f"{where}: a comparison has no key {key!r}.{did_you_mean(str(key), FILE_KEYS)}"
-        elif not isinstance(value, FILE_KEYS[key][0]) or isinstance(value, bool):
+        elif not isinstance(value, FILE_KEYS[key][0]) or isinstance(value, bool) or is_too_few(key, value):
             yield f"{where}: {key}: expected {FILE_KEYS[key][1]}, got {value!r}."
     for name, changes in (document.data.get("variants") or {}).items():
         if not isinstance(changes, dict):
@@ -116,16 +118,43 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
             yield f"{path}:{line}: vary.{key}: expected a list of values, got {values!r}."
 
 
+def is_too_few(key: str, value: Any) -> bool:
+    """Whether there would be no run at all."""
+    return (key == "seeds" and value < 1) or (key == "recipes" and not value)
+
+
 def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) -> Variant:
     """A recipe under one of the file's names; the recipe's own name comes first where there are several recipes."""
     full = name if recipes == 1 else f"{variant.name}-{name}"
     return replace(variant, name=full).with_settings(*settings)
 
 
-def own(variant: Variant, shared: Sequence[str]) -> list[str]:
-    """A variant's own settings win over those of all."""
-    keys = {key_of(text) for text in shared}
-    return [text for text in variant.settings if key_of(text) in keys]
+def settle(settings: Sequence[str], text: str) -> tuple[str, ...]:
+    """Add a setting in an order in which each is applied to what the others have made.
+
+    It replaces one of the same key. Those of keys below its own come after it, so that `algorithm.train_steps=2` holds
+    for whatever `algorithm={use: refl}` puts there; but not where its value names that key itself.
+    """
+    key = key_of(text)
+    value = strict_yaml.parse(text.partition("=")[2]).data
+    others = [one for one in settings if key_of(one) != key]
+    below = [one for one in others if key_of(one).startswith(f"{key}.")]
+    after = [one for one in below if leaves_open(value, key_of(one).removeprefix(f"{key}.").split("."))]
+    return (*(one for one in others if one not in below), text, *after)
+
+
+def leaves_open(value: Any, keys: Sequence[str]) -> bool:
+    """Whether a section, or a list of them, says nothing of what is at `keys` in it."""
+    for key in keys:
+        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict):
+            if key not in value:
+                return True
+            value = value[key]
+        else:
+            return False
+    return False
 
 
 def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[Variant]:

@@ -105,7 +105,7 @@ def values(rng, gain, held_out, fall, rival, seeds):
         )
         for name, role, better, before, change, width in rows
     ]  # fmt: skip
-    sets = [("diversity/latents", True, 0.74, -fall), ("kl/trajectory", False, 0.0, 2.2 * abs(gain) + fall), ("image/saturation", None, 0.41, fall / 2)]
+    sets = [("diversity/latents", None, 0.74, -fall), ("kl/trajectory", None, 0.0, 2.2 * abs(gain) + fall), ("image/saturation", None, 0.41, fall / 2)]
     per_set = [
         Value(
             name=name, role="set", higher_is_better=better, samples=192, before=estimate(before, 0.01),

@@ -273,7 +273,7 @@ def test_hook_report_sections(folder, monkeypatch):
     monkeypatch.setenv("PLAN", "section")
     assert compare("recipe.yaml", "--set", "train.steps=1") == 0
     (section,) = load_comparison(folder / "out" / "comparison.json").sections
-    assert section.title == "A section that could not be made"
+    assert section.title == "Nothing from ./events.py"
     assert section.html.startswith("<p>ValueError: no &lt;section&gt;; raised by plugin &#x27;events&#x27; in hook")
 
 

@@ -141,8 +141,8 @@ def test_summary_says_direction_interval_and_what_is_not_separable(written):
     )
     assert said["grpo"].startswith("is not separable from the base on reward/pose_score (change +0.004 [−0.017, +0.027]). Behind alignprop,")
     assert said["online_dpo"].startswith("lowers reward/pose_score by 0.060 [0.037, 0.081], from 0.420 to 0.360, which is worse.")
-    assert rest["alignprop"] == "Values not trained: better metric/joint_error; worse metric/aesthetic, diversity/latents, kl/trajectory."
-    assert said["ddpo"].endswith("1 of 3 seeds failed.") and rest["ddpo"].startswith("Values not trained: worse diversity/latents, kl/trajectory; no separable change metric/aesthetic,")
+    assert rest["alignprop"] == "Values not trained: better metric/joint_error; worse metric/aesthetic; higher kl/trajectory, image/saturation; lower diversity/latents."
+    assert said["ddpo"].endswith("1 of 3 seeds failed.") and rest["ddpo"].startswith("Values not trained: higher kl/trajectory; lower diversity/latents; no separable change metric/aesthetic,")
     assert lead(written[0]) == [
         "alignprop has the best estimate of reward/pose_score: 0.682 [0.661, 0.705] (+0.262 [+0.241, +0.285] from the base). It raised 2 alarms.",
         "Not separable from it within the 95 % intervals: drtune, draft_lv.",

@@ -77,9 +77,9 @@ def test_all_problems_of_a_comparison_file_at_once(folder):
     with pytest.raises(RecipeError) as caught:
         read_sources(["c"], find)
     assert caught.value.problems == [
-        "c.yaml:1: recipes: expected a list of recipes, got 'one'.",
+        "c.yaml:1: recipes: expected a list of recipes, one at least, got 'one'.",
         "c.yaml:2: a comparison has no key 'seed'. Did you mean 'seeds'?",
-        "c.yaml:3: seeds: expected a whole number, got 'many'.",
+        "c.yaml:3: seeds: expected a whole number of at least 1, got 'many'.",
         "c.yaml:5: variants.a: expected a mapping of recipe keys to values, got 'drtune'.",
         "c.yaml:7: vary.train.steps: expected a list of values, got 5.",
     ]

@@ -7,6 +7,10 @@ TERMS = {
         "an estimate a with its 95 % interval from b to c: where it would lie with new seeds and new samples of the "
         "same kinds. With one seed, with new samples alone."
     ),
+    "values of a set": (
+        "diversities and other numbers that there is one of for all samples: the interval is over seeds alone, for "
+        "this set of samples. With one seed there is none."
+    ),
     "not separable": (
         "the interval of a difference holds 0: this comparison cannot tell the two apart. It does not say that they "
         "are equal."
@@ -24,7 +28,7 @@ TERMS = {
     "group/value": "the value over the samples of that group alone.",
     "kl/...": (
         "the distance of the tuned model from the base along its own samples. Neither direction is better in itself; "
-        "in trade-offs less counts as cheaper."
+        "in trade-offs less of it, and more of a diversity, counts as cheaper."
     ),
     "Pareto front": (
         "the variants that no other beats in both respects, by their estimates. Intervals are not considered."

@@ -31,8 +31,11 @@ def lead(record: ComparisonRecord) -> list[str]:
     lines = [*_best(record, name)]
     if record.target is None and name is not None:
         lines.append(f"The variants do not all train the same reward; they are compared on {name}, which all share.")
-    if len(record.seeds) == 1:
+    seeds = {len(value.seeds) for variant in record.variants if (value := value_of(variant, name)) is not None}
+    if seeds == {1}:
         lines.append("One seed each: the intervals cover the samples, not the seeds, so this is no ranking of methods.")
+    elif 1 in seeds:
+        lines.append("Some variants have one seed: their intervals cover the samples alone.")
     failed = sum(run.status == "failed" for variant in record.variants for run in variant.runs)
     if failed:
         lines.append(f"{plural(failed, 'run')} failed; see Failures.")
@@ -58,7 +61,8 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
     if close:
         lines.append(f"Not separable from it within the 95 % intervals: {_listed(close)}.")
     elif rest and not unknown:
-        lines.append("Every other variant is separably behind it.")
+        others = "other" if len(measured) == len(record.variants) else "other measured"
+        lines.append(f"Every {others} variant is separably behind it.")
     if unknown:
         lines.append(f"Not compared with it, sample by sample: {_listed(unknown)}.")
     return lines
@@ -128,7 +132,10 @@ def _other_values(variant: VariantRecord, name: str) -> list[str]:
     said: dict[Verdict, list[str]] = {}
     for value in others:
         said.setdefault(verdict(value.versus_base, value.higher_is_better), []).append(value.name)
-    words = {"better": "better", "worse": "worse", "not separable": "no separable change"}
+    words = {
+        "better": "better", "worse": "worse", "higher": "higher", "lower": "lower",
+        "not separable": "no separable change",
+    }  # fmt: skip
     parts = [f"{word} {_listed(said[key])}" for key, word in words.items() if key in said]  # type: ignore[index]
     return [f"Values not trained: {'; '.join(parts)}."] if parts else []
 

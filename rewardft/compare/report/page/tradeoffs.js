@@ -10,8 +10,9 @@
   const names = [...found.keys()].sort((a, b) => (b === focus) - (a === focus));
   const costs = { ...axes, memory: "peak memory (GiB)" };
 
-  /* Staying near the base is not good in itself, but it is what a gain is paid with. */
-  const better = (name) => found.get(name).higher_is_better ?? (name.startsWith("kl/") || name.includes("/kl/") ? false : null);
+  /* Staying near the base, or as diverse as it, is not good in itself, but it is what a gain is paid with. */
+  const wanted = [[/(^|\/)kl\//, false], [/(^|\/)diversity\//, true]];
+  const better = (name) => found.get(name).higher_is_better ?? wanted.find(([kind]) => kind.test(name))?.[1] ?? null;
 
   /* A way to read x off a variant: [value, low, high] or null. `better`: true for more, false for less, null for neither. */
   function measure(choice) {
@@ -85,9 +86,11 @@
     });
   }
 
-  function base(x, y) {
-    const from = variants.find((variant) => x.base(variant) && y.base(variant));
-    return from ? { x: x.base(from), y: y.base(from), name: "base" } : null;
+  /* One point for each base: variants of another model or sampler have another one. */
+  function bases(x, y) {
+    const points = variants.map((variant) => ({ x: x.base(variant), y: y.base(variant), name: "base" }));
+    const known = points.filter((point) => point.x && point.y && point.x[0] !== null && point.y[0] !== null);
+    return [...new Map(known.map((point) => [`${point.x[0]} ${point.y[0]}`, point])).values()];
   }
 
   function draw() {
@@ -96,9 +99,9 @@
     const whole = (point) => point.x && point.y && point.x[0] !== null && point.y[0] !== null;
     const all = variants.map((variant, index) => ({ index, name: variant.name, x: x.of(variant), y: y.of(variant) })).filter(whole);
     const points = all.filter((point) => Report.shown.has(point.index));
-    const start = base(x, y);
+    const starts = bases(x, y);
     const best = front(all, x, y);
-    const drawn = start && whole(start) ? [...points, start] : points;
+    const drawn = [...points, ...starts];
     const ranged = [...drawn, ...best];
     const [xs, ys] = [Report.range(ranged.flatMap((p) => p.x)), Report.range(ranged.flatMap((p) => p.y))];
     const quiet = Report.colour("quiet");
@@ -106,7 +109,7 @@
       { type: "scatter", mode: "lines", x: best.map((p) => p.x[0]), y: best.map((p) => p.y[0]), line: { color: quiet, dash: "dot", width: 1.5 }, hoverinfo: "skip" },
       ...points.map(mark),
     ];
-    if (drawn.length > points.length) traces.push({ type: "scatter", mode: "markers", x: [start.x[0]], y: [start.y[0]], name: "base", marker: { symbol: "circle-open", size: 12, color: Report.colour("text"), line: { width: 2 } }, hovertemplate: "<b>base</b><br>%{y:.4~g} at %{x:.5~s}<extra></extra>" });
+    if (starts.length) traces.push({ type: "scatter", mode: "markers", x: starts.map((p) => p.x[0]), y: starts.map((p) => p.y[0]), name: "base", marker: { symbol: "circle-open", size: 12, color: Report.colour("text"), line: { width: 2 } }, hovertemplate: "<b>base</b><br>%{y:.4~g} at %{x:.5~s}<extra></extra>" });
     Report.draw(plot, traces, Report.layout(x.label, y.label, { xaxis: { range: xs }, yaxis: { range: ys }, annotations: labels(drawn, xs, ys) }));
     const on = best.map((point) => point.name);
     const none = "There is no front: for one of the two, neither more nor less is better.";

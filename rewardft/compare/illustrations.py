@@ -1,0 +1,87 @@
+"""What makes a report more than numbers: pictures of held-out samples, and the sections of plugins.
+
+Both open models, after all runs have been made and written down. One that fails is named in the report and stops
+nothing.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rewardft.compare.collect import Seen
+from rewardft.compare.members import Member, folder_name
+from rewardft.compare.records import ComparisonRecord, Picture, Section
+from rewardft.plugins import load_plugins
+
+
+def add_pictures(
+    record: ComparisonRecord, runs: Mapping[str, Sequence[Seen]], out: Path, count: int
+) -> ComparisonRecord:
+    """The record with the pictures of its variants, and a note for each that could not be drawn."""
+    variants, problems = [], list[str]()
+    for variant in record.variants:
+        try:
+            pictures = pictures_of(runs[variant.name], out, count)
+        except Exception as error:
+            problems.append(f"No pictures of {variant.name}: {said(error)}")
+            pictures = []
+        variants.append(variant.model_copy(update={"pictures": pictures}))
+    return record.model_copy(update={"variants": variants, "notes": [*record.notes, *problems]})
+
+
+def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
+    """The first seed's held-out samples, base and tuned; drawn once, kept in `OUT/pictures/NAME`."""
+    seen = next((seen for seen in runs if seen.tuned is not None), None)
+    if seen is None or count == 0:
+        return []
+    name, run = seen.member.variant.name, seen.member.folder
+    folder = out / "pictures" / folder_name(seen.member.variant)
+    index, source = folder / "index.json", [name, str(run), seen.record.axes.get("steps"), count]
+    if index.is_file():
+        kept = json.loads(index.read_text(encoding="utf-8"))
+        if kept.get("source") == source:
+            return [Picture.model_validate(picture) for picture in kept["pictures"]]
+    from rewardft.side_by_side import held_out_pictures
+
+    shutil.rmtree(folder, ignore_errors=True)
+    pairs = held_out_pictures(run, count, folder)
+    found = [
+        Picture(sample=p.sample, group=p.group, base=str(p.base.relative_to(out)), tuned=str(p.tuned.relative_to(out)))
+        for p in pairs
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    index.write_text(json.dumps({"source": source, "pictures": [p.model_dump() for p in found]}))
+    return found
+
+
+def plugin_sections(members: Sequence[Member], record: ComparisonRecord, out: Path) -> list[Section]:
+    """What the plugins of the recipes add to the report; each is asked once, and alone."""
+    wanted = {
+        (name, member.recipe.base): None
+        for member in members if member.recipe is not None for name in member.recipe.plugins
+    }  # fmt: skip
+    sections, asked = list[Section](), set[Path]()
+    for name, base in wanted:
+        try:
+            plugins = load_plugins([name], base)
+            files = {plugin.file for plugin in plugins.loaded}
+            if files <= asked:
+                continue
+            asked |= files
+            answers = plugins.results("report_sections", record=record, folder=out)
+        except Exception as error:
+            failed = Section(title=f"Nothing from {name}", html=f"<p>{html.escape(said(error))}</p>")
+            sections.append(failed)
+            continue
+        for plugin, found in answers:
+            sections += [section.model_copy(update={"plugin": plugin}) for section in found]
+    return sections
+
+
+def said(error: Exception) -> str:
+    """The error on one line, with what was noted on it."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
