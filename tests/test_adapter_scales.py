@@ -104,7 +104,11 @@ def test_the_command_prints_the_table_and_the_verdict(trained, capsys):
     for line, point in zip(out[3:6], written["points"]):
         means = [f"{point['means'][name]:.4g}" for name in out[2].split()[1:]]
         assert line.split() == [f"{point['scale']:g}", *means]
-    assert out[6] == written["verdict"] and len(out) == 7
+    figure = trained / "adapter_scales.html"
+    assert out[6:] == [written["verdict"], f"figure: {figure}"]
+    drawn = figure.read_text()
+    assert '<script src=' not in drawn and drawn.count('"mode":"lines+markers+text"') == 3, "one for each value across"
+    assert all(json.dumps(f"{point['scale']:g}") in drawn for point in written["points"])
     sets = ["--set", "evaluate.metrics=[]"]
     assert main(["evaluate", str(trained), "--adapter-scale", "0,1", "--samples", "2", *sets]) == 0
     hint, _, command = capsys.readouterr().out.splitlines()[-1].partition(": rewardft ")

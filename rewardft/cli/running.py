@@ -125,12 +125,15 @@ def evaluate_strengths(folder: Path, text: str, samples: int | None, overrides: 
     """Evaluate the adapter at each strength; print rewards, divergence and diversity, and the knee."""
     scales = parse_scales(text)
     from rewardft.adapter_scales import columns, evaluate_scales
+    from rewardft.strength_curve import draw_strengths
 
     result = evaluate_scales(folder, scales, samples, overrides)
     names = columns(result["points"], result["kl"])
     rows = [(f"{p['scale']:g}", *(f"{p['means'][name]:.4g}" for name in names)) for p in result["points"]]
     print_table("adapter strengths, same samples and noise", ("scale", *names), rows)
     print(result["verdict"])
+    figure = draw_strengths(result, folder / "adapter_scales.html")
+    print(f"figure: {figure}" if figure else "for a figure: pip install 'rewardft[report]'")
     if not any(name.startswith("diversity/") for name in names):
         print(f"with diversity as well: {with_diversity(folder, text, overrides)}")
 
