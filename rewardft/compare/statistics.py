@@ -17,8 +17,8 @@ stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at the edg
 seeds anew within each sample: it holds the samples fixed and takes what a seed does to all of them for noise, so it
 answers another question, and as an answer to this one covers 7 to 92 %.
 
-Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): skewed samples when few, 92.4 % for the mean of 16
-exponential samples over five seeds without effect; two seeds, 92.5 to 98.1 %; values missing in one seed much more than
+Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): two seeds, 92.5 to 98.1 %; up to 97.4 % with three
+or five seeds and few or skewed samples; values missing in one seed much more than
 in another, see `spread`; and the probability of improvement, up to 98.8 % with few seeds and samples, but 71 to 91 %
 where seeds differ so much that each improves all samples or none: that the few seen agree does not show in a variance.
 `benchmarks/coverage.py` measures all of this.
