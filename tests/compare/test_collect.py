@@ -291,6 +291,17 @@ def test_each_run_at_a_time_has_a_gpu_of_its_own(folder, monkeypatch):  # noqa: 
     assert runner.visible_gpus() == []
 
 
+@pytest.mark.slow
+def test_ray_makes_the_same_runs(folder):  # noqa: F811
+    pytest.importorskip("ray", reason="needs ray: pip install ray")
+    assert compare("recipe.yaml", "--seeds", "2", "--launcher", "ray") == 0
+    by_ray = load_comparison(folder / "out" / "comparison.json").variants[0]
+    assert [run.status for run in by_ray.runs] == ["finished"] * 2
+    shutil.rmtree(folder / "out")
+    assert compare("recipe.yaml", "--seeds", "2") == 0
+    assert load_comparison(folder / "out" / "comparison.json").variants[0].values == by_ray.values
+
+
 def test_pictures_that_cannot_be_drawn_are_a_note(folder, monkeypatch):  # noqa: F811
     def broken(*arguments):
         raise RuntimeError("no memory for <pictures>")
