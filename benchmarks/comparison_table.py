@@ -1,6 +1,6 @@
 """The table of a comparison for docs/results.md: changes from the base with 95 % intervals, and what a run took.
 
-    python benchmarks/comparison_table.py runs/compare_drpose reward/pose_score acrobatic/pose_judge/mpjpe_mm kl/epsilon_mse
+    python benchmarks/comparison_table.py runs/compare_drpose reward/pose_score pose_judge/mpjpe_mm kl/epsilon_mse
 """
 
 from __future__ import annotations
