@@ -19,6 +19,7 @@ from rewardft.compare.report.curves import columns, points_per_curve, thin
 from rewardft.compare.report.numbers import count, duration, interval, number, size
 from rewardft.compare.report.pictures import EDGE, MOST_BYTES, Gallery
 from rewardft.compare.report.sentences import lead, sentences
+from rewardft.compare.report.tables import alarm_table
 from rewardft.compare.report.verdicts import group_of, value_names, verdict
 from rewardft.errors import RewardftError
 from tests.compare.fake import TARGET, fake_comparison
@@ -162,6 +163,38 @@ def test_one_seed_is_said_plainly():
     record = fake_comparison(seeds=1)
     assert "One seed each: the intervals cover the samples, not the seeds, so this is no ranking of methods." in lead(record)
     assert all("From one seed." in one.text for one in sentences(record))
+
+
+def test_one_seed_among_several_is_said_too_whatever_seeds_the_runs_have():
+    record = fake_comparison(variants=2, seeds=1)
+    other = record.variants[1]
+    runs = [run.model_copy(update={"seed": 7}) for run in other.runs]
+    record = edited(record.model_copy(update={"seeds": [0, 7]}), 1, runs=runs)
+    assert lead(record)[-1].startswith("One seed each:")
+    values = [value.model_copy(update={"seeds": [0.1, 0.2]}) for value in other.values]
+    assert lead(edited(record, 1, values=values))[-1] == "Some variants have one seed: their intervals cover the samples alone."
+
+
+def test_a_variant_without_a_result_is_not_said_to_be_behind():
+    def said(record):
+        return next(line for line in lead(record) if "separably behind" in line)
+
+    record = fake_comparison(variants=3)
+    far = Interval(value=-1.0, low=-1.1, high=-0.9)
+    for i in (1, 2):
+        values = [value.model_copy(update={"versus_best": far, "after": far, "best": record.variants[0].name})
+                  for value in record.variants[i].values]  # fmt: skip
+        record = edited(record, i, values=values)
+    assert said(record) == "Every other variant is separably behind it."
+    assert said(edited(record, 2, values=[])) == "Every other measured variant is separably behind it."
+
+
+def test_an_alarm_of_several_seeds_is_one_row():
+    record = fake_comparison(variants=1, seeds=2)
+    runs = [run.model_copy(update={"alarms": ["a/b fell to 3%", "c rose"][: 2 - i]}) for i, run in enumerate(record.variants[0].runs)]
+    record = edited(record, 0, runs=runs, alarms=["a/b fell to 3% (seed 0, and in seed 1 too)"])
+    cells = [[cell.text for cell in row[1:]] for row in alarm_table(record).rows]
+    assert cells == [["all", "a/b fell to 3% (seed 0, and in seed 1 too)"], ["0", "c rose"]]
 
 
 def test_a_variant_without_values_and_a_comparison_without_a_target():
