@@ -44,8 +44,10 @@ def look_at(member: Member, out: Path) -> Seen:
     place = os.path.relpath(member.folder, out)
     facts: dict[str, Any] = {"seed": member.seed, "folder": place, "command": member.repeat()}
     if member.problem is not None or member.recipe is None:
-        record = RunRecord(**facts, status="failed", reason="the recipe cannot be run", error=member.problem)
-        return Seen(member, record)
+        said = (member.problem or "").splitlines()
+        first = next((line.removeprefix("  - ") for line in said if line.startswith("  - ")), said[0] if said else "")
+        reason = f"the recipe cannot be run: {first}"
+        return Seen(member, RunRecord(**facts, status="failed", reason=reason, error=member.problem))
     lines, processes = read_lines(member.folder / "metrics.jsonl"), processes_of(member.folder)
     tables = like_the_last(read_evaluations(member.folder))
     facts |= {"training": list(training(lines, processes)), "evaluations": list(evaluations(tables, lines, processes))}

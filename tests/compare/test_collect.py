@@ -116,6 +116,8 @@ def test_a_given_run_that_cannot_be_opened_is_a_row(folder, capsys):  # noqa: F8
     assert compare("a", "b") == 1
     runs = [v.runs[0] for v in load_comparison(folder / "out" / "comparison.json").variants]
     assert [run.status for run in runs] == ["finished", "failed"] and "gone.py" in runs[1].error
+    assert runs[1].reason.startswith("the recipe cannot be run: ") and "gone.py" in runs[1].reason
+    assert "gone.py" in capsys.readouterr().out
 
 
 # -- evaluations -----------------------------------------------------------------------------------------------------
