@@ -23,7 +23,9 @@ def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]
     Raises AuditError with every failure and what usually causes it.
     """
     failures = failure_problems(facts) or nothing_applies_problems(facts)
-    problems = failures + gradient_problems(named, bool(failures)) + pixel_problems(facts) + reward_problems(facts)
+    of_rewards = reward_problems(facts)
+    explained = bool(failures or of_rewards)
+    problems = failures + gradient_problems(named, explained) + pixel_problems(facts) + of_rewards
     if problems:
         shown = "\n".join(f"  - {p}" for p in problems)
         raise AuditError(f"the start-up audit stopped the run; nothing was trained\n{shown}")
@@ -62,7 +64,8 @@ def nothing_applies_problems(facts: Mapping[str, Any]) -> list[str]:
 def gradient_problems(named: Mapping[str, nn.Parameter], explained: bool = False) -> list[str]:
     """Trainable tensors without a gradient, with one that is not finite, or with nothing but zeros.
 
-    explained: rewards that failed are reason enough for zeros, which are then not reported.
+    explained: rewards that fail or have a bad gradient are reason enough for zeros and NaN, which are then not
+    reported.
     """
     if not named:
         return ["nothing is trainable: the adapter matched no layer"]
@@ -75,7 +78,7 @@ def gradient_problems(named: Mapping[str, nn.Parameter], explained: bool = False
             f"{len(missing)} of {len(named)} trainable tensors got no gradient at all ({shorten(missing)}). Either the "
             f"model never calls these layers (narrow `adapter.targets`), or a detach or no_grad cuts the graph."
         )
-    if infinite:
+    if infinite and not explained:
         problems.append(
             f"{len(infinite)} trainable tensors have NaN or infinite gradients ({shorten(infinite)}). Try "
             f"`train.precision: fp32`, fewer trained steps or `input_gradient` stopped (drtune)."
@@ -114,8 +117,15 @@ def reward_problems(facts: Mapping[str, Any]) -> list[str]:
         if norm is None:
             problems.append(f"reward {name!r} has no gradient at the samples: it detaches them")
         elif not torch.isfinite(norm):
-            problems.append(f"reward {name!r} has a NaN or infinite gradient at the samples")
-    return problems
+            problems.append(
+                f"reward {name!r} has a NaN or infinite gradient at the samples. Look in it for a root, logarithm, "
+                f"norm or division at 0, and keep its operand away from 0, such as by (x + 1e-6).sqrt()."
+            )
+    return problems + [
+        f"reward {name!r} gives all samples of a batch one value, and another one to half of them: it averages over "
+        f"the batch. Reduce all dimensions but the first, such as by x.flatten(1).mean(1)."
+        for name in facts.get("averages_over_the_batch", {})
+    ]
 
 
 def shorten(names: list[str], count: int = 3) -> str:

@@ -84,10 +84,9 @@ class Meter:
         self.batch = max(self.batch, now - self.spent) if counted else now - self.spent
         self.spent = now
 
-    @property
-    def fraction(self) -> float:
-        """Of the budget that is spent."""
-        return self.spent / self.budget.amount if self.budget else 0.0
+    def share(self, cost: Mapping[str, int], step: int, seconds: float) -> dict[str, float]:
+        """The fraction of the budget that is spent after a step, as a metric; nothing without a budget."""
+        return {"budget_spent": self._spent(cost, step, seconds) / self.budget.amount} if self.budget else {}
 
     @property
     def exhausted(self) -> bool:

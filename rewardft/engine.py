@@ -46,6 +46,7 @@ def train(
     recipe: Recipe, plugins: Any, resolved: Any, out: Path, resume: bool = False, allow_changed_plugins: bool = False
 ) -> dict[str, Any]:
     """Run a recipe; returns what `summary.json` holds. Raises RewardftError for anything a user can mend."""
+    check_trackers(recipe.source, recipe.train.report_to)
     with alone_in(out, resume):
         trainer = Trainer(recipe, plugins, resolved, out, resume, allow_changed_plugins)
         try:
@@ -63,7 +64,6 @@ class Trainer:
     ) -> None:
         self.recipe, self.plugins, self.resolved, self.out = recipe, plugins, resolved, Path(out)
         self.allow_changed_plugins, self.changed_plugins = allow_changed_plugins, list[str]()
-        check_trackers(recipe.source, recipe.train.report_to)
         self.accelerator = start_accelerator(recipe.train.report_to, self.out)
         self.is_main = self.accelerator.is_main_process
         self.on_cpu = self.accelerator.device.type == "cpu"
@@ -171,6 +171,7 @@ class Trainer:
         self.ema.update(self.step)
         self.ctx.record("gradient_norm", norm)
         cost = self.ctx.cost | {"train_seconds": self._train_seconds()}
+        cost |= self.meter.share(self.ctx.cost, self.step, cost["train_seconds"])
         self.pending.append((self.step, self.ctx.take_records(), cost))
         if self.step % train.log_every == 0:
             self._flush()
@@ -212,7 +213,6 @@ class Trainer:
         """Read pending metrics from the device, once per logging interval, and tell the observers."""
         elapsed, samples = time.monotonic() - self.clock, self.stream.position - self.samples_logged
         facts = {"learning_rate": self.schedule.get_last_lr()[0], "samples_per_second": samples / max(elapsed, 1e-9)}
-        facts |= {"budget_spent": self.meter.fraction} if self.meter.budget else {}
         reasons = [self.stop_reason]
         means = average_metrics(self.accelerator, [sums for _, sums, _ in self.pending])
         for (step, _, cost), mean in zip(self.pending, means):
@@ -254,7 +254,7 @@ class Trainer:
     def _start(self) -> None:
         self.plugins.manager.register(Recorder(self.out, self.accelerator, self.is_main), name="recorder")
         if self.is_main:
-            self.plugins.manager.register(ProgressLine(self.step), name="progress")
+            self.plugins.manager.register(ProgressLine(self.step, self.seconds), name="progress")
             facts = manifest(self.run, self.plugins, str(self.accelerator.device), self.accelerator.num_processes)
             write_text(self.out / "manifest.json", json.dumps(facts | {"resumed": self.resumed}, indent=2))
         if self.recipe.train.report_to:

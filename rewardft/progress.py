@@ -22,11 +22,11 @@ SHOWN = 6  # values of an evaluation: those over all samples first, groups of th
 class ProgressLine:
     """A bar on a terminal; on anything else a plain line now and then."""
 
-    def __init__(self, start: int, every_seconds: float = 10.0) -> None:
+    def __init__(self, start: int, trained: float = 0.0, every_seconds: float = 10.0) -> None:
         self.console = Console(stderr=True)
         self.start = self.counted = start  # time left is judged by the steps after `counted`, which began at `began`
         self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()
-        self.latest = self.trained = 0.0  # training time at the newest step, and at the last evaluation
+        self.latest = self.trained = trained  # training time at the newest step, and at the last evaluation
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
         self.bar = Progress(
             *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=self.console,

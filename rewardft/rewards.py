@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +51,12 @@ def evaluate_rewards(
     if audit is not None:
         record_audit(audit, view, by_name, x0 if gradient else None)
         record_failures(audit, rewards, skipped)
+        record_averages(audit, rewards, view, batch, by_name)
     if not gradient:
         return Scores(total, by_name, skipped=skipped)
     slope = differentiate(total, x0, by_name)
     if slope.isnan().any():
-        check_masks(rewards, rollout, batch, by_name)
+        check_masks(rewards, rollout, batch, by_name, on_error)
     rollout._decoded = view._decoded.detach() if isinstance(view._decoded, Tensor) else None
     return Scores(total.detach(), {n: v.detach() for n, v in by_name.items()}, slope, skipped)
 
@@ -82,7 +85,11 @@ def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tens
 
 
 def check_masks(
-    rewards: Sequence[WeightedReward], rollout: Rollout, batch: Batch, by_name: Mapping[str, Tensor]
+    rewards: Sequence[WeightedReward],
+    rollout: Rollout,
+    batch: Batch,
+    by_name: Mapping[str, Tensor],
+    on_error: OnError | None = None,
 ) -> None:
     """Raise RewardError for a reward whose gradient is NaN at samples where its value is NaN.
 
@@ -98,12 +105,14 @@ def check_masks(
         (slope,) = torch.autograd.grad(total.sum(), x0, allow_unused=True)
         bad = value.isnan() & (torch.zeros_like(x0) if slope is None else slope).reshape(len(batch), -1).isnan().any(1)
         if bad.any():
-            raise RewardError(
+            error = RewardError(
                 f"reward {reward.name!r} is NaN (not applicable) for the samples {ids_at(batch, bad)}, and so is its "
                 f"gradient there: the NaN comes out of arithmetic such as 0 / 0, whose slope is NaN whatever hides the "
                 f"value. Select before dividing (torch.where on the operands), or return NaN through masking "
                 f"(torch.where(applies, value, nan) of a finite value)."
             )
+            report_failure(on_error, reward, error, rollout, batch)
+            raise error
 
 
 def call_reward(
@@ -122,20 +131,41 @@ def call_reward(
             if skipped is not None:
                 skipped[reward.name] = error.with_traceback(None)  # its frames would keep the batch in memory
             return torch.full((len(batch),), float("nan"), device=rollout.noise.device)
-        if on_error is not None:
-            report_failure(on_error, reward.name, error, rollout, batch)
+        report_failure(on_error, reward, error, rollout, batch)
         raise
     return value
 
 
-def report_failure(on_error: OnError, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
-    """Hand a reward's error on; a handler that fails itself is noted on the error and never replaces it."""
+def report_failure(
+    on_error: OnError | None, reward: WeightedReward, error: Exception, rollout: Rollout, batch: Batch
+) -> None:
+    """Note on a reward's error where the reward is, and hand it on.
+
+    A handler that fails itself is noted too and never replaces the error; without one, the samples are named.
+    """
+    name = reward.name
     try:
-        on_error(name, error, rollout, batch)
+        if on_error is None:
+            error.add_note(f"reward {name!r} failed on the samples {', '.join(batch.ids)}")
+        else:
+            on_error(name, error, rollout, batch)
     except Exception as second:
         error.add_note(
             f"the samples that reward {name!r} failed on could not be written: {describe(second)}"
         )
+    if place := place_of(reward.reward):
+        error.add_note(f"reward {name!r} is made at {place}")
+
+
+def place_of(reward: Any) -> str:
+    """'file:line' of a function or of a class; '' where Python does not know."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    made = reward if inspect.isroutine(reward) else type(reward)
+    try:
+        return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
+    except (OSError, TypeError):
+        return ""
 
 
 def check_value(name: str, value: Any, batch: Batch) -> None:
@@ -214,6 +244,21 @@ def record_failures(
         if name in skipped:
             facts["failed"] += 1
             facts["error"] = describe(skipped[name])
+
+
+def record_averages(
+    audit: dict[str, Any], rewards: Sequence[WeightedReward], view: Rollout, batch: Batch, by_name: dict[str, Tensor]
+) -> None:
+    """Name rewards that hand every sample the mean of the batch: all values are equal, and others for half of it."""
+    half = slice(0, len(batch) // 2)
+    for reward in rewards:
+        value = by_name[reward.name].detach()
+        if len(batch) < 2 or not bool((value == value[0]).all()):
+            continue
+        with torch.no_grad():
+            again = reward.reward(view.select(half), batch.select(half))
+        if not torch.allclose(again, value[half], rtol=1e-4, atol=1e-7):
+            audit.setdefault("averages_over_the_batch", {})[reward.name] = float(value[0])
 
 
 def describe(error: Exception) -> str:

@@ -88,7 +88,8 @@ def what_is_there(out: Path) -> str:
     """The run in a folder, and what can be done with it."""
     if (out / "error.txt").exists():
         unsaved = latest_checkpoint(out) is None
-        how = "Once that is mended, start over in it with --resume" if unsaved else "Continue it with --resume"
+        code = ", and --allow-changed-plugins if it was a plugin that you mended"
+        how = "Once that is mended, start over in it with --resume" if unsaved else f"Continue it with --resume{code}"
         return f"a run that failed{' before it saved a checkpoint' if unsaved else ''}; error.txt says why. {how}"
     if (out / "summary.json").exists():
         status = json.loads((out / "summary.json").read_text(encoding="utf-8"))["status"]

@@ -86,8 +86,9 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
         overrides: `key=value` for the recipe's `evaluate` section.
 
     Returns:
-        {"step": of the tuned weights, "samples": how many there were, "rows": one dictionary per value and group, see
-        `rewardft.evaluation.Paired`, "alarms": names and sentences, see `rewardft.alarms`}.
+        {"step": of the tuned weights, "samples": how many there were, "weights": raw or ema, "rows": one dictionary per
+        value and group, see `rewardft.evaluation.Paired`, "alarms": names and sentences, see `rewardft.alarms`,
+        "changed_plugins": files that were edited since the run}.
     """
     session = open_run(folder, overrides)
     count = samples or session.recipe.evaluate.samples
@@ -97,10 +98,21 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
     rows = [{**asdict(row), "separable": row.separable} for row in compare(before, after)]
     recipe = session.recipe
     alarms = [vars(a) for a in find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)]
-    result = {"step": step, "samples": len(before.ids), "rows": rows, "alarms": alarms}
+    result = {
+        "step": step, "samples": len(before.ids), "weights": recipe.evaluate.weights, "rows": rows, "alarms": alarms,
+        "changed_plugins": changed_plugins(session, folder),
+    }  # fmt: skip
     tables = {"base": before.to_json(), "tuned": after.to_json()}
     write_text(folder / "evaluation.json", encode(result | tables))
     return result
+
+
+def changed_plugins(session: Session, folder: Path) -> list[str]:
+    """File plugins whose code is not that which the run was made with, as its manifest has it."""
+    path = folder / "manifest.json"
+    listed = json.loads(path.read_text(encoding="utf-8")).get("plugins", []) if path.is_file() else []
+    before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
+    return [file for file, sha in session.plugin_files.items() if before.get(file, sha) != sha]
 
 
 def open_reward(

@@ -62,6 +62,7 @@ class Session:
             policy=Policy(self.model, self.context.policy.precision),  # its calls are not training's
             sampler=self.eval_sampler, adapter=self.adapter, rewards=rewards if scored else [],
             seed=self.recipe.evaluate.seed, device=self.context.device, dtype=self.context.dtype,
+            on_reward_error=self.context.on_reward_error,
         )  # fmt: skip
 
 

@@ -24,13 +24,22 @@ from rewardft.types import Batch, Plan
 
 @dataclass(frozen=True)
 class Drawn:
-    """The same samples of both models. `base`, `tuned`: `x0`, and `decoded` where the model decodes to a tensor."""
+    """The same samples of both models. `base`, `tuned`: `x0`, and `decoded` where the model decodes to a tensor.
+
+    averaged: whether the tuned weights are the moving average `train.ema`.
+    """
 
     ids: list[str]
     groups: list[str]
     step: int
     base: dict[str, Tensor]
     tuned: dict[str, Tensor]
+    averaged: bool = False
+
+    @property
+    def name(self) -> str:
+        """Which weights are the tuned ones."""
+        return f"step {self.step}{', average' if self.averaged else ''}"
 
     @property
     def labels(self) -> list[str]:
@@ -78,7 +87,8 @@ def sample_run(
     for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
         facts = {"ids": json.dumps(drawn.ids), "step": str(drawn.step), "adapter_scale": f"{scale:g}", "model": name}
         files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
-    columns = {"base": drawn.base.get("decoded"), f"step {drawn.step}": drawn.tuned.get("decoded")}
+    strength = "" if scale == 1.0 else f", scale {scale:g}"
+    columns = {"base": drawn.base.get("decoded"), f"{drawn.name}{strength}": drawn.tuned.get("decoded")}
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
         pictures = out / "pictures"
@@ -117,7 +127,8 @@ def draw_both(
     base = draw(session, batches)
     step = load_trained(session, folder)
     groups = [group for batch in batches if "group" in batch for group in batch["group"]]
-    return Drawn([id_ for batch in batches for id_ in batch.ids], groups, step, base, draw(session, batches))
+    ids_drawn, averaged = [id_ for batch in batches for id_ in batch.ids], session.recipe.evaluate.weights == "ema"
+    return Drawn(ids_drawn, groups, step, base, draw(session, batches), averaged)
 
 
 def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:

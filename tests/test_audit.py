@@ -69,7 +69,8 @@ def test_a_healthy_step_is_reported_in_numbers():
             "reward 'r' failed on all of the first step: ValueError: no face. `on_error: skip` is for batches that fail "
             "now and then; mend the reward or remove it.",
         ),
-        (GOOD, {"reward_gradient_norm": {"r": torch.tensor(float("nan"))}}, "reward 'r' has a NaN or infinite gradient at the samples"),
+        (GOOD, {"reward_gradient_norm": {"r": torch.tensor(float("nan"))}}, "reward 'r' has a NaN or infinite gradient at the samples. Look in it for a root, logarithm, norm or division at 0, "
+         "and keep its operand away from 0, such as by (x + 1e-6).sqrt()."),
     ],
 )  # fmt: skip
 def test_failures_are_explained(named, facts, problem):

@@ -77,6 +77,11 @@ def test_each_step_is_logged_with_what_was_spent_when_it_was_taken(recipe, tmp_p
     assert run.summary["train_seconds"] >= seconds[-1]
 
 
+def test_each_step_says_which_share_of_the_budget_was_spent_by_then(recipe, tmp_path):
+    run = run_recipe(recipe, tmp_path / "run", "train.budget=15-rewards")
+    assert run.column("budget_spent") == pytest.approx([2 * k / 15 for k in range(1, 8)])
+
+
 def test_steps_within_a_batch_count_with_it(recipe, tmp_path):
     """DDPO with two updates per batch: the budget buys whole batches, and both of their steps."""
     options = ["plugins=[rewardft.testing.tiny, ddpo]", "algorithm={use: ddpo, updates: 2, clip: 1e-2}",

@@ -53,6 +53,24 @@ def test_steps_that_are_told_together_are_timed_apart(clock, capsys, tmp_path):
     ]
 
 
+def test_after_a_resumption_the_time_before_it_does_not_count(clock, capsys, tmp_path):
+    clock[0] = 1000.0
+    line, run = ProgressLine(100, 350.0), Run(Path(tmp_path), None, True, 200)
+    line.on_run_start(run)
+    line.on_step_end(run, 101, {"reward": 0.5, "samples_per_second": 3.0, "train_seconds": 352.0})
+    assert capsys.readouterr().err.splitlines() == ["step 101/200  reward 0.5  3 samples/s  198 s left"]
+
+
+def test_with_a_budget_the_last_step_is_guessed_from_what_each_step_had_spent(clock, capsys, tmp_path):
+    clock[0] = 1000.0
+    line, run = ProgressLine(0), Run(Path(tmp_path), None, True, 1_000_000)
+    line.on_run_start(run)
+    for step in range(1, 21):
+        facts = {"samples_per_second": 3.0, "train_seconds": 1.0 * step, "budget_spent": step / 25}
+        line.on_step_end(run, step, {"reward": 0.5, **facts})
+    assert capsys.readouterr().err.splitlines() == ["step 1/25  reward 0.5  3 samples/s  24 s left"]
+
+
 def test_values_over_all_samples_come_before_those_of_groups(capsys, tmp_path):
     line, run = ProgressLine(start=0), Run(Path(tmp_path), None, True, 60)
     values = {"reward/x": 1.0} | {f"class{i}/reward/x": float(i) for i in range(6)} | {"contrast": 2.0}

@@ -424,3 +424,12 @@ def test_evaluate_says_when_there_are_fewer_samples_than_asked_for(recipe, tmp_p
     assert main(["evaluate", str(out), "--samples", "10"]) == 0
     assert "asked for" not in capsys.readouterr().out
     assert Path(out / "evaluation.json").is_file()
+
+
+def test_an_evaluation_with_edited_code_says_so(recipe, tmp_path, capsys):
+    out = run_recipe(recipe, tmp_path / "run").folder
+    assert evaluate_run(out)["changed_plugins"] == []
+    path = tmp_path / "events.py"
+    path.write_text(path.read_text() + "\n# edited\n")
+    assert main(["evaluate", str(out)]) == 0
+    assert f"edited since the run: {path}; the values are those of the new code" in capsys.readouterr().out

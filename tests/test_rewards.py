@@ -1,9 +1,13 @@
 """Rewards: weights, names, failures, gradients; and `check_reward` for plugin authors."""
 
+import functools
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
+from rewardft.audit import reward_problems
 from rewardft.errors import RewardError
 from rewardft.rewards import WeightedReward, evaluate_rewards
 from rewardft.testing import check_reward, make_rollout
@@ -129,8 +133,42 @@ def test_a_handler_that_fails_is_noted_and_does_not_hide_the_rewards_error():
         )  # fmt: skip
     assert str(caught.value) == "no face"
     assert caught.value.__notes__ == [
-        "the samples that reward 'broken' failed on could not be written: OSError: no space left on device"
+        "the samples that reward 'broken' failed on could not be written: OSError: no space left on device",
+        f"reward 'broken' is made at {__file__}:{broken.__code__.co_firstlineno}",
     ]
+
+
+def test_without_a_handler_the_samples_are_named_and_where_the_reward_is():
+    class Deep(torch.nn.Module):
+        def forward(self, rollout, batch):
+            raise KeyError("weight")
+
+    for reward, place in ((Deep(), Deep), (functools.partial(total_of, scale=2.0), total_of)):
+        with pytest.raises((KeyError, RewardError)) as caught:
+            evaluate_rewards([WeightedReward("r", reward)], make_rollout(X0, BATCH), BATCH, False)
+        first, second = caught.value.__notes__
+        assert first == "reward 'r' failed on the samples a, b, c"
+        assert second == f"reward 'r' is made at {__file__}:{inspect.getsourcelines(place)[1]}"
+
+
+def total_of(rollout, batch, scale):
+    return scale * rollout.x0.mean()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_mean_over_the_batch_is_found_out_however_it_is_shaped(gradient):
+    def averaged(rollout, batch):
+        return total(rollout, batch).mean().expand(len(batch))
+
+    def constant(rollout, batch):
+        return 0.0 * total(rollout, batch) + 1.0
+
+    facts = {}
+    rewards = [WeightedReward("averaged", averaged), WeightedReward("constant", constant), WeightedReward("good", total)]
+    evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient, facts)
+    assert list(facts["averages_over_the_batch"]) == ["averaged"]
+    (said,) = [text for text in reward_problems(facts) if "averages" in text]
+    assert said.startswith("reward 'averaged' gives all samples of a batch one value, and another one to half of them")
 
 
 def ratio(divisor):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,9 +50,10 @@ def compare_sources(names: Sequence[str], options: Options, launch: Launch, out:
     folder = out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
-        members = expand(request, folder)
-        say_what_is_done(members)
-        record = compare(request, members, folder, launch, Progress(), command, options.pictures)
+        with sigterm_as_interrupt():
+            members = expand(request, folder)
+            say_what_is_done(members)
+            record = compare(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:
         print(f"interrupted; finished runs are kept. Continue with: {command}")
         raise
@@ -65,6 +68,20 @@ def compare_sources(names: Sequence[str], options: Options, launch: Launch, out:
         raise typer.Exit(1)
 
 
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does: running runs save and end, and the user is told how to go on."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def build_request(names: Sequence[str], options: Options) -> Request:
     """Sources, then `--set`, then `--vary`; seeds and budget of the command line win over a file's."""
     request = read_sources(names, find_recipe)
@@ -77,10 +94,12 @@ def build_request(names: Sequence[str], options: Options) -> Request:
 
 
 def say_what_is_done(members: Sequence[Member]) -> None:
-    """Before a comparison that is taken up again."""
-    done = sum(member.given or (member.problem is None and member.is_done) for member in members)
+    """Before a comparison that is taken up again; and which of its variants cannot be run at all."""
+    done = sum(member.problem is None and member.is_done for member in members)
     if done:
         print(f"{done} of {len(members)} runs are finished and are not repeated", file=sys.stderr)
+    for problem in dict.fromkeys(f"{m.variant.name} cannot be run: {m.problem}" for m in members if m.problem):
+        print(problem, file=sys.stderr)
 
 
 class Progress:

@@ -70,6 +70,7 @@ def run_recipe(
         raise
     if not is_main:
         return
+    say_weights(ready.recipe.evaluate.weights if summary["evaluation"] else None)
     print_comparison(summary["evaluation"])
     print_alarms(summary["alarms"])
     if summary.get("not_compared"):
@@ -78,6 +79,12 @@ def run_recipe(
     if summary["status"] == "interrupted":
         print(how_to_continue(name, overrides, folder))
         raise typer.Exit(130)
+
+
+def say_weights(weights: str | None) -> None:
+    """Where what is called tuned is not what the last step left."""
+    if weights == "ema":
+        print("after: the moving average of the weights (train.ema); evaluate.weights=raw evaluates the last ones")
 
 
 def how_it_ended(summary: Mapping[str, Any]) -> str:
@@ -115,6 +122,9 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
     result = evaluate_run(folder, samples, overrides)
     if samples is not None and result["samples"] < samples:
         print(f"{result['samples']} held-out samples are all there are; {samples} were asked for.")
+    for file in result["changed_plugins"]:
+        print(f"edited since the run: {file}; the values are those of the new code")
+    say_weights(result["weights"])
     print_comparison(result["rows"])
     print_alarms(result["alarms"])
     if not result["rows"]:
@@ -135,10 +145,10 @@ def evaluate_strengths(folder: Path, text: str, samples: int | None, overrides: 
     figure = draw_strengths(result, folder / "adapter_scales.html")
     print(f"figure: {figure}" if figure else "for a figure: pip install 'rewardft[report]'")
     if not any(name.startswith("diversity/") for name in names):
-        print(f"with diversity as well: {with_diversity(folder, text, overrides)}")
+        print(f"with diversity as well: {with_diversity(folder, text, samples, overrides)}")
 
 
-def with_diversity(folder: Path, text: str, overrides: Sequence[str]) -> str:
+def with_diversity(folder: Path, text: str, samples: int | None, overrides: Sequence[str]) -> str:
     """The same command with the diversity of the samples beside their rewards."""
     recipe = load_recipe(folder / "recipe.yaml", overrides)
     plugins = json.dumps(list(dict.fromkeys([*recipe.plugins, "metrics"])))
@@ -146,7 +156,8 @@ def with_diversity(folder: Path, text: str, overrides: Sequence[str]) -> str:
     others = [text for text in overrides if text.partition("=")[0].strip() not in ("plugins", "evaluate.metrics")]
     added = [*others, f"plugins={plugins}", f"evaluate.metrics={metrics}"]
     settings = [word for setting in added for word in ("--set", setting)]
-    return shlex.join(["rewardft", "evaluate", str(folder), "--adapter-scale", text, *settings])
+    count = [] if samples is None else ["--samples", str(samples)]
+    return shlex.join(["rewardft", "evaluate", str(folder), "--adapter-scale", text, *count, *settings])
 
 
 def parse_scales(text: str) -> list[float]:
@@ -169,7 +180,9 @@ def sample_folder(
     from rewardft.side_by_side import sample_run
 
     drawn, files = sample_run(folder, count, ids, scale, out, overrides)
-    print(f"{len(drawn.ids)} samples of the base and of step {drawn.step}, adapter scale {scale:g}, same noise:")
+    if not ids and len(drawn.ids) < count:
+        print(f"{len(drawn.ids)} held-out samples are all there are; {count} were asked for.")
+    print(f"{len(drawn.ids)} samples of the base and of {drawn.name}, adapter scale {scale:g}, same noise:")
     for path in files:
         print(f"  {path}")
     if not any(path.suffix == ".png" for path in files):

@@ -75,7 +75,8 @@ def collect(members: Sequence[Member], request: Request, out: Path, command: str
         title=request.name or f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
         date=date.today().isoformat(), command=command, budget=request.budget,
         seeds=sorted({member.seed for member in ready}), target=target_of(variants), common=common,
-        variants=variants, notes=notes(runs, variants), versions={name: version_of(name) for name in PACKAGES},
+        variants=variants, notes=notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
+        versions={name: version_of(name) for name in PACKAGES},
     )  # fmt: skip
     write_samples(runs, out / "samples.parquet")
     record.save(out / "comparison.json")  # what follows opens models, and may fail
@@ -141,6 +142,25 @@ def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> lis
             f"value alone does not rank them; `evaluate.sampler` evaluates all on one sampler."
         )
     return found + same_runs(runs)
+
+
+def weights_judged(runs: dict[str, list[Seen]]) -> list[str]:
+    """Whose averaged weights are judged, where those of others are the last step's."""
+    recipes = {name: seens[0].member.recipe for name, seens in runs.items()}
+    averaged = [name for name, recipe in recipes.items() if recipe is not None and recipe.evaluate.weights == "ema"]
+    if not averaged or len(averaged) == sum(recipe is not None for recipe in recipes.values()):
+        return []
+    return [f"Judged by the moving average of their weights: {', '.join(averaged)}; the others by their last weights."]
+
+
+def other_runs(members: Sequence[Member], out: Path) -> list[str]:
+    """Runs in the comparison's folder that are none of its own now: settings, seeds or code have changed."""
+    mine = {member.folder.resolve() for member in members}
+    others = [path for path in out.glob("runs/*/seed*") if path.is_dir() and path.resolve() not in mine]
+    if not others:
+        return []
+    place = out / "runs"
+    return [f"{len(others)} runs in {place} are of other settings, seeds or plugin code, and are not in this report."]
 
 
 def same_runs(runs: dict[str, list[Seen]]) -> list[str]:

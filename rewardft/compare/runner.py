@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rewardft.checkpoint import write_text
@@ -66,8 +67,8 @@ def run_here(
 
     everyone: all members of the comparison, those that are done included.
 
-
-    Ctrl-C reaches the running ones, which save and end; no other is begun, and KeyboardInterrupt is raised again.
+    Upon a KeyboardInterrupt the running ones are told to save and end, no other is begun, and it is raised again. A
+    second one ends them at once.
     """
     threads, devices = max((os.cpu_count() or 1) // max(jobs, 1), 1), visible_gpus()
     slots = list(range(jobs))
@@ -90,8 +91,23 @@ def run_here(
                     notify(member, outcomes[-1], len(members))
         except KeyboardInterrupt:
             waiting.clear()
+            interrupt_runs()
+            try:
+                wait(running)
+            except KeyboardInterrupt:
+                interrupt_runs()
             raise
     return outcomes
+
+
+RUNNING: set[BaseProcess] = set()  # the runs in processes of this one; sets are safe between threads
+
+
+def interrupt_runs() -> None:
+    """Have every running run do what it does upon Ctrl-C, which does not reach them: they are groups of their own."""
+    for process in list(RUNNING):
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
 
 
 def visible_gpus() -> list[str]:
@@ -122,7 +138,9 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     )  # fmt: skip
     process = context.Process(target=carry_out, args=(order,))
     process.start()
+    RUNNING.add(process)
     process.join()
+    RUNNING.discard(process)
     code = 1 if process.exitcode is None else process.exitcode
     if code < 0:  # it could not say so itself
         with log.open("a", encoding="utf-8") as file:

@@ -98,6 +98,21 @@ def test_variants_that_are_the_same_are_said_to_be(folder):  # noqa: F811
     assert "The same recipe and settings under several names: recipe, twin." in notes
 
 
+def test_notes_say_whose_weights_are_averages_and_what_else_lies_in_the_folder(folder, capsys):  # noqa: F811
+    assert compare("recipe.yaml", "--vary", "train.ema=0.5,null") == 0
+    notes = load_comparison(folder / "out" / "comparison.json").notes
+    said = "Judged by the moving average of their weights: ema=0.5; the others by their last weights."
+    assert said in notes and not any("not in this report" in note for note in notes)
+    assert compare("recipe.yaml", "--vary", "algorithm.train_step=1,2") == 2
+    assert compare("recipe.yaml", "--vary", "algorithm=draft_k,drat_k") == 1
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert "2 runs in out/runs are of other settings, seeds or plugin code, and are not in this report." in record.notes
+    shown = capsys.readouterr().err
+    assert shown.index("drat_k cannot be run:") < shown.index("draft_k seed 3: begins")
+    text = (folder / "out" / "report.md").read_text()
+    assert "not set" not in text and "..\n" not in text and "| unknown |" in text
+
+
 def test_given_runs_that_differ_in_their_seeds_alone_are_one_variant(folder):  # noqa: F811
     for name, words in (("a", ["seed=1"]), ("b", ["seed=2"]), ("c", ["seed=1", "optimizer.lr=3e-2"])):
         sets = [word for text in words for word in ("--set", text)]
@@ -276,6 +291,26 @@ def test_runs_end_with_the_comparison_and_two_cannot_train_in_one_folder(folder)
     assert main(words) == 0
     resumed = json.loads((run / "manifest.json").read_text())["resumed"]
     assert [one["step"] for one in resumed] == [summary["step"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_comparison_alone_saves_the_run_and_says_how_to_go_on(folder, number):  # noqa: F811
+    slow = "\n\n@hookimpl\ndef on_step_end(step):\n    time.sleep(0.3)\n"
+    (folder / "events.py").write_text((folder / "events.py").read_text() + slow)
+    words = ["compare", "recipe.yaml", "--set", "train.steps=600", "--seeds", "2", "--out", "out", "--pictures", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rewardft", *words], env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    runs = folder / "out" / "runs" / "recipe"
+    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in runs.glob("*/metrics.jsonl")))
+    os.kill(process.pid, number)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml" in shown
+    (summary,) = [json.loads(path.read_text()) for path in runs.glob("*/summary.json")]
+    assert summary["reason"] == "interrupted by SIGINT" and 0 < summary["step"] < 600
+    assert len(begun(folder)) == 1, "no other run was begun"
 
 
 def test_each_run_at_a_time_has_a_gpu_of_its_own(folder, monkeypatch):  # noqa: F811

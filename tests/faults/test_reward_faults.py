@@ -85,7 +85,25 @@ def test_a_failing_dump_does_not_hide_the_rewards_error(run, tmp_path):
     with pytest.raises(ValueError) as caught:
         run(body, "rewards=[{use: mine}]")
     assert str(caught.value) == "no face"
-    note, place = caught.value.__notes__
+    note, made, place = caught.value.__notes__
+    assert made.startswith("reward 'mine' is made at ") and made.endswith("mine.py:10")
     assert place == f"at step 0; the whole traceback is in {tmp_path / 'run' / 'error.txt'}"
     assert note.startswith("the samples that reward 'mine' failed on could not be written: ")
     assert "failures" in note
+
+
+def test_a_reward_that_fails_on_held_out_samples_is_named_with_them_too(run, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        run("    raise ValueError('no face')\n", "evaluate.every=1", "evaluate.samples=2", "rewards=[{use: mine}]")
+    first = caught.value.__notes__[0]
+    assert first.startswith("reward 'mine' failed at step 0 on the samples train/0, train/1; dumped to ")
+    assert list((tmp_path / "run" / "failures").iterdir())
+
+
+def test_a_slope_that_is_nan_is_dumped_with_the_step_and_the_rewards_place(run, tmp_path):
+    body = "    return value * (batch['label'] > 0) / (batch['label'] > 0)\n"
+    with pytest.raises(RewardError) as caught:
+        run(body, "data.size=4")
+    first, second = caught.value.__notes__
+    assert first.startswith("reward 'mine' failed at step 0 on the samples ") and "dumped to" in first
+    assert second.endswith("mine.py:10")

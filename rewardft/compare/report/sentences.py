@@ -84,7 +84,7 @@ def _sentence(variant: VariantRecord, name: str | None) -> Sentence:
 def _nothing(variant: VariantRecord, name: str | None) -> str:
     reasons = [run.reason for run in variant.runs if run.reason]
     if variant.runs and all(run.status == "failed" for run in variant.runs):
-        return f"failed on {plural(len(variant.runs), 'seed')}" + (f": {reasons[0]}." if reasons else ".")
+        return f"failed on {plural(len(variant.runs), 'seed')}" + (f": {reasons[0].rstrip('.')}." if reasons else ".")
     return f"has no measured value of {name}." if name else "has no measured value."
 
 

@@ -103,7 +103,7 @@ def cost_table(record: ComparisonRecord) -> Table:
     """Means over a variant's runs that ended by themselves; the most memory that any of its runs held."""
     columns = [
         "Variant", "Runs ended", "Training time", "Peak memory", "Denoiser forwards", "Denoiser backwards",
-        "Reward evaluations", "Optimizer steps",
+        "Calls, both", "Reward evaluations", "Optimizer steps",
     ]  # fmt: skip
     caption = "Cost of one run: means over the runs that ended"
     return Table(caption, columns, [_cost_row(v) for v in ranked(record)], "counts")
@@ -113,7 +113,7 @@ def _cost_row(variant: VariantRecord) -> list[Cell]:
     ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
     memory = max((run.peak_memory for run in ended if run.peak_memory is not None), default=None)
     seconds = mean_axis(ended, "seconds")
-    counts = [mean_axis(ended, axis) for axis in ("forwards", "backwards", "rewards", "steps")]
+    counts = [mean_axis(ended, axis) for axis in ("forwards", "backwards", "calls", "rewards", "steps")]
     return [
         Cell(variant.name, variant.name),
         Cell(f"{len(ended)} of {len(variant.runs)}", len(ended)),
@@ -137,10 +137,15 @@ def differences_table(record: ComparisonRecord) -> Table:
         keys.remove("Algorithm")  # said by the setting itself
     keys = [key for key in keys if len({repr(settings.get(key, ...)) for settings in of_variants}) > 1]
     rows = [
-        [Cell(v.name, v.name), *(_setting(settings[key]) if key in settings else Cell("not set") for key in keys)]
+        [Cell(v.name, v.name), *(_setting(settings[key]) if key in settings else _unset(v) for key in keys)]
         for v, settings in zip(record.variants, of_variants)
     ]
     return Table("Settings in which the variants differ", ["Variant", *keys], rows if keys else [], kind="text")
+
+
+def _unset(variant: VariantRecord) -> Cell:
+    """A recipe that cannot be read says nothing of its settings."""
+    return Cell("unknown" if variant.algorithm == "unknown" else "not set")
 
 
 def _setting(value: Any) -> Cell:
