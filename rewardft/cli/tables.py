@@ -34,7 +34,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
         (
             row["name"], str(row["count"]), f"{row['before']:.4g}", f"{row['after']:.4g}",
             f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
-            "" if abs(row["difference"]) > row["half_width"] else "within the interval",
+            "" if abs(row["difference"]) > row["half_width"] else "not separable",
         )
         for row in rows
     ]  # fmt: skip
