@@ -55,8 +55,8 @@ class Meter:
     """Watches one run spend. What cannot be bought whole is not begun: a run takes no batch that would carry it over
     its budget, so it ends less than one batch below it.
 
-    What a batch will take is taken to be what the dearest one so far took. Where the cost of batches is random (random
-    truncation), the last one may be dearer than all before it, and the run ends less than one batch above.
+    Where batches differ by random choices (random truncation), the algorithm says what the next one will take. Of any
+    other, it is taken to be what the dearest one so far took.
     """
 
     def __init__(self, budget: str | None, processes: int = 1) -> None:
@@ -70,8 +70,13 @@ class Meter:
     def _spent(self, cost: Mapping[str, int], step: int, seconds: float) -> float:
         return spent_on_axes(cost, step, seconds, self.processes)[self.budget.axis] if self.budget else 0.0
 
-    def update(self, cost: Mapping[str, int], step: int, seconds: float) -> None:
-        """After a batch whose gradients have been applied. Raises ComponentError when the first one is over already."""
+    def update(
+        self, cost: Mapping[str, int], step: int, seconds: float, coming: tuple[int, int] | None = None
+    ) -> None:
+        """After a batch whose gradients have been applied. Raises ComponentError when the first one is over already.
+
+        coming: (forwards, backwards) that the next step will take on each process, where that is known.
+        """
         if self.budget is None:
             return
         now, counted = self._spent(cost, step, seconds), self.budget.axis != "seconds"
@@ -80,8 +85,11 @@ class Meter:
         if counted and now == 0:
             axis = self.budget.axis
             raise ComponentError(f"train.budget: this run spends no {axis}, so {self.budget} would never end it")
-        # Counts vary with random truncation, so the dearest batch is what must be affordable; times jitter.
-        self.batch = max(self.batch, now - self.spent) if counted else now - self.spent
+        known = None if coming is None else dict(zip(("forwards", "backwards", "calls"), (*coming, sum(coming))))
+        if known is not None and self.budget.axis in known:
+            self.batch = self.processes * known[self.budget.axis]
+        else:  # counts may vary, so the dearest batch is what must be affordable; times jitter
+            self.batch = max(self.batch, now - self.spent) if counted else now - self.spent
         self.spent = now
 
     def share(self, cost: Mapping[str, int], step: int, seconds: float) -> dict[str, float]:

@@ -109,8 +109,11 @@ class Context:
 
     def start_step(self, step: int) -> None:
         """Every micro-batch of one optimizer step makes the same choices: accumulation changes nothing."""
-        self.step = step
-        self.rng = random.Random(f"{self.seed}/{step}")
+        self.step, self.rng = step, self.rng_of(step)
+
+    def rng_of(self, step: int) -> random.Random:
+        """The choices of an optimizer step."""
+        return random.Random(f"{self.seed}/{step}")
 
     def noise(self, batch: Batch) -> Noise:
         return Noise(self.seed, batch.ids, batch.epochs, self.device, self.dtype)

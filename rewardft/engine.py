@@ -195,7 +195,7 @@ class Trainer:
     # -- between steps -------------------------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
-        self.meter.update(self.ctx.cost, self.step, self.seconds)
+        self.meter.update(self.ctx.cost, self.step, self.seconds, self.session.calls_at(self.step))
         self.is_spent = main_decides(self.accelerator, lambda: self.meter.exhausted)
         if number := largest(self.accelerator, self.signals.number):
             self.signals.number = number

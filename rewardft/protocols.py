@@ -88,7 +88,12 @@ class Regularizer(Protocol):
 
 
 class Algorithm(Protocol):
-    """A generator of losses. The engine runs backward on each loss before it resumes the generator."""
+    """A generator of losses. The engine runs backward on each loss before it resumes the generator.
+
+    Optional method `calls(steps, rng, reference) -> (forwards, backwards)`: the denoiser calls of one sample with the
+    choices that `rng` makes and `steps` sampling steps, with or without regularizers; a run with a budget then ends
+    exactly before the step that it cannot pay for, although steps differ.
+    """
 
     needs: frozenset[str]
 

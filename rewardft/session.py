@@ -53,6 +53,16 @@ class Session:
         }
         return dict(json.loads(json.dumps(settings)))
 
+    def calls_at(self, step: int) -> tuple[int, int] | None:
+        """(forwards, backwards) in samples that an optimizer step will take; None where the algorithm cannot say."""
+        plan = getattr(self.algorithm, "calls", None)
+        if plan is None:
+            return None
+        choices, reference = self.context.rng_of(step), bool(self.recipe.regularizers)
+        forwards, backwards = plan(self.context.sampler.steps, choices, reference)
+        samples = self.recipe.data.batch_size * self.recipe.train.accumulate
+        return samples * forwards, samples * backwards
+
     def evaluation_context(self, scored: bool = True) -> Context:
         """The same model with the evaluation's sampler and seed; if `scored`, with the trained and held-out rewards."""
         trained = {r.name: r for r in self.context.rewards}

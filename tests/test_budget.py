@@ -82,6 +82,20 @@ def test_each_step_says_which_share_of_the_budget_was_spent_by_then(recipe, tmp_
     assert run.column("budget_spent") == pytest.approx([2 * k / 15 for k in range(1, 8)])
 
 
+@pytest.mark.parametrize("algorithm", ["{use: alignprop}", "{use: drtune, train_steps: 2, early_stop: 3}"])
+@pytest.mark.parametrize("axis", ["calls", "forwards", "backwards"])
+def test_with_random_truncation_a_run_ends_before_the_step_that_it_cannot_pay_for(recipe, tmp_path, algorithm, axis):
+    words = [f"algorithm={algorithm}", "sampler.steps=8", "regularizers=[{use: kl, weight: 0.1}]"]
+    free = run_recipe(recipe, tmp_path / "free", "train.steps=12", "train.log_every=1", *words)
+    calls = {name: free.column(f"denoiser_{name}_samples") for name in ("forward", "backward")}
+    spent = {"forwards": calls["forward"], "backwards": calls["backward"]}
+    spent["calls"] = [a + b for a, b in zip(*calls.values())]
+    assert len({b - a for a, b in zip(spent[axis], spent[axis][1:])} | {spent[axis][0]}) > 1 or "drtune" in algorithm
+    for budget in range(int(spent[axis][3]), int(spent[axis][6]), 3):
+        run = run_recipe(recipe, tmp_path / f"b{budget}", f"train.budget={budget}-{axis}", *words)
+        assert run.summary["step"] == sum(total <= budget for total in spent[axis])
+
+
 def test_steps_within_a_batch_count_with_it(recipe, tmp_path):
     """DDPO with two updates per batch: the budget buys whole batches, and both of their steps."""
     options = ["plugins=[rewardft.testing.tiny, ddpo]", "algorithm={use: ddpo, updates: 2, clip: 1e-2}",

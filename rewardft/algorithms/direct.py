@@ -102,6 +102,14 @@ class Direct:
             part, samples = rollout.select(rows), batch.select(rows)
             yield from self.walk_back(ctx, part, samples, path, len(batch), rows == parts[-1])
 
+    def calls(self, steps: int, rng: random.Random, reference: bool) -> tuple[int, int]:
+        """(forwards, backwards) of one trajectory with these choices, by the formula above; for exact budgets."""
+        length, trained, live = steps, self.resamples, False
+        if not self.resamples:
+            path = self.draw_path(steps, rng)
+            length, trained, live = path.length, len(path.train), path.live
+        return length + trained - live + trained * reference, trained
+
     def step_problems(self, steps: int) -> Iterator[tuple[str, str]]:
         """What a sampler of `steps` steps makes impossible in the worst draw, as (option, sentence)."""
         more = "or give the sampler more steps"

@@ -38,6 +38,8 @@ def count(algorithm, form=None, seed=11):
 @pytest.mark.parametrize("form", [None, "epsilon_mse"])
 def test_fixed_presets(algorithm, forwards, backwards, form):
     assert count(algorithm, form) == (forwards, backwards if form else 0, backwards)
+    told = (forwards + (backwards if form else 0), backwards)
+    assert algorithm.calls(T, random.Random(0), form is not None) == told
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -48,6 +50,9 @@ def test_random_presets_follow_the_formula(algorithm, seed):
     trained = len(path.train)
     expected = (path.length + trained - int(path.live), trained, trained)
     assert count(algorithm, "epsilon_mse", seed) == expected
+    for form in (None, "epsilon_mse"):
+        adapter, reference, backward = count(algorithm, form, seed)
+        assert algorithm.calls(T, random.Random(seed), form is not None) == (adapter + reference, backward)
 
 
 def test_refl_never_runs_past_its_step():
