@@ -59,6 +59,17 @@ def alone_in(out: Path, resume: bool) -> Iterator[None]:
         os.close(handle)
 
 
+def is_held(out: Path) -> bool:
+    """Whether a process is training in a run folder."""
+    handle = open_folder(out, make=False)
+    if handle is None:
+        return False
+    try:
+        return not lock(handle)
+    finally:
+        os.close(handle)
+
+
 def open_folder(path: Path, make: bool) -> int | None:
     """A handle of a folder, which is made if wanted; None where there is none to be had."""
     try:

@@ -22,6 +22,7 @@ from rewardft.compare.runner import TAIL, last_lines, log_file
 from rewardft.compare.unpaired import unpaired_seeds_interval
 from rewardft.evaluation import Evaluation
 from rewardft.held_out import trained_values
+from rewardft.run_folder import is_held
 from rewardft.strict_json import nan_for_null
 
 COSTS = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
@@ -75,6 +76,8 @@ def ending(member: Member) -> dict[str, Any]:
         return {"status": "failed", "reason": raised[-1], "error": "\n".join(lines[-TAIL:])}
     said = last_lines(log_file(member))
     if member.is_started or said:
+        if is_held(member.folder):
+            return {"status": "missing", "reason": "it is still being run"}
         reason = "it ended without a word of why" if member.is_started else "it did not start"
         return {"status": "failed", "reason": said.splitlines()[-1] if said else reason, "error": said or None}
     return {"status": "missing", "reason": "it has not been run"}

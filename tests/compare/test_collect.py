@@ -14,7 +14,7 @@ import pytest
 
 from rewardft.cli import main
 from rewardft.compare import runner
-from rewardft.compare.collect import like_the_last, look_at, same_measure, same_samples, versus
+from rewardft.compare.collect import ending, like_the_last, look_at, same_measure, same_samples, versus
 from rewardft.compare.members import Member, expand
 from rewardft.compare.records import load_comparison
 from rewardft.compare.sources import Request, Variant, read_sources
@@ -280,6 +280,8 @@ def test_runs_end_with_the_comparison_and_two_cannot_train_in_one_folder(folder)
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert again.returncode == 2 and "another process is training in this folder" in again.stderr
+    member = Member(variant(), 3, run, load_recipe(folder / "recipe.yaml"))
+    assert ending(member) == {"status": "missing", "reason": "it is still being run"}
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_for(lambda: (run / "summary.json").is_file())

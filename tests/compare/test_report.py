@@ -20,7 +20,7 @@ from rewardft.compare.report.numbers import count, duration, interval, number, s
 from rewardft.compare.report.pictures import EDGE, MOST_BYTES, Gallery
 from rewardft.compare.report.sentences import lead, sentences
 from rewardft.compare.report.tables import alarm_table
-from rewardft.compare.report.verdicts import group_of, value_names, verdict
+from rewardft.compare.report.verdicts import focus, group_of, value_names, verdict
 from rewardft.errors import RewardftError
 from tests.compare.fake import TARGET, fake_comparison
 
@@ -187,6 +187,15 @@ def test_a_variant_without_a_result_is_not_said_to_be_behind():
         record = edited(record, i, values=values)
     assert said(record) == "Every other variant is separably behind it."
     assert said(edited(record, 2, values=[])) == "Every other measured variant is separably behind it."
+
+
+def test_a_comparison_without_a_target_is_about_a_value_with_a_better_direction():
+    record = fake_comparison(variants=2).model_copy(update={"target": None})
+    for i in (0, 1):
+        values = record.variants[i].values
+        first = values[1].model_copy(update={"name": "kl/gaussian", "higher_is_better": None})
+        record = edited(record, i, values=[first, *values])
+    assert focus(record) == "metric/aesthetic"
 
 
 def test_an_alarm_of_several_seeds_is_one_row():

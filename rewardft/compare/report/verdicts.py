@@ -51,16 +51,20 @@ def group_of(name: str, names: set[str]) -> str | None:
 
 
 def focus(record: ComparisonRecord) -> str | None:
-    """The value that the report is about: the target, else the first held-out value that all variants share."""
+    """The value that the report is about: the target, else the first held-out value that all variants share.
+
+    One that has a better direction goes before one that has none, such as a divergence.
+    """
     if record.target is not None:
         return record.target
     measured = [variant for variant in record.variants if variant.values]
     if not measured:
         return None
     shared = set.intersection(*({value.name for value in variant.values} for variant in measured))
-    of_roles = {role: [v.name for v in measured[0].values if v.role == role and v.name in shared] for role in
-                ("held_out", "reward", "set")}
-    return next((names[0] for names in of_roles.values() if names), None)
+    order = {"held_out": 0, "reward": 1, "set": 2}
+    known = [value for value in measured[0].values if value.name in shared]
+    first = min(known, key=lambda value: (value.higher_is_better is None, order[value.role]), default=None)
+    return None if first is None else first.name
 
 
 def direction(record: ComparisonRecord, name: str | None) -> bool | None:
