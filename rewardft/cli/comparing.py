@@ -19,6 +19,7 @@ from rewardft.cli.tables import print_table
 from rewardft.compare.comparison import Launch, compare
 from rewardft.compare.members import Member, expand
 from rewardft.compare.records import ComparisonRecord, Interval, RunRecord
+from rewardft.compare.report.verdicts import focus, value_of
 from rewardft.compare.runner import Outcome
 from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
 from rewardft.errors import ComponentError, did_you_mean
@@ -136,17 +137,17 @@ def run_record(member: Member) -> RunRecord:
 
 
 def show(record: ComparisonRecord) -> None:
-    """The target, or the first value that each variant has, in one table."""
-    rows = []
+    """What the report is about in one table."""
+    name, rows = focus(record), []
     for variant in record.variants:
-        value = next((v for v in variant.values if v.name == record.target), next(iter(variant.values), None))
+        value = value_of(variant, name)
         if value is None:
             rows.append((variant.name, "", "", "", variant.runs[0].reason or variant.runs[0].status))
             continue
         best = f"{words(value.versus_best)} ({value.best})" if value.versus_best else ""
         rows.append((variant.name, number(value.before), number(value.after), words(value.versus_base), best))
     columns = ("variant", "base", "tuned", "difference (95 %)", "to the best other (95 %)")
-    print_table(record.target or "held-out values", columns, rows)
+    print_table(name or "held-out values", columns, rows)
     for note in record.notes:
         print(note)
     for variant in record.variants:

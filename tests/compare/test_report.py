@@ -196,6 +196,8 @@ def test_a_comparison_without_a_target_is_about_a_value_with_a_better_direction(
         first = values[1].model_copy(update={"name": "kl/gaussian", "higher_is_better": None})
         record = edited(record, i, values=[first, *values])
     assert focus(record) == "metric/aesthetic"
+    values = [v.model_copy(update={"role": "reward"}) if v.name == "metric/aesthetic" else v for v in record.variants[1].values]
+    assert focus(edited(record, 1, values=values)) == "metric/joint_error", "nobody was trained for it"
 
 
 def test_an_alarm_of_several_seeds_is_one_row():

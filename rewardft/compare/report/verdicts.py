@@ -51,9 +51,10 @@ def group_of(name: str, names: set[str]) -> str | None:
 
 
 def focus(record: ComparisonRecord) -> str | None:
-    """The value that the report is about: the target, else the first held-out value that all variants share.
+    """The value that the report is about: the target, else the first value that all variants share.
 
-    One that has a better direction goes before one that has none, such as a divergence.
+    One that has a better direction goes before one that has none, such as a divergence; then one that no variant was
+    trained for before one that some were.
     """
     if record.target is not None:
         return record.target
@@ -61,9 +62,10 @@ def focus(record: ComparisonRecord) -> str | None:
     if not measured:
         return None
     shared = set.intersection(*({value.name for value in variant.values} for variant in measured))
-    order = {"held_out": 0, "reward": 1, "set": 2}
+    trained = {value.name for variant in measured for value in variant.values if value.role == "reward"}
     known = [value for value in measured[0].values if value.name in shared]
-    first = min(known, key=lambda value: (value.higher_is_better is None, order[value.role]), default=None)
+    ranks = {v.name: (v.higher_is_better is None, v.role == "set", v.name in trained) for v in known}
+    first = min(known, key=lambda value: ranks[value.name], default=None)
     return None if first is None else first.name
 
 
