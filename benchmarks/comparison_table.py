@@ -1,5 +1,7 @@
 """The table of a comparison for docs/results.md: changes from the base with 95 % intervals, and what a run took.
 
+With `--each` every cell has the seeds' own changes too, and the paired difference to the best other variant.
+
     python benchmarks/comparison_table.py runs/compare_drpose reward/pose_score pose_judge/mpjpe_mm kl/epsilon_mse
 """
 
@@ -9,7 +11,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from rewardft.compare.records import Interval, VariantRecord, load_comparison
+from rewardft.compare.records import Interval, Value, VariantRecord, load_comparison
 from rewardft.compare.report.numbers import number
 from rewardft.compare.report.verdicts import ranked, value_of
 
@@ -24,19 +26,28 @@ def change(estimate: Interval | None) -> str:
     return f"{number(estimate.value, half, sign=True)} ± {number(half, half)}".replace("−", "-")
 
 
-def row(variant: VariantRecord, names: list[str]) -> list[str]:
+def cell(value: Value | None, each: bool) -> str:
+    """A value of one variant; with `each`: 'change; seed, seed; difference to the best (its name)'."""
+    if value is None:
+        return "-"
+    seeds = ", ".join(f"{seed:+.3g}" for seed in value.seeds)
+    rival = f"{change(value.versus_best)} ({value.best})" if value.versus_best else "-"
+    return "; ".join([change(value.versus_base), seeds, rival]) if each else change(value.versus_base)
+
+
+def row(variant: VariantRecord, names: list[str], each: bool) -> list[str]:
     """Cells of one variant."""
     values = [value_of(variant, name) for name in names]
     ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
     costs = [f"{fmean(run.axes[axis] for run in ended):,.0f}" for axis in AXES] if ended else ["-"] * len(AXES)
-    return [f"`{variant.name}`", *(change(value and value.versus_base) for value in values), *costs]
+    return [f"`{variant.name}`", *(cell(value, each) for value in values), *costs]
 
 
 def main() -> None:
-    folder, *names = sys.argv[1:]
+    folder, *names = [word for word in sys.argv[1:] if word != "--each"]
     record = load_comparison(Path(folder) / "comparison.json")
     lines = [["variant", *names, *AXES], ["---"] * (1 + len(names) + len(AXES))]
-    for cells in lines + [row(variant, names) for variant in ranked(record)]:
+    for cells in lines + [row(variant, names, "--each" in sys.argv) for variant in ranked(record)]:
         print(f"| {' | '.join(cells)} |")
 
 
