@@ -31,7 +31,7 @@ class HeldOut:
         self.session, self.out, self.accelerator = session, out, accelerator
         self.spec = session.recipe.evaluate
         self.ema = ema if self.spec.weights == "ema" else None
-        self.wanted = bool(self.spec.every or self.spec.rewards or self.spec.metrics or self.spec.kl)
+        self.wanted = self.spec.wanted
         self.trained = trained_values(session.recipe)
         self.not_compared: str | None = None
 

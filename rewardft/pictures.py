@@ -58,41 +58,28 @@ def save_grid(columns: Mapping[str, Any], labels: Sequence[str], path: Path) -> 
     if any(strip is None for strip in strips):
         return None
     rows = [[enlarge(cell) for cell in cells] for cells in zip(*(strip for strip in strips if strip is not None))]
-    sheet = Sheet(list(columns), rows[0][0].shape[-2:])
-    for label, cells in zip(labels, rows):
-        sheet.add(label, cells)
-    write_image(path, sheet.image())
+    write_image(path, sheet(list(columns), labels, rows))
     return path
 
 
-class Sheet:
-    """Rows of pictures under the names of their columns, each row under its label."""
+def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[Tensor]]) -> Any:
+    """Rows of pictures `(3, h, w)` of one size under the titles of their columns, each row under its label.
 
-    gap, line = 4, 14  # pixels: between pictures, and of a line of text
-
-    def __init__(self, titles: Sequence[str], size: Sequence[int]) -> None:
-        self.titles, (self.height, self.width) = titles, size
-        self.rows: list[tuple[str, Sequence[Tensor]]] = []
-
-    def add(self, label: str, cells: Sequence[Tensor]) -> None:
-        """Pictures `(3, h, w)` of the sheet's size, one per column."""
-        self.rows.append((label, cells))
-
-    def image(self) -> Any:
-        """Text that is wider than its place is cut off, as pictures must stay where they are."""
-        pillow = import_pillow("Image", "ImageDraw")
-        across, down = self.width + self.gap, self.height + self.line + self.gap
-        size = (across * len(self.titles) - self.gap, self.line + down * len(self.rows))
-        image = pillow["Image"].new("RGB", size, "white")
-        draw = pillow["ImageDraw"].Draw(image)
-        for column, title in enumerate(self.titles):
-            draw.text((column * across, 0), title, fill="black")
-        for row, (label, cells) in enumerate(self.rows):
-            top = self.line + row * down
-            draw.text((0, top), label, fill="black")
-            for column, cell in enumerate(cells):
-                image.paste(to_image(cell), (column * across, top + self.line))
-        return image
+    Text that is wider than its place is cut off, as pictures must stay where they are.
+    """
+    pillow, gap, line = import_pillow("Image", "ImageDraw"), 4, 14  # pixels between pictures, and of a line of text
+    height, width = rows[0][0].shape[-2:]
+    across, down = width + gap, height + line + gap
+    image = pillow["Image"].new("RGB", (across * len(titles) - gap, line + down * len(rows)), "white")
+    draw = pillow["ImageDraw"].Draw(image)
+    for column, title in enumerate(titles):
+        draw.text((column * across, 0), title, fill="black")
+    for row, (label, cells) in enumerate(zip(labels, rows)):
+        top = line + row * down
+        draw.text((0, top), label, fill="black")
+        for column, cell in enumerate(cells):
+            image.paste(to_image(cell), (column * across, top + line))
+    return image
 
 
 def enlarge(picture: Tensor) -> Tensor:

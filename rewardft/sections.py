@@ -136,6 +136,11 @@ class EvaluateSpec(Section):
     on_alarm: Literal["warn", "stop"] = "warn"
     min_diversity: Annotated[float, Field(ge=0, le=1)] = 0.7
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the recipe asks for any evaluation."""
+        return bool(self.every or self.rewards or self.metrics or self.kl)
+
 
 class SaveSpec(Section):
     """Checkpoints; `every: 0` means only at the end. The last `keep` are kept."""

@@ -102,8 +102,7 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
 
 def check_evaluates(recipe: Recipe) -> None:
     """Raises RecipeError for a recipe whose run would leave nothing to compare."""
-    spec = recipe.evaluate
-    if not (spec.every or spec.rewards or spec.metrics or spec.kl):
+    if not recipe.evaluate.wanted:
         problem = "it evaluates nothing, so there is nothing to compare; with --set evaluate.every=10 it would."
         raise RecipeError(recipe.source, [f"{recipe.source}: {problem}"])
 

@@ -64,8 +64,7 @@ def focus(record: ComparisonRecord) -> str | None:
     shared = set.intersection(*({value.name for value in variant.values} for variant in measured))
     trained = {value.name for variant in measured for value in variant.values if value.role == "reward"}
     known = [value for value in measured[0].values if value.name in shared]
-    ranks = {v.name: (v.higher_is_better is None, v.role == "set", v.name in trained) for v in known}
-    first = min(known, key=lambda value: ranks[value.name], default=None)
+    first = min(known, key=lambda v: (v.higher_is_better is None, v.role == "set", v.name in trained), default=None)
     return None if first is None else first.name
 
 
