@@ -23,10 +23,26 @@ from seeds import evaluations, pool, run_once
 
 FLOW = ("flow_grpo", "dance_grpo", "mix_grpo", "diffusion_nft", "adjoint_matching", "srpo")
 EPSILON = (
-    "draft", "draft_k", "draft_lv", "alignprop", "refl", "drtune", "ddpo", "dpok", "grpo", "online_dpo", "d3po",
-    "diffusion_dpo", "diffusion_kto", "spin",
-)  # fmt: skip
-REWARD, ACCURACY, LOG_PROB = "reward/digit_likelihood", "digit_judge/accuracy", "digit_judge/log_prob"
+    "draft",
+    "draft_k",
+    "draft_lv",
+    "alignprop",
+    "refl",
+    "drtune",
+    "ddpo",
+    "dpok",
+    "grpo",
+    "online_dpo",
+    "d3po",
+    "diffusion_dpo",
+    "diffusion_kto",
+    "spin",
+)
+REWARD, ACCURACY, LOG_PROB = (
+    "reward/digit_likelihood",
+    "digit_judge/accuracy",
+    "digit_judge/log_prob",
+)
 COUNTS = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
 Job = tuple[str, Path, list[str]]
 
@@ -55,10 +71,12 @@ def summarise(name: str, folders: list[Path]) -> dict[str, Any]:
 
 def labelling(folder: Path) -> dict[str, int]:
     """Offline pairs are labelled by the reward before training: two evaluations for each pair."""
-    from rewardft.recipe import load_recipe
+    from rewardft.recipe.recipe import load_recipe
 
     data = load_recipe(folder / "recipe.yaml").data
-    return {"reward_evaluations": 2 * int(data.options["size"])} if data.use == "digit_pairs" else {}
+    return (
+        {"reward_evaluations": 2 * int(data.options["size"])} if data.use == "digit_pairs" else {}
+    )
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
@@ -91,11 +109,19 @@ def tuning_table(names: list[str], rates: list[str], folders: dict[tuple[str, st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--algorithms", nargs="+", default=[*EPSILON, *FLOW])
-    parser.add_argument("--tune", nargs="+", default=[], metavar="LR", help="learning rates to try, at the first seed")
+    parser.add_argument(
+        "--tune",
+        nargs="+",
+        default=[],
+        metavar="LR",
+        help="learning rates to try, at the first seed",
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     options = parser.parse_args()
@@ -103,14 +129,21 @@ def main() -> None:
     if options.tune:
         folders = {(n, rate): options.out / n / f"lr{rate}" for n in names for rate in options.tune}
         run_all(
-            ((n, f, [f"seed={seed}", f"optimizer.lr={rate}", *options.overrides]) for (n, rate), f in folders.items()),
+            (
+                (n, f, [f"seed={seed}", f"optimizer.lr={rate}", *options.overrides])
+                for (n, rate), f in folders.items()
+            ),
             options.jobs,
         )
         print(tuning_table(names, options.tune, folders))
         return
     runs = {n: [options.out / n / f"seed{s}" for s in options.seeds] for n in names}
     run_all(
-        ((n, f, [f"seed={s}", *options.overrides]) for n in names for s, f in zip(options.seeds, runs[n])),
+        (
+            (n, f, [f"seed={s}", *options.overrides])
+            for n in names
+            for s, f in zip(options.seeds, runs[n])
+        ),
         options.jobs,
     )
     results = [summarise(n, runs[n]) for n in names]

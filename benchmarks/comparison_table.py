@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from rewardft.compare.records import Interval, Value, VariantRecord, load_comparison
 from rewardft.compare.report.numbers import number
 from rewardft.compare.report.verdicts import ranked, value_of
+from rewardft.contracts.records import Interval, Value, VariantRecord, load_comparison
 
 AXES = ("steps", "forwards", "backwards", "rewards")
 
@@ -32,14 +32,20 @@ def cell(value: Value | None, each: bool) -> str:
         return "-"
     seeds = ", ".join(f"{seed:+.3g}" for seed in value.seeds)
     rival = f"{change(value.versus_best)} ({value.best})" if value.versus_best else "-"
-    return "; ".join([change(value.versus_base), seeds, rival]) if each else change(value.versus_base)
+    return (
+        "; ".join([change(value.versus_base), seeds, rival]) if each else change(value.versus_base)
+    )
 
 
 def row(variant: VariantRecord, names: list[str], each: bool) -> list[str]:
     """Cells of one variant."""
     values = [value_of(variant, name) for name in names]
     ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
-    costs = [f"{fmean(run.axes[axis] for run in ended):,.0f}" for axis in AXES] if ended else ["-"] * len(AXES)
+    costs = (
+        [f"{fmean(run.axes[axis] for run in ended):,.0f}" for axis in AXES]
+        if ended
+        else ["-"] * len(AXES)
+    )
     return [f"`{variant.name}`", *(cell(value, each) for value in values), *costs]
 
 

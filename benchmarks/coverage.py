@@ -18,8 +18,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardft.compare.records import Interval
 from rewardft.compare.statistics import iqm_interval, mean_interval, probability_of_improvement
+from rewardft.contracts.records import Interval
 
 Array = NDArray[np.float64]
 Parts = tuple[float, float, float]  # variances of seed, sample and rest
@@ -36,7 +36,9 @@ RESAMPLES = 200
 BOOTSTRAPPED = 250  # experiments; it is slow, and far off
 
 
-def simulate(rng: np.random.Generator, seeds: int, samples: int, parts: Parts, skewed: bool) -> Array:
+def simulate(
+    rng: np.random.Generator, seeds: int, samples: int, parts: Parts, skewed: bool
+) -> Array:
     """One experiment, (seeds, samples), of mean 0; skewed: the samples' part is exponential."""
     seed, sample, rest = (math.sqrt(part) for part in parts)
     of_samples = rng.standard_exponential(samples) - 1 if skewed else rng.standard_normal(samples)
@@ -48,7 +50,11 @@ def true_iqm(parts: Parts, skewed: bool) -> float:
     """Of the population; 0 by symmetry unless skewed."""
     if not skewed:
         return 0.0
-    values = np.sort(simulate(np.random.default_rng(0), 1, 4_000_000, (0.0, parts[1], parts[0] + parts[2]), True)[0])
+    values = np.sort(
+        simulate(
+            np.random.default_rng(0), 1, 4_000_000, (0.0, parts[1], parts[0] + parts[2]), True
+        )[0]
+    )
     return float(values[1_000_000:3_000_000].mean())
 
 
@@ -64,7 +70,9 @@ def covers(interval: Interval, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
-def coverage(seed: int, experiments: int, seeds: int, samples: int, name: str, skewed: bool) -> dict[str, float]:
+def coverage(
+    seed: int, experiments: int, seeds: int, samples: int, name: str, skewed: bool
+) -> dict[str, float]:
     """Per cent of the experiments whose interval contains the truth, by estimate, and how wide it is for the mean.
 
     width: median half-width of the mean's interval over 1.96 true standard errors; 1 were all variances known.
@@ -95,7 +103,11 @@ def coverage(seed: int, experiments: int, seeds: int, samples: int, name: str, s
 def lines(seed: int, experiments: int, skewed: bool) -> Iterator[str]:
     """One Markdown table."""
     columns = ["mean", "iqm", *([] if skewed else ["probability"]), "width", "bootstrap"]
-    titles = {"iqm": "interquartile mean", "width": "width", "bootstrap": "mean, percentile bootstrap"}
+    titles = {
+        "iqm": "interquartile mean",
+        "width": "width",
+        "bootstrap": "mean, percentile bootstrap",
+    }
     yield f"| parts | seeds | samples | {' | '.join(titles.get(c, c) for c in columns)} |"
     yield "|---" * (3 + len(columns)) + "|"
     for name, seeds, samples in product(PARTS, SEEDS, SAMPLES):
@@ -107,7 +119,9 @@ def lines(seed: int, experiments: int, skewed: bool) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--experiments", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -24,7 +24,10 @@ def run_seed(seed: int, data: Path, out: Path, overrides: list[str]) -> Pair:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| held-out samples | n | before | after | difference (95 %) | each seed |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| held-out samples | n | before | after | difference (95 %) | each seed |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         seeds = ", ".join(f"{d:+.3g}" for d in row["seeds"])
         difference = f"{row['difference']:+.3g} ± {row['half_width']:.2g}"
@@ -34,7 +37,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("data/drpose_mini"))
     parser.add_argument("--out", type=Path, default=Path("runs/drpose_seeds"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

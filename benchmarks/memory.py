@@ -19,9 +19,13 @@ from types import SimpleNamespace
 from typing import Any
 
 POINTS = [
-    ("through", 1, 10), ("through", 50, 50), ("stopped", 1, 10), ("stopped", 50, 50), ("plain", 1, 10),
+    ("through", 1, 10),
+    ("through", 50, 50),
+    ("stopped", 1, 10),
+    ("stopped", 50, 50),
+    ("plain", 1, 10),
     ("plain", 50, 50),
-]  # fmt: skip
+]
 
 
 class BenchModel:
@@ -35,10 +39,18 @@ class BenchModel:
 
         torch.manual_seed(0)
         self.trainable = UNet2DConditionModel(
-            sample_size=32, in_channels=4, out_channels=4, block_out_channels=(64, 128, 256, 256), layers_per_block=1,
-            attention_head_dim=8, cross_attention_dim=64, norm_num_groups=32,
-        )  # fmt: skip
-        self.scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+            sample_size=32,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(64, 128, 256, 256),
+            layers_per_block=1,
+            attention_head_dim=8,
+            cross_attention_dim=64,
+            norm_num_groups=32,
+        )
+        self.scheduler = DDPMScheduler(
+            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+        )
 
     def encode(self, batch: Any) -> dict[str, Any]:
         import torch
@@ -59,11 +71,12 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
     """One training step in this process."""
     import torch
 
-    from rewardft.adapter import Lora
     from rewardft.algorithms.direct import Direct
-    from rewardft.context import Context, Policy
-    from rewardft.memory import return_freed_memory
-    from rewardft.rewards import WeightedReward
+    from rewardft.engine.memory import return_freed_memory
+    from rewardft.policy.adapter import Lora
+    from rewardft.policy.context import Context
+    from rewardft.policy.policy import Policy
+    from rewardft.policy.rewards import WeightedReward
     from rewardft.samplers.ddim import DDIM
     from rewardft.types import Batch
 
@@ -73,7 +86,13 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
     adapter, sampler = Lora(model, spec, seed=0), DDIM(steps)
     sampler.setup(model)
     reward = WeightedReward("mean", lambda rollout, b: rollout.x0.flatten(1).mean(1))
-    ctx = Context(policy=Policy(model), sampler=sampler, adapter=adapter, rewards=[reward], rng=random.Random(0))
+    ctx = Context(
+        policy=Policy(model),
+        sampler=sampler,
+        adapter=adapter,
+        rewards=[reward],
+        rng=random.Random(0),
+    )
     samples = Batch(tuple(map(str, range(batch))), (0,) * batch, {})
     rest = resident()
     if form == "plain":
@@ -83,8 +102,16 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
         for loss in algorithm.losses(ctx, samples):
             loss.value.backward()
             return_freed_memory()  # as the engine does
-    norm = float(torch.stack([p.grad.norm() for p in adapter.parameters if p.grad is not None]).norm())
-    facts = {"form": form, "trained": trained, "steps": steps, "batch": batch, "rest_mb": round(rest)}
+    norm = float(
+        torch.stack([p.grad.norm() for p in adapter.parameters if p.grad is not None]).norm()
+    )
+    facts = {
+        "form": form,
+        "trained": trained,
+        "steps": steps,
+        "batch": batch,
+        "rest_mb": round(rest),
+    }
     return facts | {"peak_mb": round(peak()), "gradient_norm": norm}
 
 
@@ -118,7 +145,9 @@ def measure_fresh(form: str, trained: int, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--point", nargs=3, metavar=("FORM", "K", "T"))
     point = parser.parse_args().point
     if point:

@@ -10,14 +10,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rewardft.evaluation import Evaluation, compare, pair_up
+from rewardft.evaluation.evaluate import Evaluation, compare, pair_up
 
 Pair = tuple[Evaluation, Evaluation]
 
 
 def run_once(recipe: Path, folder: Path, overrides: list[str]) -> Pair:
     """Base and tuned evaluation of one run; a run that is already there is not repeated."""
-    from rewardft.runs import run_recipe_file
+    from rewardft.runs.open import run_recipe_file
 
     if not (folder / "summary.json").exists():
         run_recipe_file(recipe, folder, overrides)
@@ -26,7 +26,10 @@ def run_once(recipe: Path, folder: Path, overrides: list[str]) -> Pair:
 
 def evaluations(folder: Path) -> Pair:
     """Those before and after the training of a finished run."""
-    tables = [json.loads(path.read_text()) for path in sorted((folder / "evaluations").glob("step-*.json"))]
+    tables = [
+        json.loads(path.read_text())
+        for path in sorted((folder / "evaluations").glob("step-*.json"))
+    ]
     return Evaluation.from_json(tables[0]), Evaluation.from_json(tables[-1])
 
 
@@ -43,7 +46,9 @@ def pool(pairs: list[Pair], overall: bool = True) -> list[dict[str, Any]]:
             if not (prefix or overall):
                 continue
             before = [base.per_sample[name][i] for i in chosen]
-            after = [sum(tuned.per_sample[name][i] for _, tuned in pairs) / len(pairs) for i in chosen]
+            after = [
+                sum(tuned.per_sample[name][i] for _, tuned in pairs) / len(pairs) for i in chosen
+            ]
             row = pair_up(prefix + name, list(zip(before, after)))
             rows.append({**vars(row), "seeds": [seed[row.name].difference for seed in each]})
     return rows

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rewardft.contracts.hookspecs import hookimpl
 from rewardft.errors import RewardftError
-from rewardft.hookspecs import hookimpl
 
 __version__ = "0.1.0"
 
@@ -20,18 +20,28 @@ _LAZY = {
     "Rollout": "rewardft.types",
     "Scores": "rewardft.types",
     "Transition": "rewardft.types",
-    "Context": "rewardft.context",
-    "Run": "rewardft.types",
+    "Context": "rewardft.policy.context",
+    "Run": "rewardft.contracts.run",
 }
 
 __all__ = [
-    "Batch", "Context", "Loss", "Plan", "RewardftError", "Rollout", "Run", "Scores", "Transition", "__version__",
+    "Batch",
+    "Context",
+    "Loss",
+    "Plan",
+    "RewardftError",
+    "Rollout",
+    "Run",
+    "Scores",
+    "Transition",
+    "__version__",
     "hookimpl",
-]  # fmt: skip
+]
 
 if TYPE_CHECKING:
-    from rewardft.context import Context
-    from rewardft.types import Batch, Loss, Plan, Rollout, Run, Scores, Transition
+    from rewardft.contracts.run import Run
+    from rewardft.policy.context import Context
+    from rewardft.types import Batch, Loss, Plan, Rollout, Scores, Transition
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Errors that a user can act on.
 
-Every message says what was expected, what was got, where, and how to mend it. The command line prints a
-`RewardftError` as one message on stderr and exits with code 2; anything else is a bug and keeps its traceback.
+Every message says what was expected, what was got, where, and how to mend it. The command line
+prints a `RewardftError` as one message on stderr and exits with code 2; anything else is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class DataError(RewardftError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' for a close match, else ' Choose one of: ...'; '' without choices."""
+    """Return ' Did you mean ...?' for a close match, else ' Choose one of: ...'; '' without
+    choices."""
     known = sorted(choices)
     if not known:
         return ""

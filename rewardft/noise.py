@@ -1,7 +1,7 @@
 """Reproducible noise: every sample draws its own.
 
-The key of a draw is (seed, pass over the data, sample id, stream). The same sample therefore gets the same noise
-whatever the batch size, the micro-batch, the number of processes or the device.
+The key of a draw is (seed, pass over the data, sample id, stream). The same sample therefore gets
+the same noise whatever the batch size, the micro-batch, the number of processes or the device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ class Noise:
     Args:
         seed: the run's seed.
         ids, epochs: one per sample, see `rewardft.types.Batch`.
-        device, dtype: where draws end up. Drawing itself is float32 on the CPU, so that devices agree.
+        device, dtype: where draws end up. Drawing itself is float32 on the CPU, so that devices
+            agree.
     """
 
     def __init__(
@@ -50,7 +51,10 @@ class Noise:
         return torch.stack(draws).to(self.device)
 
     def _generators(self, stream: str) -> list[torch.Generator]:
-        return [keyed_generator(self.seed, epoch, id_, stream) for id_, epoch in zip(self.ids, self.epochs)]
+        return [
+            keyed_generator(self.seed, epoch, id_, stream)
+            for id_, epoch in zip(self.ids, self.epochs)
+        ]
 
 
 def keyed_generator(*key: object) -> torch.Generator:

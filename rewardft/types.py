@@ -1,14 +1,14 @@
 """The data that passes between components: batches, rollouts, transitions, scores and losses.
 
-Nothing here knows images, latents, views or a network architecture. The leading dimension of every tensor that belongs
-to samples is the sample; `select` takes rows along it, so that any of these can be cut into micro-batches.
+Nothing here knows images, latents, views or a network architecture. The leading dimension of every
+tensor that belongs to samples is the sample; `select` takes rows along it, so that any of these can
+be cut into micro-batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +18,13 @@ from rewardft.errors import ComponentError
 
 if TYPE_CHECKING:
     from rewardft.noise import Noise
-    from rewardft.recipe import Recipe
 
 
 def select_rows(value: Any, rows: slice) -> Any:
     """Take `rows` of the leading dimension of every tensor, list or tuple inside `value`.
 
-    Dictionaries and dataclasses are walked; objects with a `select(rows)` method are asked; `None`, numbers and
-    strings belong to the whole batch and are returned as they are.
+    Dictionaries and dataclasses are walked; objects with a `select(rows)` method are asked; `None`,
+    numbers and strings belong to the whole batch and are returned as they are.
     """
     if isinstance(value, Tensor):
         return value[rows] if value.ndim else value
@@ -36,7 +35,9 @@ def select_rows(value: Any, rows: slice) -> Any:
     if hasattr(value, "select"):
         return value.select(rows)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: select_rows(getattr(value, f.name), rows) for f in fields(value)})
+        return replace(
+            value, **{f.name: select_rows(getattr(value, f.name), rows) for f in fields(value)}
+        )
     return value
 
 
@@ -62,10 +63,13 @@ def _take(value: Any, index: list[int]) -> Any:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of length b."""
+    """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of length
+    b."""
 
     ids: tuple[str, ...]
-    epochs: tuple[int, ...]  # the pass over the data in which each sample was drawn; part of its noise key
+    epochs: tuple[
+        int, ...
+    ]  # the pass over the data in which each sample was drawn; part of its noise key
     columns: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -78,13 +82,16 @@ class Batch:
         try:
             return self.columns[name]
         except KeyError:
-            raise KeyError(f"the batch has no column {name!r}; the data set gave: {', '.join(self.columns)}") from None
+            raise KeyError(
+                f"the batch has no column {name!r}; the data set gave: {', '.join(self.columns)}"
+            ) from None
 
     def select(self, rows: slice) -> Batch:
         return Batch(self.ids[rows], self.epochs[rows], select_rows(self.columns, rows))
 
     def repeat(self, count: int) -> Batch:
-        """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise of its own."""
+        """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise
+        of its own."""
         index = [i for i in range(len(self)) for _ in range(count)]
         ids = tuple(f"{self.ids[i]}#{n}" for i in range(len(self)) for n in range(count))
         return Batch(ids, tuple(self.epochs[i] for i in index), _take(self.columns, index))
@@ -98,9 +105,11 @@ class Plan:
     """What a rollout executes and keeps.
 
     stop:     steps 0 .. stop-1 are executed without autograd; step 0 is the first (noisiest) one.
-    keep:     steps whose incoming state (and network output) are kept for replay. `stop` may be among them: then the
-              state that enters the first unexecuted step is kept, ready to be run live.
-    estimate: the sample is the one-step estimate of x0 made at the last executed step, not the next state (early stop).
+    keep:     steps whose incoming state (and network output) are kept for replay. `stop` may be
+              among them: then the state that enters the first unexecuted step is kept, ready to be
+                  run live.
+    estimate: the sample is the one-step estimate of x0 made at the last executed step, not the next
+        state (early stop).
     """
 
     stop: int
@@ -112,7 +121,8 @@ class Plan:
 class Rollout:
     """A batch of trajectories, rolled out without autograd.
 
-    x0:       the finished samples `(b, ...)` in the model's own space; None while the last step is still to be run.
+    x0:       the finished samples `(b, ...)` in the model's own space; None while the last step is
+        still to be run.
     states:   state entering step k, `(b, ...)`, for the kept k.
     outputs:  raw network output at step k (guidance applied), for the kept k that were executed.
     log_probs: log-probability of step k, `(b,)`, where the sampler has one and the plan keeps k.
@@ -134,7 +144,9 @@ class Rollout:
         """`model.decode(x0)`: for image models pixels in [0, 1]. Decoded on first use, once."""
         if self._decoded is None:
             if self.decoder is None or self.x0 is None:
-                raise RuntimeError("this rollout cannot be decoded: it has no decoder or is not finished")
+                raise RuntimeError(
+                    "this rollout cannot be decoded: it has no decoder or is not finished"
+                )
             self._decoded = self.decoder(self.x0)
         return self._decoded
 
@@ -149,16 +161,25 @@ class Rollout:
             return select_rows(value, rows)
 
         return replace(
-            self, cond=pick(self.cond), noise=self.noise.select(rows), x0=pick(self.x0), states=pick(self.states),
-            outputs=pick(self.outputs), log_probs=pick(self.log_probs), info=pick(self.info), _decoded=None,
-        )  # fmt: skip
+            self,
+            cond=pick(self.cond),
+            noise=self.noise.select(rows),
+            x0=pick(self.x0),
+            states=pick(self.states),
+            outputs=pick(self.outputs),
+            log_probs=pick(self.log_probs),
+            info=pick(self.info),
+            _decoded=None,
+        )
 
 
 @dataclass
 class Transition:
-    """One visited step. Fields that a policy does not have are None (a token policy has only `log_prob`).
+    """One visited step. Fields that a policy does not have are None (a token policy has only
+    `log_prob`).
 
-    state:    x_k `(b, ...)`; a leaf whose `.grad` may be read after backward when the input gradient was asked for.
+    state:    x_k `(b, ...)`; a leaf whose `.grad` may be read after backward when the input
+        gradient was asked for.
     output:   raw network output at x_k, guidance applied `(b, ...)`.
     next:     x_{k+1} `(b, ...)`.
     mean, std: of the transition density p(x_{k+1} | x_k); std is 0 for a deterministic sampler.
@@ -179,9 +200,11 @@ class Transition:
 
 @dataclass(frozen=True)
 class Scores:
-    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is d(total_i)/d(x0_i), like x0.
+    """Rewards of a rollout. `total` and each of `by_name` are `(b,)`; `gradient` is
+    d(total_i)/d(x0_i), like x0.
 
-    skipped: the rewards that failed on this batch and are left out of it (`on_error: skip`), with their errors.
+    skipped: the rewards that failed on this batch and are left out of it (`on_error: skip`), with
+        their errors.
     """
 
     total: Tensor
@@ -192,9 +215,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Loss:
-    """What an algorithm hands to the engine: the engine runs backward on `value` before it asks for the next one.
+    """What an algorithm hands to the engine: the engine runs backward on `value` before it asks for
+    the next one.
 
-    step=True closes the batch's contribution to an optimizer step (with `accumulate: n`, every n-th one steps).
+    step=True closes the batch's contribution to an optimizer step (with `accumulate: n`, every n-th
+    one steps).
     """
 
     value: Tensor
@@ -203,27 +228,22 @@ class Loss:
 
     def backward(self) -> None:
         """Raises ComponentError for a value that nothing can be learned from."""
-        if not isinstance(self.value, Tensor) or self.value.ndim > 0 or not self.value.requires_grad:
-            shown = f"shape {tuple(self.value.shape)}" if isinstance(self.value, Tensor) else type(self.value).__name__
+        if (
+            not isinstance(self.value, Tensor)
+            or self.value.ndim > 0
+            or not self.value.requires_grad
+        ):
+            shown = (
+                f"shape {tuple(self.value.shape)}"
+                if isinstance(self.value, Tensor)
+                else type(self.value).__name__
+            )
             cut = isinstance(self.value, Tensor) and not self.value.requires_grad
             raise ComponentError(
-                f"a Loss must hold one number with a gradient to the trained weights; got {shown}"
-                f"{', without a gradient: no replay went into it, or a detach or no_grad cuts it' if cut else ''}"
+                "a Loss must hold one number with a gradient to the trained weights; got "
+                f"{shown}{', without a gradient: no replay went into it, or a detach or no_grad cuts it' if cut else ''}"
             )
         self.value.backward()
-
-
-@dataclass
-class Run:
-    """A run as observers see it."""
-
-    folder: Path
-    recipe: Recipe
-    is_main: bool
-    steps: int
-    model: Any = None
-    sampler: Any = None
-    info: dict[str, Any] = field(default_factory=dict)
 
 
 def micro_slices(count: int, size: int | None) -> Iterator[slice]:
@@ -234,7 +254,8 @@ def micro_slices(count: int, size: int | None) -> Iterator[slice]:
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack the items' tensors and arrays along a new leading dimension; numbers become tensors, the rest lists."""
+    """Stack the items' tensors and arrays along a new leading dimension; numbers become tensors,
+    the rest lists."""
     import numpy as np
 
     columns: dict[str, Any] = {}

@@ -36,12 +36,16 @@ class Bench:
         return path
 
     def run(self, *overrides, out="run"):
-        return run_recipe(self.recipe, self.folder / out, f"plugins=[{', '.join(self.names)}]", *overrides)
+        return run_recipe(
+            self.recipe, self.folder / out, f"plugins=[{', '.join(self.names)}]", *overrides
+        )
 
     def log(self, stem):
         """LOG of the plugin file, in the module that the run imported."""
         path = str(self.folder / f"{stem}.py")
-        return next(m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == path).LOG
+        return next(
+            m for m in list(sys.modules.values()) if getattr(m, "__file__", None) == path
+        ).LOG
 
 
 def line_of(path, text):

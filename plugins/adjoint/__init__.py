@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rewardft import hookimpl
 
 if TYPE_CHECKING:
-    from rewardft.recipe import Recipe
+    from rewardft.recipe.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 
@@ -28,11 +28,13 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
     eta = recipe.sampler.options.get("eta", 0.0) if recipe.sampler.use.casefold() == "ddim" else 1.0
     if isinstance(eta, (int, float)) and eta != 1.0:
         yield (
-            f"algorithm 'adjoint_matching' needs memoryless noise: the sampler ddim with eta 1, got eta {eta:g}. "
-            f"Set sampler.eta to 1; a model tuned so may be sampled with eta 0 afterwards."
+            "algorithm 'adjoint_matching' needs memoryless noise: the sampler ddim with eta 1, "
+            f"got eta {eta:g}. Set sampler.eta to 1; a model tuned so may be sampled with eta 0 "
+            "afterwards."
         )
     if recipe.regularizers:
         yield (
-            "algorithm 'adjoint_matching' has its distance to the base in its objective, and applies no regularizers. "
-            "Leave `regularizers` out; `reward_scale` sets how far the policy may go."
+            "algorithm 'adjoint_matching' has its distance to the base in its objective, and "
+            "applies no regularizers. Leave `regularizers` out; `reward_scale` sets how far the "
+            "policy may go."
         )

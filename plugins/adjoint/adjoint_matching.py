@@ -1,33 +1,38 @@
-"""Adjoint matching (Domingo-Enrich et al. 2024, 2409.08861): reward fine-tuning as stochastic optimal control.
+"""Adjoint matching (Domingo-Enrich et al. 2024, 2409.08861): reward fine-tuning as stochastic
+optimal control.
 
-With memoryless noise (DDIM with eta 1) the tuned model's samples follow p_base(x) exp(lambda r(x)) at the optimum of
+With memoryless noise (DDIM with eta 1) the tuned model's samples follow p_base(x) exp(lambda r(x))
+at the optimum of
 
     min over theta of  E[ sum_k ||m_theta(x_k) - m_base(x_k)||^2 / (2 sigma_k^2)  -  lambda r(x_T) ]
 
-where x_{k+1} = m_theta(x_k) + sigma_k noise. Steps are numbered as sampled: x_0 is noise, x_T the finished sample.
-The lean adjoint is the costate of this problem under the frozen base,
+where x_{k+1} = m_theta(x_k) + sigma_k noise. Steps are numbered as sampled: x_0 is noise, x_T the
+finished sample. The lean adjoint is the costate of this problem under the frozen base,
 
-    a_T = -lambda grad r(x_T),      a_k = a_{k+1} + grad_x < m_base(x_k) - x_k , a_{k+1} > = (d m_base / dx)^T a_{k+1}
+    a_T = -lambda grad r(x_T),      a_k = a_{k+1} + grad_x < m_base(x_k) - x_k , a_{k+1} > = (d
+    m_base / dx)^T a_{k+1}
 
 and the policy is regressed on it, along trajectories of the current policy, a held constant:
 
     loss = sum_k || (m_theta(x_k) - m_base(x_k)) / sigma_k + sigma_k a_{k+1} ||^2
 
-The costate is taken behind the step, a_{k+1}, which is exact for the discrete chain: it is where the derivative of
-the objective above with respect to m_theta(x_k) vanishes. Texts that write a_k differ by the length of one step.
+The costate is taken behind the step, a_{k+1}, which is exact for the discrete chain: it is where
+the derivative of the objective above with respect to m_theta(x_k) vanishes. Texts that write a_k
+differ by the length of one step.
 
-Norms are means over the dimensions. `train_steps` steps are drawn per optimizer step, half of them from the first 60
-%. With `mask_quantile` samples whose loss lies above a running mean (0.9 of the old value) of that quantile are left
-out, the first batch excepted. Steps without noise carry the adjoint but do not learn. Defaults, of a
-re-implementation on SD 1.5: 50 steps, 4 trained, lambda 100, mask at the 0.9 quantile, learning rate 3e-6 with betas
-(0.9, 0.95), fp32.
+Norms are means over the dimensions. `train_steps` steps are drawn per optimizer step, half of them
+from the first 60 %. With `mask_quantile` samples whose loss lies above a running mean (0.9 of the
+old value) of that quantile are left out, the first batch excepted. Steps without noise carry the
+adjoint but do not learn. Defaults, of a re-implementation on SD 1.5: 50 steps, 4 trained, lambda
+100, mask at the 0.9 quantile, learning rate 3e-6 with betas (0.9, 0.95), fp32.
 
-Guidance inside the adjoint blows up, so it is used for sampling alone, as there: the base's and the policy's steps are
-taken without it. With a sampler whose noise is not memoryless the objective above still falls, but its optimum is no
-longer the tilted distribution; DDIM with another eta is refused.
+Guidance inside the adjoint blows up, so it is used for sampling alone, as there: the base's and the
+policy's steps are taken without it. With a sampler whose noise is not memoryless the objective
+above still falls, but its optimum is no longer the tilted distribution; DDIM with another eta is
+refused.
 
-Cost per sample: T forwards, one reward gradient, T reference forwards and backwards (a vector-Jacobian product each,
-one graph in memory), K forwards and backwards.
+Cost per sample: T forwards, one reward gradient, T reference forwards and backwards (a
+vector-Jacobian product each, one graph in memory), K forwards and backwards.
 """
 
 from __future__ import annotations
@@ -39,8 +44,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 
@@ -51,7 +56,8 @@ class AdjointMatching:
     Args:
         reward_scale: lambda > 0.
         train_steps: K, steps that learn per optimizer step; null: all that draw noise.
-        mask_quantile: leave out samples whose loss is above the running mean of this quantile; null: none.
+        mask_quantile: leave out samples whose loss is above the running mean of this quantile;
+            null: none.
     """
 
     reward_scale: float = 100.0
@@ -65,7 +71,9 @@ class AdjointMatching:
         if not self.reward_scale > 0:
             raise ComponentError(f"reward_scale must be above 0, got {self.reward_scale}")
         if self.mask_quantile is not None and not 0 < self.mask_quantile < 1:
-            raise ComponentError(f"mask_quantile must be within (0, 1) or null, got {self.mask_quantile}")
+            raise ComponentError(
+                f"mask_quantile must be within (0, 1) or null, got {self.mask_quantile}"
+            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         steps = ctx.sampler.steps
@@ -90,10 +98,14 @@ class AdjointMatching:
                 yield Loss((loss * kept).sum() / len(batch), step=closes)
 
     def choose_steps(self, able: list[int], steps: int, rng: random.Random) -> list[int]:
-        """K of the steps that draw noise, half of them (rounded down) from the first 60 % of the chain."""
+        """K of the steps that draw noise, half of them (rounded down) from the first 60 % of the
+        chain."""
         count = len(able) if self.train_steps is None else self.train_steps
         if not 1 <= count <= len(able):
-            raise ComponentError(f"train_steps must be within 1 and the {len(able)} steps that draw noise, got {count}")
+            raise ComponentError(
+                f"train_steps must be within 1 and the {len(able)} steps that draw noise, got "
+                f"{count}"
+            )
         early = [k for k in able if k < 0.6 * steps]
         first = rng.sample(early, min(count // 2, len(early)))
         return sorted(first + rng.sample([k for k in able if k not in first], count - len(first)))
@@ -118,12 +130,15 @@ class AdjointMatching:
 def lean_adjoint(
     ctx: Context, rollout: Rollout, terminal: Tensor, chosen: list[int]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """(m_base(x_k), a_{k+1}) for the chosen steps k, each `(b, ...)`; walks back from a_T = `terminal`."""
+    """(m_base(x_k), a_{k+1}) for the chosen steps k, each `(b, ...)`; walks back from a_T =
+    `terminal`."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     adjoint = terminal
     for k in reversed(range(chosen[0], ctx.sampler.steps)):
         if k == chosen[0]:
-            mean = ctx.reference(rollout, k).mean  # nobody needs the adjoint before the first chosen step
+            mean = ctx.reference(
+                rollout, k
+            ).mean  # nobody needs the adjoint before the first chosen step
             assert mean is not None
             return found | {k: (mean, adjoint)}
         mean, before = base_step(ctx, rollout, k, adjoint)
@@ -134,7 +149,8 @@ def lean_adjoint(
 
 
 def base_step(ctx: Context, rollout: Rollout, k: int, after: Tensor) -> tuple[Tensor, Tensor]:
-    """m_base(x_k), and (d m_base / dx)^T a_{k+1}: one vector-Jacobian product through the frozen base."""
+    """m_base(x_k), and (d m_base / dx)^T a_{k+1}: one vector-Jacobian product through the frozen
+    base."""
     with torch.enable_grad(), ctx.adapter.disabled():
         step = ctx.sampler.replay(ctx.policy, rollout, k, input_gradient=True)
         (before,) = torch.autograd.grad(step.mean, step.state, after)

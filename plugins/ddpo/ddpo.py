@@ -1,19 +1,23 @@
 """DDPO: denoising as a decision process (Black et al. 2023, 2305.13301).
 
-The policy is the sampler's step p(x_{k+1} | x_k, c) = N(mean, std^2 I); the reward comes at the end of the chain.
+The policy is the sampler's step p(x_{k+1} | x_k, c) = N(mean, std^2 I); the reward comes at the end
+of the chain.
 
-    score_function (DDPO-SF): grad J = E[ sum_k grad log p(x_{k+1} | x_k, c) * A ]                     equation 3
-    importance     (DDPO-IS): loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ]                  equation 4
+    score_function (DDPO-SF): grad J = E[ sum_k grad log p(x_{k+1} | x_k, c) * A ]
+    equation 3 importance     (DDPO-IS): loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ]
+    equation 4
 
-with the clip of section 4.3 (PPO's) and the advantage A = (r - mean) / std over the rewards of the same prompt.
-DDPO-SF needs fresh samples for every update. Equation numbers and the form of DDPO-SF are from memory; DDPO-IS, the
-statistics and the defaults follow the authors' PyTorch code: log-probabilities averaged over dimensions, e = 1e-4,
-statistics over the last 16 or 32 rewards of a prompt once there are 16, A clipped to +-5, AdamW lr 3e-4, gradient
-norm 1, LoRA, 50 DDIM steps with eta 1, guidance 5 in sampling and training, 256 samples per batch; compressibility: 4
-updates per batch.
+with the clip of section 4.3 (PPO's) and the advantage A = (r - mean) / std over the rewards of the
+same prompt. DDPO-SF needs fresh samples for every update. Equation numbers and the form of DDPO-SF
+are from memory; DDPO-IS, the statistics and the defaults follow the authors' PyTorch code:
+log-probabilities averaged over dimensions, e = 1e-4, statistics over the last 16 or 32 rewards of a
+prompt once there are 16, A clipped to +-5, AdamW lr 3e-4, gradient norm 1, LoRA, 50 DDIM steps with
+eta 1, guidance 5 in sampling and training, 256 samples per batch; compressibility: 4 updates per
+batch.
 
-Cost per sample: T denoiser forwards to roll out, and a forward and a backward for each of K trained steps and inner
-epoch. A batch that feeds one update with micro-batches of one sample takes T forwards and K backwards in all.
+Cost per sample: T denoiser forwards to roll out, and a forward and a backward for each of K trained
+steps and inner epoch. A batch that feeds one update with micro-batches of one sample takes T
+forwards and K backwards in all.
 """
 
 from __future__ import annotations
@@ -23,8 +27,7 @@ from functools import partial
 from typing import Literal
 
 from rewardft import Batch, Context, Loss
-from rewardft.errors import ComponentError
-from rewardft.policy_gradient import (
+from rewardft.algorithms.policy_gradient import (
     Schedule,
     clipped_ratio_loss,
     learn,
@@ -33,6 +36,7 @@ from rewardft.policy_gradient import (
     roll_out,
     score_function_loss,
 )
+from rewardft.errors import ComponentError
 
 
 class DDPO:
@@ -43,7 +47,8 @@ class DDPO:
         clip: e, the half-width of the clip range of the ratio.
         advantage_clip: advantages are clamped to [-advantage_clip, advantage_clip].
         group_by: batch column that names the prompt; None takes the statistics of the whole batch.
-        buffer, min_count: rewards remembered per prompt, and how many there must be before they are used.
+        buffer, min_count: rewards remembered per prompt, and how many there must be before they are
+            used.
         updates: optimizer steps per batch; it is cut into so many parts.
         inner_epochs: passes over each batch.
         timestep_fraction: part of the steps, drawn at random for every update, that learns.
@@ -66,21 +71,36 @@ class DDPO:
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
         if form == "score_function" and updates * inner_epochs != 1:
             raise ComponentError(
-                f"form score_function is for fresh samples: expected updates = inner_epochs = 1, got {updates} and "
-                f"{inner_epochs}. Use `form: importance` to learn from a batch more than once."
+                "form score_function is for fresh samples: expected updates = inner_epochs = 1, "
+                f"got {updates} and {inner_epochs}. Use `form: importance` to learn from a batch "
+                "more than once."
             )
         if clip <= 0 or advantage_clip <= 0 or not 1 <= min_count <= buffer:
             raise ComponentError(
-                f"expected clip > 0, advantage_clip > 0 and 1 <= min_count <= buffer, got clip={clip}, "
-                f"advantage_clip={advantage_clip}, min_count={min_count}, buffer={buffer}"
+                "expected clip > 0, advantage_clip > 0 and 1 <= min_count <= buffer, got "
+                f"clip={clip}, advantage_clip={advantage_clip}, min_count={min_count}, "
+                f"buffer={buffer}"
             )
-        self.advantage_clip, self.group_by, self.buffer, self.min_count = advantage_clip, group_by, buffer, min_count
-        self.surrogate = score_function_loss if form == "score_function" else partial(clipped_ratio_loss, clip=clip)
+        self.advantage_clip, self.group_by, self.buffer, self.min_count = (
+            advantage_clip,
+            group_by,
+            buffer,
+            min_count,
+        )
+        self.surrogate = (
+            score_function_loss
+            if form == "score_function"
+            else partial(clipped_ratio_loss, clip=clip)
+        )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         keys = prompt_keys(batch, self.group_by, ctx.device)
         experience = roll_out(ctx, batch, self.schedule)
         rewards = ctx.score(experience.rollout, batch).total
-        advantage = prompt_advantages(ctx, rewards, keys, self.buffer, self.min_count)  # section 4.3, per prompt
+        advantage = prompt_advantages(
+            ctx, rewards, keys, self.buffer, self.min_count
+        )  # section 4.3, per prompt
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
-        yield from learn(ctx, experience, advantage, self.surrogate, self.schedule)  # equations 3 and 4
+        yield from learn(
+            ctx, experience, advantage, self.surrogate, self.schedule
+        )  # equations 3 and 4

@@ -1,16 +1,19 @@
 """DPOK: policy gradients with a KL penalty (Fan et al. 2023, 2305.16381).
 
-    loss = E[ -w_r * A * clip(rho_k, 1 - e, 1 + e) ] + w_kl * KL( p(x_{k+1} | x_k) || p_ref(x_{k+1} | x_k) )
+    loss = E[ -w_r * A * clip(rho_k, 1 - e, 1 + e) ] + w_kl * KL( p(x_{k+1} | x_k) || p_ref(x_{k+1}
+    | x_k) )
 
-The ratio is clamped alone, without PPO's maximum with the unclipped term, as in the authors' code: outside the clip
-range the gradient is zero, whatever the sign of the advantage. A = r - V(x_k, c, k) with a value head learned by
-regression on the final reward, or r minus the batch's mean. The KL term is the recipe's regularizer: `{use: kl, form:
-gaussian, weight: w_kl}` is the divergence of the transition densities; the authors' code is remembered to take the
-squared difference of the predictions, which is `form: epsilon_mse` (not confirmed).
+The ratio is clamped alone, without PPO's maximum with the unclipped term, as in the authors' code:
+outside the clip range the gradient is zero, whatever the sign of the advantage. A = r - V(x_k, c,
+k) with a value head learned by regression on the final reward, or r minus the batch's mean. The KL
+term is the recipe's regularizer: `{use: kl, form:
+gaussian, weight: w_kl}` is the divergence of the transition densities; the authors' code is
+remembered to take the squared difference of the predictions, which is `form: epsilon_mse` (not
+confirmed).
 
-Defaults of the authors' code for a single prompt: w_r 10, w_kl 0.01, e 1e-4, 5 policy steps per batch, value head lr
-1e-4, LoRA rank 4, lr 1e-5, gradient norm 0.1. It draws single steps from a buffer of 1000; here each inner epoch
-visits the whole batch.
+Defaults of the authors' code for a single prompt: w_r 10, w_kl 0.01, e 1e-4, 5 policy steps per
+batch, value head lr 1e-4, LoRA rank 4, lr 1e-5, gradient norm 0.1. It draws single steps from a
+buffer of 1000; here each inner epoch visits the whole batch.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss
+from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
 from rewardft.errors import ComponentError
-from rewardft.policy_gradient import Schedule, learn, roll_out
 
 from .value import ValueHead
 
@@ -53,7 +56,9 @@ class DPOK:
         timestep_fraction: float = 1.0,
     ) -> None:
         if clip <= 0 or reward_weight <= 0:
-            raise ComponentError(f"expected clip > 0 and reward_weight > 0, got {clip} and {reward_weight}")
+            raise ComponentError(
+                f"expected clip > 0 and reward_weight > 0, got {clip} and {reward_weight}"
+            )
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
         self.reward_weight, self.clip = reward_weight, clip
         self.value = ValueHead(value_lr, value_steps) if value_head else None
@@ -64,7 +69,9 @@ class DPOK:
         if self.value is None:
             advantage = rewards - ctx.gather(rewards).mean()
         else:
-            advantage = self.value.advantage(ctx, experience.rollout, rewards)  # (b, T): one per state
+            advantage = self.value.advantage(
+                ctx, experience.rollout, rewards
+            )  # (b, T): one per state
         yield from learn(ctx, experience, advantage, self.surrogate, self.schedule)
 
     def surrogate(self, log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:

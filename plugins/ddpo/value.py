@@ -1,8 +1,9 @@
 """The value head of DPOK: a small network that predicts the final reward from a state of the chain.
 
-Its input is what any model has: mean and spread of each channel of the state, the condition's tensors averaged over
-their middle dimensions, and the step. Weights and optimizer state live in `ctx.memory`, so that a resumed run goes on
-to the same bits; all processes learn from the gathered states and stay equal.
+Its input is what any model has: mean and spread of each channel of the state, the condition's
+tensors averaged over their middle dimensions, and the step. Weights and optimizer state live in
+`ctx.memory`, so that a resumed run goes on to the same bits; all processes learn from the gathered
+states and stay equal.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ KEY = "dpok/value_head"
 
 
 class ValueHead:
-    """V(x_k, c, k), trained by mean squared error on the final reward (authors' code: AdamW, lr 1e-4)."""
+    """V(x_k, c, k), trained by mean squared error on the final reward (authors' code: AdamW, lr
+    1e-4)."""
 
     def __init__(self, lr: float, steps: int, width: int = 64) -> None:
         if lr <= 0 or steps < 1:
-            raise ComponentError(f"expected value_lr > 0 and value_steps >= 1, got {lr} and {steps}")
+            raise ComponentError(
+                f"expected value_lr > 0 and value_steps >= 1, got {lr} and {steps}"
+            )
         self.lr, self.steps, self.width = lr, steps, width
         self.network: nn.Module | None = None
 
     def advantage(self, ctx: Context, rollout: Rollout, rewards: Tensor) -> Tensor:
         """r - V(x_k) `(b, T)` by the head as it was, then learn from these states."""
-        features = torch.stack([state_features(rollout, k) for k in sorted(rollout.states)], dim=1)  # (b, T, f)
+        features = torch.stack(
+            [state_features(rollout, k) for k in sorted(rollout.states)], dim=1
+        )  # (b, T, f)
         network = self.network or self.build(ctx, features.shape[-1])
         with torch.no_grad():
             advantage = rewards[:, None] - network(features).squeeze(-1)
@@ -42,7 +48,12 @@ class ValueHead:
         """A new head from the run's seed, or the one that a checkpoint holds."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ctx.seed)
-            layers = [nn.LayerNorm(size), nn.Linear(size, self.width), nn.SiLU(), nn.Linear(self.width, 1)]
+            layers = [
+                nn.LayerNorm(size),
+                nn.Linear(size, self.width),
+                nn.SiLU(),
+                nn.Linear(self.width, 1),
+            ]
         self.network = nn.Sequential(*layers).to(ctx.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr)
         if KEY in ctx.memory:
@@ -60,7 +71,10 @@ class ValueHead:
                 error.backward()
             self.optimizer.step()
             first = error.detach() if first is None else first
-        ctx.memory[KEY] = {"network": network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        ctx.memory[KEY] = {
+            "network": network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
         assert first is not None
         return first
 
@@ -69,8 +83,15 @@ def state_features(rollout: Rollout, k: int) -> Tensor:
     """`(b, f)` float32."""
     state = rollout.states[k].float()
     channels = state.flatten(2) if state.ndim > 2 else state[:, :, None]
-    parts = [channels.mean(2), channels.std(2, unbiased=False), torch.full_like(state.flatten(1)[:, :1], k)]
-    parts += [t.float().reshape(len(t), -1, t.shape[-1] if t.ndim > 1 else 1).mean(1) for t in tensors(rollout.cond)]
+    parts = [
+        channels.mean(2),
+        channels.std(2, unbiased=False),
+        torch.full_like(state.flatten(1)[:, :1], k),
+    ]
+    parts += [
+        t.float().reshape(len(t), -1, t.shape[-1] if t.ndim > 1 else 1).mean(1)
+        for t in tensors(rollout.cond)
+    ]
     return torch.cat(parts, dim=1)
 
 

@@ -1,11 +1,13 @@
-"""Handwritten digits: a real task that runs on one CPU core in seconds, for comparing algorithms with each other.
+"""Handwritten digits: a real task that runs on one CPU core in seconds, for comparing algorithms
+with each other.
 
-A class-conditional U-Net generates scikit-learn's 8x8 digits; the reward is how sure a classifier is of the digit that
-was asked for, and another classifier, trained on other images, judges whether the reward was earned.
+A class-conditional U-Net generates scikit-learn's 8x8 digits; the reward is how sure a classifier
+is of the digit that was asked for, and another classifier, trained on other images, judges whether
+the reward was earned.
 
-Registers the model `digit_unet`, the reward `digit_likelihood`, the metric `digit_judge`, the data sets `digit_classes`
-(conditions alone), `digit_images` (for pre-training and SPIN) and `digit_pairs` (for preferences), and the commands
-under `rewardft digits`.
+Registers the model `digit_unet`, the reward `digit_likelihood`, the metric `digit_judge`, the data
+sets `digit_classes` (conditions alone), `digit_images` (for pre-training and SPIN) and
+`digit_pairs` (for preferences), and the commands under `rewardft digits`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two small classifiers of digits: one is the reward, the other judges what the reward has taught.
 
-They share nothing: a convolutional network on one half of the images, a perceptron on the other half. A sample that
-fools the first has no reason to fool the second.
+They share nothing: a convolutional network on one half of the images, a perceptron on the other
+half. A sample that fools the first has no reason to fool the second.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ class Convolutional(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(1, 16, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(32, 32, 3, padding=1), nn.SiLU(),
-            nn.Flatten(), nn.Linear(32 * (SIZE // 2) ** 2, CLASSES),
-        )  # fmt: skip
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Linear(32 * (SIZE // 2) ** 2, CLASSES),
+        )
 
 
 class Perceptron(nn.Sequential):
@@ -38,7 +42,12 @@ class Perceptron(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Flatten(), nn.Linear(SIZE**2, 160), nn.GELU(), nn.Linear(160, 80), nn.GELU(), nn.Linear(80, CLASSES)
+            nn.Flatten(),
+            nn.Linear(SIZE**2, 160),
+            nn.GELU(),
+            nn.Linear(160, 80),
+            nn.GELU(),
+            nn.Linear(80, CLASSES),
         )
 
 
@@ -68,7 +77,8 @@ class DigitLikelihood(nn.Module):
 
 
 class DigitJudge:
-    """Metric: `accuracy` (1 where the asked class is the most likely one) and `log_prob` of it, per sample.
+    """Metric: `accuracy` (1 where the asked class is the most likely one) and `log_prob` of it, per
+    sample.
 
     Args:
         weights: a safetensors file of `Perceptron`; null: the shipped one.
@@ -102,7 +112,8 @@ class DigitJudge:
 class Fit:
     """How a classifier is trained.
 
-    noise: standard deviation of the noise that is added to the pixels; samples of a model are never quite clean.
+    noise: standard deviation of the noise that is added to the pixels; samples of a model are never
+        quite clean.
     smoothing: of the labels; keeps the likelihood from saturating.
     """
 
@@ -114,7 +125,9 @@ class Fit:
     seed: int = 0
 
 
-def train_classifier(network: nn.Module, odd: bool, fit: Fit, report: Callable[[str], None]) -> nn.Module:
+def train_classifier(
+    network: nn.Module, odd: bool, fit: Fit, report: Callable[[str], None]
+) -> nn.Module:
     """Train on one half of the images, shifted by up to a pixel, with noise."""
     images, labels = half(odd)
     generator = keyed_generator("digits", "classifier", odd, fit.seed)
@@ -135,7 +148,8 @@ def train_classifier(network: nn.Module, odd: bool, fit: Fit, report: Callable[[
 
 
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each batch moved by -1, 0 or 1 pixels along x, black coming in. Digits fill the height, so not along y."""
+    """Each batch moved by -1, 0 or 1 pixels along x, black coming in. Digits fill the height, so
+    not along y."""
     by = int(torch.randint(-1, 2, (), generator=generator))
     return pad(images, (1, 1, 0, 0))[..., 1 + by : 1 + by + SIZE]
 

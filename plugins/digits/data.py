@@ -1,7 +1,9 @@
-"""scikit-learn's handwritten digits (UCI, Alpaydin & Kaynak 1998): 1,797 grey images of 8x8 pixels, 17 levels.
+"""scikit-learn's handwritten digits (UCI, Alpaydin & Kaynak 1998): 1,797 grey images of 8x8 pixels,
+17 levels.
 
-Every image has a place in its class, drawn once. Places decide the splits: every fifth image is held out of the base's
-pre-training; odd places train the reward's classifier and even places the judge's.
+Every image has a place in its class, drawn once. Places decide the splits: every fifth image is
+held out of the base's pre-training; odd places train the reward's classifier and even places the
+judge's.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def load_images() -> tuple[Tensor, ...]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
-            "the digits come with scikit-learn, which is not installed: pip install 'rewardft[digits]'"
+            "the digits come with scikit-learn, which is not installed: pip install "
+            "'rewardft[digits]'"
         ) from error
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 16
@@ -55,13 +58,16 @@ def half(odd: bool) -> tuple[Tensor, Tensor]:
 def split_images(split: Split) -> tuple[Tensor, ...]:
     """The images of each class in a split, equally many of each: `(n, 1, 8, 8)`."""
     held_out = [torch.arange(len(images)) % 5 == 0 for images in load_images()]
-    parts = [images[held if split == "val" else ~held] for images, held in zip(load_images(), held_out)]
+    parts = [
+        images[held if split == "val" else ~held] for images, held in zip(load_images(), held_out)
+    ]
     count = min(map(len, parts))
     return tuple(part[:count] for part in parts)
 
 
 def class_item(index: int, size: int, split: str) -> dict[str, Any]:
-    """Item `index`: its id, label and group. Classes take turns; raises IndexError outside the data set."""
+    """Item `index`: its id, label and group. Classes take turns; raises IndexError outside the data
+    set."""
     if not 0 <= index < size:
         raise IndexError(index)
     label = index % CLASSES
@@ -71,7 +77,9 @@ def class_item(index: int, size: int, split: str) -> dict[str, Any]:
 def check_split(split: str, size: int) -> None:
     """Raises DataError for an unknown split or an empty data set."""
     if split not in ("train", "val") or size < 1:
-        raise DataError(f"expected the split train or val and at least one item, got {split!r} and {size}")
+        raise DataError(
+            f"expected the split train or val and at least one item, got {split!r} and {size}"
+        )
 
 
 class DigitClasses:
@@ -94,7 +102,8 @@ class DigitClasses:
 
 
 class DigitImages:
-    """The real images, classes in turn. Items: id, image `(1, 8, 8)` in [0, 1], label in 0..9, group.
+    """The real images, classes in turn. Items: id, image `(1, 8, 8)` in [0, 1], label in 0..9,
+    group.
 
     Args:
         split: train (four fifths of the images) or val.

@@ -1,4 +1,5 @@
-"""`digit_unet`: a class-conditional U-Net on the pixels of 8x8 digits, as noise prediction or flow matching."""
+"""`digit_unet`: a class-conditional U-Net on the pixels of 8x8 digits, as noise prediction or flow
+matching."""
 
 from __future__ import annotations
 
@@ -23,10 +24,17 @@ PREDICTIONS = ("epsilon", "flow")
 def build_network() -> Any:
     """110,000 weights; the last of its classes stands for "no class"."""
     network: Any = UNet2DModel(
-        sample_size=SIZE, in_channels=1, out_channels=1, block_out_channels=(16, 24), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=8, attention_head_dim=8, num_class_embeds=CLASSES + 1,
-    )  # fmt: skip
+        sample_size=SIZE,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(16, 24),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=8,
+        num_class_embeds=CLASSES + 1,
+    )
     return network
 
 
@@ -35,19 +43,27 @@ def build_scheduler(prediction: str) -> DDPMScheduler | FlowMatchEulerDiscreteSc
     if prediction == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
     return DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-        prediction_type=prediction, clip_sample=False, timestep_spacing="trailing",
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction,
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
 
 
 class DigitUNet:
-    """Model contract `DiffusionModel`; the condition is `batch["label"]`, whole numbers from 0 to 9.
+    """Model contract `DiffusionModel`; the condition is `batch["label"]`, whole numbers from 0 to
+    9.
 
     Args:
         prediction: `epsilon` (DDPM's betas) or `flow` (flow matching).
         weights: `shipped`, a safetensors file, or null: random weights, for pre-training.
-        guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a second pass.
-        guidance_gradient: `inside`: both halves carry gradient; `outside`: the half without a class is a constant.
+        guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a
+            second pass.
+        guidance_gradient: `inside`: both halves carry gradient; `outside`: the half without a class
+            is a constant.
         seed: of random weights.
     """
 
@@ -55,9 +71,13 @@ class DigitUNet:
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj")
 
     def __init__(
-        self, prediction: Literal["epsilon", "flow"] = "epsilon", weights: str | None = SHIPPED, guidance: float = 1.0,
-        guidance_gradient: Literal["inside", "outside"] = "inside", seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        prediction: Literal["epsilon", "flow"] = "epsilon",
+        weights: str | None = SHIPPED,
+        guidance: float = 1.0,
+        guidance_gradient: Literal["inside", "outside"] = "inside",
+        seed: int = 0,
+    ) -> None:
         if prediction not in PREDICTIONS:
             raise ComponentError(
                 f"prediction is one of {', '.join(PREDICTIONS)}, got {prediction!r}."
@@ -72,7 +92,9 @@ class DigitUNet:
         self.scheduler = build_scheduler(prediction)
         if weights is not None:
             shipped = ASSETS / f"base_{prediction}.safetensors"
-            load_weights(self.trainable, shipped if weights == SHIPPED else Path(weights).expanduser())
+            load_weights(
+                self.trainable, shipped if weights == SHIPPED else Path(weights).expanduser()
+            )
 
     def to(self, device: torch.device) -> None:
         self.trainable.to(device)
@@ -81,7 +103,9 @@ class DigitUNet:
         """Raises ComponentError for labels that are no digits."""
         label = batch["label"]
         if label.is_floating_point() or int(label.min()) < 0 or int(label.max()) >= CLASSES:
-            raise ComponentError(f"labels must be whole numbers from 0 to 9, got {label.unique().tolist()}")
+            raise ComponentError(
+                f"labels must be whole numbers from 0 to 9, got {label.unique().tolist()}"
+            )
         return {"label": label}
 
     def sample_shape(self, cond: Any) -> tuple[int, ...]:
@@ -110,7 +134,8 @@ class DigitUNet:
     def decode(self, x0: Tensor) -> Tensor:
         """Pixels `(b, 1, 8, 8)` in [0, 1], clamped with the gradient of the identity.
 
-        Half the pixels of a digit are black: a hard clamp would pass no gradient from any that is a little too dark.
+        Half the pixels of a digit are black: a hard clamp would pass no gradient from any that is a
+            little too dark.
         """
         pixels = x0.float() / 2 + 0.5
         return pixels + (pixels.clamp(0, 1) - pixels).detach()

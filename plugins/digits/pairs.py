@@ -1,4 +1,5 @@
-"""`digit_pairs`: preferences without people. Two samples of the base for each class; the reward says which wins."""
+"""`digit_pairs`: preferences without people. Two samples of the base for each class; the reward
+says which wins."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rewardft.data import evaluation_batches
 from rewardft.errors import DataError
 from rewardft.noise import Noise
+from rewardft.policy.batches import evaluation_batches
 from rewardft.samplers.ddim import DDIM
 from rewardft.types import Batch, Plan
 
@@ -24,10 +25,12 @@ BATCH = 128  # classes that are sampled at a time
 
 
 class DigitPairs:
-    """Winner and loser `(1, 8, 8)` in [0, 1], id, label and group; made from the shipped base when first asked for.
+    """Winner and loser `(1, 8, 8)` in [0, 1], id, label and group; made from the shipped base when
+    first asked for.
 
-    The same options always give the same pairs. It takes 2 * size samples and as many evaluations of
-    `digit_likelihood`. Held-out items (`split: val`) are classes alone: nothing learns from them.
+    The same options always give the same pairs. It takes 2 * size samples and as many evaluations
+    of `digit_likelihood`. Held-out items (`split: val`) are classes alone: nothing learns from
+    them.
 
     Args:
         size: number of pairs, or of held-out classes.
@@ -40,9 +43,13 @@ class DigitPairs:
     provides = frozenset({"pairs"})
 
     def __init__(
-        self, size: int = 2048, split: Split = "train", prediction: Prediction = "epsilon", steps: int = 10,
+        self,
+        size: int = 2048,
+        split: Split = "train",
+        prediction: Prediction = "epsilon",
+        steps: int = 10,
         seed: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         check_split(split, size)
         if steps < 1:
             raise DataError(f"digit_pairs: steps must be at least 1, got {steps}")
@@ -67,10 +74,14 @@ def make_pairs(size: int, prediction: Prediction, steps: int, seed: int) -> tupl
     model, sampler, reward = DigitUNet(prediction), DDIM(steps), DigitLikelihood()
     sampler.setup(model)
     parts = [sample_pairs(model, sampler, reward, batch, seed) for batch in classes(size)]
-    pixels, rewards = (torch.cat(column) for column in zip(*parts))  # (size, 2, 1, 8, 8) and (size, 2)
+    pixels, rewards = (
+        torch.cat(column) for column in zip(*parts)
+    )  # (size, 2, 1, 8, 8) and (size, 2)
     first = rewards[:, 0] >= rewards[:, 1]
     mask = first[:, None, None, None]
-    return torch.where(mask, pixels[:, 0], pixels[:, 1]), torch.where(mask, pixels[:, 1], pixels[:, 0])
+    return torch.where(mask, pixels[:, 0], pixels[:, 1]), torch.where(
+        mask, pixels[:, 1], pixels[:, 0]
+    )
 
 
 def classes(size: int) -> Iterator[Batch]:

@@ -15,19 +15,23 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file; raises ComponentError when it is missing, damaged or does not fit."""
+    """Fill `module` from a safetensors file; raises ComponentError when it is missing, damaged or
+    does not fit."""
     try:
         state = load_file(path)
         module.load_state_dict({name: value.float() for name, value in state.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ComponentError(
-            f"{path}: expected the weights of a {type(module).__name__} as safetensors, as the commands under "
-            f"`rewardft digits` write them ({error})"
+            f"{path}: expected the weights of a {type(module).__name__} as safetensors, as the "
+            f"commands under `rewardft digits` write them ({error})"
         ) from error
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write the weights as float16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().to(torch.float16).contiguous() for name, value in module.state_dict().items()}
+    state = {
+        name: value.detach().cpu().to(torch.float16).contiguous()
+        for name, value in module.state_dict().items()
+    }
     path.write_bytes(save(state))  # unlike save_file, with the permissions of any other file

@@ -1,7 +1,8 @@
 """Preferences: pairs of a better and a worse image, given, sampled or played against oneself.
 
-Algorithms: `diffusion_dpo` (given pairs), `online_dpo` (best and worst of a group of samples), `d3po` (every step of
-two sampled trajectories), `spin` (the data set against the previous policy) and `diffusion_kto` (wanted and
+Algorithms: `diffusion_dpo` (given pairs), `online_dpo` (best and worst of a group of samples),
+`d3po` (every step of two sampled trajectories), `spin` (the data set against the previous policy)
+and `diffusion_kto` (wanted and
 unwanted). Data sets: `preference_pairs` (folders, JSONL, parquet) and `toy_pairs`.
 """
 
@@ -13,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 from rewardft import hookimpl
 
 if TYPE_CHECKING:
-    from rewardft.recipe import Recipe
+    from rewardft.recipe.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 
-OFF_TRAJECTORY = ("diffusion_dpo", "online_dpo", "spin", "diffusion_kto")  # they visit no step of the sampler
+OFF_TRAJECTORY = (
+    "diffusion_dpo",
+    "online_dpo",
+    "spin",
+    "diffusion_kto",
+)  # they visit no step of the sampler
 
 
 @hookimpl
@@ -29,9 +35,12 @@ def register_algorithms() -> Factories:
     from rewardft_plugins.dpo.spin import Spin
 
     return {
-        "diffusion_dpo": DiffusionDPO, "online_dpo": OnlineDPO, "d3po": D3PO, "spin": Spin,
+        "diffusion_dpo": DiffusionDPO,
+        "online_dpo": OnlineDPO,
+        "d3po": D3PO,
+        "spin": Spin,
         "diffusion_kto": DiffusionKTO,
-    }  # fmt: skip
+    }
 
 
 @hookimpl
@@ -47,8 +56,9 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
     name = recipe.algorithm.use.casefold()
     if name in OFF_TRAJECTORY and recipe.regularizers:
         yield (
-            f"algorithm {name!r} learns from noised samples and visits no step of the sampler, so the regularizers "
-            f"would never be applied. Leave `regularizers` out; `beta` is what keeps the policy near the reference."
+            f"algorithm {name!r} learns from noised samples and visits no step of the sampler, so "
+            "the regularizers would never be applied. Leave `regularizers` out; `beta` is what "
+            "keeps the policy near the reference."
         )
     if name in ("online_dpo", "d3po") and not recipe.rewards:
         yield f"algorithm {name!r} ranks its samples by the recipe's rewards, and the recipe lists none."

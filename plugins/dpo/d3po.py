@@ -1,19 +1,27 @@
-"""D3PO (Yang et al. 2023, 2311.13231): the preference between two samples, applied to every denoising step.
+"""D3PO (Yang et al. 2023, 2311.13231): the preference between two samples, applied to every
+denoising step.
 
-Two samples of one prompt are drawn by a stochastic sampler; the better one's steps are all preferred to the other's:
+Two samples of one prompt are drawn by a stochastic sampler; the better one's steps are all
+preferred to the other's:
 
-    d_k  = log pi(x_{k+1} | x_k) - log pi_ref(x_{k+1} | x_k)        log-probabilities are means over the dimensions
-    loss = -log sigmoid( beta * log clip(exp(d_k^w), 1 - c, 1 + c) - beta * log clip(exp(d_k^l), 1 - c, 1 + c) )
+    d_k  = log pi(x_{k+1} | x_k) - log pi_ref(x_{k+1} | x_k)        log-probabilities are means over
+    the dimensions loss = -log sigmoid( beta * log clip(exp(d_k^w), 1 - c, 1 + c) - beta * log
+    clip(exp(d_k^l), 1 - c, 1 + c) )
 
-averaged over the steps. Pairs with equal rewards have weight 0. Defaults of the released code: beta 0.1, c 0.1 (there
-with 20 steps, eta 1, guidance 5, learning rate 3e-5). The paper's preferences are people's; here they are a reward's.
+averaged over the steps. Pairs with equal rewards have weight 0. Defaults of the released code: beta
+0.1, c 0.1 (there with 20 steps, eta 1, guidance 5, learning rate 3e-5). The paper's preferences are
+people's; here they are a reward's.
 
-The clip comes before the logarithm, so a step whose ratio has left [1 - c, 1 + c] gets no gradient at all, also where
-the gradient would lead back: it is lost to training until the other steps move it. `clipped` logs the fraction.
+The clip comes before the logarithm, so a step whose ratio has left [1 - c, 1 + c] gets no gradient
+at all, also where
+the gradient would lead back: it is lost to training until the other steps move it. `clipped` logs
+    the fraction.
 `clip: null` leaves the ratio alone.
 
-Steps without noise (DDIM's last one, where the final variance is 0) have no log-probability and are left out.
-Cost per pair: 2 T forwards, then 2 forward and backward and 2 under the reference at each of `train_steps` steps.
+Steps without noise (DDIM's last one, where the final variance is 0) have no log-probability and are
+left out.
+Cost per pair: 2 T forwards, then 2 forward and backward and 2 under the reference at each of
+    `train_steps` steps.
 """
 
 from __future__ import annotations
@@ -28,8 +36,8 @@ from rewardft_plugins.dpo.online_dpo import choose_pairs, comparable_rewards
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Rollout
 
 
@@ -39,8 +47,10 @@ class D3PO:
 
     Args:
         beta: strength of the preference against the reference, > 0.
-        clip: c in (0, 1): the ratio to the reference is clipped to [1 - c, 1 + c]; null: not clipped.
-        train_steps: how many steps learn per optimizer step, drawn at random; null: all that have a log-probability.
+        clip: c in (0, 1): the ratio to the reference is clipped to [1 - c, 1 + c]; null: not
+            clipped.
+        train_steps: how many steps learn per optimizer step, drawn at random; null: all that have a
+            log-probability.
     """
 
     beta: float = 0.1
@@ -68,15 +78,22 @@ class D3PO:
             yield Loss(loss / (len(batch) * len(chosen)), step=(rows, k) == parts[-1])
 
     def choose_steps(self, ctx: Context, rollout: Rollout) -> list[int]:
-        """The steps that learn; the same on every process and for every batch of an optimizer step."""
+        """The steps that learn; the same on every process and for every batch of an optimizer
+        step."""
         able = sorted(rollout.log_probs)
         count = len(able) if self.train_steps is None else self.train_steps
         if not 1 <= count <= len(able):
-            raise ComponentError(f"train_steps must be within 1 and the {len(able)} steps that draw noise, got {count}")
+            raise ComponentError(
+                f"train_steps must be within 1 and the {len(able)} steps that draw noise, got "
+                f"{count}"
+            )
         return sorted(ctx.rng.sample(able, count))
 
-    def step_loss(self, ctx: Context, rollout: Rollout, k: int, winner: Tensor, decided: Tensor) -> Tensor:
-        """Sum over the pairs of one step's loss and half its two samples' regularizers; rows 2i, 2i + 1 are a pair."""
+    def step_loss(
+        self, ctx: Context, rollout: Rollout, k: int, winner: Tensor, decided: Tensor
+    ) -> Tensor:
+        """Sum over the pairs of one step's loss and half its two samples' regularizers; rows 2i, 2i
+        + 1 are a pair."""
         reference = ctx.reference(rollout, k)
         new = ctx.replay(rollout, k)
         assert new.log_prob is not None and reference.log_prob is not None

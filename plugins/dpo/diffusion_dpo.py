@@ -1,19 +1,23 @@
-"""Diffusion-DPO (Wallace et al. 2023, 2311.12908): learn from given pairs of a better and a worse image.
+"""Diffusion-DPO (Wallace et al. 2023, 2311.12908): learn from given pairs of a better and a worse
+image.
 
-Equation 14 of the paper, as its released code has it, with the expectation over t and epsilon of one draw per pair:
+Equation 14 of the paper, as its released code has it, with the expectation over t and epsilon of
+one draw per pair:
 
     l(x0)  = mean over the dimensions of (epsilon - epsilon_hat(alpha_t x0 + sigma_t epsilon, t))^2
     inside = -beta / 2 * [ (l_w - l_l) of the policy - (l_w - l_l) of the reference ]
     loss   = -log sigmoid(inside)
 
-w and l, winner and loser, share the timestep t AND the noise epsilon. T and omega(lambda_t) of the paper are folded
-into beta, whose size therefore depends on l being a mean (not a sum) over dimensions. The reference is the adapter
-switched off, so the loss is log 2 at initialisation. Defaults: beta 5000 in the released scripts for SD 1.5 and SDXL.
-From background knowledge, not from that code: the paper gives 2000 for SD 1.5 and the equation's number.
+w and l, winner and loser, share the timestep t AND the noise epsilon. T and omega(lambda_t) of the
+paper are folded into beta, whose size therefore depends on l being a mean (not a sum) over
+dimensions. The reference is the adapter switched off, so the loss is log 2 at initialisation.
+Defaults: beta 5000 in the released scripts for SD 1.5 and SDXL. From background knowledge, not from
+    that code: the paper gives 2000 for SD 1.5 and the equation's number.
 
-For networks that predict v, flow or the sample, `space: epsilon` converts their error to that of the noise prediction
-(`noised.py` has the factors), so that the objective is the paper's whatever the network predicts; `space: output`
-takes the error of the network's own output, which is how flow models are usually trained.
+For networks that predict v, flow or the sample, `space: epsilon` converts their error to that of
+the noise prediction (`noised.py` has the factors), so that the objective is the paper's whatever
+the network predicts; `space: output` takes the error of the network's own output, which is how flow
+models are usually trained.
 
 Cost per pair: 2 samples forward and backward, 2 forward under the reference; one stacked call each.
 """
@@ -38,8 +42,8 @@ from rewardft_plugins.dpo.noised import (
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss
 
 
@@ -49,10 +53,12 @@ class DiffusionDPO:
 
     Args:
         beta: strength of the preference against the reference, > 0.
-        space: in which the squared errors are taken: of the noise prediction (the paper) or the network's own output.
-        condition_dropout: probability of dropping the condition, of both images of a pair at once; needs the model's
-            `drop(cond, mask)`.
-        column: the column that the model's `clean(batch)` reads; winner and loser take its place in turn.
+        space: in which the squared errors are taken: of the noise prediction (the paper) or the
+            network's own output.
+        condition_dropout: probability of dropping the condition, of both images of a pair at once;
+            needs the model's `drop(cond, mask)`.
+        column: the column that the model's `clean(batch)` reads; winner and loser take its place in
+            turn.
     """
 
     beta: float = 5000.0
@@ -66,20 +72,34 @@ class DiffusionDPO:
     def __post_init__(self) -> None:
         check_beta(self.beta)
         if not 0 <= self.condition_dropout <= 1:
-            raise ComponentError(f"condition_dropout must be within [0, 1], got {self.condition_dropout}")
+            raise ComponentError(
+                f"condition_dropout must be within [0, 1], got {self.condition_dropout}"
+            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         parts = list(pair_slices(ctx, len(batch)))
         for rows in parts:
             part = batch.select(rows)
-            winner, loser = (clean_samples(ctx, part, self.column, name) for name in ("winner", "loser"))
-            at = add_noise(ctx, twice(part), interleave(winner, loser), "dpo", self.space, self.condition_dropout)
+            winner, loser = (
+                clean_samples(ctx, part, self.column, name) for name in ("winner", "loser")
+            )
+            at = add_noise(
+                ctx,
+                twice(part),
+                interleave(winner, loser),
+                "dpo",
+                self.space,
+                self.condition_dropout,
+            )
             loss = preference_loss(ctx, at, self.beta)
             yield Loss(loss.sum() / len(batch), step=rows == parts[-1])
 
 
-def preference_loss(ctx: Context, at: Noised, beta: float, reference: Tensor | None = None) -> Tensor:
-    """`(pairs,)`: -log sigmoid(inside); rows 2i and 2i + 1 of `at` are the winner and the loser of pair i.
+def preference_loss(
+    ctx: Context, at: Noised, beta: float, reference: Tensor | None = None
+) -> Tensor:
+    """`(pairs,)`: -log sigmoid(inside); rows 2i and 2i + 1 of `at` are the winner and the loser of
+    pair i.
 
     reference: squared errors `(2 pairs,)` of the reference policy; None: the adapter switched off.
     """
@@ -92,13 +112,15 @@ def preference_loss(ctx: Context, at: Noised, beta: float, reference: Tensor | N
 
 
 def preference_logit(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """`inside` `(pairs,)` from squared errors `(2 pairs,)` in the order winner, loser, winner, loser, ..."""
+    """`inside` `(pairs,)` from squared errors `(2 pairs,)` in the order winner, loser, winner,
+    loser, ..."""
     winner, loser = (policy - reference).view(-1, 2).unbind(1)
     return -0.5 * beta * (winner - loser)
 
 
 def record_preference(ctx: Context, inside: Tensor, loss: Tensor) -> None:
-    """Implicit accuracy: how often the policy prefers the winner more than the reference does; 1/2 where undecided."""
+    """Implicit accuracy: how often the policy prefers the winner more than the reference does; 1/2
+    where undecided."""
     ctx.record("loss", loss)
     ctx.record("implicit_accuracy", (torch.sign(inside) + 1) / 2)
     ctx.record("implicit_margin", inside)

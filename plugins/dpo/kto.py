@@ -1,19 +1,23 @@
-"""Diffusion-KTO (Li et al. 2024, 2404.04465): images that are wanted or unwanted, each judged on its own.
+"""Diffusion-KTO (Li et al. 2024, 2404.04465): images that are wanted or unwanted, each judged on
+its own.
 
-All of this card is background knowledge (the paper and KTO, Ethayarajh et al. 2024, 2402.01306), not checked against
-released code. With l the squared error of the noise prediction as in Diffusion-DPO (`diffusion_dpo.py`):
+All of this card is background knowledge (the paper and KTO, Ethayarajh et al. 2024, 2402.01306),
+not checked against released code. With l the squared error of the noise prediction as in
+Diffusion-DPO (`diffusion_dpo.py`):
 
-    h    = -beta / 2 * (l of the policy - l of the reference)          one step's log-ratio, scaled by beta
-    Q    = max(0, mean of h over the batch)                            the reference point, beta * KL; no gradient
-    U(z) = sigmoid(z)                                                  Kahneman and Tversky's utility
-    loss = w_D * (1 - U(h - Q)) for a wanted, w_U * (1 - U(Q - h)) for an unwanted sample
+    h    = -beta / 2 * (l of the policy - l of the reference)          one step's log-ratio, scaled
+    by beta Q    = max(0, mean of h over the batch)                            the reference point,
+    beta * KL; no gradient U(z) = sigmoid(z)
+    Kahneman and Tversky's utility loss = w_D * (1 - U(h - Q)) for a wanted, w_U * (1 - U(Q - h))
+    for an unwanted sample
 
-The winner of each given pair is wanted, its loser unwanted; they are judged apart, so each has a timestep and a noise
-of its own. At initialisation h = Q = 0 and the loss is w / 2. Q is the mean over all processes; with more than one
-micro-batch it takes an extra pass without autograd, so that it does not depend on how the batch is cut. With
-`accumulate`, each batch has its own Q.
+The winner of each given pair is wanted, its loser unwanted; they are judged apart, so each has a
+timestep and a noise of its own. At initialisation h = Q = 0 and the loss is w / 2. Q is the mean
+over all processes; with more than one micro-batch it takes an extra pass without autograd, so that
+it does not depend on how the batch is cut. With `accumulate`, each batch has its own Q.
 
-Cost per pair: 2 samples forward and backward, 2 under the reference (2 more forwards with several micro-batches).
+Cost per pair: 2 samples forward and backward, 2 under the reference (2 more forwards with several
+    micro-batches).
 """
 
 from __future__ import annotations
@@ -35,8 +39,8 @@ from rewardft_plugins.dpo.noised import (
 )
 from torch import Tensor
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss
 
 
@@ -64,7 +68,8 @@ class DiffusionKTO:
         check_beta(self.beta)
         if self.wanted < 0 or self.unwanted < 0 or self.wanted + self.unwanted == 0:
             raise ComponentError(
-                f"wanted and unwanted must not be negative, nor both 0: got {self.wanted} and {self.unwanted}"
+                f"wanted and unwanted must not be negative, nor both 0: got {self.wanted} and "
+                f"{self.unwanted}"
             )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
@@ -81,17 +86,25 @@ class DiffusionKTO:
             yield Loss(loss.sum() / (2 * len(batch)), step=i == len(parts) - 1)
 
     def noised(self, ctx: Context, batch: Batch) -> Noised:
-        """Rows 2i and 2i + 1 are the wanted and the unwanted sample of pair i, under ids of their own."""
-        winner, loser = (clean_samples(ctx, batch, self.column, name) for name in ("winner", "loser"))
+        """Rows 2i and 2i + 1 are the wanted and the unwanted sample of pair i, under ids of their
+        own."""
+        winner, loser = (
+            clean_samples(ctx, batch, self.column, name) for name in ("winner", "loser")
+        )
         return add_noise(ctx, batch.repeat(2), interleave(winner, loser), "kto", self.space)
 
     def gain(self, policy: Tensor, reference: Tensor) -> Tensor:
         """h `(2 pairs,)`."""
         return -0.5 * self.beta * (policy - reference)
 
-    def reference_point(self, ctx: Context, parts: list[Noised], references: list[Tensor]) -> Tensor:
+    def reference_point(
+        self, ctx: Context, parts: list[Noised], references: list[Tensor]
+    ) -> Tensor:
         with torch.no_grad():
-            gains = [self.gain(squared_error(ctx, at), reference) for at, reference in zip(parts, references)]
+            gains = [
+                self.gain(squared_error(ctx, at), reference)
+                for at, reference in zip(parts, references)
+            ]
         return self.mean_gain(ctx, torch.cat(gains))
 
     def mean_gain(self, ctx: Context, h: Tensor) -> Tensor:
@@ -101,5 +114,8 @@ class DiffusionKTO:
     def loss(self, h: Tensor, q: Tensor) -> Tensor:
         """`(2 pairs,)`; 1 - sigmoid(z) is sigmoid(-z)."""
         wanted, unwanted = h.view(-1, 2).unbind(1)
-        losses = [self.wanted * torch.sigmoid(q - wanted), self.unwanted * torch.sigmoid(unwanted - q)]
+        losses = [
+            self.wanted * torch.sigmoid(q - wanted),
+            self.unwanted * torch.sigmoid(unwanted - q),
+        ]
         return torch.stack(losses, dim=1).flatten()

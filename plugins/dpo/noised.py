@@ -1,7 +1,8 @@
-"""Visits of the forward process: clean samples, noised to one timestep each, and how well a policy denoises them.
+"""Visits of the forward process: clean samples, noised to one timestep each, and how well a policy
+denoises them.
 
-With x_t = alpha * x0 + sigma * epsilon and a network f, every prediction type has an error f(x_t) - target that is a
-multiple of the error of its noise prediction at the same x_t:
+With x_t = alpha * x0 + sigma * epsilon and a network f, every prediction type has an error f(x_t) -
+target that is a multiple of the error of its noise prediction at the same x_t:
 
     type       epsilon_hat                    error of epsilon_hat, as a multiple of the error of f
     epsilon    f                              1
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor
 
 from rewardft.algorithms.denoising import forward_process
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.samplers.prediction import target_output
 from rewardft.types import Batch, micro_slices
 
@@ -30,7 +31,8 @@ Space = Literal["epsilon", "output"]
 
 @dataclass(frozen=True)
 class Noised:
-    """Samples on the forward process, `(b, ...)`; `weight` `(b,)` turns the output's squared error into the loss's."""
+    """Samples on the forward process, `(b, ...)`; `weight` `(b,)` turns the output's squared error
+    into the loss's."""
 
     x: Tensor
     t: Tensor
@@ -40,13 +42,18 @@ class Noised:
 
 
 def add_noise(
-    ctx: Context, batch: Batch, x0: Tensor, stream: str, space: Space = "epsilon", condition_dropout: float = 0.0
+    ctx: Context,
+    batch: Batch,
+    x0: Tensor,
+    stream: str,
+    space: Space = "epsilon",
+    condition_dropout: float = 0.0,
 ) -> Noised:
     """Noise x0 `(b, ...)` to one timestep per sample, uniform over the model's training timesteps.
 
-    Timestep, noise and dropped condition are functions of the sample's id and `stream`: rows with the same id share
-    all three. With `space` epsilon the loss is that of the noise prediction whatever the network predicts; with output
-    that of the network's own target.
+    Timestep, noise and dropped condition are functions of the sample's id and `stream`: rows with
+    the same id share all three. With `space` epsilon the loss is that of the noise prediction
+    whatever the network predicts; with output that of the network's own target.
     """
     draws = ctx.noise(batch)
     with torch.no_grad():
@@ -54,7 +61,9 @@ def add_noise(
         if condition_dropout:
             cond = ctx.policy.drop(cond, draws.uniform(f"{stream}/condition") < condition_dropout)
         epsilon = draws.draw(f"{stream}/noise", x0.shape[1:])
-        t, alpha, sigma = forward_process(ctx.policy.scheduler, draws.uniform(f"{stream}/timestep"), x0)
+        t, alpha, sigma = forward_process(
+            ctx.policy.scheduler, draws.uniform(f"{stream}/timestep"), x0
+        )
     kind = prediction_type(ctx)
     target = target_output(kind, x0, epsilon, alpha, sigma)
     scale = {"epsilon": torch.ones_like(alpha), "sample": alpha / sigma}.get(kind, alpha)
@@ -68,7 +77,8 @@ def prediction_type(ctx: Context) -> str:
 
 
 def squared_error(ctx: Context, at: Noised) -> Tensor:
-    """`(b,)`: mean over the dimensions of a sample, under the current policy, in the caller's gradient mode.
+    """`(b,)`: mean over the dimensions of a sample, under the current policy, in the caller's
+    gradient mode.
 
     Without guidance: what is compared with the noise is a prediction of it.
     """
@@ -88,7 +98,8 @@ def reference_error(ctx: Context, at: Noised) -> Tensor:
 
 
 def twice(batch: Batch) -> Batch:
-    """Every sample twice in a row under the same id: rows 2i and 2i + 1 draw the same timestep and noise."""
+    """Every sample twice in a row under the same id: rows 2i and 2i + 1 draw the same timestep and
+    noise."""
     ids = tuple(id_ for id_ in batch.ids for _ in range(2))
     return replace(batch.repeat(2), ids=ids)
 
@@ -99,11 +110,13 @@ def interleave(first: Tensor, second: Tensor) -> Tensor:
 
 
 def clean_samples(ctx: Context, batch: Batch, column: str, source: str) -> Tensor:
-    """The column `source` as the model's clean samples: its `clean(batch)` with `source` in the place of `column`."""
+    """The column `source` as the model's clean samples: its `clean(batch)` with `source` in the
+    place of `column`."""
     if not hasattr(ctx.policy.model, "clean"):
         raise ComponentError(
-            f"{type(ctx.policy.model).__name__} has no method `clean(batch)`, which turns the images of a data set "
-            f"into clean samples; algorithms that learn from given images need it."
+            f"{type(ctx.policy.model).__name__} has no method `clean(batch)`, which turns the "
+            "images of a data set into clean samples; algorithms that learn from given images "
+            "need it."
         )
     columns = {**batch.columns, column: batch[source]}
     with torch.no_grad():

@@ -1,17 +1,17 @@
 """Online DPO: the pairs are the policy's own samples, ranked by the reward.
 
-What Flow-GRPO's repository (2505.05470) calls `dpo`: in each group of G samples of one prompt the sample with the
-highest reward is the winner, the one with the lowest the loser. The pair then goes through the Diffusion-DPO loss
-(`diffusion_dpo.py`), noised by the forward process, so any sampler will do, and neither a gradient of the reward nor
-a log-probability is needed.
+What Flow-GRPO's repository (2505.05470) calls `dpo`: in each group of G samples of one prompt the
+sample with the highest reward is the winner, the one with the lowest the loser. The pair then goes
+through the Diffusion-DPO loss (`diffusion_dpo.py`), noised by the forward process, so any sampler
+will do, and neither a gradient of the reward nor a log-probability is needed.
 
-A group whose rewards are all equal has no winner. It is skipped, which counts as a loss of 0, and `ties` logs the
-fraction. A sample whose total lacks a reward that other samples of its group have (NaN: not applicable) is compared
-with none. Sums are divided by the number of groups, skipped ones included, so that neither micro-batches,
-accumulation nor processes change the result.
+A group whose rewards are all equal has no winner. It is skipped, which counts as a loss of 0, and
+`ties` logs the fraction. A sample whose total lacks a reward that other samples of its group have
+(NaN: not applicable) is compared with none. Sums are divided by the number of groups, skipped ones
+included, so that neither micro-batches, accumulation nor processes change the result.
 
-Cost per group and optimizer step, T sampling steps: G * T forwards, then 2 forward and backward and 2 under the
-reference for each of `timesteps` noisings.
+Cost per group and optimizer step, T sampling steps: G * T forwards, then 2 forward and backward and
+2 under the reference for each of `timesteps` noisings.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rewardft_plugins.dpo.diffusion_dpo import check_beta, preference_loss
 from rewardft_plugins.dpo.noised import Space, add_noise, interleave, pair_slices, twice
 from torch import Tensor
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Scores
 
 
@@ -51,12 +51,16 @@ class OnlineDPO:
     def __post_init__(self) -> None:
         check_beta(self.beta)
         if self.group < 2 or self.timesteps < 1:
-            raise ComponentError(f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}")
+            raise ComponentError(
+                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
+            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples = batch.repeat(self.group)
         rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
-        winner, loser, decided = choose_pairs(comparable_rewards(ctx.score(rollout, samples), self.group))
+        winner, loser, decided = choose_pairs(
+            comparable_rewards(ctx.score(rollout, samples), self.group)
+        )
         ctx.record("ties", (~decided).float())
         groups = torch.arange(len(batch), device=winner.device) * self.group
         pairs = interleave(rollout.x0[groups + winner], rollout.x0[groups + loser])
@@ -69,19 +73,23 @@ class OnlineDPO:
 
 
 def comparable_rewards(scores: Scores, group: int) -> Tensor:
-    """Totals `(groups, group)`; NaN for samples that cannot be compared with the others of their group.
+    """Totals `(groups, group)`; NaN for samples that cannot be compared with the others of their
+    group.
 
-    A reward that applies to nobody in a group is missing from all its totals alike; one that applies to some of them is
-    not, and a total without it would rank as if that reward were 0.
+    A reward that applies to nobody in a group is missing from all its totals alike; one that
+    applies to some of them is not, and a total without it would rank as if that reward were 0.
     """
-    missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(1, (-1, group))
+    missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
+        1, (-1, group)
+    )
     incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
     total = scores.total.unflatten(0, (-1, group))
     return torch.where(incomplete, torch.full_like(total, float("nan")), total)
 
 
 def choose_pairs(rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Column of the best and of the worst sample of each row `(groups,)`, and whether they differ `(groups,)` bool."""
+    """Column of the best and of the worst sample of each row `(groups,)`, and whether they differ
+    `(groups,)` bool."""
     low, high = (torch.where(rewards.isnan(), bound, rewards) for bound in (-torch.inf, torch.inf))
     best, worst = low.max(1), high.min(1)
     return best.indices, worst.indices, best.values > worst.values

@@ -1,13 +1,14 @@
 """Pairs of a better and a worse image, from folders, a JSONL file or a parquet file.
 
-    folder    winner/NAME.png and loser/NAME.png with the same NAME (any image suffix); optional NAME.txt beside the
-              winner holds the prompt
+    folder    winner/NAME.png and loser/NAME.png with the same NAME (any image suffix); optional
+              NAME.txt beside the winner holds the prompt
     .jsonl    one object per line; an image is a path relative to the file, or {"base64": "..."}
-    .parquet  one row per pair; an image is a path, encoded bytes, or a struct with `bytes` and `path` (needs pyarrow)
+    .parquet  one row per pair; an image is a path, encoded bytes, or a struct with `bytes` and
+    `path` (needs pyarrow)
 
-Other fields of a line or row that are text or numbers become columns of the batch, such as `prompt` or `label`. What
-cannot be read is a DataError that names the file and the line: nothing is skipped, and no image comes from outside
-the folder.
+Other fields of a line or row that are text or numbers become columns of the batch, such as `prompt`
+or `label`. What cannot be read is a DataError that names the file and the line: nothing is skipped,
+and no image comes from outside the folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from torch import Tensor
 from rewardft.errors import DataError
 from rewardft.testing.tiny import TinyBlobs
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError)  # what decoders raise
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+)  # what decoders raise
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Record = dict[str, Any]
 
@@ -38,21 +46,30 @@ class PreferencePairs:
 
     Args:
         path: a folder, a `.jsonl` or a `.parquet` file.
-        size: images are scaled so that the shorter side has `size` pixels, and cropped to the middle square.
+        size: images are scaled so that the shorter side has `size` pixels, and cropped to the
+            middle square.
         winner, loser: names of the fields (or sub-folders) with the images.
-        preference: a field with numbers: 1 the winner is as named, 0 the two change places, 0.5 neither was preferred
-            and the pair is left out. For Pick-a-Pic: winner jpg_0, loser jpg_1, preference label_0.
+        preference: a field with numbers: 1 the winner is as named, 0 the two change places, 0.5
+            neither was preferred and the pair is left out. For Pick-a-Pic: winner jpg_0, loser
+            jpg_1, preference label_0.
         limit: use the first `limit` pairs only.
     """
 
     provides = frozenset({"pairs"})
 
     def __init__(
-        self, path: Path, size: int = 512, winner: str = "winner", loser: str = "loser",
-        preference: str | None = None, limit: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        size: int = 512,
+        winner: str = "winner",
+        loser: str = "loser",
+        preference: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         if size < 1 or (limit is not None and limit < 1):
-            raise DataError(f"preference_pairs: size and limit must be at least 1, got {size} and {limit}")
+            raise DataError(
+                f"preference_pairs: size and limit must be at least 1, got {size} and {limit}"
+            )
         self.path, self.size, self.sides = Path(path), size, (winner, loser)
         self.root = self.path if self.path.is_dir() else self.path.parent
         records = ordered(read_records(self.path, winner, loser), self.path, self.sides, preference)
@@ -68,12 +85,17 @@ class PreferencePairs:
             name: load_image(record[side], self.root, self.size, f"{where}, {side!r}")
             for name, side in zip(("winner", "loser"), self.sides)
         }
-        rest = {k: v for k, v in record.items() if k not in self.sides and isinstance(v, (str, int, float))}
+        rest = {
+            k: v
+            for k, v in record.items()
+            if k not in self.sides and isinstance(v, (str, int, float))
+        }
         return {**rest, **images}
 
 
 class ToyPairs(TinyBlobs):
-    """The tiny model's blobs in pairs: the winner brightened, the loser darkened; also id, label and group.
+    """The tiny model's blobs in pairs: the winner brightened, the loser darkened; also id, label
+    and group.
 
     Args:
         size: number of pairs.
@@ -99,12 +121,18 @@ def read_records(path: Path, winner: str, loser: str) -> Iterator[Record]:
     if path.is_dir():
         return read_folder(path, winner, loser)
     if not path.is_file():
-        raise DataError(f"{path}: no such file or folder; expected a folder, a .jsonl or a .parquet file of pairs")
+        raise DataError(
+            f"{path}: no such file or folder; expected a folder, a .jsonl or a .parquet file of "
+            "pairs"
+        )
     if path.suffix == ".jsonl":
         return read_jsonl(path)
     if path.suffix == ".parquet":
         return read_parquet(path)
-    raise DataError(f"{path}: expected a folder, a .jsonl or a .parquet file of pairs, got the suffix {path.suffix!r}")
+    raise DataError(
+        f"{path}: expected a folder, a .jsonl or a .parquet file of pairs, got the suffix "
+        f"{path.suffix!r}"
+    )
 
 
 def read_folder(path: Path, winner: str, loser: str) -> Iterator[Record]:
@@ -112,11 +140,14 @@ def read_folder(path: Path, winner: str, loser: str) -> Iterator[Record]:
     alone = sorted(sides[winner].keys() ^ sides[loser].keys())
     if alone:
         raise DataError(
-            f"{path}: every image needs its counterpart of the same name in {winner}/ and {loser}/; "
-            f"{len(alone)} have none, the first is {alone[0]!r}"
+            f"{path}: every image needs its counterpart of the same name in {winner}/ and "
+            f"{loser}/; {len(alone)} have none, the first is {alone[0]!r}"
         )
     for name in sorted(sides[winner]):
-        record: Record = {"id": name, **{side: str(images[name].relative_to(path)) for side, images in sides.items()}}
+        record: Record = {
+            "id": name,
+            **{side: str(images[name].relative_to(path)) for side, images in sides.items()},
+        }
         prompt = sides[winner][name].with_suffix(".txt")
         if prompt.is_file():
             record["prompt"] = read_text(prompt).strip()
@@ -125,7 +156,9 @@ def read_folder(path: Path, winner: str, loser: str) -> Iterator[Record]:
 
 def images_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; a folder of pairs has one sub-folder for each side")
+        raise DataError(
+            f"{folder}: no such folder; a folder of pairs has one sub-folder for each side"
+        )
     return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
 
 
@@ -145,7 +178,10 @@ def read_jsonl(path: Path) -> Iterator[Record]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}: expected an object with two images, got {type(record).__name__}")
+            raise DataError(
+                f"{path}, line {number}: expected an object with two images, got "
+                f"{type(record).__name__}"
+            )
         yield {"id": str(number), **record}
 
 
@@ -155,7 +191,9 @@ def read_parquet(path: Path) -> Iterator[Record]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(f"{path}: reading parquet needs the package pyarrow (pip install pyarrow)") from error
+        raise DataError(
+            f"{path}: reading parquet needs the package pyarrow (pip install pyarrow)"
+        ) from error
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
@@ -167,12 +205,16 @@ def read_parquet(path: Path) -> Iterator[Record]:
 def ordered(
     records: Iterator[Record], path: Path, sides: tuple[str, str], preference: str | None
 ) -> Iterator[Record | None]:
-    """Records with the better image under the winner's name; None for pairs without a preference."""
+    """Records with the better image under the winner's name; None for pairs without a
+    preference."""
     for record in records:
-        missing = [name for name in (*sides, preference) if name is not None and record.get(name) is None]
+        missing = [
+            name for name in (*sides, preference) if name is not None and record.get(name) is None
+        ]
         if missing:
             raise DataError(
-                f"{path}, pair {record['id']!r}: the field {missing[0]!r} is missing; it has {', '.join(record)}"
+                f"{path}, pair {record['id']!r}: the field {missing[0]!r} is missing; it has "
+                f"{', '.join(record)}"
             )
         yield record if preference is None else arrange(record, path, sides, preference)
 
@@ -180,7 +222,9 @@ def ordered(
 def arrange(record: Record, path: Path, sides: tuple[str, str], preference: str) -> Record | None:
     value, (winner, loser) = record[preference], sides
     if value not in (0, 0.5, 1):
-        raise DataError(f"{path}, pair {record['id']!r}: {preference!r} must be 0, 0.5 or 1, got {value!r}")
+        raise DataError(
+            f"{path}, pair {record['id']!r}: {preference!r} must be 0, 0.5 or 1, got {value!r}"
+        )
     if value == 0.5:
         return None
     return record if value == 1 else {**record, winner: record[loser], loser: record[winner]}
@@ -207,7 +251,9 @@ def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise DataError(f"{where}: reading images needs the package pillow (pip install pillow)") from error
+        raise DataError(
+            f"{where}: reading images needs the package pillow (pip install pillow)"
+        ) from error
     data = image_bytes(source, root, where)
     try:
         with warnings.catch_warnings():
@@ -215,14 +261,17 @@ def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
             with Image.open(io.BytesIO(data)) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
     except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: not a readable image ({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{where}: not a readable image ({type(error).__name__}: {error})"
+        ) from error
     except Image.DecompressionBombWarning as error:
         raise DataError(f"{where}: refused as too large ({error})") from error
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1) / 255
 
 
 def image_bytes(source: Any, root: Path, where: str) -> bytes:
-    """Encoded bytes of an image that is given as bytes, a path, or a mapping with `bytes`, `base64` or `path`."""
+    """Encoded bytes of an image that is given as bytes, a path, or a mapping with `bytes`, `base64`
+    or `path`."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, str):
@@ -234,7 +283,10 @@ def image_bytes(source: Any, root: Path, where: str) -> bytes:
             return decode_base64(source["base64"], where)
         if isinstance(source.get("path"), str):
             return read_inside(root, source["path"], where)
-    raise DataError(f"{where}: expected a path, bytes, or an object with bytes, base64 or path; got {describe(source)}")
+    raise DataError(
+        f"{where}: expected a path, bytes, or an object with bytes, base64 or path; got "
+        f"{describe(source)}"
+    )
 
 
 def describe(source: Any) -> str:

@@ -1,19 +1,23 @@
 """SPIN-Diffusion (Yuan et al. 2024, 2402.10210): self-play against one's own previous version.
 
-The winner is an image of the data set, the loser a sample of theta_k, the policy of the previous iteration, on the
-same condition; theta_k is also the reference. Both go through the Diffusion-DPO loss (`diffusion_dpo.py`):
+The winner is an image of the data set, the loser a sample of theta_k, the policy of the previous
+iteration, on the same condition; theta_k is also the reference. Both go through the Diffusion-DPO
+loss (`diffusion_dpo.py`):
 
     inside = -beta / 2 * [ (l_data - l_sample) of theta - (l_data - l_sample) of theta_k ]
     loss   = -log sigmoid(inside)
 
-After `iteration` optimizer steps theta_k becomes the policy. The first theta_k is the policy at the start, so the
-loss is log 2 at the first step of every iteration. The released checkpoints took 500 steps per iteration, three
-iterations, learning rate 2e-5, 200 steps of warm-up, total batch 2048. Needs no reward.
+After `iteration` optimizer steps theta_k becomes the policy. The first theta_k is the policy at the
+start, so the loss is log 2 at the first step of every iteration. The released checkpoints took 500
+steps per iteration, three iterations, learning rate 2e-5, 200 steps of warm-up, total batch 2048.
+Needs no reward.
 
-Background knowledge, not taken from the released code: the exact form of the loss. The paper's loser follows the
-generated trajectory; here it is noised by the forward process with the winner's timestep and noise, like a DPO pair.
+Background knowledge, not taken from the released code: the exact form of the loss. The paper's
+loser follows the generated trajectory; here it is noised by the forward process with the winner's
+timestep and noise, like a DPO pair.
 
-theta_k is a copy of the adapter's tensors in `Context.memory`, so it survives a checkpoint to the same bits.
+theta_k is a copy of the adapter's tensors in `Context.memory`, so it survives a checkpoint to the
+same bits.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ from rewardft_plugins.dpo.noised import (
     twice,
 )
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
-from rewardft.snapshots import blend, swapped_in, take_snapshot
+from rewardft.policy.context import Context
+from rewardft.policy.snapshots import blend, swapped_in, take_snapshot
 from rewardft.types import Batch, Loss, Plan
 
 

@@ -1,8 +1,9 @@
-"""DrPose: direct reward fine-tuning of multi-view human diffusion on poses (arXiv 2603.02619), in miniature and full.
+"""DrPose: direct reward fine-tuning of multi-view human diffusion on poses (arXiv 2603.02619), in
+miniature and full.
 
-Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score` and its other forms
-`joint_regression` and `silhouette_score`, the data set `drpose15k`, the metrics `pose_judge` and `blazepose`, and the
-commands under `rewardft drpose`.
+Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score` and its
+other forms `joint_regression` and `silhouette_score`, the data set `drpose15k`, the metrics
+`pose_judge` and `blazepose`, and the commands under `rewardft drpose`.
 """
 
 from __future__ import annotations
@@ -16,59 +17,64 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rewardft import Rollout, Run
-    from rewardft.compare.records import ComparisonRecord, Section
-    from rewardft.recipe import Recipe
+    from rewardft.contracts.records import ComparisonRecord, Section
+    from rewardft.recipe.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 
 
 @hookimpl
 def register_models() -> Factories:
-    from .model import MultiviewUNet
+    from rewardft_plugins.drpose.model.multiview import MultiviewUNet
 
     return {"multiview_unet": MultiviewUNet}
 
 
 @hookimpl
 def register_samplers() -> Factories:
-    from .sampler import MultiviewDDIM
+    from rewardft_plugins.drpose.model.sampler import MultiviewDDIM
 
     return {"multiview_ddim": MultiviewDDIM}
 
 
 @hookimpl
 def register_datasets() -> Factories:
-    from .dataset import Drpose15k
+    from rewardft_plugins.drpose.data.dataset import Drpose15k
 
     return {"drpose15k": Drpose15k}
 
 
 @hookimpl
 def register_rewards() -> Factories:
-    from .pose_score import PoseScore
-    from .reward_forms import JointRegression, SilhouetteScore
+    from rewardft_plugins.drpose.rewards.forms import JointRegression, SilhouetteScore
+    from rewardft_plugins.drpose.rewards.pose_score import PoseScore
 
-    return {"pose_score": PoseScore, "joint_regression": JointRegression, "silhouette_score": SilhouetteScore}
+    return {
+        "pose_score": PoseScore,
+        "joint_regression": JointRegression,
+        "silhouette_score": SilhouetteScore,
+    }
 
 
 @hookimpl
 def register_metrics() -> Factories:
-    from .blazepose import BlazePoseJudge
-    from .judge import PoseJudge
+    from rewardft_plugins.drpose.judges.blazepose import BlazePoseJudge
+    from rewardft_plugins.drpose.judges.pose_judge import PoseJudge
 
     return {"pose_judge": PoseJudge, "blazepose": BlazePoseJudge}
 
 
 @hookimpl
 def register_commands() -> Factories:
-    from .commands import app
+    from rewardft_plugins.drpose.commands.app import app
 
     return {"drpose": app}
 
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterable[str]:
-    """What only this plugin can know: the judge compares with the rendered truth, so evaluation needs targets."""
+    """What only this plugin can know: the judge compares with the rendered truth, so evaluation
+    needs targets."""
     judged = any(metric.use.casefold() == "pose_judge" for metric in recipe.evaluate.metrics)
     targets = {**recipe.data.options, **recipe.evaluate.data}.get("targets", False)
     if judged and not targets:
@@ -78,7 +84,7 @@ def check_recipe(recipe: Recipe) -> Iterable[str]:
 @hookimpl
 def on_evaluation_end(run: Run, step: int, rollout: Rollout | None) -> None:
     """Paint the last evaluated samples, so that what the figures say can be looked at."""
-    from .pictures import save_samples
+    from rewardft_plugins.drpose.pictures import save_samples
 
     if run.is_main and rollout is not None:
         save_samples(run.folder / "samples" / f"step-{step:08d}.png", rollout)
@@ -86,6 +92,6 @@ def on_evaluation_end(run: Run, step: int, rollout: Rollout | None) -> None:
 
 @hookimpl
 def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
-    from .report import report_sections as sections
+    from rewardft_plugins.drpose.report.sections import report_sections as sections
 
     return sections(record, folder)

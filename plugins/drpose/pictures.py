@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw
+from rewardft_plugins.drpose.model.sampler import split_domains
 from torch import Tensor
-
-from .sampler import split_domains
 
 if TYPE_CHECKING:
     from rewardft import Rollout
@@ -34,14 +33,21 @@ def strip(views: Tensor) -> Tensor:
 def save_samples(path: Path, rollout: Rollout, count: int = 4) -> None:
     """Normals and colours of up to `count` samples, two strips each."""
     pixels = rollout.decoded[:count].detach().float().cpu()
-    rows = [strip(unmirror(domain[i])) for i in range(len(pixels)) for domain in split_domains(pixels)]
+    rows = [
+        strip(unmirror(domain[i])) for i in range(len(pixels)) for domain in split_domains(pixels)
+    ]
     save_png(path, torch.cat(rows, dim=-2))
 
 
 def save_comparison(
-    path: Path, condition: Tensor, rows: Sequence[tuple[str, Tensor]], scale: int = 2, label_width: int = 64
+    path: Path,
+    condition: Tensor,
+    rows: Sequence[tuple[str, Tensor]],
+    scale: int = 2,
+    label_width: int = 64,
 ) -> None:
-    """One block per sample: the condition image, then a labelled strip of six normal views for each of `rows`.
+    """One block per sample: the condition image, then a labelled strip of six normal views for each
+    of `rows`.
 
     Args:
         condition: `(n, 3, s, s)` in [0, 1].
@@ -52,7 +58,11 @@ def save_comparison(
     for i in range(len(condition)):
         for j, (label, views) in enumerate(rows):
             left = condition[i] if j == len(rows) // 2 else torch.ones_like(condition[i])
-            blocks.append(torch.cat([caption(label, label_width, side), left, strip(unmirror(views[i]))], dim=-1))
+            blocks.append(
+                torch.cat(
+                    [caption(label, label_width, side), left, strip(unmirror(views[i]))], dim=-1
+                )
+            )
         blocks.append(torch.ones(3, side // 8, blocks[0].shape[-1]))
     save_png(path, torch.cat(blocks[:-1], dim=-2), scale)
 
@@ -61,7 +71,12 @@ def caption(text: str, width: int, height: int) -> Tensor:
     """`(3, height, width)`: dark text on white."""
     image = Image.new("RGB", (width, height), "white")
     ImageDraw.Draw(image).text((4, height // 2 - 5), text, fill=(40, 40, 40))
-    return torch.tensor(list(image.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1) / 255
+    return (
+        torch.tensor(list(image.tobytes()), dtype=torch.uint8)
+        .view(height, width, 3)
+        .permute(2, 0, 1)
+        / 255
+    )
 
 
 def save_png(path: Path, image: Tensor, scale: int = 2) -> None:
@@ -69,7 +84,9 @@ def save_png(path: Path, image: Tensor, scale: int = 2) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     picture = Image.fromarray(array)
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    picture = picture.resize(
+        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
+    )
     temporary = path.with_suffix(".tmp.png")
     picture.save(temporary)
     temporary.replace(path)

@@ -25,9 +25,12 @@ def locate(weights: str | os.PathLike[str], kind: str) -> Path:
     """
     folder = ASSETS / kind if weights == SHIPPED else Path(weights).expanduser()
     if not folder.is_dir():
-        hint = f"; this installation of the plugin lacks them ({ASSETS})" if weights == SHIPPED else ""
+        hint = (
+            f"; this installation of the plugin lacks them ({ASSETS})" if weights == SHIPPED else ""
+        )
         raise ComponentError(
-            f"expected a folder with the {kind} weights, got {str(weights)!r}, which is no folder{hint}. "
+            f"expected a folder with the {kind} weights, got {str(weights)!r}, which is no "
+            f"folder{hint}. "
             f'Give the path of a saved folder, or "{SHIPPED}".'
         )
     return folder
@@ -38,7 +41,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ComponentError(f"{path} is missing; is {str(path.parent)!r} a folder of saved weights?") from None
+        raise ComponentError(
+            f"{path} is missing; is {str(path.parent)!r} a folder of saved weights?"
+        ) from None
     except json.JSONDecodeError as error:
         raise ComponentError(f"{path} is no valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -51,22 +56,36 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, as float32. Raises `ComponentError` when it is missing, damaged or another format."""
+    """Read a safetensors file, as float32. Raises `ComponentError` when it is missing, damaged or
+    another format."""
     if path.suffix != ".safetensors":
-        raise ComponentError(f"{path}: weights are read from .safetensors files only, which cannot run code")
+        raise ComponentError(
+            f"{path}: weights are read from .safetensors files only, which cannot run code"
+        )
     if not path.is_file():
-        raise ComponentError(f"{path} is missing; is {str(path.parent)!r} a folder of saved weights?")
+        raise ComponentError(
+            f"{path} is missing; is {str(path.parent)!r} a folder of saved weights?"
+        )
     try:
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own SafetensorError, or OSError
-        raise ComponentError(f"{path} cannot be read as safetensors (truncated?): {error}") from error
-    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+        raise ComponentError(
+            f"{path} cannot be read as safetensors (truncated?): {error}"
+        ) from error
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
-    """Write a safetensors file under a temporary name and rename it. half: floating point as float16."""
+    """Write a safetensors file under a temporary name and rename it. half: floating point as
+    float16."""
     kept = {
-        name: (value.half() if half and value.is_floating_point() else value).detach().cpu().contiguous()
+        name: (value.half() if half and value.is_floating_point() else value)
+        .detach()
+        .cpu()
+        .contiguous()
         for name, value in tensors.items()
     }
     temporary = path.with_suffix(".tmp")
@@ -74,7 +93,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = Fal
     os.replace(temporary, path)
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, may_lack: tuple[str, ...] = ()) -> None:
+def load_into(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, may_lack: tuple[str, ...] = ()
+) -> None:
     """Load `tensors` into `module`, strictly.
 
     may_lack: parts of names that `source` may leave out (they keep their initial values).
@@ -86,7 +107,9 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, 
         for name in wanted
         if name not in tensors and not any(part in name for part in may_lack)
     ]
-    problems += [f"unexpected {name}.{did_you_mean(name, wanted)}" for name in tensors if name not in wanted]
+    problems += [
+        f"unexpected {name}.{did_you_mean(name, wanted)}" for name in tensors if name not in wanted
+    ]
     problems += [
         f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(wanted[name].shape)}"
         for name in wanted
@@ -94,7 +117,9 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str, *, 
     ]
     if problems:
         shown = problems[:8] + ([f"... and {len(problems) - 8} more"] if len(problems) > 8 else [])
-        raise ComponentError(f"{source} does not fit the model:\n" + "\n".join(f"  - {line}" for line in shown))
+        raise ComponentError(
+            f"{source} does not fit the model:\n" + "\n".join(f"  - {line}" for line in shown)
+        )
     module.load_state_dict(dict(tensors), strict=False)
 
 

@@ -2,9 +2,10 @@
 
     x' = (1 - s') x0 + sqrt(s'^2 - g^2) epsilon + g noise,   g = s' sin(eta pi / 2)
 
-Part of the predicted noise is replaced by fresh noise, as in DDIM, so that the total noise is that of level s' at
-every step, however few the steps; the last step is deterministic. The authors' code leaves the constants out of the
-log-probability (no division by 2 g^2); here it is that of the Gaussian, so that ratios are ratios of densities.
+Part of the predicted noise is replaced by fresh noise, as in DDIM, so that the total noise is that
+of level s' at every step, however few the steps; the last step is deterministic. The authors' code
+leaves the constants out of the log-probability (no division by 2 g^2); here it is that of the
+Gaussian, so that ratios are ratios of densities.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class CPS(StochasticFlow):
         shift: timestep shift; None takes the model's own.
     """
 
-    def __init__(self, steps: int = 10, noise_level: float = 0.8, shift: float | None = None) -> None:
+    def __init__(
+        self, steps: int = 10, noise_level: float = 0.8, shift: float | None = None
+    ) -> None:
         if noise_level > 1:
             raise ComponentError(f"cps: expected noise_level within [0, 1], got {noise_level}")
         super().__init__(steps, noise_level, shift)

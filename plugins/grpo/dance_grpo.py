@@ -1,8 +1,8 @@
 """DanceGRPO (Xue et al. 2025, 2505.07818): GRPO on the sampler `dance_sde`.
 
-Defaults of the authors' code for FLUX: groups of 12 that start from the same noise, mean and standard deviation of
-the own group, clip 1e-4, advantages clipped to +-5, a random 0.6 of the steps trained, no KL, 16 steps with eta 0.3
-and shift 3, lr 1e-5.
+Defaults of the authors' code for FLUX: groups of 12 that start from the same noise, mean and
+standard deviation of the own group, clip 1e-4, advantages clipped to +-5, a random 0.6 of the steps
+trained, no KL, 16 steps with eta 0.3 and shift 3, lr 1e-5.
 """
 
 from __future__ import annotations
@@ -13,13 +13,28 @@ from .grpo import GRPO
 
 
 def dance_grpo(
-    group_size: int = 12, std: Literal["global", "group"] = "group", clip: float = 1e-4, advantage_clip: float = 5.0,
-    aggregate: Literal["reward", "advantage"] = "reward", shared_noise: bool = True, updates: int = 1,
-    inner_epochs: int = 1, timestep_fraction: float = 0.6,
-) -> GRPO:  # fmt: skip
-    """DanceGRPO: shared initial noise, a random part of the steps; goes with the sampler `dance_sde`."""
+    group_size: int = 12,
+    std: Literal["global", "group"] = "group",
+    clip: float = 1e-4,
+    advantage_clip: float = 5.0,
+    aggregate: Literal["reward", "advantage"] = "reward",
+    shared_noise: bool = True,
+    updates: int = 1,
+    inner_epochs: int = 1,
+    timestep_fraction: float = 0.6,
+) -> GRPO:
+    """DanceGRPO: shared initial noise, a random part of the steps; goes with the sampler
+    `dance_sde`."""
     return GRPO(
-        group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs, timestep_fraction
+        group_size,
+        std,
+        clip,
+        advantage_clip,
+        aggregate,
+        shared_noise,
+        updates,
+        inner_epochs,
+        timestep_fraction,
     )
 
 

@@ -1,15 +1,18 @@
-"""DPM-Solver++(2M), midpoint form (Lu et al. 2022, 2211.01095, algorithm 2): a fast deterministic sampler.
+"""DPM-Solver++(2M), midpoint form (Lu et al. 2022, 2211.01095, algorithm 2): a fast deterministic
+sampler.
 
-With x = alpha x0 + sigma epsilon, lambda = log(alpha / sigma), h = lambda' - lambda and the x0 estimates of this step
-and the one before,
+With x = alpha x0 + sigma epsilon, lambda = log(alpha / sigma), h = lambda' - lambda and the x0
+estimates of this step and the one before,
 
-    D  = x0 + h / (2 h_before) (x0 - x0_before),     x' = sigma'/sigma x + (alpha' - alpha sigma'/sigma) D
+    D  = x0 + h / (2 h_before) (x0 - x0_before),     x' = sigma'/sigma x + (alpha' - alpha
+    sigma'/sigma) D
 
-where alpha' - alpha sigma'/sigma = -alpha' (e^-h - 1). The first step, and a step from or to an infinite lambda, is of
-first order. Variance-preserving models (betas) and flow-matching models (alpha = 1 - s, sigma = s) alike.
+where alpha' - alpha sigma'/sigma = -alpha' (e^-h - 1). The first step, and a step from or to an
+infinite lambda, is of first order. Variance-preserving models (betas) and flow-matching models
+(alpha = 1 - s, sigma = s) alike.
 
-The step before is part of the state, so this is not a `differentiable_sampler`; it suits evaluation and the algorithms
-that learn from finished samples. It draws no noise and has no log-probabilities.
+The step before is part of the state, so this is not a `differentiable_sampler`; it suits evaluation
+and the algorithms that learn from finished samples. It draws no noise and has no log-probabilities.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ class DPMSolver:
     provides = frozenset({"renoise"})
     needs = frozenset({"denoiser"})
 
-    def __init__(self, steps: int = 20, spacing: str | None = None, shift: float | None = None) -> None:
+    def __init__(
+        self, steps: int = 20, spacing: str | None = None, shift: float | None = None
+    ) -> None:
         if steps < 1:
             raise ComponentError(f"dpmsolver++: expected steps >= 1, got {steps}")
         self.steps, self.spacing, self.shift = steps, spacing, shift
@@ -56,7 +61,10 @@ class DPMSolver:
             schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
             self.kind = check_prediction_type(model.scheduler.config.prediction_type)
             self.timesteps: list[int] | list[float] = schedule.timesteps
-            self.alphas, self.sigmas = [a**0.5 for a in schedule.alphas], [(1 - a) ** 0.5 for a in schedule.alphas]
+            self.alphas, self.sigmas = (
+                [a**0.5 for a in schedule.alphas],
+                [(1 - a) ** 0.5 for a in schedule.alphas],
+            )
         else:
             grid = FlowEuler(self.steps, self.shift)
             grid.setup(model)
@@ -64,13 +72,17 @@ class DPMSolver:
             self.alphas, self.sigmas = [1 - s for s in grid.sigmas], grid.sigmas
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
-        rollout = Rollout(cond=cond, noise=noise, plan=plan, decoder=model.decode, info={ESTIMATES: {}})
+        rollout = Rollout(
+            cond=cond, noise=noise, plan=plan, decoder=model.decode, info={ESTIMATES: {}}
+        )
         with torch.no_grad():
             state = noise.draw("initial", model.sample_shape(cond))
             last = Transition(state=state, next=state)
             for k in range(plan.stop):
                 before = last.x0
-                last = self.step(k, last.next, call_network(self, model, k, last.next, cond), before)
+                last = self.step(
+                    k, last.next, call_network(self, model, k, last.next, cond), before
+                )
                 if k in plan.keep:
                     keep_step(rollout, k, last)
                     rollout.info[ESTIMATES][k] = before
@@ -84,10 +96,13 @@ class DPMSolver:
         state = rollout.states[k].detach()
         if input_gradient and torch.is_grad_enabled():
             state = state.requires_grad_(True)
-        return self.step(k, state, call_network(self, model, k, state, rollout.cond), rollout.info[ESTIMATES][k])
+        return self.step(
+            k, state, call_network(self, model, k, state, rollout.cond), rollout.info[ESTIMATES][k]
+        )
 
     def step(self, k: int, state: Tensor, output: Tensor, before: Tensor | None) -> Transition:
-        """Step k from a state, the network's output and the x0 estimate of the step before (None: first order)."""
+        """Step k from a state, the network's output and the x0 estimate of the step before (None:
+        first order)."""
         alpha, sigma, alpha_next, sigma_next = *self.level(k), *self.level(k + 1)
         if self.kind == "flow":
             x0, epsilon = state - sigma * output, state + (1 - sigma) * output
@@ -98,7 +113,9 @@ class DPMSolver:
         ratio = sigma_next / sigma
         after = ratio * state + (alpha_next - alpha * ratio) * data
         zero = torch.zeros((), dtype=state.dtype, device=state.device)
-        return Transition(state, next=after, output=output, mean=after, std=zero, x0=x0, epsilon=epsilon)
+        return Transition(
+            state, next=after, output=output, mean=after, std=zero, x0=x0, epsilon=epsilon
+        )
 
     def level(self, k: int) -> tuple[float, float]:
         return self.alphas[k], self.sigmas[k]

@@ -1,13 +1,15 @@
 """Flow-GRPO (Liu et al. 2025, 2505.05470): GRPO on the sampler `flow_sde`.
 
-Defaults of the authors' code: groups of 24, group mean, standard deviation of the whole batch (+ 1e-4), clip 1e-4 on
-log-probabilities averaged over dimensions, advantages clipped to +-5, 2 updates per batch, 10 steps in training and
-40 in evaluation, noise level 0.7, guidance 4.5, LoRA rank 32 and alpha 64, lr 3e-4. It trains the first int(0.99 T)
-steps, all but the last; here `timestep_fraction` draws steps at random.
+Defaults of the authors' code: groups of 24, group mean, standard deviation of the whole batch (+
+1e-4), clip 1e-4 on log-probabilities averaged over dimensions, advantages clipped to +-5, 2 updates
+per batch, 10 steps in training and 40 in evaluation, noise level 0.7, guidance 4.5, LoRA rank 32
+and alpha 64, lr 3e-4. It trains the first int(0.99 T) steps, all but the last; here
+`timestep_fraction` draws steps at random.
 
-The KL weight beta there (0.04 for GenEval and OCR, 0.01 for PickScore) goes with mean((mean - mean_ref)^2) / (2 g^2).
-`{use: kl, form: gaussian}` divides by 2 g^2 |D|, the variance of a step of width D, which makes it the divergence of
-the densities. The same pull therefore has `weight: beta * |D|`, for 10 equal steps a tenth of beta.
+The KL weight beta there (0.04 for GenEval and OCR, 0.01 for PickScore) goes with mean((mean -
+mean_ref)^2) / (2 g^2). `{use: kl, form: gaussian}` divides by 2 g^2 |D|, the variance of a step of
+width D, which makes it the divergence of the densities. The same pull therefore has `weight: beta *
+|D|`, for 10 equal steps a tenth of beta.
 """
 
 from __future__ import annotations
@@ -18,12 +20,28 @@ from .grpo import GRPO
 
 
 def flow_grpo(
-    group_size: int = 24, std: Literal["global", "group"] = "global", clip: float = 1e-4, advantage_clip: float = 5.0,
-    aggregate: Literal["reward", "advantage"] = "reward", updates: int = 2, inner_epochs: int = 1,
+    group_size: int = 24,
+    std: Literal["global", "group"] = "global",
+    clip: float = 1e-4,
+    advantage_clip: float = 5.0,
+    aggregate: Literal["reward", "advantage"] = "reward",
+    updates: int = 2,
+    inner_epochs: int = 1,
     timestep_fraction: float = 1.0,
-) -> GRPO:  # fmt: skip
-    """Flow-GRPO: batch-wide standard deviation, two updates per batch; goes with the sampler `flow_sde`."""
-    return GRPO(group_size, std, clip, advantage_clip, aggregate, False, updates, inner_epochs, timestep_fraction)
+) -> GRPO:
+    """Flow-GRPO: batch-wide standard deviation, two updates per batch; goes with the sampler
+    `flow_sde`."""
+    return GRPO(
+        group_size,
+        std,
+        clip,
+        advantage_clip,
+        aggregate,
+        False,
+        updates,
+        inner_epochs,
+        timestep_fraction,
+    )
 
 
 flow_grpo.needs = GRPO.needs  # type: ignore[attr-defined]

@@ -4,8 +4,8 @@ With Euler-Maruyama steps of width D < 0, as in the authors' code:
 
     x' = x (1 + g^2 / (2 s) D) + v (1 + g^2 (1 - s) / (2 s)) D + g sqrt(-D) noise
 
-which is x + (v + g^2 / (2 s) (x + (1 - s) v)) D + ..., since epsilon = x + (1 - s) v. At s = 1, where g is infinite,
-the denominator takes the next noise level.
+which is x + (v + g^2 / (2 s) (x + (1 - s) v)) D + ..., since epsilon = x + (1 - s) v. At s = 1,
+where g is infinite, the denominator takes the next noise level.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class FlowSDE(StochasticFlow):
         shift: timestep shift; None takes the model's own.
     """
 
-    def __init__(self, steps: int = 10, noise_level: float = 0.7, shift: float | None = None) -> None:
+    def __init__(
+        self, steps: int = 10, noise_level: float = 0.7, shift: float | None = None
+    ) -> None:
         super().__init__(steps, noise_level, shift)
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:

@@ -1,13 +1,15 @@
 """GRPO over denoising steps: several samples per prompt, each judged against its group.
 
-    A_i = (r_i - mean of its group) / std                                                  Flow-GRPO, 2505.05470
-    loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ] + weight * KL(p || p_ref)
+    A_i = (r_i - mean of its group) / std
+    Flow-GRPO, 2505.05470 loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ] + weight * KL(p ||
+    p_ref)
 
-The family is one algorithm whose papers differ in their defaults and samplers; see `flow_grpo.py`, `dance_grpo.py`
-and `mix_grpo.py`. On its own it suits U-Nets with DDIM (eta > 0) too. A group without variance says nothing: its
-samples are left out, penalties included, and counted as `groups_without_variance`. The KL is the recipe's
-regularizer: `{use: kl, form: gaussian}` is the divergence of the transition densities, mean((mean - mean_ref)^2) / (2
-std^2).
+The family is one algorithm whose papers differ in their defaults and samplers; see `flow_grpo.py`,
+`dance_grpo.py` and `mix_grpo.py`. On its own it suits U-Nets with DDIM (eta > 0) too. A group
+without variance says nothing: its samples are left out, penalties included, and counted as
+    `groups_without_variance`. The KL is the recipe's
+regularizer: `{use: kl, form: gaussian}` is the divergence of the transition densities, mean((mean -
+mean_ref)^2) / (2 std^2).
 
 Cost per sample: as DDPO; group_size samples per item of a batch.
 """
@@ -22,9 +24,15 @@ import torch
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss, Scores
+from rewardft.algorithms.policy_gradient import (
+    Schedule,
+    clipped_ratio_loss,
+    group_advantages,
+    learn,
+    roll_out,
+)
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
-from rewardft.policy_gradient import Schedule, clipped_ratio_loss, group_advantages, learn, roll_out
 
 
 class GRPO:
@@ -32,12 +40,14 @@ class GRPO:
 
     Args:
         group_size: G >= 2 samples per item of a batch.
-        std: divide by the standard deviation of all rewards of the batch (`global`) or of the own group (`group`).
+        std: divide by the standard deviation of all rewards of the batch (`global`) or of the own
+            group (`group`).
         clip: e, the half-width of the clip range of the ratio.
         advantage_clip: advantages are clamped to [-advantage_clip, advantage_clip].
-        aggregate: normalise the weighted sum of the rewards (`reward`), or each reward by itself and sum the weighted
-            advantages (`advantage`).
-        shared_noise: the samples of a group start from the same noise; they differ by the noise of the steps alone.
+        aggregate: normalise the weighted sum of the rewards (`reward`), or each reward by itself
+            and sum the weighted advantages (`advantage`).
+        shared_noise: the samples of a group start from the same noise; they differ by the noise of
+            the steps alone.
         updates: optimizer steps per batch; each part has members of every group.
         inner_epochs: passes over each batch.
         timestep_fraction: part of the steps, drawn at random for every update, that learns.
@@ -59,10 +69,14 @@ class GRPO:
     ) -> None:
         if group_size < 2 or clip <= 0 or advantage_clip <= 0:
             raise ComponentError(
-                f"expected group_size >= 2, clip > 0 and advantage_clip > 0, got group_size={group_size}, "
-                f"clip={clip}, advantage_clip={advantage_clip}"
+                "expected group_size >= 2, clip > 0 and advantage_clip > 0, got "
+                f"group_size={group_size}, clip={clip}, advantage_clip={advantage_clip}"
             )
-        self.group_size, self.advantage_clip, self.shared_noise = group_size, advantage_clip, shared_noise
+        self.group_size, self.advantage_clip, self.shared_noise = (
+            group_size,
+            advantage_clip,
+            shared_noise,
+        )
         self.std, self.aggregate = std, aggregate
         self.surrogate = partial(clipped_ratio_loss, clip=clip)
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
@@ -80,7 +94,9 @@ class GRPO:
             terms = [(1.0, scores.total)]
         else:  # a reward that does not apply to a sample (NaN) adds nothing to it, as in the total
             terms = [(r.weight, scores.by_name[r.name].nan_to_num(0.0)) for r in ctx.rewards]
-        parts = [(w, *group_advantages(ctx, values, self.group_size, self.std)) for w, values in terms]
+        parts = [
+            (w, *group_advantages(ctx, values, self.group_size, self.std)) for w, values in terms
+        ]
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
         kept = torch.stack([k for _, _, k in parts]).any(0)
         return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept
@@ -106,4 +122,6 @@ class GroupNoise(Noise):
     def draw(self, stream: str, shape: Sequence[int]) -> Tensor:
         if stream != "initial":
             return super().draw(stream, shape)
-        return Noise(self.seed, self.groups, self.epochs, self.device, self.dtype).draw(stream, shape)
+        return Noise(self.seed, self.groups, self.epochs, self.device, self.dtype).draw(
+            stream, shape
+        )

@@ -1,11 +1,14 @@
-"""MixGRPO (Li et al. 2025, 2507.21802): noise and learning inside a sliding window of steps, the ODE elsewhere.
+"""MixGRPO (Li et al. 2025, 2507.21802): noise and learning inside a sliding window of steps, the
+ODE elsewhere.
 
-Ratios and penalties are taken at the window's steps alone. The window moves by one step every 25 batches and returns
-to the start when it has reached the end (`progressive`), or is drawn anew for every optimizer step (`random`); the
-paper's decaying intervals are left out. Defaults of the authors' code for FLUX: 25 steps, window 4, eta 0.7 with
-Flow-GRPO's diffusion, groups of 12, no KL, lr 1e-5, advantages normalised per reward before they are summed.
+Ratios and penalties are taken at the window's steps alone. The window moves by one step every 25
+batches and returns to the start when it has reached the end (`progressive`), or is drawn anew for
+every optimizer step (`random`); the paper's decaying intervals are left out. Defaults of the
+authors' code for FLUX: 25 steps, window 4, eta 0.7 with Flow-GRPO's diffusion, groups of 12, no KL,
+    lr 1e-5, advantages normalised per reward before they are summed.
 
-Denoiser calls per sample: T forwards to roll out, a forward and a backward for each of the window's steps.
+Denoiser calls per sample: T forwards to roll out, a forward and a backward for each of the window's
+    steps.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class MixGRPO:
         window: number of stochastic steps w, at most the sampler's T.
         shift_every: batches after which the window moves by one step.
         strategy: `progressive` or `random`.
-        group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs: as in `grpo`.
+        group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs: as in
+        `grpo`.
     """
 
     needs = frozenset({"log_prob", "sde_window"})
@@ -50,9 +54,13 @@ class MixGRPO:
         inner_epochs: int = 1,
     ) -> None:
         if window < 1 or shift_every < 1:
-            raise ComponentError(f"expected window >= 1 and shift_every >= 1, got {window} and {shift_every}")
+            raise ComponentError(
+                f"expected window >= 1 and shift_every >= 1, got {window} and {shift_every}"
+            )
         self.window, self.shift_every, self.strategy = window, shift_every, strategy
-        self.grpo = GRPO(group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs)
+        self.grpo = GRPO(
+            group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs
+        )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         start = self.draw_start(ctx)
@@ -61,13 +69,17 @@ class MixGRPO:
         try:
             yield from self.grpo.losses(ctx, batch)
         finally:
-            ctx.sampler.window = None  # evaluations draw noise at every step, before, during and after training
+            ctx.sampler.window = (
+                None  # evaluations draw noise at every step, before, during and after training
+            )
 
     def draw_start(self, ctx: Context) -> int:
         """The first step of this batch's window."""
         places = ctx.sampler.steps - self.window + 1
         if places < 1:
-            raise ComponentError(f"window {self.window} is more than the sampler's {ctx.sampler.steps} steps")
+            raise ComponentError(
+                f"window {self.window} is more than the sampler's {ctx.sampler.steps} steps"
+            )
         if self.strategy == "random":
             return ctx.rng.randrange(places)
         batches = ctx.memory.get(KEY, 0)

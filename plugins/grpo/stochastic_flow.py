@@ -1,8 +1,9 @@
-"""What the stochastic flow-matching samplers share: the grid of noise levels, and a window outside which they are ODEs.
+"""What the stochastic flow-matching samplers share: the grid of noise levels, and a window outside
+which they are ODEs.
 
-Notation: s from 1 (noise) to 0 (data), x_s = (1 - s) x0 + s epsilon, v = epsilon - x0 the network's output, D = s' -
-s < 0 the step. The score is -epsilon / s, so every SDE x' = x + (v - g^2 score / 2) D + g sqrt(-D) noise keeps the
-marginals of the ODE x' = x + v D in the limit of small steps.
+Notation: s from 1 (noise) to 0 (data), x_s = (1 - s) x0 + s epsilon, v = epsilon - x0 the network's
+output, D = s' - s < 0 the step. The score is -epsilon / s, so every SDE x' = x + (v - g^2 score /
+2) D + g sqrt(-D) noise keeps the marginals of the ODE x' = x + v D in the limit of small steps.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class StochasticFlow:
     """A chain of steps N(mean, std^2 I) on the grid of `flow_euler`; a sampler adds `step`.
 
-    window: the steps that draw noise; the others are Euler steps of the ODE, without a density. None: all steps. An
-        algorithm may set it before a rollout, and leaves it at None.
+    window: the steps that draw noise; the others are Euler steps of the ODE, without a density.
+        None: all steps. An algorithm may set it before a rollout, and leaves it at None.
     """
 
     provides = frozenset({"differentiable_sampler", "renoise"})
@@ -32,14 +33,18 @@ class StochasticFlow:
 
     def __init__(self, steps: int, noise_level: float, shift: float | None) -> None:
         if steps < 1 or noise_level < 0:
-            raise ComponentError(f"expected steps >= 1 and noise_level >= 0, got {steps} and {noise_level}")
+            raise ComponentError(
+                f"expected steps >= 1 and noise_level >= 0, got {steps} and {noise_level}"
+            )
         self.steps, self.noise_level = steps, noise_level
         self.ode = FlowEuler(steps, shift)
         self.window: frozenset[int] | None = None
 
     @staticmethod
     def tags(noise_level: float = 1.0, **_: Any) -> frozenset[str]:
-        return frozenset({"stochastic", "log_prob", "sde_window"}) if noise_level > 0 else frozenset()
+        return (
+            frozenset({"stochastic", "log_prob", "sde_window"}) if noise_level > 0 else frozenset()
+        )
 
     def setup(self, model: Any) -> None:
         self.ode.setup(model)
@@ -62,14 +67,18 @@ class StochasticFlow:
         return gaussian_step(k, state, output, mean, std, euler.x0, euler.epsilon, noise, taken)
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:
-        """Mean and standard deviation of the next state, given the network's view of the clean sample and the noise."""
+        """Mean and standard deviation of the next state, given the network's view of the clean
+        sample and the noise."""
         raise NotImplementedError
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
         return self.ode.renoise(x0, k, noise)
 
-    def langevin(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor, g: float) -> tuple[Tensor, float]:
-        """An Euler-Maruyama step of the SDE with diffusion g: x' = x + (v - g^2 score / 2) D + g sqrt(-D) noise."""
+    def langevin(
+        self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor, g: float
+    ) -> tuple[Tensor, float]:
+        """An Euler-Maruyama step of the SDE with diffusion g: x' = x + (v - g^2 score / 2) D + g
+        sqrt(-D) noise."""
         s, delta = self.sigmas[k], self.sigmas[k + 1] - self.sigmas[k]
         score = -epsilon / s
         return state + (epsilon - x0 - 0.5 * g**2 * score) * delta, g * (-delta) ** 0.5

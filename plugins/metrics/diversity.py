@@ -20,14 +20,16 @@ CHUNK = 256  # rows of a block of distances: 256 x 256 numbers are in memory at 
 
 
 class Diversity:
-    """Mean distance of two different samples: over all pairs, and over the pairs that share a condition.
+    """Mean distance of two different samples: over all pairs, and over the pairs that share a
+    condition.
 
-    Values: `SPACE` over all pairs, and `SPACE_within_group`: the mean over groups of at least two samples of the mean
-    within the group. Both are unbiased for two independent draws, whatever the number of samples, and do not depend on
-    the order of the batches.
+    Values: `SPACE` over all pairs, and `SPACE_within_group`: the mean over groups of at least two
+    samples of the mean within the group. Both are unbiased for two independent draws, whatever the
+    number of samples, and do not depend on the order of the batches.
 
     Spaces:
-        latents: x0, root mean squared difference (the Euclidean distance over the root of the dimension).
+        latents: x0, root mean squared difference (the Euclidean distance over the root of the
+            dimension).
         pixels: the same of decoded samples, whatever their shape.
         features: cosine distance, in [0, 2], of a vision model's features; for pictures.
 
@@ -35,7 +37,8 @@ class Diversity:
 
     Args:
         spaces: which of latents and pixels; null: both.
-        features: folder of a transformers vision model with its `preprocessor_config.json`; adds the space `features`.
+        features: folder of a transformers vision model with its `preprocessor_config.json`; adds
+            the space `features`.
         group_by: the batch's column of conditions; null: `group`, else `prompt`, else no groups.
     """
 
@@ -47,7 +50,9 @@ class Diversity:
         features: Path | None = None,
         group_by: str | None = None,
     ) -> None:
-        self.spaces: list[str] = ["latents", "pixels"] if spaces is None else list(dict.fromkeys(spaces))
+        self.spaces: list[str] = (
+            ["latents", "pixels"] if spaces is None else list(dict.fromkeys(spaces))
+        )
         self.group_by = group_by
         self.extractor: FeatureExtractor | None = None
         if features is not None:
@@ -56,7 +61,9 @@ class Diversity:
             self.extractor = FeatureExtractor(features)
             self.spaces.append("features")
         if not self.spaces:
-            raise ComponentError("diversity has nothing to measure: name a space, or a folder in `features`")
+            raise ComponentError(
+                "diversity has nothing to measure: name a space, or a folder in `features`"
+            )
         self.reset()
 
     def reset(self) -> None:
@@ -89,8 +96,8 @@ class Diversity:
         if not isinstance(value, Tensor):
             what = "finished samples" if space == "latents" else "decoded samples"
             raise ComponentError(
-                f"diversity: the space {space!r} needs {what} that are tensors, got {type(value).__name__}. Leave it "
-                f"out with the option `spaces`."
+                f"diversity: the space {space!r} needs {what} that are tensors, got "
+                f"{type(value).__name__}. Leave it out with the option `spaces`."
             )
         return value
 
@@ -102,7 +109,8 @@ def groups_of(batch: Batch, column: str | None) -> list[Any]:
     """
     if column is not None and column not in batch:
         raise ComponentError(
-            f"diversity: group_by names the column {column!r}, and the data set gives only: {', '.join(batch.columns)}"
+            f"diversity: group_by names the column {column!r}, and the data set gives only: "
+            f"{', '.join(batch.columns)}"
         )
     name = column or next((name for name in ("group", "prompt") if name in batch), None)
     if name is None:
@@ -121,11 +129,14 @@ def by_group(groups: Sequence[Any]) -> list[list[int]]:
 
 
 def mean_distance(vectors: Tensor, distances: Distances) -> float:
-    """Mean over the pairs i < j of `(n, d)` vectors, summed in float64; NaN for fewer than two vectors."""
+    """Mean over the pairs i < j of `(n, d)` vectors, summed in float64; NaN for fewer than two
+    vectors."""
     count = len(vectors)
     if count < 2:
         return float("nan")
-    total = sum(float(distances(a, b).double().triu(diagonal).sum()) for a, b, diagonal in blocks(vectors))
+    total = sum(
+        float(distances(a, b).double().triu(diagonal).sum()) for a, b, diagonal in blocks(vectors)
+    )
     return total / (count * (count - 1) / 2)
 
 
@@ -139,12 +150,14 @@ def blocks(vectors: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
 
 
 def rms_distances(a: Tensor, b: Tensor) -> Tensor:
-    """`(n, d)`, `(m, d)` -> `(n, m)`. By differences: torchmetrics expands the square, and is NaN for some twins."""
+    """`(n, d)`, `(m, d)` -> `(n, m)`. By differences: torchmetrics expands the square, and is NaN
+    for some twins."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / a.shape[1] ** 0.5
 
 
 def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
-    """`(n, d)`, `(m, d)` -> `(n, m)` in [0, 2]. Raises ComponentError when torchmetrics is not installed."""
+    """`(n, d)`, `(m, d)` -> `(n, m)` in [0, 2]. Raises ComponentError when torchmetrics is not
+    installed."""
     try:
         from torchmetrics.functional.pairwise import pairwise_cosine_similarity
     except ImportError as error:
@@ -152,4 +165,6 @@ def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
             "diversity: the space 'features' needs torchmetrics, which is not installed: "
             "pip install 'rewardft[metrics]'"
         ) from error
-    return (1 - pairwise_cosine_similarity(a.double(), b.double(), zero_diagonal=False)).clamp_min(0)
+    return (1 - pairwise_cosine_similarity(a.double(), b.double(), zero_diagonal=False)).clamp_min(
+        0
+    )

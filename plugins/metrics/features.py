@@ -18,9 +18,9 @@ from .pictures import pictures_of
 class FeatureExtractor:
     """A transformers vision model (ViT, DINO, CLIP, ...) as a function from pictures to vectors.
 
-    The feature is the image embedding of a model that has one (CLIP), else the pooled output, else the mean of the last
-    hidden states. Pictures are resized to the model's square with antialiasing, and normalised as its
-    `preprocessor_config.json` says.
+    The feature is the image embedding of a model that has one (CLIP), else the pooled output, else
+    the mean of the last hidden states. Pictures are resized to the model's square with
+    antialiasing, and normalised as its `preprocessor_config.json` says.
 
     Args:
         folder: what `save_pretrained` wrote, weights as safetensors. Nothing is downloaded.
@@ -29,19 +29,24 @@ class FeatureExtractor:
     def __init__(self, folder: Path) -> None:
         folder = folder.expanduser()
         facts = read_facts(folder)
-        self.mean, self.std = (torch.tensor(facts[key]).view(-1, 1, 1) for key in ("image_mean", "image_std"))
+        self.mean, self.std = (
+            torch.tensor(facts[key]).view(-1, 1, 1) for key in ("image_mean", "image_std")
+        )
         self.model = load_model(folder)
         config = getattr(self.model.config, "vision_config", self.model.config)
         self.size = int(config.image_size)
 
     @torch.no_grad()
     def __call__(self, decoded: Any) -> Tensor:
-        """`(b, c, h, w)` or `(b, v, c, h, w)` in [0, 1] -> `(b, v * features)`: the views' features side by side."""
+        """`(b, c, h, w)` or `(b, v, c, h, w)` in [0, 1] -> `(b, v * features)`: the views' features
+        side by side."""
         views = pictures_of(decoded, "diversity (features)")
         flat = views.flatten(0, 1)
         self.model.to(flat.device)
         flat = flat.expand(-1, 3, -1, -1) if flat.shape[1] == 1 else flat
-        small = interpolate(flat, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False)
+        small = interpolate(
+            flat, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
+        )
         pixels = (small.clamp(0, 1) - self.mean.to(flat.device)) / self.std.to(flat.device)
         return self._features(pixels).unflatten(0, views.shape[:2]).flatten(1)
 
@@ -61,13 +66,16 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ComponentError(
-            f"diversity: {path} cannot be read ({type(error).__name__}). `features` is the folder of a transformers "
-            f"vision model with its preprocessor_config.json, as `save_pretrained` writes them."
+            f"diversity: {path} cannot be read ({type(error).__name__}). `features` is the folder "
+            "of a transformers vision model with its preprocessor_config.json, as "
+            "`save_pretrained` writes them."
         ) from error
     missing = [key for key in ("image_mean", "image_std") if not isinstance(facts.get(key), list)]
     if missing:
         names = " and no list ".join(missing)
-        raise ComponentError(f"diversity: {path} has no list {names}: the mean and deviation of pixels")
+        raise ComponentError(
+            f"diversity: {path} has no list {names}: the mean and deviation of pixels"
+        )
     return facts
 
 
@@ -77,10 +85,15 @@ def load_model(folder: Path) -> Any:
         from transformers import AutoModel
     except ImportError as error:
         raise ComponentError(
-            "diversity: `features` needs transformers, which is not installed: pip install 'rewardft[text2image]'"
+            "diversity: `features` needs transformers, which is not installed: pip install "
+            "'rewardft[text2image]'"
         ) from error
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        model = AutoModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
     except (OSError, ValueError) as error:
-        raise ComponentError(f"diversity: the vision model in {folder} cannot be loaded: {error}") from error
+        raise ComponentError(
+            f"diversity: the vision model in {folder} cannot be loaded: {error}"
+        ) from error
     return model.requires_grad_(False).eval()

@@ -23,11 +23,12 @@ class ImageStatistics:
     Values:
         brightness: mean luma (ITU-R BT.601), in [0, 1].
         contrast: standard deviation of luma over the pixels, in [0, 0.5].
-        saturation: mean of (max - min) / max over the channels of a pixel, 0 for black (HSV), in [0, 1]; 0 for grey.
-        edge_density: share of the inner pixels with an edge, in [0, 1]: the Sobel gradient of luma, per pixel, is above
-            `edge_threshold`.
-        colour_entropy: bits of the joint histogram of the channels, each in `levels` equal bins: at most 3 log2(levels)
-            for three channels.
+        saturation: mean of (max - min) / max over the channels of a pixel, 0 for black (HSV), in
+            [0, 1]; 0 for grey.
+        edge_density: share of the inner pixels with an edge, in [0, 1]: the Sobel gradient of luma,
+            per pixel, is above `edge_threshold`.
+        colour_entropy: bits of the joint histogram of the channels, each in `levels` equal bins: at
+            most 3 log2(levels) for three channels.
 
     Args:
         edge_threshold: change of luma per pixel above which there is an edge.
@@ -39,8 +40,8 @@ class ImageStatistics:
     def __init__(self, edge_threshold: float = 0.1, levels: int = 8) -> None:
         if edge_threshold < 0 or not 2 <= levels <= 64:
             raise ComponentError(
-                f"image_statistics: expected edge_threshold >= 0 and levels from 2 to 64, got {edge_threshold} and "
-                f"{levels}"
+                "image_statistics: expected edge_threshold >= 0 and levels from 2 to 64, got "
+                f"{edge_threshold} and {levels}"
             )
         self.edge_threshold, self.levels = edge_threshold, levels
         self.reset()
@@ -86,8 +87,12 @@ def edge_density(luma: Tensor, threshold: float) -> Tensor:
     """`(n, h, w)` -> `(n,)`. Raises ComponentError for pictures without an inner pixel."""
     if min(luma.shape[-2:]) < 3:
         size = tuple(luma.shape[-2:])
-        raise ComponentError(f"image_statistics: edges need pictures of at least 3x3 pixels, got {size}")
-    kernel = torch.tensor(SOBEL, device=luma.device) / 8  # the kernel's weights sum to 8 times a change per pixel
+        raise ComponentError(
+            f"image_statistics: edges need pictures of at least 3x3 pixels, got {size}"
+        )
+    kernel = (
+        torch.tensor(SOBEL, device=luma.device) / 8
+    )  # the kernel's weights sum to 8 times a change per pixel
     slopes = conv2d(luma[:, None], torch.stack([kernel, kernel.T])[:, None])
     return (slopes.square().sum(1).sqrt() > threshold).float().flatten(1).mean(1)
 

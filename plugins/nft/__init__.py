@@ -1,4 +1,5 @@
-"""DiffusionNFT: online reinforcement learning on the forward process, for any sampler and any reward."""
+"""DiffusionNFT: online reinforcement learning on the forward process, for any sampler and any
+reward."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rewardft import hookimpl
 
 if TYPE_CHECKING:
-    from rewardft.recipe import Recipe
+    from rewardft.recipe.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 
@@ -27,8 +28,9 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
         return
     if recipe.regularizers:
         yield (
-            "algorithm 'diffusion_nft' learns from noised samples and visits no step of the sampler, so the "
-            "regularizers would never be applied. Leave `regularizers` out; `reference_weight` pulls to the reference."
+            "algorithm 'diffusion_nft' learns from noised samples and visits no step of the "
+            "sampler, so the regularizers would never be applied. Leave `regularizers` out; "
+            "`reference_weight` pulls to the reference."
         )
     if not recipe.rewards:
         yield "algorithm 'diffusion_nft' weighs its samples by the recipe's rewards, and the recipe lists none."

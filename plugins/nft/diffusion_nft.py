@@ -1,42 +1,48 @@
-"""DiffusionNFT (Zheng et al. 2025, 2509.16117): learn from good and bad samples by supervised denoising.
+"""DiffusionNFT (Zheng et al. 2025, 2509.16117): learn from good and bad samples by supervised
+denoising.
 
-With v the velocity that a sample x0 and a noise give at x_t, r in [0, 1] how good the sample is, and v_old the policy
-that drew it, the loss is
+With v the velocity that a sample x0 and a noise give at x_t, r in [0, 1] how good the sample is,
+and v_old the policy that drew it, the loss is
 
     L = E[ r ||v_plus - v||^2 + (1 - r) ||v_minus - v||^2 ]
     v_plus = (1 - beta) v_old + beta v_theta,      v_minus = (1 + beta) v_old - beta v_theta
-    r = clip(A / (2 A_max) + 1/2, 0, 1),           A = (reward - mean of the group) / standard deviation
+    r = clip(A / (2 A_max) + 1/2, 0, 1),           A = (reward - mean of the group) / standard
+    deviation
 
 Its minimum in v_theta at an x_t, for any joint distribution of r and v given x_t, is
 
     v_theta = v_old + (2/beta) E[(r - 1/2) (v - v_old)]
 
-When v_old is the mean velocity of its own samples, E[v - v_old] = 0 and this is the paper's v_old + (2/beta) Delta with
-Delta = E[r] (E[v | good] - v_old). In general the -1/2 stays: a sample of average goodness pulls nowhere.
+When v_old is the mean velocity of its own samples, E[v - v_old] = 0 and this is the paper's v_old +
+(2/beta) Delta with Delta = E[r] (E[v | good] - v_old). In general the -1/2 stays: a sample of
+average goodness pulls nowhere.
 
-As in the released code the residuals are those of the estimate of x0, and each branch is divided by its own mean
-|x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat is affine in the network's
-output for every prediction type, so x0_plus = (1 - beta) x0_old + beta x0_theta is the same interpolation for
-epsilon, v, flow and sample models. With `adaptive: false` the residual is that of the velocity, (x0_hat - x0) /
-sigma_t, which is the flow's velocity error and, for variance-preserving models, the error of v = alpha epsilon -
-sigma x0.
+As in the released code the residuals are those of the estimate of x0, and each branch is divided by
+its own mean
+|x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat is affine in
+the network's output for every prediction type, so x0_plus = (1 - beta) x0_old + beta x0_theta is
+the same interpolation for epsilon, v, flow and sample models. With `adaptive: false` the residual
+is that of the velocity, (x0_hat - x0) / sigma_t, which is the flow's velocity error and, for
+variance-preserving models, the error of v = alpha epsilon - sigma x0.
 
-`reference_weight` times mean (v_theta - v_ref)^2 is added, v_ref the adapter switched off (its squared distance in
-the same velocity). v_old is a copy of the adapter's tensors in `Context.memory`; before each optimizer step it
-becomes decay * v_old + (1 - decay) * theta, decay by `schedule`:
+`reference_weight` times mean (v_theta - v_ref)^2 is added, v_ref the adapter switched off (its
+squared distance in the same velocity). v_old is a copy of the adapter's tensors in
+`Context.memory`; before each optimizer step it becomes decay * v_old + (1 - decay) * theta, decay
+by `schedule`:
 
     slow   min(0.001 step, 0.5)                     (type 1 of the released code)
     fast   clip(0.0075 (step - 75), 0, 0.999)       (type 2)
 
-The loss takes the network without guidance, as a prediction of the velocity; a model that samples with guidance gives
-samples that are not its own in that sense, and the method was run without any.
+The loss takes the network without guidance, as a prediction of the velocity; a model that samples
+with guidance gives samples that are not its own in that sense, and the method was run without any.
 
-Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no classifier-free
-guidance, learning rate 3e-4. The standard deviation is over the whole batch and all processes, as in Flow-GRPO's
-code, plus 1e-4. Background knowledge, not from that code: the floor 1e-5 of the adaptive divisor.
+Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no
+classifier-free guidance, learning rate 3e-4. The standard deviation is over the whole batch and all
+processes, as in Flow-GRPO's code, plus 1e-4. Background knowledge, not from that code: the floor
+1e-5 of the adaptive divisor.
 
-Any sampler will do and only clean samples are kept. Cost per sample, T steps: T forwards, then per noising 1 forward
-and backward, 1 forward of v_old, and 1 of the reference if it has a weight.
+Any sampler will do and only clean samples are kept. Cost per sample, T steps: T forwards, then per
+noising 1 forward and backward, 1 forward of v_old, and 1 of the reference if it has a weight.
 """
 
 from __future__ import annotations
@@ -49,9 +55,9 @@ import torch
 from torch import Tensor
 
 from rewardft.algorithms.denoising import forward_process
-from rewardft.context import Context
 from rewardft.errors import ComponentError
-from rewardft.snapshots import Snapshot, blend, swapped_in, take_snapshot
+from rewardft.policy.context import Context
+from rewardft.policy.snapshots import Snapshot, blend, swapped_in, take_snapshot
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 
 Schedule = Literal["slow", "fast"]
@@ -96,7 +102,9 @@ class DiffusionNFT:
 
     def __post_init__(self) -> None:
         if self.group < 2 or self.timesteps < 1:
-            raise ComponentError(f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}")
+            raise ComponentError(
+                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
+            )
         if not (self.beta > 0 and self.advantage_max > 0 and self.reference_weight >= 0):
             raise ComponentError(
                 f"expected beta > 0, advantage_max > 0 and reference_weight >= 0, got {self.beta}, "
@@ -109,13 +117,18 @@ class DiffusionNFT:
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         goodness = self.goodness(ctx, ctx.score(rollout, samples))
         total = len(samples) * self.timesteps
-        parts = [(rows, n) for rows in micro_slices(len(samples), ctx.micro_batch) for n in range(self.timesteps)]
+        parts = [
+            (rows, n)
+            for rows in micro_slices(len(samples), ctx.micro_batch)
+            for n in range(self.timesteps)
+        ]
         for rows, n in parts:
             at = add_noise(ctx, samples.select(rows), rollout.x0[rows], f"nft{n}")
             loss = self.loss(ctx, at, goodness[rows], old)
             yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
 
-    # -- the policy that samples ---------------------------------------------------------------------------------------
+    # -- the policy that samples
+    # ---------------------------------------------------------------------------------------
 
     def old_policy(self, ctx: Context) -> Snapshot:
         """v_old's tensors, moved towards the policy once per optimizer step."""
@@ -133,7 +146,8 @@ class DiffusionNFT:
             return min(0.001 * step, 0.5)
         return min(max(0.0075 * (step - 75), 0.0), 0.999)
 
-    # -- how good a sample is ------------------------------------------------------------------------------------------
+    # -- how good a sample is
+    # ------------------------------------------------------------------------------------------
 
     def goodness(self, ctx: Context, scores: Scores) -> Tensor:
         """r `(b,)` in [0, 1]; 1/2 for a sample that is as good as its group's mean."""
@@ -181,8 +195,11 @@ class DiffusionNFT:
 
 
 def centre(scores: Scores, group: int) -> Tensor:
-    """Rewards minus their group's mean, `(b,)`; NaN for a sample that lacks a reward which others of its group have."""
-    missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(1, (-1, group))
+    """Rewards minus their group's mean, `(b,)`; NaN for a sample that lacks a reward which others
+    of its group have."""
+    missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
+        1, (-1, group)
+    )
     incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
     total = scores.total.unflatten(0, (-1, group)).masked_fill(incomplete, float("nan"))
     return (total - total.nanmean(1, keepdim=True)).flatten()

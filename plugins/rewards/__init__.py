@@ -1,7 +1,8 @@
-"""Reward models: what people prefer, what a text says, how an image compresses, and any reward behind HTTP.
+"""Reward models: what people prefer, what a text says, how an image compresses, and any reward
+behind HTTP.
 
-Each reward says which samples it reads (`space`), the `range` of its values, and whether it has a gradient.
-`docs/rewards.md` has the table, and where to get weights.
+Each reward says which samples it reads (`space`), the `range` of its values, and whether it has a
+gradient. `docs/rewards.md` has the table, and where to get weights.
 """
 
 from __future__ import annotations

@@ -13,13 +13,16 @@ from .weights import linear_stack, locate_file, read_tensors
 
 
 class Aesthetic(nn.Module):
-    """Predicted rating `(b,)`, trained on ratings of 1 to 10 and not clipped to them; no prompt is read.
+    """Predicted rating `(b,)`, trained on ratings of 1 to 10 and not clipped to them; no prompt is
+    read.
 
-    The head is a stack of linear layers on the unit embedding of CLIP ViT-L/14: 768-1024-128-64-16-1 for the "improved"
-    predictor, 768-1 for the first one. Its sizes are read from the file.
+    The head is a stack of linear layers on the unit embedding of CLIP ViT-L/14:
+    768-1024-128-64-16-1 for the "improved" predictor, 768-1 for the first one. Its sizes are read
+    from the file.
 
     Args:
-        head: safetensors file, folder or hub id; docs/rewards.md says how to convert the published one.
+        head: safetensors file, folder or hub id; docs/rewards.md says how to convert the published
+            one.
         head_file: name of the file in a folder or hub repository.
         head_revision: revision of a hub id.
         clip, revision, quantise, precision: the CLIP, see `ClipSource`.
@@ -29,19 +32,30 @@ class Aesthetic(nn.Module):
     space, range = "pixels", (-float("inf"), float("inf"))
 
     def __init__(
-        self, head: str, head_file: str = "model.safetensors", head_revision: str | None = None,
-        clip: str = "openai/clip-vit-large-patch14", revision: str | None = None, quantise: bool = False,
+        self,
+        head: str,
+        head_file: str = "model.safetensors",
+        head_revision: str | None = None,
+        clip: str = "openai/clip-vit-large-patch14",
+        revision: str | None = None,
+        quantise: bool = False,
         precision: Precision = "float32",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         path = locate_file(head, head_file, head_revision, "aesthetic")
-        self.head = linear_stack(read_tensors(path, "aesthetic"), f"aesthetic: {path}").requires_grad_(False)
-        self.clip = Clip(ClipSource(clip, revision, quantise=quantise, precision=precision), "aesthetic", texts=False)
+        self.head = linear_stack(
+            read_tensors(path, "aesthetic"), f"aesthetic: {path}"
+        ).requires_grad_(False)
+        self.clip = Clip(
+            ClipSource(clip, revision, quantise=quantise, precision=precision),
+            "aesthetic",
+            texts=False,
+        )
         reads, given = self.head[0].in_features, self.clip.model.config.projection_dim
         if reads != given:
             raise ComponentError(
-                f"aesthetic: the head {path} reads embeddings of {reads} numbers, the CLIP {clip!r} gives {given}. "
-                f"LAION's published heads of 768 go with CLIP ViT-L/14."
+                f"aesthetic: the head {path} reads embeddings of {reads} numbers, the CLIP "
+                f"{clip!r} gives {given}. LAION's published heads of 768 go with CLIP ViT-L/14."
             )
         self.eval()
 

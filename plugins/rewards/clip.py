@@ -21,7 +21,8 @@ class ClipSource:
 
     weights:   folder or hub id of a transformers CLIPModel with safetensors weights.
     revision:  branch, tag or commit of a hub id; name a commit for a run that can be repeated.
-    processor: folder or hub id of the tokenizer and image processor, where they are not beside the weights.
+    processor: folder or hub id of the tokenizer and image processor, where they are not beside the
+        weights.
     fit, quantise: see `Preprocess`.
     precision: of the network's weights.
     """
@@ -35,7 +36,8 @@ class ClipSource:
 
 
 class Clip(nn.Module):
-    """A frozen CLIPModel with its tokenizer and the gradient-carrying version of its image processor."""
+    """A frozen CLIPModel with its tokenizer and the gradient-carrying version of its image
+    processor."""
 
     def __init__(self, source: ClipSource, reward: str, texts: bool = True) -> None:
         super().__init__()
@@ -46,11 +48,23 @@ class Clip(nn.Module):
 
         def load(what: str, loader: Any, place: str, revision: str | None, **options: Any) -> Any:
             options |= {} if revision is None else {"revision": revision}
-            return fetched(lambda: loader(place, **options), f"{reward}: the {what} of", place, revision)
+            return fetched(
+                lambda: loader(place, **options), f"{reward}: the {what} of", place, revision
+            )
 
-        model = load("CLIP weights", CLIPModel.from_pretrained, source.weights, source.revision, use_safetensors=True)
-        config, _ = load("image processor", CLIPImageProcessor.get_image_processor_dict, beside, pinned)
-        self.tokenizer = load("tokenizer", AutoTokenizer.from_pretrained, beside, pinned) if texts else None
+        model = load(
+            "CLIP weights",
+            CLIPModel.from_pretrained,
+            source.weights,
+            source.revision,
+            use_safetensors=True,
+        )
+        config, _ = load(
+            "image processor", CLIPImageProcessor.get_image_processor_dict, beside, pinned
+        )
+        self.tokenizer = (
+            load("tokenizer", AutoTokenizer.from_pretrained, beside, pinned) if texts else None
+        )
         self.preprocess: Preprocess = read_preprocess(config, beside, source.fit, source.quantise)
         self.model = model.to(getattr(torch, source.precision)).eval().requires_grad_(False)
 
@@ -69,9 +83,19 @@ class Clip(nn.Module):
     def texts(self, prompts: list[str]) -> Tensor:
         """Unit embeddings `(b, d)`, float32; long prompts are cut off where CLIP's context ends."""
         assert self.tokenizer is not None
-        length, device = self.model.config.text_config.max_position_embeddings, self.model.logit_scale.device
-        options = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}
+        length, device = (
+            self.model.config.text_config.max_position_embeddings,
+            self.model.logit_scale.device,
+        )
+        options = {
+            "padding": True,
+            "truncation": True,
+            "max_length": length,
+            "return_tensors": "pt",
+        }
         tokens = self.tokenizer(prompts, **options).to(device)
         with torch.autocast(device.type, enabled=False):
-            pooled = self.model.text_model(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+            pooled = self.model.text_model(
+                tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
             return F.normalize(self.model.text_projection(pooled).float(), dim=-1)

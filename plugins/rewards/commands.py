@@ -7,24 +7,32 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Reward models: serve one by HTTP, convert published weights.", no_args_is_help=True)
+app = typer.Typer(
+    help="Reward models: serve one by HTTP, convert published weights.", no_args_is_help=True
+)
 
 
 @app.command()
 def serve(
     name: Annotated[str, typer.Argument(help="Registered name of the reward, such as clip_score.")],
     plugin: Annotated[
-        list[str] | None, typer.Option(help="Plugin that has it, as in a recipe; may be repeated. Default: rewards.")
+        list[str] | None,
+        typer.Option(help="Plugin that has it, as in a recipe; may be repeated. Default: rewards."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the reward; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Option of the reward; may be repeated."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; anyone who reaches it may ask.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anyone who reaches it may ask.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are told to come back.")] = 16,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; more are told to come back.")
+    ] = 16,
 ) -> None:
     """Serve any registered reward to the reward `remote` (docs/remote-reward.md)."""
-    from rewardft.runs import open_reward
+    from rewardft.runs.open import open_reward
 
     from .server import RewardServer
 
@@ -39,7 +47,9 @@ def serve(
 
 @app.command("convert-hps")
 def convert_hps_command(
-    source: Annotated[Path, typer.Argument(help="HPSv2's state dict as .safetensors (docs/rewards.md).")],
+    source: Annotated[
+        Path, typer.Argument(help="HPSv2's state dict as .safetensors (docs/rewards.md).")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     base: Annotated[
         str, typer.Option(help="Folder or hub id with the configuration and tokenizer of its CLIP.")
@@ -54,9 +64,13 @@ def convert_hps_command(
 
 @app.command("convert-image-reward")
 def convert_image_reward_command(
-    source: Annotated[Path, typer.Argument(help="ImageReward's state dict as .safetensors (docs/rewards.md).")],
+    source: Annotated[
+        Path, typer.Argument(help="ImageReward's state dict as .safetensors (docs/rewards.md).")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    tokenizer: Annotated[str, typer.Option(help="Folder or hub id of BERT's tokenizer.")] = "bert-base-uncased",
+    tokenizer: Annotated[
+        str, typer.Option(help="Folder or hub id of BERT's tokenizer.")
+    ] = "bert-base-uncased",
 ) -> None:
     """Bring ImageReward's weights into the layout that the reward image_reward loads."""
     from .convert import convert_image_reward

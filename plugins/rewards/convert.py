@@ -1,7 +1,8 @@
-"""Published weights of other projects in the layout that the rewards load. Safetensors in, safetensors out.
+"""Published weights of other projects in the layout that the rewards load. Safetensors in,
+safetensors out.
 
-Names of tensors follow open_clip (for HPSv2) and BLIP's own code (for ImageReward); nothing is computed but the
-splitting and transposing of matrices.
+Names of tensors follow open_clip (for HPSv2) and BLIP's own code (for ImageReward); nothing is
+computed but the splitting and transposing of matrices.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ Tensors = dict[str, Tensor]
 Rule = tuple[str, str]
 
 CLIP_BLOCK: tuple[Rule, ...] = (
-    (r"ln_1", "layer_norm1"), (r"ln_2", "layer_norm2"), (r"mlp\.c_fc", "mlp.fc1"), (r"mlp\.c_proj", "mlp.fc2"),
+    (r"ln_1", "layer_norm1"),
+    (r"ln_2", "layer_norm2"),
+    (r"mlp\.c_fc", "mlp.fc1"),
+    (r"mlp\.c_proj", "mlp.fc2"),
     (r"attn\.out_proj", "self_attn.out_proj"),
-)  # fmt: skip
+)
 CLIP: tuple[Rule, ...] = (
     (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
     (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
@@ -46,9 +50,18 @@ BLIP: tuple[Rule, ...] = (
     (r"^blip\.visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
     (r"^blip\.visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
     (r"^blip\.visual_encoder\.norm\.", "vision_model.post_layernorm."),
-    (r"^blip\.visual_encoder\.blocks\.(\d+)\.norm(\d)\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
-    (r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.qkv\.", r"vision_model.encoder.layers.\1.self_attn.qkv."),
-    (r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
+    (
+        r"^blip\.visual_encoder\.blocks\.(\d+)\.norm(\d)\.",
+        r"vision_model.encoder.layers.\1.layer_norm\2.",
+    ),
+    (
+        r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.qkv\.",
+        r"vision_model.encoder.layers.\1.self_attn.qkv.",
+    ),
+    (
+        r"^blip\.visual_encoder\.blocks\.(\d+)\.attn\.proj\.",
+        r"vision_model.encoder.layers.\1.self_attn.projection.",
+    ),
     (r"^blip\.visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
 )
 UNUSED = re.compile(r"(position_ids|attn_mask)$|^blip\.(vision|text)_proj\.")
@@ -61,7 +74,8 @@ def rename(name: str, rules: Iterable[Rule]) -> str:
 
 
 def clip_tensors(source: Tensors) -> Tensors:
-    """open_clip's ViT in the names of transformers' CLIPModel: one matrix for query, key and value becomes three."""
+    """open_clip's ViT in the names of transformers' CLIPModel: one matrix for query, key and value
+    becomes three."""
     tensors: Tensors = {}
     for name, value in source.items():
         new = rename(name, (*CLIP, *CLIP_BLOCK)) if name != "logit_scale" else name
@@ -83,13 +97,19 @@ def blip_tensors(source: Tensors) -> Tensors:
 
 
 def convert_hps(source: Path, out: Path, base: str) -> None:
-    """HPSv2's open_clip weights -> a folder that `hps_v2` loads; everything but the weights is `base`'s."""
+    """HPSv2's open_clip weights -> a folder that `hps_v2` loads; everything but the weights is
+    `base`'s."""
     from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    tensors = clip_tensors(read_tensors(locate_file(str(source), "", None, "convert-hps"), "convert-hps"))
+    tensors = clip_tensors(
+        read_tensors(locate_file(str(source), "", None, "convert-hps"), "convert-hps")
+    )
     config, tokenizer = load_beside(base, CLIPConfig.from_pretrained, AutoTokenizer.from_pretrained)
     processor, _ = fetched(
-        lambda: CLIPImageProcessor.get_image_processor_dict(base), "the image processor of", base, None
+        lambda: CLIPImageProcessor.get_image_processor_dict(base),
+        "the image processor of",
+        base,
+        None,
     )
     model = CLIPModel(config)
     fill(model, tensors, str(source))
@@ -98,8 +118,11 @@ def convert_hps(source: Path, out: Path, base: str) -> None:
     CLIPImageProcessor(**processor).save_pretrained(out)
 
 
-def convert_image_reward(source: Path, out: Path, tokenizer: str, heads: tuple[int, int] = (16, 12)) -> None:
-    """ImageReward's weights -> a folder that `image_reward` loads. heads: of the image and of the text encoder."""
+def convert_image_reward(
+    source: Path, out: Path, tokenizer: str, heads: tuple[int, int] = (16, 12)
+) -> None:
+    """ImageReward's weights -> a folder that `image_reward` loads. heads: of the image and of the
+    text encoder."""
     from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
@@ -113,7 +136,9 @@ def convert_image_reward(source: Path, out: Path, tokenizer: str, heads: tuple[i
     out.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out)
     words.save_pretrained(out)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, out / "model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, out / "model.safetensors"
+    )
 
 
 def blip_config(tensors: Tensors, heads: tuple[int, int], source: str) -> Any:
@@ -127,22 +152,37 @@ def blip_config(tensors: Tensors, heads: tuple[int, int], source: str) -> Any:
         positions = tensors["text_encoder.embeddings.position_embeddings.weight"]
         inner = [
             tensors[f"{p}.weight"]
-            for p in ("vision_model.encoder.layers.0.mlp.fc1", "text_encoder.encoder.layer.0.intermediate.dense")
+            for p in (
+                "vision_model.encoder.layers.0.mlp.fc1",
+                "text_encoder.encoder.layer.0.intermediate.dense",
+            )
         ]
     except KeyError as error:
-        raise ComponentError(f"{source} holds no ImageReward: it lacks what becomes {error}") from None
+        raise ComponentError(
+            f"{source} holds no ImageReward: it lacks what becomes {error}"
+        ) from None
     vision = {
-        "hidden_size": patch.shape[0], "patch_size": patch.shape[-1],
+        "hidden_size": patch.shape[0],
+        "patch_size": patch.shape[-1],
         "image_size": round(places**0.5) * patch.shape[-1],
-        "intermediate_size": inner[0].shape[0], "num_attention_heads": heads[0], "layer_norm_eps": 1e-6,
+        "intermediate_size": inner[0].shape[0],
+        "num_attention_heads": heads[0],
+        "layer_norm_eps": 1e-6,
         "num_hidden_layers": count_layers(tensors, r"vision_model\.encoder\.layers\.(\d+)\."),
-    }  # fmt: skip
+    }
     text = {
-        "vocab_size": words.shape[0], "hidden_size": words.shape[1], "max_position_embeddings": positions.shape[0],
-        "encoder_hidden_size": patch.shape[0], "intermediate_size": inner[1].shape[0], "num_attention_heads": heads[1],
-        "num_hidden_layers": count_layers(tensors, r"text_encoder\.encoder\.layer\.(\d+)\."), "is_decoder": True,
-        "bos_token_id": None, "sep_token_id": None, "eos_token_id": None,
-    }  # fmt: skip
+        "vocab_size": words.shape[0],
+        "hidden_size": words.shape[1],
+        "max_position_embeddings": positions.shape[0],
+        "encoder_hidden_size": patch.shape[0],
+        "intermediate_size": inner[1].shape[0],
+        "num_attention_heads": heads[1],
+        "num_hidden_layers": count_layers(tensors, r"text_encoder\.encoder\.layer\.(\d+)\."),
+        "is_decoder": True,
+        "bos_token_id": None,
+        "sep_token_id": None,
+        "eos_token_id": None,
+    }
     return BlipConfig(text_config=text, vision_config=vision)
 
 
@@ -151,17 +191,25 @@ def count_layers(tensors: Tensors, pattern: str) -> int:
 
 
 def load_beside(source: str, *loaders: Callable[[str], Any]) -> list[Any]:
-    return [fetched(functools.partial(loader, source), "the files of", source, None) for loader in loaders]
+    return [
+        fetched(functools.partial(loader, source), "the files of", source, None)
+        for loader in loaders
+    ]
 
 
 def fill(module: nn.Module, tensors: Tensors, source: str) -> None:
-    """Strictly, but for buffers that a module makes for itself. Raises ComponentError naming what does not fit."""
+    """Strictly, but for buffers that a module makes for itself. Raises ComponentError naming what
+    does not fit."""
     wanted = module.state_dict()
     wrong = [name for name in wanted if name not in tensors and not UNUSED.search(name)]
-    wrong += [name for name, value in tensors.items() if name not in wanted or wanted[name].shape != value.shape]
+    wrong += [
+        name
+        for name, value in tensors.items()
+        if name not in wanted or wanted[name].shape != value.shape
+    ]
     if wrong:
         raise ComponentError(
-            f"{source} does not fit: {len(wrong)} tensors are missing, surplus or of another shape, such as "
-            f"{', '.join(sorted(wrong)[:3])}"
+            f"{source} does not fit: {len(wrong)} tensors are missing, surplus or of another "
+            f"shape, such as {', '.join(sorted(wrong)[:3])}"
         )
     module.load_state_dict(tensors, strict=False)

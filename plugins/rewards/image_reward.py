@@ -1,7 +1,9 @@
-"""`image_reward`: ImageReward (Xu et al. 2023, 2304.05977): BLIP reads prompt and image together, a head scores them.
+"""`image_reward`: ImageReward (Xu et al. 2023, 2304.05977): BLIP reads prompt and image together, a
+head scores them.
 
-The prompt's tokens attend to the image's patches in every layer of the text encoder; the first token goes through
-linear layers, and the result is brought to mean 0 and standard deviation 1 with the constants of the released model.
+The prompt's tokens attend to the image's patches in every layer of the text encoder; the first
+token goes through linear layers, and the result is brought to mean 0 and standard deviation 1 with
+the constants of the released model.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ TOKENS = 35  # prompts are filled up or cut off to this length
 
 
 class ImageReward(nn.Module):
-    """ImageReward `(b,)`, about standard normal on the prompts that it was trained on; higher is better.
+    """ImageReward `(b,)`, about standard normal on the prompts that it was trained on; higher is
+    better.
 
     Args:
-        weights: folder made by `rewardft rewards convert-image-reward` (docs/rewards.md): configuration, safetensors,
-            tokenizer.
+        weights: folder made by `rewardft rewards convert-image-reward` (docs/rewards.md):
+            configuration, safetensors, tokenizer.
         column: the batch's column of prompts.
         quantise: round pixels to 8 bits, as the released code does by reading files.
     """
@@ -44,8 +47,8 @@ class ImageReward(nn.Module):
         folder = Path(weights).expanduser()
         if not folder.is_dir():
             raise ComponentError(
-                f"image_reward: expected a folder made by `rewardft rewards convert-image-reward`, got {weights!r}, "
-                f"which is no folder"
+                "image_reward: expected a folder made by `rewardft rewards convert-image-reward`, "
+                f"got {weights!r}, which is no folder"
             )
 
         def load(what: str, loader: Any) -> Any:
@@ -55,7 +58,9 @@ class ImageReward(nn.Module):
         self.tokenizer = load("tokenizer", AutoTokenizer.from_pretrained)
         self.column = column
         self.preprocess = Preprocess(config.vision_config.image_size, quantise=quantise)
-        tensors = read_tensors(locate_file(weights, "model.safetensors", None, "image_reward"), "image_reward")
+        tensors = read_tensors(
+            locate_file(weights, "model.safetensors", None, "image_reward"), "image_reward"
+        )
         self.vision, self.text = build_blip(config)
         for prefix, module in (("vision_model.", self.vision), ("text_encoder.", self.text)):
             load_part(module, tensors, prefix, weights)
@@ -65,11 +70,20 @@ class ImageReward(nn.Module):
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
         pixels = pixels_of(rollout, "image_reward")
         prompts = prompts_of(batch, self.column, "image_reward")
-        options = {"padding": "max_length", "truncation": True, "max_length": TOKENS, "return_tensors": "pt"}
+        options = {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": TOKENS,
+            "return_tensors": "pt",
+        }
         tokens = self.tokenizer(prompts, **options).to(pixels.device)
         with torch.autocast(pixels.device.type, enabled=False):
             patches = self.vision(pixel_values=self.preprocess(pixels)).last_hidden_state
-            read = self.text(tokens.input_ids, attention_mask=tokens.attention_mask, encoder_hidden_states=patches)
+            read = self.text(
+                tokens.input_ids,
+                attention_mask=tokens.attention_mask,
+                encoder_hidden_states=patches,
+            )
             score: Tensor = self.head(read.last_hidden_state[:, 0])
         return (score.squeeze(1) - MEAN) / STD
 
@@ -78,15 +92,22 @@ def build_blip(config: Any) -> tuple[nn.Module, nn.Module]:
     """BLIP's image encoder, and its text encoder with cross-attention, with fresh weights."""
     from transformers import BlipTextModel, BlipVisionModel
 
-    return BlipVisionModel(config.vision_config), BlipTextModel(config.text_config, add_pooling_layer=False)
+    return BlipVisionModel(config.vision_config), BlipTextModel(
+        config.text_config, add_pooling_layer=False
+    )
 
 
 def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def load_part(module: nn.Module, tensors: dict[str, Tensor], prefix: str, source: str) -> None:
-    """Strictly. Raises ComponentError with the first tensors that are missing, surplus or misshapen."""
+    """Strictly. Raises ComponentError with the first tensors that are missing, surplus or
+    misshapen."""
     given, wanted = part_of(tensors, prefix), module.state_dict()
     wrong = [
         n
@@ -96,6 +117,7 @@ def load_part(module: nn.Module, tensors: dict[str, Tensor], prefix: str, source
     if wrong:
         shown = ", ".join(f"{prefix}{name}" for name in sorted(wrong)[:3])
         raise ComponentError(
-            f"image_reward: {source} does not fit its configuration: {len(wrong)} tensors, such as {shown}"
+            f"image_reward: {source} does not fit its configuration: {len(wrong)} tensors, such as "
+            f"{shown}"
         )
     module.load_state_dict(given)

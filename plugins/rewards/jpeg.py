@@ -1,6 +1,8 @@
-"""Rewards on the size of an image as a JPEG file: the exact one, and a differentiable estimate of it.
+"""Rewards on the size of an image as a JPEG file: the exact one, and a differentiable estimate of
+it.
 
-The exact ones are those of DDPO (Black et al. 2023, 2305.13301): kilobytes (1000 bytes) at quality 95.
+The exact ones are those of DDPO (Black et al. 2023, 2305.13301): kilobytes (1000 bytes) at quality
+95.
 """
 
 from __future__ import annotations
@@ -23,7 +25,16 @@ def kilobytes(image: Tensor, quality: int) -> float:
     """Size of a JPEG file of `image` `(3, h, w)` in [0, 1], in units of 1000 bytes."""
     from PIL import Image
 
-    data = (image.detach() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    data = (
+        (image.detach() * 255)
+        .round()
+        .clamp(0, 255)
+        .byte()
+        .permute(1, 2, 0)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
     buffer = io.BytesIO()
     Image.fromarray(data).save(buffer, format="JPEG", quality=quality)
     return buffer.tell() / 1000
@@ -36,17 +47,19 @@ def jpeg_incompressibility(rollout: Rollout, batch: Batch, *, quality: int = QUA
 
 
 def jpeg_compressibility(rollout: Rollout, batch: Batch, *, quality: int = QUALITY) -> Tensor:
-    """Minus the size of the image as a JPEG file, in kilobytes: smoother is better. Not differentiable."""
+    """Minus the size of the image as a JPEG file, in kilobytes: smoother is better. Not
+    differentiable."""
     pixels = pixels_of(rollout, "jpeg_compressibility")
     return -torch.tensor([kilobytes(image, quality) for image in pixels], device=pixels.device)
 
 
 class SoftJpeg:
-    """Minus an estimate of the JPEG file's size in kilobytes, with a gradient. `incompressible` turns the sign around.
+    """Minus an estimate of the JPEG file's size in kilobytes, with a gradient. `incompressible`
+    turns the sign around.
 
-    The colour transform, the 4:2:0 subsampling, the cosine transform and the quantisation are JPEG's; rounding is
-    smooth, and the size is that of the quantised coefficients in bits, sum of log2(1 + |q|). It ranks images as the
-    real size does, and is not meant to equal it.
+    The colour transform, the 4:2:0 subsampling, the cosine transform and the quantisation are
+    JPEG's; rounding is smooth, and the size is that of the quantised coefficients in bits, sum of
+    log2(1 + |q|). It ranks images as the real size does, and is not meant to equal it.
 
     Args:
         quality: 1 to 100, as in JPEG.
@@ -58,7 +71,9 @@ class SoftJpeg:
 
     def __init__(self, quality: int = QUALITY, incompressible: bool = False) -> None:
         if not 1 <= quality <= 100:
-            raise ComponentError(f"jpeg_differentiable: quality must be from 1 to 100, got {quality}")
+            raise ComponentError(
+                f"jpeg_differentiable: quality must be from 1 to 100, got {quality}"
+            )
         self.quality, self.sign = quality, 1.0 if incompressible else -1.0
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
@@ -67,6 +82,9 @@ class SoftJpeg:
             return self.sign * soft_bits(pixels, self.quality) / 8000
 
 
-for _reward, _range in ((jpeg_incompressibility, (0.0, float("inf"))), (jpeg_compressibility, (-float("inf"), 0.0))):
+for _reward, _range in (
+    (jpeg_incompressibility, (0.0, float("inf"))),
+    (jpeg_compressibility, (-float("inf"), 0.0)),
+):
     _reward.space, _reward.range = "pixels", _range  # type: ignore[attr-defined]
     _reward.differentiable = False  # type: ignore[attr-defined]

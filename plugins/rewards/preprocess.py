@@ -24,10 +24,11 @@ class Preprocess:
     """Resize bicubically, cut out or fill up a square, normalise.
 
     size:     the square's side.
-    fit:      `crop`: the shorter edge becomes `size` and the middle is cut out; `pad`: the longer edge becomes `size`
-              and the rest is black, as HPSv2 does.
-    quantise: round to 8 bits where pillow does, so that values are exactly those of the library's processor; the
-              gradient passes straight through. Without it they differ by that rounding, about one grey level at most.
+    fit:      `crop`: the shorter edge becomes `size` and the middle is cut out; `pad`: the longer
+              edge becomes `size` and the rest is black, as HPSv2 does.
+    quantise: round to 8 bits where pillow does, so that values are exactly those of the library's
+              processor; the gradient passes straight through. Without it they differ by that
+              rounding, about one grey level at most.
     """
 
     size: int = 224
@@ -47,7 +48,9 @@ class Preprocess:
     def cut_out(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         short = min(height, width)
-        height, width = (self.size if n == short else int(self.size * n / short) for n in (height, width))
+        height, width = (
+            self.size if n == short else int(self.size * n / short) for n in (height, width)
+        )
         pixels = resize(pixels, height, width, self.quantise)
         top, left = (height - self.size) // 2, (width - self.size) // 2
         return pixels[..., top : top + self.size, left : left + self.size]
@@ -57,13 +60,25 @@ class Preprocess:
         height, width = (round(n * self.size / longest) for n in pixels.shape[-2:])
         pixels = resize(pixels, height, width, self.quantise)
         missing_h, missing_w = self.size - height, self.size - width
-        return F.pad(pixels, (missing_w // 2, missing_w - missing_w // 2, missing_h // 2, missing_h - missing_h // 2))
+        return F.pad(
+            pixels,
+            (
+                missing_w // 2,
+                missing_w - missing_w // 2,
+                missing_h // 2,
+                missing_h - missing_h // 2,
+            ),
+        )
 
 
 def read_preprocess(
-    config: Mapping[str, Any], source: str, fit: Literal["crop", "pad"] = "crop", quantise: bool = False
+    config: Mapping[str, Any],
+    source: str,
+    fit: Literal["crop", "pad"] = "crop",
+    quantise: bool = False,
 ) -> Preprocess:
-    """The processing that a `preprocessor_config.json` describes. Raises ComponentError for one that is not CLIP's."""
+    """The processing that a `preprocessor_config.json` describes. Raises ComponentError for one
+    that is not CLIP's."""
     size = config.get("size", 224)
     side = size.get("shortest_edge", size.get("height")) if isinstance(size, Mapping) else size
     crop = config.get("crop_size", side)
@@ -76,6 +91,11 @@ def read_preprocess(
     if config.get("do_resize", True) is False or config.get("do_normalize", True) is False:
         problems.append("do_resize or do_normalize is off")
     if problems:
-        raise ComponentError(f"{source}: its image processor is not one of CLIP: {'; '.join(problems)}")
-    mean, std = (tuple(config.get(k, default)) for k, default in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)))
+        raise ComponentError(
+            f"{source}: its image processor is not one of CLIP: {'; '.join(problems)}"
+        )
+    mean, std = (
+        tuple(config.get(k, default))
+        for k, default in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD))
+    )
     return Preprocess(int(side), mean, std, fit, quantise)

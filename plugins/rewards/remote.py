@@ -27,21 +27,24 @@ Answer = tuple[Tensor, Tensor | None]
 class Remote:
     """A reward behind HTTP; docs/remote-reward.md has the wire format and a server of a few lines.
 
-    The batch is sent in requests of at most `batch_size` samples, at most `concurrency` of them at a time. A request
-    that gets no answer (no connection, time-out, cut off, status 408, 429, 5xx) is sent again, `attempts` times in all,
-    after `backoff`, twice, four times ... seconds, or after what a busy server asks for in Retry-After; never after
-    more than `max_wait`. An answer that breaks the format stops the run at once: the next one would too.
+    The batch is sent in requests of at most `batch_size` samples, at most `concurrency` of them at
+    a time. A request that gets no answer (no connection, time-out, cut off, status 408, 429, 5xx)
+    is sent again, `attempts` times in all, after `backoff`, twice, four times ... seconds, or after
+    what a busy server asks for in Retry-After; never after more than `max_wait`. An answer that
+    breaks the format stops the run at once: the next one would too.
 
     Args:
         url: http or https address that takes POST requests.
-        gradient: ask for the gradient with respect to the samples too, so that algorithms that follow the reward's
-            gradient can use it.
+        gradient: ask for the gradient with respect to the samples too, so that algorithms that
+            follow the reward's gradient can use it.
         space: send decoded `pixels`, or the model's own `latents`.
-        payload: `safetensors` sends exact float32 numbers, `png` 8-bit pictures, a tenth of the size.
+        payload: `safetensors` sends exact float32 numbers, `png` 8-bit pictures, a tenth of the
+            size.
         columns: columns of the batch that are sent along; null: `prompt` where the data set has it.
         batch_size: samples per request; null: the whole batch.
         timeout: seconds for one request as a whole.
-        on_failure: when no attempt is answered, `stop` the run, or go on with `nan` (not applicable) for those samples.
+        on_failure: when no attempt is answered, `stop` the run, or go on with `nan` (not
+            applicable) for those samples.
         token_env: name of an environment variable whose value is sent as a bearer token.
     """
 
@@ -50,12 +53,28 @@ class Remote:
     range = (-float("inf"), float("inf"))
 
     def __init__(
-        self, url: str, gradient: bool = False, space: Literal["pixels", "latents"] = "pixels",
-        payload: Payload = "safetensors", columns: list[str] | None = None, batch_size: int | None = None,
-        concurrency: int = 4, timeout: float = 60.0, attempts: int = 5, backoff: float = 1.0, max_wait: float = 60.0,
-        on_failure: Literal["stop", "nan"] = "stop", token_env: str | None = None,
-    ) -> None:  # fmt: skip
-        check_options(url, space, payload, min(concurrency, attempts, batch_size or 1), min(timeout, backoff, max_wait))
+        self,
+        url: str,
+        gradient: bool = False,
+        space: Literal["pixels", "latents"] = "pixels",
+        payload: Payload = "safetensors",
+        columns: list[str] | None = None,
+        batch_size: int | None = None,
+        concurrency: int = 4,
+        timeout: float = 60.0,
+        attempts: int = 5,
+        backoff: float = 1.0,
+        max_wait: float = 60.0,
+        on_failure: Literal["stop", "nan"] = "stop",
+        token_env: str | None = None,
+    ) -> None:
+        check_options(
+            url,
+            space,
+            payload,
+            min(concurrency, attempts, batch_size or 1),
+            min(timeout, backoff, max_wait),
+        )
         headers = {"Authorization": f"Bearer {read_token(token_env)}"} if token_env else {}
         self.url, self.endpoint = url, Endpoint(urlsplit(url), timeout, headers)
         self.gradient, self.space, self.payload, self.columns = gradient, space, payload, columns
@@ -69,15 +88,23 @@ class Remote:
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         samples = pixels_of(rollout, "remote") if self.space == "pixels" else rollout.x0.float()
         if self.gradient and samples.requires_grad and torch.is_grad_enabled():
-            value: Tensor = AskedElsewhere.apply(samples, lambda x: self.ask(x, batch, gradient=True))
+            value: Tensor = AskedElsewhere.apply(
+                samples, lambda x: self.ask(x, batch, gradient=True)
+            )
             return value
         return self.ask(samples.detach(), batch, gradient=False)[0].to(samples.device)
 
     def ask(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
-        """Rewards `(b,)` and, if wanted, gradients like the samples; the requests run side by side."""
+        """Rewards `(b,)` and, if wanted, gradients like the samples; the requests run side by
+        side."""
         parts, stop = list(micro_slices(len(batch), self.batch_size)), threading.Event()
-        with ThreadPoolExecutor(max_workers=self.concurrency, thread_name_prefix="remote-reward") as pool:
-            futures = [pool.submit(self.ask_part, samples[rows], batch.select(rows), gradient, stop) for rows in parts]
+        with ThreadPoolExecutor(
+            max_workers=self.concurrency, thread_name_prefix="remote-reward"
+        ) as pool:
+            futures = [
+                pool.submit(self.ask_part, samples[rows], batch.select(rows), gradient, stop)
+                for rows in parts
+            ]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 for future in futures:
@@ -90,10 +117,14 @@ class Remote:
         slopes = [slope for _, slope in answers if slope is not None]
         return torch.cat([rewards for rewards, _ in answers]), torch.cat(slopes) if slopes else None
 
-    def ask_part(self, samples: Tensor, batch: Batch, gradient: bool, stop: threading.Event) -> Answer:
+    def ask_part(
+        self, samples: Tensor, batch: Batch, gradient: bool, stop: threading.Event
+    ) -> Answer:
         columns = {name: batch[name] for name in self.columns_of(batch)}
         body = encode_request(samples, batch, columns, self.payload, gradient)
-        limit = 65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)  # base64 adds a third
+        limit = (
+            65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)
+        )  # base64 adds a third
         try:
             return decode_answer(self.send(body, limit, stop), samples.shape, gradient)
         except (WireError, Refused) as error:
@@ -104,7 +135,8 @@ class Remote:
             if self.on_failure == "stop":
                 raise RewardError(
                     f"{message}\n"
-                    f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on without it."
+                    "Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on "
+                    "without it."
                 ) from error
             LOG.warning("%s; going on with NaN", message)
             rewards = torch.full((len(batch),), float("nan"))
@@ -162,18 +194,25 @@ def check_options(url: str, space: str, payload: str, least: int, shortest: floa
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ComponentError(f"remote: expected a url such as http://127.0.0.1:8000/, got {url!r}")
     if parts.username or parts.password:
-        raise ComponentError("remote: the url holds a user name or password; name the token's variable in `token_env`")
+        raise ComponentError(
+            "remote: the url holds a user name or password; name the token's variable in "
+            "`token_env`"
+        )
     if space == "latents" and payload == "png":
-        raise ComponentError("remote: latents are no pictures; use `payload: safetensors` with `space: latents`")
+        raise ComponentError(
+            "remote: latents are no pictures; use `payload: safetensors` with `space: latents`"
+        )
     if least < 1 or not shortest > 0:
         raise ComponentError(
-            "remote: expected concurrency, attempts and batch_size of at least 1, and timeout, backoff and max_wait "
-            "above 0"
+            "remote: expected concurrency, attempts and batch_size of at least 1, and timeout, "
+            "backoff and max_wait above 0"
         )
 
 
 def read_token(name: str) -> str:
     token = os.environ.get(name, "")
     if not token:
-        raise ComponentError(f"remote: token_env names the environment variable {name}, which is not set")
+        raise ComponentError(
+            f"remote: token_env names the environment variable {name}, which is not set"
+        )
     return token

@@ -1,4 +1,5 @@
-"""Bicubic resizing with antialiasing as pillow does it, as two matrix products: differentiable, on any device."""
+"""Bicubic resizing with antialiasing as pillow does it, as two matrix products: differentiable, on
+any device."""
 
 from __future__ import annotations
 
@@ -13,10 +14,12 @@ SUPPORT = 2.0  # of the cubic kernel, in units of the coarser grid
 
 
 def resize(images: Tensor, height: int, width: int, quantise: bool = False) -> Tensor:
-    """Resize `(b, c, h, w)` in [0, 1] to `(b, c, height, width)`; columns first, then rows, clipped after each.
+    """Resize `(b, c, h, w)` in [0, 1] to `(b, c, height, width)`; columns first, then rows, clipped
+    after each.
 
-    quantise: values exactly as pillow gives them for pictures of 8 bits, which it rounds after each of the two; the
-    gradient passes straight through the rounding. `images` must be whole steps of 1/255 then.
+    quantise: values exactly as pillow gives them for pictures of 8 bits, which it rounds after each
+    of the two; the gradient passes straight through the rounding. `images` must be whole steps of
+    1/255 then.
     """
     images = resize_columns(images, width, quantise)
     return resize_columns(images.mT, height, quantise).mT
@@ -25,14 +28,21 @@ def resize(images: Tensor, height: int, width: int, quantise: bool = False) -> T
 def resize_columns(images: Tensor, width: int, quantise: bool) -> Tensor:
     matrix = torch.from_numpy(resize_matrix(images.shape[-1], width))
     smooth = (images @ matrix.to(images).T).clamp(0, 1)
-    return replace_values(smooth, fixed_point(images.detach(), matrix.to(images.device))) if quantise else smooth
+    return (
+        replace_values(smooth, fixed_point(images.detach(), matrix.to(images.device)))
+        if quantise
+        else smooth
+    )
 
 
 def fixed_point(images: Tensor, matrix: Tensor) -> Tensor:
-    """The product in pillow's integers: weights in steps of 2^-22, bytes in and out. Exact in float64."""
+    """The product in pillow's integers: weights in steps of 2^-22, bytes in and out. Exact in
+    float64."""
     whole = (matrix * 2**PRECISION_BITS).abs().add(0.5).floor() * matrix.sign()
     bytes_in = (255 * images.double()).round()
-    return ((bytes_in @ whole.T + 2 ** (PRECISION_BITS - 1)) / 2**PRECISION_BITS).floor().clamp(0, 255) / 255
+    return ((bytes_in @ whole.T + 2 ** (PRECISION_BITS - 1)) / 2**PRECISION_BITS).floor().clamp(
+        0, 255
+    ) / 255
 
 
 def quantised(images: Tensor) -> Tensor:
@@ -47,9 +57,11 @@ def replace_values(images: Tensor, values: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def resize_matrix(size: int, new_size: int) -> np.ndarray:
-    """Row i holds the weights of the `size` old pixels in new pixel i: `(new_size, size)` float64, rows sum to 1.
+    """Row i holds the weights of the `size` old pixels in new pixel i: `(new_size, size)` float64,
+    rows sum to 1.
 
-    The kernel is stretched when shrinking, so that it averages over all pixels that fall into the new one.
+    The kernel is stretched when shrinking, so that it averages over all pixels that fall into the
+    new one.
     """
     scale = size / new_size
     stretch = max(scale, 1.0)
@@ -57,7 +69,9 @@ def resize_matrix(size: int, new_size: int) -> np.ndarray:
     first = np.maximum((centers - SUPPORT * stretch + 0.5).astype(int), 0)[:, None]
     behind = np.minimum((centers + SUPPORT * stretch + 0.5).astype(int), size)[:, None]
     pixels = np.arange(size)[None]
-    weights = cubic((pixels + 0.5 - centers[:, None]) / stretch) * ((pixels >= first) & (pixels < behind))
+    weights = cubic((pixels + 0.5 - centers[:, None]) / stretch) * (
+        (pixels >= first) & (pixels < behind)
+    )
     return weights / weights.sum(1, keepdims=True)
 
 

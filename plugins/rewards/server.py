@@ -1,4 +1,5 @@
-"""Serve a reward by HTTP with the standard library: one computation at a time, and a bounded queue."""
+"""Serve a reward by HTTP with the standard library: one computation at a time, and a bounded
+queue."""
 
 from __future__ import annotations
 
@@ -35,11 +36,21 @@ class RewardServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, reward: RewardFunction, name: str, differentiable: bool, address: tuple[str, int] = ("127.0.0.1", 0),
-        queue: int = 16, limit: int = 1 << 30,
-    ) -> None:  # fmt: skip
+        self,
+        reward: RewardFunction,
+        name: str,
+        differentiable: bool,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+        queue: int = 16,
+        limit: int = 1 << 30,
+    ) -> None:
         super().__init__(address, Handler)
-        self.reward, self.name, self.differentiable, self.limit = reward, name, differentiable, limit
+        self.reward, self.name, self.differentiable, self.limit = (
+            reward,
+            name,
+            differentiable,
+            limit,
+        )
         self.places, self.one_at_a_time = threading.BoundedSemaphore(queue + 1), threading.Lock()
 
     def answer(self, body: bytes) -> bytes:
@@ -80,13 +91,25 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.reply(200, {"reward": self.server.name, "gradient": self.server.differentiable, "version": VERSION})
+        self.reply(
+            200,
+            {
+                "reward": self.server.name,
+                "gradient": self.server.differentiable,
+                "version": VERSION,
+            },
+        )
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > self.server.limit:
             self.close_connection = True  # the body stays unread
-            self.reply(413, {"error": f"expected a Content-Length of at most {self.server.limit}, got {length!r}"})
+            self.reply(
+                413,
+                {
+                    "error": f"expected a Content-Length of at most {self.server.limit}, got {length!r}"
+                },
+            )
             return
         body = self.rfile.read(int(length))
         if not self.server.places.acquire(blocking=False):
@@ -102,7 +125,9 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             self.server.places.release()
 
-    def reply(self, status: int, content: bytes | dict[str, Any], headers: dict[str, str] | None = None) -> None:
+    def reply(
+        self, status: int, content: bytes | dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {

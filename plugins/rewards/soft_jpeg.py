@@ -1,9 +1,10 @@
 """JPEG's lossy half as differentiable arithmetic, and a size estimate from its coefficients.
 
-After ITU-T T.81: BT.601 colour transform, chroma at half resolution, 8x8 cosine transform, division by the tables of
-annex K scaled to a quality as the Independent JPEG Group's library does. Rounding is x - sin(2 pi x) / (2 pi): equal to
-rounding at every integer and half-integer, and smooth between, in the spirit of the cubic one of Shin & Song 2017
-("JPEG-resistant adversarial images"), but without its jumps.
+After ITU-T T.81: BT.601 colour transform, chroma at half resolution, 8x8 cosine transform, division
+by the tables of annex K scaled to a quality as the Independent JPEG Group's library does. Rounding
+is x - sin(2 pi x) / (2 pi): equal to rounding at every integer and half-integer, and smooth
+between, in the spirit of the cubic one of Shin & Song 2017 ("JPEG-resistant adversarial images"),
+but without its jumps.
 """
 
 from __future__ import annotations
@@ -17,14 +18,22 @@ from torch import Tensor
 
 BLOCK = 8
 LUMINANCE = (
-    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
-)  # fmt: skip
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
 CHROMINANCE = (
-    (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99), (24, 26, 56, 99, 99, 99, 99, 99),
-    (47, 66, 99, 99, 99, 99, 99, 99), *(((99,) * 8,) * 4),
-)  # fmt: skip
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    *(((99,) * 8,) * 4),
+)
 TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
@@ -38,9 +47,14 @@ def soft_bits(pixels: Tensor, quality: int) -> Tensor:
 
 
 def plane_bits(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """Bits of colour planes `(b, c, h, w)`; a block's mean counts by its difference to the block on its left."""
-    steps = torch.tensor(quantisation_steps(table, quality), device=planes.device, dtype=planes.dtype)
-    coefficients = soft_round(block_cosines(fill_up(planes, BLOCK)) / steps)  # (b, c, rows, columns, 8, 8)
+    """Bits of colour planes `(b, c, h, w)`; a block's mean counts by its difference to the block on
+    its left."""
+    steps = torch.tensor(
+        quantisation_steps(table, quality), device=planes.device, dtype=planes.dtype
+    )
+    coefficients = soft_round(
+        block_cosines(fill_up(planes, BLOCK)) / steps
+    )  # (b, c, rows, columns, 8, 8)
     means = coefficients[..., 0, 0]
     differences = torch.diff(means, dim=-1, prepend=torch.zeros_like(means[..., :1]))
     details = coefficients.flatten(-2)[..., 1:]
@@ -63,7 +77,8 @@ def fill_up(planes: Tensor, multiple: int) -> Tensor:
 
 
 def block_cosines(planes: Tensor) -> Tensor:
-    """Orthonormal cosine transform of each 8x8 block: `(b, c, h, w)` -> `(b, c, h / 8, w / 8, 8, 8)`."""
+    """Orthonormal cosine transform of each 8x8 block: `(b, c, h, w)` -> `(b, c, h / 8, w / 8, 8,
+    8)`."""
     blocks = planes.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).transpose(-3, -2)
     basis = torch.tensor(cosine_basis(), device=planes.device, dtype=planes.dtype)
     return basis @ blocks @ basis.T
@@ -73,10 +88,16 @@ def block_cosines(planes: Tensor) -> Tensor:
 def cosine_basis() -> list[list[float]]:
     """Row u is the u-th basis function of the type-II cosine transform of length 8."""
     scale = [math.sqrt((1 if u == 0 else 2) / BLOCK) for u in range(BLOCK)]
-    return [[scale[u] * math.cos((2 * x + 1) * u * math.pi / (2 * BLOCK)) for x in range(BLOCK)] for u in range(BLOCK)]
+    return [
+        [scale[u] * math.cos((2 * x + 1) * u * math.pi / (2 * BLOCK)) for x in range(BLOCK)]
+        for u in range(BLOCK)
+    ]
 
 
 def quantisation_steps(table: tuple[tuple[int, ...], ...], quality: int) -> list[list[float]]:
-    """The table at a quality of 1 to 100: times 50 / quality below 50, times 2 - quality / 50 above, in 1 .. 255."""
+    """The table at a quality of 1 to 100: times 50 / quality below 50, times 2 - quality / 50
+    above, in 1 .. 255."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return [[float(min(max((entry * percent + 50) // 100, 1), 255)) for entry in row] for row in table]
+    return [
+        [float(min(max((entry * percent + 50) // 100, 1), 255)) for entry in row] for row in table
+    ]

@@ -1,4 +1,5 @@
-"""Rewards that are cosines of CLIP embeddings of image and prompt, differing in weights, scale and preparation."""
+"""Rewards that are cosines of CLIP embeddings of image and prompt, differing in weights, scale and
+preparation."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class TextImage(nn.Module):
 class ClipScore(TextImage):
     """CLIP score of image and prompt: 100 cos (`percent`), or 2.5 max(cos, 0) (`hessel`).
 
-    The second is Hessel et al. 2021 (2104.08718). The first is not clipped: a wrong image has a gradient too.
+    The second is Hessel et al. 2021 (2104.08718). The first is not clipped: a wrong image has a
+    gradient too.
 
     Args:
         weights, revision, processor, quantise, precision: see `ClipSource`.
@@ -50,10 +52,15 @@ class ClipScore(TextImage):
     range = (-100.0, 100.0)
 
     def __init__(
-        self, weights: str = "openai/clip-vit-large-patch14", revision: str | None = None, processor: str | None = None,
-        form: Literal["percent", "hessel"] = "percent", column: str = "prompt", quantise: bool = False,
+        self,
+        weights: str = "openai/clip-vit-large-patch14",
+        revision: str | None = None,
+        processor: str | None = None,
+        form: Literal["percent", "hessel"] = "percent",
+        column: str = "prompt",
+        quantise: bool = False,
         precision: Precision = "float32",
-    ) -> None:  # fmt: skip
+    ) -> None:
         source = ClipSource(weights, revision, processor, quantise=quantise, precision=precision)
         super().__init__("clip_score", source, column)
         self.form = form
@@ -66,18 +73,24 @@ class ClipScore(TextImage):
 
 
 class PickScore(TextImage):
-    """PickScore (Kirstain et al. 2023, 2305.01569): exp(logit_scale) cos, a CLIP-H trained on people's picks; about 20.
+    """PickScore (Kirstain et al. 2023, 2305.01569): exp(logit_scale) cos, a CLIP-H trained on
+    people's picks; about 20.
 
-    Args: as `ClipScore`. The published weights are used with the processor of the CLIP that they were tuned from.
+    Args: as `ClipScore`. The published weights are used with the processor of the CLIP that they
+        were tuned from.
     """
 
     range = (-100.0, 100.0)
 
     def __init__(
-        self, weights: str = "yuvalkirstain/PickScore_v1", revision: str | None = None,
-        processor: str | None = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", column: str = "prompt", quantise: bool = False,
+        self,
+        weights: str = "yuvalkirstain/PickScore_v1",
+        revision: str | None = None,
+        processor: str | None = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        column: str = "prompt",
+        quantise: bool = False,
         precision: Precision = "float32",
-    ) -> None:  # fmt: skip
+    ) -> None:
         source = ClipSource(weights, revision, processor, quantise=quantise, precision=precision)
         super().__init__("pick_score", source, column)
 
@@ -87,14 +100,23 @@ class PickScore(TextImage):
 
 
 class HpsV2(TextImage):
-    """Human Preference Score v2 / v2.1 (Wu et al. 2023, 2306.09341): the cosine of a CLIP-H; 0.2 to 0.35 is usual.
+    """Human Preference Score v2 / v2.1 (Wu et al. 2023, 2306.09341): the cosine of a CLIP-H; 0.2 to
+    0.35 is usual.
 
-    Args: as `ClipScore`; `weights` is a converted folder (`rewardft rewards convert-hps`, docs/rewards.md), for the
-    published file is another format. Images that are no squares are filled up with black, as its own code does.
+    Args: as `ClipScore`; `weights` is a converted folder (`rewardft rewards convert-hps`,
+    docs/rewards.md), for the published file is another format. Images that are no squares are
+    filled up with black, as its own code does.
     """
 
     def __init__(
-        self, weights: str, revision: str | None = None, processor: str | None = None, column: str = "prompt",
-        quantise: bool = False, precision: Precision = "float32",
-    ) -> None:  # fmt: skip
-        super().__init__("hps_v2", ClipSource(weights, revision, processor, "pad", quantise, precision), column)
+        self,
+        weights: str,
+        revision: str | None = None,
+        processor: str | None = None,
+        column: str = "prompt",
+        quantise: bool = False,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__(
+            "hps_v2", ClipSource(weights, revision, processor, "pad", quantise, precision), column
+        )

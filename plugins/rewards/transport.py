@@ -1,4 +1,5 @@
-"""One HTTP request that ends: within its time, within its size, with a sentence for every way to fail."""
+"""One HTTP request that ends: within its time, within its size, with a sentence for every way to
+fail."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PASSING = {*BUSY, 408, 500, 502, 504}  # statuses that may be another on the nex
 
 
 class Unreachable(Exception):
-    """No answer this time; worth another attempt. `retry_after`: seconds that a busy server asks to wait."""
+    """No answer this time; worth another attempt. `retry_after`: seconds that a busy server asks to
+    wait."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -38,7 +40,8 @@ class Endpoint:
     headers: Mapping[str, str]
 
     def post(self, body: bytes, limit: int) -> bytes:
-        """The body of an answer with status 200 and at most `limit` bytes. Raises Unreachable or Refused."""
+        """The body of an answer with status 200 and at most `limit` bytes. Raises Unreachable or
+        Refused."""
         connection = self.connect()
         deadline = Deadline(connection, self.timeout)
         try:
@@ -49,17 +52,25 @@ class Endpoint:
         except (OSError, http.client.HTTPException, ValueError, Unreachable) as error:
             if deadline.passed or isinstance(error, TimeoutError):
                 raise Unreachable(f"no complete answer within {self.timeout:g} s") from error
-            raise error if isinstance(error, Unreachable) else Unreachable(describe(error)) from error
+            raise (
+                error if isinstance(error, Unreachable) else Unreachable(describe(error))
+            ) from error
         finally:
             deadline.cancel()
             connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
+        kind = (
+            http.client.HTTPSConnection
+            if self.url.scheme == "https"
+            else http.client.HTTPConnection
+        )
         assert self.url.hostname is not None
         return kind(self.url.hostname, self.url.port, timeout=self.timeout)
 
-    def exchange(self, connection: http.client.HTTPConnection, deadline: Deadline, body: bytes, limit: int) -> bytes:
+    def exchange(
+        self, connection: http.client.HTTPConnection, deadline: Deadline, body: bytes, limit: int
+    ) -> bytes:
         path = (self.url.path or "/") + (f"?{self.url.query}" if self.url.query else "")
         headers = {
             "Content-Type": "application/json",
@@ -69,7 +80,9 @@ class Endpoint:
         }
         connection.connect()
         deadline.socket = connection.sock
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the answer may say why it was not read
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # the answer may say why it was not read
             connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         if answer.status != 200:
@@ -78,18 +91,23 @@ class Endpoint:
         data = b"" if announced > limit else answer.read(limit + 1)
         if max(announced, len(data)) > limit:
             size = f"{announced} bytes" if announced else "more than that"
-            raise Refused(f"expected at most {limit} bytes for this many samples, the answer has {size}")
+            raise Refused(
+                f"expected at most {limit} bytes for this many samples, the answer has {size}"
+            )
         if announced > len(data):
             raise Unreachable(f"the answer was cut off after {len(data)} of {announced} bytes")
         return data
 
 
 class Deadline:
-    """Ends a connection when its time is over, whatever it waits for: connecting, headers or body, byte by byte."""
+    """Ends a connection when its time is over, whatever it waits for: connecting, headers or body,
+    byte by byte."""
 
     def __init__(self, connection: http.client.HTTPConnection, seconds: float) -> None:
         self.connection, self.passed = connection, False
-        self.socket: socket.socket | None = None  # kept here: the connection forgets it when it reads the last answer
+        self.socket: socket.socket | None = (
+            None  # kept here: the connection forgets it when it reads the last answer
+        )
         self.timer = threading.Timer(seconds, self.hang_up)
         self.timer.daemon = True
         self.timer.start()
@@ -117,7 +135,8 @@ def failure(answer: http.client.HTTPResponse) -> Exception:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds a number or a date; None without one, or with neither."""
+    """Seconds of a Retry-After header, which holds a number or a date; None without one, or with
+    neither."""
     if not value:
         return None
     if value.strip().isdigit():

@@ -1,4 +1,5 @@
-"""Finding and reading weights: safetensors only, from a file, a folder or a pinned revision of a hub repository."""
+"""Finding and reading weights: safetensors only, from a file, a folder or a pinned revision of a
+hub repository."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from rewardft.errors import ComponentError
 
 
 def locate_file(source: str, filename: str, revision: str | None, reward: str) -> Path:
-    """A safetensors file: `source` itself, `filename` in the folder `source`, or in the hub repository `source`.
+    """A safetensors file: `source` itself, `filename` in the folder `source`, or in the hub
+    repository `source`.
 
     Raises ComponentError when it is missing or another format.
     """
@@ -25,8 +27,8 @@ def locate_file(source: str, filename: str, revision: str | None, reward: str) -
         return require_safetensors(path, reward)
     if path.suffix or path.exists() or source.count("/") != 1:
         raise ComponentError(
-            f"{reward}: expected a .safetensors file, a folder with {filename}, or a hub id (owner/name); "
-            f"{source!r} does not exist."
+            f"{reward}: expected a .safetensors file, a folder with {filename}, or a hub id "
+            f"(owner/name); {source!r} does not exist."
         )
     require_safetensors(Path(filename), reward)
     from huggingface_hub import hf_hub_download
@@ -40,14 +42,15 @@ def locate_file(source: str, filename: str, revision: str | None, reward: str) -
 def require_safetensors(path: Path, reward: str) -> Path:
     if path.suffix != ".safetensors":
         raise ComponentError(
-            f"{reward}: {path} is no .safetensors file. Other formats can run code when they are read; "
-            f"docs/rewards.md says how to convert published weights once."
+            f"{reward}: {path} is no .safetensors file. Other formats can run code when they are "
+            "read; docs/rewards.md says how to convert published weights once."
         )
     return path
 
 
 def fetched(load: Callable[[], Any], what: str, source: str, revision: str | None) -> Any:
-    """Run a loader of a library; its many errors become one ComponentError that names the source."""
+    """Run a loader of a library; its many errors become one ComponentError that names the
+    source."""
     try:
         return load()
     except (OSError, ValueError, KeyError) as error:
@@ -64,17 +67,23 @@ def read_tensors(path: Path, reward: str) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except Exception as error:  # safetensors raises an error of its own, or OSError
-        raise ComponentError(f"{reward}: {path} cannot be read as safetensors (truncated?): {error}") from error
+        raise ComponentError(
+            f"{reward}: {path} cannot be read as safetensors (truncated?): {error}"
+        ) from error
     return {name: value.float() for name, value in tensors.items()}
 
 
 def linear_stack(tensors: dict[str, Tensor], source: str) -> nn.Sequential:
-    """Linear layers one after another, as a head is saved: `layers.0.weight`, `layers.2.weight`, ... or `weight`.
+    """Linear layers one after another, as a head is saved: `layers.0.weight`, `layers.2.weight`,
+    ... or `weight`.
 
-    The dropout layers between them, whose numbers are skipped, do nothing in evaluation; there are no activations.
-    Raises ComponentError unless the layers fit each other and end in one number.
+    The dropout layers between them, whose numbers are skipped, do nothing in evaluation; there are
+    no activations. Raises ComponentError unless the layers fit each other and end in one number.
     """
-    prefixes = sorted((name.removesuffix("weight") for name in tensors if name.endswith("weight")), key=layer_number)
+    prefixes = sorted(
+        (name.removesuffix("weight") for name in tensors if name.endswith("weight")),
+        key=layer_number,
+    )
     layers: list[nn.Linear] = []
     problems = []
     for prefix in prefixes:
@@ -82,7 +91,9 @@ def linear_stack(tensors: dict[str, Tensor], source: str) -> nn.Sequential:
         bias = tensors.get(f"{prefix}bias", torch.zeros(len(weight)))
         if layers and weight.shape[1] != layers[-1].out_features:
             given = layers[-1].out_features
-            problems.append(f"{prefix}weight reads {weight.shape[1]} numbers, the layer before gives {given}")
+            problems.append(
+                f"{prefix}weight reads {weight.shape[1]} numbers, the layer before gives {given}"
+            )
         layer = nn.Linear(weight.shape[1], len(weight))
         layer.load_state_dict({"weight": weight, "bias": bias})
         layers.append(layer)

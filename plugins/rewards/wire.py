@@ -1,7 +1,8 @@
-"""The wire format of rewards behind HTTP, version 1: JSON, with samples and gradients as base64 of safetensors or PNG.
+"""The wire format of rewards behind HTTP, version 1: JSON, with samples and gradients as base64 of
+safetensors or PNG.
 
-`docs/remote-reward.md` is its specification. Nothing that is received can run code: safetensors hold numbers, PNG files
-hold pixels, and both are checked against the shapes that were asked for.
+`docs/remote-reward.md` is its specification. Nothing that is received can run code: safetensors
+hold numbers, PNG files hold pixels, and both are checked against the shapes that were asked for.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class WireError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """Samples `(b, ...)` to be scored, with their batch; `gradient`: d(reward_i)/d(sample_i) is wanted too."""
+    """Samples `(b, ...)` to be scored, with their batch; `gradient`: d(reward_i)/d(sample_i) is
+    wanted too."""
 
     samples: Tensor
     batch: Batch
@@ -42,11 +44,21 @@ def encode_request(
     samples: Tensor, batch: Batch, columns: Mapping[str, Any], payload: Payload, gradient: bool
 ) -> bytes:
     """The body of a request; `columns` hold lists, or tensors that are sent as nested lists."""
-    data: Any = encode_tensor("samples", samples) if payload == "safetensors" else [encode_png(s) for s in samples]
+    data: Any = (
+        encode_tensor("samples", samples)
+        if payload == "safetensors"
+        else [encode_png(s) for s in samples]
+    )
     message = {
-        "version": VERSION, "ids": list(batch.ids), "gradient": gradient, "payload": payload, "samples": data,
-        "columns": {name: v.tolist() if isinstance(v, Tensor) else list(v) for name, v in columns.items()},
-    }  # fmt: skip
+        "version": VERSION,
+        "ids": list(batch.ids),
+        "gradient": gradient,
+        "payload": payload,
+        "samples": data,
+        "columns": {
+            name: v.tolist() if isinstance(v, Tensor) else list(v) for name, v in columns.items()
+        },
+    }
     return json.dumps(message, allow_nan=False).encode()
 
 
@@ -54,21 +66,31 @@ def decode_request(body: bytes) -> Request:
     """Raises WireError for anything but a request of this version."""
     message = parse_object(body)
     if message.get("version") != VERSION:
-        raise WireError(f"expected version {VERSION} of the wire format, got {message.get('version')!r}")
+        raise WireError(
+            f"expected version {VERSION} of the wire format, got {message.get('version')!r}"
+        )
     ids, columns, payload = message.get("ids"), message.get("columns", {}), message.get("payload")
     if not isinstance(ids, list) or not ids or not all(isinstance(i, str) for i in ids):
         raise WireError("expected `ids`, a list of text with one entry per sample")
-    if not isinstance(columns, dict) or not all(isinstance(c, list) and len(c) == len(ids) for c in columns.values()):
+    if not isinstance(columns, dict) or not all(
+        isinstance(c, list) and len(c) == len(ids) for c in columns.values()
+    ):
         raise WireError(f"expected `columns`, a mapping of lists with {len(ids)} entries each")
     if payload == "png" and isinstance(message.get("samples"), list):
         samples = torch.stack([decode_png(text) for text in message["samples"]])
     elif payload == "safetensors":
         samples = decode_tensor("samples", message.get("samples"))
     else:
-        raise WireError(f"expected `payload` safetensors or png (with a list of `samples`), got {payload!r}")
+        raise WireError(
+            f"expected `payload` safetensors or png (with a list of `samples`), got {payload!r}"
+        )
     if len(samples) != len(ids):
-        raise WireError(f"expected one sample per id, got {len(samples)} samples and {len(ids)} ids")
-    return Request(samples, Batch(tuple(ids), (0,) * len(ids), columns), bool(message.get("gradient")))
+        raise WireError(
+            f"expected one sample per id, got {len(samples)} samples and {len(ids)} ids"
+        )
+    return Request(
+        samples, Batch(tuple(ids), (0,) * len(ids), columns), bool(message.get("gradient"))
+    )
 
 
 def encode_answer(rewards: Tensor, gradient: Tensor | None) -> bytes:
@@ -81,16 +103,23 @@ def encode_answer(rewards: Tensor, gradient: Tensor | None) -> bytes:
 
 
 def decode_answer(body: bytes, shape: torch.Size, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Rewards `(b,)` and, if wanted, their gradient of `shape`. Raises WireError for anything else."""
+    """Rewards `(b,)` and, if wanted, their gradient of `shape`. Raises WireError for anything
+    else."""
     message = parse_object(body)
     values = message.get("rewards")
     if not isinstance(values, list):
-        raise WireError(f"expected `rewards`, a list of numbers; the answer has: {', '.join(message) or 'nothing'}")
+        raise WireError(
+            "expected `rewards`, a list of numbers; the answer has: "
+            f"{', '.join(message) or 'nothing'}"
+        )
     if len(values) != shape[0]:
         raise WireError(f"expected {shape[0]} rewards, one per sample, got {len(values)}")
     wrong = [value for value in values if value is not None and not is_number(value)]
     if wrong:
-        raise WireError(f"expected rewards that are finite numbers, or null where one does not apply, got {wrong[0]!r}")
+        raise WireError(
+            "expected rewards that are finite numbers, or null where one does not apply, got "
+            f"{wrong[0]!r}"
+        )
     rewards = torch.tensor([float("nan") if value is None else float(value) for value in values])
     if not gradient:
         return rewards, None
@@ -98,8 +127,12 @@ def decode_answer(body: bytes, shape: torch.Size, gradient: bool) -> tuple[Tenso
         raise WireError("expected `gradient` beside `rewards`, as the request asks for it")
     slope = decode_tensor("gradient", message["gradient"])
     if slope.shape != shape or not slope.isfinite().all():
-        what = f"shape {tuple(slope.shape)}" if slope.shape != shape else "values that are not finite"
-        raise WireError(f"expected a finite gradient of the samples' shape {tuple(shape)}, got {what}")
+        what = (
+            f"shape {tuple(slope.shape)}" if slope.shape != shape else "values that are not finite"
+        )
+        raise WireError(
+            f"expected a finite gradient of the samples' shape {tuple(shape)}, got {what}"
+        )
     return rewards, slope
 
 
@@ -108,7 +141,9 @@ def decode_answer(body: bytes, shape: torch.Size, gradient: bool) -> tuple[Tenso
 
 def is_number(value: Any) -> bool:
     return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= torch.finfo(torch.float32).max
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= torch.finfo(torch.float32).max
     )
 
 
@@ -118,7 +153,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
         message = json.loads(body, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         start = body[:80].decode("utf-8", "replace")
-        raise WireError(f"expected JSON, got {len(body)} bytes that begin with {start!r} ({error})") from error
+        raise WireError(
+            f"expected JSON, got {len(body)} bytes that begin with {start!r} ({error})"
+        ) from error
     if not isinstance(message, dict):
         raise WireError(f"expected a JSON object, got a {type(message).__name__}")
     return message
@@ -134,15 +171,21 @@ def encode_tensor(name: str, value: Tensor) -> str:
 
 
 def decode_tensor(name: str, text: Any) -> Tensor:
-    """A float32 tensor of at least one dimension, out of base64 of a safetensors file that holds it as `name`."""
+    """A float32 tensor of at least one dimension, out of base64 of a safetensors file that holds it
+    as `name`."""
     try:
         tensors = load(decode_base64(name, text))
     except Exception as error:  # safetensors raises an error of its own; WireError passes through
         raise (
-            error if isinstance(error, WireError) else WireError(f"`{name}` is no safetensors file: {error}")
+            error
+            if isinstance(error, WireError)
+            else WireError(f"`{name}` is no safetensors file: {error}")
         ) from error
     if set(tensors) != {name} or not tensors[name].is_floating_point() or tensors[name].ndim == 0:
-        raise WireError(f"expected one floating-point tensor {name!r}, got: {', '.join(sorted(tensors)) or 'none'}")
+        raise WireError(
+            f"expected one floating-point tensor {name!r}, got: "
+            f"{', '.join(sorted(tensors)) or 'none'}"
+        )
     return tensors[name].float()
 
 
@@ -151,7 +194,16 @@ def encode_png(image: Tensor) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    data = (image.detach().float() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous().cpu().numpy()
+    data = (
+        (image.detach().float() * 255)
+        .round()
+        .clamp(0, 255)
+        .byte()
+        .permute(1, 2, 0)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
     Image.fromarray(data).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 

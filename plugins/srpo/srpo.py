@@ -2,42 +2,51 @@
 
 Two ideas, of which the second is optional.
 
-**Direct-Align.** A finished sample x0 is noised again with a noise epsilon that is known, to any level k of the chain:
+**Direct-Align.** A finished sample x0 is noised again with a noise epsilon that is known, to any
+level k of the chain:
 
-    x_k = alpha_k x0 + sigma_k epsilon                                                                     (1)
+    x_k = alpha_k x0 + sigma_k epsilon
+    (1)
 
 The network takes out a part of it, down to level j < k in noise, in one step
 
-    x_j = alpha_j x0_hat(x_k) + sigma_j epsilon_hat(x_k)                                                   (2)
+    x_j = alpha_j x0_hat(x_k) + sigma_j epsilon_hat(x_k)
+    (2)
 
 and the rest, which is known, is subtracted:
 
-    x0_restored = (x_j - sigma_j epsilon) / alpha_j = x0_hat + (sigma_j / alpha_j) (epsilon_hat - epsilon)  (3)
+    x0_restored = (x_j - sigma_j epsilon) / alpha_j = x0_hat + (sigma_j / alpha_j) (epsilon_hat -
+    epsilon)  (3)
 
-A perfect network restores x0 exactly from any k; a real one changes it by its own step alone. The reward of the
-restored sample is differentiated through that one step; x_k is a constant. So every level can learn, early ones
-too, at the price of one forward and one backward. Restored from level j, a sample counts lambda(j): little where hardly
-any noise is left, because late steps are what reward hacking uses,
+A perfect network restores x0 exactly from any k; a real one changes it by its own step alone. The
+reward of the restored sample is differentiated through that one step; x_k is a constant. So every
+level can learn, early ones too, at the price of one forward and one backward. Restored from level
+j, a sample counts lambda(j): little where hardly any noise is left, because late steps are what
+    reward hacking uses,
 
-    lambda(u) = s u / (1 + (s - 1) u),   u = (T - j) / T,   s = discount_shift                             (4)
+    lambda(u) = s u / (1 + (s - 1) u),   u = (T - j) / T,   s = discount_shift
+    (4)
 
-**Semantic relative preference.** The reward of a sample is that for a prompt with a wanted word in front, less that for
-the prompt with an unwanted one:
+**Semantic relative preference.** The reward of a sample is that for a prompt with a wanted word in
+front, less that for the prompt with an unwanted one:
 
-    r_srp = (1 + k) r(x, "wanted. prompt") - r(x, "unwanted. prompt")                                      (5)
+    r_srp = (1 + k) r(x, "wanted. prompt") - r(x, "unwanted. prompt")
+    (5)
 
-With a CLIP-like reward, linear in the text's embedding, this is f(x) . ((1 + k) C_wanted - C_unwanted): what the
-reward model likes whatever the prompt says cancels. It costs a second evaluation of the reward, and nothing in the
-reward model needs to know of it.
+With a CLIP-like reward, linear in the text's embedding, this is f(x) . ((1 + k) C_wanted -
+C_unwanted): what the reward model likes whatever the prompt says cancels. It costs a second
+evaluation of the reward, and nothing in the reward model needs to know of it.
 
-Where this follows the released code rather than the paper's sketch: (3) divides by alpha_j, the level that (2) reaches;
-epsilon is the noise that the sample was rolled out from; visits run without guidance; the words change with the step.
-The released code rescales each image to [0, 1] by its own extremes before scoring; here a model's `decode` ends in
-[0, 1], and no image is stretched. The paper's second branch, which descends the reward of an inversion step, is not
-in the code that could be compared, and not here.
+Where this follows the released code rather than the paper's sketch: (3) divides by alpha_j, the
+level that (2) reaches; epsilon is the noise that the sample was rolled out from; visits run without
+guidance; the words change with the step. The released code rescales each image to [0, 1] by its own
+extremes before scoring; here a model's `decode` ends in [0, 1], and no image is stretched. The
+paper's second branch, which descends the reward of an inversion step, is not in the code that could
+be compared, and not here.
 
-Cost per optimizer step and sample, with V visits: T + V denoiser forwards and V backwards (and V forwards under the
-reference when there are regularizers); 1 + V reward evaluations, or 1 + 2 V with words.
+Cost per optimizer step and sample, with V visits: T + V denoiser forwards and V backwards (and V
+forwards under the reference when there are regularizers); 1 + V reward evaluations, or 1 + 2 V with
+words.
 """
 
 from __future__ import annotations
@@ -50,8 +59,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
@@ -59,7 +68,8 @@ DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
 
 @dataclass(frozen=True)
 class Visit:
-    """Noise to level k, denoise to level j, k < j < T; levels count as the sampler's steps do, 0 is the noisiest."""
+    """Noise to level k, denoise to level j, k < j < T; levels count as the sampler's steps do, 0 is
+    the noisiest."""
 
     k: int
     j: int
@@ -72,9 +82,11 @@ class SRPO:
     Args:
         visits: levels at which each sample learns, per optimizer step.
         jump: sampling steps that the network takes out at once; the rest of the noise is known.
-        window: the part of the chain where visits begin, [0, 1] all of it, [0, 0.6] the noisy 60 percent.
+        window: the part of the chain where visits begin, [0, 1] all of it, [0, 0.6] the noisy 60
+            percent.
         discount_shift: s in (4), > 0; 1 is linear, null: every level counts 1.
-        wanted, unwanted: words in front of the prompt, (5); lists are gone through one step after the other.
+        wanted, unwanted: words in front of the prompt, (5); lists are gone through one step after
+            the other.
         strength: k in (5), >= 0.
         column: the batch's column of prompts.
     """
@@ -99,15 +111,18 @@ class SRPO:
         low, high = self.window
         if self.visits < 1 or self.jump < 1 or not 0 <= low < high <= 1:
             raise ComponentError(
-                f"srpo: expected visits and jump of at least 1 and a window within [0, 1], got {self.visits}, "
-                f"{self.jump} and [{low:g}, {high:g}]"
+                "srpo: expected visits and jump of at least 1 and a window within [0, 1], got "
+                f"{self.visits}, {self.jump} and [{low:g}, {high:g}]"
             )
         if (self.discount_shift is not None and self.discount_shift <= 0) or self.strength < 0:
             raise ComponentError(
-                f"srpo: expected discount_shift > 0 and strength >= 0, got {self.discount_shift} and {self.strength:g}"
+                f"srpo: expected discount_shift > 0 and strength >= 0, got {self.discount_shift} "
+                f"and {self.strength:g}"
             )
         if bool(self.wanted) != bool(self.unwanted):
-            raise ComponentError("srpo: a relative preference needs `wanted` and `unwanted` words; only one is given")
+            raise ComponentError(
+                "srpo: a relative preference needs `wanted` and `unwanted` words; only one is given"
+            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         steps = ctx.sampler.steps
@@ -115,19 +130,25 @@ class SRPO:
         rollout = ctx.rollout(batch, Plan(stop=steps))
         ctx.score(rollout, batch)  # of the samples themselves, for the logs
         total = len(batch) * self.visits
-        parts = [(rows, n) for rows in micro_slices(len(batch), ctx.micro_batch) for n in range(self.visits)]
+        parts = [
+            (rows, n)
+            for rows in micro_slices(len(batch), ctx.micro_batch)
+            for n in range(self.visits)
+        ]
         for rows, n in parts:
             loss = self.loss(ctx, rollout.select(rows), batch.select(rows), levels[n])
             yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
 
     def draw_visit(self, steps: int, rng: random.Random) -> Visit:
-        """k uniform over the window's steps from which `jump` can be taken with noise left, where lambda is above 0."""
+        """k uniform over the window's steps from which `jump` can be taken with noise left, where
+        lambda is above 0."""
         low, high = (round(edge * steps) for edge in self.window)
         last = min(high, steps - self.jump) - 1
         if last < low:
             raise ComponentError(
-                f"srpo: no step of {steps} is within the window [{self.window[0]:g}, {self.window[1]:g}] and leaves "
-                f"noise after {self.jump} of them. Widen the window, lower `jump` or sample with more steps."
+                f"srpo: no step of {steps} is within the window [{self.window[0]:g}, "
+                f"{self.window[1]:g}] and leaves noise after {self.jump} of them. Widen the "
+                "window, lower `jump` or sample with more steps."
             )
         k = rng.randint(low, last)
         return Visit(k, k + self.jump)
@@ -135,7 +156,8 @@ class SRPO:
     # -- Direct-Align --------------------------------------------------------------------------------------------------
 
     def loss(self, ctx: Context, rollout: Rollout, batch: Batch, visit: Visit) -> Tensor:
-        """`(b,)`: its gradient is that of -lambda r(restored) plus the regularizers; its value is a surrogate."""
+        """`(b,)`: its gradient is that of -lambda r(restored) plus the regularizers; its value is a
+        surrogate."""
         epsilon = rollout.noise.draw("initial", rollout.x0.shape[1:])
         state = ctx.sampler.renoise(rollout.x0, visit.k, epsilon)  # equation 1
         noised = replace(rollout.with_x0(None), states={visit.k: state}, outputs={}, log_probs={})
@@ -143,7 +165,9 @@ class SRPO:
             new = ctx.replay(noised, visit.k)
             penalty = ctx.penalty(new, noised, visit.k)
         restored = restore(ctx.sampler, new, epsilon, visit.j)
-        ctx.record("restored/change", (restored - rollout.x0).detach().square().flatten(1).mean(1).sqrt())
+        ctx.record(
+            "restored/change", (restored - rollout.x0).detach().square().flatten(1).mean(1).sqrt()
+        )
         reward, slope = self.reward(ctx, rollout.with_x0(restored.detach()), batch)
         weight = self.discount(visit.j, ctx.sampler.steps)
         ctx.record("loss", penalty - weight * reward)
@@ -159,7 +183,8 @@ class SRPO:
     # -- the reward ----------------------------------------------------------------------------------------------------
 
     def reward(self, ctx: Context, restored: Rollout, batch: Batch) -> tuple[Tensor, Tensor]:
-        """r of the restored samples, of the relative kind where there are words, `(b,)`, and d r / d x0."""
+        """r of the restored samples, of the relative kind where there are words, `(b,)`, and d r /
+        d x0."""
         if not self.wanted:
             return score(ctx, restored, batch, "restored/reward")
         wanted, unwanted = (words[ctx.step % len(words)] for words in (self.wanted, self.unwanted))
@@ -186,11 +211,15 @@ def score(ctx: Context, rollout: Rollout, batch: Batch, name: str) -> tuple[Tens
 
 
 def with_word(batch: Batch, word: str, column: str) -> Batch:
-    """The batch with 'word. ' in front of each prompt. Raises ComponentError when there are no prompts."""
+    """The batch with 'word. ' in front of each prompt. Raises ComponentError when there are no
+    prompts."""
     if column not in batch:
         raise ComponentError(
-            f"srpo: `wanted` and `unwanted` go in front of the prompt, and the data set has no column {column!r}; "
-            f"it gives: {', '.join(batch.columns)}"
+            "srpo: `wanted` and `unwanted` go in front of the prompt, and the data set has no "
+            f"column {column!r}; it gives: {', '.join(batch.columns)}"
         )
-    columns: Mapping[str, Any] = {**batch.columns, column: [f"{word}. {prompt}" for prompt in batch[column]]}
+    columns: Mapping[str, Any] = {
+        **batch.columns,
+        column: [f"{word}. {prompt}" for prompt in batch[column]],
+    }
     return replace(batch, columns=columns)

@@ -1,8 +1,9 @@
-"""Text-to-image and class-conditional models from diffusers folders, and data sets of prompts and labels.
+"""Text-to-image and class-conditional models from diffusers folders, and data sets of prompts and
+labels.
 
-Registers the models `stable_diffusion` (1.x and 2.x), `sdxl`, `sd3`, `flux`, `class_conditional_unet` and
-`unconditional_unet`, and the data sets `prompts` and `class_labels`. A family is one short file beside the machinery
-that all share (`family.py`).
+Registers the models `stable_diffusion` (1.x and 2.x), `sdxl`, `sd3`, `flux`,
+`class_conditional_unet` and `unconditional_unet`, and the data sets `prompts` and `class_labels`. A
+family is one short file beside the machinery that all share (`family.py`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ def register_models() -> Factories:
     from .unet import UnconditionalUNet
 
     return {
-        "stable_diffusion": StableDiffusion, "sdxl": StableDiffusionXL, "sd3": StableDiffusion3, "flux": Flux,
-        "class_conditional_unet": ClassConditionalUNet, "unconditional_unet": UnconditionalUNet,
-    }  # fmt: skip
+        "stable_diffusion": StableDiffusion,
+        "sdxl": StableDiffusionXL,
+        "sd3": StableDiffusion3,
+        "flux": Flux,
+        "class_conditional_unet": ClassConditionalUNet,
+        "unconditional_unet": UnconditionalUNet,
+    }
 
 
 @hookimpl

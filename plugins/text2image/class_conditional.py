@@ -18,12 +18,15 @@ from .unet import UnconditionalUNet
 class ClassConditionalUNet(UnconditionalUNet):
     """A `UNet2DModel` on pixels, conditioned on a class.
 
-    The class is `batch["label"]`, whole numbers from 0. Guidance and condition dropout take the last of the network's
-    `num_class_embeds` classes for "no class"; train the network with one class more than the data have.
+    The class is `batch["label"]`, whole numbers from 0. Guidance and condition dropout take the
+    last of the network's `num_class_embeds` classes for "no class"; train the network with one
+    class more than the data have.
 
     Args:
-        guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a second pass.
-        guidance_gradient: `inside`: both halves carry gradient; `outside`: the half without a class is a constant.
+        guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a
+            second pass.
+        guidance_gradient: `inside`: both halves carry gradient; `outside`: the half without a class
+            is a constant.
     """
 
     guidance: float = 1.0
@@ -33,20 +36,22 @@ class ClassConditionalUNet(UnconditionalUNet):
         super().__post_init__()
         if not self.unet_config.num_class_embeds:
             raise ComponentError(
-                "class_conditional_unet: the network has no class embedding (num_class_embeds is not set); "
-                "`unconditional_unet` takes it"
+                "class_conditional_unet: the network has no class embedding (num_class_embeds is "
+                "not set); `unconditional_unet` takes it"
             )
 
     def encode(self, batch: Batch) -> Condition:
         """Raises ComponentError for labels that the network does not know."""
         if "label" not in batch:
             raise ComponentError(
-                f"class_conditional_unet needs a column `label` of whole numbers, and the data set gives: "
-                f"{', '.join(batch.columns)}. The data set `class_labels` has one."
+                "class_conditional_unet needs a column `label` of whole numbers, and the data set "
+                f"gives: {', '.join(batch.columns)}. The data set `class_labels` has one."
             )
         label, count = batch["label"], self.unet_config.num_class_embeds
         if label.is_floating_point() or int(label.min()) < 0 or int(label.max()) >= count:
-            raise ComponentError(f"labels must be whole numbers from 0 to {count - 1}, got {label.unique().tolist()}")
+            raise ComponentError(
+                f"labels must be whole numbers from 0 to {count - 1}, got {label.unique().tolist()}"
+            )
         return {"label": label}
 
     def drop(self, cond: Condition, mask: Tensor) -> Condition:
@@ -59,4 +64,6 @@ class ClassConditionalUNet(UnconditionalUNet):
         if self.guidance == 1.0:
             return super().denoise(x, t, cond)
         x = x.to(self.trainable.dtype)  # type: ignore[arg-type]
-        return guide(self.predict, x, t, cond, self.null(cond), self.guidance, self.guidance_gradient)
+        return guide(
+            self.predict, x, t, cond, self.null(cond), self.guidance, self.guidance_gradient
+        )

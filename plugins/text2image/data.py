@@ -16,60 +16,82 @@ ANIMALS = Path(__file__).parent / "assets" / "animals.txt"
 
 
 class Prompts:
-    """Prompts from a .txt, .jsonl or .parquet file, or from a folder that the `datasets` library saved.
+    """Prompts from a .txt, .jsonl or .parquet file, or from a folder that the `datasets` library
+    saved.
 
     Items: id, prompt, and the columns that are asked for.
     """
 
     def __init__(
-        self, path: str, column: str = "prompt", columns: list[str] | None = None, id_column: str | None = None,
-        split: str = "train", held_out: int = 0, limit: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        path: str,
+        column: str = "prompt",
+        columns: list[str] | None = None,
+        id_column: str | None = None,
+        split: str = "train",
+        held_out: int = 0,
+        limit: int | None = None,
+    ) -> None:
         """Read and check every row.
 
         Args:
-            path: one prompt per line (.txt), one object per line (.jsonl), a table (.parquet), or a saved folder;
-                "shipped": 65 animals.
+            path: one prompt per line (.txt), one object per line (.jsonl), a table (.parquet), or a
+                saved folder; "shipped": 65 animals.
             column: the column that holds the prompt.
-            columns: others that rewards, algorithms or models read, such as `label` or `group`; every row needs them.
+            columns: others that rewards, algorithms or models read, such as `label` or `group`;
+                every row needs them.
             id_column: the column that names the sample; None: its number. Noise is drawn by it.
             split: `train` or `val`; the name of a split where a saved folder has splits of its own.
-            held_out: how many different prompts make up `val`; chosen by a hash of the prompt, so that they stay
-                the same when rows are added or moved.
+            held_out: how many different prompts make up `val`; chosen by a hash of the prompt, so
+                that they stay the same when rows are added or moved.
             limit: only the first so many samples of the split.
 
         Raises:
-            DataError: nothing can be read, a column is missing, a prompt is no text or empty, two ids are equal, or
-                the split is empty.
+            DataError: nothing can be read, a column is missing, a prompt is no text or empty, two
+                ids are equal, or the split is empty.
         """
         self.path = ANIMALS if path == SHIPPED else Path(path).expanduser()
         if held_out < 0 or (limit is not None and limit < 1):
-            raise DataError(f"prompts: expected held_out >= 0 and limit >= 1, got {held_out} and {limit}")
+            raise DataError(
+                f"prompts: expected held_out >= 0 and limit >= 1, got {held_out} and {limit}"
+            )
         wanted = [column, *(columns or ()), *([] if id_column is None else [id_column])]
         self.items: list[dict[str, Any]] = []
         for where, row in read_rows(self.path, wanted, split):
             check_columns(where, wanted, list(row))
             prompt = check_prompt(where, column, row[column])
             id_ = str(len(self.items)) if id_column is None else str(row[id_column])
-            self.items.append({"id": id_, "prompt": prompt, **{name: row[name] for name in columns or ()}})
+            self.items.append(
+                {"id": id_, "prompt": prompt, **{name: row[name] for name in columns or ()}}
+            )
         self.check_ids(id_column)
         if not self.items:
             raise DataError(f"{self.path}: there are no prompts in it")
         if not has_splits(self.path):
             self.items = self.choose(split, held_out)
         elif held_out:
-            raise DataError(f"{self.path} has splits of its own; leave `held_out` out and name one by `split`")
+            raise DataError(
+                f"{self.path} has splits of its own; leave `held_out` out and name one by `split`"
+            )
         self.items = self.items[:limit]
 
     def choose(self, split: str, held_out: int) -> list[dict[str, Any]]:
         """The items of a split; equal prompts are on the same side."""
         if split not in ("train", "val"):
             raise DataError(f"{self.path}: expected `split: train` or `split: val`, got {split!r}")
-        prompts = sorted({item["prompt"] for item in self.items}, key=lambda prompt: keyed_seed("held out", prompt))
+        prompts = sorted(
+            {item["prompt"] for item in self.items},
+            key=lambda prompt: keyed_seed("held out", prompt),
+        )
         if held_out >= len(prompts):
-            raise DataError(f"{self.path}: cannot hold out {held_out} of {len(prompts)} different prompts")
+            raise DataError(
+                f"{self.path}: cannot hold out {held_out} of {len(prompts)} different prompts"
+            )
         if split == "val" and not held_out:
-            raise DataError(f"{self.path}: `split: val` is empty; say how many prompts are held out by `held_out`")
+            raise DataError(
+                f"{self.path}: `split: val` is empty; say how many prompts are held out by "
+                "`held_out`"
+            )
         kept_apart = set(prompts[:held_out])
         return [item for item in self.items if (item["prompt"] in kept_apart) == (split == "val")]
 
@@ -77,7 +99,10 @@ class Prompts:
         seen: set[str] = set()
         for item in self.items:
             if item["id"] in seen:
-                raise DataError(f"{self.path}: two rows have {item['id']!r} in the column {column!r}; ids must differ")
+                raise DataError(
+                    f"{self.path}: two rows have {item['id']!r} in the column {column!r}; ids must "
+                    "differ"
+                )
             seen.add(item["id"])
 
     def __len__(self) -> int:
@@ -90,14 +115,17 @@ class Prompts:
 def check_prompt(where: str, column: str, value: Any) -> str:
     """The prompt without blanks around it."""
     if not isinstance(value, str):
-        raise DataError(f"{where}: expected text in the column {column!r}, got {type(value).__name__}")
+        raise DataError(
+            f"{where}: expected text in the column {column!r}, got {type(value).__name__}"
+        )
     if not value.strip():
         raise DataError(f"{where}: the text in the column {column!r} is empty")
     return value.strip()
 
 
 class ClassLabels:
-    """Classes in turn, for class-conditional and unconditional models. Items: id, label, group (`class3`).
+    """Classes in turn, for class-conditional and unconditional models. Items: id, label, group
+    (`class3`).
 
     Args:
         classes: how many classes there are.
@@ -107,7 +135,9 @@ class ClassLabels:
 
     def __init__(self, classes: int = 10, size: int = 1000, split: str = "train") -> None:
         if classes < 1 or size < 1:
-            raise DataError(f"class_labels: expected classes >= 1 and size >= 1, got {classes} and {size}")
+            raise DataError(
+                f"class_labels: expected classes >= 1 and size >= 1, got {classes} and {size}"
+            )
         self.classes, self.size, self.split = classes, size, split
 
     def __len__(self) -> int:

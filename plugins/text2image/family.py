@@ -1,7 +1,8 @@
-"""What latent text-to-image families share: loading, prompt embeddings, guidance, decoding, checkpointing.
+"""What latent text-to-image families share: loading, prompt embeddings, guidance, decoding,
+checkpointing.
 
-A family adds what is its own: the classes of its denoiser and text encoders, how their outputs become a condition, and
-how the denoiser is called. See `stable_diffusion.py` for the shortest one.
+A family adds what is its own: the classes of its denoiser and text encoders, how their outputs
+become a condition, and how the denoiser is called. See `stable_diffusion.py` for the shortest one.
 """
 
 from __future__ import annotations
@@ -24,20 +25,26 @@ from .text import Embedding, PromptCache, TextEncoder, placed
 
 @dataclass(kw_only=True, eq=False)
 class LatentModel:
-    """Model contract `rewardft.protocols.DiffusionModel` for prompts.
+    """Model contract `rewardft.contracts.protocols.DiffusionModel` for prompts.
 
     Args:
         weights: a folder in diffusers' layout, or a hub id.
         revision: commit, tag or branch on the hub; a commit pins the weights.
         variant: of the weight files, such as fp16.
         dtype: of the frozen denoiser and text encoders; adapters stay float32.
-        vae_dtype: of the autoencoder; rewards differentiate through it, and that of SDXL overflows in fp16.
-        guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a second pass.
-        guidance_gradient: `inside`: both halves carry gradient; `outside`: the unconditional half is a constant.
-        height, width: of the images in pixels; None takes the size that the denoiser was trained at.
-        negative_prompt: what guidance leads away from; None takes the family's own (most: the empty prompt).
+        vae_dtype: of the autoencoder; rewards differentiate through it, and that of SDXL overflows
+            in fp16.
+        guidance: classifier-free guidance scale; 1 is the conditional prediction alone, without a
+            second pass.
+        guidance_gradient: `inside`: both halves carry gradient; `outside`: the unconditional half
+            is a constant.
+        height, width: of the images in pixels; None takes the size that the denoiser was trained
+            at.
+        negative_prompt: what guidance leads away from; None takes the family's own (most: the empty
+            prompt).
         cache_mb: host memory for prompt embeddings.
-        offload_text: keep text encoders in host memory, but for the prompts that are not in the cache.
+        offload_text: keep text encoders in host memory, but for the prompts that are not in the
+            cache.
         decode_batch: images that are decoded at a time.
     """
 
@@ -63,20 +70,28 @@ class LatentModel:
     def __post_init__(self) -> None:
         if self.guidance < 0 or self.decode_batch < 1 or self.cache_mb < 0:
             raise ComponentError(
-                f"expected guidance >= 0, decode_batch >= 1 and cache_mb >= 0, got guidance={self.guidance}, "
-                f"decode_batch={self.decode_batch}, cache_mb={self.cache_mb}"
+                "expected guidance >= 0, decode_batch >= 1 and cache_mb >= 0, got "
+                f"guidance={self.guidance}, decode_batch={self.decode_batch}, "
+                f"cache_mb={self.cache_mb}"
             )
         self.source = Source.open(self.weights, self.revision, self.variant)
         self.device = torch.device("cpu")
-        self.trainable: nn.Module = self.source.network("diffusers", *self.denoiser, DTYPES[self.dtype])
-        self.vae: Any = self.source.network("diffusers", "AutoencoderKL", "vae", DTYPES[self.vae_dtype])
+        self.trainable: nn.Module = self.source.network(
+            "diffusers", *self.denoiser, DTYPES[self.dtype]
+        )
+        self.vae: Any = self.source.network(
+            "diffusers", "AutoencoderKL", "vae", DTYPES[self.vae_dtype]
+        )
         self.encoders = self.load_encoders()
         self.cache = PromptCache(self.cache_mb * 2**20)
-        self.nothing: Condition | None = None  # the unconditional embedding on the device, once it is asked for
+        self.nothing: Condition | None = (
+            None  # the unconditional embedding on the device, once it is asked for
+        )
         self.latent_size = self.size_of_latents()
         self.scheduler = self.load_scheduler()
 
-    # -- what a family gives -----------------------------------------------------------------------------------------
+    # -- what a family gives
+    # -----------------------------------------------------------------------------------------
 
     def load_encoders(self) -> dict[str, TextEncoder]:
         """The frozen text encoders by name."""
@@ -144,7 +159,9 @@ class LatentModel:
         x = x.to(self.trainable.dtype)  # type: ignore[arg-type]
         if self.guidance == 1.0:
             return self.predict(x, t, cond)
-        return guide(self.predict, x, t, cond, self.null(len(x)), self.guidance, self.guidance_gradient)
+        return guide(
+            self.predict, x, t, cond, self.null(len(x)), self.guidance, self.guidance_gradient
+        )
 
     def decode(self, x0: Tensor) -> Tensor:
         """Latents `(b, c, h, w)` -> pixels `(b, 3, height, width)` in [0, 1], see `to_pixels`."""
@@ -154,9 +171,12 @@ class LatentModel:
 
     @torch.no_grad()
     def clean(self, batch: Batch) -> Tensor:
-        """The latents of `batch["image"]` `(b, 3, height, width)` in [0, 1]: the mean of the encoder's Gaussian."""
+        """The latents of `batch["image"]` `(b, 3, height, width)` in [0, 1]: the mean of the
+        encoder's Gaussian."""
         images = (2 * batch["image"] - 1).to(self.device, self.vae.dtype)
-        parts = [self.vae.encode(part).latent_dist.mode() for part in images.split(self.decode_batch)]
+        parts = [
+            self.vae.encode(part).latent_dist.mode() for part in images.split(self.decode_batch)
+        ]
         return (torch.cat(parts).float() - self.latent_shift) / self.latent_scale
 
     def enable_checkpointing(self) -> None:
@@ -176,7 +196,10 @@ class LatentModel:
     def latent_scale(self) -> Any:
         """Latents times this, plus `latent_shift`, are what the decoder takes."""
         deviation = getattr(self.vae.config, "latents_std", None)
-        return per_channel(1.0 if deviation is None else deviation, self.device) / self.vae.config.scaling_factor
+        return (
+            per_channel(1.0 if deviation is None else deviation, self.device)
+            / self.vae.config.scaling_factor
+        )
 
     @property
     def latent_shift(self) -> Any:
@@ -190,7 +213,9 @@ class LatentModel:
         default, multiple = self.default_size() * factor, factor * self.patch
         height, width = self.height or default, self.width or default
         if height < multiple or width < multiple or height % multiple or width % multiple:
-            raise ComponentError(f"height and width must be multiples of {multiple}, got {height} and {width}")
+            raise ComponentError(
+                f"height and width must be multiples of {multiple}, got {height} and {width}"
+            )
         return height // factor, width // factor
 
 

@@ -1,4 +1,5 @@
-"""`flux`: FLUX.1 dev and schnell (Black Forest Labs 2024), a transformer over 2x2 blocks of latents."""
+"""`flux`: FLUX.1 dev and schnell (Black Forest Labs 2024), a transformer over 2x2 blocks of
+latents."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class Flux(LatentModel):
     Latents are packed into tokens inside; samplers and rewards see `(b, c, h, w)`.
 
     Args:
-        guidance: the scale that dev was distilled with: an input of the network, never a second pass. schnell has
-            none and takes 1.
+        guidance: the scale that dev was distilled with: an input of the network, never a second
+            pass. schnell has none and takes 1.
         t5_length: tokens that T5 reads (dev: 512, schnell: 256).
     """
 
@@ -39,11 +40,13 @@ class Flux(LatentModel):
         super().__post_init__()
         if not self.config.guidance_embeds and self.guidance != 1:
             raise ComponentError(
-                f"{self.source.place('transformer')} was not distilled with guidance (it is a schnell): `guidance: "
-                f"{self.guidance:g}` would do nothing. Write `guidance: 1`."
+                f"{self.source.place('transformer')} was not distilled with guidance (it is a "
+                f"schnell): `guidance: {self.guidance:g}` would do nothing. Write `guidance: 1`."
             )
         if self.negative_prompt is not None:
-            raise ComponentError("flux runs without an unconditional pass; leave `negative_prompt` out")
+            raise ComponentError(
+                "flux runs without an unconditional pass; leave `negative_prompt` out"
+            )
 
     def load_encoders(self) -> dict[str, TextEncoder]:
         dtype = DTYPES[self.dtype]
@@ -69,12 +72,27 @@ class Flux(LatentModel):
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         b, c, h, w = x.shape
-        tokens = x.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
-        places = torch.cartesian_prod(torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0)).to(x)
+        tokens = (
+            x.view(b, c, h // 2, 2, w // 2, 2)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(b, h * w // 4, 4 * c)
+        )
+        places = torch.cartesian_prod(
+            torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0)
+        ).to(x)
         text = cond["text"].to(x.dtype)
-        guidance = torch.full((b,), float(self.guidance), device=x.device) if self.config.guidance_embeds else None
+        guidance = (
+            torch.full((b,), float(self.guidance), device=x.device)
+            if self.config.guidance_embeds
+            else None
+        )
         output: Tensor = self.trainable(
-            hidden_states=tokens, timestep=t.to(x.dtype) / 1000, guidance=guidance, encoder_hidden_states=text,
-            pooled_projections=cond["pooled"].to(x.dtype), img_ids=places, txt_ids=text.new_zeros(text.shape[1], 3),
-        ).sample  # fmt: skip
+            hidden_states=tokens,
+            timestep=t.to(x.dtype) / 1000,
+            guidance=guidance,
+            encoder_hidden_states=text,
+            pooled_projections=cond["pooled"].to(x.dtype),
+            img_ids=places,
+            txt_ids=text.new_zeros(text.shape[1], 3),
+        ).sample
         return output.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)

@@ -1,4 +1,5 @@
-"""Classifier-free guidance (Ho & Salimans 2022, 2207.12598) around any predictor of conditions in dictionaries."""
+"""Classifier-free guidance (Ho & Salimans 2022, 2207.12598) around any predictor of conditions in
+dictionaries."""
 
 from __future__ import annotations
 
@@ -13,12 +14,18 @@ GuidanceGradient = Literal["inside", "outside"]
 
 
 def guide(
-    predict: Callable[[Tensor, Tensor, Condition], Tensor], x: Tensor, t: Tensor, cond: Condition, null: Condition,
-    scale: float, gradient: GuidanceGradient,
-) -> Tensor:  # fmt: skip
+    predict: Callable[[Tensor, Tensor, Condition], Tensor],
+    x: Tensor,
+    t: Tensor,
+    cond: Condition,
+    null: Condition,
+    scale: float,
+    gradient: GuidanceGradient,
+) -> Tensor:
     """null + scale * (cond - null), shaped as x: one forward for both.
 
-    gradient: `outside` makes the unconditional half a constant; with autograd on it then takes a forward of its own.
+    gradient: `outside` makes the unconditional half a constant; with autograd on it then takes a
+        forward of its own.
     """
     if gradient == "outside" and torch.is_grad_enabled():
         conditional = predict(x, t, cond)
@@ -33,11 +40,13 @@ def guide(
 def replace_rows(cond: Condition, null: Condition, mask: Tensor) -> Condition:
     """The condition with the samples where `mask` `(b,)` is true taken from `null`."""
     return {
-        name: torch.where(mask.view(-1, *[1] * (value.ndim - 1)), null[name], value) for name, value in cond.items()
+        name: torch.where(mask.view(-1, *[1] * (value.ndim - 1)), null[name], value)
+        for name, value in cond.items()
     }
 
 
 def to_pixels(decoded: Tensor) -> Tensor:
-    """From [-1, 1] to [0, 1], clamped with the gradient of the identity: a pixel beyond the ends can be pulled back."""
+    """From [-1, 1] to [0, 1], clamped with the gradient of the identity: a pixel beyond the ends
+    can be pulled back."""
     pixels = decoded.float() / 2 + 0.5
     return pixels + (pixels.clamp(0, 1) - pixels).detach()

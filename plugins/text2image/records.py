@@ -19,20 +19,29 @@ def read_rows(path: Path, columns: Sequence[str], split: str) -> Rows:
     if path.is_dir():
         return read_saved(path, columns, split)
     if not path.is_file():
-        raise DataError(f"{path}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a saved folder")
+        raise DataError(
+            f"{path}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a "
+            "saved folder"
+        )
     if path.suffix == ".txt":
         return read_txt(path, columns)
     if path.suffix == ".jsonl":
         return read_jsonl(path)
     if path.suffix == ".parquet":
         return read_parquet(path, columns)
-    raise DataError(f"{path}: expected prompts as .txt, .jsonl or .parquet, got the suffix {path.suffix!r}")
+    raise DataError(
+        f"{path}: expected prompts as .txt, .jsonl or .parquet, got the suffix {path.suffix!r}"
+    )
 
 
 def read_txt(path: Path, columns: Sequence[str]) -> Rows:
-    """One prompt per line under the name of the first of the columns; blank lines are passed over."""
+    """One prompt per line under the name of the first of the columns; blank lines are passed
+    over."""
     if len(columns) > 1:
-        raise DataError(f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as .jsonl")
+        raise DataError(
+            f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as "
+            ".jsonl"
+        )
     for number, line in lines_of(path):
         yield f"{path}:{number}", {columns[0]: line.strip()}
 
@@ -44,7 +53,9 @@ def read_jsonl(path: Path) -> Rows:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
-            raise DataError(f'{path}:{number}: expected an object like {{"prompt": "..."}}, got {type(row).__name__}')
+            raise DataError(
+                f'{path}:{number}: expected an object like {{"prompt": "..."}}, got {type(row).__name__}'
+            )
         yield f"{path}:{number}", row
 
 
@@ -62,7 +73,9 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Rows:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError(f'{path}: reading parquet needs pyarrow (pip install "rewardft[text2image]")') from error
+        raise DataError(
+            f'{path}: reading parquet needs pyarrow (pip install "rewardft[text2image]")'
+        ) from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
         check_columns(str(path), columns, file.schema_arrow.names)
@@ -75,12 +88,15 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Rows:
 def read_saved(path: Path, columns: Sequence[str], split: str) -> Rows:
     if not any((path / name).is_file() for name in SAVED):
         raise DataError(
-            f"{path}: expected a folder that `save_to_disk` of the datasets library wrote, with {' or '.join(SAVED)}"
+            f"{path}: expected a folder that `save_to_disk` of the datasets library wrote, with "
+            f"{' or '.join(SAVED)}"
         )
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f'{path}: reading it needs datasets (pip install "rewardft[text2image]")') from error
+        raise DataError(
+            f'{path}: reading it needs datasets (pip install "rewardft[text2image]")'
+        ) from error
     try:
         table: Any = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
@@ -90,7 +106,10 @@ def read_saved(path: Path, columns: Sequence[str], split: str) -> Rows:
             raise DataError(f"{path}: there is no split {split!r}.{did_you_mean(split, table)}")
         table = table[split]
     check_columns(str(path), columns, table.column_names)
-    yield from ((f"{path}, row {number}", row) for number, row in enumerate(table.select_columns(list(columns))))
+    yield from (
+        (f"{path}, row {number}", row)
+        for number, row in enumerate(table.select_columns(list(columns)))
+    )
 
 
 def has_splits(path: Path) -> bool:

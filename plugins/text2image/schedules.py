@@ -13,14 +13,19 @@ from .source import Source
 
 
 class PipelineSchedule(FlowMatchEulerDiscreteScheduler):
-    """Flow matching on the grid of the family's diffusers pipeline, whatever it passes from outside.
+    """Flow matching on the grid of the family's diffusers pipeline, whatever it passes from
+    outside.
 
-    Two entries of its config say what that is (the underscore keeps diffusers from warning of them):
-        _mu: the shift that the image size asks for (see `resolution_shift`); only with `use_dynamic_shifting`.
+    Two entries of its config say what that is (the underscore keeps diffusers from warning of
+    them):
+        _mu: the shift that the image size asks for (see `resolution_shift`); only with
+            `use_dynamic_shifting`.
         _unit_grid: start from the levels 1, (T - 1) / T, ..., 1 / T, as FLUX does.
     """
 
-    def set_timesteps(self, num_inference_steps: Any = None, device: Any = None, **options: Any) -> None:
+    def set_timesteps(
+        self, num_inference_steps: Any = None, device: Any = None, **options: Any
+    ) -> None:
         """The T levels of a chain, shifted."""
         if self.config.get("_unit_grid"):  # type: ignore[attr-defined]
             options["sigmas"] = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
@@ -42,7 +47,8 @@ def load_beta_schedule(source: Source, subfolder: str = "scheduler") -> DDIMSche
 
 
 def load_flow_schedule(source: Source, tokens: int, unit_grid: bool = False) -> PipelineSchedule:
-    """The shift of a flow-matching checkpoint, for images of so many tokens; see `PipelineSchedule`."""
+    """The shift of a flow-matching checkpoint, for images of so many tokens; see
+    `PipelineSchedule`."""
     config = source.scheduler_config("scheduler")
     if not str(config.get("_class_name")).startswith("FlowMatch"):
         raise wrong_scheduler(source, "scheduler", "of flow matching", config)
@@ -67,14 +73,18 @@ def new_schedule(options: dict[str, Any]) -> Any:
 
 
 def resolution_shift(config: Any, tokens: int) -> float:
-    """mu, linear in the number of image tokens (Esser et al. 2024, 2403.03206, section 5.3.2, as released)."""
+    """mu, linear in the number of image tokens (Esser et al. 2024, 2403.03206, section 5.3.2, as
+    released)."""
     low, high = config.base_image_seq_len, config.max_image_seq_len
     slope = (config.max_shift - config.base_shift) / (high - low)
     return float(config.base_shift + slope * (tokens - low))
 
 
-def wrong_scheduler(source: Source, subfolder: str, expected: str, config: dict[str, Any]) -> ComponentError:
+def wrong_scheduler(
+    source: Source, subfolder: str, expected: str, config: dict[str, Any]
+) -> ComponentError:
     return ComponentError(
-        f"{source.place(subfolder)}: expected a scheduler {expected}, got {config.get('_class_name')}. The checkpoint "
-        f"is of another model family; change `use` in the recipe's model section."
+        f"{source.place(subfolder)}: expected a scheduler {expected}, got "
+        f"{config.get('_class_name')}. The checkpoint is of another model family; change `use` in "
+        "the recipe's model section."
     )

@@ -1,4 +1,5 @@
-"""`sd3`: Stable Diffusion 3 and 3.5 (Esser et al. 2024, 2403.03206), a transformer trained by flow matching."""
+"""`sd3`: Stable Diffusion 3 and 3.5 (Esser et al. 2024, 2403.03206), a transformer trained by flow
+matching."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class StableDiffusion3(LatentModel):
-    """Stable Diffusion 3 and 3.5: a transformer over image and text tokens, conditioned on two CLIP encoders and T5.
+    """Stable Diffusion 3 and 3.5: a transformer over image and text tokens, conditioned on two CLIP
+    encoders and T5.
 
     Args:
         t5: use the third text encoder; without it (11 GB less in bf16) its tokens are zeros.
@@ -30,22 +32,36 @@ class StableDiffusion3(LatentModel):
     t5_length: int = 256
 
     denoiser: ClassVar = ("SD3Transformer2DModel", "transformer")
-    lora_targets: ClassVar = (*LatentModel.lora_targets, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+    lora_targets: ClassVar = (
+        *LatentModel.lora_targets,
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+    )
     patch: ClassVar = 2
 
     def load_encoders(self) -> dict[str, TextEncoder]:
         dtype, clip = DTYPES[self.dtype], "CLIPTextModelWithProjection"
-        encoders = {name: TextEncoder.load(self.source, clip, i, dtype) for i, name in ((1, "small"), (2, "large"))}
+        encoders = {
+            name: TextEncoder.load(self.source, clip, i, dtype)
+            for i, name in ((1, "small"), (2, "large"))
+        }
         if self.t5:
-            encoders["t5"] = TextEncoder.load(self.source, "T5EncoderModel", 3, dtype, self.t5_length)
+            encoders["t5"] = TextEncoder.load(
+                self.source, "T5EncoderModel", 3, dtype, self.t5_length
+            )
         return encoders
 
     def load_scheduler(self) -> Any:
         height, width = self.latent_size
-        return load_flow_schedule(self.source, (height // self.config.patch_size) * (width // self.config.patch_size))
+        return load_flow_schedule(
+            self.source, (height // self.config.patch_size) * (width // self.config.patch_size)
+        )
 
     def embed(self, prompt: str) -> Embedding:
-        """text: CLIP's tokens, widened by zeros, then T5's `(tokens, width)`; pooled: both projections `(width,)`."""
+        """text: CLIP's tokens, widened by zeros, then T5's `(tokens, width)`; pooled: both
+        projections `(width,)`."""
         clips = [self.encoders[name](prompt) for name in ("small", "large")]
         text = torch.cat([clip.hidden_states[-2][0] for clip in clips], dim=-1)
         width = int(self.config.joint_attention_dim)

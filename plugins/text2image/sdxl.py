@@ -1,4 +1,5 @@
-"""`sdxl`: Stable Diffusion XL (Podell et al. 2023, 2307.01952), the base model without the refiner."""
+"""`sdxl`: Stable Diffusion XL (Podell et al. 2023, 2307.01952), the base model without the
+refiner."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class StableDiffusionXL(LatentModel):
-    """Stable Diffusion XL: a U-Net on latents, conditioned on two CLIP encoders and on the image size.
+    """Stable Diffusion XL: a U-Net on latents, conditioned on two CLIP encoders and on the image
+    size.
 
     Without a `negative_prompt` guidance leads away from embeddings of zeros, as in training.
     """
@@ -33,7 +35,8 @@ class StableDiffusionXL(LatentModel):
         }
 
     def embed(self, prompt: str) -> Embedding:
-        """text `(tokens, width)`: the last layer but one of both; pooled `(width,)`: the projection of the second."""
+        """text `(tokens, width)`: the last layer but one of both; pooled `(width,)`: the projection
+        of the second."""
         small, large = self.encoders["small"](prompt), self.encoders["large"](prompt)
         text = torch.cat([small.hidden_states[-2], large.hidden_states[-2]], dim=-1)
         return {"text": text[0], "pooled": large.text_embeds[0]}
@@ -46,11 +49,20 @@ class StableDiffusionXL(LatentModel):
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = (factor * side for side in self.latent_size)
-        sizes = [height, width, 0, 0, height, width]  # original size, corner of the crop, target size
+        sizes = [
+            height,
+            width,
+            0,
+            0,
+            height,
+            width,
+        ]  # original size, corner of the crop, target size
         added = {
             "text_embeds": cond["pooled"].to(x.dtype),
             "time_ids": torch.tensor([sizes], dtype=x.dtype, device=x.device).expand(len(x), -1),
         }
         text = cond["text"].to(x.dtype)
-        output: Tensor = self.trainable(x, t, encoder_hidden_states=text, added_cond_kwargs=added).sample
+        output: Tensor = self.trainable(
+            x, t, encoder_hidden_states=text, added_cond_kwargs=added
+        ).sample
         return output

@@ -1,7 +1,9 @@
-"""Where weights come from: a folder in diffusers' layout, or an id on the hub. Safetensors alone, no remote code.
+"""Where weights come from: a folder in diffusers' layout, or an id on the hub. Safetensors alone,
+no remote code.
 
-Every part of a model is loaded by a named class of diffusers or transformers from its own subfolder; the checkpoint
-cannot name a class of its own, and pickled weights are refused because they can run code.
+Every part of a model is loaded by a named class of diffusers or transformers from its own
+subfolder; the checkpoint cannot name a class of its own, and pickled weights are refused because
+they can run code.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # any of them m
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["fp32", "bf16", "fp16"]
 PICKLED = (
-    "Pickled weights can run code and are never loaded; where you trust them, load them once and save them with "
-    "`save_pretrained(folder, safe_serialization=True)`."
+    "Pickled weights can run code and are never loaded; where you trust them, load them once and "
+    "save them with `save_pretrained(folder, safe_serialization=True)`."
 )
 LAYOUT = "Give a folder in diffusers' layout, as `save_pretrained` of a pipeline writes it."
 
 
 @dataclass(frozen=True)
 class Source:
-    """An existing folder, or a hub id with an optional revision. `variant` picks files such as `*.fp16.safetensors`."""
+    """An existing folder, or a hub id with an optional revision. `variant` picks files such as
+    `*.fp16.safetensors`."""
 
     weights: str
     folder: Path | None
@@ -41,29 +44,43 @@ class Source:
 
     @classmethod
     def open(cls, weights: str, revision: str | None = None, variant: str | None = None) -> Source:
-        """A local folder comes first. Raises ComponentError for what is neither a folder nor a possible hub id."""
+        """A local folder comes first. Raises ComponentError for what is neither a folder nor a
+        possible hub id."""
         path = Path(weights).expanduser()
         if path.is_dir():
             if revision is not None:
-                raise ComponentError(f"weights: {weights} is a folder, and folders have no revision; leave it out")
+                raise ComponentError(
+                    f"weights: {weights} is a folder, and folders have no revision; leave it out"
+                )
             return cls(weights, path, None, variant)
         if path.exists() or not HUB_ID.fullmatch(weights):
             what = "a file" if path.exists() else "no folder"
-            raise ComponentError(f"weights: expected a folder or a hub id, got {weights!r}, which is {what}. {LAYOUT}")
+            raise ComponentError(
+                f"weights: expected a folder or a hub id, got {weights!r}, which is {what}. "
+                f"{LAYOUT}"
+            )
         return cls(weights, None, revision, variant)
 
     def network(self, library: str, name: str, subfolder: str, dtype: torch.dtype) -> nn.Module:
-        """A frozen network in evaluation mode. Raises ComponentError naming what was expected, and where."""
+        """A frozen network in evaluation mode. Raises ComponentError naming what was expected, and
+        where."""
         self.check_local(name, subfolder, weights=True)
-        options: dict[str, Any] = {"use_safetensors": True, "variant": self.variant, "output_loading_info": True}
+        options: dict[str, Any] = {
+            "use_safetensors": True,
+            "variant": self.variant,
+            "output_loading_info": True,
+        }
         if library == "diffusers":
             options["torch_dtype"] = dtype
         loaded, info = self.load(library, name, subfolder, options)
-        lacking = sorted(info["missing_keys"]) + [str(entry[0]) for entry in info["mismatched_keys"]]
+        lacking = sorted(info["missing_keys"]) + [
+            str(entry[0]) for entry in info["mismatched_keys"]
+        ]
         if lacking:
             raise ComponentError(
-                f"{self.place(subfolder)}: the weights do not fill the {name} that config.json describes: "
-                f"{len(lacking)} tensors are missing or misshapen, the first is {lacking[0]!r}. Fetch them again."
+                f"{self.place(subfolder)}: the weights do not fill the {name} that config.json "
+                f"describes: {len(lacking)} tensors are missing or misshapen, the first is "
+                f"{lacking[0]!r}. Fetch them again."
             )
         module: nn.Module = loaded.eval().requires_grad_(False)
         return module if library == "diffusers" else module.to(dtype)
@@ -78,16 +95,24 @@ class Source:
         return dict(self.load("diffusers", "DDIMScheduler", subfolder, {}, "load_config"))
 
     def load(
-        self, library: str, name: str, subfolder: str, options: Mapping[str, Any], method: str = "from_pretrained"
+        self,
+        library: str,
+        name: str,
+        subfolder: str,
+        options: Mapping[str, Any],
+        method: str = "from_pretrained",
     ) -> Any:
-        """Call the library's own loader; what it raises becomes a ComponentError that says what to do."""
+        """Call the library's own loader; what it raises becomes a ComponentError that says what to
+        do."""
         from safetensors import SafetensorError
 
         call = getattr(getattr(importlib.import_module(library), name), method)
         where = {"subfolder": subfolder} if subfolder else {}
         where |= {"revision": self.revision} if self.revision else {}
         try:
-            return call(self.weights if self.folder is None else str(self.folder), **where, **options)
+            return call(
+                self.weights if self.folder is None else str(self.folder), **where, **options
+            )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             text = f"{self.place(subfolder)}: no {name} could be loaded. {self.advice}\n{error}"
             raise ComponentError(text) from error
@@ -97,8 +122,9 @@ class Source:
         if self.folder is not None:
             return "The files are damaged or of another model; fetch them again."
         return (
-            f"{self.weights!r} is no folder here and was looked for on the hub: check the name, the revision, the "
-            f"network and the access token, or give a folder. Only safetensors files are accepted."
+            f"{self.weights!r} is no folder here and was looked for on the hub: check the name, "
+            "the revision, the network and the access token, or give a folder. Only safetensors "
+            "files are accepted."
         )
 
     def place(self, subfolder: str) -> str:
@@ -118,13 +144,20 @@ class Source:
         if not place.is_dir():
             found = ", ".join(sorted(p.name for p in self.folder.iterdir())) or "nothing"
             raise ComponentError(
-                f"{self.folder}: expected the subfolder {subfolder!r} ({name}), and it is not there; the folder "
-                f"has: {found}. {LAYOUT}"
+                f"{self.folder}: expected the subfolder {subfolder!r} ({name}), and it is not "
+                f"there; the folder has: {found}. {LAYOUT}"
             )
         if "Tokenizer" in name:
-            require(any((place / v).is_file() for v in VOCABULARIES), place, name, " or ".join(VOCABULARIES))
+            require(
+                any((place / v).is_file() for v in VOCABULARIES),
+                place,
+                name,
+                " or ".join(VOCABULARIES),
+            )
         elif "Scheduler" in name:
-            require((place / "scheduler_config.json").is_file(), place, name, "scheduler_config.json")
+            require(
+                (place / "scheduler_config.json").is_file(), place, name, "scheduler_config.json"
+            )
         else:
             require((place / "config.json").is_file(), place, name, "config.json")
             check_class(place, name)
@@ -134,7 +167,9 @@ class Source:
 
 def require(found: bool, place: Path, name: str, files: str) -> None:
     if not found:
-        raise ComponentError(f"{place}: expected {files} of a {name}, and it is not there. {LAYOUT}")
+        raise ComponentError(
+            f"{place}: expected {files} of a {name}, and it is not there. {LAYOUT}"
+        )
 
 
 def check_class(place: Path, name: str) -> None:
@@ -142,41 +177,56 @@ def check_class(place: Path, name: str) -> None:
     try:
         config = json.loads((place / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ComponentError(f"{place / 'config.json'}: not readable JSON ({error}). Fetch it again.") from error
-    said = config.get("_class_name") or (config.get("architectures") or [name])[0]
-    if said != name and not {said, name} <= {"CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"}:
         raise ComponentError(
-            f"{place}: expected a {name}, but config.json describes a {said}. The checkpoint is of another model "
-            f"family; change `use` in the recipe's model section."
+            f"{place / 'config.json'}: not readable JSON ({error}). Fetch it again."
+        ) from error
+    said = config.get("_class_name") or (config.get("architectures") or [name])[0]
+    if said != name and not {said, name} <= {
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "CLIPModel",
+    }:
+        raise ComponentError(
+            f"{place}: expected a {name}, but config.json describes a {said}. The checkpoint is of "
+            "another model family; change `use` in the recipe's model section."
         )
 
 
 def check_safetensors(place: Path, name: str, variant: str | None) -> None:
-    """The weights, whole or in shards, as safetensors files of the variant (None: of no variant)."""
+    """The weights, whole or in shards, as safetensors files of the variant (None: of no
+    variant)."""
     middle = f".{variant}" if variant else ""
     wanted = re.compile(rf"\w+{re.escape(middle)}(-\d+-of-\d+)?\.safetensors")
-    names = sorted(p.name for p in place.iterdir() if p.suffix in (".bin", ".safetensors", ".ckpt", ".pt"))
+    names = sorted(
+        p.name for p in place.iterdir() if p.suffix in (".bin", ".safetensors", ".ckpt", ".pt")
+    )
     if any(map(wanted.fullmatch, names)):
         return
     other_variant = any(found.endswith(".safetensors") for found in names)
     raise ComponentError(
-        f"{place}: expected the weights of a {name} as NAME{middle}.safetensors, found {', '.join(names) or 'none'}. "
+        f"{place}: expected the weights of a {name} as NAME{middle}.safetensors, found "
+        f"{', '.join(names) or 'none'}. "
         + ("Set `variant` to the one that is there." if other_variant else PICKLED)
     )
 
 
 def load_trained(module: nn.Module, path: str) -> None:
-    """Fill a network from a file that full fine-tuning wrote. Raises ComponentError for one that does not fit."""
+    """Fill a network from a file that full fine-tuning wrote. Raises ComponentError for one that
+    does not fit."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = Path(path).expanduser()
     if file.suffix != ".safetensors" or not file.is_file():
-        raise ComponentError(f"trained: expected a file such as RUN/adapter/model.safetensors, got {path!r}")
+        raise ComponentError(
+            f"trained: expected a file such as RUN/adapter/model.safetensors, got {path!r}"
+        )
     try:
         module.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
-        raise ComponentError(f"trained: {file} does not fit the network of the recipe.\n{error}") from error
+        raise ComponentError(
+            f"trained: {file} does not fit the network of the recipe.\n{error}"
+        ) from error
 
 
 def new_unet(config: dict[str, Any], seed: int) -> nn.Module:

@@ -1,4 +1,5 @@
-"""`stable_diffusion`: Stable Diffusion 1.x and 2.x (Rombach et al. 2022, 2112.10752), epsilon and v."""
+"""`stable_diffusion`: Stable Diffusion 1.x and 2.x (Rombach et al. 2022, 2112.10752), epsilon and
+v."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from .text import Embedding, TextEncoder
 
 @dataclass(kw_only=True, eq=False)
 class StableDiffusion(LatentModel):
-    """Stable Diffusion 1.x and 2.x: a U-Net on latents with cross-attention to the last layer of CLIP."""
+    """Stable Diffusion 1.x and 2.x: a U-Net on latents with cross-attention to the last layer of
+    CLIP."""
 
     denoiser: ClassVar = ("UNet2DConditionModel", "unet")
 

@@ -21,7 +21,8 @@ Embedding = dict[str, Tensor]  # the conditions of one prompt, without the batch
 
 @dataclass
 class TextEncoder:
-    """A tokenizer and its frozen network. `length`: every prompt is padded or cut to so many tokens."""
+    """A tokenizer and its frozen network. `length`: every prompt is padded or cut to so many
+    tokens."""
 
     tokenizer: Any
     network: nn.Module
@@ -29,8 +30,11 @@ class TextEncoder:
     cut: set[str] = field(default_factory=set)
 
     @classmethod
-    def load(cls, source: Source, name: str, number: int, dtype: torch.dtype, length: int | None = None) -> TextEncoder:
-        """`text_encoder` and `tokenizer` of a checkpoint, or `text_encoder_2` and so on; `name` is its class."""
+    def load(
+        cls, source: Source, name: str, number: int, dtype: torch.dtype, length: int | None = None
+    ) -> TextEncoder:
+        """`text_encoder` and `tokenizer` of a checkpoint, or `text_encoder_2` and so on; `name` is
+        its class."""
         suffix = "" if number == 1 else f"_{number}"
         tokens = "T5TokenizerFast" if name.startswith("T5") else "CLIPTokenizer"
         tokenizer = source.tokenizer(tokens, f"tokenizer{suffix}")
@@ -44,19 +48,27 @@ class TextEncoder:
         return cls(tokenizer, network, length or int(tokenizer.model_max_length))
 
     def __call__(self, prompt: str) -> Any:
-        """The network's output for one prompt, hidden states included: `(1, length, width)` each."""
+        """The network's output for one prompt, hidden states included: `(1, length, width)`
+        each."""
         ids = self.tokenizer(
-            [prompt], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+            [prompt],
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
         self._warn_of_cut(prompt)
-        return self.network(ids.to(next(self.network.parameters()).device), output_hidden_states=True)
+        return self.network(
+            ids.to(next(self.network.parameters()).device), output_hidden_states=True
+        )
 
     def _warn_of_cut(self, prompt: str) -> None:
         count = len(self.tokenizer(prompt).input_ids)
         if count > self.length and prompt not in self.cut:
             self.cut.add(prompt)
             warnings.warn(
-                f"a prompt of {count} tokens is cut to the {self.length} that the text encoder reads: {prompt!r}",
+                f"a prompt of {count} tokens is cut to the {self.length} that the text encoder "
+                f"reads: {prompt!r}",
                 stacklevel=2,
             )
 
@@ -75,7 +87,8 @@ class PromptCache:
         return all(prompt in self.entries for prompt in prompts)
 
     def get(self, prompts: Sequence[str], embed: Callable[[str], Embedding]) -> Embedding:
-        """The embeddings of all prompts, stacked, on the CPU; `embed` is asked for those that are not held."""
+        """The embeddings of all prompts, stacked, on the CPU; `embed` is asked for those that are
+        not held."""
         found = {prompt: self.entries[prompt] for prompt in prompts if prompt in self.entries}
         for prompt in dict.fromkeys(prompts):
             if prompt not in found:
@@ -85,7 +98,10 @@ class PromptCache:
             self.entries.move_to_end(prompt)
         while self.size > self.limit:
             self.size -= size_of(self.entries.popitem(last=False)[1])
-        return {name: torch.stack([found[prompt][name] for prompt in prompts]) for name in found[prompts[0]]}
+        return {
+            name: torch.stack([found[prompt][name] for prompt in prompts])
+            for name in found[prompts[0]]
+        }
 
 
 def size_of(embedding: Embedding) -> int:

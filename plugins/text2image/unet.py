@@ -15,7 +15,14 @@ from .guidance import Condition, to_pixels
 from .schedules import new_schedule, read_schedule
 from .source import DTYPES, Precision, Source, load_trained, new_unet
 
-LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")  # a small U-Net may have no attention
+LAYERS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "conv1",
+    "conv2",
+)  # a small U-Net may have no attention
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,13 +33,14 @@ class UnconditionalUNet:
         weights: a folder in diffusers' layout, or a hub id; None starts from random weights.
         revision: commit, tag or branch on the hub.
         variant: of the weight files, such as fp16.
-        subfolders: the U-Net and the scheduler have a subfolder each; false for the oldest repositories, which have
-            both at the top.
+        subfolders: the U-Net and the scheduler have a subfolder each; false for the oldest
+            repositories, which have both at the top.
         config: of random weights: arguments of `UNet2DModel`.
-        schedule: of random weights: arguments of diffusers' `DDPMScheduler`, or with `flow: true` of its
-            `FlowMatchEulerDiscreteScheduler`.
+        schedule: of random weights: arguments of diffusers' `DDPMScheduler`, or with `flow: true`
+            of its `FlowMatchEulerDiscreteScheduler`.
         seed: of random weights.
-        trained: a file of all weights that full fine-tuning wrote (`adapter/model.safetensors` of a run folder).
+        trained: a file of all weights that full fine-tuning wrote (`adapter/model.safetensors` of a
+            run folder).
         dtype: of frozen weights; adapters stay float32.
     """
 
@@ -51,10 +59,14 @@ class UnconditionalUNet:
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.config is None) or (self.weights and self.schedule):
             raise ComponentError(
-                f"{type(self).__name__}: expected `weights` alone, or `config` (and `schedule`) for random weights"
+                f"{type(self).__name__}: expected `weights` alone, or `config` (and `schedule`) "
+                "for random weights"
             )
         if self.weights is None:
-            self.trainable, self.scheduler = new_unet(self.config or {}, self.seed), new_schedule(self.schedule or {})
+            self.trainable, self.scheduler = (
+                new_unet(self.config or {}, self.seed),
+                new_schedule(self.schedule or {}),
+            )
         else:
             source = Source.open(self.weights, self.revision, self.variant)
             unet, scheduler = ("unet", "scheduler") if self.subfolders else ("", "")
@@ -63,7 +75,11 @@ class UnconditionalUNet:
         if self.trained is not None:
             load_trained(self.trainable, self.trained)
         self.unet_config: Any = self.trainable.config
-        names = {".".join(name.split(".")[-depth:]) for name, _ in self.trainable.named_modules() for depth in (1, 2)}
+        names = {
+            ".".join(name.split(".")[-depth:])
+            for name, _ in self.trainable.named_modules()
+            for depth in (1, 2)
+        }
         self.lora_targets = [name for name in LAYERS if name in names]
 
     def to(self, device: torch.device) -> None:

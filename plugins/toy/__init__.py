@@ -1,6 +1,8 @@
-"""The smallest complete plugin: a reward, a stopping rule and a recipe check, on the tiny CPU model.
+"""The smallest complete plugin: a reward, a stopping rule and a recipe check, on the tiny CPU
+model.
 
-Read it to see what a plugin looks like; its recipes (`toy_draft`, `toy_drtune`, ...) run in seconds.
+Read it to see what a plugin looks like; its recipes (`toy_draft`, `toy_drtune`, ...) run in
+seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Factories = Mapping[str, Callable[..., Any]]
 
 
 def brightness(rollout: Rollout, batch: Batch, *, target: float = 0.9) -> Tensor:
-    """Minus the squared distance of an image's mean pixel to `target`: in [-1, 0], higher is better."""
+    """Minus the squared distance of an image's mean pixel to `target`: in [-1, 0], higher is
+    better."""
     return -((rollout.decoded.flatten(1).mean(1) - target) ** 2)
 
 
@@ -42,4 +45,6 @@ def register_rewards() -> Factories:
 @hookimpl
 def stop_run(metrics: Mapping[str, float]) -> str | None:
     """Brightness cannot go above 0; a run that is there has nothing left to learn."""
-    return "brightness reached its maximum" if metrics.get("reward/brightness", -1.0) > -1e-7 else None
+    return (
+        "brightness reached its maximum" if metrics.get("reward/brightness", -1.0) > -1e-7 else None
+    )

@@ -1,7 +1,8 @@
 """Supervised denoising: how a base model is pre-trained, as an ordinary recipe.
 
-Loss: weight(t) * ||f(x_t, t) - target||^2 with x_t from the forward process of the model's own scheduler. `min_snr`
-weights by min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v (Hang et al. 2023, 2303.09556).
+Loss: weight(t) * ||f(x_t, t) - target||^2 with x_t from the forward process of the model's own
+scheduler. `min_snr` weights by min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1)
+for v (Hang et al. 2023, 2303.09556).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.samplers.prediction import target_output
 from rewardft.types import Batch, Loss, micro_slices
 
@@ -21,8 +22,8 @@ from rewardft.types import Batch, Loss, micro_slices
 class Denoising:
     """Train the denoiser on clean samples; needs no reward.
 
-    The model gives the clean samples by a method `clean(batch) -> x0`, and may drop conditions for classifier-free
-    guidance by a method `drop(cond, mask) -> cond`, mask `(b,)` bool.
+    The model gives the clean samples by a method `clean(batch) -> x0`, and may drop conditions for
+    classifier-free guidance by a method `drop(cond, mask) -> cond`, mask `(b,)` bool.
 
     Args:
         min_snr: gamma of the min-SNR weighting; None weights all timesteps alike.
@@ -33,7 +34,9 @@ class Denoising:
 
     def __init__(self, min_snr: float | None = 5.0, condition_dropout: float = 0.0) -> None:
         if not 0 <= condition_dropout <= 1:
-            raise ComponentError(f"condition_dropout must be within [0, 1], got {condition_dropout}")
+            raise ComponentError(
+                f"condition_dropout must be within [0, 1], got {condition_dropout}"
+            )
         self.min_snr, self.condition_dropout = min_snr, condition_dropout
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
@@ -53,7 +56,9 @@ class Denoising:
             t, alpha, sigma = forward_process(ctx.policy.scheduler, noise.uniform("timestep"), x0)
         output = ctx.policy.denoise(alpha * x0 + sigma * epsilon, t, cond).to(x0.dtype)
         kind = getattr(ctx.policy.scheduler.config, "prediction_type", "flow_prediction")
-        error = (output - target_output(kind, x0, epsilon, alpha, sigma)).square().flatten(1).mean(1)
+        error = (
+            (output - target_output(kind, x0, epsilon, alpha, sigma)).square().flatten(1).mean(1)
+        )
         return error * self.weight(kind, (alpha / sigma).flatten().square())
 
     def drop(self, ctx: Context, draw: Tensor, cond: Any) -> Any:
@@ -68,7 +73,8 @@ class Denoising:
 
 
 def forward_process(scheduler: Any, draw: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps `(b,)` and the coefficients of x_t = alpha * x0 + sigma * epsilon, shaped to multiply x0."""
+    """Timesteps `(b,)` and the coefficients of x_t = alpha * x0 + sigma * epsilon, shaped to
+    multiply x0."""
     shape = (-1, *[1] * (x0.ndim - 1))
     count = scheduler.config.num_train_timesteps
     index = (draw * count).long().clamp(max=count - 1)

@@ -1,27 +1,32 @@
 """Direct reward fine-tuning: follow the reward's gradient through the sampler.
 
-One algorithm, a point in a small space. With T sampling steps, step 0 the noisiest, each trajectory draws a `Path`:
-how many steps it executes, which of them learn, and whether it ends in a one-step estimate of x0.
+One algorithm, a point in a small space. With T sampling steps, step 0 the noisiest, each trajectory
+draws a `Path`: how many steps it executes, which of them learn, and whether it ends in a one-step
+    estimate of x0.
 
     preset    select     train_steps  input_gradient  early_stop  resamples  paper
-    draft     last       all          through         -           0          DRaFT, Clark et al. 2023, 2309.17400
-    draft_k   last       K            through         -           0          DRaFT-K
-    draft_lv  last       1            through         -           n          DRaFT-LV
-    alignprop truncated  T - tau      through         -           0          AlignProp, Prabhudesai 2023, 2310.03739
-    refl      last       1            stopped         m           0          ReFL, Xu et al. 2023, 2304.05977
-    drtune    spaced     K            stopped         m           0          DRTune, Wu et al. 2024, 2405.00760; DrPose
+    draft     last       all          through         -           0          DRaFT, Clark et al.
+    2023, 2309.17400 draft_k   last       K            through         -           0
+    DRaFT-K draft_lv  last       1            through         -           n          DRaFT-LV
+    alignprop truncated  T - tau      through         -           0          AlignProp, Prabhudesai
+    2023, 2310.03739 refl      last       1            stopped         m           0          ReFL,
+    Xu et al. 2023, 2304.05977 drtune    spaced     K            stopped         m           0
+    DRTune, Wu et al. 2024, 2405.00760; DrPose
 
-The loss is mean_i shape(r_i) + sum over trained steps of the regularizers. Its gradient is taken by walking back over
-the kept states, one denoiser graph at a time. With x' = step(x, f(x)) for the sampler's arithmetic `step` and the
-network f, and c' = dL/dx':
+The loss is mean_i shape(r_i) + sum over trained steps of the regularizers. Its gradient is taken by
+walking back over the kept states, one denoiser graph at a time. With x' = step(x, f(x)) for the
+sampler's arithmetic `step` and the network f, and c' = dL/dx':
 
-    trained, input through:  backward on <c', step(x, f(x))>,  c = x.grad              (exact back-propagation)
+    trained, input through:  backward on <c', step(x, f(x))>,  c = x.grad              (exact
+        back-propagation)
     trained, input stopped:  backward on <c', step(x, f(sg x))>, c = (d step/dx at fixed f)^T c'
-    not trained:             c = (d step/dx at fixed f)^T c'                           (no network call)
+    not trained:             c = (d step/dx at fixed f)^T c'                           (no network
+        call)
 
-Cost per optimizer step and trajectory of n executed steps, K trained, first trained step s: a last step that learns is
-run live, so denoiser forwards = n + K - [last step learns] (+ K under the reference when there are regularizers) and
-backwards = K. DRaFT-1: T forwards, 1 backward. DRaFT-LV: T + n forwards, n backwards.
+Cost per optimizer step and trajectory of n executed steps, K trained, first trained step s: a last
+step that learns is run live, so denoiser forwards = n + K - [last step learns] (+ K under the
+reference when there are regularizers) and backwards = K. DRaFT-1: T forwards, 1 backward. DRaFT-LV:
+T + n forwards, n backwards.
 """
 
 from __future__ import annotations
@@ -34,8 +39,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rewardft.context import Context
 from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 Shape = Literal["negative", "one_minus", "hinge", "absolute"]
@@ -43,7 +48,8 @@ Shape = Literal["negative", "one_minus", "hinge", "absolute"]
 
 @dataclass(frozen=True)
 class Path:
-    """Steps 0 .. length-1 are executed, `train` of them learn (sorted); `estimate`: end in the x0 estimate."""
+    """Steps 0 .. length-1 are executed, `train` of them learn (sorted); `estimate`: end in the x0
+    estimate."""
 
     length: int
     train: tuple[int, ...]
@@ -51,7 +57,8 @@ class Path:
 
     @property
     def live(self) -> bool:
-        """The last executed step learns, so it is run once, with its graph, instead of rolled out and replayed."""
+        """The last executed step learns, so it is run once, with its graph, instead of rolled out
+        and replayed."""
         return self.train[-1] == self.length - 1
 
 
@@ -60,13 +67,16 @@ class Direct:
     """The direct-reward family.
 
     Args:
-        select: which steps learn: the `last` K, K equally `spaced` ones with a random offset, or all after a random
-            truncation point (`truncated`).
+        select: which steps learn: the `last` K, K equally `spaced` ones with a random offset, or
+            all after a random truncation point (`truncated`).
         train_steps: K; None means all steps.
         input_gradient: back-propagate through the denoiser's input (exact) or stop there (DRTune).
-        early_stop: m > 0 ends the chain at one of its last m steps, drawn per trajectory, with the x0 estimate.
-        resamples: n > 0: noise the finished sample n times to the last step and learn from each (DRaFT-LV).
-        truncation: `gaussian` (AlignProp's code: mean 0.84 T, standard deviation 0.1 T) or `uniform`.
+        early_stop: m > 0 ends the chain at one of its last m steps, drawn per trajectory, with the
+            x0 estimate.
+        resamples: n > 0: noise the finished sample n times to the last step and learn from each
+            (DRaFT-LV).
+        truncation: `gaussian` (AlignProp's code: mean 0.84 T, standard deviation 0.1 T) or
+            `uniform`.
         shape: the loss as a function of the reward r: -r, 1 - r, relu(target - r) or |target - r|.
         target, scale: of that function; the loss is scale * shape(r).
     """
@@ -87,7 +97,10 @@ class Direct:
         if self.train_steps is not None and self.train_steps < 1:
             raise ComponentError(f"train_steps must be at least 1, got {self.train_steps}")
         if self.early_stop < 0 or self.resamples < 0:
-            raise ComponentError(f"early_stop and resamples must not be negative: {self.early_stop}, {self.resamples}")
+            raise ComponentError(
+                f"early_stop and resamples must not be negative: {self.early_stop}, "
+                f"{self.resamples}"
+            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         path = self.draw_path(ctx.sampler.steps, ctx.rng)
@@ -96,14 +109,17 @@ class Direct:
             return
         last = path.length - 1
         keep = frozenset(range(path.train[0], path.length))
-        rollout = ctx.rollout(batch, Plan(stop=last if path.live else path.length, keep=keep, estimate=path.estimate))
+        rollout = ctx.rollout(
+            batch, Plan(stop=last if path.live else path.length, keep=keep, estimate=path.estimate)
+        )
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
             part, samples = rollout.select(rows), batch.select(rows)
             yield from self.walk_back(ctx, part, samples, path, len(batch), rows == parts[-1])
 
     def calls(self, steps: int, rng: random.Random, reference: bool) -> tuple[int, int]:
-        """(forwards, backwards) of one trajectory with these choices, by the formula above; for exact budgets."""
+        """(forwards, backwards) of one trajectory with these choices, by the formula above; for
+        exact budgets."""
         length, trained, live = steps, self.resamples, False
         if not self.resamples:
             path = self.draw_path(steps, rng)
@@ -111,7 +127,8 @@ class Direct:
         return length + trained - live + trained * reference, trained
 
     def step_problems(self, steps: int) -> Iterator[tuple[str, str]]:
-        """What a sampler of `steps` steps makes impossible in the worst draw, as (option, sentence)."""
+        """What a sampler of `steps` steps makes impossible in the worst draw, as (option,
+        sentence)."""
         more = "or give the sampler more steps"
         shortest = steps - max(self.early_stop, 1) + 1
         if self.early_stop > steps:
@@ -121,18 +138,25 @@ class Direct:
             text = f"train_steps {self.train_steps} is more than the sampler's {steps} steps."
             yield "train_steps", f"{text} Lower train_steps, {more}."
         elif (self.train_steps or 1) > shortest:
-            yield "train_steps", (
-                f"train_steps is {self.train_steps}, but with early_stop {self.early_stop} the chain may end after "
-                f"{shortest} of {steps} steps. Lower train_steps or early_stop, {more}."
+            yield (
+                "train_steps",
+                (
+                    f"train_steps is {self.train_steps}, but with early_stop {self.early_stop} the "
+                    f"chain may end after {shortest} of {steps} steps. Lower train_steps or "
+                    f"early_stop, {more}."
+                ),
             )
 
     def draw_path(self, steps: int, rng: random.Random) -> Path:
-        """Drawn once per trajectory, never per step; raises ComponentError if any draw would be impossible."""
+        """Drawn once per trajectory, never per step; raises ComponentError if any draw would be
+        impossible."""
         for _, problem in self.step_problems(steps):
             raise ComponentError(problem)
         length = steps
         if self.early_stop:
-            length = steps - rng.randint(1, self.early_stop) + 1  # the chain ends at step T - t_min, t_min ~ U{1..m}
+            length = (
+                steps - rng.randint(1, self.early_stop) + 1
+            )  # the chain ends at step T - t_min, t_min ~ U{1..m}
         count = length if self.train_steps is None else self.train_steps
         return Path(length, self.choose_steps(count, length, rng), estimate=self.early_stop > 0)
 
@@ -142,7 +166,9 @@ class Direct:
             return tuple(range(self.draw_truncation(length, rng), length))
         if self.select == "last":
             return tuple(range(length - count, length))
-        interval = length // count  # DRTune: equally spaced with a random offset, all before the early stop
+        interval = (
+            length // count
+        )  # DRTune: equally spaced with a random offset, all before the early stop
         offset = rng.randint(0, length - (count - 1) * interval - 1)
         return tuple(offset + i * interval for i in range(count))
 
@@ -160,7 +186,8 @@ class Direct:
     def walk_back(
         self, ctx: Context, rollout: Rollout, batch: Batch, path: Path, total: int, closes: bool
     ) -> Iterator[Loss]:
-        """One micro-batch: score the samples, then visit the steps from the last to the first trained one."""
+        """One micro-batch: score the samples, then visit the steps from the last to the first
+        trained one."""
         last = path.length - 1
         step = live = ctx.replay(rollout, last, self.needs_input(path, last)) if path.live else None
         if step is not None:
@@ -170,8 +197,14 @@ class Direct:
             if k not in path.train:
                 cotangent = self.pass_by(ctx, rollout, k, cotangent, path)
                 continue
-            step = live if k == last and live is not None else ctx.replay(rollout, k, self.needs_input(path, k))
-            loss = (finish(step, path, k) * cotangent).sum() + ctx.penalty(step, rollout, k).sum() / total
+            step = (
+                live
+                if k == last and live is not None
+                else ctx.replay(rollout, k, self.needs_input(path, k))
+            )
+            loss = (finish(step, path, k) * cotangent).sum() + ctx.penalty(
+                step, rollout, k
+            ).sum() / total
             live = None
             yield Loss(loss, step=closes and k == path.train[0])
             if k > path.train[0] and self.input_gradient:
@@ -184,15 +217,26 @@ class Direct:
         return self.input_gradient and k > path.train[0]
 
     def pass_by(
-        self, ctx: Context, rollout: Rollout, k: int, cotangent: Tensor, path: Path, step: Transition | None = None
+        self,
+        ctx: Context,
+        rollout: Rollout,
+        k: int,
+        cotangent: Tensor,
+        path: Path,
+        step: Transition | None = None,
     ) -> Tensor:
-        """c = (d step/dx at fixed network output)^T c': the sampler's own arithmetic, no network call."""
+        """c = (d step/dx at fixed network output)^T c': the sampler's own arithmetic, no network
+        call."""
         output = rollout.outputs[k] if step is None else step.output
         assert output is not None
         with torch.enable_grad():
             state = rollout.states[k].detach().requires_grad_(True)
-            after = finish(ctx.sampler.transition(k, state, output.detach(), rollout.noise), path, k)
-            if not after.requires_grad:  # the x0 estimate of a network that predicts x0 does not depend on x_k
+            after = finish(
+                ctx.sampler.transition(k, state, output.detach(), rollout.noise), path, k
+            )
+            if (
+                not after.requires_grad
+            ):  # the x0 estimate of a network that predicts x0 does not depend on x_k
                 return torch.zeros_like(state)
             (before,) = torch.autograd.grad(after, state, cotangent)
         return before
@@ -209,7 +253,8 @@ class Direct:
         return scores.gradient * slope.view(-1, *[1] * (scores.gradient.ndim - 1))
 
     def resampled_losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
-        """DRaFT-LV (section 4.1): average the gradient over n fresh noisings of the same sample at the last step."""
+        """DRaFT-LV (section 4.1): average the gradient over n fresh noisings of the same sample at
+        the last step."""
         last = ctx.sampler.steps - 1
         path = Path(length=last + 1, train=(last,), estimate=False)
         rollout = ctx.rollout(batch, Plan(stop=last + 1))
@@ -218,13 +263,21 @@ class Direct:
             part, samples = rollout.select(rows), batch.select(rows)
             for i in range(self.resamples):
                 noise = part.noise.draw(f"resample{i}", part.x0.shape[1:])
-                again = replace(part, states={last: ctx.sampler.renoise(part.x0, last, noise)}, x0=None, _decoded=None)
+                again = replace(
+                    part,
+                    states={last: ctx.sampler.renoise(part.x0, last, noise)},
+                    x0=None,
+                    _decoded=None,
+                )
                 closes = rows == parts[-1] and i == self.resamples - 1
-                yield from self.walk_back(ctx, again, samples, path, len(batch) * self.resamples, closes)
+                yield from self.walk_back(
+                    ctx, again, samples, path, len(batch) * self.resamples, closes
+                )
 
 
 def finish(step: Transition, path: Path, k: int | None = None) -> Tensor:
-    """What step k hands on: the next state, or at the end of an early-stopped chain the x0 estimate."""
+    """What step k hands on: the next state, or at the end of an early-stopped chain the x0
+    estimate."""
     result: Any = step.x0 if path.estimate and k in (None, path.length - 1) else step.next
     return result
 
@@ -245,33 +298,50 @@ def draft(shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) ->
     return Direct("last", None, True, shape=shape, target=target, scale=scale)
 
 
-def draft_k(train_steps: int = 1, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) -> Direct:
+def draft_k(
+    train_steps: int = 1, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
+) -> Direct:
     """DRaFT-K: back-propagate through the last K sampling steps."""
     return Direct("last", train_steps, True, shape=shape, target=target, scale=scale)
 
 
-def draft_lv(resamples: int = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) -> Direct:
-    """DRaFT-LV: the last step only, its gradient averaged over n noisings of the finished sample."""
+def draft_lv(
+    resamples: int = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
+) -> Direct:
+    """DRaFT-LV: the last step only, its gradient averaged over n noisings of the finished
+    sample."""
     return Direct("last", 1, True, resamples=resamples, shape=shape, target=target, scale=scale)
 
 
 def alignprop(
     truncation: Literal["gaussian", "uniform"] = "gaussian",
-    shape: Shape = "negative", target: float = 0.0, scale: float = 1.0,
-) -> Direct:  # fmt: skip
+    shape: Shape = "negative",
+    target: float = 0.0,
+    scale: float = 1.0,
+) -> Direct:
     """AlignProp: back-propagate from the end to a truncation point drawn once per trajectory."""
-    return Direct("truncated", None, True, truncation=truncation, shape=shape, target=target, scale=scale)
+    return Direct(
+        "truncated", None, True, truncation=truncation, shape=shape, target=target, scale=scale
+    )
 
 
-def refl(early_stop: int = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3) -> Direct:
-    """ReFL: one random late step and its one-step estimate of x0; loss 1e-3 * relu(2 - r) as released."""
+def refl(
+    early_stop: int = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3
+) -> Direct:
+    """ReFL: one random late step and its one-step estimate of x0; loss 1e-3 * relu(2 - r) as
+    released."""
     return Direct("last", 1, False, early_stop=early_stop, shape=shape, target=target, scale=scale)
 
 
 def drtune(
-    train_steps: int = 2, early_stop: int = 8, shape: Shape = "one_minus", target: float = 0.0, scale: float = 1.0
+    train_steps: int = 2,
+    early_stop: int = 8,
+    shape: Shape = "one_minus",
+    target: float = 0.0,
+    scale: float = 1.0,
 ) -> Direct:
-    """DRTune: K spaced steps, gradient stopped at the denoiser's input, early stop in the last m (DrPose: 2 and 8)."""
+    """DRTune: K spaced steps, gradient stopped at the denoiser's input, early stop in the last m
+    (DrPose: 2 and 8)."""
     return Direct("spaced", train_steps, False, early_stop, shape=shape, target=target, scale=scale)
 
 

@@ -1,4 +1,5 @@
-"""The command line: an expected error is one message on stderr and exit code 2; any other has a traceback, and 1."""
+"""The command line: an expected error is one message on stderr and exit code 2; any other has a
+traceback, and 1."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ UNEXPECTED_ERROR, EXPECTED_ERROR, INTERRUPTED = 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    Plugins are left alone, so that a broken one cannot break `rewardft --help`: only a first word that is not a command
-    of the core loads a plugin, the one installed under that name.
+    Plugins are left alone, so that a broken one cannot break `rewardft --help`: only a first word
+    that is not a command of the core loads a plugin, the one installed under that name.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

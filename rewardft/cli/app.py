@@ -1,4 +1,5 @@
-"""The commands and their options. Each imports what it runs when it is called, so that `--help` stays quick."""
+"""The commands and their options. Each imports what it runs when it is called, so that `--help`
+stays quick."""
 
 from __future__ import annotations
 
@@ -10,15 +11,22 @@ import typer
 
 from rewardft.cli.plugin_commands import add_plugin_commands, installed_names
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
+]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value, e.g. rewards.0.weight=0.5; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value, e.g. rewards.0.weight=0.5; repeatable.",
+    ),
 ]
 
 
 def build_app(words: Sequence[str]) -> typer.Typer:
-    """The application for this command line: the core's commands, and a plugin's when the first word asks for one."""
+    """The application for this command line: the core's commands, and a plugin's when the first
+    word asks for one."""
     names = ", ".join(installed_names())
     app = typer.Typer(
         help="Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm.",
@@ -40,11 +48,15 @@ def build_app(words: Sequence[str]) -> typer.Typer:
 
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(help="List this kind alone: recipes, comparisons, rewards, algorithms, ...")
+        str | None,
+        typer.Argument(help="List this kind alone: recipes, comparisons, rewards, algorithms, ..."),
     ] = None,
     plugin: Annotated[
-        list[str], typer.Option("--plugin", "-p", help="List these only: a name, a file, a folder; repeatable.")
-    ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
+        list[str],
+        typer.Option(
+            "--plugin", "-p", help="List these only: a name, a file, a folder; repeatable."
+        ),
+    ] = [],
 ) -> None:
     """List the shipped recipes, then the components by kind."""
     from rewardft.cli.listing import list_everything
@@ -64,9 +76,12 @@ def cp(
 
 def show(
     recipe: RecipeName,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
     load: Annotated[
-        bool, typer.Option("--load/--no-load", help="Build the model to count parameters and estimate memory.")
+        bool,
+        typer.Option(
+            "--load/--no-load", help="Build the model to count parameters and estimate memory."
+        ),
     ] = True,
 ) -> None:
     """Say what every name in a recipe stands for, with all options, and what would be trained."""
@@ -76,10 +91,14 @@ def show(
 
 
 def check(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or names of shipped ones.")],
-    overrides: Overrides = [],  # noqa: B006
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE...", help="Recipe files or names of shipped ones."),
+    ],
+    overrides: Overrides = [],
 ) -> None:
-    """Check recipes without loading any weights; exit code 2 and all problems when one cannot be run."""
+    """Check recipes without loading any weights; exit code 2 and all problems when one cannot be
+    run."""
     from rewardft.cli.running import check_recipes
 
     check_recipes(recipes, overrides)
@@ -87,13 +106,19 @@ def check(
 
 def run(
     recipe: RecipeName,
-    overrides: Overrides = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/ and the recipe's name.")] = None,
+    overrides: Overrides = [],
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; default: runs/ and the recipe's name.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the folder from its newest checkpoint.")
+        bool,
+        typer.Option("--resume", help="Continue the run in the folder from its newest checkpoint."),
     ] = False,
     allow_changed_plugins: Annotated[
-        bool, typer.Option("--allow-changed-plugins", help="Resume although plugin files have been edited since.")
+        bool,
+        typer.Option(
+            "--allow-changed-plugins", help="Resume although plugin files have been edited since."
+        ),
     ] = False,
 ) -> None:
     """Run a recipe."""
@@ -104,12 +129,17 @@ def run(
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples; default: as the recipe says.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Held-out samples; default: as the recipe says.")
+    ] = None,
     adapter_scale: Annotated[
         str | None,
-        typer.Option(metavar="0,0.5,1,...", help="Evaluate the adapter at these strengths, and name the knee."),
+        typer.Option(
+            metavar="0,0.5,1,...",
+            help="Evaluate the adapter at these strengths, and name the knee.",
+        ),
     ] = None,
-    overrides: Overrides = [],  # noqa: B006
+    overrides: Overrides = [],
 ) -> None:
     """Compare a run's model with its base model on held-out samples and the same noise."""
     from rewardft.cli.running import evaluate_folder, evaluate_strengths
@@ -124,13 +154,19 @@ def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     count: Annotated[int, typer.Option(min=1, help="How many of the first held-out samples.")] = 8,
     samples: Annotated[
-        list[str], typer.Option("--samples", metavar="ID", help="These held-out samples instead; repeatable.")
-    ] = [],  # noqa: B006
-    adapter_scale: Annotated[float, typer.Option(min=0.0, help="Strength of the adapter; 1 is as trained.")] = 1.0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the files; default: `samples` in the run's.")] = None,
-    overrides: Overrides = [],  # noqa: B006
+        list[str],
+        typer.Option("--samples", metavar="ID", help="These held-out samples instead; repeatable."),
+    ] = [],
+    adapter_scale: Annotated[
+        float, typer.Option(min=0.0, help="Strength of the adapter; 1 is as trained.")
+    ] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; default: `samples` in the run's.")
+    ] = None,
+    overrides: Overrides = [],
 ) -> None:
-    """Draw samples of a run's base and tuned model, with the same noise, and write them side by side."""
+    """Draw samples of a run's base and tuned model, with the same noise, and write them side by
+    side."""
     from rewardft.cli.running import sample_folder
 
     sample_folder(run, count, samples, adapter_scale, out, overrides)
@@ -138,26 +174,43 @@ def sample(
 
 def compare(
     sources: Annotated[
-        list[str], typer.Argument(metavar="RECIPE|RUN...", help="Recipes, run folders, or one comparison file.")
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|RUN...", help="Recipes, run folders, or one comparison file."
+        ),
     ],
     vary: Annotated[
-        list[str], typer.Option("--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,refl")
-    ] = [],  # noqa: B006
-    overrides: Overrides = [],  # noqa: B006
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")] = None,
+        list[str],
+        typer.Option(
+            "--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,refl"
+        ),
+    ] = [],
+    overrides: Overrides = [],
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ...")
+        str | None,
+        typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ..."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores out.")] = 1,
-    launcher: Annotated[str, typer.Option(help="Where runs are made: local, slurm or ray.")] = "local",
+    launcher: Annotated[
+        str, typer.Option(help="Where runs are made: local, slurm or ray.")
+    ] = "local",
     launcher_options: Annotated[
-        list[str], typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable.")
-    ] = [],  # noqa: B006
+        list[str],
+        typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable."),
+    ] = [],
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run with --launcher ray.")] = 0.0,
-    pictures: Annotated[int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")] = 6,
-    out: Annotated[Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")
+    ] = 6,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")
+    ] = None,
 ) -> None:
-    """Run recipes to equal budgets over several seeds, and report what can and what cannot be told apart."""
+    """Run recipes to equal budgets over several seeds, and report what can and what cannot be told
+    apart."""
     from rewardft.cli.comparing import Options, compare_sources
     from rewardft.compare.comparison import Launch
 

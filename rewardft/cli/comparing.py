@@ -18,10 +18,10 @@ from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_table
 from rewardft.compare.comparison import Launch, compare
 from rewardft.compare.members import Member, expand
-from rewardft.compare.records import ComparisonRecord, Interval, RunRecord
 from rewardft.compare.report.verdicts import focus, value_of
 from rewardft.compare.runner import Outcome
 from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
+from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
 
 NEEDED = ("plotly", "jinja2", "pyarrow")
@@ -39,22 +39,32 @@ class Options:
     pictures: int = 6
 
 
-def compare_sources(names: Sequence[str], options: Options, launch: Launch, out: Path | None) -> None:
+def compare_sources(
+    names: Sequence[str], options: Options, launch: Launch, out: Path | None
+) -> None:
     """Run, collect and report; exit code 1 when a run failed, 130 after Ctrl-C."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ComponentError(f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'")
+        raise ComponentError(
+            f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'"
+        )
     if launch.launcher not in LAUNCHERS:
         near = did_you_mean(launch.launcher, LAUNCHERS)
-        raise ComponentError(f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}")
+        raise ComponentError(
+            f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}"
+        )
     request = build_request(names, options)
-    folder = out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
+    folder = (
+        out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
+    )
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
         with sigterm_as_interrupt():
             members = expand(request, folder)
             say_what_is_done(members)
-            record = compare(request, members, folder, launch, Progress(), command, options.pictures)
+            record = compare(
+                request, members, folder, launch, Progress(), command, options.pictures
+            )
     except KeyboardInterrupt:
         print(f"interrupted; finished runs are kept. Continue with: {command}")
         raise
@@ -63,15 +73,24 @@ def compare_sources(names: Sequence[str], options: Options, launch: Launch, out:
     files = write_report(record, folder)
     show(record)
     print("\n".join(str(path) for path in files))
-    failed = [run for variant in record.variants for run in variant.runs if run.status not in ("finished", "stopped")]
+    failed = [
+        run
+        for variant in record.variants
+        for run in variant.runs
+        if run.status not in ("finished", "stopped")
+    ]
     if failed:
-        print(f"{len(failed)} of {sum(len(v.runs) for v in record.variants)} runs have no result; the report says why.")
+        print(
+            f"{len(failed)} of {sum(len(v.runs) for v in record.variants)} runs have no result; "
+            "the report says why."
+        )
         raise typer.Exit(1)
 
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: running runs save and end, and the user is told how to go on."""
+    """SIGTERM does what Ctrl-C does: running runs save and end, and the user is told how to go
+    on."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -84,22 +103,31 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def build_request(names: Sequence[str], options: Options) -> Request:
-    """Sources, then `--set`, then `--vary`; seeds and budget of the command line win over a file's."""
+    """Sources, then `--set`, then `--vary`; seeds and budget of the command line win over a
+    file's."""
     request = read_sources(names, find_recipe)
-    variants: Sequence[Variant] = [variant.with_settings(*options.settings) for variant in request.variants]
+    variants: Sequence[Variant] = [
+        variant.with_settings(*options.settings) for variant in request.variants
+    ]
     for text in options.vary:
         variants = vary(variants, *parse_vary(text))
     return replace(
-        request, variants=tuple(variants), seeds=options.seeds or request.seeds, budget=options.budget or request.budget
+        request,
+        variants=tuple(variants),
+        seeds=options.seeds or request.seeds,
+        budget=options.budget or request.budget,
     )
 
 
 def say_what_is_done(members: Sequence[Member]) -> None:
-    """Before a comparison that is taken up again; and which of its variants cannot be run at all."""
+    """Before a comparison that is taken up again; and which of its variants cannot be run at
+    all."""
     done = sum(member.problem is None and member.is_done for member in members)
     if done:
         print(f"{done} of {len(members)} runs are finished and are not repeated", file=sys.stderr)
-    for problem in dict.fromkeys(f"{m.variant.name} cannot be run: {m.problem}" for m in members if m.problem):
+    for problem in dict.fromkeys(
+        f"{m.variant.name} cannot be run: {m.problem}" for m in members if m.problem
+    ):
         print(problem, file=sys.stderr)
 
 
@@ -124,7 +152,8 @@ class Progress:
         state = "done" if outcome.code == 0 else f"FAILED: {seen.reason}"
         alarms = f", {len(seen.alarms)} alarms" if seen.alarms else ""
         print(
-            f"{member.label}: {state}{alarms}, {took:.0f} s ({self.ended}/{self.total} runs, about {left:.0f} s left)",
+            f"{member.label}: {state}{alarms}, {took:.0f} s ({self.ended}/{self.total} runs, "
+            f"about {left:.0f} s left)",
             file=sys.stderr,
         )
 
@@ -142,10 +171,20 @@ def show(record: ComparisonRecord) -> None:
     for variant in record.variants:
         value = value_of(variant, name)
         if value is None:
-            rows.append((variant.name, "", "", "", variant.runs[0].reason or variant.runs[0].status))
+            rows.append(
+                (variant.name, "", "", "", variant.runs[0].reason or variant.runs[0].status)
+            )
             continue
         best = f"{words(value.versus_best)} ({value.best})" if value.versus_best else ""
-        rows.append((variant.name, number(value.before), number(value.after), words(value.versus_base), best))
+        rows.append(
+            (
+                variant.name,
+                number(value.before),
+                number(value.after),
+                words(value.versus_base),
+                best,
+            )
+        )
     columns = ("variant", "base", "tuned", "difference (95 %)", "to the best other (95 %)")
     print_table(name or "held-out values", columns, rows)
     for note in record.notes:
@@ -162,4 +201,8 @@ def number(interval: Interval | None) -> str:
 
 def words(interval: Interval | None) -> str:
     """A difference with its interval; '' where there is none."""
-    return "" if interval is None else f"{interval.value:+.3g} ({interval.low:+.3g} to {interval.high:+.3g})"
+    return (
+        ""
+        if interval is None
+        else f"{interval.value:+.3g} ({interval.low:+.3g} to {interval.high:+.3g})"
+    )

@@ -6,34 +6,49 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rewardft.catalog import KINDS, Entry, build_catalog
-from rewardft.cli.shipped import COMPARISON, find_recipe, headline, shipped_comparisons, shipped_recipes
+from rewardft.cli.shipped import (
+    COMPARISON,
+    find_recipe,
+    headline,
+    shipped_comparisons,
+    shipped_recipes,
+)
 from rewardft.cli.tables import print_table
 from rewardft.errors import PluginError, RewardftError, did_you_mean
-from rewardft.plugin_sources import installed
-from rewardft.plugins import BUILTIN, list_installed_plugins, load_plugins
+from rewardft.plugins.catalog import KINDS, Entry, build_catalog
+from rewardft.plugins.manager import BUILTIN, list_installed_plugins, load_plugins
+from rewardft.plugins.sources import installed
 
 
 def list_everything(names: Sequence[str], only: str | None = None) -> None:
-    """Recipes, then components by kind. Installed plugins are tried each alone; named ones are loaded together.
+    """Recipes, then components by kind. Installed plugins are tried each alone; named ones are
+    loaded together.
 
-    only: a kind of component, `recipes` or `comparisons`; None: all. Raises RewardftError for another word.
+    only: a kind of component, `recipes` or `comparisons`; None: all. Raises RewardftError for
+        another word.
     """
     files = {
-        "recipes": ("what it trains", shipped_recipes), "comparisons": ("what it compares", shipped_comparisons),
-    }  # fmt: skip
+        "recipes": ("what it trains", shipped_recipes),
+        "comparisons": ("what it compares", shipped_comparisons),
+    }
     if only is not None and only not in (*files, *KINDS):
-        raise RewardftError(f"there is no kind {only!r} to list.{did_you_mean(only, (*files, *KINDS))}")
+        raise RewardftError(
+            f"there is no kind {only!r} to list.{did_you_mean(only, (*files, *KINDS))}"
+        )
     for title, (about, found) in files.items():
         if only in (None, title):
-            print_table(title, ("name", about), [(name, headline(path)) for name, path in found().items()])
+            print_table(
+                title, ("name", about), [(name, headline(path)) for name, path in found().items()]
+            )
     if only in files:
         return
     problems: list[str] = []
     entries = _entries_of(names) if names else list(_entries_of_installed(problems))
     for kind in KINDS if only is None else (only,):
         listed = sorted((e for e in entries if e.kind == kind), key=lambda e: e.name)
-        print_table(kind, ("name", "plugin", "what it is"), [(e.name, e.plugin, e.summary) for e in listed])
+        print_table(
+            kind, ("name", "plugin", "what it is"), [(e.name, e.plugin, e.summary) for e in listed]
+        )
     for problem in problems:
         print(f"\nnot listed: {problem}")
 
@@ -57,7 +72,9 @@ def copy_recipe(name: str, destination: Path) -> None:
     source = find_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
-        raise RewardftError(f"{target} exists and is not overwritten; give another name, or remove it first.")
+        raise RewardftError(
+            f"{target} exists and is not overwritten; give another name, or remove it first."
+        )
     if not target.parent.is_dir():
         raise RewardftError(f"{target}: there is no folder {target.parent}; make it first.")
     shutil.copyfile(source, target)
@@ -68,7 +85,12 @@ def copy_recipe(name: str, destination: Path) -> None:
 def list_plugins() -> None:
     """One row for each installed plugin: version, package, hooks; or why it cannot be used."""
     rows = [
-        (row.name, row.version or "-", row.package, ", ".join(row.hooks) if row.problem is None else row.problem)
+        (
+            row.name,
+            row.version or "-",
+            row.package,
+            ", ".join(row.hooks) if row.problem is None else row.problem,
+        )
         for row in list_installed_plugins()
     ]
     print_table("installed plugins", ("name", "version", "package", "hooks"), rows)

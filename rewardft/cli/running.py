@@ -17,9 +17,9 @@ from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_comparison, print_table
 from rewardft.compare.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
-from rewardft.plugins import Plugins
-from rewardft.recipe import Recipe, load_recipe
-from rewardft.resolve import Resolved, open_recipe
+from rewardft.plugins.manager import Plugins
+from rewardft.plugins.resolve import Resolved, open_recipe
+from rewardft.recipe.recipe import Recipe, load_recipe
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def prepare(name: str, overrides: Sequence[str]) -> Ready:
     """Read, load and resolve a recipe; builds nothing. Raises `RewardftError`."""
     path = find_recipe(name)
     if is_comparison(path):
-        raise RecipeError(name, [f"{name} compares several recipes; run it with: rewardft compare {name}"])
+        raise RecipeError(
+            name, [f"{name} compares several recipes; run it with: rewardft compare {name}"]
+        )
     return Ready(path, *open_recipe(path, overrides))
 
 
@@ -58,11 +60,13 @@ def run_recipe(
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
     folder = out or Path("runs") / ready.path.stem
-    from rewardft.engine import train
+    from rewardft.engine.trainer import train
 
     is_main = os.environ.get("RANK", "0") == "0"  # under a launcher every process comes here
     try:
-        summary = train(ready.recipe, ready.plugins, ready.resolved, folder, resume, allow_changed_plugins)
+        summary = train(
+            ready.recipe, ready.plugins, ready.resolved, folder, resume, allow_changed_plugins
+        )
     except KeyboardInterrupt:  # at once: before the training, or a second Ctrl-C
         if is_main and (folder / "manifest.json").exists():
             print(f"interrupted at once; {what_is_saved(folder)}: {folder}")
@@ -84,7 +88,10 @@ def run_recipe(
 def say_weights(weights: str | None) -> None:
     """Where what is called tuned is not what the last step left."""
     if weights == "ema":
-        print("after: the moving average of the weights (train.ema); evaluate.weights=raw evaluates the last ones")
+        print(
+            "after: the moving average of the weights (train.ema); evaluate.weights=raw evaluates "
+            "the last ones"
+        )
 
 
 def how_it_ended(summary: Mapping[str, Any]) -> str:
@@ -103,21 +110,27 @@ def print_alarms(alarms: Sequence[Mapping[str, str]]) -> None:
 
 def what_is_saved(folder: Path) -> str:
     """From where a run that ended at once can be resumed."""
-    from rewardft.checkpoint import latest_checkpoint, step_of
+    from rewardft.storage.checkpoint import latest_checkpoint, step_of
 
     path = latest_checkpoint(folder)
-    return "no checkpoint was saved yet" if path is None else f"its newest checkpoint is of step {step_of(path)}"
+    return (
+        "no checkpoint was saved yet"
+        if path is None
+        else f"its newest checkpoint is of step {step_of(path)}"
+    )
 
 
 def how_to_continue(name: str, overrides: Sequence[str], folder: Path) -> str:
     """The command that resumes a run, as one can paste it."""
     settings = [word for text in overrides for word in ("--set", text)]
-    return "continue with: " + shlex.join(["rewardft", "run", name, *settings, "--out", str(folder), "--resume"])
+    return "continue with: " + shlex.join(
+        ["rewardft", "run", name, *settings, "--out", str(folder), "--resume"]
+    )
 
 
 def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str]) -> None:
     """Evaluate a run against its base model and print the table."""
-    from rewardft.runs import evaluate_run
+    from rewardft.runs.open import evaluate_run
 
     result = evaluate_run(folder, samples, overrides)
     if samples is not None and result["samples"] < samples:
@@ -128,18 +141,27 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
     print_comparison(result["rows"])
     print_alarms(result["alarms"])
     if not result["rows"]:
-        print("nothing to compare: the recipe has neither rewards nor evaluate.metrics with values per sample.")
+        print(
+            "nothing to compare: the recipe has neither rewards nor evaluate.metrics with values "
+            "per sample."
+        )
 
 
-def evaluate_strengths(folder: Path, text: str, samples: int | None, overrides: Sequence[str]) -> None:
-    """Evaluate the adapter at each strength; print rewards, divergence and diversity, and the knee."""
+def evaluate_strengths(
+    folder: Path, text: str, samples: int | None, overrides: Sequence[str]
+) -> None:
+    """Evaluate the adapter at each strength; print rewards, divergence and diversity, and the
+    knee."""
     scales = parse_scales(text)
-    from rewardft.adapter_scales import columns, evaluate_scales
-    from rewardft.strength_curve import draw_strengths
+    from rewardft.runs.strength_curve import draw_strengths
+    from rewardft.runs.strengths import columns, evaluate_scales
 
     result = evaluate_scales(folder, scales, samples, overrides)
     names = columns(result["points"], result["kl"])
-    rows = [(f"{p['scale']:g}", *(f"{p['means'][name]:.4g}" for name in names)) for p in result["points"]]
+    rows = [
+        (f"{p['scale']:g}", *(f"{p['means'][name]:.4g}" for name in names))
+        for p in result["points"]
+    ]
     print_table("adapter strengths, same samples and noise", ("scale", *names), rows)
     print(result["verdict"])
     figure = draw_strengths(result, folder / "adapter_scales.html")
@@ -153,11 +175,17 @@ def with_diversity(folder: Path, text: str, samples: int | None, overrides: Sequ
     recipe = load_recipe(folder / "recipe.yaml", overrides)
     plugins = json.dumps(list(dict.fromkeys([*recipe.plugins, "metrics"])))
     metrics = json.dumps([*(m.as_options() for m in recipe.evaluate.metrics), {"use": "diversity"}])
-    others = [text for text in overrides if text.partition("=")[0].strip() not in ("plugins", "evaluate.metrics")]
+    others = [
+        text
+        for text in overrides
+        if text.partition("=")[0].strip() not in ("plugins", "evaluate.metrics")
+    ]
     added = [*others, f"plugins={plugins}", f"evaluate.metrics={metrics}"]
     settings = [word for setting in added for word in ("--set", setting)]
     count = [] if samples is None else ["--samples", str(samples)]
-    return shlex.join(["rewardft", "evaluate", str(folder), "--adapter-scale", text, *count, *settings])
+    return shlex.join(
+        ["rewardft", "evaluate", str(folder), "--adapter-scale", text, *count, *settings]
+    )
 
 
 def parse_scales(text: str) -> list[float]:
@@ -168,21 +196,30 @@ def parse_scales(text: str) -> list[float]:
         scales = [math.nan]
     if not all(0 <= scale < math.inf for scale in scales):
         raise RewardftError(
-            f"--adapter-scale: expected numbers of at least 0 with commas between, such as 0,0.5,1, got {text!r}"
+            "--adapter-scale: expected numbers of at least 0 with commas between, such as "
+            f"0,0.5,1, got {text!r}"
         )
     return scales
 
 
 def sample_folder(
-    folder: Path, count: int, ids: Sequence[str], scale: float, out: Path | None, overrides: Sequence[str]
+    folder: Path,
+    count: int,
+    ids: Sequence[str],
+    scale: float,
+    out: Path | None,
+    overrides: Sequence[str],
 ) -> None:
     """Draw samples of both models and say where they are."""
-    from rewardft.side_by_side import sample_run
+    from rewardft.runs.samples import sample_run
 
     drawn, files = sample_run(folder, count, ids, scale, out, overrides)
     if not ids and len(drawn.ids) < count:
         print(f"{len(drawn.ids)} held-out samples are all there are; {count} were asked for.")
-    print(f"{len(drawn.ids)} samples of the base and of {drawn.name}, adapter scale {scale:g}, same noise:")
+    print(
+        f"{len(drawn.ids)} samples of the base and of {drawn.name}, adapter scale {scale:g}, same "
+        "noise:"
+    )
     for path in files:
         print(f"  {path}")
     if not any(path.suffix == ".png" for path in files):

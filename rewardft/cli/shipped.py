@@ -29,7 +29,8 @@ COMPARISON = "compare_"  # what the names of shipped comparisons begin with
 
 
 def find_recipe(name: str) -> Path:
-    """The file that `name` means: a path that exists, or a shipped recipe with or without `.yaml`."""
+    """The file that `name` means: a path that exists, or a shipped recipe with or without
+    `.yaml`."""
     path = Path(name)
     if path.is_file():
         return path
@@ -37,7 +38,9 @@ def find_recipe(name: str) -> Path:
     if path.name == name and name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
     near = did_you_mean(path.name.removesuffix(".yaml"), shipped)
-    raise RecipeError(name, [f"{name}: there is no such file, and no shipped recipe of that name.{near}"])
+    raise RecipeError(
+        name, [f"{name}: there is no such file, and no shipped recipe of that name.{near}"]
+    )
 
 
 def headline(path: Path) -> str:

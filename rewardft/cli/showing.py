@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rewardft.catalog import SINGULAR, plain_callable
 from rewardft.cli.running import Ready, prepare
 from rewardft.cli.tables import print_table
-from rewardft.component import Component
-from rewardft.resolve import Resolved
+from rewardft.plugins.catalog import SINGULAR, plain_callable
+from rewardft.plugins.component import Component
+from rewardft.plugins.resolve import Resolved
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +18,8 @@ _ADAMW_BYTES = 8  # two moments in float32
 
 
 def show_recipe(name: str, overrides: Sequence[str], load: bool) -> None:
-    """Print components with their options, then the training figures; with `load` those that need the model too."""
+    """Print components with their options, then the training figures; with `load` those that need
+    the model too."""
     ready = prepare(name, overrides)
     rows = [_component_row(component, ready.resolved) for component in ready.resolved.components()]
     print_table("components", ("kind", "name", "class or function", "file", "plugin"), rows)
@@ -52,16 +53,23 @@ def training_figures(ready: Ready) -> Iterator[tuple[str, str]]:
     recipe = ready.recipe
     size, accumulate = recipe.data.batch_size, recipe.train.accumulate
     yield "optimizer steps", str(recipe.train.steps)
-    yield "effective batch", f"{size * accumulate} samples per process (batch {size} x accumulate {accumulate})"
-    yield "optimizer", f"{recipe.optimizer.use}, lr {recipe.optimizer.lr:g}, {recipe.optimizer.schedule}"
+    yield (
+        "effective batch",
+        f"{size * accumulate} samples per process (batch {size} x accumulate {accumulate})",
+    )
+    yield (
+        "optimizer",
+        f"{recipe.optimizer.use}, lr {recipe.optimizer.lr:g}, {recipe.optimizer.schedule}",
+    )
     yield "tags", ", ".join(sorted(ready.resolved.tags)) or "none"
 
 
 def model_figures(ready: Ready) -> list[tuple[str, str]]:
-    """What only the built model can say: parameters, and the memory that does not depend on activations."""
+    """What only the built model can say: parameters, and the memory that does not depend on
+    activations."""
     import torch
 
-    from rewardft.session import build_session
+    from rewardft.engine.session import build_session
 
     session = build_session(ready.recipe, ready.resolved, torch.device("cpu"))
     trained = session.adapter.parameters
@@ -70,10 +78,16 @@ def model_figures(ready: Ready) -> list[tuple[str, str]]:
     weights = sum(p.numel() * p.element_size() for p in everything.values())
     training = sum(p.numel() * (p.element_size() + _ADAMW_BYTES) for p in trained)
     return [
-        ("parameters trained", f"{count:,} of {total:,} ({count / total:.2%}), {ready.recipe.adapter.kind}"),
+        (
+            "parameters trained",
+            f"{count:,} of {total:,} ({count / total:.2%}), {ready.recipe.adapter.kind}",
+        ),
         ("memory, model weights", _megabytes(weights)),
         ("memory, gradients and AdamW state", _megabytes(training)),
-        ("memory, activations", "one denoiser graph at a time, whatever the number of steps; measured, not estimated"),
+        (
+            "memory, activations",
+            "one denoiser graph at a time, whatever the number of steps; measured, not estimated",
+        ),
     ]
 
 

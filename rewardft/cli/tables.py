@@ -1,4 +1,5 @@
-"""Plain tables on stdout: as wide as the terminal, never cut when the output goes to a file or a pipe."""
+"""Plain tables on stdout: as wide as the terminal, never cut when the output goes to a file or a
+pipe."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if not rows:
         return
     table = Table(
-        *columns, title=Text(f"\n{title}"), title_justify="left", title_style="bold", box=None, pad_edge=False
+        *columns,
+        title=Text(f"\n{title}"),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
     )
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
@@ -32,10 +38,17 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     """Before and after of each value, with the 95 % interval of the paired difference."""
     shown = [
         (
-            row["name"], str(row["count"]), f"{row['before']:.4g}", f"{row['after']:.4g}",
+            row["name"],
+            str(row["count"]),
+            f"{row['before']:.4g}",
+            f"{row['after']:.4g}",
             f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
             "" if abs(row["difference"]) > row["half_width"] else "not separable",
         )
         for row in rows
-    ]  # fmt: skip
-    print_table("held-out samples, same noise", ("value", "samples", "base", "tuned", "difference (95 %)", ""), shown)
+    ]
+    print_table(
+        "held-out samples, same noise",
+        ("value", "samples", "base", "tuned", "difference (95 %)", ""),
+        shown,
+    )

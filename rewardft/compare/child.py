@@ -17,14 +17,15 @@ import peft  # noqa: F401
 import torch
 
 from rewardft.errors import RewardftError
-from rewardft.runs import run_recipe_file
+from rewardft.runs.open import run_recipe_file
 
 EXPECTED_ERROR, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the process is to run, and where: `folder` is the current one, `environment` all of its variables."""
+    """What the process is to run, and where: `folder` is the current one, `environment` all of its
+    variables."""
 
     recipe: str
     settings: Sequence[str]
@@ -38,8 +39,11 @@ class Order:
 
 
 def carry_out(order: Order) -> None:
-    """Make the run and end the process; an expected error is one message and exit code 2, as on the command line."""
-    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once
+    """Make the run and end the process; an expected error is one message and exit code 2, as on the
+    command line."""
+    os.setpgid(
+        0, 0
+    )  # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once
     end_with_parent()
     handle = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
@@ -52,7 +56,11 @@ def carry_out(order: Order) -> None:
     try:
         summary = run_recipe_file(Path(order.recipe), Path(order.out), order.settings, order.resume)
     except RewardftError as error:
-        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr, flush=True)
+        print(
+            "\n".join([f"error: {error}", *getattr(error, "__notes__", [])]),
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(EXPECTED_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -60,7 +68,8 @@ def carry_out(order: Order) -> None:
 
 
 def end_with_parent() -> None:
-    """Send this process SIGTERM, upon which a run saves and ends, when the one that gave the order is gone.
+    """Send this process SIGTERM, upon which a run saves and ends, when the one that gave the order
+    is gone.
 
     Else it would train on with nobody to take note, in the folder of the run that is started next.
     """

@@ -12,17 +12,18 @@ from pathlib import Path
 from rewardft.compare.collect import Seen, against_best, look_at, pool
 from rewardft.compare.illustrations import add_pictures, plugin_sections
 from rewardft.compare.members import Member, differences
-from rewardft.compare.records import ComparisonRecord, Value, VariantRecord
 from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.compare.sources import ENDLESS, Request
 from rewardft.compare.tables import write_samples
+from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
-from rewardft.recorder import PACKAGES, version_of
+from rewardft.storage.recorder import PACKAGES, version_of
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Where the runs are made. launcher: local, slurm or ray. jobs: how many at a time. options: for `sbatch`."""
+    """Where the runs are made. launcher: local, slurm or ray. jobs: how many at a time. options:
+    for `sbatch`."""
 
     launcher: str = "local"
     jobs: int = 1
@@ -31,13 +32,19 @@ class Launch:
 
 
 def compare(
-    request: Request, members: Sequence[Member], out: Path, launch: Launch, notify: Notify, command: str,
+    request: Request,
+    members: Sequence[Member],
+    out: Path,
+    launch: Launch,
+    notify: Notify,
+    command: str,
     pictures: int = 6,
 ) -> ComparisonRecord:
-    """Run what is missing, collect, and write `comparison.json`, `samples.parquet` and the pictures to `out`.
+    """Run what is missing, collect, and write `comparison.json`, `samples.parquet` and the pictures
+    to `out`.
 
-    members: of `expand`. Raises RecipeError when not one variant can be run; KeyboardInterrupt after Ctrl-C, with
-    everything saved.
+    members: of `expand`. Raises RecipeError when not one variant can be run; KeyboardInterrupt
+    after Ctrl-C, with everything saved.
     """
     problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
     if len(problems) == len(members):
@@ -61,7 +68,9 @@ def launch_all(
         run_here(members, launch.jobs, notify, everyone)
 
 
-def collect(members: Sequence[Member], request: Request, out: Path, command: str, pictures: int) -> ComparisonRecord:
+def collect(
+    members: Sequence[Member], request: Request, out: Path, command: str, pictures: int
+) -> ComparisonRecord:
     """What the runs' folders say, as a record; also written to `out`."""
     names = list(dict.fromkeys(member.variant.name for member in members))
     runs = {name: [look_at(m, out) for m in members if m.variant.name == name] for name in names}
@@ -72,12 +81,18 @@ def collect(members: Sequence[Member], request: Request, out: Path, command: str
     variants = [variant(name, runs[name], pooled[name], own.get(name, {})) for name in names]
     ready = [member for member in members if member.problem is None] or members
     record = ComparisonRecord(
-        title=request.name or f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
-        date=date.today().isoformat(), command=command, budget=request.budget,
-        seeds=sorted({member.seed for member in ready}), target=target_of(variants), common=common,
-        variants=variants, notes=notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
+        title=request.name
+        or f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
+        date=date.today().isoformat(),
+        command=command,
+        budget=request.budget,
+        seeds=sorted({member.seed for member in ready}),
+        target=target_of(variants),
+        common=common,
+        variants=variants,
+        notes=notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
         versions={name: version_of(name) for name in PACKAGES},
-    )  # fmt: skip
+    )
     write_samples(runs, out / "samples.parquet")
     record.save(out / "comparison.json")  # what follows opens models, and may fail
     record = add_pictures(record, runs, out, pictures)
@@ -86,17 +101,25 @@ def collect(members: Sequence[Member], request: Request, out: Path, command: str
     return record
 
 
-def variant(name: str, runs: Sequence[Seen], values: list[Value], own: dict[str, object]) -> VariantRecord:
+def variant(
+    name: str, runs: Sequence[Seen], values: list[Value], own: dict[str, object]
+) -> VariantRecord:
     """One variant's record, without its pictures. Alarms are those of any of its seeds."""
     recipe = next((seen.member.recipe for seen in runs if seen.member.recipe is not None), None)
     return VariantRecord(
-        name=name, recipe=str(runs[0].member.variant.recipe), algorithm=recipe.algorithm.use if recipe else "unknown",
-        differences=own, runs=[seen.record for seen in runs], values=values, alarms=alarms_of(runs),
-    )  # fmt: skip
+        name=name,
+        recipe=str(runs[0].member.variant.recipe),
+        algorithm=recipe.algorithm.use if recipe else "unknown",
+        differences=own,
+        runs=[seen.record for seen in runs],
+        values=values,
+        alarms=alarms_of(runs),
+    )
 
 
 def alarms_of(runs: Sequence[Seen]) -> list[str]:
-    """One sentence per value that raised an alarm: the first seed's, and which others raised it too."""
+    """One sentence per value that raised an alarm: the first seed's, and which others raised it
+    too."""
     raised: dict[str, list[tuple[int, str]]] = {}
     for seen in runs:
         for sentence in seen.record.alarms:
@@ -109,14 +132,20 @@ def alarms_of(runs: Sequence[Seen]) -> list[str]:
 
 
 def target_of(variants: Sequence[VariantRecord]) -> str | None:
-    """The value that is trained for by most variants and known of all, over all samples rather than of a group.
+    """The value that is trained for by most variants and known of all, over all samples rather than
+    of a group.
 
-    An algorithm that learns from labelled pairs trains for no reward by name, and is measured by it all the same. None
-    where each variant trains for a reward of its own: none of these would be a fair judge of the others.
+    An algorithm that learns from labelled pairs trains for no reward by name, and is measured by it
+    all the same. None where each variant trains for a reward of its own: none of these would be a
+    fair judge of the others.
     """
     measured = [variant for variant in variants if variant.values]
     trained = Counter(v.name for variant in measured for v in variant.values if v.role == "reward")
-    known = [name for name in trained if all(any(v.name == name for v in variant.values) for variant in measured)]
+    known = [
+        name
+        for name in trained
+        if all(any(v.name == name for v in variant.values) for variant in measured)
+    ]
     shared = [name for name in known if trained[name] > 1 or len(measured) == 1]
     return max(shared, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
 
@@ -128,18 +157,31 @@ def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> lis
     single = [name for name, count in counts.items() if count == 1]
     if single:
         found.append(
-            f"One seed only: {', '.join(single)}. Their intervals are over samples alone; another seed may rank "
-            f"otherwise."
+            f"One seed only: {', '.join(single)}. Their intervals are over samples alone; another "
+            "seed may rank otherwise."
         )
     missing = [name for name, count in counts.items() if count < len(runs[name])]
     if missing:
-        found.append(f"Runs without a result: {', '.join(missing)}. What stands for them is from the runs that ended.")
+        found.append(
+            f"Runs without a result: {', '.join(missing)}. What stands for them is from the runs "
+            "that ended."
+        )
     target = target_of(variants)
     compared = [value.before for item in variants for value in item.values if value.name == target]
-    if len({round(before.value, 6) for before in compared if before is not None and math.isfinite(before.value)}) > 1:
+    if (
+        len(
+            {
+                round(before.value, 6)
+                for before in compared
+                if before is not None and math.isfinite(before.value)
+            }
+        )
+        > 1
+    ):
         found.append(
-            f"The base's own {target} differs between variants (another sampler, model or held-out set), so the tuned "
-            f"value alone does not rank them; `evaluate.sampler` evaluates all on one sampler."
+            f"The base's own {target} differs between variants (another sampler, model or held-out "
+            "set), so the tuned value alone does not rank them; `evaluate.sampler` evaluates all "
+            "on one sampler."
         )
     return found + same_runs(runs)
 
@@ -147,24 +189,38 @@ def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> lis
 def weights_judged(runs: dict[str, list[Seen]]) -> list[str]:
     """Whose averaged weights are judged, where those of others are the last step's."""
     recipes = {name: seens[0].member.recipe for name, seens in runs.items()}
-    averaged = [name for name, recipe in recipes.items() if recipe is not None and recipe.evaluate.weights == "ema"]
+    averaged = [
+        name
+        for name, recipe in recipes.items()
+        if recipe is not None and recipe.evaluate.weights == "ema"
+    ]
     if not averaged or len(averaged) == sum(recipe is not None for recipe in recipes.values()):
         return []
-    return [f"Judged by the moving average of their weights: {', '.join(averaged)}; the others by their last weights."]
+    return [
+        f"Judged by the moving average of their weights: {', '.join(averaged)}; the others by "
+        "their last weights."
+    ]
 
 
 def other_runs(members: Sequence[Member], out: Path) -> list[str]:
-    """Runs in the comparison's folder that are none of its own now: settings, seeds or code have changed."""
+    """Runs in the comparison's folder that are none of its own now: settings, seeds or code have
+    changed."""
     mine = {member.folder.resolve() for member in members}
-    others = [path for path in out.glob("runs/*/seed*") if path.is_dir() and path.resolve() not in mine]
+    others = [
+        path for path in out.glob("runs/*/seed*") if path.is_dir() and path.resolve() not in mine
+    ]
     if not others:
         return []
     place = out / "runs"
-    return [f"{len(others)} runs in {place} are of other settings, seeds or plugin code, and are not in this report."]
+    return [
+        f"{len(others)} runs in {place} are of other settings, seeds or plugin code, and are not "
+        "in this report."
+    ]
 
 
 def same_runs(runs: dict[str, list[Seen]]) -> list[str]:
-    """Variants that are one recipe with one set of settings: nothing told them apart but their names."""
+    """Variants that are one recipe with one set of settings: nothing told them apart but their
+    names."""
     names: dict[str, list[str]] = {}
     for name, seens in runs.items():
         for digest in {seen.member.digest for seen in seens} - {""}:

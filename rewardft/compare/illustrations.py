@@ -1,7 +1,7 @@
 """What makes a report more than numbers: pictures of held-out samples, and the sections of plugins.
 
-Both open models, after all runs have been made and written down. One that fails is named in the report and stops
-nothing.
+Both open models, after all runs have been made and written down. One that fails is named in the
+report and stops nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rewardft.compare.collect import Seen
 from rewardft.compare.members import Member, folder_name
-from rewardft.compare.records import ComparisonRecord, Picture, Section
-from rewardft.plugins import load_plugins
+from rewardft.contracts.records import ComparisonRecord, Picture, Section
+from rewardft.plugins.manager import load_plugins
 
 
 def add_pictures(
@@ -34,7 +34,8 @@ def add_pictures(
 
 
 def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
-    """The first seed's held-out samples, base and tuned; drawn once, kept in `OUT/pictures/NAME`."""
+    """The first seed's held-out samples, base and tuned; drawn once, kept in
+    `OUT/pictures/NAME`."""
     seen = next((seen for seen in runs if seen.tuned is not None), None)
     if seen is None or count == 0:
         return []
@@ -45,12 +46,17 @@ def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
         kept = json.loads(index.read_text(encoding="utf-8"))
         if kept.get("source") == source:
             return [Picture.model_validate(picture) for picture in kept["pictures"]]
-    from rewardft.side_by_side import held_out_pictures
+    from rewardft.runs.samples import held_out_pictures
 
     shutil.rmtree(folder, ignore_errors=True)
     pairs = held_out_pictures(run, count, folder)
     found = [
-        Picture(sample=p.sample, group=p.group, base=str(p.base.relative_to(out)), tuned=str(p.tuned.relative_to(out)))
+        Picture(
+            sample=p.sample,
+            group=p.group,
+            base=str(p.base.relative_to(out)),
+            tuned=str(p.tuned.relative_to(out)),
+        )
         for p in pairs
     ]
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,12 +64,16 @@ def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
     return found
 
 
-def plugin_sections(members: Sequence[Member], record: ComparisonRecord, out: Path) -> list[Section]:
+def plugin_sections(
+    members: Sequence[Member], record: ComparisonRecord, out: Path
+) -> list[Section]:
     """What the plugins of the recipes add to the report; each is asked once, and alone."""
     wanted = {
         (name, member.recipe.base): None
-        for member in members if member.recipe is not None for name in member.recipe.plugins
-    }  # fmt: skip
+        for member in members
+        if member.recipe is not None
+        for name in member.recipe.plugins
+    }
     sections, asked = list[Section](), set[Path]()
     for name, base in wanted:
         try:
@@ -74,7 +84,9 @@ def plugin_sections(members: Sequence[Member], record: ComparisonRecord, out: Pa
             asked |= files
             answers = plugins.results("report_sections", record=record, folder=out)
         except Exception as error:
-            failed = Section(title=f"Nothing from {name}", html=f"<p>{html.escape(said(error))}</p>")
+            failed = Section(
+                title=f"Nothing from {name}", html=f"<p>{html.escape(said(error))}</p>"
+            )
             sections.append(failed)
             continue
         for plugin, found in answers:

@@ -1,4 +1,5 @@
-"""The runs of a comparison: each variant with each seed, checked, and known by what it would compute."""
+"""The runs of a comparison: each variant with each seed, checked, and known by what it would
+compute."""
 
 from __future__ import annotations
 
@@ -13,20 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.compare.sources import Request, Variant, budget_settings, key_of
-from rewardft.component import Component, option_parameters
 from rewardft.errors import PluginError, RecipeError, RewardftError
-from rewardft.plugin_sources import installed
-from rewardft.plugins import load_installed
-from rewardft.recipe import Recipe, load_recipe
-from rewardft.recorder import version_of
-from rewardft.resolve import open_recipe
+from rewardft.plugins.component import Component, option_parameters
+from rewardft.plugins.manager import load_installed
+from rewardft.plugins.resolve import open_recipe
+from rewardft.plugins.sources import installed
+from rewardft.recipe.recipe import Recipe, load_recipe
+from rewardft.storage.recorder import version_of
 
 DONE = ("finished", "stopped")
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run. `recipe` is None and `problem` says why when it cannot be run; `given`: a run that was handed in.
+    """One run. `recipe` is None and `problem` says why when it cannot be run; `given`: a run that
+    was handed in.
 
     options: the recipe as plain data, with the defaults of its model, sampler and algorithm.
     digest: of all that the run follows from but its seed.
@@ -47,7 +49,10 @@ class Member:
 
     @property
     def settings(self) -> list[str]:
-        return [*(text for text in self.variant.settings if key_of(text) != "seed"), f"seed={self.seed}"]
+        return [
+            *(text for text in self.variant.settings if key_of(text) != "seed"),
+            f"seed={self.seed}",
+        ]
 
     def command(self, resume: bool = False) -> list[str]:
         """The words of `rewardft run` that make this run."""
@@ -58,7 +63,10 @@ class Member:
     def repeat(self) -> str:
         """A line that one can paste: the same run in a folder of its own."""
         sets = [word for text in self.settings for word in ("--set", text)]
-        recipe, out = self.variant.word or str(self.variant.recipe), f"runs/{folder_name(self.variant)}-seed{self.seed}"
+        recipe, out = (
+            self.variant.word or str(self.variant.recipe),
+            f"runs/{folder_name(self.variant)}-seed{self.seed}",
+        )
         return "" if self.given else shlex.join(["rewardft", "run", recipe, *sets, "--out", out])
 
     @property
@@ -66,7 +74,11 @@ class Member:
         """Whether the run is there and came to its end."""
         path = self.folder / "summary.json"
         failed = (self.folder / "error.txt").is_file()  # of an observer, after the last step
-        return path.is_file() and not failed and json.loads(path.read_text(encoding="utf-8")).get("status") in DONE
+        return (
+            path.is_file()
+            and not failed
+            and json.loads(path.read_text(encoding="utf-8")).get("status") in DONE
+        )
 
     @property
     def is_started(self) -> bool:
@@ -74,8 +86,11 @@ class Member:
 
 
 def expand(request: Request, out: Path) -> list[Member]:
-    """All runs of a comparison, in order of variants. A variant whose recipe is wrong stays in, with its problem."""
-    return pool_given([member for variant in request.variants for member in _members(variant, request, out)])
+    """All runs of a comparison, in order of variants. A variant whose recipe is wrong stays in,
+    with its problem."""
+    return pool_given(
+        [member for variant in request.variants for member in _members(variant, request, out)]
+    )
 
 
 def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
@@ -88,12 +103,18 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
             check_evaluates(recipe)
     except RewardftError as error:
         for seed in range(request.seeds or 1):
-            folder = variant.run if given and variant.run else out / "runs" / folder_name(variant) / f"seed{seed}"
+            folder = (
+                variant.run
+                if given and variant.run
+                else out / "runs" / folder_name(variant) / f"seed{seed}"
+            )
             yield Member(variant, seed, folder, problem=str(error), given=given)
         return
     if given:
         assert variant.run is not None
-        yield Member(variant, recipe.seed, variant.run, recipe, given=True, options=options, digest=digest)
+        yield Member(
+            variant, recipe.seed, variant.run, recipe, given=True, options=options, digest=digest
+        )
         return
     for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
         folder = out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}"
@@ -108,7 +129,8 @@ def check_evaluates(recipe: Recipe) -> None:
 
 
 def pool_given(members: Sequence[Member]) -> list[Member]:
-    """Finished runs of one recipe that differ in their seeds alone are seeds of one variant, named as the first is."""
+    """Finished runs of one recipe that differ in their seeds alone are seeds of one variant, named
+    as the first is."""
     first: dict[str, Variant] = {}
     seeds: set[tuple[str, int]] = set()
     pooled = []
@@ -126,9 +148,11 @@ def folder_name(variant: Variant) -> str:
 
 
 def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
-    """The variant's recipe, checked, a digest of all that its runs follow from, the seed left out, and its options.
+    """The variant's recipe, checked, a digest of all that its runs follow from, the seed left out,
+    and its options.
 
-    Two runs with the same digest and seed are the same run: settings, code of the plugin files, version of rewardft.
+    Two runs with the same digest and seed are the same run: settings, code of the plugin files,
+    version of rewardft.
     """
     recipe, plugins, resolved = open_recipe(variant.recipe, variant.settings)
     files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
@@ -144,8 +168,16 @@ def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
 
 def defaults_of(component: Component) -> dict[str, Any]:
     """What a component is set to by default, as far as it can be written in a recipe."""
-    defaults = {name: p.default for name, p in option_parameters(component.entry).items() if p.default is not p.empty}
-    return {name: value for name, value in defaults.items() if isinstance(value, (str, int, float, list, type(None)))}
+    defaults = {
+        name: p.default
+        for name, p in option_parameters(component.entry).items()
+        if p.default is not p.empty
+    }
+    return {
+        name: value
+        for name, value in defaults.items()
+        if isinstance(value, (str, int, float, list, type(None)))
+    }
 
 
 def with_plugin(variant: Variant) -> Variant:
@@ -161,12 +193,15 @@ def with_plugin(variant: Variant) -> Variant:
 
 
 def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
-    """The installed plugin that must be added for an algorithm; None when it is there already, or nobody has it."""
-    from rewardft.builtin import register_algorithms
-    from rewardft.plugins import load_plugins
+    """The installed plugin that must be added for an algorithm; None when it is there already, or
+    nobody has it."""
+    from rewardft.plugins.builtin import register_algorithms
+    from rewardft.plugins.manager import load_plugins
 
     listed = load_plugins(recipe.plugins, recipe.base).registrations("register_algorithms")
-    here: set[str] = {known.casefold() for _, found in listed for known in found} | set(register_algorithms())
+    here: set[str] = {known.casefold() for _, found in listed for known in found} | set(
+        register_algorithms()
+    )
     if name.casefold() in here:
         return None
     for points in installed().values():
@@ -174,7 +209,9 @@ def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
             found = load_installed(points[0].name).registrations("register_algorithms")
         except PluginError:  # a broken plugin that nobody asked for; `rewardft plugins` reports it
             continue
-        if any(known.casefold() == name.casefold() for _, factories in found for known in factories):
+        if any(
+            known.casefold() == name.casefold() for _, factories in found for known in factories
+        ):
             return points[0].name
     return None
 
@@ -185,12 +222,17 @@ def program() -> list[str]:
 
 
 def differences(members: list[Member]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """(by variant: the settings in which the variants differ, flattened; what all share). Seeds are left out."""
-    from rewardft.resume import flatten
+    """(by variant: the settings in which the variants differ, flattened; what all share). Seeds are
+    left out."""
+    from rewardft.storage.resume import flatten
 
     flat = {m.variant.name: flatten(m.options) for m in members if m.recipe is not None}
-    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings if key != "seed"))
+    keys = list(
+        dict.fromkeys(key for settings in flat.values() for key in settings if key != "seed")
+    )
     first = next(iter(flat.values()), {})
-    shared = {k: first[k] for k in keys if all(k in s and s[k] == first.get(k) for s in flat.values())}
+    shared = {
+        k: first[k] for k in keys if all(k in s and s[k] == first.get(k) for s in flat.values())
+    }
     own = {name: {k: s[k] for k in keys if k in s and k not in shared} for name, s in flat.items()}
     return own, shared

@@ -1,4 +1,5 @@
-"""Make the runs of a comparison: several at a time, each in a process of its own; one that fails stops no other."""
+"""Make the runs of a comparison: several at a time, each in a process of its own; one that fails
+stops no other."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from rewardft.checkpoint import write_text
 from rewardft.compare.child import Order, carry_out
 from rewardft.compare.members import Member, program
 from rewardft.errors import ComponentError
+from rewardft.files import write_text
 
 TAIL = 12  # lines of a failed run's output that the report shows
 
@@ -30,7 +31,9 @@ class Outcome:
     tail: str
 
 
-Notify = Callable[[Member, Outcome | None, int], None]  # None: it has started; the number: of all runs to make
+Notify = Callable[
+    [Member, Outcome | None, int], None
+]  # None: it has started; the number: of all runs to make
 
 
 def pending(members: Iterable[Member]) -> list[Member]:
@@ -39,7 +42,8 @@ def pending(members: Iterable[Member]) -> list[Member]:
 
 
 def lend_base(member: Member, others: Iterable[Member]) -> None:
-    """Give a run that has not begun the evaluation of the base that another has made: it is the same for all seeds.
+    """Give a run that has not begun the evaluation of the base that another has made: it is the
+    same for all seeds.
 
     The run itself takes it only if it was made with its own settings, and makes its own otherwise.
     """
@@ -52,7 +56,8 @@ def lend_base(member: Member, others: Iterable[Member]) -> None:
 
 
 def judged_alike(one: Member, other: Member) -> bool:
-    """Whether two recipes have the same model, held-out data and rewards; their evaluations say the rest."""
+    """Whether two recipes have the same model, held-out data and rewards; their evaluations say the
+    rest."""
     if one.recipe is None or other.recipe is None:
         return False
     mine, theirs = one.recipe, other.recipe
@@ -63,12 +68,13 @@ def judged_alike(one: Member, other: Member) -> bool:
 def run_here(
     members: Sequence[Member], jobs: int, notify: Notify, everyone: Sequence[Member] = ()
 ) -> list[Outcome]:
-    """Run members in processes on this machine, `jobs` at a time, and share its cores out among them.
+    """Run members in processes on this machine, `jobs` at a time, and share its cores out among
+    them.
 
     everyone: all members of the comparison, those that are done included.
 
-    Upon a KeyboardInterrupt the running ones are told to save and end, no other is begun, and it is raised again. A
-    second one ends them at once.
+    Upon a KeyboardInterrupt the running ones are told to save and end, no other is begun, and it is
+    raised again. A second one ends them at once.
     """
     threads, devices = max((os.cpu_count() or 1) // max(jobs, 1), 1), visible_gpus()
     slots = list(range(jobs))
@@ -100,11 +106,14 @@ def run_here(
     return outcomes
 
 
-RUNNING: set[BaseProcess] = set()  # the runs in processes of this one; sets are safe between threads
+RUNNING: set[BaseProcess] = (
+    set()
+)  # the runs in processes of this one; sets are safe between threads
 
 
 def interrupt_runs() -> None:
-    """Have every running run do what it does upon Ctrl-C, which does not reach them: they are groups of their own."""
+    """Have every running run do what it does upon Ctrl-C, which does not reach them: they are
+    groups of their own."""
     for process in list(RUNNING):
         if process.is_alive() and process.pid is not None:
             os.kill(process.pid, signal.SIGINT)
@@ -120,12 +129,13 @@ def visible_gpus() -> list[str]:
 
 
 def run_member(member: Member, threads: int, device: str | None = None) -> Outcome:
-    """One run in a process of its own, continued where it was interrupted; its output goes to a file beside its folder.
+    """One run in a process of its own, continued where it was interrupted; its output goes to a
+    file beside its folder.
 
     device: the one GPU that it may use; None: all that there are.
 
-    The processes are forked from one server that has imported torch: a run then costs no start-up. The server itself
-    has computed nothing, so no thread and no GPU is inherited.
+    The processes are forked from one server that has imported torch: a run then costs no start-up.
+    The server itself has computed nothing, so no thread and no GPU is inherited.
     """
     log = log_file(member)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -133,9 +143,16 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     context.set_forkserver_preload(["rewardft.compare.child"])
     resume = member.is_started
     order = Order(
-        str(member.variant.recipe), member.settings, str(member.folder), resume, str(log), threads, os.getcwd(),
-        dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device}), member.command(resume),
-    )  # fmt: skip
+        str(member.variant.recipe),
+        member.settings,
+        str(member.folder),
+        resume,
+        str(log),
+        threads,
+        os.getcwd(),
+        dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device}),
+        member.command(resume),
+    )
     process = context.Process(target=carry_out, args=(order,))
     process.start()
     RUNNING.add(process)
@@ -160,10 +177,14 @@ def last_lines(path: Path) -> str:
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
 
 
-def hand_to_slurm(members: Sequence[Member], out: Path, options: Sequence[str], jobs: int) -> list[Outcome]:
-    """Submit all members as one job array (`sbatch --wait`), `jobs` at a time, and wait for it to end.
+def hand_to_slurm(
+    members: Sequence[Member], out: Path, options: Sequence[str], jobs: int
+) -> list[Outcome]:
+    """Submit all members as one job array (`sbatch --wait`), `jobs` at a time, and wait for it to
+    end.
 
-    The array's script is `OUT/slurm.sh`; one can edit it and submit it again. Raises ComponentError without `sbatch`.
+    The array's script is `OUT/slurm.sh`; one can edit it and submit it again. Raises ComponentError
+    without `sbatch`.
     """
     script = out / "slurm.sh"
     script.write_text(slurm_script(members, out, jobs), encoding="utf-8")
@@ -171,28 +192,39 @@ def hand_to_slurm(members: Sequence[Member], out: Path, options: Sequence[str], 
         code = subprocess.run(["sbatch", "--wait", *options, str(script)]).returncode
     except FileNotFoundError:
         raise ComponentError(
-            f"--launcher slurm: there is no `sbatch` here. Submit {script} where there is one, then compare again."
+            f"--launcher slurm: there is no `sbatch` here. Submit {script} where there is one, "
+            "then compare again."
         ) from None
     return [Outcome(m, 0 if m.is_done else code or 1, last_lines(log_file(m))) for m in members]
 
 
 def slurm_script(members: Sequence[Member], out: Path, jobs: int) -> str:
     """A bash script whose array task k makes the k-th run."""
-    lines = ["#!/bin/bash", "#SBATCH --job-name=rewardft-compare", f"#SBATCH --array=0-{len(members) - 1}%{jobs}"]
+    lines = [
+        "#!/bin/bash",
+        "#SBATCH --job-name=rewardft-compare",
+        f"#SBATCH --array=0-{len(members) - 1}%{jobs}",
+    ]
     lines += [f"#SBATCH --output={out / 'slurm-%A_%a.log'}", 'case "$SLURM_ARRAY_TASK_ID" in']
     for number, member in enumerate(members):
         command = shlex.join([*program(), *member.command(resume=member.is_started)])
         log = shlex.quote(str(log_file(member)))
-        lines.append(f"{number}) mkdir -p {shlex.quote(str(member.folder.parent))}; exec {command} > {log} 2>&1 ;;")
+        lines.append(
+            f"{number}) mkdir -p {shlex.quote(str(member.folder.parent))}; exec {command} > {log} "
+            "2>&1 ;;"
+        )
     return "\n".join([*lines, "esac", ""])
 
 
 def hand_to_ray(members: Sequence[Member], gpus: float, notify: Notify) -> list[Outcome]:
-    """One Ray task per run, on a shared file system; `gpus`: of each. Raises ComponentError without the package."""
+    """One Ray task per run, on a shared file system; `gpus`: of each. Raises ComponentError without
+    the package."""
     try:
         import ray
     except ImportError:
-        raise ComponentError("--launcher ray: the package is not installed: pip install ray") from None
+        raise ComponentError(
+            "--launcher ray: the package is not installed: pip install ray"
+        ) from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     task = ray.remote(num_gpus=gpus, num_cpus=1)(run_member)

@@ -9,17 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewardft import strict_yaml
-from rewardft.budget import parse_budget
 from rewardft.errors import RecipeError, did_you_mean
+from rewardft.recipe import strict_yaml
+from rewardft.recipe.budget import parse_budget
 
 Finder = Callable[[str], Path]  # a recipe's file from its name
 FILE_KEYS = {
-    "recipes": (list, "a list of recipes, one at least"), "set": (dict, "a mapping of recipe keys to values"),
+    "recipes": (list, "a list of recipes, one at least"),
+    "set": (dict, "a mapping of recipe keys to values"),
     "variants": (dict, "a mapping of names to mappings of recipe keys to values"),
     "vary": (dict, "a mapping of recipe keys to lists of values"),
-    "seeds": (int, "a whole number of at least 1"), "budget": (str, "text such as 5000-calls"),
-}  # fmt: skip
+    "seeds": (int, "a whole number of at least 1"),
+    "budget": (str, "text such as 5000-calls"),
+}
 ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 
 
@@ -27,7 +29,8 @@ ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 class Variant:
     """A recipe and what is changed in it.
 
-    settings: `key=value` texts. run: a run folder to take as it is. word: how a command line names the recipe.
+    settings: `key=value` texts. run: a run folder to take as it is. word: how a command line names
+        the recipe.
     """
 
     name: str
@@ -37,7 +40,8 @@ class Variant:
     word: str | None = None
 
     def with_settings(self, *settings: str) -> Variant:
-        """Later settings win, over the same key and over what is below it as far as they say it; see `settle`."""
+        """Later settings win, over the same key and over what is below it as far as they say it;
+        see `settle`."""
         kept = self.settings
         for text in settings:
             kept = settle(kept, text)
@@ -46,7 +50,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of its file, or None."""
+    """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of its
+    file, or None."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
@@ -56,7 +61,9 @@ class Request:
 
 def read_sources(names: Sequence[str], find: Finder) -> Request:
     """Variants of every source; a comparison file must be the only one. Raises RecipeError."""
-    files = {name: Path(name) / "recipe.yaml" if Path(name).is_dir() else find(name) for name in names}
+    files = {
+        name: Path(name) / "recipe.yaml" if Path(name).is_dir() else find(name) for name in names
+    }
     for name, path in files.items():
         if not Path(name).is_dir() and is_comparison(path):
             if len(files) > 1:
@@ -67,7 +74,9 @@ def read_sources(names: Sequence[str], find: Finder) -> Request:
         run = Path(name) if Path(name).is_dir() else None
         if run is not None and not path.is_file():
             raise RecipeError(name, [f"{name}: not a run folder; expected a recipe.yaml in it."])
-        variants.append(Variant(short_name(run or path), path, run=run, word=str(path) if run else name))
+        variants.append(
+            Variant(short_name(run or path), path, run=run, word=str(path) if run else name)
+        )
     return Request(tuple(distinct(variants)))
 
 
@@ -83,18 +92,25 @@ def is_comparison(path: Path) -> bool:
 def read_comparison(path: Path, find: Finder) -> Request:
     """A comparison file: `recipes`, and optionally `set`, `variants`, `vary`, `seeds`, `budget`."""
     document = strict_yaml.parse(path.read_text(encoding="utf-8"))
-    problems = [f"{path}:{p.line}: {p.message}" for p in document.problems] + list(_file_problems(path, document))
+    problems = [f"{path}:{p.line}: {p.message}" for p in document.problems] + list(
+        _file_problems(path, document)
+    )
     if problems:
         raise RecipeError(str(path), problems)
     data = document.data
     beside = [path.parent / str(name) for name in data["recipes"]]
     words = list(map(str, data["recipes"]))
-    found = [(near, str(near)) if near.is_file() else (find(word), word) for word, near in zip(words, beside)]
+    found = [
+        (near, str(near)) if near.is_file() else (find(word), word)
+        for word, near in zip(words, beside)
+    ]
     variants = distinct(Variant(short_name(recipe), recipe, word=word) for recipe, word in found)
     variants = [v.with_settings(*as_settings(data.get("set") or {})) for v in variants]
     named = {name: as_settings(changes) for name, changes in (data.get("variants") or {}).items()}
     count = len(variants)
-    variants = [combine(v, name, settings, count) for v in variants for name, settings in named.items()] or variants
+    variants = [
+        combine(v, name, settings, count) for v in variants for name, settings in named.items()
+    ] or variants
     request = Request(tuple(variants), data.get("seeds"), data.get("budget"), path.stem)
     for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))
@@ -106,7 +122,11 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
         where = f"{path}:{document.lines.get((key,), 1)}"
         if key not in FILE_KEYS:
             yield f"{where}: a comparison has no key {key!r}.{did_you_mean(str(key), FILE_KEYS)}"
-        elif not isinstance(value, FILE_KEYS[key][0]) or isinstance(value, bool) or is_too_few(key, value):
+        elif (
+            not isinstance(value, FILE_KEYS[key][0])
+            or isinstance(value, bool)
+            or is_too_few(key, value)
+        ):
             yield f"{where}: {key}: expected {FILE_KEYS[key][1]}, got {value!r}."
     for name, changes in (document.data.get("variants") or {}).items():
         if not isinstance(changes, dict):
@@ -124,7 +144,8 @@ def is_too_few(key: str, value: Any) -> bool:
 
 
 def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) -> Variant:
-    """A recipe under one of the file's names; the recipe's own name comes first where there are several recipes."""
+    """A recipe under one of the file's names; the recipe's own name comes first where there are
+    several recipes."""
     full = name if recipes == 1 else f"{variant.name}-{name}"
     return replace(variant, name=full).with_settings(*settings)
 
@@ -132,14 +153,17 @@ def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) 
 def settle(settings: Sequence[str], text: str) -> tuple[str, ...]:
     """Add a setting in an order in which each is applied to what the others have made.
 
-    It replaces one of the same key. Those of keys below its own come after it, so that `algorithm.train_steps=2` holds
-    for whatever `algorithm={use: refl}` puts there; but not where its value names that key itself.
+    It replaces one of the same key. Those of keys below its own come after it, so that
+    `algorithm.train_steps=2` holds for whatever `algorithm={use: refl}` puts there; but not where
+    its value names that key itself.
     """
     key = key_of(text)
     value = strict_yaml.parse(text.partition("=")[2]).data
     others = [one for one in settings if key_of(one) != key]
     below = [one for one in others if key_of(one).startswith(f"{key}.")]
-    after = [one for one in below if leaves_open(value, key_of(one).removeprefix(f"{key}.").split("."))]
+    after = [
+        one for one in below if leaves_open(value, key_of(one).removeprefix(f"{key}.").split("."))
+    ]
     return (*(one for one in others if one not in below), text, *after)
 
 
@@ -158,20 +182,27 @@ def leaves_open(value: Any, keys: Sequence[str]) -> bool:
 
 
 def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[Variant]:
-    """Every variant with every value of `key`. An `algorithm` may be a name: the section then has its defaults."""
+    """Every variant with every value of `key`. An `algorithm` may be a name: the section then has
+    its defaults."""
     result = []
     for variant, value in itertools.product(variants, values):
         part = words_of(value) if key == "algorithm" else f"{key.split('.')[-1]}={words_of(value)}"
         setting = f"{key}={yaml_of({'use': value} if key == 'algorithm' and isinstance(value, str) else value)}"
         alone = len(variants) == 1
-        result.append(replace(variant, name=part if alone else f"{variant.name}-{part}").with_settings(setting))
+        result.append(
+            replace(variant, name=part if alone else f"{variant.name}-{part}").with_settings(
+                setting
+            )
+        )
     return distinct(result)
 
 
 def words_of(value: Any) -> str:
     """A value in a variant's name: {'use': 'drtune', 'early_stop': 4} is `drtune,early_stop=4`."""
     if isinstance(value, dict) and "use" in value:
-        return ",".join([str(value["use"]), *(f"{k}={words_of(v)}" for k, v in value.items() if k != "use")])
+        return ",".join(
+            [str(value["use"]), *(f"{k}={words_of(v)}" for k, v in value.items() if k != "use")]
+        )
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -186,14 +217,17 @@ def parse_vary(text: str) -> tuple[str, list[Any]]:
 
 
 def budget_settings(text: str) -> tuple[str, ...]:
-    """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run earlier or later."""
+    """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run
+    earlier or later."""
     count, _, unit = text.strip().rpartition("-")
     if unit == "steps" and count.replace("_", "").isdecimal() and int(count.replace("_", "")) > 0:
         return (f"train.steps={int(count.replace('_', ''))}", "train.budget=null")
     try:
         parse_budget(text)
     except ValueError as error:
-        raise RecipeError(f"--budget {text}", [f"--budget {text}: {error}, or 300-steps."]) from None
+        raise RecipeError(
+            f"--budget {text}", [f"--budget {text}: {error}, or 300-steps."]
+        ) from None
     return (f"train.steps={ENDLESS}", f"train.budget={text.strip()}")
 
 
@@ -203,7 +237,8 @@ def as_settings(changes: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def yaml_of(value: Any) -> str:
-    """A value as YAML on one line; JSON is YAML, and a number's text is kept as Python prints it."""
+    """A value as YAML on one line; JSON is YAML, and a number's text is kept as Python prints
+    it."""
     return json.dumps(value)
 
 

@@ -1,27 +1,31 @@
 """Estimates over seeds and held-out samples, with 95 % intervals.
 
-Data are tables (S seeds, N samples), NaN where a value does not apply. All seeds see the same samples and the same
-noise, so the factors are crossed: y[s, n] = mean + seed[s] + sample[n] + rest[s, n]. An interval says where the
-estimate would lie with endless NEW seeds and NEW samples of the same kinds. With one seed nothing is known about seeds,
-and it speaks of new samples alone (say so next to it); with one sample, of new seeds alone; with one of each, nothing.
+Data are tables (S seeds, N samples), NaN where a value does not apply. All seeds see the same
+samples and the same
+noise, so the factors are crossed: y[s, n] = mean + seed[s] + sample[n] + rest[s, n]. An interval
+says where the estimate would lie with endless NEW seeds and NEW samples of the same kinds. With one
+seed nothing is known about seeds, and it speaks of new samples alone (say so next to it); with one
+sample, of new seeds alone; with one of each, nothing.
 
-An estimate's variance is the sum of a seeds' part with S - 1 degrees of freedom and a samples' part with N - 1. The
-half-width is the standard error times a mean of Student's two quantiles, weighted by the parts (Cochran 1964,
-"Approximate significance levels of the Behrens-Fisher test", Biometrics 20): few seeds widen the interval as far as
-seeds matter. Cochran's weights cover up to 97.8 % with two seeds; taken to the power 1.2 they cover, by numerical
-integration for normal parts of any sizes and many samples, 93.2 to 97.2 % with two seeds, 94.8 to 96.6 % with three and
-95.0 to 96.0 % with five.
+An estimate's variance is the sum of a seeds' part with S - 1 degrees of freedom and a samples' part
+with N - 1. The half-width is the standard error times a mean of Student's two quantiles, weighted
+by the parts (Cochran 1964, "Approximate significance levels of the Behrens-Fisher test", Biometrics
+20): few seeds widen the interval as far as seeds matter. Cochran's weights cover up to 97.8 % with
+two seeds; taken to the power 1.2 they cover, by numerical integration for normal parts of any sizes
+and many samples, 93.2 to 97.2 % with two seeds, 94.8 to 96.6 % with three and 95.0 to 96.0 % with
+five.
 
-Measured and not used: Satterthwaite's degrees of freedom (1946) cover as little as 87 % with two seeds. The bootstrap
-stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice") draws
-seeds anew within each sample: it holds the samples fixed and takes what a seed does to all of them for noise, so it
-answers another question, and as an answer to this one covers 7 to 92 %.
+Measured and not used: Satterthwaite's degrees of freedom (1946) cover as little as 87 % with two
+seeds. The bootstrap stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at the
+edge of the statistical precipice") draws
+seeds anew within each sample: it holds the samples fixed and takes what a seed does to all of them
+for noise, so it answers another question, and as an answer to this one covers 7 to 92 %.
 
-Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): two seeds, 92.5 to 98.1 %; up to 97.4 % with three
-or five seeds and few or skewed samples; values missing in one seed much more than
-in another, see `spread`; and the probability of improvement, up to 98.8 % with few seeds and samples, but 71 to 91 %
-where seeds differ so much that each improves all samples or none: that the few seen agree does not show in a variance.
-`benchmarks/coverage.py` measures all of this.
+Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): two seeds, 92.5 to 98.1 %; up
+to 97.4 % with three or five seeds and few or skewed samples; values missing in one seed much more
+than in another, see `spread`; and the probability of improvement, up to 98.8 % with few seeds and
+samples, but 71 to 91 % where seeds differ so much that each improves all samples or none: that the
+few seen agree does not show in a variance. `benchmarks/coverage.py` measures all of this.
 """
 
 from __future__ import annotations
@@ -34,13 +38,15 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rewardft.compare.records import Interval
+from rewardft.contracts.records import Interval
 from rewardft.errors import DataError
 
 Array = NDArray[np.float64]
 CONFIDENCE = 0.95
 TRIMMED = 0.25  # share of the values that the interquartile mean leaves out at each end
-EXACT_SEEDS = 5  # up to this many, all ways to draw seeds with replacement are enumerated (126 of five)
+EXACT_SEEDS = (
+    5  # up to this many, all ways to draw seeds with replacement are enumerated (126 of five)
+)
 DRAWS = 400
 POWER = 1.2
 
@@ -48,12 +54,14 @@ POWER = 1.2
 def mean_interval(values: ArrayLike) -> Interval:
     """Mean of the values that apply, for new seeds and new samples.
 
-    Two-way random-effects analysis of variance: variance of the seeds' means + of the samples' means - of the rest,
-    which both contain. It is what Owen's pigeonhole bootstrap (2007, Annals of Applied Statistics 1) estimates, without
-    its count of the rest three times over. With one seed this is the t interval of a single sample.
+    Two-way random-effects analysis of variance: variance of the seeds' means + of the samples'
+    means - of the rest, which both contain. It is what Owen's pigeonhole bootstrap (2007, Annals of
+    Applied Statistics 1) estimates, without its count of the rest three times over. With one seed
+    this is the t interval of a single sample.
 
     Args:
-        values: (S, N), NaN where a value does not apply; seeds and samples without any value do not count.
+        values: (S, N), NaN where a value does not apply; seeds and samples without any value do not
+            count.
 
     Raises:
         DataError: the values are no table.
@@ -65,12 +73,14 @@ def mean_interval(values: ArrayLike) -> Interval:
 
 
 def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
-    """Interquartile mean, for new seeds and new samples: the mean of the middle half of all S * N values.
+    """Interquartile mean, for new seeds and new samples: the mean of the middle half of all S * N
+    values.
 
-    The seeds' part of the variance is the bootstrap's over seeds, times S / (S - 1) for what it lacks with few of
-    them: exact up to five seeds, 400 draws above. (A jackknife covers 90 % where five seeds differ by much.) The
-    samples' part comes from the influence function, the values clipped to the middle half (Tukey & McLaughlin 1963),
-    which is what a bootstrap over many samples comes to.
+    The seeds' part of the variance is the bootstrap's over seeds, times S / (S - 1) for what it
+    lacks with few of
+    them: exact up to five seeds, 400 draws above. (A jackknife covers 90 % where five seeds differ
+    by much.) The samples' part comes from the influence function, the values clipped to the middle
+    half (Tukey & McLaughlin 1963), which is what a bootstrap over many samples comes to.
 
     Args:
         values: as for `mean_interval`.
@@ -94,11 +104,13 @@ def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
 
 
 def difference_interval(after: ArrayLike, before: ArrayLike) -> Interval:
-    """Mean of after - before on the same samples and noise, for new seeds and new samples: see `mean_interval`.
+    """Mean of after - before on the same samples and noise, for new seeds and new samples: see
+    `mean_interval`.
 
     Args:
         after: (S, N).
-        before: (S, N), or (1, N) if every seed started from the same model. NaN in either leaves the pair out.
+        before: (S, N), or (1, N) if every seed started from the same model. NaN in either leaves
+            the pair out.
 
     Raises:
         DataError: the shapes do not fit.
@@ -109,12 +121,14 @@ def difference_interval(after: ArrayLike, before: ArrayLike) -> Interval:
 
 
 def probability_of_improvement(after: ArrayLike, before: ArrayLike) -> Interval:
-    """P(after > before) + P(after = before) / 2 on the same sample and noise, for a new seed and a new sample.
+    """P(after > before) + P(after = before) / 2 on the same sample and noise, for a new seed and a
+    new sample.
 
-    Pairs, unlike the Mann-Whitney form of Agarwal et al. (2021), which sets every run against every other. The interval
-    is Wilson's (1927) for that number of independent pairs which would have the variance found (the effective sample
-    size of Kish 1965), so it stays within [0, 1]. If nothing varies, as when every pair improves, it is that of N
-    pairs, as the interval must not shrink to a point; it then speaks of the samples, and hardly of the seeds.
+    Pairs, unlike the Mann-Whitney form of Agarwal et al. (2021), which sets every run against every
+    other. The interval is Wilson's (1927) for that number of independent pairs which would have the
+    variance found (the effective sample size of Kish 1965), so it stays within [0, 1]. If nothing
+    varies, as when every pair improves, it is that of N pairs, as the interval must not shrink to a
+    point; it then speaks of the samples, and hardly of the seeds.
 
     Args:
         after, before: as for `difference_interval`.
@@ -123,7 +137,11 @@ def probability_of_improvement(after: ArrayLike, before: ArrayLike) -> Interval:
         DataError: the shapes do not fit.
     """
     after, before = pair(after, before)
-    table = known_part(np.where(np.isnan(after) | np.isnan(before), np.nan, (after > before) + 0.5 * (after == before)))
+    table = known_part(
+        np.where(
+            np.isnan(after) | np.isnan(before), np.nan, (after > before) + 0.5 * (after == before)
+        )
+    )
     share = mean_of_known(table)
     found = spread(table - share)
     if math.isnan(found.variance):
@@ -133,7 +151,8 @@ def probability_of_improvement(after: ArrayLike, before: ArrayLike) -> Interval:
 
 
 def set_interval(values: ArrayLike) -> Interval:
-    """Mean of one number per seed, (S,), with Student's t interval: for new seeds on the same set of samples.
+    """Mean of one number per seed, (S,), with Student's t interval: for new seeds on the same set
+    of samples.
 
     NaN does not count; with one seed the bounds are NaN.
     """
@@ -142,7 +161,8 @@ def set_interval(values: ArrayLike) -> Interval:
 
 @dataclass(frozen=True)
 class Spread:
-    """Variance of an estimate: the parts that would shrink with more `seeds` and with more `samples`.
+    """Variance of an estimate: the parts that would shrink with more `seeds` and with more
+    `samples`.
 
     shape: (S, N), whose degrees of freedom the parts have.
     """
@@ -158,7 +178,8 @@ class Spread:
 
     @property
     def quantile(self) -> float:
-        """Standard errors to each side: between Student's two quantiles, by the part with fewer levels."""
+        """Standard errors to each side: between Student's two quantiles, by the part with fewer
+        levels."""
         (levels, part), (more, _) = sorted(zip(self.shape, (self.seeds, self.samples)))
         share = part / self.variance if self.variance > 0 else 0.0
         few, many = t_quantile(max(levels - 1, 1)), t_quantile(max(more - 1, 1))
@@ -168,8 +189,9 @@ class Spread:
 def spread(influence: Array) -> Spread:
     """Variance of the mean of `influence` (S, N), which has mean 0 and NaN where there is no value.
 
-    Missing cells count as average ones, and the others the more: the usual linearization of a ratio, which is too small
-    by a third where two seeds have values for all and for half of the samples.
+    Missing cells count as average ones, and the others the more: the usual linearization of a
+    ratio, which is too small by a third where two seeds have values for all and for half of the
+    samples.
     """
     seeds, samples = influence.shape
     if influence.size == 0:
@@ -180,7 +202,9 @@ def spread(influence: Array) -> Spread:
         rows, columns = table.sum(1, keepdims=True) / samples, table.sum(0, keepdims=True) / seeds
         of_rows = float((rows**2).sum()) / (seeds * max(seeds - 1, 1))
         of_columns = float((columns**2).sum()) / (samples * max(samples - 1, 1))
-        rest = float(((table - rows - columns) ** 2).sum()) / (table.size * max((seeds - 1) * (samples - 1), 1))
+        rest = float(((table - rows - columns) ** 2).sum()) / (
+            table.size * max((seeds - 1) * (samples - 1), 1)
+        )
     return Spread(
         seeds=of_rows if seeds > 1 else 0.0,
         samples=max(of_columns - (rest if seeds > 1 else 0.0), 0.0) if samples > 1 else 0.0,
@@ -189,8 +213,11 @@ def spread(influence: Array) -> Spread:
 
 
 def iqm_variance_over_seeds(table: Array, seed: int) -> float:
-    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds, with the samples as they are."""
-    table = table[np.argsort(np.nanmean(table, axis=1))]  # the order of the seeds must not matter to the draws
+    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds, with the samples as
+    they are."""
+    table = table[
+        np.argsort(np.nanmean(table, axis=1))
+    ]  # the order of the seeds must not matter to the draws
     order = np.argsort(table, axis=None)[: int((~np.isnan(table)).sum())]  # NaN sorts last
     counts, chances = draws_of_seeds(len(table), seed)
     estimates = repeated_iqm(table.ravel()[order], counts[:, order // table.shape[1]])
@@ -200,18 +227,22 @@ def iqm_variance_over_seeds(table: Array, seed: int) -> float:
 
 @lru_cache(maxsize=64)
 def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
-    """How often each seed comes in S draws with replacement: counts (draws, S) and each row's probability (draws,)."""
+    """How often each seed comes in S draws with replacement: counts (draws, S) and each row's
+    probability (draws,)."""
     if seeds > EXACT_SEEDS:
         drawn = np.random.default_rng(seed).multinomial(seeds, [1 / seeds] * seeds, size=DRAWS)
         return drawn.astype(np.float64), np.full(DRAWS, 1 / DRAWS)
     ways = itertools.combinations_with_replacement(range(seeds), seeds)
     counts = np.array([np.bincount(way, minlength=seeds) for way in ways], dtype=np.float64)
-    orders = [math.factorial(seeds) / math.prod(math.factorial(int(n)) for n in row) for row in counts]
+    orders = [
+        math.factorial(seeds) / math.prod(math.factorial(int(n)) for n in row) for row in counts
+    ]
     return counts, np.array(orders) / seeds**seeds
 
 
 def repeated_iqm(ordered: Array, counts: Array) -> Array:
-    """Interquartile means of the sorted values (n,), each taken as often as a row of counts (draws, n) says."""
+    """Interquartile means of the sorted values (n,), each taken as often as a row of counts (draws,
+    n) says."""
     last = counts.cumsum(axis=1)
     total = last[:, -1:]
     cut = np.floor(TRIMMED * total)
@@ -270,11 +301,14 @@ def mean_of_known(table: Array) -> float:
 def t_quantile(freedom: int) -> float:
     """97.5 % quantile of Student's t with `freedom` >= 1 degrees of freedom, to 12 digits.
 
-    Bisects the angle atan(t / sqrt(freedom)), for which P(|t| <= .) is a finite sum (Abramowitz & Stegun 26.7.3-4).
+    Bisects the angle atan(t / sqrt(freedom)), for which P(|t| <= .) is a finite sum (Abramowitz &
+    Stegun 26.7.3-4).
     """
     odd = freedom % 2
     k = np.arange(2 + odd, freedom - 1, 2, dtype=np.float64)
-    factors = np.concatenate(([1.0], np.cumprod((k - 1) / k)))[: freedom // 2]  # cos^odd, cos^(2 + odd), ...
+    factors = np.concatenate(([1.0], np.cumprod((k - 1) / k)))[
+        : freedom // 2
+    ]  # cos^odd, cos^(2 + odd), ...
     powers = odd + 2 * np.arange(len(factors))
 
     def inside(angle: float) -> float:

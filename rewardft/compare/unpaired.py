@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rewardft.compare.records import Interval
 from rewardft.compare.statistics import Spread, symmetric, unknown
+from rewardft.contracts.records import Interval
 from rewardft.errors import DataError
 
 
 def unpaired_seeds_interval(one: ArrayLike, other: ArrayLike) -> Interval:
-    """Mean of one - mean of other on the same samples and noise, where the two have different seeds or numbers of them.
+    """Mean of one - mean of other on the same samples and noise, where the two have different seeds
+    or numbers of them.
 
-    Each side's seeds vary by themselves (Welch 1947). A single seed is taken to vary as those of the other side do,
-    which is a guess; with one seed on each side nothing is known about seeds, and the interval is over samples alone.
+    Each side's seeds vary by themselves (Welch 1947). A single seed is taken to vary as those of
+    the other side do, which is a guess; with one seed on each side nothing is known about seeds,
+    and the interval is over samples alone.
 
     Args:
         one, other: (S1, N) and (S2, N); samples with a NaN in either do not count.
@@ -27,7 +29,10 @@ def unpaired_seeds_interval(one: ArrayLike, other: ArrayLike) -> Interval:
     """
     tables = [np.asarray(values, dtype=np.float64) for values in (one, other)]
     if any(table.ndim != 2 for table in tables) or tables[0].shape[1] != tables[1].shape[1]:
-        raise DataError(f"two tables (seeds, samples) of the same samples are needed, got {[t.shape for t in tables]}.")
+        raise DataError(
+            "two tables (seeds, samples) of the same samples are needed, got "
+            f"{[t.shape for t in tables]}."
+        )
     known = ~np.isnan(np.concatenate(tables)).any(axis=0)
     tables = [table[:, known] for table in tables]
     samples = int(known.sum())
@@ -50,7 +55,8 @@ def unpaired_seeds_interval(one: ArrayLike, other: ArrayLike) -> Interval:
 
 @dataclass(frozen=True)
 class Side:
-    """One variant's seeds: the variance of a seed's mean, and what single samples add to the variance of a sample's.
+    """One variant's seeds: the variance of a seed's mean, and what single samples add to the
+    variance of a sample's.
 
     Both are 0 with one seed, which has no degrees of freedom.
     """
@@ -69,7 +75,9 @@ def side(table: NDArray[np.float64]) -> Side:
     seeds, samples = table.shape
     centred = table - table.mean(axis=0)  # what seeds do, to each sample
     rows = centred.mean(axis=1, keepdims=True)
-    rest = float(((centred - rows) ** 2).sum()) / (max(seeds - 1, 1) * max(samples - 1, 1) * samples)
+    rest = float(((centred - rows) ** 2).sum()) / (
+        max(seeds - 1, 1) * max(samples - 1, 1) * samples
+    )
     return Side(seeds, float((rows**2).sum()) / max(seeds - 1, 1), rest)
 
 

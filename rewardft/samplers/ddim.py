@@ -1,9 +1,9 @@
 """DDIM (Song et al. 2021, 2010.02502), any eta; for models with betas and for flow matching.
 
-The paper's step keeps the marginals x_k = alpha * x0 + sigma * epsilon for any pair (alpha, sigma), not only for
-alpha^2 + sigma^2 = 1. With the pair (1 - s, s) of flow matching, eta = 0 is the Euler step of the ODE, and eta = 1 the
-posterior of the Markov chain with these marginals, as it is DDPM's otherwise. One sampler thus fits every model with a
-diffusers scheduler, with or without noise.
+The paper's step keeps the marginals x_k = alpha * x0 + sigma * epsilon for any pair (alpha, sigma),
+not only for alpha^2 + sigma^2 = 1. With the pair (1 - s, s) of flow matching, eta = 0 is the Euler
+step of the ODE, and eta = 1 the posterior of the Markov chain with these marginals, as it is DDPM's
+otherwise. One sampler thus fits every model with a diffusers scheduler, with or without noise.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ class DDIM:
     needs = frozenset({"denoiser"})
 
     def __init__(
-        self, steps: int = 50, eta: float = 0.0, clip: float | None = None, spacing: str | None = None
+        self,
+        steps: int = 50,
+        eta: float = 0.0,
+        clip: float | None = None,
+        spacing: str | None = None,
     ) -> None:
         if steps < 1 or eta < 0:
-            raise ComponentError(f"ddim: expected steps >= 1 and eta >= 0, got steps={steps}, eta={eta}")
+            raise ComponentError(
+                f"ddim: expected steps >= 1 and eta >= 0, got steps={steps}, eta={eta}"
+            )
         self.steps, self.eta, self.clip, self.spacing = steps, eta, clip, spacing
 
     @staticmethod
@@ -50,7 +56,9 @@ class DDIM:
         self.schedule: FlowMatching | VariancePreserving
         if is_flow_matching(model.scheduler):
             if self.spacing is not None:
-                raise ComponentError("ddim: flow-matching models have no timestep spacing; leave `spacing` out")
+                raise ComponentError(
+                    "ddim: flow-matching models have no timestep spacing; leave `spacing` out"
+                )
             self.kind, self.schedule = "flow_prediction", FlowMatching(model.scheduler, self.steps)
         else:
             self.schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
@@ -66,11 +74,16 @@ class DDIM:
     def transition(
         self, k: int, state: Tensor, output: Tensor, noise: Noise, taken: Tensor | None = None
     ) -> Transition:
-        (alpha, sigma), (alpha_next, sigma_next) = self.schedule.level(k), self.schedule.level(k + 1)
+        (alpha, sigma), (alpha_next, sigma_next) = (
+            self.schedule.level(k),
+            self.schedule.level(k + 1),
+        )
         x0, epsilon = to_x0_and_epsilon(self.kind, state, output, alpha, sigma)
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
-        fresh = sigma**2 - (alpha / alpha_next * sigma_next) ** 2  # of x_k given x_{k+1}; 1 - a / a' with betas
+        fresh = (
+            sigma**2 - (alpha / alpha_next * sigma_next) ** 2
+        )  # of x_k given x_{k+1}; 1 - a / a' with betas
         std = self.eta * sigma_next / sigma * max(fresh, 0.0) ** 0.5  # equation 16
         mean = alpha_next * x0 + max(sigma_next**2 - std**2, 0.0) ** 0.5 * epsilon  # equation 12
         return gaussian_step(k, state, output, mean, std, x0, epsilon, noise, taken)

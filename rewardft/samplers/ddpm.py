@@ -1,4 +1,5 @@
-"""Ancestral sampling from the DDPM posterior (Ho et al. 2020, 2006.11239), on any subsequence of timesteps."""
+"""Ancestral sampling from the DDPM posterior (Ho et al. 2020, 2006.11239), on any subsequence of
+timesteps."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class DDPM:
     provides = frozenset({"differentiable_sampler", "renoise", "stochastic", "log_prob"})
     needs = frozenset({"denoiser"})
 
-    def __init__(self, steps: int = 50, clip: float | None = None, spacing: str | None = None) -> None:
+    def __init__(
+        self, steps: int = 50, clip: float | None = None, spacing: str | None = None
+    ) -> None:
         self.steps, self.clip, self.spacing = steps, clip, spacing
 
     def setup(self, model: Any) -> None:
@@ -49,7 +52,9 @@ class DDPM:
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
         beta = 1 - a / a_next  # of the step from the next timestep to this one
-        mean = (a_next**0.5 * beta * x0 + (a / a_next) ** 0.5 * (1 - a_next) * state) / (1 - a)  # equation 7
+        mean = (a_next**0.5 * beta * x0 + (a / a_next) ** 0.5 * (1 - a_next) * state) / (
+            1 - a
+        )  # equation 7
         std = ((1 - a_next) / (1 - a) * beta) ** 0.5
         return gaussian_step(k, state, output, mean, std, x0, epsilon, noise, taken)
 

@@ -1,6 +1,8 @@
-"""Euler steps of the probability-flow ODE of a flow-matching model (Lipman et al. 2023, 2210.02747).
+"""Euler steps of the probability-flow ODE of a flow-matching model (Lipman et al. 2023,
+2210.02747).
 
-Convention of diffusers: x_s = (1 - s) * x0 + s * epsilon, s from 1 to 0; the network predicts v = epsilon - x0.
+Convention of diffusers: x_s = (1 - s) * x0 + s * epsilon, s from 1 to 0; the network predicts v =
+    epsilon - x0.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ class VariancePreserving:
     """Timesteps and cumulative alphas of a chain of `steps` steps.
 
     timesteps: T integers, noisiest first.
-    alphas: T + 1 numbers, the cumulative alpha (bar) at each timestep and the one behind the last step.
+    alphas: T + 1 numbers, the cumulative alpha (bar) at each timestep and the one behind the last
+        step.
     """
 
     def __init__(self, scheduler: Any, steps: int, spacing: str | None) -> None:
@@ -24,21 +25,29 @@ class VariancePreserving:
         config = getattr(scheduler, "config", None)
         if config is None or not hasattr(scheduler, "alphas_cumprod"):
             raise ComponentError(
-                f"expected a model whose `scheduler` is a diffusers scheduler with `alphas_cumprod`, "
-                f"got {type(scheduler).__name__}. Flow-matching models go with the samplers `flow_euler` and `ddim`."
+                "expected a model whose `scheduler` is a diffusers scheduler with "
+                f"`alphas_cumprod`, got {type(scheduler).__name__}. Flow-matching models go with "
+                "the samplers `flow_euler` and `ddim`."
             )
         if spacing is not None and spacing not in SPACINGS:
-            raise ComponentError(f"spacing {spacing!r} is unknown.{did_you_mean(spacing, SPACINGS)}")
+            raise ComponentError(
+                f"spacing {spacing!r} is unknown.{did_you_mean(spacing, SPACINGS)}"
+            )
         if not 1 <= steps <= config.num_train_timesteps:
             raise ComponentError(
-                f"steps must be between 1 and the model's {config.num_train_timesteps} training steps, got {steps}"
+                f"steps must be between 1 and the model's {config.num_train_timesteps} training "
+                f"steps, got {steps}"
             )
         overrides = {} if spacing is None else {"timestep_spacing": spacing}
         grid = DDIMScheduler.from_config(config, **overrides)
         grid.set_timesteps(steps)
-        self.timesteps: list[int] = [min(int(t), config.num_train_timesteps - 1) for t in grid.timesteps]
+        self.timesteps: list[int] = [
+            min(int(t), config.num_train_timesteps - 1) for t in grid.timesteps
+        ]
         cumulative = scheduler.alphas_cumprod.double()
-        self.alphas = [float(cumulative[t]) for t in self.timesteps] + [float(grid.final_alpha_cumprod)]
+        self.alphas = [float(cumulative[t]) for t in self.timesteps] + [
+            float(grid.final_alpha_cumprod)
+        ]
 
     def level(self, k: int) -> tuple[float, float]:
         """(alpha, sigma) of x_k = alpha * x0 + sigma * epsilon."""
@@ -51,7 +60,8 @@ class VariancePreserving:
 
 
 class FlowMatching:
-    """Timesteps and noise levels of a flow-matching chain of `steps` steps, shifted as the model's scheduler says.
+    """Timesteps and noise levels of a flow-matching chain of `steps` steps, shifted as the model's
+    scheduler says.
 
     timesteps: T numbers, noisiest first.
     sigmas: T + 1 noise levels, the last is 0.

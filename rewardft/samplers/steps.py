@@ -41,8 +41,11 @@ def keep_step(rollout: Rollout, k: int, step: Transition) -> None:
         rollout.log_probs[k] = step.log_prob
 
 
-def replay_step(sampler: Any, model: Any, rollout: Rollout, k: int, input_gradient: bool) -> Transition:
-    """Visit step k again. The log-probability is that of the stored next state where it was kept."""
+def replay_step(
+    sampler: Any, model: Any, rollout: Rollout, k: int, input_gradient: bool
+) -> Transition:
+    """Visit step k again. The log-probability is that of the stored next state where it was
+    kept."""
     state = rollout.states[k].detach()
     if input_gradient and torch.is_grad_enabled():
         state = state.requires_grad_(True)
@@ -51,26 +54,38 @@ def replay_step(sampler: Any, model: Any, rollout: Rollout, k: int, input_gradie
 
 
 def state_after(rollout: Rollout, k: int) -> Any:
-    """The stored state that step k led to; None when it was not kept (or step k is about to be run live)."""
+    """The stored state that step k led to; None when it was not kept (or step k is about to be run
+    live)."""
     if k + 1 in rollout.states or k + 1 != rollout.plan.stop or rollout.plan.estimate:
         return rollout.states.get(k + 1)
     return rollout.x0
 
 
 def call_network(sampler: Any, model: Any, k: int, state: Tensor, cond: Any) -> Tensor:
-    """The network's raw output in the precision of the state (sampler arithmetic is never below float32)."""
+    """The network's raw output in the precision of the state (sampler arithmetic is never below
+    float32)."""
     t = torch.full((len(state),), sampler.timesteps[k], device=state.device)
     return model.denoise(state, t, cond).to(state.dtype)
 
 
 def gaussian_step(
-    k: int, state: Tensor, output: Tensor, mean: Tensor, std: float, x0: Tensor, epsilon: Tensor, noise: Noise,
+    k: int,
+    state: Tensor,
+    output: Tensor,
+    mean: Tensor,
+    std: float,
+    x0: Tensor,
+    epsilon: Tensor,
+    noise: Noise,
     taken: Tensor | None,
-) -> Transition:  # fmt: skip
-    """x_{k+1} ~ N(mean, std^2 I). std = 0 makes the step deterministic and leaves it without a log-probability."""
+) -> Transition:
+    """x_{k+1} ~ N(mean, std^2 I). std = 0 makes the step deterministic and leaves it without a
+    log-probability."""
     if std == 0.0:
         zero = torch.zeros((), dtype=state.dtype, device=state.device)
-        return Transition(state, next=mean, output=output, mean=mean, std=zero, x0=x0, epsilon=epsilon)
+        return Transition(
+            state, next=mean, output=output, mean=mean, std=zero, x0=x0, epsilon=epsilon
+        )
     after = mean + std * noise.draw(f"step{k}", state.shape[1:])
     scale = torch.as_tensor(std, dtype=state.dtype, device=state.device)
     log_prob = gaussian_log_prob(after.detach() if taken is None else taken, mean, std)
@@ -78,6 +93,9 @@ def gaussian_step(
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log N(value; mean, std^2 I), averaged over the dimensions of a sample: `(b,)` (Black et al. 2023, 2305.13301)."""
-    log_density = -((value - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
+    """log N(value; mean, std^2 I), averaged over the dimensions of a sample: `(b,)` (Black et al.
+    2023, 2305.13301)."""
+    log_density = (
+        -((value - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
+    )
     return log_density.flatten(1).mean(1)

@@ -1,7 +1,8 @@
 """Tools for plugin authors: conformance checks, a tiny CPU model and a recipe runner.
 
-`rewardft.testing.tiny` holds the model. With pytest, the fixture `run_recipe` is there without an import. Importing
-this package imports no torch, because pytest does so when it starts; its names are loaded when they are first used.
+`rewardft.testing.tiny` holds the model. With pytest, the fixture `run_recipe` is there without an
+import. Importing this package imports no torch, because pytest does so when it starts; its names
+are loaded when they are first used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The pytest plugin that comes with rewardft: the fixture `run_recipe`, in every test without an import.
+"""The pytest plugin that comes with rewardft: the fixture `run_recipe`, in every test without an
+import.
 
-pytest loads this module when it starts, through the entry point in the group `pytest11`; it imports nothing heavy.
+pytest loads this module when it starts, through the entry point in the group `pytest11`; it imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,5 +16,6 @@ from rewardft.testing.recipes import RecipeRunner
 
 @pytest.fixture
 def run_recipe(request: pytest.FixtureRequest, tmp_path: Path) -> RecipeRunner:
-    """Run a recipe into `tmp_path`: `run = run_recipe("mine.yaml", "train.steps=2")`; see `RecipeRunner.__call__`."""
+    """Run a recipe into `tmp_path`: `run = run_recipe("mine.yaml", "train.steps=2")`; see
+    `RecipeRunner.__call__`."""
     return RecipeRunner(tmp_path, request.path.parent)

@@ -1,4 +1,5 @@
-"""`run_recipe`: run a recipe in this process and get its metrics; also a pytest fixture of the same name.
+"""`run_recipe`: run a recipe in this process and get its metrics; also a pytest fixture of the same
+name.
 
 The fixture is in `rewardft.testing.pytest_plugin`; what it hands to a test is `RecipeRunner`.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import RewardftError
-from rewardft.strict_json import nan_for_null
+from rewardft.files import nan_for_null
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,14 @@ class Finished:
 
 
 def run_recipe(
-    path: Path | str, out: Path, *overrides: str, resume: bool = False, allow_changed_plugins: bool = False
+    path: Path | str,
+    out: Path,
+    *overrides: str,
+    resume: bool = False,
+    allow_changed_plugins: bool = False,
 ) -> Finished:
     """Run a recipe with `key=value` overrides; raises what the run raises."""
-    from rewardft.runs import run_recipe_file
+    from rewardft.runs.open import run_recipe_file
 
     summary = run_recipe_file(Path(path), Path(out), overrides, resume, allow_changed_plugins)
     return Finished(Path(out), summary, read_steps(Path(out)))
@@ -52,25 +57,33 @@ class RecipeRunner:
         self._calls = 0
 
     def __call__(
-        self, recipe: Path | str, *overrides: str, out: Path | str | None = None, resume: bool = False
+        self,
+        recipe: Path | str,
+        *overrides: str,
+        out: Path | str | None = None,
+        resume: bool = False,
     ) -> Finished:
         """Run a recipe and return its folder, summary and steps.
 
         Args:
-            recipe: a path, or the recipe itself: text of more than one line. Plugin files that such a text names are
-                relative to `folder`.
+            recipe: a path, or the recipe itself: text of more than one line. Plugin files that such
+                a text names are relative to `folder`.
             overrides: `key=value`, as after `--set`.
-            out: the run folder, relative to `folder`; by default a new one for each call: run, run2, ...
+            out: the run folder, relative to `folder`; by default a new one for each call: run,
+                run2, ...
             resume: continue the run in `out`.
 
         Raises:
-            RewardftError: the run's own, without the frames of rewardft, which would hide what it says.
+            RewardftError: the run's own, without the frames of rewardft, which would hide what it
+                says.
         """
         __tracebackhide__ = True  # pytest then ends its traceback at the line of the test
         self._calls += 1
         name = f"run{self._calls}" if self._calls > 1 else "run"
         try:
-            return run_recipe(self._file(recipe, name), self.folder / (out or name), *overrides, resume=resume)
+            return run_recipe(
+                self._file(recipe, name), self.folder / (out or name), *overrides, resume=resume
+            )
         except RewardftError as error:
             raise error.with_traceback(None) from error.__cause__
 
@@ -83,6 +96,7 @@ class RecipeRunner:
 
 
 def read_steps(folder: Path) -> list[dict[str, float]]:
-    """The optimizer steps in a run folder's `metrics.jsonl`, without the evaluation lines; null becomes NaN."""
+    """The optimizer steps in a run folder's `metrics.jsonl`, without the evaluation lines; null
+    becomes NaN."""
     lines: Sequence[str] = (folder / "metrics.jsonl").read_text().splitlines()
     return [nan_for_null(record) for record in map(json.loads, lines) if "gradient_norm" in record]

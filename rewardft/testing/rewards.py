@@ -15,7 +15,8 @@ from rewardft.types import Batch, Plan, Rollout, select_rows
 
 @dataclass(frozen=True)
 class RewardReport:
-    """What was found: value range, fraction not applicable, error of the gradient against finite differences."""
+    """What was found: value range, fraction not applicable, error of the gradient against finite
+    differences."""
 
     low: float
     high: float
@@ -26,7 +27,9 @@ class RewardReport:
 def make_rollout(x0: Any, batch: Batch, decode: Callable[[Any], Any] | None = None) -> Rollout:
     """A finished rollout around samples x0 `(b, ...)`, as rewards and metrics see it."""
     noise = Noise(0, batch.ids, batch.epochs)
-    return Rollout(cond=None, noise=noise, plan=Plan(stop=0), x0=x0, decoder=decode or (lambda x: x))
+    return Rollout(
+        cond=None, noise=noise, plan=Plan(stop=0), x0=x0, decoder=decode or (lambda x: x)
+    )
 
 
 def check_reward(
@@ -39,27 +42,33 @@ def check_reward(
     tolerance: float = 1e-4,
     gradient_tolerance: float = 5e-2,
 ) -> RewardReport:
-    """Raise AssertionError, with a sentence, for the first broken rule of `rewardft.protocols.Reward`.
+    """Raise AssertionError, with a sentence, for the first broken rule of
+    `rewardft.contracts.protocols.Reward`.
 
-    Checked: shape `(b,)`; finite or NaN; the same value whatever the order and size of the batch; a gradient at x0 if
-    and only if `differentiable`; that gradient against central finite differences along a random direction; no gradient
-    left on the reward's own weights.
+    Checked: shape `(b,)`; finite or NaN; the same value whatever the order and size of the batch; a
+    gradient at x0 if and only if `differentiable`; that gradient against central finite differences
+    along a random direction; no gradient left on the reward's own weights.
 
     Args:
         x0: at least two samples `(b, ...)`.
         batch: their batch.
-        decode: the model's decode, for rewards that read `rollout.decoded`; default: x0 is already decoded.
+        decode: the model's decode, for rewards that read `rollout.decoded`; default: x0 is already
+            decoded.
         tolerance: absolute and relative, for values.
         gradient_tolerance: relative error of the directional derivative.
     """
-    assert len(batch) >= 2 and len(x0) == len(batch), "check_reward needs at least two samples, one batch row each"
+    assert len(batch) >= 2 and len(x0) == len(batch), (
+        "check_reward needs at least two samples, one batch row each"
+    )
     value = _evaluate(reward, x0, batch, decode)
     _check_value(value, len(batch))
     _check_invariance(reward, x0, batch, decode, value, tolerance)
     error = _check_gradient(reward, x0, batch, decode, differentiable, gradient_tolerance)
     _check_weights(reward)
     known = value[~value.isnan()]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
+    low, high = (
+        (float(known.min()), float(known.max())) if len(known) else (float("nan"), float("nan"))
+    )
     return RewardReport(low, high, float(value.isnan().float().mean()), error)
 
 
@@ -75,7 +84,9 @@ def _check_value(value: Any, count: int) -> None:
     assert not value.isinf().any(), "a reward is finite, or NaN where it does not apply; got inf"
 
 
-def _check_invariance(reward: Any, x0: Tensor, batch: Batch, decode: Any, value: Tensor, tolerance: float) -> None:
+def _check_invariance(
+    reward: Any, x0: Tensor, batch: Batch, decode: Any, value: Tensor, tolerance: float
+) -> None:
     flipped = Batch(batch.ids[::-1], batch.epochs[::-1], _flip(batch.columns))
     backwards = _evaluate(reward, x0.flip(0), flipped, decode).flip(0)
     _assert_close(backwards, value, tolerance, "the order of the batch changes the values")
@@ -103,12 +114,18 @@ def _check_gradient(
     leaf = x0.detach().clone().requires_grad_(True)
     total = torch.nansum(reward(make_rollout(leaf, batch, decode), batch))
     if not differentiable:
-        assert not total.requires_grad, "the reward says that it is not differentiable, but a gradient reaches x0"
+        assert not total.requires_grad, (
+            "the reward says that it is not differentiable, but a gradient reaches x0"
+        )
         return None
-    assert total.requires_grad, "the reward says that it is differentiable, but no gradient reaches x0"
+    assert total.requires_grad, (
+        "the reward says that it is differentiable, but no gradient reaches x0"
+    )
     (slope,) = torch.autograd.grad(total, leaf)
     assert torch.isfinite(slope).all(), "the gradient has NaN or inf"
-    assert slope.any(), "the gradient is zero everywhere: there is nothing to learn from at these samples"
+    assert slope.any(), (
+        "the gradient is zero everywhere: there is nothing to learn from at these samples"
+    )
     return _compare_with_finite_differences(reward, x0, batch, decode, slope, tolerance)
 
 
@@ -124,10 +141,14 @@ def _compare_with_finite_differences(
         up, down = (torch.nansum(_evaluate(reward, x0 + s * step, batch, decode)) for s in (1, -1))
         errors.append(abs(float(up - down) / (2 * scale) - expected) / max(abs(expected), 1e-12))
     error = min(errors)
-    assert error < tolerance, f"the gradient differs from finite differences by {error:.1%} along its own direction"
+    assert error < tolerance, (
+        f"the gradient differs from finite differences by {error:.1%} along its own direction"
+    )
     return error
 
 
 def _check_weights(reward: Any) -> None:
     for name, parameter in reward.named_parameters() if isinstance(reward, nn.Module) else ():
-        assert parameter.grad is None, f"evaluating the reward left a gradient on its own weight {name}"
+        assert parameter.grad is None, (
+            f"evaluating the reward left a gradient on its own weight {name}"
+        )

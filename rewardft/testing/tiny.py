@@ -1,7 +1,8 @@
-"""A diffusion model and a data set small enough for tests: 8x8 images, milliseconds per call, on a CPU.
+"""A diffusion model and a data set small enough for tests: 8x8 images, milliseconds per call, on a
+CPU.
 
-This module is a plugin too: `plugins: [rewardft.testing.tiny]` registers the model `tiny`, the data set `tiny_blobs`
-and the reward `tiny_brightness`.
+This module is a plugin too: `plugins: [rewardft.testing.tiny]` registers the model `tiny`, the data
+set `tiny_blobs` and the reward `tiny_brightness`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rewardft.contracts.hookspecs import hookimpl
 from rewardft.errors import ComponentError
-from rewardft.hookspecs import hookimpl
 from rewardft.noise import keyed_generator
 from rewardft.types import Batch, Rollout
 
@@ -24,7 +25,8 @@ CLASSES = 4
 
 
 class TinyDenoiser(nn.Module):
-    """A pixel-wise network between two convolutions, conditioned on timestep and class: about 5 K parameters."""
+    """A pixel-wise network between two convolutions, conditioned on timestep and class: about 5 K
+    parameters."""
 
     def __init__(self, channels: int = 3, width: int = 24) -> None:
         super().__init__()
@@ -37,8 +39,11 @@ class TinyDenoiser(nn.Module):
         self.checkpointing = False
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0, CLASSES] -> `(b, c, 8, 8)`."""
-        frequencies = torch.exp(torch.arange(8, device=x.device, dtype=x.dtype) * (-math.log(1000.0) / 8))
+        """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0, CLASSES] -> `(b, c, 8,
+        8)`."""
+        frequencies = torch.exp(
+            torch.arange(8, device=x.device, dtype=x.dtype) * (-math.log(1000.0) / 8)
+        )
         angles = t[:, None].to(x.dtype) * frequencies
         condition = self.time(torch.cat([angles.sin(), angles.cos()], dim=1)) + self.label(label)
         h = self.enter(x) + condition[:, :, None, None]
@@ -55,12 +60,13 @@ class TinyDenoiser(nn.Module):
 
 
 class TinyModel:
-    """A model family in a few lines: what `rewardft.protocols.DiffusionModel` asks for.
+    """A model family in a few lines: what `rewardft.contracts.protocols.DiffusionModel` asks for.
 
     Args:
         prediction: prediction type: epsilon, v_prediction, sample or flow.
         guidance: classifier-free guidance scale; 1 means no second pass.
-        guidance_gradient: `inside`: both halves carry gradient; `outside`: the unconditional half does not.
+        guidance_gradient: `inside`: both halves carry gradient; `outside`: the unconditional half
+            does not.
         seed: of the random weights.
     """
 
@@ -122,13 +128,19 @@ def make_scheduler(prediction: str) -> Any:
     if prediction == "flow":
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
     return DDPMScheduler(
-        num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
-        prediction_type=prediction, clip_sample=False, timestep_spacing="trailing",
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type=prediction,
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
 
 
 class TinyBlobs:
-    """Bright blobs on dark ground; the class is the quadrant. Items: id, image `(3, 8, 8)` in [0, 1], label, group."""
+    """Bright blobs on dark ground; the class is the quadrant. Items: id, image `(3, 8, 8)` in [0,
+    1], label, group."""
 
     provides = frozenset({"training_targets"})
 
@@ -149,7 +161,12 @@ class TinyBlobs:
         square = (axis[:, None] - center[0]) ** 2 + (axis[None] - center[1]) ** 2
         colour = 0.5 + 0.5 * torch.rand(3, generator=generator)
         image = 0.1 + 0.9 * torch.exp(-square / 3)[None] * colour[:, None, None]
-        return {"id": f"{self.split}/{index}", "image": image.clamp(0, 1), "label": label, "group": f"class{label}"}
+        return {
+            "id": f"{self.split}/{index}",
+            "image": image.clamp(0, 1),
+            "label": label,
+            "group": f"class{label}",
+        }
 
 
 def tiny_brightness(rollout: Rollout, batch: Batch, *, target: float = 1.0) -> Tensor:

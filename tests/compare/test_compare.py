@@ -18,8 +18,8 @@ from scipy import stats
 from rewardft.cli import main
 from rewardft.compare.comparison import target_of
 from rewardft.compare.members import differences, expand
-from rewardft.compare.records import Value, VariantRecord, load_comparison
 from rewardft.compare.sources import Request, Variant
+from rewardft.contracts.records import Value, VariantRecord, load_comparison
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, ./events.py]
@@ -58,7 +58,7 @@ def on_run_start(run):
 
 @hookimpl
 def report_sections(record, folder):
-    from rewardft.compare.records import Section
+    from rewardft.contracts.records import Section
     if os.environ.get("PLAN") == "section":
         raise ValueError("no <section>")
     return [Section(title="A stranger's", html=f"<p>{len(record.variants)} variants</p>")]
@@ -85,7 +85,10 @@ def begun(folder):
 def tables(folder):
     """Everything that was measured, without what tells of time and place."""
     record = load_comparison(folder / "out" / "comparison.json")
-    return [(v.name, [value.model_dump() for value in v.values], [r.status for r in v.runs]) for v in record.variants]
+    return [
+        (v.name, [value.model_dump() for value in v.values], [r.status for r in v.runs])
+        for v in record.variants
+    ]
 
 
 def test_variants_over_seeds_are_run_once_and_reported(folder, capsys):
@@ -94,17 +97,27 @@ def test_variants_over_seeds_are_run_once_and_reported(folder, capsys):
     assert sorted(begun(folder)) == ["draft 3", "draft 4", "draft_k 3", "draft_k 4"]
     record = load_comparison(folder / "out" / "comparison.json")
     assert [(v.name, v.algorithm, [r.seed for r in v.runs]) for v in record.variants] == [
-        ("draft_k", "draft_k", [3, 4]), ("draft", "draft", [3, 4]),
-    ]  # fmt: skip
-    assert record.target == "reward/tiny_brightness" and record.seeds == [3, 4] and record.notes == []
+        ("draft_k", "draft_k", [3, 4]),
+        ("draft", "draft", [3, 4]),
+    ]
+    assert (
+        record.target == "reward/tiny_brightness" and record.seeds == [3, 4] and record.notes == []
+    )
     assert record.variants[0].differences["algorithm.use"] == "draft_k"
     assert record.variants[0].differences["algorithm.train_steps"] == 1, "defaults are said too"
     command = shlex.split(record.variants[0].runs[1].command)
-    assert command[:3] == ["rewardft", "run", "recipe.yaml"] and command[-2:] == ["--out", "runs/draft_k-seed4"]
+    assert command[:3] == ["rewardft", "run", "recipe.yaml"] and command[-2:] == [
+        "--out",
+        "runs/draft_k-seed4",
+    ]
     assert record.common["optimizer.lr"] == 0.01
-    assert [s.title for s in record.sections] == ["A stranger's"] and record.sections[0].plugin == "events"
+    assert [s.title for s in record.sections] == ["A stranger's"] and record.sections[
+        0
+    ].plugin == "events"
     shown = capsys.readouterr().out
-    assert "out/report.html" in shown and "2 variants" in (folder / "out" / "report.html").read_text()
+    assert (
+        "out/report.html" in shown and "2 variants" in (folder / "out" / "report.html").read_text()
+    )
 
     before = tables(folder)
     capsys.readouterr()
@@ -119,27 +132,46 @@ def test_the_values_are_those_of_the_evaluations(folder):
     assert compare("recipe.yaml", "--vary", "algorithm=draft_k,draft", "--seeds", "2") == 0
     record = load_comparison(folder / "out" / "comparison.json")
     rows = parquet.read_table(folder / "out" / "samples.parquet").to_pylist()
-    assert len(rows) == 2 * 2 * 8 and set(rows[0]) == {"variant", "seed", "sample", "group", "value", "base", "tuned"}
+    assert len(rows) == 2 * 2 * 8 and set(rows[0]) == {
+        "variant",
+        "seed",
+        "sample",
+        "group",
+        "value",
+        "base",
+        "tuned",
+    }
     tuned = {}
     for variant in record.variants:
         (value,) = [v for v in variant.values if v.name == "reward/tiny_brightness"]
         mine = [row for row in rows if row["variant"] == variant.name]
-        before, after = (np.array([[r[k] for r in mine if r["seed"] == s] for s in (3, 4)]) for k in ("base", "tuned"))
+        before, after = (
+            np.array([[r[k] for r in mine if r["seed"] == s] for s in (3, 4)])
+            for k in ("base", "tuned")
+        )
         tuned[variant.name] = after
         assert value.samples == 8 and value.role == "reward" and value.higher_is_better is True
-        assert value.before.value == pytest.approx(before.mean()) and value.after.value == pytest.approx(after.mean())
+        assert value.before.value == pytest.approx(
+            before.mean()
+        ) and value.after.value == pytest.approx(after.mean())
         assert value.iqm.value == pytest.approx(stats.trim_mean(after.ravel(), 0.25))
         assert value.versus_base.value == pytest.approx((after - before).mean())
         assert value.seeds == pytest.approx((after - before).mean(1).tolist())
         assert value.versus_base.low < value.versus_base.value < value.versus_base.high
-        table = json.loads((folder / "out" / variant.runs[0].folder / "evaluations" / "step-00000004.json").read_text())
+        table = json.loads(
+            (
+                folder / "out" / variant.runs[0].folder / "evaluations" / "step-00000004.json"
+            ).read_text()
+        )
         assert after[0] == pytest.approx(table["per_sample"]["reward/tiny_brightness"])
         assert [point.axes["steps"] for point in variant.runs[0].evaluations] == [0, 2, 4]
         assert [point.axes["rewards"] for point in variant.runs[0].evaluations] == [0, 4, 8]
         assert [point.axes["steps"] for point in variant.runs[0].training] == [1, 2, 3, 4]
     one, _ = record.variants
     (value,) = [v for v in one.values if v.name == "reward/tiny_brightness"]
-    assert value.best == "draft" and value.versus_best.value == pytest.approx((tuned["draft_k"] - tuned["draft"]).mean())
+    assert value.best == "draft" and value.versus_best.value == pytest.approx(
+        (tuned["draft_k"] - tuned["draft"]).mean()
+    )
     with (folder / "out" / "report.csv").open() as file:
         found = [row for row in csv.DictReader(file) if "tiny_brightness" in str(row)]
     assert {row["variant"] for row in found} == {"draft_k", "draft"}
@@ -154,17 +186,28 @@ def test_one_seed_is_said(folder):
 
 
 def test_a_budget_ends_every_run_where_it_says(folder):
-    assert compare("recipe.yaml", "--vary", "algorithm=draft_k,alignprop", "--budget", "41-calls") == 0
+    assert (
+        compare("recipe.yaml", "--vary", "algorithm=draft_k,alignprop", "--budget", "41-calls") == 0
+    )
     record = load_comparison(folder / "out" / "comparison.json")
     assert record.budget == "41-calls"
     draft, alignprop = (variant.runs[0] for variant in record.variants)
-    assert draft.axes["calls"] == 40 and draft.axes["backwards"] == 10 and draft.status == "finished"
+    assert (
+        draft.axes["calls"] == 40 and draft.axes["backwards"] == 10 and draft.status == "finished"
+    )
     assert abs(alignprop.axes["calls"] - 41) < 12, "random truncation: less than one batch off"
     assert draft.reason == "spent 40 of its budget of 41 calls; the next batch would take 8"
 
 
 def test_a_plugin_is_added_for_an_algorithm_that_needs_it(folder):
-    words = ["--vary", "algorithm=draft_k,ddpo", "--set", "sampler.eta=1.0", "--set", "train.steps=1"]
+    words = [
+        "--vary",
+        "algorithm=draft_k,ddpo",
+        "--set",
+        "sampler.eta=1.0",
+        "--set",
+        "train.steps=1",
+    ]
     assert compare("recipe.yaml", *words) == 0
     record = load_comparison(folder / "out" / "comparison.json")
     assert [v.algorithm for v in record.variants] == ["draft_k", "ddpo"]
@@ -177,17 +220,28 @@ def test_a_failing_run_and_a_wrong_variant_are_rows(folder, monkeypatch, capsys)
     record = load_comparison(folder / "out" / "comparison.json")
     draft, ddpo = record.variants
     assert [(run.seed, run.status) for run in draft.runs] == [(3, "finished"), (4, "failed")]
-    assert draft.runs[1].reason == "ValueError: a run that fails" and "a run that fails" in draft.runs[1].error
+    assert (
+        draft.runs[1].reason == "ValueError: a run that fails"
+        and "a run that fails" in draft.runs[1].error
+    )
     assert len(draft.values[0].seeds) == 1
     assert [run.status for run in ddpo.runs] == ["failed", "failed"] and ddpo.values == []
-    assert "algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' (plugin 'builtin') does not provide" in ddpo.runs[0].error
-    assert record.notes[-1] == "Runs without a result: draft_k, ddpo. What stands for them is from the runs that ended."
+    assert (
+        "algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' (plugin 'builtin') does not provide"
+        in ddpo.runs[0].error
+    )
+    assert (
+        record.notes[-1]
+        == "Runs without a result: draft_k, ddpo. What stands for them is from the runs that ended."
+    )
     shown = capsys.readouterr()
     assert "3 of 4 runs have no result; the report says why." in shown.out and "FAILED" in shown.err
 
     monkeypatch.delenv("PLAN")
     assert compare("recipe.yaml", "--vary", "algorithm=draft_k", "--seeds", "2") == 0
-    assert begun(folder) == ["draft_k 3", "draft_k 4", "draft_k 4"], "what failed is tried again, what ended is not"
+    assert begun(folder) == ["draft_k 3", "draft_k 4", "draft_k 4"], (
+        "what failed is tried again, what ended is not"
+    )
 
 
 def test_nothing_that_can_be_run_is_an_error(folder, capsys):
@@ -198,12 +252,21 @@ def test_nothing_that_can_be_run_is_an_error(folder, capsys):
 
 def test_finished_runs_are_compared_as_they_are(folder):
     for name, rate in (("a", "1e-2"), ("b", "2e-2")):
-        assert main(["run", "recipe.yaml", "--set", f"optimizer.lr={rate}", "--out", f"runs/{name}"]) == 0
+        assert (
+            main(["run", "recipe.yaml", "--set", f"optimizer.lr={rate}", "--out", f"runs/{name}"])
+            == 0
+        )
     (folder / "begun.txt").unlink()
     assert compare("runs/a", "runs/b") == 0
     record = load_comparison(folder / "out" / "comparison.json")
-    assert [(v.name, v.differences) for v in record.variants] == [("a", {"optimizer.lr": 0.01}), ("b", {"optimizer.lr": 0.02})]
-    assert all(v.values[0].versus_best is not None and v.runs[0].folder == f"../runs/{v.name}" for v in record.variants)
+    assert [(v.name, v.differences) for v in record.variants] == [
+        ("a", {"optimizer.lr": 0.01}),
+        ("b", {"optimizer.lr": 0.02}),
+    ]
+    assert all(
+        v.values[0].versus_best is not None and v.runs[0].folder == f"../runs/{v.name}"
+        for v in record.variants
+    )
     assert not (folder / "begun.txt").exists()
 
 
@@ -215,12 +278,29 @@ def test_a_killed_comparison_goes_on_where_it_was(folder, monkeypatch):
     (folder / "out").rename(folder / "quiet")
     (folder / "begun.txt").unlink()
 
-    command = [sys.executable, "-m", "rewardft", "compare", *words, "--out", "out", "--pictures", "0", "--jobs", "1"]
-    process = subprocess.Popen(command, env=os.environ | {"PLAN": "sleep 4"}, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "rewardft",
+        "compare",
+        *words,
+        "--out",
+        "out",
+        "--pictures",
+        "0",
+        "--jobs",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command, env=os.environ | {"PLAN": "sleep 4"}, start_new_session=True
+    )
     wait_for(lambda: (folder / "begun.txt").exists() and len(begun(folder)) == 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert begun(folder) == ["draft_k 3", "draft_k 4"] and not (folder / "out" / "comparison.json").exists()
+    assert (
+        begun(folder) == ["draft_k 3", "draft_k 4"]
+        and not (folder / "out" / "comparison.json").exists()
+    )
 
     assert compare(*words) == 0
     assert begun(folder) == ["draft_k 3", "draft_k 4", "draft_k 4", "draft 3", "draft 4"]
@@ -228,15 +308,32 @@ def test_a_killed_comparison_goes_on_where_it_was(folder, monkeypatch):
 
 
 def test_ctrl_c_ends_the_running_one_and_begins_no_other(folder):
-    command = [sys.executable, "-m", "rewardft", "compare", "recipe.yaml", "--seeds", "2", "--out", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "rewardft",
+        "compare",
+        "recipe.yaml",
+        "--seeds",
+        "2",
+        "--out",
+        "out",
+    ]
     process = subprocess.Popen(
-        command, env=os.environ | {"PLAN": "sleep 3"}, start_new_session=True, stdout=subprocess.PIPE, text=True
+        command,
+        env=os.environ | {"PLAN": "sleep 3"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: (folder / "begun.txt").exists())
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and begun(folder) == ["recipe 3".replace("recipe", "draft_k")]
-    assert "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml --seeds 2 --out out" in out
+    assert (
+        "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml --seeds 2 --out out"
+        in out
+    )
 
 
 def test_slurm_gets_the_same_list_as_a_job_array(folder, monkeypatch):
@@ -250,12 +347,23 @@ def test_slurm_gets_the_same_list_as_a_job_array(folder, monkeypatch):
     )
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-    words = ["recipe.yaml", "--seeds", "2", "--launcher", "slurm", "--launcher-option=--gres=gpu:1", "--jobs", "2"]
+    words = [
+        "recipe.yaml",
+        "--seeds",
+        "2",
+        "--launcher",
+        "slurm",
+        "--launcher-option=--gres=gpu:1",
+        "--jobs",
+        "2",
+    ]
     assert compare(*words) == 0
     assert (folder / "asked.txt").read_text().split() == ["--wait", "--gres=gpu:1", "out/slurm.sh"]
     assert "#SBATCH --array=0-1%2" in (folder / "out" / "slurm.sh").read_text()
     assert begun(folder) == ["draft_k 3", "draft_k 4"]
-    assert [r.status for r in load_comparison(folder / "out" / "comparison.json").variants[0].runs] == ["finished"] * 2
+    assert [
+        r.status for r in load_comparison(folder / "out" / "comparison.json").variants[0].runs
+    ] == ["finished"] * 2
 
 
 def test_a_launcher_that_is_not_there_says_so(folder, monkeypatch, capsys):
@@ -265,7 +373,10 @@ def test_a_launcher_that_is_not_there_says_so(folder, monkeypatch, capsys):
         "error: --launcher slurm: there is no `sbatch` here. Submit out/slurm.sh where there is one, then compare again."
     )
     assert compare("recipe.yaml", "--launcher", "slrum") == 2
-    assert capsys.readouterr().err.strip() == "error: --launcher: expected local, slurm or ray, got 'slrum'. Did you mean 'slurm'?"
+    assert (
+        capsys.readouterr().err.strip()
+        == "error: --launcher: expected local, slurm or ray, got 'slrum'. Did you mean 'slurm'?"
+    )
 
 
 def test_hook_report_sections(folder, monkeypatch):
@@ -274,7 +385,9 @@ def test_hook_report_sections(folder, monkeypatch):
     assert compare("recipe.yaml", "--set", "train.steps=1") == 0
     (section,) = load_comparison(folder / "out" / "comparison.json").sections
     assert section.title == "Nothing from ./events.py"
-    assert section.html.startswith("<p>ValueError: no &lt;section&gt;; raised by plugin &#x27;events&#x27; in hook")
+    assert section.html.startswith(
+        "<p>ValueError: no &lt;section&gt;; raised by plugin &#x27;events&#x27; in hook"
+    )
 
 
 def test_what_a_run_is_known_by(folder):
@@ -292,7 +405,10 @@ def test_what_a_run_is_known_by(folder):
 
 
 def test_differences_leave_out_what_all_share(folder):
-    variants = (Variant("a", Path("recipe.yaml")), Variant("b", Path("recipe.yaml"), ("sampler.eta=0.5",)))
+    variants = (
+        Variant("a", Path("recipe.yaml")),
+        Variant("b", Path("recipe.yaml"), ("sampler.eta=0.5",)),
+    )
     own, common = differences(expand(Request(variants), Path("out")))
     assert own == {"a": {"sampler.eta": 0.0}, "b": {"sampler.eta": 0.5}}
     assert "sampler.eta" not in common and common["sampler.steps"] == 3 and "seed" not in common
@@ -310,10 +426,16 @@ def test_the_base_is_evaluated_once_where_all_judge_alike(folder):
     assert compare("recipe.yaml", "--seeds", "2", "--jobs", "1") == 0
     record = load_comparison(folder / "out" / "comparison.json")
     first, second = (folder / "out" / run.folder for run in record.variants[0].runs)
-    tables = [json.loads((run / "evaluations" / "step-00000000.json").read_text()) for run in (first, second)]
+    tables = [
+        json.loads((run / "evaluations" / "step-00000000.json").read_text())
+        for run in (first, second)
+    ]
     assert tables[0] == tables[1]
     told = [json.loads(line) for line in (second / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told if "evaluation/alarms" in line or "alarms" in line] == [2, 4], "0 was found"
+    assert [line["step"] for line in told if "evaluation/alarms" in line or "alarms" in line] == [
+        2,
+        4,
+    ], "0 was found"
     assert [point.axes["steps"] for point in record.variants[0].runs[1].evaluations] == [0, 2, 4]
     alone = main(["run", "recipe.yaml", "--set", "seed=4", "--out", "alone"])
     own = json.loads((folder / "alone" / "evaluations" / "step-00000000.json").read_text())
@@ -321,8 +443,19 @@ def test_the_base_is_evaluated_once_where_all_judge_alike(folder):
 
     assert compare("recipe.yaml", "--set", "sampler.steps=4") == 0
     record = load_comparison(folder / "out" / "comparison.json")
-    other = json.loads((folder / "out" / record.variants[0].runs[0].folder / "evaluations" / "step-00000000.json").read_text())
-    assert other["settings"]["sampler"]["steps"] == 4 and other["per_sample"] != tables[0]["per_sample"]
+    other = json.loads(
+        (
+            folder
+            / "out"
+            / record.variants[0].runs[0].folder
+            / "evaluations"
+            / "step-00000000.json"
+        ).read_text()
+    )
+    assert (
+        other["settings"]["sampler"]["steps"] == 4
+        and other["per_sample"] != tables[0]["per_sample"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,7 +471,10 @@ def test_the_base_is_evaluated_once_where_all_judge_alike(folder):
 )
 def test_what_a_comparison_is_about(trained, expected):
     def variant(names):
-        values = [Value(name=f"reward/{n}", role="reward" if n in names else "held_out", samples=1) for n in "rs"]
+        values = [
+            Value(name=f"reward/{n}", role="reward" if n in names else "held_out", samples=1)
+            for n in "rs"
+        ]
         return VariantRecord(name="v", recipe="r", algorithm="a", runs=[], values=values)
 
     assert target_of([variant(names) for names in trained]) == (expected and f"reward/{expected}")

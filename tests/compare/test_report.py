@@ -13,7 +13,6 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from rewardft.compare.records import Interval, Picture, Section, Value, load_comparison
 from rewardft.compare.report import write_report
 from rewardft.compare.report.curves import columns, points_per_curve, thin
 from rewardft.compare.report.numbers import count, duration, interval, number, size
@@ -21,10 +20,13 @@ from rewardft.compare.report.pictures import EDGE, MOST_BYTES, Gallery
 from rewardft.compare.report.sentences import lead, sentences
 from rewardft.compare.report.tables import alarm_table
 from rewardft.compare.report.verdicts import focus, group_of, value_names, verdict
+from rewardft.contracts.records import Interval, Picture, Section, Value, load_comparison
 from rewardft.errors import RewardftError
 from tests.compare.fake import TARGET, fake_comparison
 
-plotly = pytest.importorskip("plotly", reason="report.html needs plotly: pip install 'rewardft[report]'")
+plotly = pytest.importorskip(
+    "plotly", reason="report.html needs plotly: pip install 'rewardft[report]'"
+)
 
 
 class Page(HTMLParser):
@@ -89,33 +91,62 @@ def test_a_record_read_back_gives_the_same_report(written, tmp_path):
 @pytest.mark.parametrize(
     ("value", "width", "expected"),
     [
-        (0.41234, 0.014, "0.412"), (0.41234, 0.14, "0.41"), (12.3456, 2.0, "12.3"), (1234.5, 300.0, "1,234"), (-0.5, 0.1, "−0.50"),
-        (-0.0001, 0.1, "0.00"), (0.0, 0.0, "0.00"), (math.nan, 0.1, "unknown"), (math.inf, 0.1, "unknown"), (None, 0.1, "unknown"),
-        (0.123456, math.nan, "0.123"), (1.5e-12, math.nan, "1.50e−12"),
+        (0.41234, 0.014, "0.412"),
+        (0.41234, 0.14, "0.41"),
+        (12.3456, 2.0, "12.3"),
+        (1234.5, 300.0, "1,234"),
+        (-0.5, 0.1, "−0.50"),
+        (-0.0001, 0.1, "0.00"),
+        (0.0, 0.0, "0.00"),
+        (math.nan, 0.1, "unknown"),
+        (math.inf, 0.1, "unknown"),
+        (None, 0.1, "unknown"),
+        (0.123456, math.nan, "0.123"),
+        (1.5e-12, math.nan, "1.50e−12"),
     ],
-)  # fmt: skip
+)
 def test_a_number_has_the_digits_that_its_interval_earns(value, width, expected):
     assert number(value, width) == expected
 
 
 def test_intervals_durations_sizes_and_counts():
     assert interval(Interval(value=0.4123, low=0.3981, high=0.4262)) == "0.412 [0.398, 0.426]"
-    assert interval(Interval(value=0.02, low=-0.01, high=0.05), sign=True) == "+0.020 [−0.010, +0.050]"
-    assert interval(Interval(value=0.4123, low=math.nan, high=math.nan)) == "0.412 [interval unknown]"
+    assert (
+        interval(Interval(value=0.02, low=-0.01, high=0.05), sign=True) == "+0.020 [−0.010, +0.050]"
+    )
+    assert (
+        interval(Interval(value=0.4123, low=math.nan, high=math.nan)) == "0.412 [interval unknown]"
+    )
     assert interval(Interval(value=math.nan, low=0, high=1)) == interval(None) == "unknown"
-    assert [duration(x) for x in (45.21, 723.0, 3840.0, math.nan)] == ["45.2 s", "12 min 3 s", "1 h 4 min", "unknown"]
+    assert [duration(x) for x in (45.21, 723.0, 3840.0, math.nan)] == [
+        "45.2 s",
+        "12 min 3 s",
+        "1 h 4 min",
+        "unknown",
+    ]
     assert [size(x) for x in (612 * 2**20, 1.4 * 2**30, None)] == ["612 MiB", "1.4 GiB", "unknown"]
-    assert [count(x) for x in (12800, 2.5, 18181.8, math.nan)] == ["12,800", "2.5", "18,182", "unknown"]
+    assert [count(x) for x in (12800, 2.5, 18181.8, math.nan)] == [
+        "12,800",
+        "2.5",
+        "18,182",
+        "unknown",
+    ]
 
 
 @pytest.mark.parametrize(
     ("low", "high", "better", "expected"),
     [
-        (0.1, 0.2, True, "better"), (0.1, 0.2, False, "worse"), (-0.2, -0.1, True, "worse"), (-0.2, -0.1, False, "better"),
-        (0.1, 0.2, None, "higher"), (-0.2, -0.1, None, "lower"), (-0.1, 0.2, True, "not separable"), (0.0, 0.2, True, "not separable"),
+        (0.1, 0.2, True, "better"),
+        (0.1, 0.2, False, "worse"),
+        (-0.2, -0.1, True, "worse"),
+        (-0.2, -0.1, False, "better"),
+        (0.1, 0.2, None, "higher"),
+        (-0.2, -0.1, None, "lower"),
+        (-0.1, 0.2, True, "not separable"),
+        (0.0, 0.2, True, "not separable"),
         (math.nan, 0.2, True, "unknown"),
     ],
-)  # fmt: skip
+)
 def test_a_verdict_needs_an_interval_that_leaves_out_zero(low, high, better, expected):
     assert verdict(Interval(value=0.0, low=low, high=high), better) == expected
 
@@ -127,23 +158,47 @@ def test_groups_are_told_from_names_with_slashes():
 
 def test_the_target_comes_first_then_held_out_then_sets_then_groups(written):
     assert value_names(written[0]) == [
-        TARGET, "metric/aesthetic", "metric/joint_error", "diversity/latents", "kl/trajectory", "image/saturation",
-        f"acrobatic/{TARGET}", f"standing/{TARGET}",
-    ]  # fmt: skip
+        TARGET,
+        "metric/aesthetic",
+        "metric/joint_error",
+        "diversity/latents",
+        "kl/trajectory",
+        "image/saturation",
+        f"acrobatic/{TARGET}",
+        f"standing/{TARGET}",
+    ]
 
 
 def test_summary_says_direction_interval_and_what_is_not_separable(written):
     said = {one.variant: one.text for one in sentences(written[0])}
     rest = {one.variant: one.detail for one in sentences(written[0])}
-    assert list(said) == ["alignprop", "drtune", "draft_lv", "draft_1", "refl", "ddpo", "grpo", "online_dpo"]
+    assert list(said) == [
+        "alignprop",
+        "drtune",
+        "draft_lv",
+        "draft_1",
+        "refl",
+        "ddpo",
+        "grpo",
+        "online_dpo",
+    ]
     assert said["alignprop"] == (
         "raises reward/pose_score by 0.262 [0.241, 0.285], from 0.420 to 0.682. "
         "Not separable from drtune, the best other variant (+0.012 [−0.009, +0.035]). 2 alarms; see Alarms."
     )
-    assert said["grpo"].startswith("is not separable from the base on reward/pose_score (change +0.004 [−0.017, +0.027]). Behind alignprop,")
-    assert said["online_dpo"].startswith("lowers reward/pose_score by 0.060 [0.037, 0.081], from 0.420 to 0.360, which is worse.")
-    assert rest["alignprop"] == "Values not trained: better metric/joint_error; worse metric/aesthetic; higher kl/trajectory, image/saturation; lower diversity/latents."
-    assert said["ddpo"].endswith("1 of 3 seeds failed.") and rest["ddpo"].startswith("Values not trained: higher kl/trajectory; lower diversity/latents; no separable change metric/aesthetic,")
+    assert said["grpo"].startswith(
+        "is not separable from the base on reward/pose_score (change +0.004 [−0.017, +0.027]). Behind alignprop,"
+    )
+    assert said["online_dpo"].startswith(
+        "lowers reward/pose_score by 0.060 [0.037, 0.081], from 0.420 to 0.360, which is worse."
+    )
+    assert (
+        rest["alignprop"]
+        == "Values not trained: better metric/joint_error; worse metric/aesthetic; higher kl/trajectory, image/saturation; lower diversity/latents."
+    )
+    assert said["ddpo"].endswith("1 of 3 seeds failed.") and rest["ddpo"].startswith(
+        "Values not trained: higher kl/trajectory; lower diversity/latents; no separable change metric/aesthetic,"
+    )
     assert lead(written[0]) == [
         "alignprop has the best estimate of reward/pose_score: 0.682 [0.661, 0.705] (+0.262 [+0.241, +0.285] from the base). It raised 2 alarms.",
         "Not separable from it within the 95 % intervals: drtune, draft_lv.",
@@ -152,16 +207,30 @@ def test_summary_says_direction_interval_and_what_is_not_separable(written):
 
 
 def test_a_lower_value_can_be_better():
-    value = Value(name="error", role="reward", higher_is_better=False, samples=4, after=Interval(value=1, low=0.9, high=1.1), versus_base=Interval(value=-2, low=-3, high=-1), seeds=[-2.1, -1.9])
+    value = Value(
+        name="error",
+        role="reward",
+        higher_is_better=False,
+        samples=4,
+        after=Interval(value=1, low=0.9, high=1.1),
+        versus_base=Interval(value=-2, low=-3, high=-1),
+        seeds=[-2.1, -1.9],
+    )
     record = fake_comparison(variants=1).model_copy(update={"target": "error"})
     (said,) = sentences(edited(record, 0, values=[value], runs=record.variants[0].runs, alarms=[]))
-    assert said.text == "lowers error by 2.0 [1.0, 3.0], which is better. It cannot be compared with the others sample by sample (no rival, or other samples or noise)."
+    assert (
+        said.text
+        == "lowers error by 2.0 [1.0, 3.0], which is better. It cannot be compared with the others sample by sample (no rival, or other samples or noise)."
+    )
     assert said.verdict == "better"
 
 
 def test_one_seed_is_said_plainly():
     record = fake_comparison(seeds=1)
-    assert "One seed each: the intervals cover the samples, not the seeds, so this is no ranking of methods." in lead(record)
+    assert (
+        "One seed each: the intervals cover the samples, not the seeds, so this is no ranking of methods."
+        in lead(record)
+    )
     assert all("From one seed." in one.text for one in sentences(record))
 
 
@@ -172,7 +241,10 @@ def test_one_seed_among_several_is_said_too_whatever_seeds_the_runs_have():
     record = edited(record.model_copy(update={"seeds": [0, 7]}), 1, runs=runs)
     assert lead(record)[-1].startswith("One seed each:")
     values = [value.model_copy(update={"seeds": [0.1, 0.2]}) for value in other.values]
-    assert lead(edited(record, 1, values=values))[-1] == "Some variants have one seed: their intervals cover the samples alone."
+    assert (
+        lead(edited(record, 1, values=values))[-1]
+        == "Some variants have one seed: their intervals cover the samples alone."
+    )
 
 
 def test_a_variant_without_a_result_is_not_said_to_be_behind():
@@ -182,11 +254,17 @@ def test_a_variant_without_a_result_is_not_said_to_be_behind():
     record = fake_comparison(variants=3)
     far = Interval(value=-1.0, low=-1.1, high=-0.9)
     for i in (1, 2):
-        values = [value.model_copy(update={"versus_best": far, "after": far, "best": record.variants[0].name})
-                  for value in record.variants[i].values]  # fmt: skip
+        values = [
+            value.model_copy(
+                update={"versus_best": far, "after": far, "best": record.variants[0].name}
+            )
+            for value in record.variants[i].values
+        ]
         record = edited(record, i, values=values)
     assert said(record) == "Every other variant is separably behind it."
-    assert said(edited(record, 2, values=[])) == "Every other measured variant is separably behind it."
+    assert (
+        said(edited(record, 2, values=[])) == "Every other measured variant is separably behind it."
+    )
 
 
 def test_a_comparison_without_a_target_is_about_a_value_with_a_better_direction():
@@ -196,13 +274,21 @@ def test_a_comparison_without_a_target_is_about_a_value_with_a_better_direction(
         first = values[1].model_copy(update={"name": "kl/gaussian", "higher_is_better": None})
         record = edited(record, i, values=[first, *values])
     assert focus(record) == "metric/aesthetic"
-    values = [v.model_copy(update={"role": "reward"}) if v.name == "metric/aesthetic" else v for v in record.variants[1].values]
-    assert focus(edited(record, 1, values=values)) == "metric/joint_error", "nobody was trained for it"
+    values = [
+        v.model_copy(update={"role": "reward"}) if v.name == "metric/aesthetic" else v
+        for v in record.variants[1].values
+    ]
+    assert focus(edited(record, 1, values=values)) == "metric/joint_error", (
+        "nobody was trained for it"
+    )
 
 
 def test_an_alarm_of_several_seeds_is_one_row():
     record = fake_comparison(variants=1, seeds=2)
-    runs = [run.model_copy(update={"alarms": ["a/b fell to 3%", "c rose"][: 2 - i]}) for i, run in enumerate(record.variants[0].runs)]
+    runs = [
+        run.model_copy(update={"alarms": ["a/b fell to 3%", "c rose"][: 2 - i]})
+        for i, run in enumerate(record.variants[0].runs)
+    ]
     record = edited(record, 0, runs=runs, alarms=["a/b fell to 3% (seed 0, and in seed 1 too)"])
     cells = [[cell.text for cell in row[1:]] for row in alarm_table(record).rows]
     assert cells == [["all", "a/b fell to 3% (seed 0, and in seed 1 too)"], ["0", "c rose"]]
@@ -210,20 +296,37 @@ def test_an_alarm_of_several_seeds_is_one_row():
 
 def test_a_variant_without_values_and_a_comparison_without_a_target():
     record = fake_comparison()
-    broken = [run.model_copy(update={"status": "failed", "reason": "out of memory"}) for run in record.variants[0].runs]
+    broken = [
+        run.model_copy(update={"status": "failed", "reason": "out of memory"})
+        for run in record.variants[0].runs
+    ]
     record = edited(record, 0, values=[], runs=broken).model_copy(update={"target": None})
     last = sentences(record)[-1]
     assert (last.variant, last.text) == ("draft_1", "failed on 3 seeds: out of memory.")
-    assert "The variants do not all train the same reward; they are compared on metric/aesthetic, which all share." in lead(record)
+    assert (
+        "The variants do not all train the same reward; they are compared on metric/aesthetic, which all share."
+        in lead(record)
+    )
 
 
 def test_the_page_shows_the_records_numbers(written, page):
     for words in (
-        "Which algorithm for PoseScore, at equal denoiser calls?", "+0.262 [+0.241, +0.285]", "+0.012 [−0.009, +0.035] against drtune",
-        "RewardError: pose_score returned NaN for 2 of 8 samples", "diversity/latents is at 46 % of the base's", "5 min 16 s", "18,182",
-        "algorithm.clip", "sampler.steps", "rewardft compare drpose_mini.yaml", "elbow 3.1", "From the plugin drpose.", "0.33.1", "unknown",
+        "Which algorithm for PoseScore, at equal denoiser calls?",
+        "+0.262 [+0.241, +0.285]",
+        "+0.012 [−0.009, +0.035] against drtune",
+        "RewardError: pose_score returned NaN for 2 of 8 samples",
+        "diversity/latents is at 46 % of the base's",
+        "5 min 16 s",
+        "18,182",
+        "algorithm.clip",
+        "sampler.steps",
+        "rewardft compare drpose_mini.yaml",
+        "elbow 3.1",
+        "From the plugin drpose.",
+        "0.33.1",
+        "unknown",
         "Rewards are in [0, 1]; the held-out samples are 64 poses that no variant was trained on.",
-    ):  # fmt: skip
+    ):
         assert words in page.text
     assert ("b", "id", "joints") in page.attributes  # a plugin's section stands as it was given
 
@@ -234,19 +337,50 @@ def test_headings_descend_one_level_at_a_time(page):
 
 
 def test_nothing_is_loaded_from_anywhere(page):
-    loaded = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data", "action", "poster")]
+    loaded = [
+        value
+        for _, name, value in page.attributes
+        if name in ("src", "href", "srcset", "data", "action", "poster")
+    ]
     assert loaded and all(re.match(r"#|data:", value) for value in loaded), loaded
     assert "iframe" not in page.tags and "object" not in page.tags
-    (policy,) = [v for tag, name, v in page.attributes if tag == "meta" and name == "content" and "default-src" in v]
+    (policy,) = [
+        v
+        for tag, name, v in page.attributes
+        if tag == "meta" and name == "content" and "default-src" in v
+    ]
     assert policy.startswith("default-src 'none'") and "http" not in policy
 
 
 def test_text_of_the_record_is_never_markup(tmp_path):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     record = fake_comparison(variants=2)
-    record = edited(record, 0, name=evil, recipe=evil, algorithm=evil, differences={evil: evil}, alarms=[evil],
-                    runs=[run.model_copy(update={"reason": evil, "error": evil, "status": "failed", "command": evil}) for run in record.variants[0].runs])  # fmt: skip
-    record = record.model_copy(update={"title": evil, "command": evil, "notes": [evil], "common": {evil: evil}, "versions": {evil: evil}, "date": evil, "budget": evil})
+    record = edited(
+        record,
+        0,
+        name=evil,
+        recipe=evil,
+        algorithm=evil,
+        differences={evil: evil},
+        alarms=[evil],
+        runs=[
+            run.model_copy(
+                update={"reason": evil, "error": evil, "status": "failed", "command": evil}
+            )
+            for run in record.variants[0].runs
+        ],
+    )
+    record = record.model_copy(
+        update={
+            "title": evil,
+            "command": evil,
+            "notes": [evil],
+            "common": {evil: evil},
+            "versions": {evil: evil},
+            "date": evil,
+            "budget": evil,
+        }
+    )
     clean = fake_comparison(variants=2)
     write_report(clean, tmp_path)
     expected = Page((tmp_path / "report.html").read_text(encoding="utf-8")).tags
@@ -255,7 +389,9 @@ def test_text_of_the_record_is_never_markup(tmp_path):
     assert page.tags.count("script") == expected.count("script") and "img" not in page.tags
     assert not [attribute for attribute in page.attributes if attribute[1].startswith("onerror")]
     assert page.text.count("<script>alert(1)</script>") >= 10
-    markdown = re.sub(r"```.*?```", "", (tmp_path / "report.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    markdown = re.sub(
+        r"```.*?```", "", (tmp_path / "report.md").read_text(encoding="utf-8"), flags=re.DOTALL
+    )
     assert not re.search(r"(?<!\\)<(script|img)", markdown)
 
 
@@ -270,16 +406,28 @@ def test_csv_holds_every_number_in_full(written):
             for name in ("before", "after", "iqm", "versus_base", "versus_best", "probability"):
                 estimate = getattr(value, name)
                 read = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
-                assert read == ([""] * 3 if estimate is None else [repr(x) for x in (estimate.value, estimate.low, estimate.high)])
+                assert read == (
+                    [""] * 3
+                    if estimate is None
+                    else [repr(x) for x in (estimate.value, estimate.low, estimate.high)]
+                )
             assert [float(x) for x in row["seed_changes"].split()] == value.seeds
             assert (row["samples"], row["best"]) == (str(value.samples), value.best or "")
-    assert [rows["ddpo", TARGET][k] for k in ("runs", "runs_ended", "runs_failed")] == ["3", "2", "1"]
+    assert [rows["ddpo", TARGET][k] for k in ("runs", "runs_ended", "runs_failed")] == [
+        "3",
+        "2",
+        "1",
+    ]
     assert rows["draft_1", TARGET]["mean_seconds"] == "316.2"
 
 
 def test_csv_formulas_and_unknown_numbers(tmp_path):
     record = fake_comparison(variants=2)
-    unknown = record.variants[1].values[0].model_copy(update={"after": Interval(value=math.nan, low=math.nan, high=math.nan)})
+    unknown = (
+        record.variants[1]
+        .values[0]
+        .model_copy(update={"after": Interval(value=math.nan, low=math.nan, high=math.nan)})
+    )
     record = edited(edited(record, 0, name="=1+1", values=[]), 1, values=[unknown])
     write_report(record, tmp_path)
     rows = list(csv.DictReader((tmp_path / "report.csv").read_text(encoding="utf-8").splitlines()))
@@ -290,11 +438,25 @@ def test_csv_formulas_and_unknown_numbers(tmp_path):
 def test_markdown_tables_are_whole_and_hold_the_numbers(written):
     text = (written[1] / "report.md").read_text(encoding="utf-8")
     for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}) == 1
+        assert (
+            len({len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}) == 1
+        )
     row = next(line for line in text.splitlines() if line.startswith("| alignprop | ▲ +0.262"))
     assert r"0.420 \[0.399, 0.443\] | 0.682 \[0.661, 0.705\]" in row
     assert "![pose-0, drtune](pictures/2-0.png)" in text
-    for heading in ("Summary", "Results", "Samples", "Alarms", "Failures", "Cost", "What differs", "Skeletons", "Reproduce", "Notes", "Versions"):
+    for heading in (
+        "Summary",
+        "Results",
+        "Samples",
+        "Alarms",
+        "Failures",
+        "Cost",
+        "What differs",
+        "Skeletons",
+        "Reproduce",
+        "Notes",
+        "Versions",
+    ):
         assert f"\n## {heading}\n" in text
 
 
@@ -307,11 +469,27 @@ def test_markdown_shows_pipes_stars_and_fences_as_they_are(tmp_path):
 
 def test_missing_pieces_leave_their_sections_out(tmp_path):
     record = fake_comparison(variants=1, seeds=1)
-    bare = record.variants[0].runs[0].model_copy(update={"training": [], "evaluations": [], "axes": {}, "peak_memory": None, "command": ""})
-    record = edited(record, 0, runs=[bare], values=[], differences={}).model_copy(update={"common": {}, "notes": [], "sections": [], "versions": {}, "target": None})
+    bare = (
+        record.variants[0]
+        .runs[0]
+        .model_copy(
+            update={
+                "training": [],
+                "evaluations": [],
+                "axes": {},
+                "peak_memory": None,
+                "command": "",
+            }
+        )
+    )
+    record = edited(record, 0, runs=[bare], values=[], differences={}).model_copy(
+        update={"common": {}, "notes": [], "sections": [], "versions": {}, "target": None}
+    )
     paths = write_report(record, tmp_path)
     page = Page(paths[2].read_text(encoding="utf-8"))
-    assert {"curves", "tradeoffs", "samples", "alarms", "failures", "results"}.isdisjoint(v for _, name, v in page.attributes if name == "id")
+    assert {"curves", "tradeoffs", "samples", "alarms", "failures", "results"}.isdisjoint(
+        v for _, name, v in page.attributes if name == "id"
+    )
     assert "No variant has a measured value yet." in page.text
     assert "draft_1 1 of 1 unknown unknown unknown unknown unknown unknown" in page.text
     assert paths[2].stat().st_size < 100_000  # no figure, no chart library
@@ -321,11 +499,16 @@ def test_pictures_are_embedded_once_and_no_larger_than_needed(tmp_path):
     record = fake_comparison(tmp_path)
     big = tmp_path / "pictures/big.png"
     Image.effect_noise((900, 600), 60).save(big)
-    pictures = [*record.variants[0].pictures, Picture(sample="big", base="pictures/base-0.png", tuned="pictures/big.png")]
+    pictures = [
+        *record.variants[0].pictures,
+        Picture(sample="big", base="pictures/base-0.png", tuned="pictures/big.png"),
+    ]
     gallery = Gallery(edited(record, 0, pictures=pictures), tmp_path)
     assert len(gallery.pairs) == 8 * 4 + 1 and len(gallery.images) <= 4 + 8 * 4 + 1
     assert len(set(gallery.images)) == len(gallery.images)
-    assert {pair["base"] for pair in gallery.pairs if pair["sample"] == "pose-0"} == {gallery.pairs[0]["base"]}
+    assert {pair["base"] for pair in gallery.pairs if pair["sample"] == "pose-0"} == {
+        gallery.pairs[0]["base"]
+    }
     assert gallery.images[gallery.pairs[-1]["tuned"]].startswith("data:image/webp;base64,")
     assert EDGE == 320 and max(map(len, gallery.images)) < 80_000 < big.stat().st_size
 
@@ -336,7 +519,9 @@ def test_pictures_stop_where_the_page_is_full(tmp_path, monkeypatch):
     gallery = Gallery(record, tmp_path)
     assert MOST_BYTES > sum(map(len, gallery.images)) > 0
     assert gallery.left_out == 32 - len(gallery.pairs) > 0
-    assert len({pair["variant"] for pair in gallery.pairs}) == 8  # every variant's first picture goes before any second
+    assert (
+        len({pair["variant"] for pair in gallery.pairs}) == 8
+    )  # every variant's first picture goes before any second
 
 
 def test_unreadable_pictures_are_named(tmp_path):
@@ -345,7 +530,10 @@ def test_unreadable_pictures_are_named(tmp_path):
     (tmp_path / "pictures/1-0.png").unlink()
     page = Page(write_report(record, tmp_path)[2].read_text(encoding="utf-8"))
     assert "Pictures that could not be read: " in page.text
-    assert "pictures/0-0.png (UnidentifiedImageError)" in page.text and "pictures/1-0.png (FileNotFoundError)" in page.text
+    assert (
+        "pictures/0-0.png (UnidentifiedImageError)" in page.text
+        and "pictures/1-0.png (FileNotFoundError)" in page.text
+    )
 
 
 def test_curves_are_thinned_to_evenly_spaced_points_and_keep_their_ends():
@@ -356,7 +544,11 @@ def test_curves_are_thinned_to_evenly_spaced_points_and_keep_their_ends():
     assert [points_per_curve(runs) for runs in (1, 24, 200, 5000)] == [300, 300, 200, 40]
     first = kept[0].model_copy(update={"values": {"other": math.nan}})
     drawn = columns([first, kept[1]])
-    assert drawn["values"] == {"other": [None, None], TARGET: [None, pytest.approx(kept[1].values[TARGET], rel=1e-5)], "loss": [None, pytest.approx(kept[1].values["loss"], rel=1e-5)]}
+    assert drawn["values"] == {
+        "other": [None, None],
+        TARGET: [None, pytest.approx(kept[1].values[TARGET], rel=1e-5)],
+        "loss": [None, pytest.approx(kept[1].values["loss"], rel=1e-5)],
+    }
     assert drawn["axes"]["calls"][0] == pytest.approx(points[0].axes["calls"], rel=1e-5)
 
 
@@ -378,16 +570,24 @@ def test_a_missing_chart_library_is_named_after_the_other_files_are_written(tmp_
 
 
 def test_sections_are_inserted_as_given_and_titles_escaped(tmp_path):
-    record = fake_comparison(variants=1).model_copy(update={"sections": [Section(title="a < b", html="<svg id='drawn'></svg>", plugin="p")]})
+    record = fake_comparison(variants=1).model_copy(
+        update={"sections": [Section(title="a < b", html="<svg id='drawn'></svg>", plugin="p")]}
+    )
     text = write_report(record, tmp_path)[2].read_text(encoding="utf-8")
     assert '<h2 id="section-1">a &lt; b</h2>' in text and "<svg id='drawn'></svg>" in text
 
 
 def test_the_report_imports_nothing_but_records_errors_and_libraries():
     code = "import ast, pathlib, rewardft.compare.report as r\nfor p in pathlib.Path(r.__file__).parent.glob('*.py'):\n  for n in ast.walk(ast.parse(p.read_text())):\n    if isinstance(n, ast.ImportFrom): print(n.module)"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    own = {name for name in printed if name.startswith("rewardft") and not name.startswith("rewardft.compare.report")}
-    assert own == {"rewardft.compare.records", "rewardft.errors"}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    own = {
+        name
+        for name in printed
+        if name.startswith("rewardft") and not name.startswith("rewardft.compare.report")
+    }
+    assert own == {"rewardft.contracts.records", "rewardft.errors"}
 
 
 def test_two_hundred_runs_in_time_and_size(tmp_path):
@@ -397,5 +597,9 @@ def test_two_hundred_runs_in_time_and_size(tmp_path):
     paths = write_report(record, tmp_path)
     assert time.monotonic() - start < 20
     assert paths[2].stat().st_size < 30e6
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', paths[2].read_text(encoding="utf-8"), re.DOTALL)
+    data = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>',
+        paths[2].read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     assert len(json.loads(data[1])["variants"]) == 67

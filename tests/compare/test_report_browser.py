@@ -17,7 +17,9 @@ from rewardft.compare.report import write_report
 from tests.compare.fake import TARGET, fake_comparison
 
 pytest.importorskip("plotly", reason="report.html needs plotly: pip install 'rewardft[report]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install playwright")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser tests need playwright: pip install playwright"
+)
 
 pytestmark = pytest.mark.slow
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -26,7 +28,11 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 def chromium(browser_type):
     """The path of a Chromium, or a skip that says what would be needed."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    for path in (os.environ.get("REWARDFT_CHROMIUM"), browser_type.executable_path, *map(shutil.which, names)):
+    for path in (
+        os.environ.get("REWARDFT_CHROMIUM"),
+        browser_type.executable_path,
+        *map(shutil.which, names),
+    ):
         if path and Path(path).exists():
             return path
     pytest.skip("no Chromium found: install one (Debian: chromium) or name it in REWARDFT_CHROMIUM")
@@ -37,14 +43,18 @@ def axe():
         return Path(path)
     found = importlib.util.find_spec("axe_core_python")
     if found is None or found.origin is None:
-        pytest.skip("no axe-core found: pip install axe-core-python, or name axe.min.js in REWARDFT_AXE")
+        pytest.skip(
+            "no axe-core found: pip install axe-core-python, or name axe.min.js in REWARDFT_AXE"
+        )
     return Path(found.origin).parent / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=chromium(started.chromium), args=["--no-sandbox"])
+        launched = started.chromium.launch(
+            executable_path=chromium(started.chromium), args=["--no-sandbox"]
+        )
         yield launched
         launched.close()
 
@@ -71,9 +81,19 @@ def opened(browser):
         contexts.append(context)
         context.set_default_timeout(120_000)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: (
+                complaints.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url) if request.url.startswith(("http", "ws")) else None)
+        page.on(
+            "request",
+            lambda request: (
+                requests.append(request.url) if request.url.startswith(("http", "ws")) else None
+            ),
+        )
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-ready]", state="attached")
         return page
@@ -102,7 +122,9 @@ def test_every_figure_draws(opened, report, scheme):
     assert lines >= 16 and points >= 8 * 5
     lines, points = drawn(page, "trade-plot")
     assert lines == 1 and points == 9  # the front; eight variants and the base
-    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate(
+        "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
+    )
     assert page.locator("#grid li").count() == 8
     labels = page.locator("#curve-plot .annotation").all_text_contents()
     assert sorted(label.split()[-1] for label in labels) == sorted(
@@ -118,7 +140,11 @@ def test_an_axis_switch_changes_the_curves_their_caption_and_their_table(opened,
     assert before == 20_000
     assert page.evaluate("document.getElementById('curve-plot').data.at(-1).x.at(-1)") == 640
     assert page.locator("#curve-plot .xtitle").text_content() == "training time (s)"
-    assert page.locator("#curve-caption").text_content().startswith(f"Held-out evaluations of {TARGET} against training time (s).")
+    assert (
+        page.locator("#curve-caption")
+        .text_content()
+        .startswith(f"Held-out evaluations of {TARGET} against training time (s).")
+    )
     page.select_option("#curve-value", label="loss")
     assert page.locator("#curve-plot .ytitle").text_content() == "loss"
     page.locator("#curve-table summary").click()
@@ -164,8 +190,13 @@ def test_the_slider_wipes_from_base_to_tuned_by_keyboard(opened, report):
     assert slider.get_attribute("aria-valuetext") == "95 % tuned"
     assert base != tuned
     page.select_option("#sample-view", label="grpo")
-    assert page.locator("#grid p").all_text_contents() == [f"Sample pose-{i}, {'standing' if i % 2 else 'acrobatic'}" for i in range(4)]
-    assert page.locator("#grid img").first.get_attribute("alt") == "sample pose-0, acrobatic, from the base model"
+    assert page.locator("#grid p").all_text_contents() == [
+        f"Sample pose-{i}, {'standing' if i % 2 else 'acrobatic'}" for i in range(4)
+    ]
+    assert (
+        page.locator("#grid img").first.get_attribute("alt")
+        == "sample pose-0, acrobatic, from the base model"
+    )
 
 
 def test_tables_are_ordered_by_a_press_on_a_heading(opened, report):
@@ -191,11 +222,15 @@ def test_colours_follow_the_toggle(opened, report):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_the_page_without_scrolling_sideways(opened, report, scheme):
     page = opened(report, PHONE, scheme, has_touch=True, is_mobile=True, device_scale_factor=2)
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    page.evaluate(
+        "document.querySelectorAll('details').forEach((details) => (details.open = true))"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     wide = "[...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > 391 && !e.closest('.scroll, .chips, svg, .hidden')).map((e) => e.outerHTML.slice(0, 80))"
     assert page.evaluate(wide) == []
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = false))")
+    page.evaluate(
+        "document.querySelectorAll('details').forEach((details) => (details.open = false))"
+    )
     screenshot(page, f"phone-{scheme}")
 
 
@@ -203,10 +238,14 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(opened, report, schem
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(opened, report, scheme, viewport):
     page = opened(report, viewport, scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    page.evaluate(
+        "document.querySelectorAll('details').forEach((details) => (details.open = true))"
+    )
     page.evaluate(axe().read_text(encoding="utf-8") + "; 0")
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    assert [(v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found["violations"]] == []
+    assert [
+        (v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found["violations"]
+    ] == []
 
 
 def test_two_hundred_runs_stay_usable(opened, large):
@@ -220,7 +259,9 @@ def test_two_hundred_runs_stay_usable(opened, large):
     }.items():
         start = time.monotonic()
         act()
-        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        page.evaluate(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         times[name] = time.monotonic() - start
     print({name: round(seconds, 2) for name, seconds in times.items()})
     assert drawn(page, "curve-plot")[0] >= 2 * 67
@@ -236,5 +277,9 @@ def test_hostile_names_stay_text_in_the_browser(opened, tmp_path):
     page.select_option("#sample-view", index=1)
     assert page.title() == record.title
     assert page.locator(".chips span").all_text_contents().count(evil) == 1
-    assert page.locator("#trade-plot .annotation").first.text_content().startswith(("<img", "draft", "base"))
+    assert (
+        page.locator("#trade-plot .annotation")
+        .first.text_content()
+        .startswith(("<img", "draft", "base"))
+    )
     assert page.locator("img[src=x]").count() == 0

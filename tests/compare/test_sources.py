@@ -34,8 +34,10 @@ def test_recipes_and_runs_are_variants_under_distinct_names(folder):
     (folder / "runs" / "one" / "recipe.yaml").write_text(RECIPE)
     request = read_sources(["one", "two", "runs/one"], find)
     assert [(v.name, str(v.recipe), v.run) for v in request.variants] == [
-        ("one", "one.yaml", None), ("two", "two.yaml", None), ("one-2", "runs/one/recipe.yaml", Path("runs/one")),
-    ]  # fmt: skip
+        ("one", "one.yaml", None),
+        ("two", "two.yaml", None),
+        ("one-2", "runs/one/recipe.yaml", Path("runs/one")),
+    ]
 
 
 def test_a_folder_that_is_no_run_is_refused(folder):
@@ -57,17 +59,24 @@ def test_a_comparison_file(folder):
     found = names_and_settings(request)
     assert list(found) == ["a-seed=1", "a-seed=2", "b-seed=1", "b-seed=2"]
     assert set(found["a-seed=2"]) == {*a, "seed=2"}
-    assert set(found["b-seed=1"]) == {shared[0], "optimizer.lr=0.002", "seed=1"}, "a variant's own setting wins"
+    assert set(found["b-seed=1"]) == {shared[0], "optimizer.lr=0.002", "seed=1"}, (
+        "a variant's own setting wins"
+    )
 
 
 def test_a_comparison_file_with_several_recipes_and_paths_beside_it(folder):
     (folder / "sub").mkdir()
     (folder / "sub" / "three.yaml").write_text(RECIPE)
-    (folder / "sub" / "c.yaml").write_text("recipes: [one, three.yaml]\nvariants: {x: {}, y: {seed: 1}}\n")
+    (folder / "sub" / "c.yaml").write_text(
+        "recipes: [one, three.yaml]\nvariants: {x: {}, y: {seed: 1}}\n"
+    )
     request = read_sources(["sub/c"], find)
     assert [(v.name, str(v.recipe)) for v in request.variants] == [
-        ("one-x", "one.yaml"), ("one-y", "one.yaml"), ("three-x", "sub/three.yaml"), ("three-y", "sub/three.yaml"),
-    ]  # fmt: skip
+        ("one-x", "one.yaml"),
+        ("one-y", "one.yaml"),
+        ("three-x", "sub/three.yaml"),
+        ("three-y", "sub/three.yaml"),
+    ]
 
 
 def test_all_problems_of_a_comparison_file_at_once(folder):
@@ -96,23 +105,32 @@ def test_every_value_of_a_key_and_every_pair_of_two():
     base = [Variant("one", Path("one.yaml"), ("optimizer.lr=1",))]
     rates = vary(base, "optimizer.lr", [1e-4, 0.001])
     assert [(v.name, v.settings) for v in rates] == [
-        ("lr=0.0001", ("optimizer.lr=0.0001",)), ("lr=0.001", ("optimizer.lr=0.001",)),
-    ]  # fmt: skip
+        ("lr=0.0001", ("optimizer.lr=0.0001",)),
+        ("lr=0.001", ("optimizer.lr=0.001",)),
+    ]
     both = vary(rates, "algorithm", ["drtune", {"use": "ddpo", "clip": 0.1}])
     assert [v.name for v in both] == [
-        "lr=0.0001-drtune", "lr=0.0001-ddpo,clip=0.1", "lr=0.001-drtune", "lr=0.001-ddpo,clip=0.1",
-    ]  # fmt: skip
+        "lr=0.0001-drtune",
+        "lr=0.0001-ddpo,clip=0.1",
+        "lr=0.001-drtune",
+        "lr=0.001-ddpo,clip=0.1",
+    ]
     assert both[0].settings == ("optimizer.lr=0.0001", 'algorithm={"use": "drtune"}')
     assert both[1].settings == ("optimizer.lr=0.0001", 'algorithm={"use": "ddpo", "clip": 0.1}')
 
 
 def test_values_are_read_as_yaml():
     assert parse_vary("optimizer.lr=1e-4,1e-3") == ("optimizer.lr", [1e-4, 1e-3])
-    assert parse_vary("algorithm=[draft, {use: ddpo, clip: 1e-2}]") == ("algorithm", ["draft", {"use": "ddpo", "clip": 1e-2}])
+    assert parse_vary("algorithm=[draft, {use: ddpo, clip: 1e-2}]") == (
+        "algorithm",
+        ["draft", {"use": "ddpo", "clip": 1e-2}],
+    )
     for text in ("seed", "=1,2", "seed=", "seed=[1"):
         with pytest.raises(RecipeError) as caught:
             parse_vary(text)
-        assert caught.value.problems == [f"--vary {text}: expected key=value,value,... such as optimizer.lr=1e-4,1e-3."]
+        assert caught.value.problems == [
+            f"--vary {text}: expected key=value,value,... such as optimizer.lr=1e-4,1e-3."
+        ]
 
 
 def test_what_a_budget_sets():

@@ -26,15 +26,23 @@ ESTIMATES = {
 }
 # Variances of seed, sample and rest.
 NO_SEED_EFFECT, SMALL_SEED_EFFECT, SEEDS_AS_SAMPLES, SEEDS_DOMINATE, REST_ALONE = (
-    (0, 1, 0.3), (0.02, 1, 0.3), (0.3, 1, 0.3), (25, 1, 1), (0, 0, 1),
-)  # fmt: skip
+    (0, 1, 0.3),
+    (0.02, 1, 0.3),
+    (0.3, 1, 0.3),
+    (25, 1, 1),
+    (0, 0, 1),
+)
 ALL_PARTS = (NO_SEED_EFFECT, SMALL_SEED_EFFECT, SEEDS_AS_SAMPLES, SEEDS_DOMINATE, REST_ALONE)
 
 
 def simulate(rng, seeds, samples, parts, skewed=False):
     seed, sample, rest = np.sqrt(parts)
     of_samples = rng.standard_exponential(samples) - 1 if skewed else rng.standard_normal(samples)
-    return seed * rng.standard_normal((seeds, 1)) + sample * of_samples + rest * rng.standard_normal((seeds, samples))
+    return (
+        seed * rng.standard_normal((seeds, 1))
+        + sample * of_samples
+        + rest * rng.standard_normal((seeds, samples))
+    )
 
 
 def make_table(seeds=3, samples=16, number=0):
@@ -62,7 +70,9 @@ def coverage(estimate, seeds, samples, parts, truth=0.0, skewed=False, experimen
 @pytest.mark.parametrize("parts", ALL_PARTS)
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_means_interval_covers_93_to_97_of_100_experiments(seeds, parts):
-    assert 93 <= coverage(mean_interval, seeds, 64, parts, experiments=2000) <= 97  # -+ 0.5 by chance
+    assert (
+        93 <= coverage(mean_interval, seeds, 64, parts, experiments=2000) <= 97
+    )  # -+ 0.5 by chance
 
 
 @pytest.mark.parametrize("parts", ALL_PARTS)
@@ -86,14 +96,27 @@ def test_paired_differences_and_probabilities_cover():
 
     truth = stats.norm.cdf(1 / math.sqrt(1.32))
     assert (
-        93 <= coverage(lambda table: difference_interval(table + 3, np.full((1, 64), 3.0)), 3, 64, (0.1, 1, 0.3)) <= 97
+        93
+        <= coverage(
+            lambda table: difference_interval(table + 3, np.full((1, 64), 3.0)),
+            3,
+            64,
+            (0.1, 1, 0.3),
+        )
+        <= 97
     )
     assert 93 <= coverage(shifted, 3, 64, SMALL_SEED_EFFECT, truth) <= 97
 
 
 def test_missing_values_cost_no_coverage():
     holes = np.random.default_rng(1).random((3, 64)) < 0.2
-    assert 93 <= coverage(lambda table: mean_interval(np.where(holes, np.nan, table)), 3, 64, SEEDS_AS_SAMPLES) <= 97
+    assert (
+        93
+        <= coverage(
+            lambda table: mean_interval(np.where(holes, np.nan, table)), 3, 64, SEEDS_AS_SAMPLES
+        )
+        <= 97
+    )
 
 
 def test_skewed_samples_cost_little():
@@ -115,12 +138,16 @@ def test_every_setting_covers(seeds, samples, parts):
 
 def test_quantiles_are_students():
     freedoms = [*range(1, 40), 99, 255, 511, 5000]
-    assert [t_quantile(n) for n in freedoms] == pytest.approx([stats.t.ppf(0.975, n) for n in freedoms], rel=1e-11)
+    assert [t_quantile(n) for n in freedoms] == pytest.approx(
+        [stats.t.ppf(0.975, n) for n in freedoms], rel=1e-11
+    )
 
 
 def test_one_seed_gives_the_t_interval_of_the_samples():
     table = make_table(seeds=1)
-    assert bounds(mean_interval(table)) == pytest.approx(tuple(stats.ttest_1samp(table[0], 0).confidence_interval()))
+    assert bounds(mean_interval(table)) == pytest.approx(
+        tuple(stats.ttest_1samp(table[0], 0).confidence_interval())
+    )
 
 
 def test_one_sample_gives_the_t_interval_of_the_seeds():
@@ -134,7 +161,9 @@ def test_one_sample_gives_the_t_interval_of_the_seeds():
 def test_differences_with_one_seed_are_the_paired_t_test():
     after, before = make_table(1, number=1), make_table(1, number=2)
     found = difference_interval(after, before)
-    assert bounds(found) == pytest.approx(tuple(stats.ttest_rel(after[0], before[0]).confidence_interval()))
+    assert bounds(found) == pytest.approx(
+        tuple(stats.ttest_rel(after[0], before[0]).confidence_interval())
+    )
     assert found.value == pytest.approx(np.mean(after - before))
 
 
@@ -146,7 +175,11 @@ def test_the_mean_follows_the_analysis_of_variance_by_hand():
     assert everything(mean_interval([[1, 2, 6], [3, 8, 4]])) == pytest.approx((4, 4 - t, 4 + t))
     table = np.array([[0.0, 4, 8], [2, 6, 13]])
     rows, columns, mean = table.mean(1), table.mean(0), table.mean()
-    rest = sum((table[i, j] - rows[i] - columns[j] + mean) ** 2 for i in range(2) for j in range(3)) / 2 / 6
+    rest = (
+        sum((table[i, j] - rows[i] - columns[j] + mean) ** 2 for i in range(2) for j in range(3))
+        / 2
+        / 6
+    )
     of_seeds, of_samples = np.var(rows, ddof=1) / 2, np.var(columns, ddof=1) / 3 - rest
     share = of_seeds / (of_seeds + of_samples)
     quantile = share**1.2 * t + (1 - share**1.2) * stats.t.ppf(0.975, 2)
@@ -167,31 +200,43 @@ def test_one_seeds_interquartile_mean_has_the_winsorized_standard_error():
     assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 63) * error)
 
 
-@pytest.mark.parametrize(("estimate", "statistic"), [(mean_interval, np.mean), (iqm_interval, stats.trim_mean)])
+@pytest.mark.parametrize(
+    ("estimate", "statistic"), [(mean_interval, np.mean), (iqm_interval, stats.trim_mean)]
+)
 def test_one_seeds_standard_error_is_that_of_scipys_bootstrap(estimate, statistic):
     table = make_table(1, 400)
     arguments = {"proportiontocut": 0.25} if statistic is stats.trim_mean else {}
     resampled = stats.bootstrap(
-        table, lambda x, axis: statistic(x, axis=axis, **arguments), n_resamples=4000, rng=np.random.default_rng(0)
+        table,
+        lambda x, axis: statistic(x, axis=axis, **arguments),
+        n_resamples=4000,
+        rng=np.random.default_rng(0),
     )
     found = estimate(table)
-    assert (found.high - found.low) / 2 / t_quantile(399) == pytest.approx(resampled.standard_error, rel=0.06)
+    assert (found.high - found.low) / 2 / t_quantile(399) == pytest.approx(
+        resampled.standard_error, rel=0.06
+    )
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4])
 def test_the_bootstrap_over_seeds_is_exact(seeds):
     table = make_table(seeds, 6)
     estimates = [
-        stats.trim_mean(table[list(way)].ravel(), 0.25) for way in itertools.product(range(seeds), repeat=seeds)
+        stats.trim_mean(table[list(way)].ravel(), 0.25)
+        for way in itertools.product(range(seeds), repeat=seeds)
     ]
-    assert iqm_variance_over_seeds(table, 0) == pytest.approx(np.var(estimates) * seeds / (seeds - 1))
+    assert iqm_variance_over_seeds(table, 0) == pytest.approx(
+        np.var(estimates) * seeds / (seeds - 1)
+    )
 
 
 def test_many_seeds_are_drawn_at_random_and_close_to_exact(monkeypatch):
     table = make_table(6, 16)
     drawn = iqm_variance_over_seeds(table, 0)
     assert (
-        drawn == iqm_variance_over_seeds(table, 0) == pytest.approx(iqm_variance_over_seeds(table[::-1], 0), rel=1e-9)
+        drawn
+        == iqm_variance_over_seeds(table, 0)
+        == pytest.approx(iqm_variance_over_seeds(table[::-1], 0), rel=1e-9)
     )
     assert drawn != iqm_variance_over_seeds(table, 1)
     monkeypatch.setattr(statistics, "EXACT_SEEDS", 6)
@@ -228,7 +273,9 @@ def test_if_every_pair_improves_the_interval_is_wilsons_for_the_samples(sign):
 def test_shift_scale_and_sign_carry_over(estimate, shape):
     table = make_table(*shape)
     value, low, high = everything(estimate(table))
-    assert everything(estimate(3 * table + 10)) == pytest.approx((3 * value + 10, 3 * low + 10, 3 * high + 10))
+    assert everything(estimate(3 * table + 10)) == pytest.approx(
+        (3 * value + 10, 3 * low + 10, 3 * high + 10)
+    )
     if len(table) <= statistics.EXACT_SEEDS:  # draws are of seeds in ascending order
         assert everything(estimate(-table)) == pytest.approx((-value, -high, -low))
 
@@ -242,7 +289,9 @@ def test_the_order_of_seeds_and_samples_does_not_matter(name, shape):
     shuffled = table[:, rng.permutation(shape[1])]
     if name != "difference":  # which pairs its rows with the first
         shuffled = shuffled[rng.permutation(shape[0])]
-    assert everything(ESTIMATES[name](shuffled)) == pytest.approx(everything(ESTIMATES[name](table)), rel=1e-9)
+    assert everything(ESTIMATES[name](shuffled)) == pytest.approx(
+        everything(ESTIMATES[name](table)), rel=1e-9
+    )
 
 
 def test_exchanging_before_and_after_turns_the_results_round():
@@ -250,7 +299,9 @@ def test_exchanging_before_and_after_turns_the_results_round():
     value, low, high = everything(difference_interval(after, before))
     assert everything(difference_interval(before, after)) == pytest.approx((-value, -high, -low))
     value, low, high = everything(probability_of_improvement(after, before))
-    assert everything(probability_of_improvement(before, after)) == pytest.approx((1 - value, 1 - high, 1 - low))
+    assert everything(probability_of_improvement(before, after)) == pytest.approx(
+        (1 - value, 1 - high, 1 - low)
+    )
 
 
 # --- edges
@@ -294,13 +345,22 @@ def test_constant_values_have_a_point_for_an_interval(estimate):
 
 @pytest.mark.parametrize("table", [np.full((2, 3), math.nan), np.empty((0, 4)), np.empty((3, 0))])
 def test_no_values_give_nan(table):
-    for interval in (mean_interval(table), iqm_interval(table), probability_of_improvement(table, table)):
+    for interval in (
+        mean_interval(table),
+        iqm_interval(table),
+        probability_of_improvement(table, table),
+    ):
         assert np.isnan(everything(interval)).all()
 
 
 def test_one_value_has_no_bounds():
     one = [[2.0]]
-    found = [mean_interval(one), iqm_interval(one), difference_interval(one, [[0.5]]), set_interval([2.0])]
+    found = [
+        mean_interval(one),
+        iqm_interval(one),
+        difference_interval(one, [[0.5]]),
+        set_interval([2.0]),
+    ]
     assert [interval.value for interval in found] == [2.0, 2.0, 1.5, 2.0]
     better = probability_of_improvement(one, [[0.5]])
     assert better.value == 1

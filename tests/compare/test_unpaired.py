@@ -18,7 +18,10 @@ def experiment(rng, shape, samples, spread, rest=0.3, spreads=None):
     common, liking = rng.standard_normal(samples), 0.3 * rng.standard_normal(samples)
     spreads = spreads or (spread, spread)
     return [
-        common + sign * liking + s * rng.standard_normal((n, 1)) + rest * rng.standard_normal((n, samples))
+        common
+        + sign * liking
+        + s * rng.standard_normal((n, 1))
+        + rest * rng.standard_normal((n, samples))
         for n, s, sign in zip(shape, spreads, (1, 0))
     ]
 
@@ -29,13 +32,20 @@ def test_it_covers_new_seeds_and_new_samples(shape, spread):
     """93 to 97 of 100; with two seeds on a side rather more, for Welch's degrees of freedom are few."""
     rng = np.random.default_rng(7)
     found = [unpaired_seeds_interval(*experiment(rng, shape, 32, spread)) for _ in range(600)]
-    assert 92.5 <= 100 * np.mean([one.low <= 0 <= one.high for one in found]) <= (99.0 if min(shape) == 2 else 98.0)
+    assert (
+        92.5
+        <= 100 * np.mean([one.low <= 0 <= one.high for one in found])
+        <= (99.0 if min(shape) == 2 else 98.0)
+    )
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (5, 3)])
 def test_sides_may_vary_differently(shape):
     rng = np.random.default_rng(8)
-    found = [unpaired_seeds_interval(*experiment(rng, shape, 32, 0.0, spreads=(0.05, 0.5))) for _ in range(600)]
+    found = [
+        unpaired_seeds_interval(*experiment(rng, shape, 32, 0.0, spreads=(0.05, 0.5)))
+        for _ in range(600)
+    ]
     assert np.mean([one.low <= 0 <= one.high for one in found]) >= 0.92
 
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from rewardft.checkpoint import latest_checkpoint, read_state, read_tensors, save_checkpoint, write_text
 from rewardft.errors import CheckpointError
+from rewardft.files import write_text
+from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, save_checkpoint
 
 
 class Weights:
@@ -25,7 +26,14 @@ class Weights:
 
 
 def save(run, step, keep=3):
-    return save_checkpoint(run, step, Weights(step), {"optimizer": {"m": torch.ones(3) * step}}, {"position": step}, keep)
+    return save_checkpoint(
+        run,
+        step,
+        Weights(step),
+        {"optimizer": {"m": torch.ones(3) * step}},
+        {"position": step},
+        keep,
+    )
 
 
 def test_round_trip(tmp_path):
@@ -39,7 +47,10 @@ def test_round_trip(tmp_path):
 def test_only_the_last_are_kept(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step, keep=2)
-    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000004", "step-00000005"]
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "step-00000004",
+        "step-00000005",
+    ]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "flip"])
@@ -83,7 +94,13 @@ def save_and_die(run, point):
 
     def audit(event, args):
         nonlocal calls
-        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and "checkpoints" in str(args[0]):
+        if event in (
+            "open",
+            "os.rename",
+            "os.mkdir",
+            "os.remove",
+            "os.rmdir",
+        ) and "checkpoints" in str(args[0]):
             calls += 1
             if calls == point:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -112,7 +129,10 @@ def test_kill_at_every_file_operation_leaves_a_complete_checkpoint(tmp_path):
 
 def test_an_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(CheckpointError, match=r"step-00000001: could not be written \(.*\). What was saved before is untouched."):
+    with pytest.raises(
+        CheckpointError,
+        match=r"step-00000001: could not be written \(.*\). What was saved before is untouched.",
+    ):
         save(tmp_path, 1)
     with pytest.raises(CheckpointError, match="could not be written"):
         write_text(tmp_path / "missing" / "file.json", "{}")

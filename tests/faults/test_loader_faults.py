@@ -6,11 +6,11 @@ import types
 
 import pytest
 
-from rewardft.catalog import build_catalog
+from rewardft.contracts.hookspecs import hookimpl
 from rewardft.errors import PluginError
-from rewardft.hookspecs import hookimpl
-from rewardft.plugin_sources import Source
-from rewardft.plugins import Plugins, list_installed_plugins, load_plugins
+from rewardft.plugins.catalog import build_catalog
+from rewardft.plugins.manager import Plugins, list_installed_plugins, load_plugins
+from rewardft.plugins.sources import Source
 
 REGISTER = "from rewardft import hookimpl\n@hookimpl\ndef register_rewards():\n    return {'good': print}\n"
 
@@ -42,8 +42,12 @@ def install(folder, distribution, version, points):
     """A package's metadata on `sys.path`, as pip leaves it."""
     info = folder / f"{distribution}-{version}.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text("[rewardft]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+    )
+    (info / "entry_points.txt").write_text(
+        "[rewardft]\n" + "".join(f"{k} = {v}\n" for k, v in points.items())
+    )
 
 
 @pytest.fixture
@@ -93,7 +97,8 @@ HOOKS = {
     ),
     "keyword-only argument": (
         "@hookimpl\ndef on_step_end(*, step): ...",
-        "({file}:2): hook 'on_step_end' takes 'step' after a `*`, which is never filled: remove the `*`. " + ANY,
+        "({file}:2): hook 'on_step_end' takes 'step' after a `*`, which is never filled: remove the `*`. "
+        + ANY,
     ),
     "star arguments": (
         "@hookimpl\ndef on_step_end(**everything): ...",
@@ -132,7 +137,9 @@ def test_hooks_that_pluggy_would_pass(case, folder):
 
 
 def test_every_problem_of_a_plugin_is_listed(folder):
-    path = write(folder, HEAD + "@hookimpl\ndef on_stepend(run): ...\ndef register_rewards(): ...\n")
+    path = write(
+        folder, HEAD + "@hookimpl\ndef on_stepend(run): ...\ndef register_rewards(): ...\n"
+    )
     assert message(["./p.py"], folder) == (
         f"plugin 'p' ({path}:2): there is no hook 'on_stepend'. Did you mean 'on_step_end'?\n"
         f"plugin 'p' ({path}:4): 'register_rewards' is named like a hook but is not one: put `@hookimpl` above it."
@@ -149,7 +156,11 @@ def test_problems_of_several_plugins_are_listed_together(folder):
 
 
 def test_class_instead_of_an_instance(folder, site):
-    write(site, HEAD + "class Observer:\n    @hookimpl\n    def on_run_end(self, run): ...\n", "stranger_class.py")
+    write(
+        site,
+        HEAD + "class Observer:\n    @hookimpl\n    def on_run_end(self, run): ...\n",
+        "stranger_class.py",
+    )
     install(site, "stranger-class", "1.0", {"observer": "stranger_class:Observer"})
     assert message(["observer"], folder) == (
         f"plugin 'observer' ({site / 'stranger_class.py'}): the plugin is the class 'Observer', and hooks are called "
@@ -158,7 +169,10 @@ def test_class_instead_of_an_instance(folder, site):
 
 
 def test_an_instance_is_a_plugin(folder, site):
-    text = HEAD + "class Observer:\n    @hookimpl\n    def on_run_end(self, run): ...\nobserver = Observer()\n"
+    text = (
+        HEAD
+        + "class Observer:\n    @hookimpl\n    def on_run_end(self, run): ...\nobserver = Observer()\n"
+    )
     write(site, text, "stranger_instance.py")
     install(site, "stranger-instance", "1.0", {"observer": "stranger_instance:observer"})
     loaded = load_plugins(["Observer"], folder).loaded[1]
@@ -189,22 +203,37 @@ REGISTRATIONS = {
     "nothing": ("pass", "returned nothing; expected a mapping {name: factory}."),
     "a list": ("return ['a']", "returned a list (['a']); expected a mapping {name: factory}."),
     "an empty list": ("return []", "returned a list ([]); expected a mapping {name: factory}."),
-    "a function": ("return print", "returned a builtin_function_or_method (<built-in function print>); "
-                   "expected a mapping {name: factory}."),
-    "a name that is no text": ("return {3: print}", "registers the name 3; a name is text that is not empty."),
-    "an empty name": ("return {' ': print}", "registers the name ' '; a name is text that is not empty."),
-    "a factory that cannot be called": (
-        "return {'a': 3}", "registers 'a' as a int (3); expected a class or a function.",
+    "a function": (
+        "return print",
+        "returned a builtin_function_or_method (<built-in function print>); "
+        "expected a mapping {name: factory}.",
     ),
-    "one name in two cases": ("return {'a': print, 'A': print}", "registers 'a' twice; names do not tell case."),
-}  # fmt: skip
+    "a name that is no text": (
+        "return {3: print}",
+        "registers the name 3; a name is text that is not empty.",
+    ),
+    "an empty name": (
+        "return {' ': print}",
+        "registers the name ' '; a name is text that is not empty.",
+    ),
+    "a factory that cannot be called": (
+        "return {'a': 3}",
+        "registers 'a' as a int (3); expected a class or a function.",
+    ),
+    "one name in two cases": (
+        "return {'a': print, 'A': print}",
+        "registers 'a' twice; names do not tell case.",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REGISTRATIONS)
 def test_registrations(case, folder):
     body, expected = REGISTRATIONS[case]
     path = write(folder, HEAD + f"@hookimpl\ndef register_rewards():\n    {body}\n")
-    assert message(["./p.py"], folder) == f"plugin 'p' ({path}:2): hook 'register_rewards' {expected}"
+    assert (
+        message(["./p.py"], folder) == f"plugin 'p' ({path}:2): hook 'register_rewards' {expected}"
+    )
 
 
 def test_registration_that_raises(folder):
@@ -216,8 +245,14 @@ def test_registration_that_raises(folder):
 
 
 def test_name_that_two_plugins_register(folder):
-    text = HEAD + "def {0}(rollout, batch): ...\n@hookimpl\ndef register_rewards():\n    return {{'{0}': {0}}}\n"
-    one, two = write(folder, text.format("Good"), "a.py"), write(folder, text.format("good"), "b.py")
+    text = (
+        HEAD
+        + "def {0}(rollout, batch): ...\n@hookimpl\ndef register_rewards():\n    return {{'{0}': {0}}}\n"
+    )
+    one, two = (
+        write(folder, text.format("Good"), "a.py"),
+        write(folder, text.format("good"), "b.py"),
+    )
     assert message(["./a.py", "./b.py"], folder) == (
         f"reward 'good' is registered by two plugins: 'a' ({one}:2) and 'b' ({two}:2). "
         "Rename one, or list only one of the plugins."
@@ -263,7 +298,11 @@ def test_file_of_another_kind(folder):
 
 
 IMPORTS = {
-    "missing module": ("import os\nimport no_such_module", 2, "ModuleNotFoundError: No module named 'no_such_module'"),
+    "missing module": (
+        "import os\nimport no_such_module",
+        2,
+        "ModuleNotFoundError: No module named 'no_such_module'",
+    ),
     "syntax error": ("def f(:", 1, "SyntaxError: invalid syntax (p.py, line 1)"),
     "any error": ("x = 1\n1 / 0", 2, "ZeroDivisionError: division by zero"),
     "exit": ("import sys\nsys.exit('bye')", 2, "SystemExit: bye"),
@@ -275,7 +314,9 @@ def test_file_that_cannot_be_imported(case, folder):
     source, line, error = IMPORTS[case]
     path = write(folder, source)
     before = set(sys.modules)
-    assert message(["./p.py"], folder) == f"plugin 'p' could not be imported ({path}:{line}): {error}"
+    assert (
+        message(["./p.py"], folder) == f"plugin 'p' could not be imported ({path}:{line}): {error}"
+    )
     assert not [name for name in set(sys.modules) - before if name.startswith("rewardft_file_")]
 
 
@@ -291,7 +332,10 @@ def test_folder_whose_part_cannot_be_imported(folder):
 def test_entry_point_that_cannot_be_imported(folder, site):
     path = write(site, "\nraise RuntimeError('broken')\n", "stranger_broken.py")
     install(site, "stranger-broken", "1.0", {"broken": "stranger_broken"})
-    assert message(["broken"], folder) == f"plugin 'broken' could not be imported ({path}:2): RuntimeError: broken"
+    assert (
+        message(["broken"], folder)
+        == f"plugin 'broken' could not be imported ({path}:2): RuntimeError: broken"
+    )
 
 
 def test_entry_point_whose_module_is_gone(folder, site):
@@ -306,7 +350,9 @@ def test_entry_point_whose_module_is_gone(folder, site):
 
 def test_plugin_listed_twice(folder):
     path = write(folder, REGISTER)
-    assert message(["./p.py", "./p.py"], folder) == f"plugin 'p' is listed twice ({path}): remove one."
+    assert (
+        message(["./p.py", "./p.py"], folder) == f"plugin 'p' is listed twice ({path}): remove one."
+    )
     other = f"plugin 'p' is listed twice, as './p.py' and as '{path}' ({path}): remove one."
     assert message(["./p.py", str(path)], folder) == other
 
@@ -321,7 +367,10 @@ def test_plugin_listed_by_entry_point_and_by_module(folder, site):
 
 def test_two_plugins_of_one_name(folder):
     one, two = write(folder, REGISTER, "a/p.py"), write(folder, REGISTER, "b/P.py")
-    assert message(["./a/p.py", "./b/P.py"], folder) == f"two plugins are called 'P', {one} and {two}: rename one."
+    assert (
+        message(["./a/p.py", "./b/P.py"], folder)
+        == f"two plugins are called 'P', {one} and {two}: rename one."
+    )
 
 
 def test_entry_point_of_two_packages(folder, site):
@@ -339,14 +388,29 @@ def test_the_core_cannot_be_listed(folder):
 
 
 VERSIONS = {
-    "too old": ("__version__ = '0.1'", ">=0.2", "plugin 'p': the recipe asks for >=0.2, but version 0.1 is there."),
-    "none": ("", ">=0.2", "plugin 'p': the recipe asks for >=0.2, but the plugin states no version; "
-             "give its module a `__version__`."),
-    "not a version": ("__version__ = 'new'", ">=0.2", "plugin 'p' states the version 'new', which is not a version "
-                      "number."),
-    "not a requirement": ("", ">=banana", "plugin './p.py>=banana': '>=banana' is not a version requirement; "
-                          "write it like ./p.py>=0.1."),
-}  # fmt: skip
+    "too old": (
+        "__version__ = '0.1'",
+        ">=0.2",
+        "plugin 'p': the recipe asks for >=0.2, but version 0.1 is there.",
+    ),
+    "none": (
+        "",
+        ">=0.2",
+        "plugin 'p': the recipe asks for >=0.2, but the plugin states no version; "
+        "give its module a `__version__`.",
+    ),
+    "not a version": (
+        "__version__ = 'new'",
+        ">=0.2",
+        "plugin 'p' states the version 'new', which is not a version number.",
+    ),
+    "not a requirement": (
+        "",
+        ">=banana",
+        "plugin './p.py>=banana': '>=banana' is not a version requirement; "
+        "write it like ./p.py>=0.1.",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", VERSIONS)
@@ -359,7 +423,9 @@ def test_versions(case, folder):
 def test_version_of_an_installed_package(folder, site):
     write(site, REGISTER, "stranger_version.py")
     install(site, "stranger-version", "1.4", {"versioned": "stranger_version"})
-    assert message(["versioned<1"], folder) == ("plugin 'versioned': the recipe asks for <1, but version 1.4 is there.")
+    assert message(["versioned<1"], folder) == (
+        "plugin 'versioned': the recipe asks for <1, but version 1.4 is there."
+    )
     assert load_plugins(["versioned >=1.2, <2"], folder).loaded[1].version == "1.4"
 
 
@@ -368,7 +434,9 @@ def test_version_of_an_installed_package(folder, site):
 
 def test_error_in_a_hook_names_plugin_hook_and_line(folder):
     path = write(
-        folder, HEAD + "def inner(step):\n    return 1 // step\n@hookimpl\ndef on_step_end(step):\n    inner(step)\n"
+        folder,
+        HEAD
+        + "def inner(step):\n    return 1 // step\n@hookimpl\ndef on_step_end(step):\n    inner(step)\n",
     )
     plugins = load_plugins(["./p.py"], folder)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -392,7 +460,9 @@ def test_hooks_are_called_with_exactly_their_arguments(folder):
 def test_a_broken_installed_plugin_spoils_only_its_own_row(folder, site):
     broken = write(site, "raise RuntimeError('broken')\n", "stranger_broken_row.py")
     good = write(site, REGISTER, "stranger_good_row.py")
-    install(site, "stranger-rows", "1.0", {"row-b": "stranger_broken_row", "row-g": "stranger_good_row"})
+    install(
+        site, "stranger-rows", "1.0", {"row-b": "stranger_broken_row", "row-g": "stranger_good_row"}
+    )
     rows = {row.name: row for row in list_installed_plugins()}
     expected = f"plugin 'row-b' could not be imported ({broken}:1): RuntimeError: broken"
     assert rows["row-b"].problem == expected

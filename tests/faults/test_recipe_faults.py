@@ -3,9 +3,9 @@
 import pytest
 
 from rewardft.errors import PluginError, RecipeError
-from rewardft.plugin_sources import installed
-from rewardft.recipe import load_recipe
-from rewardft.resolve import open_recipe
+from rewardft.plugins.resolve import open_recipe
+from rewardft.plugins.sources import installed
+from rewardft.recipe.recipe import load_recipe
 
 BASE = """\
 model: {use: tiny}
@@ -36,9 +36,15 @@ def problems_of(text, overrides=(), name="r.yaml"):
 
 # What is added to BASE (from line 7 on), and the one problem that it makes.
 ADDED = {
-    "unknown section": ("trian: {steps: 3}", "r.yaml:7: a recipe has no key 'trian'. Did you mean 'train'?"),
+    "unknown section": (
+        "trian: {steps: 3}",
+        "r.yaml:7: a recipe has no key 'trian'. Did you mean 'train'?",
+    ),
     "unknown key": ("save: {evry: 3}", "r.yaml:7: save has no key 'evry'. Did you mean 'every'?"),
-    "unknown key, nothing close": ("save:\n  zzz: 3", "r.yaml:8: save has no key 'zzz'. Choose one of: every, keep."),
+    "unknown key, nothing close": (
+        "save:\n  zzz: 3",
+        "r.yaml:8: save has no key 'zzz'. Choose one of: every, keep.",
+    ),
     "text for a number": (
         "save: {every: often}",
         "r.yaml:7: save.every: expected a whole number of at least 0, got 'often' (text).",
@@ -57,7 +63,10 @@ ADDED = {
         "seed: 1.0",
         "r.yaml:7: seed: expected a whole number of at least 0, got 1.0 (a number); write 1.",
     ),
-    "truth value for a number": ("seed: true", "r.yaml:7: seed: expected a whole number of at least 0, got true."),
+    "truth value for a number": (
+        "seed: true",
+        "r.yaml:7: seed: expected a whole number of at least 0, got true.",
+    ),
     "number for text": (
         "adapter: {targets: 3}",
         "r.yaml:7: adapter.targets: expected a list (each text), text or null, got 3 (a whole number); "
@@ -83,10 +92,12 @@ ADDED = {
         "got '..' (text).",
     ),
     "nested without end": (
-        "rewards: " + "[" * 3000 + "]" * 3000, "r.yaml:7: nested more than 50 levels deep; a recipe needs a handful."
+        "rewards: " + "[" * 3000 + "]" * 3000,
+        "r.yaml:7: nested more than 50 levels deep; a recipe needs a handful.",
     ),
     "nested too deeply": (
-        "seed: " + "{a: " * 60 + "}" * 60, "r.yaml:7: nested more than 50 levels deep; a recipe needs a handful."
+        "seed: " + "{a: " * 60 + "}" * 60,
+        "r.yaml:7: nested more than 50 levels deep; a recipe needs a handful.",
     ),
     "outside the bounds": (
         "adapter: {dropout: 1}",
@@ -117,7 +128,10 @@ ADDED = {
         "rewards: [brightness]",
         "r.yaml:7: rewards.0: expected a mapping, got 'brightness' (text); write {use: brightness}.",
     ),
-    "missing use": ("rewards: [{weight: 1}]", "r.yaml:7: rewards.0.use is required: text that is not empty."),
+    "missing use": (
+        "rewards: [{weight: 1}]",
+        "r.yaml:7: rewards.0.use is required: text that is not empty.",
+    ),
     "empty use": (
         "rewards: [{use: ''}]",
         "r.yaml:7: rewards.0.use: expected text that is not empty, got '' (text).",
@@ -134,22 +148,37 @@ ADDED = {
         "evaluate:\n  metrics: [{use: m}, {use: m}]",
         "r.yaml:8: evaluate.metrics.1 has the name of evaluate.metrics.0, 'm'; remove one of them.",
     ),
-    "repeated key": ("seed: 1\nseed: 2", "r.yaml:8: the key 'seed' is repeated; it is first given in line 7."),
+    "repeated key": (
+        "seed: 1\nseed: 2",
+        "r.yaml:8: the key 'seed' is repeated; it is first given in line 7.",
+    ),
     "repeated key inside": (
         "save: {keep: 1, keep: 2}",
         "r.yaml:7: the key 'keep' is repeated; it is first given in line 7.",
     ),
     "key that is no text": ("save: {3: 1}", "r.yaml:7: a key must be text, got '3'."),
-    "key that is a list": ("? [a, b]\n: 1", "r.yaml:7: a key must be text, got 'a list or mapping'."),
+    "key that is a list": (
+        "? [a, b]\n: 1",
+        "r.yaml:7: a key must be text, got 'a list or mapping'.",
+    ),
     "tag": (
         "rewards: [{use: a, b: !!python/object/apply:os.system ['true']}]",
         "r.yaml:7: '!!python/object/apply:os.system' is a tag; recipes are data and have none: remove it.",
     ),
-    "local tag": ("seed: !x 3", "r.yaml:7: '!x' is a tag; recipes are data and have none: remove it."),
+    "local tag": (
+        "seed: !x 3",
+        "r.yaml:7: '!x' is a tag; recipes are data and have none: remove it.",
+    ),
     "anchor": ("seed: &s 3", "r.yaml:7: '&s' is an anchor; recipes have none: remove it."),
     "not a number": ("adapter: {alpha: .nan}", "r.yaml:7: numbers must be finite, got .nan."),
-    "infinite option": ("rewards: [{use: a, target: .inf}]", "r.yaml:7: numbers must be finite, got .inf."),
-    "too large": ("rewards: [{use: a, target: 1e999}]", "r.yaml:7: numbers must be finite, got 1e999."),
+    "infinite option": (
+        "rewards: [{use: a, target: .inf}]",
+        "r.yaml:7: numbers must be finite, got .inf.",
+    ),
+    "too large": (
+        "rewards: [{use: a, target: 1e999}]",
+        "r.yaml:7: numbers must be finite, got 1e999.",
+    ),
 }
 
 
@@ -158,7 +187,10 @@ def test_one_problem(case):
     text, expected = ADDED[case]
     problems = problems_of(BASE + text + "\n")
     if case == "not a number":  # the fixed key has bounds of its own
-        assert problems.pop() == "r.yaml:7: adapter.alpha: expected a number above 0 or null, got nan (a number)."
+        assert (
+            problems.pop()
+            == "r.yaml:7: adapter.alpha: expected a number above 0 or null, got nan (a number)."
+        )
     assert problems == [expected]
 
 
@@ -166,36 +198,47 @@ def test_one_problem(case):
 CHANGED = {
     "required section": ("model: {use: tiny}", "# none", "r.yaml: model is required: a mapping."),
     "required key": (
-        "{steps: 10}", "{log_every: 5}",
-        "r.yaml:6: train.steps is required: a whole number of at least 1."),
+        "{steps: 10}",
+        "{log_every: 5}",
+        "r.yaml:6: train.steps is required: a whole number of at least 1.",
+    ),
     "truth word": (
-        "{steps: 10}", "{steps: 10, checkpointing: on}",
+        "{steps: 10}",
+        "{steps: 10, checkpointing: on}",
         "r.yaml:6: train.checkpointing: expected true or false, got 'on' (text); write true or false, without quotes.",
     ),
     "no for null": (
-        "{steps: 10}", "{steps: 10, clip_norm: no}",
+        "{steps: 10}",
+        "{steps: 10, clip_norm: no}",
         "r.yaml:6: train.clip_norm: expected a number above 0 or null, got 'no' (text).",
     ),
     "component by name": (
-        "{use: ddim}", "ddim", "r.yaml:2: sampler: expected a mapping, got 'ddim' (text); write {use: ddim}.",
+        "{use: ddim}",
+        "ddim",
+        "r.yaml:2: sampler: expected a mapping, got 'ddim' (text); write {use: ddim}.",
     ),
     "option of adamw": (
-        "{lr: 1e-4}", "{lr: 1e-4, weight_deacy: 0}",
+        "{lr: 1e-4}",
+        "{lr: 1e-4, weight_deacy: 0}",
         "r.yaml:5: optimizer has no key 'weight_deacy'. Did you mean 'weight_decay'?",
     ),
     "wrong pair": (
-        "{lr: 1e-4}", "{lr: 1e-4, betas: [0.9]}",
+        "{lr: 1e-4}",
+        "{lr: 1e-4, betas: [0.9]}",
         "r.yaml:5: optimizer.betas: expected a list of 2 values (a number of at least 0 and below 1, "
         "a number of at least 0 and below 1), got [0.9] (a list).",
     ),
     "learning rate of zero": (
-        "{lr: 1e-4}", "{lr: 0}", "r.yaml:5: optimizer.lr: expected a number above 0, got 0 (a whole number).",
+        "{lr: 1e-4}",
+        "{lr: 0}",
+        "r.yaml:5: optimizer.lr: expected a number above 0, got 0 (a whole number).",
     ),
     "batch of none": (
-        "{use: blobs}", "{use: blobs, batch_size: 0}",
+        "{use: blobs}",
+        "{use: blobs, batch_size: 0}",
         "r.yaml:3: data.batch_size: expected a whole number of at least 1, got 0 (a whole number).",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CHANGED)
@@ -215,7 +258,10 @@ WHOLE_FILES = {
     ),
     "a list": ("- a\n- b\n", "r.yaml:1: a recipe is a mapping (`key: value` lines), got a list."),
     "a word": ("hello\n", "r.yaml:1: a recipe is a mapping (`key: value` lines), got 'hello'."),
-    "tab": (BASE + "save:\n\tevery: 3\n", "r.yaml:8: a tab character cannot be used here; indent with spaces."),
+    "tab": (
+        BASE + "save:\n\tevery: 3\n",
+        "r.yaml:8: a tab character cannot be used here; indent with spaces.",
+    ),
     "unclosed bracket": (
         "model: {use: tiny\nsampler: {use: ddim}\n",
         "r.yaml:2: not YAML: expected ',' or '}', but got ':'.",
@@ -228,8 +274,14 @@ WHOLE_FILES = {
         BASE.encode() + b"# caf\xe9\n",
         "r.yaml:7: not UTF-8 text (byte 0xe9); save the file as UTF-8.",
     ),
-    "control character": (BASE + "# \x07\n", "r.yaml:7: not YAML: the character '\\x07' is not allowed."),
-    "binary": (b"\x89PNG\r\n\x1a\n", "r.yaml:1: not UTF-8 text (byte 0x89); save the file as UTF-8."),
+    "control character": (
+        BASE + "# \x07\n",
+        "r.yaml:7: not YAML: the character '\\x07' is not allowed.",
+    ),
+    "binary": (
+        b"\x89PNG\r\n\x1a\n",
+        "r.yaml:1: not UTF-8 text (byte 0x89); save the file as UTF-8.",
+    ),
 }
 
 
@@ -271,14 +323,23 @@ def test_folder_instead_of_a_file(tmp_path):
 
 
 OVERRIDES = {
-    "no value": ("train.steps", "--set train.steps: expected key.path=value, such as train.steps=100."),
+    "no value": (
+        "train.steps",
+        "--set train.steps: expected key.path=value, such as train.steps=100.",
+    ),
     "no path": ("=3", "--set =3: expected key.path=value, such as train.steps=100."),
     "empty word in the path": (
         "train..steps=3",
         "--set train..steps=3: expected key.path=value, such as train.steps=100.",
     ),
-    "unknown key": ("train.setps=3", "--set train.setps=3: train has no key 'setps'. Did you mean 'steps'?"),
-    "unknown section": ("trian.steps=3", "--set trian.steps=3: a recipe has no key 'trian'. Did you mean 'train'?"),
+    "unknown key": (
+        "train.setps=3",
+        "--set train.setps=3: train has no key 'setps'. Did you mean 'steps'?",
+    ),
+    "unknown section": (
+        "trian.steps=3",
+        "--set trian.steps=3: a recipe has no key 'trian'. Did you mean 'train'?",
+    ),
     "wrong type": (
         "train.steps=many",
         "--set train.steps=many: train.steps: expected a whole number of at least 1, got 'many' (text).",
@@ -300,19 +361,31 @@ OVERRIDES = {
         "train.0=1",
         "--set train.0=1: there is no train.0: train is a mapping, not a list; its keys are steps.",
     ),
-    "below a value": ("seed.x=1", "--set seed.x=1: seed is 5, not a section: it has no 'x' to set."),
-    "bad YAML": ("seed=[1", "--set seed=[1: not YAML: expected ',' or ']', but got '<stream end>'."),
-    "nested without end": (
-        "seed=" + "[" * 3000, f"--set seed={'[' * 3000}: nested more than 50 levels deep; a recipe needs a handful."
+    "below a value": (
+        "seed.x=1",
+        "--set seed.x=1: seed is 5, not a section: it has no 'x' to set.",
     ),
-    "tag": ("seed=!!int 3", "--set seed=!!int 3: '!!int' is a tag; recipes are data and have none: remove it."),
+    "bad YAML": (
+        "seed=[1",
+        "--set seed=[1: not YAML: expected ',' or ']', but got '<stream end>'.",
+    ),
+    "nested without end": (
+        "seed=" + "[" * 3000,
+        f"--set seed={'[' * 3000}: nested more than 50 levels deep; a recipe needs a handful.",
+    ),
+    "tag": (
+        "seed=!!int 3",
+        "--set seed=!!int 3: '!!int' is a tag; recipes are data and have none: remove it.",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", OVERRIDES)
 def test_overrides(case):
     text, expected = OVERRIDES[case]
-    assert problems_of(BASE + "seed: 5\nrewards: [{use: bright}, {use: dark}]\n", [text]) == [expected]
+    assert problems_of(BASE + "seed: 5\nrewards: [{use: bright}, {use: dark}]\n", [text]) == [
+        expected
+    ]
 
 
 def test_the_same_value_set_twice():
@@ -322,7 +395,9 @@ def test_the_same_value_set_twice():
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file():
-    text = BASE.replace("{lr: 1e-4}", "{lr: fast}") + "save: {evry: 1}\nseed: 1\nseed: 2\ntrian: 1\n"
+    text = (
+        BASE.replace("{lr: 1e-4}", "{lr: fast}") + "save: {evry: 1}\nseed: 1\nseed: 2\ntrian: 1\n"
+    )
     assert problems_of(text, ["rewards.0.weight=1"]) == [
         "r.yaml:9: the key 'seed' is repeated; it is first given in line 8.",
         "--set rewards.0.weight=1: there is no rewards.0: the recipe has no rewards.",
@@ -339,8 +414,15 @@ from rewardft import hookimpl
 def register_rewards():
     return {"mine": lambda rollout, batch: 0.0}
 """
-UNLISTED = " Is a plugin missing in `plugins:`? Installed but not listed: " + ", ".join(sorted(installed())) + "."
-TINY = BASE.replace("blobs", "tiny_blobs").replace("draft", "denoising") + "plugins: [rewardft.testing.tiny]\n"
+UNLISTED = (
+    " Is a plugin missing in `plugins:`? Installed but not listed: "
+    + ", ".join(sorted(installed()))
+    + "."
+)
+TINY = (
+    BASE.replace("blobs", "tiny_blobs").replace("draft", "denoising")
+    + "plugins: [rewardft.testing.tiny]\n"
+)
 
 
 def opened(text, overrides):
@@ -351,7 +433,16 @@ def opened(text, overrides):
 
 def test_sections_and_options_are_reported_together():
     with pytest.raises(RecipeError) as caught:
-        opened(TINY, ["train.steps=abc", "sampler.stepz=4", "model={use: tinny}", "algorithm=draft", "evaluate.data=3"])
+        opened(
+            TINY,
+            [
+                "train.steps=abc",
+                "sampler.stepz=4",
+                "model={use: tinny}",
+                "algorithm=draft",
+                "evaluate.data=3",
+            ],
+        )
     assert caught.value.problems == [
         "--set algorithm=draft: algorithm: expected a mapping, got 'draft' (text); write {use: draft}.",
         "--set train.steps=abc: train.steps: expected a whole number of at least 1, got 'abc' (text).",
@@ -364,7 +455,10 @@ def test_sections_and_options_are_reported_together():
 def test_a_missing_plugin_hides_nothing_but_names_that_it_may_have(tmp_path):
     missing = f"r.yaml:7: plugin './gone.py': there is no file {tmp_path / 'gone.py'}."
     with pytest.raises(RecipeError) as caught:
-        opened(TINY.replace("tiny]", "tiny, ./gone.py]"), ["train.steps=abc", "sampler.stepz=4", "rewards=[{use: his}]"])
+        opened(
+            TINY.replace("tiny]", "tiny, ./gone.py]"),
+            ["train.steps=abc", "sampler.stepz=4", "rewards=[{use: his}]"],
+        )
     assert caught.value.problems == [
         "--set train.steps=abc: train.steps: expected a whole number of at least 1, got 'abc' (text).",
         missing,
@@ -377,7 +471,9 @@ def test_a_missing_plugin_hides_nothing_but_names_that_it_may_have(tmp_path):
 
 def test_a_sound_recipe_opens(tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
-    recipe, plugins, resolved = opened(TINY.replace("tiny]", "tiny, ./mine.py]"), ["rewards=[{use: mine}]"])
+    recipe, plugins, resolved = opened(
+        TINY.replace("tiny]", "tiny, ./mine.py]"), ["rewards=[{use: mine}]"]
+    )
     assert recipe.rewards[0].name == "mine" and [p.name for p in plugins.loaded][-1] == "mine"
     assert resolved.rewards[0][1].entry.plugin == "mine"
 
@@ -395,7 +491,10 @@ def test_plugin_files_of_an_override_are_relative_to_the_current_folder(tmp_path
         "a list's": ("plugins=[rewardft.testing.tiny, ./mine.py]",),
         "an item's": ("plugins.1=./mine.py",),
     }
-    found = {case: open_recipe("../there/r.yaml", sets)[1].loaded[-1].file for case, sets in files.items()}
+    found = {
+        case: open_recipe("../there/r.yaml", sets)[1].loaded[-1].file
+        for case, sets in files.items()
+    }
     here, there = tmp_path / "here" / "mine.py", tmp_path / "there" / "mine.py"
     assert found == {"the file's": there, "a list's": here, "an item's": here}
     with pytest.raises(PluginError) as caught:
@@ -404,4 +503,6 @@ def test_plugin_files_of_an_override_are_relative_to_the_current_folder(tmp_path
     assert str(caught.value) == f"plugin '{gone}': there is no file {gone}. Did you mean 'mine.py'?"
     with pytest.raises(PluginError) as caught:
         open_recipe("../there/r.yaml", ["plugins=[rewardft.testing.tiny, ./abcdefghijkl.py]"])
-    assert str(caught.value).endswith("/abcdefghijkl.py. Choose one of: mine.py.")  # and not `__init__.py`
+    assert str(caught.value).endswith(
+        "/abcdefghijkl.py. Choose one of: mine.py."
+    )  # and not `__init__.py`

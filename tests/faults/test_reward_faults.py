@@ -94,9 +94,16 @@ def test_a_failing_dump_does_not_hide_the_rewards_error(run, tmp_path):
 
 def test_a_reward_that_fails_on_held_out_samples_is_named_with_them_too(run, tmp_path):
     with pytest.raises(ValueError) as caught:
-        run("    raise ValueError('no face')\n", "evaluate.every=1", "evaluate.samples=2", "rewards=[{use: mine}]")
+        run(
+            "    raise ValueError('no face')\n",
+            "evaluate.every=1",
+            "evaluate.samples=2",
+            "rewards=[{use: mine}]",
+        )
     first = caught.value.__notes__[0]
-    assert first.startswith("reward 'mine' failed at step 0 on the samples train/0, train/1; dumped to ")
+    assert first.startswith(
+        "reward 'mine' failed at step 0 on the samples train/0, train/1; dumped to "
+    )
     assert list((tmp_path / "run" / "failures").iterdir())
 
 
@@ -105,5 +112,7 @@ def test_a_slope_that_is_nan_is_dumped_with_the_step_and_the_rewards_place(run, 
     with pytest.raises(RewardError) as caught:
         run(body, "data.size=4")
     first, second = caught.value.__notes__
-    assert first.startswith("reward 'mine' failed at step 0 on the samples ") and "dumped to" in first
+    assert (
+        first.startswith("reward 'mine' failed at step 0 on the samples ") and "dumped to" in first
+    )
     assert second.endswith("mine.py:10")

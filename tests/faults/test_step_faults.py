@@ -6,9 +6,9 @@ import pytest
 
 from rewardft.algorithms.direct import Direct, drtune
 from rewardft.errors import ComponentError, RecipeError
-from rewardft.plugins import load_plugins
-from rewardft.recipe import load_recipe
-from rewardft.resolve import resolve
+from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.resolve import resolve
+from rewardft.recipe.recipe import load_recipe
 
 RECIPE = """\
 plugins: [rewardft.testing.tiny]
@@ -90,5 +90,8 @@ def test_the_draw_itself_refuses_the_worst_case_whatever_it_would_draw():
     for seed in range(20):
         with pytest.raises(ComponentError, match="the chain may end after 3 of 10 steps"):
             drtune(5, 8).draw_path(10, random.Random(seed))
-    lengths = {Direct("spaced", 3, False, 8).draw_path(10, random.Random(seed)).length for seed in range(200)}
+    lengths = {
+        Direct("spaced", 3, False, 8).draw_path(10, random.Random(seed)).length
+        for seed in range(200)
+    }
     assert lengths == set(range(3, 11))

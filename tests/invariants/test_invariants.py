@@ -31,7 +31,11 @@ optimizer: {use: adamw, lr: 5e-3, schedule: cosine, warmup: 2}
 train: {steps: 6, log_every: 2}
 save: {every: 2, keep: 9}
 """
-ALGORITHMS = {"drtune": [], "draft": ["algorithm={use: draft}"], "draft_lv": ["algorithm={use: draft_lv}"]}
+ALGORITHMS = {
+    "drtune": [],
+    "draft": ["algorithm={use: draft}"],
+    "draft_lv": ["algorithm={use: draft_lv}"],
+}
 
 
 @pytest.fixture
@@ -51,7 +55,9 @@ def assert_same_run(one, other, exact=False):
     for name in ("loss", "reward", "penalty/kl", "gradient_norm"):
         a, b = torch.tensor(one.column(name)), torch.tensor(other.column(name))
         assert len(a) == len(b) == len(one.steps) > 0
-        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), f"{name}: {a.tolist()} and {b.tolist()}"
+        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), (
+            f"{name}: {a.tolist()} and {b.tolist()}"
+        )
     mine, theirs = weights(one), weights(other)
     assert mine.keys() == theirs.keys()
     for name in mine:
@@ -129,7 +135,7 @@ def test_the_order_of_plugins_does_not_matter(recipe, tmp_path):
 
 def test_the_adapter_at_initialisation_is_the_base_model(recipe, tmp_path):
     """Evaluation at step 0 with the adapter in place equals the evaluation without any adapter."""
-    from rewardft.runs import open_run, run_evaluation
+    from rewardft.runs.open import open_run, run_evaluation
 
     run_recipe(recipe, tmp_path / "run", "train.steps=1", "evaluate.every=1", "evaluate.samples=6")
     session = open_run(tmp_path / "run")
@@ -142,7 +148,7 @@ def test_the_adapter_at_initialisation_is_the_base_model(recipe, tmp_path):
 
 
 def test_saved_and_loaded_weights_give_the_same_samples(recipe, tmp_path):
-    from rewardft.runs import load_trained, open_run, run_evaluation
+    from rewardft.runs.open import load_trained, open_run, run_evaluation
 
     run_recipe(recipe, tmp_path / "run", "evaluate.every=3", "evaluate.samples=6")
     session = open_run(tmp_path / "run")
@@ -153,22 +159,37 @@ def test_saved_and_loaded_weights_give_the_same_samples(recipe, tmp_path):
 
 def test_evaluation_does_not_change_training(recipe, tmp_path):
     plain = run_recipe(recipe, tmp_path / "plain")
-    watched = run_recipe(recipe, tmp_path / "watched", "evaluate.every=1", "evaluate.samples=5", "train.log_every=1")
+    watched = run_recipe(
+        recipe, tmp_path / "watched", "evaluate.every=1", "evaluate.samples=5", "train.log_every=1"
+    )
     assert_same_run(plain, watched, exact=True)
 
 
 def test_evaluation_does_not_depend_on_its_batch_size(recipe, tmp_path):
     runs = [
-        run_recipe(recipe, tmp_path / str(size), "train.steps=1", "evaluate.every=1", f"evaluate.batch_size={size}")
+        run_recipe(
+            recipe,
+            tmp_path / str(size),
+            "train.steps=1",
+            "evaluate.every=1",
+            f"evaluate.batch_size={size}",
+        )
         for size in (1, 4)
     ]
-    one, four = (json.loads((r.folder / "evaluations" / "step-00000001.json").read_text()) for r in runs)
+    one, four = (
+        json.loads((r.folder / "evaluations" / "step-00000001.json").read_text()) for r in runs
+    )
     assert one["ids"] == four["ids"]
-    assert one["per_sample"]["reward/tiny_brightness"] == pytest.approx(four["per_sample"]["reward/tiny_brightness"], abs=1e-6)
+    assert one["per_sample"]["reward/tiny_brightness"] == pytest.approx(
+        four["per_sample"]["reward/tiny_brightness"], abs=1e-6
+    )
 
 
 def test_bf16_is_close_to_float32(recipe, tmp_path):
-    exact, half = run_recipe(recipe, tmp_path / "a"), run_recipe(recipe, tmp_path / "b", "train.precision=bf16")
+    exact, half = (
+        run_recipe(recipe, tmp_path / "a"),
+        run_recipe(recipe, tmp_path / "b", "train.precision=bf16"),
+    )
     assert half.column("reward") == pytest.approx(exact.column("reward"), abs=0.02)
     assert half.column("reward") != exact.column("reward")
 
@@ -224,9 +245,14 @@ def test_a_failing_reward_stops_the_run_with_ids_and_a_dump(recipe, tmp_path):
     facts = json.loads((dump / "facts.json").read_text())
     ids = ", ".join(facts["ids"])
     assert f"returned inf for the samples {ids}" in str(error.value)
-    assert error.value.__notes__[0] == f"reward 'explodes' failed at step 2 on the samples {ids}; dumped to {dump}"
+    assert (
+        error.value.__notes__[0]
+        == f"reward 'explodes' failed at step 2 on the samples {ids}; dumped to {dump}"
+    )
     assert load_file(dump / "samples.safetensors")["x0"].shape == (4, 3, 8, 8)
-    assert (out / "error.txt").read_text().startswith("step 2\n") and not (out / "summary.json").exists()
+    assert (out / "error.txt").read_text().startswith("step 2\n") and not (
+        out / "summary.json"
+    ).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -240,7 +266,11 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_result(recipe, tmp_path,
     wait_for_steps(out, 5)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in output and f"interrupted by {number.name}" in output
+    assert (
+        process.returncode == 130
+        and "--resume" in output
+        and f"interrupted by {number.name}" in output
+    )
     step = json.loads((out / "summary.json").read_text())["step"]
     assert 5 <= step < 400
     assert [p.name for p in (out / "checkpoints").iterdir()] == [f"step-{step:08d}"]
@@ -271,9 +301,21 @@ def test_a_run_that_could_not_be_built_does_not_block_its_folder(recipe, tmp_pat
 def test_a_resumed_run_is_compared_with_the_base_model_it_started_from(recipe, tmp_path):
     evaluated = ["evaluate.every=2", "evaluate.samples=4", "train.log_every=1"]
     whole = run_recipe(recipe, tmp_path / "whole", *evaluated)
-    run_recipe(recipe, tmp_path / "run", *evaluated, "train.steps=4", "optimizer.schedule=constant", "optimizer.warmup=0")
+    run_recipe(
+        recipe,
+        tmp_path / "run",
+        *evaluated,
+        "train.steps=4",
+        "optimizer.schedule=constant",
+        "optimizer.warmup=0",
+    )
     resumed = run_recipe(
-        recipe, tmp_path / "run", *evaluated, "optimizer.schedule=constant", "optimizer.warmup=0", resume=True
+        recipe,
+        tmp_path / "run",
+        *evaluated,
+        "optimizer.schedule=constant",
+        "optimizer.warmup=0",
+        resume=True,
     )
     row, expected = resumed.summary["evaluation"][0], whole.summary["evaluation"][0]
     assert row["before"] == expected["before"] and row["after"] != row["before"]

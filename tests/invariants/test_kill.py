@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rewardft.checkpoint import latest_checkpoint, read_state
+from rewardft.storage.checkpoint import latest_checkpoint, read_state
 from rewardft.testing import run_recipe
 from tests.invariants.test_invariants import assert_same_run, recipe  # noqa: F401  (a fixture)
 
@@ -34,7 +34,7 @@ def run_and_die(path, out, point):
 
 
 @pytest.mark.parametrize("point", [1, 4, 7, 8, 12, 15, 16])
-def test_a_killed_save_costs_nothing_but_its_own_step(recipe, tmp_path, point):  # noqa: F811
+def test_a_killed_save_costs_nothing_but_its_own_step(recipe, tmp_path, point):
     whole = run_recipe(recipe, tmp_path / "whole", *SAVES)
     out = tmp_path / "killed"
     assert run_and_die(recipe, out, point) == signal.SIGKILL
@@ -45,7 +45,7 @@ def test_a_killed_save_costs_nothing_but_its_own_step(recipe, tmp_path, point): 
     assert_same_run(whole, resumed, exact=True)
 
 
-def test_the_kill_points_reach_from_before_to_after_the_rename(recipe, tmp_path):  # noqa: F811
+def test_the_kill_points_reach_from_before_to_after_the_rename(recipe, tmp_path):
     steps = set()
     for point in (15, 16):
         run_and_die(recipe, tmp_path / str(point), point)

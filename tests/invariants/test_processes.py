@@ -68,7 +68,13 @@ RUNS = {
     "accumulate": ["train.accumulate=2"],
     "full": ["adapter={kind: full}", "optimizer.lr=1e-3"],
 }
-LONG = ["train.steps=400", "train.log_every=1", "save.every=0", "optimizer.schedule=constant", "adapter.dropout=0.2"]
+LONG = [
+    "train.steps=400",
+    "train.log_every=1",
+    "save.every=0",
+    "optimizer.schedule=constant",
+    "adapter.dropout=0.2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +87,19 @@ def folder(tmp_path_factory):
 
 def launch(*arguments, wait=True):
     """Two processes on this machine, without a GPU."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *map(str, arguments),
+    ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     return (process.communicate(timeout=240)[0], process.returncode) if wait else process
 
 
@@ -92,7 +108,9 @@ def interrupted(folder):
     """The command line in two processes; SIGTERM reaches only the second."""
     out = folder / "interrupted"
     sets = [part for text in [*LONG, "data.batch_size=2"] for part in ("--set", text)]
-    process = launch("-m", "rewardft", "run", folder / "recipe.yaml", "--out", out, *sets, wait=False)
+    process = launch(
+        "-m", "rewardft", "run", folder / "recipe.yaml", "--out", out, *sets, wait=False
+    )
     deadline = time.monotonic() + 120
     while not ((out / "metrics.jsonl").exists() and len(read_steps(out)) >= 5):
         assert process.poll() is None, process.communicate()[0]
@@ -101,15 +119,21 @@ def interrupted(folder):
     os.kill(int((out / "pid-other").read_text()), signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     step = json.loads((out / "summary.json").read_text())["step"]
-    saved = sorted(p.name for p in (out / "checkpoints").glob("step-*"))  # before anything resumes the run
-    return SimpleNamespace(out=out, output=output, returncode=process.returncode, step=step, saved=saved)
+    saved = sorted(
+        p.name for p in (out / "checkpoints").glob("step-*")
+    )  # before anything resumes the run
+    return SimpleNamespace(
+        out=out, output=output, returncode=process.returncode, step=step, saved=saved
+    )
 
 
 @pytest.fixture(scope="module")
 def two(folder, interrupted):
     """All runs in two processes, started once: `answers[rank][name]` is a summary or the text of an error."""
     finish = [f"train.steps={interrupted.step + 3}", *LONG[1:], "data.batch_size=2"]
-    jobs = [(name, f"two-{name}", [*sets, "data.batch_size=2"], False) for name, sets in RUNS.items()]
+    jobs = [
+        (name, f"two-{name}", [*sets, "data.batch_size=2"], False) for name, sets in RUNS.items()
+    ]
     jobs += [("again", "two-drtune", ["data.batch_size=2"], False)]
     jobs += [("resumed", "interrupted", finish, True), ("whole", "whole", finish, False)]
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -120,20 +144,39 @@ def two(folder, interrupted):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_equal_one(folder, two, name):
-    one, other = run_recipe(folder / "recipe.yaml", folder / f"one-{name}", *RUNS[name]), folder / f"two-{name}"
+    one, other = (
+        run_recipe(folder / "recipe.yaml", folder / f"one-{name}", *RUNS[name]),
+        folder / f"two-{name}",
+    )
     steps = read_steps(other)
     assert [s["step"] for s in steps] == [1, 2, 3, 4, 5, 6] == [s["step"] for s in one.steps]
-    for key in ("loss", "reward", "reward/tiny_brightness", "reward/corner", "penalty/kl", "gradient_norm"):
+    for key in (
+        "loss",
+        "reward",
+        "reward/tiny_brightness",
+        "reward/corner",
+        "penalty/kl",
+        "gradient_norm",
+    ):
         expected = torch.tensor(one.column(key))
-        assert torch.allclose(torch.tensor([s[key] for s in steps]), expected, rtol=2e-5, atol=2e-6, equal_nan=True), key
-    assert 0 < sum(s["reward/corner"] == s["reward/corner"] for s in steps) < 6  # applies now and then: NaN spreads nowhere
+        assert torch.allclose(
+            torch.tensor([s[key] for s in steps]), expected, rtol=2e-5, atol=2e-6, equal_nan=True
+        ), key
+    assert (
+        0 < sum(s["reward/corner"] == s["reward/corner"] for s in steps) < 6
+    )  # applies now and then: NaN spreads nowhere
     mine, theirs = weights(one.folder), weights(other)
     assert mine.keys() == theirs.keys()
     assert max(float((mine[n] - theirs[n]).abs().max()) for n in mine) < 2e-4
     for step in (0, 3, 6):
-        a, b = (json.loads((f / "evaluations" / f"step-{step:08d}.json").read_text()) for f in (one.folder, other))
+        a, b = (
+            json.loads((f / "evaluations" / f"step-{step:08d}.json").read_text())
+            for f in (one.folder, other)
+        )
         assert a["ids"] == b["ids"]
-        assert b["per_sample"]["reward/tiny_brightness"] == pytest.approx(a["per_sample"]["reward/tiny_brightness"], abs=2e-5)
+        assert b["per_sample"]["reward/tiny_brightness"] == pytest.approx(
+            a["per_sample"]["reward/tiny_brightness"], abs=2e-5
+        )
 
 
 def weights(run):
@@ -145,10 +188,21 @@ def test_every_process_has_the_same_summary_and_only_the_main_one_writes(folder,
     own = ("train_seconds", "peak_memory_bytes")  # each process has its own
     one, other = ({k: v for k, v in process["drtune"].items() if k not in own} for process in two)
     assert one == other and one["status"] == "finished"
-    files = {str(p.relative_to(folder / "one-drtune")) for p in (folder / "one-drtune").rglob("*") if p.is_file()}
-    others = {str(p.relative_to(folder / "two-drtune")) for p in (folder / "two-drtune").rglob("*") if p.is_file()}
+    files = {
+        str(p.relative_to(folder / "one-drtune"))
+        for p in (folder / "one-drtune").rglob("*")
+        if p.is_file()
+    }
+    others = {
+        str(p.relative_to(folder / "two-drtune"))
+        for p in (folder / "two-drtune").rglob("*")
+        if p.is_file()
+    }
     assert others == files | {"pid-other"}
-    assert json.loads((folder / "two-drtune" / "manifest.json").read_text())["hardware"]["processes"] == 2
+    assert (
+        json.loads((folder / "two-drtune" / "manifest.json").read_text())["hardware"]["processes"]
+        == 2
+    )
     lines = (folder / "two-drtune" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 6 + 3
 
@@ -209,14 +263,24 @@ def register_rewards():
 def test_an_interrupt_waits_until_the_step_is_whole(folder):
     """Gradients that were accumulated but not applied are in no checkpoint, so the run ends after the step."""
     (folder / "stopper.py").write_text(STOPPER)
-    sets = [f"plugins=[rewardft.testing.tiny, {folder}/stopper.py]", "rewards=[{use: stopper}]", "evaluate.every=0"]
+    sets = [
+        f"plugins=[rewardft.testing.tiny, {folder}/stopper.py]",
+        "rewards=[{use: stopper}]",
+        "evaluate.every=0",
+    ]
     sets += ["train.accumulate=2", "data.batch_size=2", "save.every=0"]
     whole = run_recipe(folder / "recipe.yaml", folder / "uninterrupted", *sets)
     (folder / "interrupt").touch()
     first = run_recipe(folder / "recipe.yaml", folder / "halved", *sets)
-    assert (first.summary["status"], first.summary["step"], first.summary["samples"]) == ("interrupted", 2, 8)
+    assert (first.summary["status"], first.summary["step"], first.summary["samples"]) == (
+        "interrupted",
+        2,
+        8,
+    )
     resumed = run_recipe(folder / "recipe.yaml", folder / "halved", *sets, resume=True)
-    assert [s["loss"] for s in resumed.steps] == [s["loss"] for s in whole.steps] and len(whole.steps) == 6
+    assert [s["loss"] for s in resumed.steps] == [s["loss"] for s in whole.steps] and len(
+        whole.steps
+    ) == 6
     mine, theirs = weights(resumed.folder), weights(whole.folder)
     assert all(torch.equal(mine[n], theirs[n]) for n in mine)
 
@@ -227,13 +291,19 @@ def test_exchanges_between_processes(two):
         facts = two[rank]["functions"]
         assert facts["gradients"] == [[3.0, 3.0], [0.5], None]
         assert facts["parameters"] == [0.0, 0.0]
-        assert facts["metrics"] == [{"everywhere": 2.25, "only 0": 5.0, "nowhere": "nan", "only 1": 7.0}]
-        assert facts["decision"] == "rank 0" and facts["error"] == "refused by rank 0" and facts["largest"] == 15
+        assert facts["metrics"] == [
+            {"everywhere": 2.25, "only 0": 5.0, "nowhere": "nan", "only 1": 7.0}
+        ]
+        assert (
+            facts["decision"] == "rank 0"
+            and facts["error"] == "refused by rank 0"
+            and facts["largest"] == 15
+        )
 
 
 def exchange(accelerator):
     """What `test_exchanges_between_processes` looks at, computed in each process."""
-    from rewardft import distributed
+    from rewardft.engine import processes as distributed
 
     rank = accelerator.process_index
     parameters = [torch.nn.Parameter(torch.full((n,), float(rank))) for n in (2, 1, 1)]
@@ -242,7 +312,10 @@ def exchange(accelerator):
     distributed.average_gradients(accelerator, parameters, 2)
     distributed.copy_from_main(accelerator, [parameters[0]])
     sums = {"everywhere": torch.tensor([4.0, 1.0] if rank else [5.0, 3.0])}
-    sums |= {f"only {rank}": torch.tensor([[10.0, 2.0], [7.0, 1.0]][rank]), "nowhere": torch.zeros(2)}
+    sums |= {
+        f"only {rank}": torch.tensor([[10.0, 2.0], [7.0, 1.0]][rank]),
+        "nowhere": torch.zeros(2),
+    }
     means = distributed.average_metrics(accelerator, [sums])
 
     def refuse():
@@ -272,7 +345,9 @@ def main(folder):
     for name, out, overrides, resume in json.loads((folder / "jobs.json").read_text()):
         torch.manual_seed(accelerator.process_index)
         try:
-            answers[name] = run_recipe(folder / "recipe.yaml", folder / out, *overrides, resume=resume).summary
+            answers[name] = run_recipe(
+                folder / "recipe.yaml", folder / out, *overrides, resume=resume
+            ).summary
         except CheckpointError as error:
             answers[name] = str(error)
     (folder / f"answers-{accelerator.process_index}.json").write_text(json.dumps(answers))

@@ -18,10 +18,15 @@ def count(algorithm, form=None, seed=11):
         calls["reference" if layer.disable_adapters else "adapter"] += 1
 
     ctx.adapter.module.register_forward_hook(forward)
-    ctx.adapter.module.leave.register_full_backward_hook(lambda *a: calls.__setitem__("backward", calls["backward"] + 1))
+    ctx.adapter.module.leave.register_full_backward_hook(
+        lambda *a: calls.__setitem__("backward", calls["backward"] + 1)
+    )
     ctx.rng = random.Random(seed)
     list(run_backward(algorithm.losses(ctx, make_test_batch())))
-    assert (calls["adapter"] + calls["reference"], calls["backward"]) == (ctx.policy.forwards, ctx.policy.backwards)
+    assert (calls["adapter"] + calls["reference"], calls["backward"]) == (
+        ctx.policy.forwards,
+        ctx.policy.backwards,
+    )
     return calls["adapter"], calls["reference"], calls["backward"]
 
 
@@ -43,7 +48,9 @@ def test_fixed_presets(algorithm, forwards, backwards, form):
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("algorithm", [refl(3, target=99.0), drtune(2, 3), alignprop(), Direct("spaced", 3, True)])
+@pytest.mark.parametrize(
+    "algorithm", [refl(3, target=99.0), drtune(2, 3), alignprop(), Direct("spaced", 3, True)]
+)
 def test_random_presets_follow_the_formula(algorithm, seed):
     """forwards = n + K - [the last executed step learns], + K reference calls; backwards = K."""
     path = algorithm.draw_path(T, random.Random(seed))
@@ -52,7 +59,10 @@ def test_random_presets_follow_the_formula(algorithm, seed):
     assert count(algorithm, "epsilon_mse", seed) == expected
     for form in (None, "epsilon_mse"):
         adapter, reference, backward = count(algorithm, form, seed)
-        assert algorithm.calls(T, random.Random(seed), form is not None) == (adapter + reference, backward)
+        assert algorithm.calls(T, random.Random(seed), form is not None) == (
+            adapter + reference,
+            backward,
+        )
 
 
 def test_refl_never_runs_past_its_step():

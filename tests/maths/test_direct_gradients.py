@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rewardft.adapter import Lora
 from rewardft.algorithms.direct import Direct, alignprop, draft, draft_k, draft_lv, drtune, refl
-from rewardft.context import Context, Policy, WeightedRegularizer
-from rewardft.data import make_batch
-from rewardft.regularizers import KL
-from rewardft.rewards import WeightedReward
+from rewardft.algorithms.regularizers import KL
+from rewardft.policy.adapter import Lora
+from rewardft.policy.batches import make_batch
+from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.policy import Policy
+from rewardft.policy.rewards import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.samplers.flow import FlowEuler
@@ -27,18 +28,37 @@ def curved_reward(rollout, batch):
     return (x.sin() * (1 + batch["label"].to(x))[:, None]).mean(1) - 0.1 * (x**2).mean(1)
 
 
-def make_context(sampler, form=None, guidance=1.0, guidance_gradient="inside", prediction="epsilon", micro_batch=None):
-    model = TinyModel(prediction=prediction, guidance=guidance, guidance_gradient=guidance_gradient, width=8)
+def make_context(
+    sampler,
+    form=None,
+    guidance=1.0,
+    guidance_gradient="inside",
+    prediction="epsilon",
+    micro_batch=None,
+):
+    model = TinyModel(
+        prediction=prediction, guidance=guidance, guidance_gradient=guidance_gradient, width=8
+    )
     model.trainable.double()
     adapter = Lora(model, SPEC, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for parameter in adapter.parameters:  # away from initialisation, so that no factor is zero and KL is not
-        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    for (
+        parameter
+    ) in adapter.parameters:  # away from initialisation, so that no factor is zero and KL is not
+        parameter.data = 0.3 * torch.randn(
+            parameter.shape, generator=generator, dtype=torch.float64
+        )
     sampler.setup(model)
     regularizers = [WeightedRegularizer("kl", KL(form), 0.37)] if form else []
     return Context(
-        policy=Policy(model), sampler=sampler, adapter=adapter, rewards=[WeightedReward("curved", curved_reward, 1.3)],
-        regularizers=regularizers, seed=5, dtype=torch.float64, micro_batch=micro_batch,
+        policy=Policy(model),
+        sampler=sampler,
+        adapter=adapter,
+        rewards=[WeightedReward("curved", curved_reward, 1.3)],
+        regularizers=regularizers,
+        seed=5,
+        dtype=torch.float64,
+        micro_batch=micro_batch,
     )
 
 
@@ -96,15 +116,22 @@ def resampled_gradients(ctx, algorithm, batch):
         finished = noise.draw("initial", ctx.policy.sample_shape(cond))
         for k in range(T):
             t = torch.full((len(batch),), ctx.sampler.timesteps[k])
-            finished = ctx.sampler.transition(k, finished, ctx.policy.denoise(finished, t, cond), noise).next
+            finished = ctx.sampler.transition(
+                k, finished, ctx.policy.denoise(finished, t, cond), noise
+            ).next
     a = ctx.sampler.schedule.alphas[last]
     total = 0.0
     for i in range(algorithm.resamples):
         x = a**0.5 * finished + (1 - a) ** 0.5 * noise.draw(f"resample{i}", finished.shape[1:])
         output = ctx.policy.denoise(x, torch.full((len(batch),), ctx.sampler.timesteps[last]), cond)
         step = ctx.sampler.transition(last, x, output, noise)
-        penalty = kl_term(ctx, algorithm, last, x, output, step, cond, noise) if ctx.regularizers else 0.0
-        total = total + (loss_of(algorithm, ctx, step.next, batch) + penalty).mean() / algorithm.resamples
+        penalty = (
+            kl_term(ctx, algorithm, last, x, output, step, cond, noise) if ctx.regularizers else 0.0
+        )
+        total = (
+            total
+            + (loss_of(algorithm, ctx, step.next, batch) + penalty).mean() / algorithm.resamples
+        )
     total.backward()
     return take_gradients(ctx)
 
@@ -114,7 +141,9 @@ def kl_term(ctx, algorithm, k, x, output, step, cond, noise):
     t = torch.full((len(x),), ctx.sampler.timesteps[k])
     with torch.no_grad(), ctx.adapter.disabled():
         reference = ctx.sampler.transition(k, x, ctx.policy.denoise(x, t, cond), noise)
-    mine = step if algorithm.input_gradient else ctx.sampler.transition(k, x.detach(), output, noise)
+    mine = (
+        step if algorithm.input_gradient else ctx.sampler.transition(k, x.detach(), output, noise)
+    )
     return sum(term.weight * term.penalty(mine, reference) for term in ctx.regularizers)
 
 
@@ -131,7 +160,9 @@ def loss_of(algorithm, ctx, x0, batch):
 
 def relative_error(ours, theirs):
     ours, theirs = torch.cat([g.flatten() for g in ours]), torch.cat([g.flatten() for g in theirs])
-    assert theirs.norm() > 1e-6, "the reference gradient is zero: the comparison would prove nothing"
+    assert theirs.norm() > 1e-6, (
+        "the reference gradient is zero: the comparison would prove nothing"
+    )
     return float((ours - theirs).norm() / theirs.norm())
 
 
@@ -151,7 +182,10 @@ ALGORITHMS = {
     "last_stopped_early": Direct("last", 2, False, 2),
 }
 PRESETS = {
-    **{name: ALGORITHMS[name] for name in ("draft", "draft_1", "draft_2", "draft_T", "alignprop", "refl")},
+    **{
+        name: ALGORITHMS[name]
+        for name in ("draft", "draft_1", "draft_2", "draft_T", "alignprop", "refl")
+    },
     **{name: ALGORITHMS[name] for name in ("drtune_1", "drtune_2", "drtune_T")},
     "drtune_T_estimate": drtune(T, 1),
     "draft_lv": draft_lv(2),
@@ -182,7 +216,9 @@ def test_every_preset_with_guidance_noise_and_kl(name, guidance_gradient, eta, p
     """Every preset x K x guidance (scale 4) x eta x KL."""
     ctx, batch = make_context(DDIM(T, eta), penalty, 4.0, guidance_gradient), make_test_batch(2)
     if penalty == "gaussian":
-        ctx.sampler.schedule.alphas[-1] = ctx.sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
+        ctx.sampler.schedule.alphas[-1] = (
+            ctx.sampler.schedule.alphas[-2] ** 0.5
+        )  # a last step that draws noise
     ours = replayed_gradients(ctx, PRESETS[name], batch)
     unrolled = resampled_gradients if PRESETS[name].resamples else unrolled_gradients
     assert relative_error(ours, unrolled(ctx, PRESETS[name], batch)) < 1e-9
@@ -200,7 +236,10 @@ def test_with_guidance_and_prediction_types(name, prediction, guidance_gradient)
 
 @pytest.mark.parametrize("name", ["draft", "draft_2", "refl", "drtune_2", "alignprop"])
 def test_flow_matching(name):
-    ctx, batch = make_context(FlowEuler(T), "epsilon_mse", 2.0, prediction="flow"), make_test_batch()
+    ctx, batch = (
+        make_context(FlowEuler(T), "epsilon_mse", 2.0, prediction="flow"),
+        make_test_batch(),
+    )
     ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
 
@@ -208,7 +247,9 @@ def test_flow_matching(name):
 @pytest.mark.parametrize("name", ["stopped_all", "drtune_2", "draft"])
 def test_gaussian_kl(name):
     ctx, batch = make_context(DDIM(T, eta=1.0), "gaussian"), make_test_batch()
-    ctx.sampler.schedule.alphas[-1] = ctx.sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
+    ctx.sampler.schedule.alphas[-1] = (
+        ctx.sampler.schedule.alphas[-2] ** 0.5
+    )  # a last step that draws noise
     ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
 
@@ -239,7 +280,12 @@ def test_stopped_input_differs_from_through():
 
 @pytest.mark.parametrize(
     ("shape", "target", "expected"),
-    [("negative", 0.0, [-1.0, -3.0]), ("one_minus", 0.0, [0.0, -2.0]), ("hinge", 2.0, [1.0, 0.0]), ("absolute", 2.0, [1.0, 1.0])],
+    [
+        ("negative", 0.0, [-1.0, -3.0]),
+        ("one_minus", 0.0, [0.0, -2.0]),
+        ("hinge", 2.0, [1.0, 0.0]),
+        ("absolute", 2.0, [1.0, 1.0]),
+    ],
 )
 def test_loss_shapes(shape, target, expected):
     from rewardft.algorithms.direct import shape_loss

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rewardft.errors import ComponentError
-from rewardft.policy_gradient import (
+from rewardft.algorithms.policy_gradient import (
     Schedule,
     clipped_ratio_loss,
     draw_steps,
@@ -21,6 +20,7 @@ from rewardft.policy_gradient import (
     roll_out,
     score_function_loss,
 )
+from rewardft.errors import ComponentError
 from rewardft.samplers.ddim import DDIM
 from tests.maths.test_direct_gradients import (
     T,
@@ -59,7 +59,10 @@ def reinforce(ctx, batch, advantage):
         a, b = alphas[k], alphas[k + 1]
         epsilon = ctx.policy.denoise(x, torch.full((len(x),), ctx.sampler.timesteps[k]), cond)
         std = math.sqrt((1 - b) / (1 - a)) * math.sqrt(1 - a / b)
-        mean = math.sqrt(b) * (x - math.sqrt(1 - a) * epsilon) / math.sqrt(a) + math.sqrt(1 - b - std**2) * epsilon
+        mean = (
+            math.sqrt(b) * (x - math.sqrt(1 - a) * epsilon) / math.sqrt(a)
+            + math.sqrt(1 - b - std**2) * epsilon
+        )
         after = (mean + std * noise.draw(f"step{k}", (3, 8, 8))).detach()
         total = total + torch.distributions.Normal(mean, std).log_prob(after).mean(dim=(1, 2, 3))
         x = after
@@ -86,7 +89,9 @@ def test_ratios_are_one_at_the_first_update_in_float32(micro_batch):
     assert worst < 1e-6 and len(torch.cat(ctx._records["ratio"])) == 4 * (T - 1)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 1 - 1.5 * CLIP, 1 - 0.5 * CLIP, 1.0 + 0.5 * CLIP, 1 + 1.5 * CLIP, 2.0])
+@pytest.mark.parametrize(
+    "ratio", [0.5, 1 - 1.5 * CLIP, 1 - 0.5 * CLIP, 1.0 + 0.5 * CLIP, 1 + 1.5 * CLIP, 2.0]
+)
 @pytest.mark.parametrize("advantage", [1.7, -0.6])
 def test_clipping_on_both_sides(ratio, advantage):
     log_prob = torch.tensor([math.log(ratio) - 0.3], dtype=torch.float64, requires_grad=True)
@@ -94,8 +99,12 @@ def test_clipping_on_both_sides(ratio, advantage):
     loss = importance(log_prob, torch.tensor([-0.3], dtype=torch.float64), a)
     loss.sum().backward()
     low, high = 1 - CLIP, 1 + CLIP
-    assert loss.item() == pytest.approx(max(-advantage * ratio, -advantage * min(max(ratio, low), high)), abs=1e-12)
-    clipped = ratio > high if advantage > 0 else ratio < low  # only where going on would raise the objective
+    assert loss.item() == pytest.approx(
+        max(-advantage * ratio, -advantage * min(max(ratio, low), high)), abs=1e-12
+    )
+    clipped = (
+        ratio > high if advantage > 0 else ratio < low
+    )  # only where going on would raise the objective
     assert log_prob.grad.item() == pytest.approx(0.0 if clipped else -advantage * ratio, abs=1e-12)
 
 
@@ -110,7 +119,9 @@ def test_prompt_statistics_against_numpy():
         for prompt, reward in zip(prompts, rewards):
             seen = np.array(history[prompt]) if len(history[prompt]) >= 3 else rewards
             expected.append((reward - seen.mean()) / (seen.std() + 1e-6))
-        got = prompt_advantages(ctx, torch.tensor(rewards), torch.tensor(prompts), buffer=5, min_count=3)
+        got = prompt_advantages(
+            ctx, torch.tensor(rewards), torch.tensor(prompts), buffer=5, min_count=3
+        )
         assert got.tolist() == pytest.approx(expected, abs=1e-9)
     assert len(history[0]) == 5 == len(ctx.memory["policy_gradient/prompt_rewards"]["0"])
     assert len(ctx.memory["policy_gradient/prompt_rewards"]["1"]) == 4
@@ -124,7 +135,10 @@ def test_without_prompts_the_batch_is_normalised():
 
 @pytest.mark.parametrize("std", ["global", "group"])
 def test_group_statistics_against_numpy(std):
-    ctx, rewards = make_context(DDIM(T, eta=1.0)), np.array([1.0, 2.0, 4.0, 3.0, 3.0, 3.0, -1.0, 0.0, 5.0])
+    ctx, rewards = (
+        make_context(DDIM(T, eta=1.0)),
+        np.array([1.0, 2.0, 4.0, 3.0, 3.0, 3.0, -1.0, 0.0, 5.0]),
+    )
     got, kept = group_advantages(ctx, torch.tensor(rewards), 3, std)
     groups = rewards.reshape(3, 3)
     spread = rewards.std() if std == "global" else groups.std(1, keepdims=True)
@@ -141,7 +155,9 @@ def test_statistics_are_those_of_all_processes():
     ctx.gather = lambda x: torch.cat([x, other if x.is_floating_point() else x])
     everyone = np.array([1.0, 3.0, 5.0, 9.0])
     got, _ = group_advantages(ctx, mine, 2)
-    assert got.tolist() == pytest.approx([-1 / (everyone.std() + 1e-4), 1 / (everyone.std() + 1e-4)])
+    assert got.tolist() == pytest.approx(
+        [-1 / (everyone.std() + 1e-4), 1 / (everyone.std() + 1e-4)]
+    )
     got = prompt_advantages(ctx, mine, torch.tensor([7, 7]), 8, 4)
     assert got.tolist() == pytest.approx(((mine.numpy() - 4.5) / (everyone.std() + 1e-6)).tolist())
 
@@ -151,7 +167,11 @@ def test_samples_that_are_not_kept_contribute_nothing():
     batch, advantage = make_test_batch(4), torch.tensor([0.5, -1.0, 2.0, 0.3], dtype=torch.float64)
     kept = torch.tensor([True, False, True, False])
     ctx = make_context(DDIM(T, eta=1.0), form="gaussian")
-    list(run_backward(learn(ctx, roll_out(ctx, batch, Schedule()), advantage, importance, Schedule(), kept)))
+    list(
+        run_backward(
+            learn(ctx, roll_out(ctx, batch, Schedule()), advantage, importance, Schedule(), kept)
+        )
+    )
     got, expected = take_gradients(ctx), None
     for rows in (slice(0, 1), slice(2, 3)):
         part = gradients(ctx, batch.select(rows), importance, advantage[rows])
@@ -166,9 +186,13 @@ def test_updates_cut_the_batch_and_epochs_repeat_it():
     experience = roll_out(ctx, batch, schedule)
     seen, replay = [], ctx.replay
     ctx.replay = lambda rollout, k: (seen.append((rollout.noise.ids, k)), replay(rollout, k))[1]
-    losses = list(run_backward(learn(ctx, experience, torch.randn(4).double(), importance, schedule)))
+    losses = list(
+        run_backward(learn(ctx, experience, torch.randn(4).double(), importance, schedule))
+    )
     assert [loss.step for loss in losses] == [False, True] * 6  # 2 of 5 steps for each update
-    assert [ids for ids, _ in seen] == [batch.ids[0::2]] * 2 + [batch.ids[1::2]] * 2 + ([batch.ids[0::2]] * 2 + [batch.ids[1::2]] * 2) * 2
+    assert [ids for ids, _ in seen] == [batch.ids[0::2]] * 2 + [batch.ids[1::2]] * 2 + (
+        [batch.ids[0::2]] * 2 + [batch.ids[1::2]] * 2
+    ) * 2
     assert {k for _, k in seen} <= set(range(T - 1)) and len({k for _, k in seen}) > 2
 
 
@@ -176,7 +200,12 @@ def test_drawn_steps_are_a_part_of_those_with_a_density():
     ctx = make_context(DDIM(T, eta=1.0))
     ctx.rng = random.Random(0)
     draws = [draw_steps(ctx, [1, 3, 4, 7], 0.6) for _ in range(50)]
-    assert all(len(d) == 2 and d == sorted(d) for d in draws) and {k for d in draws for k in d} == {1, 3, 4, 7}
+    assert all(len(d) == 2 and d == sorted(d) for d in draws) and {k for d in draws for k in d} == {
+        1,
+        3,
+        4,
+        7,
+    }
     assert draw_steps(ctx, [1, 3], 0.1) in ([1], [3]) and draw_steps(ctx, [1, 3], 1.0) == [1, 3]
 
 
@@ -230,16 +259,26 @@ def test_prompt_keys_name_values_alike_everywhere():
 def test_one_pass_equals_two(surrogate, fraction):
     """The second batch takes its gradients while rolling out, with micro-batches of one sample."""
     batch, advantage = make_test_batch(3), torch.tensor([0.7, -1.3, 0.4], dtype=torch.float64)
-    two = gradients(make_context(DDIM(T, eta=1.0), guidance=2.0), batch, surrogate, advantage, Schedule(fraction=fraction))
+    two = gradients(
+        make_context(DDIM(T, eta=1.0), guidance=2.0),
+        batch,
+        surrogate,
+        advantage,
+        Schedule(fraction=fraction),
+    )
     ctx = make_context(DDIM(T, eta=1.0), guidance=2.0, micro_batch=1)
     gradients(ctx, make_test_batch(1), surrogate, advantage[:1])
     ctx.rng = random.Random(11)
     experience = roll_out(ctx, batch, Schedule(fraction=fraction))
     assert experience.gradients is not None and experience.gradients.shape[0] == 3
-    (loss,) = run_backward(learn(ctx, experience, advantage, surrogate, Schedule(fraction=fraction)))
+    (loss,) = run_backward(
+        learn(ctx, experience, advantage, surrogate, Schedule(fraction=fraction))
+    )
     assert loss.step and relative_error(take_gradients(ctx), two) < 1e-10
     plain = make_context(DDIM(T, eta=1.0), guidance=2.0)
-    assert torch.allclose(experience.rollout.x0, roll_out(plain, batch, Schedule()).rollout.x0, atol=1e-12)
+    assert torch.allclose(
+        experience.rollout.x0, roll_out(plain, batch, Schedule()).rollout.x0, atol=1e-12
+    )
 
 
 def test_one_pass_takes_no_call_twice():
@@ -264,6 +303,10 @@ def test_one_pass_is_left_alone_where_it_would_be_wrong_or_slow():
         return roll_out(ctx, batch, schedule or Schedule(), one_pass=one_pass).gradients is not None
 
     assert takes_one_pass()
-    refusals = [{"schedule": Schedule(updates=2)}, {"schedule": Schedule(inner_epochs=2)}, {"form": "gaussian"}]
+    refusals = [
+        {"schedule": Schedule(updates=2)},
+        {"schedule": Schedule(inner_epochs=2)},
+        {"form": "gaussian"},
+    ]
     refusals += [{"micro_batch": None}, {"micro_batch": 2}, {"dropout": True}, {"one_pass": False}]
     assert [takes_one_pass(**options) for options in refusals] == [False] * 7

@@ -3,21 +3,32 @@
 import pytest
 import torch
 
+from rewardft.algorithms.regularizers import KL
 from rewardft.errors import ComponentError
-from rewardft.regularizers import KL
 from rewardft.types import Plan, Transition
 from tests.maths.test_direct_gradients import DDIM, T, make_context, make_test_batch
 
 
 def transition(mean, std, epsilon=None, log_prob=0.0):
-    return Transition(state=mean, mean=mean, std=torch.tensor(std), epsilon=epsilon, log_prob=torch.tensor(log_prob))
+    return Transition(
+        state=mean,
+        mean=mean,
+        std=torch.tensor(std),
+        epsilon=epsilon,
+        log_prob=torch.tensor(log_prob),
+    )
 
 
 def test_gaussian_form_is_the_exact_divergence_per_dimension():
     torch.manual_seed(0)
-    mine, theirs = torch.randn(3, 2, 4, dtype=torch.float64), torch.randn(3, 2, 4, dtype=torch.float64)
+    mine, theirs = (
+        torch.randn(3, 2, 4, dtype=torch.float64),
+        torch.randn(3, 2, 4, dtype=torch.float64),
+    )
     normal = torch.distributions.Normal
-    expected = torch.distributions.kl_divergence(normal(mine, 0.3), normal(theirs, 0.3)).flatten(1).mean(1)
+    expected = (
+        torch.distributions.kl_divergence(normal(mine, 0.3), normal(theirs, 0.3)).flatten(1).mean(1)
+    )
     assert torch.allclose(KL("gaussian")(transition(mine, 0.3), transition(theirs, 0.3)), expected)
 
 
@@ -39,6 +50,9 @@ def test_zero_at_initialisation(form):
 def test_gaussian_form_refuses_a_deterministic_step():
     ctx, batch = make_context(DDIM(T), "gaussian"), make_test_batch()
     rollout = ctx.rollout(batch, Plan(stop=3, keep=frozenset({2})))
-    with pytest.raises(ComponentError, match="this step is deterministic, so the divergence of its densities is infinite"):
+    with pytest.raises(
+        ComponentError,
+        match="this step is deterministic, so the divergence of its densities is infinite",
+    ):
         ctx.penalty(ctx.replay(rollout, 2), rollout, 2)
     assert KL.needs_for(form="gaussian") == {"log_prob"} and KL.needs_for() == frozenset()

@@ -21,7 +21,9 @@ NOISE = Noise(3, ["a", "b"], [0, 0], dtype=torch.float64)
 def walk(sampler, reference, noise_name, **step_options):
     """Run both chains on the same made-up network outputs; returns the largest difference."""
     reference.set_timesteps(T)
-    assert [float(t) for t in reference.timesteps] == pytest.approx([float(t) for t in sampler.timesteps])
+    assert [float(t) for t in reference.timesteps] == pytest.approx(
+        [float(t) for t in sampler.timesteps]
+    )
     ours = theirs = NOISE.draw("initial", (3, 4, 4))
     worst = 0.0
     for k, t in enumerate(reference.timesteps):
@@ -40,14 +42,18 @@ def test_ddim_equals_diffusers(prediction, eta, spacing):
     sampler = DDIM(T, eta=eta, spacing=spacing)
     model = TinyModel(prediction=prediction)
     sampler.setup(model)
-    reference = DDIMScheduler.from_config(model.scheduler.config, timestep_spacing=spacing, clip_sample=False)
+    reference = DDIMScheduler.from_config(
+        model.scheduler.config, timestep_spacing=spacing, clip_sample=False
+    )
     assert walk(sampler, reference, noise_name=eta > 0, eta=eta) < 1e-5
 
 
 def test_ddim_clipping_equals_diffusers():
     sampler, model = DDIM(T, clip=1.0), TinyModel()
     sampler.setup(model)
-    reference = DDIMScheduler.from_config(model.scheduler.config, clip_sample=True, clip_sample_range=1.0)
+    reference = DDIMScheduler.from_config(
+        model.scheduler.config, clip_sample=True, clip_sample_range=1.0
+    )
     assert walk(sampler, reference, noise_name=False) < 1e-5
 
 
@@ -56,13 +62,17 @@ def test_ddpm_equals_the_posterior_of_diffusers(prediction):
     """diffusers draws its noise inside `step`, so the posterior's mean and variance are compared."""
     sampler, model = DDPM(T, spacing="leading"), TinyModel(prediction=prediction)
     sampler.setup(model)
-    reference = DDPMScheduler.from_config(model.scheduler.config, timestep_spacing="leading", clip_sample=False)
+    reference = DDPMScheduler.from_config(
+        model.scheduler.config, timestep_spacing="leading", clip_sample=False
+    )
     reference.set_timesteps(T)
     x = NOISE.draw("initial", (3, 4, 4))
     for k, t in enumerate(reference.timesteps[:-1]):
         output = torch.sin(3 * x + k)
         ours = sampler.transition(k, x, output, NOISE)
-        sample = reference.step(output, t, x, generator=torch.Generator().manual_seed(0)).prev_sample
+        sample = reference.step(
+            output, t, x, generator=torch.Generator().manual_seed(0)
+        ).prev_sample
         drawn = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         assert float(ours.std) == pytest.approx(float(reference._get_variance(t)) ** 0.5, rel=1e-5)
         assert torch.allclose(ours.mean + ours.std * drawn, sample, atol=1e-5)
@@ -106,13 +116,18 @@ def test_ddim_at_eta_1_forgets_pure_noise():
     x = NOISE.draw("initial", (3, 4, 4))
     step = sampler.transition(0, x, x - 0.25, NOISE)  # the network says x0 = 0.25
     alpha, sigma = sampler.schedule.level(1)
-    assert torch.allclose(step.mean, torch.full_like(x, 0.25 * alpha)) and float(step.std) == pytest.approx(sigma)
+    assert torch.allclose(step.mean, torch.full_like(x, 0.25 * alpha)) and float(
+        step.std
+    ) == pytest.approx(sigma)
 
 
 def test_ddim_refuses_a_spacing_for_a_flow():
     with pytest.raises(ComponentError) as error:
         DDIM(4, spacing="trailing").setup(TinyModel(prediction="flow"))
-    assert str(error.value) == "ddim: flow-matching models have no timestep spacing; leave `spacing` out"
+    assert (
+        str(error.value)
+        == "ddim: flow-matching models have no timestep spacing; leave `spacing` out"
+    )
 
 
 def test_x0_and_epsilon_are_exact_when_the_network_is_right():
@@ -133,7 +148,9 @@ def test_log_prob_equals_torch_distributions(sampler):
     sampler.setup(TinyModel())
     x = NOISE.draw("initial", (3, 4, 4))
     step = sampler.transition(2, x, torch.cos(x), NOISE)
-    expected = torch.distributions.Normal(step.mean, step.std).log_prob(step.next).flatten(1).mean(1)
+    expected = (
+        torch.distributions.Normal(step.mean, step.std).log_prob(step.next).flatten(1).mean(1)
+    )
     assert torch.allclose(step.log_prob, expected, atol=1e-12)
 
 
@@ -146,7 +163,12 @@ def test_log_prob_of_a_replay_is_that_of_the_state_that_was_sampled():
         rollout = sampler.rollout(model, cond, Plan(stop=T, keep=frozenset({4, 5})), noise)
         rollout.states[5] += 0.1
         step = sampler.replay(model, rollout, 4, input_gradient=False)
-    expected = torch.distributions.Normal(step.mean, step.std).log_prob(rollout.states[5]).flatten(1).mean(1)
+    expected = (
+        torch.distributions.Normal(step.mean, step.std)
+        .log_prob(rollout.states[5])
+        .flatten(1)
+        .mean(1)
+    )
     assert torch.allclose(step.log_prob, expected, atol=1e-5)
     assert not torch.allclose(step.log_prob, rollout.log_probs[4], atol=1e-3)
 
@@ -157,10 +179,14 @@ def test_log_prob_of_the_last_step_is_that_of_the_finished_sample():
     sampler.schedule.alphas[-1] = sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
     with torch.no_grad():
         plan = Plan(stop=T, keep=frozenset({T - 1}))
-        rollout = sampler.rollout(model, {"label": torch.tensor([0, 1])}, plan, Noise(0, ["a", "b"], [0, 0]))
+        rollout = sampler.rollout(
+            model, {"label": torch.tensor([0, 1])}, plan, Noise(0, ["a", "b"], [0, 0])
+        )
         rollout.x0 += 0.1
         step = sampler.replay(model, rollout, T - 1, input_gradient=False)
-    expected = torch.distributions.Normal(step.mean, step.std).log_prob(rollout.x0).flatten(1).mean(1)
+    expected = (
+        torch.distributions.Normal(step.mean, step.std).log_prob(rollout.x0).flatten(1).mean(1)
+    )
     assert torch.allclose(step.log_prob, expected, atol=1e-5)
 
 
@@ -177,7 +203,9 @@ def test_renoise_is_the_forward_process():
     sampler.setup(TinyModel())
     x0, noise = NOISE.draw("x0", (2,)), NOISE.draw("n", (2,))
     a = float(make_scheduler("epsilon").alphas_cumprod[sampler.timesteps[7]])
-    assert torch.allclose(sampler.renoise(x0, 7, noise), math.sqrt(a) * x0 + math.sqrt(1 - a) * noise, atol=1e-7)
+    assert torch.allclose(
+        sampler.renoise(x0, 7, noise), math.sqrt(a) * x0 + math.sqrt(1 - a) * noise, atol=1e-7
+    )
 
 
 def test_a_sampler_refuses_the_wrong_scheduler():

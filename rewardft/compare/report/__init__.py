@@ -1,25 +1,31 @@
-"""The report of a comparison: report.html, report.md and report.csv, from its record and the pictures beside it."""
+"""The report of a comparison: report.html, report.md and report.csv, from its record and the
+pictures beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rewardft.compare.records import ComparisonRecord
 from rewardft.compare.report.csv_table import csv_text
 from rewardft.compare.report.html_page import html_page
 from rewardft.compare.report.markdown import markdown
+from rewardft.contracts.records import ComparisonRecord
 
 __all__ = ["write_report"]
 
 
 def write_report(record: ComparisonRecord, folder: Path) -> list[Path]:
-    """Write `report.md`, `report.csv` and `report.html` into `folder`, which holds the record's pictures.
+    """Write `report.md`, `report.csv` and `report.html` into `folder`, which holds the record's
+    pictures.
 
-    Returns the three paths. Raises RewardftError where the packages for the HTML are not installed; the other two
-    files are written all the same.
+    Returns the three paths. Raises RewardftError where the packages for the HTML are not installed;
+    the other two files are written all the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"report.md": markdown, "report.csv": csv_text, "report.html": lambda record: html_page(record, folder)}
+    texts = {
+        "report.md": markdown,
+        "report.csv": csv_text,
+        "report.html": lambda record: html_page(record, folder),
+    }
     paths = []
     for name, make in texts.items():
         path = folder / name

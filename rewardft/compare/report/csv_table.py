@@ -7,24 +7,28 @@ import io
 import math
 from typing import Any
 
-from rewardft.compare.records import AXES, ComparisonRecord, Value, VariantRecord
 from rewardft.compare.report.tables import mean_axis
+from rewardft.contracts.records import AXES, ComparisonRecord, Value, VariantRecord
 
 _INTERVALS = ("before", "after", "iqm", "versus_base", "versus_best", "probability")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_text(record: ComparisonRecord) -> str:
-    """Numbers as Python writes them, so that nothing is lost; empty where the record has none, `nan` where unknown.
+    """Numbers as Python writes them, so that nothing is lost; empty where the record has none,
+    `nan` where unknown.
 
-    A variant without values has one row. Text that a spreadsheet would take for a formula starts with an apostrophe.
+    A variant without values has one row. Text that a spreadsheet would take for a formula starts
+    with an apostrophe.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _columns(), restval="", lineterminator="\n")
     writer.writeheader()
     for variant in record.variants:
         of_variant = _variant(variant)
-        writer.writerows([{**of_variant, **_value(value)} for value in variant.values] or [of_variant])
+        writer.writerows(
+            [{**of_variant, **_value(value)} for value in variant.values] or [of_variant]
+        )
     return buffer.getvalue()
 
 
@@ -32,9 +36,23 @@ def _columns() -> list[str]:
     parts = [name + bound for name in _INTERVALS for bound in ("", "_low", "_high")]
     costs = [f"mean_{axis}" for axis in AXES]
     return [
-        "variant", "algorithm", "recipe", "value", "role", "higher_is_better", "samples", *parts, "best",
-        "seed_changes", "runs", "runs_ended", "runs_failed", "alarms", *costs, "peak_memory_bytes",
-    ]  # fmt: skip
+        "variant",
+        "algorithm",
+        "recipe",
+        "value",
+        "role",
+        "higher_is_better",
+        "samples",
+        *parts,
+        "best",
+        "seed_changes",
+        "runs",
+        "runs_ended",
+        "runs_failed",
+        "alarms",
+        *costs,
+        "peak_memory_bytes",
+    ]
 
 
 def _variant(variant: VariantRecord) -> dict[str, Any]:
@@ -57,7 +75,9 @@ def _value(value: Value) -> dict[str, Any]:
     row: dict[str, Any] = {
         "value": _text(value.name),
         "role": value.role,
-        "higher_is_better": "" if value.higher_is_better is None else str(value.higher_is_better).lower(),
+        "higher_is_better": ""
+        if value.higher_is_better is None
+        else str(value.higher_is_better).lower(),
         "samples": value.samples,
         "best": _text(value.best or ""),
         "seed_changes": " ".join(map(repr, value.seeds)),
@@ -65,7 +85,11 @@ def _value(value: Value) -> dict[str, Any]:
     for name in _INTERVALS:
         estimate = getattr(value, name)
         if estimate is not None:
-            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            row |= {
+                name: estimate.value,
+                f"{name}_low": estimate.low,
+                f"{name}_high": estimate.high,
+            }
     return row
 
 

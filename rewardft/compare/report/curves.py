@@ -1,4 +1,5 @@
-"""What the figures draw, as plain data: curves thinned to what a screen can show, numbers of six digits."""
+"""What the figures draw, as plain data: curves thinned to what a screen can show, numbers of six
+digits."""
 
 from __future__ import annotations
 
@@ -6,9 +7,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rewardft.compare.records import AXES, ComparisonRecord, Interval, Point, RunRecord, Value, VariantRecord
 from rewardft.compare.report.tables import mean_axis
 from rewardft.compare.report.verdicts import direction, focus, ranked
+from rewardft.contracts.records import (
+    AXES,
+    ComparisonRecord,
+    Interval,
+    Point,
+    RunRecord,
+    Value,
+    VariantRecord,
+)
 
 _POINTS, _LEAST, _MOST = 40_000, 40, 300
 
@@ -43,8 +52,12 @@ def columns(points: Sequence[Point]) -> dict[str, dict[str, list[float | None]]]
     axes = dict.fromkeys(name for point in points for name in point.axes)
     values = dict.fromkeys(name for point in points for name in point.values)
     return {
-        "axes": {name: [_short(point.axes.get(name, math.nan)) for point in points] for name in axes},
-        "values": {name: [_short(point.values.get(name, math.nan)) for point in points] for name in values},
+        "axes": {
+            name: [_short(point.axes.get(name, math.nan)) for point in points] for name in axes
+        },
+        "values": {
+            name: [_short(point.values.get(name, math.nan)) for point in points] for name in values
+        },
     }
 
 
@@ -80,7 +93,11 @@ def _value(value: Value) -> dict[str, Any]:
 
 
 def _interval(estimate: Interval | None) -> list[float | None] | None:
-    return None if estimate is None else [_short(x) for x in (estimate.value, estimate.low, estimate.high)]
+    return (
+        None
+        if estimate is None
+        else [_short(x) for x in (estimate.value, estimate.low, estimate.high)]
+    )
 
 
 def _short(number: float) -> float | None:

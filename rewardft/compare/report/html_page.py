@@ -1,4 +1,5 @@
-"""report.html: one file that needs no network. All text is escaped; only plugins' sections stand as given."""
+"""report.html: one file that needs no network. All text is escaped; only plugins' sections stand as
+given."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rewardft.compare.records import ComparisonRecord
 from rewardft.compare.report import tables
 from rewardft.compare.report.curves import figure_data
 from rewardft.compare.report.pictures import Gallery
 from rewardft.compare.report.reading import TERMS
 from rewardft.compare.report.sentences import lead, sentences
 from rewardft.compare.report.verdicts import focus, group_of, value_names
+from rewardft.contracts.records import ComparisonRecord
 from rewardft.errors import RewardftError
 
 _PAGE = Path(__file__).parent / "page"
@@ -23,12 +24,16 @@ _SUMMARIES = 12  # sentences that are shown without unfolding the rest
 
 
 def html_page(record: ComparisonRecord, folder: Path) -> str:
-    """The page, its library, its data and its pictures. Raises RewardftError where plotly or jinja2 is missing."""
+    """The page, its library, its data and its pictures. Raises RewardftError where plotly or jinja2
+    is missing."""
     jinja2, plotly = _need("jinja2"), _need("plotly.offline")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_PAGE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(_PAGE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     markup = jinja2.utils.markupsafe.Markup
     gallery = Gallery(record, folder)
     return environment.get_template("page.html").render(
@@ -40,7 +45,9 @@ def html_page(record: ComparisonRecord, folder: Path) -> str:
         scripts=[markup(_inside_script(_read(name))) for name in _SCRIPTS],
         data=markup(json_for_html(figure_data(record))),
         pictures=markup(json_for_html(gallery.data())),
-        sections=[{"title": s.title, "plugin": s.plugin, "html": markup(s.html)} for s in record.sections],
+        sections=[
+            {"title": s.title, "plugin": s.plugin, "html": markup(s.html)} for s in record.sections
+        ],
     )
 
 
@@ -76,16 +83,22 @@ def _tables(record: ComparisonRecord) -> dict[str, Any]:
         "failures": tables.failure_table(record),
         "costs": tables.cost_table(record),
         "differences": tables.differences_table(record),
-        "common": tables.pairs_table("Settings that all variants share", ("Setting", "Value"), record.common),
+        "common": tables.pairs_table(
+            "Settings that all variants share", ("Setting", "Value"), record.common
+        ),
         "commands": tables.command_table(record),
-        "versions": tables.pairs_table("Versions of packages", ("Package", "Version"), record.versions),
+        "versions": tables.pairs_table(
+            "Versions of packages", ("Package", "Version"), record.versions
+        ),
         "has_figures": _has_figures(record),
     }
 
 
 def _has_figures(record: ComparisonRecord) -> bool:
     runs = (run for variant in record.variants for run in variant.runs)
-    return any(variant.values for variant in record.variants) or any(run.training or run.evaluations for run in runs)
+    return any(variant.values for variant in record.variants) or any(
+        run.training or run.evaluations for run in runs
+    )
 
 
 def _need(module: str) -> ModuleType:
@@ -95,7 +108,8 @@ def _need(module: str) -> ModuleType:
         package = module.split(".")[0]
         raise RewardftError(
             f"report.html needs {package}, which cannot be imported ({error}). Install it with "
-            "`pip install 'rewardft[report]'`, then write the report again; report.md and report.csv need nothing more."
+            "`pip install 'rewardft[report]'`, then write the report again; report.md and "
+            "report.csv need nothing more."
         ) from error
 
 

@@ -1,23 +1,25 @@
-"""report.md: the report for where HTML is not shown. The curves and the pictures are in report.html alone."""
+"""report.md: the report for where HTML is not shown. The curves and the pictures are in report.html
+alone."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import quote
 
-from rewardft.compare.records import ComparisonRecord, VariantRecord
 from rewardft.compare.report import tables
 from rewardft.compare.report.reading import TERMS
 from rewardft.compare.report.sentences import lead, sentences
 from rewardft.compare.report.tables import Cell, Table
 from rewardft.compare.report.verdicts import focus, group_of, ranked, value_names
+from rewardft.contracts.records import ComparisonRecord, VariantRecord
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$])")
 _VARIANTS_PICTURED, _PICTURES_EACH, _SECTION_CHARACTERS = 12, 2, 20_000
 
 
 def markdown(record: ComparisonRecord) -> str:
-    """The whole report as GitHub's Markdown: text is escaped, plugins' sections stand as they were given."""
+    """The whole report as GitHub's Markdown: text is escaped, plugins' sections stand as they were
+    given."""
     blocks = [
         f"# {escape(record.title)}",
         _facts(record),
@@ -28,13 +30,22 @@ def markdown(record: ComparisonRecord) -> str:
         *_if_any("## Failures", tables.failure_table(record)),
         *_if_any("## Cost", tables.cost_table(record)),
         *_if_any("## What differs", tables.differences_table(record)),
-        *_if_any("### Settings in common", tables.pairs_table("Settings", ("Setting", "Value"), record.common)),
+        *_if_any(
+            "### Settings in common",
+            tables.pairs_table("Settings", ("Setting", "Value"), record.common),
+        ),
         *_sections(record),
         "## Reproduce",
         code(record.command),
         *_commands(record),
-        *(["## Notes", "\n".join(f"- {escape(note)}" for note in record.notes)] if record.notes else []),
-        *_if_any("## Versions", tables.pairs_table("Versions", ("Package", "Version"), record.versions)),
+        *(
+            ["## Notes", "\n".join(f"- {escape(note)}" for note in record.notes)]
+            if record.notes
+            else []
+        ),
+        *_if_any(
+            "## Versions", tables.pairs_table("Versions", ("Package", "Version"), record.versions)
+        ),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -43,8 +54,10 @@ def _commands(record: ComparisonRecord) -> list[str]:
     """How each run is repeated alone, to be copied."""
     lines = [
         f"# {' '.join(variant.name.split())}, seed {run.seed}\n{run.command}"
-        for variant in record.variants for run in variant.runs if run.command
-    ]  # fmt: skip
+        for variant in record.variants
+        for run in variant.runs
+        if run.command
+    ]
     return ["### Single runs", code("\n".join(lines))] if lines else []
 
 
@@ -80,7 +93,10 @@ def _facts(record: ComparisonRecord) -> str:
 
 
 def _summary(record: ComparisonRecord) -> list[str]:
-    said = "\n".join(f"- **{escape(one.variant)}** {escape(f'{one.text} {one.detail}')}" for one in sentences(record))
+    said = "\n".join(
+        f"- **{escape(one.variant)}** {escape(f'{one.text} {one.detail}')}"
+        for one in sentences(record)
+    )
     return ["## Summary", escape(" ".join(lead(record))), *([said] if said else [])]
 
 
@@ -89,16 +105,34 @@ def _results(record: ComparisonRecord) -> list[str]:
     if not names:
         return []
     first = focus(record)
-    full = [block for name in names for block in _if_any(f"### {escape(name)}", tables.value_table(record, name))]
+    full = [
+        block
+        for name in names
+        for block in _if_any(f"### {escape(name)}", tables.value_table(record, name))
+    ]
     legend = "▲ better, ▼ worse, ↑ higher, ↓ lower, ≈ not separable within the 95 % interval."
     known = set(names)
     whole = [name for name in names if group_of(name, known) is None]
-    overview = ["### All values", table(tables.overview_table(record, whole))] if len(whole) > 1 else []
+    overview = (
+        ["### All values", table(tables.overview_table(record, whole))] if len(whole) > 1 else []
+    )
     if grouped := [name for name in names if name not in whole]:
-        overview += ["### By group of samples", table(tables.overview_table(record, grouped, "groups of samples"))]
-    meanings = "\n".join(f"- **{escape(term)}**: {escape(meaning)}" for term, meaning in TERMS.items())
-    return ["## Results", legend, *(full[:2] if names[0] == first else []), *overview,
-            *(full[2:] if names[0] == first else full), "### How to read the tables", meanings]  # fmt: skip
+        overview += [
+            "### By group of samples",
+            table(tables.overview_table(record, grouped, "groups of samples")),
+        ]
+    meanings = "\n".join(
+        f"- **{escape(term)}**: {escape(meaning)}" for term, meaning in TERMS.items()
+    )
+    return [
+        "## Results",
+        legend,
+        *(full[:2] if names[0] == first else []),
+        *overview,
+        *(full[2:] if names[0] == first else full),
+        "### How to read the tables",
+        meanings,
+    ]
 
 
 def _pictures(record: ComparisonRecord) -> list[str]:
@@ -106,8 +140,11 @@ def _pictures(record: ComparisonRecord) -> list[str]:
     if not shown:
         return []
     rows = [row for variant in shown for row in _picture_rows(variant)]
-    return ["## Samples", "The same sample and noise before and after training; more of them in report.html.",
-            "\n".join(["| Variant | Sample | Base | Tuned |", "| --- | --- | --- | --- |", *rows])]  # fmt: skip
+    return [
+        "## Samples",
+        "The same sample and noise before and after training; more of them in report.html.",
+        "\n".join(["| Variant | Sample | Base | Tuned |", "| --- | --- | --- | --- |", *rows]),
+    ]
 
 
 def _picture_rows(variant: VariantRecord) -> list[str]:
@@ -123,7 +160,10 @@ def _sections(record: ComparisonRecord) -> list[str]:
     blocks = []
     for section in record.sections:
         long = len(section.html) > _SECTION_CHARACTERS
-        blocks += [f"## {escape(section.title)}", "In report.html." if long else section.html.strip()]
+        blocks += [
+            f"## {escape(section.title)}",
+            "In report.html." if long else section.html.strip(),
+        ]
     return blocks
 
 

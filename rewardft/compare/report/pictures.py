@@ -1,4 +1,5 @@
-"""Pictures as data URIs: each file once, no larger than a screen needs, and no more of them than the page can carry."""
+"""Pictures as data URIs: each file once, no larger than a screen needs, and no more of them than
+the page can carry."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from rewardft.compare.records import ComparisonRecord, Picture
 from rewardft.compare.report.verdicts import ranked
+from rewardft.contracts.records import ComparisonRecord, Picture
 
 EDGE = 320  # pixels; a picture takes up half of a phone's width at twice its pixels
 SMALL = 24_000  # bytes; a file this small is embedded as it is
@@ -19,7 +20,8 @@ _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 class Gallery:
-    """Embedded pictures. `pairs` name them by their place in `images`; `left_out` counts pairs that found no room."""
+    """Embedded pictures. `pairs` name them by their place in `images`; `left_out` counts pairs that
+    found no room."""
 
     def __init__(self, record: ComparisonRecord, folder: Path) -> None:
         self.images: list[str] = []
@@ -42,7 +44,13 @@ class Gallery:
         if base is None or tuned is None:
             return
         self.pairs.append(
-            {"variant": variant, "sample": picture.sample, "group": picture.group, "base": base, "tuned": tuned}
+            {
+                "variant": variant,
+                "sample": picture.sample,
+                "group": picture.group,
+                "base": base,
+                "tuned": tuned,
+            }
         )
 
     def _place(self, name: str) -> int | None:
@@ -65,7 +73,8 @@ class Gallery:
 
 
 def embed(path: Path) -> str:
-    """The picture as a data URI, at most EDGE pixels wide or high. Raises OSError for a file that is no picture."""
+    """The picture as a data URI, at most EDGE pixels wide or high. Raises OSError for a file that
+    is no picture."""
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         image.load()
@@ -84,10 +93,13 @@ def _smaller(image: Image.Image) -> bytes:
 
 
 def _in_turns(record: ComparisonRecord) -> list[tuple[int, Picture]]:
-    """Every variant's first picture, then every variant's second, ...: whatever is left out, all variants are seen."""
+    """Every variant's first picture, then every variant's second, ...: whatever is left out, all
+    variants are seen."""
     variants = ranked(record)
     longest = max((len(variant.pictures) for variant in variants), default=0)
     return [
         (index, variant.pictures[i])
-        for i in range(longest) for index, variant in enumerate(variants) if i < len(variant.pictures)
-    ]  # fmt: skip
+        for i in range(longest)
+        for index, variant in enumerate(variants)
+        if i < len(variant.pictures)
+    ]

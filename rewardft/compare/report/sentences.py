@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rewardft.compare.records import ComparisonRecord, Interval, Value, VariantRecord
 from rewardft.compare.report.numbers import interval, number, plural
-from rewardft.compare.report.verdicts import Verdict, direction, focus, group_of, ranked, value_of, verdict
+from rewardft.compare.report.verdicts import (
+    Verdict,
+    direction,
+    focus,
+    group_of,
+    ranked,
+    value_of,
+    verdict,
+)
+from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is to be said of a variant: text of the value that the comparison is about, detail of the rest."""
+    """What is to be said of a variant: text of the value that the comparison is about, detail of
+    the rest."""
 
     variant: str
     text: str
@@ -26,14 +35,25 @@ def sentences(record: ComparisonRecord) -> list[Sentence]:
 
 
 def lead(record: ComparisonRecord) -> list[str]:
-    """What the whole comparison says: the best, who cannot be told from it, and what limits this."""
+    """What the whole comparison says: the best, who cannot be told from it, and what limits
+    this."""
     name = focus(record)
     lines = [*_best(record, name)]
     if record.target is None and name is not None:
-        lines.append(f"The variants do not all train the same reward; they are compared on {name}, which all share.")
-    seeds = {len(value.seeds) for variant in record.variants if (value := value_of(variant, name)) is not None}
+        lines.append(
+            f"The variants do not all train the same reward; they are compared on {name}, which "
+            "all share."
+        )
+    seeds = {
+        len(value.seeds)
+        for variant in record.variants
+        if (value := value_of(variant, name)) is not None
+    }
     if seeds == {1}:
-        lines.append("One seed each: the intervals cover the samples, not the seeds, so this is no ranking of methods.")
+        lines.append(
+            "One seed each: the intervals cover the samples, not the seeds, so this is no ranking "
+            "of methods."
+        )
     elif 1 in seeds:
         lines.append("Some variants have one seed: their intervals cover the samples alone.")
     failed = sum(run.status == "failed" for variant in record.variants for run in variant.runs)
@@ -52,8 +72,14 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
     if not measured:
         return [f"No variant has a measured value of {name}."]
     (best, value), rest = measured[0], measured[1:]
-    alarmed = f" It raised {plural(len(ranked(record)[0].alarms), 'alarm')}." if ranked(record)[0].alarms else ""
-    change = f" ({interval(value.versus_base, sign=True)} from the base)" if value.versus_base else ""
+    alarmed = (
+        f" It raised {plural(len(ranked(record)[0].alarms), 'alarm')}."
+        if ranked(record)[0].alarms
+        else ""
+    )
+    change = (
+        f" ({interval(value.versus_base, sign=True)} from the base)" if value.versus_base else ""
+    )
     lines = [f"{best} has the best estimate of {name}: {interval(value.after)}{change}.{alarmed}"]
     verdicts = {variant: _against_best(other, best) for variant, other in rest}
     close = [variant for variant, found in verdicts.items() if found == "not separable"]
@@ -69,13 +95,22 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
 
 
 def _against_best(value: Value, best: str) -> Verdict:
-    return verdict(value.versus_best, value.higher_is_better) if value.best in (None, best) else "unknown"
+    return (
+        verdict(value.versus_best, value.higher_is_better)
+        if value.best in (None, best)
+        else "unknown"
+    )
 
 
 def _sentence(variant: VariantRecord, name: str | None) -> Sentence:
     value = value_of(variant, name)
     if value is None:
-        return Sentence(variant.name, " ".join([_nothing(variant, name), *_limits(variant, None)]), "", "unknown")
+        return Sentence(
+            variant.name,
+            " ".join([_nothing(variant, name), *_limits(variant, None)]),
+            "",
+            "unknown",
+        )
     said = verdict(value.versus_base, value.higher_is_better)
     text = " ".join([_against_base(value), _against_rival(value), *_limits(variant, value)])
     return Sentence(variant.name, text, " ".join(_other_values(variant, value.name)), said)
@@ -84,7 +119,9 @@ def _sentence(variant: VariantRecord, name: str | None) -> Sentence:
 def _nothing(variant: VariantRecord, name: str | None) -> str:
     reasons = [run.reason for run in variant.runs if run.reason]
     if variant.runs and all(run.status == "failed" for run in variant.runs):
-        return f"failed on {plural(len(variant.runs), 'seed')}" + (f": {reasons[0].rstrip('.')}." if reasons else ".")
+        return f"failed on {plural(len(variant.runs), 'seed')}" + (
+            f": {reasons[0].rstrip('.')}." if reasons else "."
+        )
     return f"has no measured value of {name}." if name else "has no measured value."
 
 
@@ -98,11 +135,17 @@ def _against_base(value: Value) -> str:
     judged = {"better": ", which is better", "worse": ", which is worse"}.get(said, "")
     if said == "better" and value.higher_is_better:
         judged = ""
-    return f"{verb} {value.name} by {interval(_magnitude(value.versus_base))}{_levels(value)}{judged}."
+    return (
+        f"{verb} {value.name} by {interval(_magnitude(value.versus_base))}{_levels(value)}{judged}."
+    )
 
 
 def _magnitude(change: Interval) -> Interval:
-    return change if change.value > 0 else Interval(value=-change.value, low=-change.high, high=-change.low)
+    return (
+        change
+        if change.value > 0
+        else Interval(value=-change.value, low=-change.high, high=-change.low)
+    )
 
 
 def _levels(value: Value) -> str:
@@ -128,14 +171,21 @@ def _against_rival(value: Value) -> str:
 def _other_values(variant: VariantRecord, name: str) -> list[str]:
     """How the values that it did not train, and the set's, went."""
     names = {value.name for value in variant.values}
-    others = [v for v in variant.values if v.name != name and v.role != "reward" and group_of(v.name, names) is None]
+    others = [
+        v
+        for v in variant.values
+        if v.name != name and v.role != "reward" and group_of(v.name, names) is None
+    ]
     said: dict[Verdict, list[str]] = {}
     for value in others:
         said.setdefault(verdict(value.versus_base, value.higher_is_better), []).append(value.name)
     words = {
-        "better": "better", "worse": "worse", "higher": "higher", "lower": "lower",
+        "better": "better",
+        "worse": "worse",
+        "higher": "higher",
+        "lower": "lower",
         "not separable": "no separable change",
-    }  # fmt: skip
+    }
     parts = [f"{word} {_listed(said[key])}" for key, word in words.items() if key in said]  # type: ignore[index]
     return [f"Values not trained: {'; '.join(parts)}."] if parts else []
 

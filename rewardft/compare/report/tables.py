@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from rewardft.compare.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
 from rewardft.compare.report.numbers import UNKNOWN, count, duration, interval, number, plural, size
 from rewardft.compare.report.verdicts import MARKS, Verdict, ranked, value_of, verdict
+from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
 
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval on a scale that its column shares: percentages of the width. zero: where nothing changes."""
+    """An interval on a scale that its column shares: percentages of the width. zero: where nothing
+    changes."""
 
     low: float
     middle: float
@@ -25,7 +26,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """text: what is read. sort: what a column is ordered by. block: text of several lines, kept as it is."""
+    """text: what is read. sort: what a column is ordered by. block: text of several lines, kept as
+    it is."""
 
     text: str
     sort: float | str | None = None
@@ -40,7 +42,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row names it. kind: what the other cells are, which says how they are set."""
+    """The first cell of a row names it. kind: what the other cells are, which says how they are
+    set."""
 
     caption: str
     columns: list[str]
@@ -51,9 +54,16 @@ class Table:
 def value_table(record: ComparisonRecord, name: str) -> Table:
     """One value in full: every number that the record has on it, with its interval."""
     columns = [
-        "Variant", "Change from the base", "Base", "Tuned, mean", "Tuned, interquartile mean",
-        "Against the best other variant", "Probability of better than base", "Change, each seed", "Samples",
-    ]  # fmt: skip
+        "Variant",
+        "Change from the base",
+        "Base",
+        "Tuned, mean",
+        "Tuned, interquartile mean",
+        "Against the best other variant",
+        "Probability of better than base",
+        "Change, each seed",
+        "Samples",
+    ]
     measured = [(variant, value_of(variant, name)) for variant in ranked(record)]
     found = [(variant, value) for variant, value in measured if value is not None]
     scale = _scale([value.versus_base for _, value in found])
@@ -70,7 +80,12 @@ def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float])
     seeds = ", ".join(number(seed, width, sign=True) for seed in value.seeds)
     return [
         Cell(variant.name, variant.name),
-        Cell(interval(change, sign=True), _middle(change), verdict(change, better), _bar(change, scale)),
+        Cell(
+            interval(change, sign=True),
+            _middle(change),
+            verdict(change, better),
+            _bar(change, scale),
+        ),
         Cell(interval(value.before), _middle(value.before)),
         Cell(interval(value.after), _middle(value.after)),
         Cell(interval(value.iqm), _middle(value.iqm)),
@@ -82,9 +97,13 @@ def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float])
 
 
 def overview_table(record: ComparisonRecord, names: list[str], of: str = "every value") -> Table:
-    """Every variant's change from the base on the named values; where that is not known, the value itself."""
+    """Every variant's change from the base on the named values; where that is not known, the value
+    itself."""
     rows = [
-        [Cell(variant.name, variant.name), *(_overview_cell(value_of(variant, name)) for name in names)]
+        [
+            Cell(variant.name, variant.name),
+            *(_overview_cell(value_of(variant, name)) for name in names),
+        ]
         for variant in ranked(record)
     ]
     return Table(f"Change from the base on {of}, with 95 % intervals", ["Variant", *names], rows)
@@ -100,11 +119,19 @@ def _overview_cell(value: Value | None) -> Cell:
 
 
 def cost_table(record: ComparisonRecord) -> Table:
-    """Means over a variant's runs that ended by themselves; the most memory that any of its runs held."""
+    """Means over a variant's runs that ended by themselves; the most memory that any of its runs
+    held."""
     columns = [
-        "Variant", "Runs ended", "Training time", "Peak memory", "Denoiser forwards", "Denoiser backwards",
-        "Calls, both", "Reward evaluations", "Optimizer steps",
-    ]  # fmt: skip
+        "Variant",
+        "Runs ended",
+        "Training time",
+        "Peak memory",
+        "Denoiser forwards",
+        "Denoiser backwards",
+        "Calls, both",
+        "Reward evaluations",
+        "Optimizer steps",
+    ]
     caption = "Cost of one run: means over the runs that ended"
     return Table(caption, columns, [_cost_row(v) for v in ranked(record)], "counts")
 
@@ -113,7 +140,9 @@ def _cost_row(variant: VariantRecord) -> list[Cell]:
     ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
     memory = max((run.peak_memory for run in ended if run.peak_memory is not None), default=None)
     seconds = mean_axis(ended, "seconds")
-    counts = [mean_axis(ended, axis) for axis in ("forwards", "backwards", "calls", "rewards", "steps")]
+    counts = [
+        mean_axis(ended, axis) for axis in ("forwards", "backwards", "calls", "rewards", "steps")
+    ]
     return [
         Cell(variant.name, variant.name),
         Cell(f"{len(ended)} of {len(variant.runs)}", len(ended)),
@@ -131,16 +160,28 @@ def mean_axis(runs: Iterable[RunRecord], axis: str) -> float:
 
 def differences_table(record: ComparisonRecord) -> Table:
     """The settings in which the variants differ, and no others."""
-    of_variants = [{"Recipe": v.recipe, "Algorithm": v.algorithm, **v.differences} for v in record.variants]
+    of_variants = [
+        {"Recipe": v.recipe, "Algorithm": v.algorithm, **v.differences} for v in record.variants
+    ]
     keys = list(dict.fromkeys(key for settings in of_variants for key in settings))
     if {"algorithm", "algorithm.use"} & set(keys):
         keys.remove("Algorithm")  # said by the setting itself
-    keys = [key for key in keys if len({repr(settings.get(key, ...)) for settings in of_variants}) > 1]
+    keys = [
+        key for key in keys if len({repr(settings.get(key, ...)) for settings in of_variants}) > 1
+    ]
     rows = [
-        [Cell(v.name, v.name), *(_setting(settings[key]) if key in settings else _unset(v) for key in keys)]
+        [
+            Cell(v.name, v.name),
+            *(_setting(settings[key]) if key in settings else _unset(v) for key in keys),
+        ]
         for v, settings in zip(record.variants, of_variants)
     ]
-    return Table("Settings in which the variants differ", ["Variant", *keys], rows if keys else [], kind="text")
+    return Table(
+        "Settings in which the variants differ",
+        ["Variant", *keys],
+        rows if keys else [],
+        kind="text",
+    )
 
 
 def _unset(variant: VariantRecord) -> Cell:
@@ -162,10 +203,17 @@ def setting(value: Any) -> str:
 def failure_table(record: ComparisonRecord) -> Table:
     """The runs that did not do all that was asked: which, and in whose words why."""
     rows = [
-        [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(run.status, run.status),
-         Cell(run.reason or "no reason known"), Cell((run.error or "").strip(), block=True)]
-        for variant in record.variants for run in variant.runs if run.status != "finished"
-    ]  # fmt: skip
+        [
+            Cell(variant.name, variant.name),
+            Cell(str(run.seed), run.seed),
+            Cell(run.status, run.status),
+            Cell(run.reason or "no reason known"),
+            Cell((run.error or "").strip(), block=True),
+        ]
+        for variant in record.variants
+        for run in variant.runs
+        if run.status != "finished"
+    ]
     columns = ["Variant", "Seed", "Status", "Reason", "Last lines of the error"]
     return Table("Runs that did not finish", columns, rows, kind="text")
 
@@ -174,29 +222,47 @@ def alarm_table(record: ComparisonRecord) -> Table:
     """Alarms of variants, then those of single runs that their variant does not repeat."""
     rows = []
     for variant in record.variants:
-        rows += [[Cell(variant.name, variant.name), Cell("all"), Cell(alarm)] for alarm in variant.alarms]
+        rows += [
+            [Cell(variant.name, variant.name), Cell("all"), Cell(alarm)] for alarm in variant.alarms
+        ]
         said = {alarm.split()[0] for alarm in variant.alarms}  # a sentence begins with its value
         rows += [
             [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(alarm)]
-            for run in variant.runs for alarm in run.alarms if alarm.split()[0] not in said
-        ]  # fmt: skip
+            for run in variant.runs
+            for alarm in run.alarms
+            if alarm.split()[0] not in said
+        ]
     return Table("Alarms by variant and seed", ["Variant", "Seed", "Alarm"], rows, kind="text")
 
 
 def command_table(record: ComparisonRecord) -> Table:
     """How each run is repeated alone."""
     rows = [
-        [Cell(variant.name, variant.name), Cell(str(run.seed), run.seed), Cell(run.folder),
-         Cell(run.command, block=True)]
-        for variant in record.variants for run in variant.runs if run.command
-    ]  # fmt: skip
-    return Table(f"{plural(len(rows), 'run')}, each alone", ["Variant", "Seed", "Folder", "Command"], rows, kind="text")
+        [
+            Cell(variant.name, variant.name),
+            Cell(str(run.seed), run.seed),
+            Cell(run.folder),
+            Cell(run.command, block=True),
+        ]
+        for variant in record.variants
+        for run in variant.runs
+        if run.command
+    ]
+    return Table(
+        f"{plural(len(rows), 'run')}, each alone",
+        ["Variant", "Seed", "Folder", "Command"],
+        rows,
+        kind="text",
+    )
 
 
 def pairs_table(caption: str, columns: tuple[str, str], pairs: dict[str, Any]) -> Table:
     """Names and what they are set to."""
     none = UNKNOWN if columns[1] == "Version" else "null"
-    rows = [[Cell(key, key), Cell(none if value is None else setting(value))] for key, value in pairs.items()]
+    rows = [
+        [Cell(key, key), Cell(none if value is None else setting(value))]
+        for key, value in pairs.items()
+    ]
     return Table(caption, list(columns), rows, kind="text")
 
 
@@ -205,12 +271,27 @@ def _middle(estimate: Interval | None) -> float | None:
 
 
 def _scale(estimates: list[Interval | None]) -> tuple[float, float]:
-    bounds = [bound for e in estimates if e is not None for bound in (e.low, e.high, e.value) if math.isfinite(bound)]
+    bounds = [
+        bound
+        for e in estimates
+        if e is not None
+        for bound in (e.low, e.high, e.value)
+        if math.isfinite(bound)
+    ]
     return min([0.0, *bounds]), max([0.0, *bounds])
 
 
 def _bar(estimate: Interval | None, scale: tuple[float, float]) -> Bar | None:
     low, high = scale
-    if estimate is None or high == low or not all(map(math.isfinite, (estimate.low, estimate.value, estimate.high))):
+    if (
+        estimate is None
+        or high == low
+        or not all(map(math.isfinite, (estimate.low, estimate.value, estimate.high)))
+    ):
         return None
-    return Bar(*(100 * (x - low) / (high - low) for x in (estimate.low, estimate.value, estimate.high, 0.0)))
+    return Bar(
+        *(
+            100 * (x - low) / (high - low)
+            for x in (estimate.low, estimate.value, estimate.high, 0.0)
+        )
+    )

@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from rewardft.compare.records import ComparisonRecord, Interval, Value, VariantRecord
+from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
 
 Verdict = Literal["better", "worse", "higher", "lower", "not separable", "unknown"]
 
 # A mark beside the words, so that colour carries nothing alone.
 MARKS: dict[Verdict, str] = {
-    "better": "▲", "worse": "▼", "higher": "↑", "lower": "↓", "not separable": "≈", "unknown": "",
-}  # fmt: skip
+    "better": "▲",
+    "worse": "▼",
+    "higher": "↑",
+    "lower": "↓",
+    "not separable": "≈",
+    "unknown": "",
+}
 
 
 def verdict(difference: Interval | None, higher_is_better: bool | None) -> Verdict:
@@ -33,18 +38,22 @@ def value_of(variant: VariantRecord, name: str | None) -> Value | None:
 
 
 def value_names(record: ComparisonRecord) -> list[str]:
-    """All values' names: the focus, trained rewards, other values per sample, values per set; groups last."""
+    """All values' names: the focus, trained rewards, other values per sample, values per set;
+    groups last."""
     roles = {"reward": 0, "held_out": 1, "set": 2}
     found: dict[str, tuple[bool, bool, int]] = {}
     first = focus(record)
     for variant in record.variants:
         for value in variant.values:
             found.setdefault(value.name, (False, value.name != first, roles[value.role]))
-    return sorted(found, key=lambda name: (group_of(name, set(found)) is not None, *found[name][1:]))
+    return sorted(
+        found, key=lambda name: (group_of(name, set(found)) is not None, *found[name][1:])
+    )
 
 
 def group_of(name: str, names: set[str]) -> str | None:
-    """The group in `group/value`: a name is grouped where the rest of it is the name of a value over all samples."""
+    """The group in `group/value`: a name is grouped where the rest of it is the name of a value
+    over all samples."""
     parts = name.split("/")
     rests = (("/".join(parts[:cut]), "/".join(parts[cut:])) for cut in range(1, len(parts)))
     return next((group for group, rest in rests if rest in names), None)
@@ -53,8 +62,8 @@ def group_of(name: str, names: set[str]) -> str | None:
 def focus(record: ComparisonRecord) -> str | None:
     """The value that the report is about: the target, else the first value that all variants share.
 
-    One that has a better direction goes before one that has none, such as a divergence; then one that no variant was
-    trained for before one that some were.
+    One that has a better direction goes before one that has none, such as a divergence; then one
+    that no variant was trained for before one that some were.
     """
     if record.target is not None:
         return record.target
@@ -62,9 +71,15 @@ def focus(record: ComparisonRecord) -> str | None:
     if not measured:
         return None
     shared = set.intersection(*({value.name for value in variant.values} for variant in measured))
-    trained = {value.name for variant in measured for value in variant.values if value.role == "reward"}
+    trained = {
+        value.name for variant in measured for value in variant.values if value.role == "reward"
+    }
     known = [value for value in measured[0].values if value.name in shared]
-    first = min(known, key=lambda v: (v.higher_is_better is None, v.role == "set", v.name in trained), default=None)
+    first = min(
+        known,
+        key=lambda v: (v.higher_is_better is None, v.role == "set", v.name in trained),
+        default=None,
+    )
     return None if first is None else first.name
 
 
@@ -75,7 +90,8 @@ def direction(record: ComparisonRecord, name: str | None) -> bool | None:
 
 
 def ranked(record: ComparisonRecord) -> list[VariantRecord]:
-    """The variants, best estimate of the focus first; in the record's order where neither direction is better."""
+    """The variants, best estimate of the focus first; in the record's order where neither direction
+    is better."""
     name, better = focus(record), direction(record, focus(record))
     if better is None:
         return list(record.variants)

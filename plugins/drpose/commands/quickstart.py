@@ -1,0 +1,113 @@
+"""The main job in one command: data set, reward fine-tuning, a before/after picture and the metric
+table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rewardft_plugins.drpose.model.sampler import split_domains
+from rewardft_plugins.drpose.pictures import save_comparison
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rewardft.evaluation.evaluate import Paired
+from rewardft.runs.open import load_trained, open_run, run_recipe_file
+from rewardft.types import Batch, Plan
+
+CONSOLE = Console(stderr=True, markup=False)
+YAWS = 4  # headings per training frame: the shipped clips are few, the directions one may look from are not
+
+
+def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Build the data set if it is not there, run `drpose_mini`, and show what it did. Returns the
+    run's summary."""
+    build_data(data)
+    recipe = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
+    out = free_folder(out)
+    summary = run_recipe_file(recipe, out, [f"data.root={data}", *overrides])
+    if summary["status"] == "interrupted":
+        CONSOLE.print(f"interrupted at step {summary['step']}; what was learned is in {out}")
+        return summary
+    picture = paint(out)
+    print_table([Paired(**row) for row in summary["evaluation"]])
+    CONSOLE.print(
+        f"before and after, held-out acrobatic poses: {picture}", highlight=False, soft_wrap=True
+    )
+    return summary
+
+
+def build_data(root: Path) -> None:
+    from rewardft_plugins.drpose.data.build import build_dataset
+    from rewardft_plugins.drpose.data.splits import plan_splits
+    from rewardft_plugins.humans.body import describe_body, load_body
+    from rewardft_plugins.humans.motion import shipped_clips
+
+    body = load_body(None)
+    CONSOLE.print(describe_body(body), highlight=False, soft_wrap=True)
+    if (root / "manifest.json").is_file():
+        CONSOLE.print(f"data set: {root}", highlight=False)
+        return
+    CONSOLE.print(f"building the data set in {root} (once)", highlight=False)
+    build_dataset(root, plan_splits(shipped_clips(), yaws=YAWS), body)
+
+
+def free_folder(out: Path) -> Path:
+    """`out`, or `out-2`, `out-3`, ... when there is a run in it already: no run is overwritten."""
+    candidate, number = out, 1
+    while (candidate / "recipe.yaml").exists():
+        number += 1
+        candidate = out.with_name(f"{out.name}-{number}")
+    return candidate
+
+
+def paint(folder: Path, count: int = 4) -> Path:
+    """`before_after.png` in the run folder: held-out acrobatic samples by the base and the tuned
+    model."""
+    session = open_run(folder)
+    ctx = session.evaluation_context()
+    batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
+    before = sample_normals(ctx, batch)
+    load_trained(session, folder)
+    path = folder / "before_after.png"
+    rows = [("before", before), ("after", sample_normals(ctx, batch)), ("truth", batch["normals"])]
+    save_comparison(path, batch["image"], rows)
+    return path
+
+
+def acrobatic_items(dataset: Any, count: int) -> list[Any]:
+    """The first `count` acrobatic samples of a data set, or as many as there are."""
+    items = map(dataset.__getitem__, range(len(dataset)))
+    return list(islice((item for item in items if not item["plain"]), count))
+
+
+def stack(items: list[Any]) -> Batch:
+    from rewardft.policy.batches import make_batch
+
+    return make_batch(items, [0] * len(items))
+
+
+def sample_normals(ctx: Any, batch: Batch) -> Tensor:
+    rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
+    with torch.no_grad():
+        return split_domains(rollout.decoded)[0].float().cpu()
+
+
+def print_table(rows: Sequence[Paired]) -> None:
+    """Before and after with the paired 95 % interval; `better` says whether the interval excludes
+    zero."""
+    table = Table("held-out samples", "n", "before", "after", "difference (95 %)", "")
+    for row in rows:
+        lower_is_better = row.name.endswith("_mm")
+        gain = -row.difference if lower_is_better else row.difference
+        verdict = "not separable" if not row.separable else "better" if gain > 0 else "worse"
+        difference = f"{row.difference:+.4g} ± {row.half_width:.2g}"
+        table.add_row(
+            row.name, str(row.count), f"{row.before:.4g}", f"{row.after:.4g}", difference, verdict
+        )
+    CONSOLE.print(table)

@@ -1,0 +1,192 @@
+"""`rewardft drpose train-autoencoder | train-skeleton | train-form | train-judge`: the plugin's own
+small networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rewardft.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from rewardft_plugins.drpose.data.dataset import Drpose15k
+    from torch import Tensor
+
+app = typer.Typer(help="Train the plugin's small networks.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Argument(help="Folder for the weights.")]
+Roots = Annotated[
+    list[str],
+    typer.Option(
+        "--data",
+        help="ROOT:SPLIT with six-view targets; may be repeated, each equally likely in a batch.",
+    ),
+]
+Held = Annotated[
+    list[str], typer.Option("--val", help="ROOT:SPLIT held out, to measure on; may be repeated.")
+]
+Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
+Lr = Annotated[
+    float, typer.Option(min=0.0, help="Peak learning rate; it falls to zero as a cosine.")
+]
+Seed = Annotated[int, typer.Option(help="Of weights, batches and noise.")]
+Half = Annotated[bool, typer.Option("--half", help="Save in float16.")]
+AUTOENCODER = Annotated[str, typer.Option(help='Folder of the autoencoder, or "shipped".')]
+
+
+@app.command("train-autoencoder")
+def train_autoencoder_command(
+    out: Out,
+    data: Roots,
+    val: Held,
+    steps: Steps = 3300,
+    lr: Lr = 2e-3,
+    seed: Seed = 0,
+    half: Half = False,
+) -> None:
+    """Fit the miniature's autoencoder; prints its PSNR on held-out normals and colours."""
+    from rewardft_plugins.drpose.training.nets import (
+        FitOptions,
+        autoencoder_psnr,
+        train_autoencoder,
+    )
+
+    model = train_autoencoder(
+        _open(data), FitOptions(steps=steps, batch=64, lr=lr, seed=seed), typer.echo
+    )
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, autoencoder_psnr(model, dataset), "dB")
+
+
+@app.command("train-skeleton")
+def train_skeleton_command(
+    out: Out,
+    data: Roots,
+    val: Held,
+    autoencoder: AUTOENCODER = "shipped",
+    steps: Steps = 3000,
+    lr: Lr = 2e-3,
+    radius: Annotated[
+        float, typer.Option(help="Of the bones, where the picture is 2 wide.")
+    ] = 0.04,
+    seed: Seed = 11,
+    half: Half = False,
+) -> None:
+    """Fit PoseScore's network g_skel; prints held-out PSNR and SSIM of its maps (DrPose: 22.48,
+    0.93)."""
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.training.nets import (
+        FitOptions,
+        encode_dataset,
+        skeleton_quality,
+        train_skeleton,
+    )
+    from rewardft_plugins.drpose.weights import freeze, locate
+
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+    sets = [encode_dataset(encoder, dataset) for dataset in _open(data)]
+    options = FitOptions(steps=steps, batch=8, lr=lr, seed=seed)
+    model = train_skeleton(sets, options, typer.echo, radius=radius)
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, skeleton_quality(model, encode_dataset(encoder, dataset), radius))
+
+
+@app.command("train-form")
+def train_form_command(
+    out: Out,
+    data: Roots,
+    val: Held,
+    form: Annotated[str, typer.Option(help="What the network reads: joints or silhouettes.")],
+    autoencoder: AUTOENCODER = "shipped",
+    skeleton: Annotated[
+        str,
+        typer.Option(
+            help='Folder of the skeleton network whose last level is replaced, or "shipped".'
+        ),
+    ] = "shipped",
+    steps: Steps = 600,
+    lr: Lr = 2e-3,
+    seed: Seed = 11,
+    half: Half = False,
+) -> None:
+    """Fit the network of joint_regression or silhouette_score; prints its held-out error (mm) or
+    IoU."""
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
+    from rewardft_plugins.drpose.training.forms import FORMS, draw_truth, form_quality, train_form
+    from rewardft_plugins.drpose.training.nets import Encoded, FitOptions, encode_dataset
+    from rewardft_plugins.drpose.weights import SHIPPED, freeze, locate
+    from rewardft_plugins.humans.body import describe_body, load_body
+
+    if form not in FORMS:
+        raise typer.BadParameter(f"--form is {form!r}.{did_you_mean(form, FORMS)}")
+    body = load_body()
+    typer.echo(describe_body(body))
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+
+    def prepare(dataset: Drpose15k) -> tuple[Encoded, Tensor]:
+        encoded = encode_dataset(encoder, dataset)
+        return encoded, draw_truth(FORMS[form], encoded, dataset, body)
+
+    options = FitOptions(steps=steps, batch=4, lr=lr, seed=seed)
+    network = SkeletonNet.load(locate(skeleton, "skeleton"))
+    model = train_form(
+        FORMS[form], network, [prepare(dataset) for dataset in _open(data)], options, typer.echo
+    )
+    model.save(out, half=half, forked=skeleton == SHIPPED)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, form_quality(FORMS[form], model, *prepare(dataset)))
+
+
+@app.command("train-judge")
+def train_judge_command(
+    out: Out,
+    data: Roots,
+    val: Held,
+    autoencoder: AUTOENCODER = "shipped",
+    steps: Steps = 1500,
+    lr: Lr = 2e-3,
+    seed: Seed = 1234,
+    half: Half = False,
+) -> None:
+    """Fit the independent judge; prints what it says of held-out rendered truth (mm, IoU)."""
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.training.nets import FitOptions, judge_quality, train_judge
+    from rewardft_plugins.drpose.weights import freeze, locate
+
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+    model = train_judge(
+        _open(data), encoder, FitOptions(steps=steps, batch=16, lr=lr, seed=seed), typer.echo
+    )
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, judge_quality(model, dataset))
+
+
+def _open(names: Sequence[str]) -> list[Drpose15k]:
+    from rewardft_plugins.drpose.data.dataset import Drpose15k
+
+    opened = []
+    for name in names:
+        root, colon, split = name.rpartition(":")
+        if not colon:
+            raise typer.BadParameter(
+                f"expected ROOT:SPLIT, for example data/drpose:train, got {name!r}"
+            )
+        opened.append(Drpose15k(root, split, targets=True))
+    return opened
+
+
+def _print(name: str, values: dict[str, Any], unit: str = "") -> None:
+    typer.echo(
+        f"{name}: "
+        + "  ".join(f"{key} {value:.4g} {unit}".rstrip() for key, value in values.items())
+    )

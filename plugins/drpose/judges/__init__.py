@@ -1,0 +1,1 @@
+"""Judges that no reward knows."""

@@ -1,0 +1,1 @@
+"""The multi-view diffusion model and its sampler."""

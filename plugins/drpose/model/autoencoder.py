@@ -1,0 +1,113 @@
+"""Image <-> latent: a small deterministic autoencoder for the miniature, an adapter for diffusers'
+`AutoencoderKL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rewardft_plugins.drpose.weights import (
+    load_into,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from torch import Tensor, nn
+
+from rewardft.errors import ComponentError
+
+
+class LatentAutoencoder(nn.Module):
+    """Images `(n, 3, s, s)` in [0, 1] <-> latents `(n, channels, s / factor, s / factor)`.
+
+    All convolutions work at the latents' resolution, between a pixel-unshuffle and a pixel-shuffle,
+    which is cheap on
+    a CPU. Latents are standardised: zero mean and unit variance per channel over the data it was
+        trained on.
+    """
+
+    def __init__(self, channels: int = 8, factor: int = 4, width: int = 96) -> None:
+        super().__init__()
+        self.channels, self.factor, self.width = channels, factor, width
+        pixels = 3 * factor**2
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(factor),
+            nn.Conv2d(pixels, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, channels, 3, padding=1),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, pixels, 3, padding=1),
+            nn.PixelShuffle(factor),
+        )
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    @property
+    def config(self) -> dict[str, int]:
+        return {"channels": self.channels, "factor": self.factor, "width": self.width}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (self.encoder(2 * images - 1) - self.mean) / self.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels, nominally in [0, 1] but not clamped."""
+        return self.decoder(latents * self.std + self.mean) / 2 + 0.5
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decode(self.encode(images))
+
+    @torch.no_grad()
+    def standardise(self, latents: Tensor) -> None:
+        """Set mean and std so that `latents` `(n, c, h, w)`, as encoded now, would have mean 0 and
+        variance 1."""
+        shift = latents.mean((0, 2, 3)).view(-1, 1, 1)
+        scale = latents.std((0, 2, 3)).view(-1, 1, 1)
+        self.mean += shift * self.std
+        self.std *= scale
+
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write autoencoder.json and autoencoder.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "autoencoder.json", self.config)
+        write_tensors(folder / "autoencoder.safetensors", self.state_dict(), half=half)
+
+    @classmethod
+    def load(cls, folder: Path) -> LatentAutoencoder:
+        """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
+        fit."""
+        config = read_json(folder / "autoencoder.json")
+        try:
+            model = cls(**config)
+        except TypeError as error:
+            raise ComponentError(
+                f"{folder / 'autoencoder.json'} does not describe this autoencoder: {error}"
+            ) from None
+        path = folder / "autoencoder.safetensors"
+        load_into(model, read_tensors(path), str(path))
+        return model
+
+
+class KLAutoencoder(nn.Module):
+    """diffusers' `AutoencoderKL` behind the same two methods; latents are the mode, times its
+    scaling factor."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae: Any = vae
+        self.channels = int(vae.config.latent_channels)
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.vae.encode(2 * images - 1).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5

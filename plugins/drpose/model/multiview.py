@@ -1,0 +1,288 @@
+"""`multiview_unet`: the multi-view human diffusion model of DrPose, in miniature or at full size.
+
+One sample is 12 rows of latents `(12, c, h, w)`: six views of the normal map, then six of the
+colour (14 rows with face crops). The views 3 and 4 (back, left) are stored mirrored, as in PSHuman.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler
+from rewardft_plugins.drpose.model.attention import BODY_VIEWS, DOMAINS
+from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder, LatentAutoencoder
+from rewardft_plugins.drpose.model.unet import (
+    MINI_UNET,
+    Condition,
+    MiniConditioner,
+    MultiviewDenoiser,
+    build_unet,
+)
+from rewardft_plugins.drpose.weights import (
+    ASSETS,
+    SHIPPED,
+    freeze,
+    load_into,
+    locate,
+    on_device_of,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.utils.checkpoint import checkpoint
+
+from rewardft.errors import ComponentError
+from rewardft.types import Batch
+
+# SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
+MINI_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "rescale_betas_zero_snr": False,
+}
+KIND = "multiview_unet"
+
+
+def straight_through_clamp(x: Tensor) -> Tensor:
+    """Clamp to [0, 1] with the gradient of the identity: a clamped pixel can still be pulled back
+    into range."""
+    return x + (x.clamp(0, 1) - x).detach()
+
+
+def face_crop(image: Tensor) -> Tensor:
+    """The top-centre third of images `(n, 3, s, s)`, resized to `(n, 3, s, s)`."""
+    side = image.shape[-1]
+    third = side // 3
+    crop = image[..., :third, third : 2 * third]
+    return interpolate(crop, (side, side), mode="bilinear", align_corners=False)
+
+
+class MultiviewUNet(nn.Module):
+    """Model contract `DiffusionModel` for multi-view normals and colours of a human from one image.
+
+    weights:     folder that `save` wrote (miniature), a diffusers folder (full), "shipped", or
+        None: random weights.
+    autoencoder: folder of a separately trained autoencoder (miniature); None: the one in `weights`.
+    size:        "mini" runs on a CPU (64 x 64 images); "full" is SD-2.1-unCLIP's size and needs
+        `weights`.
+    guidance:    classifier-free guidance scale; 1.0 is the conditional prediction alone, without a
+        second pass.
+    guidance_gradient: "inside": both predictions carry gradient; "outside": the unconditional one
+        is a constant.
+    face:        a seventh row per domain, the crop around the face.
+    unet:        options of `UNet2DConditionModel` that replace the miniature's own.
+    Raises `ComponentError` when weights are missing or do not fit.
+    """
+
+    provides = frozenset({"denoiser", "multiview"})
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        autoencoder: str | None = None,
+        size: Literal["mini", "full"] = "mini",
+        guidance: float = 1.0,
+        guidance_gradient: Literal["inside", "outside"] = "inside",
+        face: bool = False,
+        unet: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if guidance_gradient not in ("inside", "outside"):
+            raise ComponentError(
+                f'guidance_gradient is "inside" or "outside", got {guidance_gradient!r}'
+            )
+        if size not in ("mini", "full"):
+            raise ComponentError(f'size is "mini" or "full", got {size!r}')
+        self.guidance, self.guidance_gradient, self.face, self.size = (
+            guidance,
+            guidance_gradient,
+            face,
+            size,
+        )
+        self.views = BODY_VIEWS + face
+        self.checkpointing = False
+        self.autoencoder: LatentAutoencoder | KLAutoencoder
+        if size == "full":
+            self._init_full(weights, autoencoder, unet)
+        else:
+            self._init_mini(weights, autoencoder, unet)
+        freeze(self.autoencoder)
+
+    def _init_mini(
+        self, weights: str | None, autoencoder: str | None, unet: dict[str, Any] | None
+    ) -> None:
+        folder = None if weights is None else locate(weights, "base")
+        if (
+            folder is not None
+            and not (folder / "config.json").is_file()
+            and (folder / "unet").is_dir()
+        ):
+            raise ComponentError(f"{folder} is a diffusers folder; say `size: full` to load it")
+        config = {**MINI_UNET, **(unet or {})}
+        if folder is not None:
+            config = self._read_config(folder, unet)
+        self.scheduler = DDIMScheduler.from_config(
+            MINI_SCHEDULE if folder is None else read_json(folder / "scheduler_config.json")
+        )
+        self.autoencoder = self._mini_autoencoder(folder, autoencoder, config["out_channels"])
+        conditioner = MiniConditioner(DOMAINS * self.views, config["out_channels"])
+        self.trainable = MultiviewDenoiser(
+            build_unet(config, face=self.face), conditioner, face=self.face
+        )
+        self.unet_config = config
+        if folder is not None:
+            path = folder / "unet.safetensors"
+            load_into(self.trainable, read_tensors(path), str(path))
+
+    def _read_config(self, folder: Path, unet: dict[str, Any] | None) -> dict[str, Any]:
+        config = read_json(folder / "config.json")
+        if config.get("kind") != KIND:
+            raise ComponentError(
+                f"{folder / 'config.json'} is of kind {config.get('kind')!r}, expected {KIND!r}"
+            )
+        if config["face"] != self.face:
+            raise ComponentError(
+                f"{folder} was trained with face: {config['face']}, the recipe says {self.face}"
+            )
+        changed = {k for k, v in (unet or {}).items() if config["unet"].get(k) != v}
+        if changed:
+            raise ComponentError(
+                f"`unet` options {sorted(changed)} differ from those of the weights in {folder}"
+            )
+        return config["unet"]
+
+    @staticmethod
+    def _mini_autoencoder(
+        folder: Path | None, given: str | None, channels: int
+    ) -> LatentAutoencoder:
+        if given is None and folder == ASSETS / "base":
+            given = SHIPPED  # ships once, beside the base
+        if given is not None:
+            return LatentAutoencoder.load(locate(given, "autoencoder"))
+        return LatentAutoencoder(channels) if folder is None else LatentAutoencoder.load(folder)
+
+    def _init_full(
+        self, weights: str | None, autoencoder: str | None, unet: dict[str, Any] | None
+    ) -> None:
+        from rewardft_plugins.drpose.model.unclip import load_unclip
+
+        if weights is None or autoencoder is not None or unet is not None:
+            raise ComponentError(
+                "size: full takes `weights`, a diffusers folder, and neither `autoencoder` nor "
+                "`unet`"
+            )
+        parts = load_unclip(Path(weights).expanduser(), face=self.face)
+        self.scheduler, self.autoencoder, self.unet_config = (
+            parts.scheduler,
+            parts.autoencoder,
+            parts.unet_config,
+        )
+        self.image_encoder = parts.image_encoder
+        self.trainable = MultiviewDenoiser(parts.unet, parts.conditioner, face=self.face)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Condition of `batch["image"]` `(b, 3, s, s)` in [0, 1]: latents `(b, 1 or 2, c, h, w)`,
+        float32."""
+        image = on_device_of(self.autoencoder, batch["image"])
+        images = [image, face_crop(image)] if self.face else [image]
+        cond = {"latents": torch.stack([self.autoencoder.encode(view) for view in images], dim=1)}
+        if self.size == "full":
+            cond["vector"] = self.image_encoder(image)
+        return cond
+
+    def drop(self, cond: Condition, mask: Tensor) -> dict[str, Tensor]:
+        """The condition with the samples where `mask` `(b,)` is true made unconditional: their
+        image parts are zero."""
+        keep = ~mask
+        return {
+            name: value * keep.to(value).view(-1, *[1] * (value.ndim - 1))
+            for name, value in cond.items()
+        }
+
+    def sample_shape(self, cond: Condition) -> tuple[int, ...]:
+        return (DOMAINS * self.views, *cond["latents"].shape[2:])
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """States `(b, 2 v, c, h, w)` and timesteps `(b,)` -> the guided network output, shaped as
+        x."""
+        if self.guidance == 1.0:
+            return self.trainable(x, t, cond)
+        null = self.drop(cond, torch.ones(len(x), dtype=torch.bool, device=x.device))
+        if self.guidance_gradient == "inside":
+            both = {name: torch.cat([null[name], cond[name]]) for name in cond}
+            unconditional, conditional = self.trainable(
+                torch.cat([x, x]), torch.cat([t, t]), both
+            ).chunk(2)
+        else:
+            conditional = self.trainable(x, t, cond)
+            with torch.no_grad():
+                unconditional = self.trainable(x, t, null)
+        return unconditional + self.guidance * (conditional - unconditional)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Latents `(b, 2 v, c, h, w)` -> pixels `(b, 2 v, 3, s, s)` in [0, 1], clamped
+        straight-through."""
+        rows = x0.flatten(0, 1)
+        if self.checkpointing and torch.is_grad_enabled():
+            chunks = rows.split(self.views)
+            pixels = torch.cat(
+                [
+                    checkpoint(self.autoencoder.decode, chunk, use_reentrant=False)
+                    for chunk in chunks
+                ]
+            )
+        else:
+            pixels = self.autoencoder.decode(rows)
+        return straight_through_clamp(pixels.float()).unflatten(0, x0.shape[:2])
+
+    @torch.no_grad()
+    def clean(self, batch: Batch) -> Tensor:
+        """Clean samples `(b, 2 v, c, h, w)` of a batch with the targets `normals`, `colours` `(b,
+        6, 3, s, s)`."""
+        domains = [on_device_of(self.autoencoder, batch[name]) for name in ("normals", "colours")]
+        if self.face:
+            domains = [torch.cat([maps, face_crop(maps[:, 0])[:, None]], dim=1) for maps in domains]
+        images = torch.cat(domains, dim=1)
+        return self.autoencoder.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+
+    def enable_checkpointing(self) -> None:
+        """Recompute the activations of the U-Net's blocks and of the decoder in the backward
+        pass."""
+        self.checkpointing = True
+        self.trainable.unet.enable_gradient_checkpointing()
+
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the whole model: it loads back with `weights=folder`. half: float16 on disk.
+
+        Raises `ComponentError` when an adapter is still attached.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.trainable.state_dict()
+        if any("lora_" in name for name in state):
+            raise ComponentError(
+                "the model still carries a LoRA adapter; merge it into the weights before saving"
+            )
+        if not isinstance(self.autoencoder, LatentAutoencoder):
+            from rewardft_plugins.drpose.model.unclip import save_unclip
+
+            return save_unclip(self, folder)
+        write_json(
+            folder / "config.json",
+            {"kind": KIND, "size": "mini", "face": self.face, "unet": self.unet_config},
+        )
+        self.scheduler.save_pretrained(folder)
+        write_tensors(folder / "unet.safetensors", state, half=half)
+        self.autoencoder.save(folder, half=half)

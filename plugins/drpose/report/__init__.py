@@ -1,0 +1,1 @@
+"""DrPose's part of a comparison report."""

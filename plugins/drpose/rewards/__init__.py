@@ -1,0 +1,1 @@
+"""PoseScore and its other forms."""

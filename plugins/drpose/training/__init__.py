@@ -1,0 +1,1 @@
+"""Training of the plugin's own networks."""

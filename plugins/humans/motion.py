@@ -1,0 +1,286 @@
+"""Motion clips: what the shipped clips are, and readers for the formats that users have.
+
+Everything is turned into `Clip`: SMPL-X body poses, at most 30 fps, y up. Readers never unpickle.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rewardft_plugins.humans.archives import DAMAGED, read_archive, read_array
+from rewardft_plugins.humans.body import ASSETS
+from scipy.spatial.transform import Rotation
+
+from rewardft.errors import DataError
+
+Floats = NDArray[np.float32]
+
+SHIPPED = ASSETS / "motions" / "deepmimic15.npz"
+FPS = 30.0
+BODY_JOINTS = 22
+PLAIN_TILT = 45.0  # degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise
+HELD_OUT_SHARE = 0.1
+AMASS_ARRAYS = frozenset(
+    {"poses", "root_orient", "pose_body", "mocap_frame_rate", "mocap_framerate"}
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One motion.
+
+    name: unique among the clips of a data set.
+    poses: `(frames, 22, 3)` float32 axis-angle, global orientation first, y up.
+    fps: frames per second, at most 30.
+    plain: upright locomotion, standing or reaching; everything else is acrobatic.
+    split: `train` or `val`; a clip is never in both.
+    licence: of the motion data, as the index states it.
+    """
+
+    name: str
+    poses: Floats
+    fps: float = FPS
+    plain: bool = True
+    split: str = "train"
+    licence: str = "unknown"
+
+
+def shipped_clips() -> list[Clip]:
+    """The fifteen clips that come with the plugin."""
+    return read_motions(SHIPPED)
+
+
+def read_motions(path: Path) -> list[Clip]:
+    """Read a motion file by its suffix: `.npz`, `.npy`, `.bvh`, or DeepMimic's `.txt`.
+
+    Raises:
+        DataError: no such file, a format that is not known, or content that is damaged.
+    """
+    if not path.is_file():
+        raise DataError(f"no motion file at {str(path)!r}.")
+    reader = _readers().get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path}: {path.suffix or 'a file without a suffix'} is not a motion format that is "
+            f"read. Choose one of: {', '.join(sorted(_readers()))}."
+        )
+    return reader(path)
+
+
+def _readers() -> Mapping[str, Callable[[Path], list[Clip]]]:
+    return {".npz": read_npz, ".npy": read_motionx, ".bvh": _read_mocap, ".txt": _read_mocap}
+
+
+def _read_mocap(path: Path) -> list[Clip]:
+    from rewardft_plugins.humans.mocap import read_mocap  # it builds on this module
+
+    return [read_mocap(path)]
+
+
+def read_npz(path: Path) -> list[Clip]:
+    """Read an archive: our layout (one `(frames, 22, 3)` array per clip), or AMASS / Motion-X
+    (`poses`, `root_orient`).
+
+    Our layout may have an index beside it, `<stem>.json`: `{"clips": {name: {"plain": true,
+    "split": "train", "fps": 30, "licence": "..."}}}`. What the index leaves out is derived: see
+    `classify`.
+    """
+    arrays = _load_archive(path)
+    if "poses" in arrays or "root_orient" in arrays:
+        return [_amass_clip(path, arrays)]
+    index = _read_index(path)
+    return [_indexed_clip(path, name, poses, index) for name, poses in arrays.items()]
+
+
+def read_motionx(path: Path) -> list[Clip]:
+    """Read Motion-X's `(frames, 322)` array: root orientation, 21 body rotations, then hands, face
+    and the rest."""
+    rows = _load(path, lambda: read_array(path))
+    if rows.ndim != 2 or rows.shape[1] != 322:
+        raise DataError(
+            f"{path} holds an array {list(rows.shape)}; expected Motion-X's [frames, 322]."
+        )
+    return [
+        classify(path.stem, _check_poses(path, path.stem, rows[:, :66].reshape(-1, BODY_JOINTS, 3)))
+    ]
+
+
+def classify(
+    name: str, poses: Floats, fps: float = FPS, licence: str = "unknown", **known: Any
+) -> Clip:
+    """Make a clip, deriving what is not `known`: plain if the pelvis never tilts over 45 degrees,
+    the split by name."""
+    plain = known.get("plain", bool(tilt(poses).max() <= PLAIN_TILT))
+    held_out = zlib.crc32(name.encode()) / 2**32 < HELD_OUT_SHARE
+    split = known.get("split", "val" if held_out else "train")
+    return Clip(name, poses, fps, plain, split, licence)
+
+
+def tilt(poses: Floats) -> Floats:
+    """Angle between the pelvis' up axis and the vertical in degrees, `(frames,)`; over 90 is upside
+    down."""
+    up = Rotation.from_rotvec(poses[:, 0]).apply([0.0, 1.0, 0.0])[:, 1]
+    return np.rad2deg(np.arccos(np.clip(up, -1.0, 1.0))).astype(np.float32)
+
+
+def write_motions(out: Path, clips: Iterable[Clip]) -> None:
+    """Write clips in our layout, `out` (.npz, float16) and its index `<stem>.json`, which
+    `read_npz` reads.
+
+    Tags that an index at that place already states (plain, split, licence) are kept.
+
+    Raises:
+        DataError: `out` does not end in .npz, or two clips share a name.
+    """
+    if out.suffix != ".npz":
+        raise DataError(f"motions are written to an .npz file; got {str(out)!r}.")
+    clips = check_unique(clips)
+    known = _read_index(out).get("clips", {})
+    entries = {}
+    for clip in clips:
+        tags = {"plain": clip.plain, "split": clip.split, "licence": clip.licence} | known.get(
+            clip.name, {}
+        )
+        entries[clip.name] = tags | {"frames": len(clip.poses), "fps": round(clip.fps, 3)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {clip.name: clip.poses.astype(np.float16) for clip in clips}
+    _write_whole(out, lambda path: np.savez_compressed(path, **arrays))
+    text = json.dumps({"clips": entries}, indent=1) + "\n"
+    _write_whole(out.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write beside the place and rename, so that a broken write never leaves half a file."""
+    partial = path.with_name(f".partial-{path.name}")
+    write(partial)
+    partial.replace(path)
+
+
+def check_unique(clips: Iterable[Clip]) -> list[Clip]:
+    """Return the clips as a list.
+
+    Raises:
+        DataError: two of them have the same name, so that one clip could stand in two splits.
+    """
+    listed, seen = list(clips), set()
+    for clip in listed:
+        if clip.name in seen:
+            raise DataError(
+                f"two motion clips are named {clip.name!r}; give one of the files another name."
+            )
+        seen.add(clip.name)
+    return listed
+
+
+def _indexed_clip(path: Path, name: str, poses: Any, index: Mapping[str, Any]) -> Clip:
+    entry = dict(index.get("clips", {}).get(name, {}))
+    known = {key: entry[key] for key in ("plain", "split") if key in entry}
+    licence = str(entry.get("licence", "unknown"))
+    if known.get("split", "train") not in ("train", "val"):
+        file = path.with_suffix(".json")
+        raise DataError(
+            f"{file}: clip {name!r} has split {known['split']!r}; expected train or val."
+        )
+    return classify(
+        name, _check_poses(path, name, poses), float(entry.get("fps", FPS)), licence, **known
+    )
+
+
+def _amass_clip(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Clip:
+    """AMASS is z up; Motion-X's npz, which has no frame rate, is y up at 30 fps."""
+    if "poses" in arrays:
+        rows = arrays["poses"]
+    else:
+        missing = {"pose_body"} - set(arrays)
+        if missing:
+            raise DataError(f"{path} has root_orient but no pose_body; expected both, or poses.")
+        rows = np.concatenate(
+            [_rows(path, arrays[name]) for name in ("root_orient", "pose_body")], axis=1
+        )
+    rows = _rows(path, rows)
+    if rows.shape[1] < 66:
+        raise DataError(
+            f"{path} holds poses {list(rows.shape)}; expected at least 66 columns (22 joints)."
+        )
+    poses = _check_poses(path, path.stem, rows[:, :66].reshape(-1, BODY_JOINTS, 3))
+    rate = next(
+        (arrays[key] for key in ("mocap_frame_rate", "mocap_framerate") if key in arrays), None
+    )
+    if rate is None:
+        return classify(path.stem, poses)
+    poses[:, 0] = (
+        Rotation.from_euler("x", -90, degrees=True) * Rotation.from_rotvec(poses[:, 0])
+    ).as_rotvec()
+    kept, fps = thin(poses, _frame_rate(path, rate))
+    return classify(path.stem, kept, fps)
+
+
+def thin(frames: NDArray[Any], fps: float) -> tuple[NDArray[Any], float]:
+    """Drop frames evenly so that at most about 30 per second remain; return them and their rate."""
+    step = max(1, round(fps / FPS))
+    return frames[::step], fps / step
+
+
+def _frame_rate(path: Path, stated: NDArray[Any]) -> float:
+    numeric = stated.size == 1 and np.issubdtype(stated.dtype, np.number)
+    rate = float(stated.reshape(-1)[0]) if numeric else float("nan")
+    if not 1.0 <= rate <= 10_000.0:
+        raise DataError(
+            f"{path} states a frame rate of {stated}; expected a number of frames per second."
+        )
+    return rate
+
+
+def _rows(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    if array.ndim != 2:
+        raise DataError(f"{path} holds poses {list(array.shape)}; expected [frames, columns].")
+    return array
+
+
+def _check_poses(path: Path, name: str, poses: NDArray[Any]) -> Floats:
+    if (
+        poses.ndim != 3
+        or poses.shape[1:] != (BODY_JOINTS, 3)
+        or not np.issubdtype(poses.dtype, np.floating)
+    ):
+        raise DataError(
+            f"{path}: clip {name!r} is {poses.dtype} {list(poses.shape)};"
+            f" expected floating-point [frames, {BODY_JOINTS}, 3] axis-angle."
+        )
+    if len(poses) == 0:
+        raise DataError(f"{path}: clip {name!r} has no frames.")
+    if not np.isfinite(poses).all():
+        frame = int((~np.isfinite(poses)).any(axis=(1, 2)).argmax())
+        raise DataError(f"{path}: clip {name!r} is not finite at frame {frame}.")
+    return poses.astype(np.float32)
+
+
+def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
+    return _load(path, lambda: read_archive(path, AMASS_ARRAYS))
+
+
+def _load(path: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except DAMAGED as error:
+        raise DataError(f"{path} is not a readable motion archive: {error}") from error
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    file = path.with_suffix(".json")
+    if not file.is_file():
+        return {}
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(index, dict) or not isinstance(index.get("clips", {}), dict):
+        raise DataError(f'{file} is not a motion index; expected {{"clips": {{name: {{...}}}}}}.')
+    return index

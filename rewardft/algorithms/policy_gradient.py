@@ -1,0 +1,348 @@
+"""What policy-gradient algorithms share: surrogate losses, advantages, and the loop over replayed
+steps.
+
+Notation: rho = p(x_{k+1} | x_k) / p_old(x_{k+1} | x_k), A the advantage. Log-probabilities are
+means over the dimensions of a sample, so ratios stay near 1 and clip ranges are small (1e-4).
+Losses are means over samples and trained steps where the papers sum over steps: the learning rate
+then does not depend on the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from rewardft.errors import ComponentError, did_you_mean
+from rewardft.noise import Noise, keyed_seed
+from rewardft.policy.context import Context
+from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
+
+Surrogate = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # (log_prob, old log_prob, advantage) -> loss, all (b,)
+STEPS_WITH_NOISE = "policy_gradient/steps_with_noise"  # key in `ctx.memory`
+
+
+def score_function_loss(log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
+    """-A log p: its gradient is the score-function estimator (REINFORCE), valid for fresh samples
+    only."""
+    return -advantage * log_prob
+
+
+def clipped_ratio_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) (Schulman et al. 2017, 1707.06347, equation
+    7)."""
+    ratio = torch.exp(log_prob - old)
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often a batch is learned from.
+
+    Args:
+        updates: optimizer steps per pass over the batch: it is cut into so many parts.
+        inner_epochs: passes over the batch.
+        fraction: part of the steps that have a density, drawn at random for every update.
+    """
+
+    updates: int = 1
+    inner_epochs: int = 1
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.updates < 1 or self.inner_epochs < 1:
+            raise ComponentError(
+                f"updates and inner_epochs must be at least 1, got {self.updates} and "
+                f"{self.inner_epochs}"
+            )
+        if not 0 < self.fraction <= 1:
+            raise ComponentError(f"timestep_fraction must be in (0, 1], got {self.fraction}")
+
+
+@dataclass
+class Experience:
+    """Rolled out samples. `gradients` `(b, p)`: of each sample's summed log-probabilities, when
+    taken in one pass."""
+
+    rollout: Rollout
+    gradients: Tensor | None = None
+    steps: list[int] = field(default_factory=list)
+
+
+def roll_out(
+    ctx: Context,
+    batch: Batch,
+    schedule: Schedule,
+    noise: Noise | None = None,
+    one_pass: bool = True,
+) -> Experience:
+    """All steps, every state kept; in one pass with the gradients where that saves calls (see
+    `one_pass_applies`).
+
+    one_pass: False for advantages that differ between the steps of a sample. Raises ComponentError
+    when no step has a density.
+    """
+    if one_pass and one_pass_applies(ctx, batch, schedule):
+        return roll_out_with_gradients(
+            ctx, batch, draw_steps(ctx, known_steps(ctx), schedule.fraction), noise
+        )
+    steps = ctx.sampler.steps
+    rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps))), noise)
+    check_steps(ctx, rollout.log_probs)
+    ctx.memory[STEPS_WITH_NOISE] = sorted(rollout.log_probs)
+    return Experience(rollout)
+
+
+def check_steps(ctx: Context, trained: Collection[int]) -> None:
+    """Raises ComponentError when no trained step has a density."""
+    if not trained:
+        steps, window = ctx.sampler.steps, getattr(ctx.sampler, "window", None)
+        which = (
+            f"the sampler's {steps} steps"
+            if window is None
+            else f"the window's steps {sorted(window)}"
+        )
+        raise ComponentError(
+            f"policy gradients need steps that draw noise, and none of {which} does: their "
+            "densities are deterministic. Give the sampler more steps or more noise (eta or "
+            "noise_level above 0)."
+        )
+
+
+def known_steps(ctx: Context) -> list[int]:
+    """The steps that have a density: a sampler's `window` where it has one, else what earlier
+    rollouts showed."""
+    window = getattr(ctx.sampler, "window", None)
+    return sorted(window) if window else ctx.memory.get(STEPS_WITH_NOISE, [])
+
+
+def draw_steps(ctx: Context, candidates: list[int], fraction: float) -> list[int]:
+    """A random part of the steps, ascending; at least one."""
+    count = max(1, int(fraction * len(candidates)))
+    return candidates if count == len(candidates) else sorted(ctx.rng.sample(candidates, count))
+
+
+def learn(
+    ctx: Context,
+    experience: Experience,
+    advantage: Tensor,
+    surrogate: Surrogate,
+    schedule: Schedule,
+    kept: Tensor | None = None,
+) -> Iterator[Loss]:
+    """The losses of a scored batch, see `Schedule`.
+
+    The parts take every `updates`-th sample, so that each has members of every group.
+
+    Args:
+        advantage: `(b,)`, or `(b, T)` when it differs between the steps of a sample.
+        kept: `(b,)` bool; other samples contribute nothing, neither by their advantage nor by
+            penalties.
+    """
+    rollout, count = experience.rollout, len(advantage)
+    weight = torch.ones(count).to(advantage) if kept is None else kept.to(advantage)
+    if schedule.updates > count:
+        raise ComponentError(
+            f"updates: cannot cut a batch of {count} samples into {schedule.updates} parts"
+        )
+    if experience.gradients is not None:
+        yield weighted_gradients(ctx, experience, advantage * weight, surrogate)
+        return
+    for _ in range(schedule.inner_epochs):
+        for part in range(schedule.updates):
+            rows = slice(part, None, schedule.updates)
+            steps = draw_steps(ctx, sorted(rollout.log_probs), schedule.fraction)
+            yield from one_update(
+                ctx, rollout.select(rows), advantage[rows], weight[rows], surrogate, steps
+            )
+
+
+def one_update(
+    ctx: Context,
+    rollout: Rollout,
+    advantage: Tensor,
+    weight: Tensor,
+    surrogate: Surrogate,
+    steps: list[int],
+) -> Iterator[Loss]:
+    """Replay the trained steps one micro-batch at a time; the last loss closes the update."""
+    parts = list(micro_slices(len(advantage), ctx.micro_batch))
+    for rows in parts:
+        part, own = rollout.select(rows), advantage[rows]
+        for k in steps:
+            new, old = ctx.replay(part, k), part.log_probs[k]
+            assert new.log_prob is not None
+            loss = surrogate(new.log_prob, old, own if own.ndim == 1 else own[:, k]) + ctx.penalty(
+                new, part, k
+            )
+            loss = weight[rows] * loss
+            record(ctx, loss, new.log_prob.detach() - old)
+            yield Loss(
+                loss.sum() / (len(advantage) * len(steps)),
+                step=rows == parts[-1] and k == steps[-1],
+            )
+
+
+def record(ctx: Context, loss: Tensor, log_ratio: Tensor) -> None:
+    """Log the loss, the ratio and how far it strays from 1."""
+    ctx.record("loss", loss)
+    ctx.record("ratio", log_ratio.exp())
+    ctx.record("log_ratio_squared", log_ratio.square())
+
+
+# -- one pass --------------------------------------------------------------------------------------------------------
+
+
+def one_pass_applies(ctx: Context, batch: Batch, schedule: Schedule) -> bool:
+    """Whether the replay would only repeat the rollout's calls, so that gradients can be taken
+    while rolling out.
+
+    A batch that feeds one update has ratio 1 throughout: the gradient is sum_i slope_i * grad sum_k
+    log p_ik, and the slopes are known once the rewards are. It pays where replays take one sample
+    at a time anyway. With regularizers each step would need two backward passes instead of one, and
+    adapter dropout makes the replay another policy.
+    """
+    single = schedule.updates == schedule.inner_epochs == 1 and (ctx.micro_batch or len(batch)) == 1
+    return (
+        single
+        and not ctx.regularizers
+        and not getattr(ctx.adapter, "dropouts", [])
+        and bool(known_steps(ctx))
+    )
+
+
+def roll_out_with_gradients(
+    ctx: Context, batch: Batch, steps: list[int], noise: Noise | None
+) -> Experience:
+    """Run each sample alone, step by step; trained steps are differentiated at once and their graph
+    is dropped.
+
+    Memory: a float32 copy of the trained parameters for each sample of the batch.
+    """
+    whole = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})), noise)
+    parameters = ctx.adapter.parameters
+    size = sum(p.numel() for p in parameters)
+    gradients = torch.zeros(len(batch), size, dtype=ctx.dtype, device=ctx.device)
+    finished, trained = [], set()
+    for i in range(len(batch)):
+        part = whole.select(slice(i, i + 1))
+        for k in range(ctx.sampler.steps):
+            with torch.set_grad_enabled(k in steps):
+                step = ctx.replay(part, k)
+            if k in steps and step.log_prob is not None:  # a window may hold a deterministic step
+                gradients[i] += flat_gradient(step.log_prob.sum(), parameters)
+                trained.add(k)
+            part.states = {k + 1: step.next.detach()}
+        finished.append(part.states[ctx.sampler.steps])
+    check_steps(ctx, trained)
+    rollout = whole.with_x0(torch.cat(finished))
+    ctx.last_rollout = rollout
+    return Experience(rollout, gradients, sorted(trained))
+
+
+def flat_gradient(value: Tensor, parameters: list[Parameter]) -> Tensor:
+    """The gradient of a number as one vector `(p,)`; zeros where a parameter has no part in it."""
+    parts = torch.autograd.grad(value, parameters, allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for g, p in zip(parts, parameters)
+        ]
+    )
+
+
+def weighted_gradients(
+    ctx: Context, experience: Experience, advantage: Tensor, surrogate: Surrogate
+) -> Loss:
+    """A loss that is linear in the parameters and has the gradient of the surrogate at ratio 1."""
+    assert experience.gradients is not None
+    log_prob = torch.zeros_like(advantage, requires_grad=True)
+    with torch.enable_grad():
+        value = surrogate(log_prob, torch.zeros_like(advantage), advantage)
+        (slope,) = torch.autograd.grad(value.sum(), log_prob)
+    record(ctx, value.detach(), torch.zeros_like(advantage))
+    total = (slope @ experience.gradients.to(slope)) / (len(advantage) * len(experience.steps))
+    flat = torch.cat([p.flatten() for p in ctx.adapter.parameters])
+    return Loss((flat * total.to(flat)).sum(), step=True)
+
+
+# -- advantages ------------------------------------------------------------------------------------------------------
+
+
+def group_advantages(
+    ctx: Context,
+    rewards: Tensor,
+    size: int,
+    std: Literal["global", "group"] = "global",
+    epsilon: float = 1e-4,
+) -> tuple[Tensor, Tensor]:
+    """(reward - group mean) / (std + epsilon), and which samples belong to a group whose rewards
+    differ.
+
+    Args:
+        rewards: `(b,)`, the members of a group in a row, `size` of them.
+        std: `global`: standard deviation of all rewards of the batch, over all processes; `group`:
+            of the own group.
+    """
+    groups = rewards.reshape(-1, size)
+    centred = groups - groups.mean(1, keepdim=True)
+    own = groups.std(1, unbiased=False, keepdim=True)
+    spread = own if std == "group" else ctx.gather(rewards).std(unbiased=False)
+    kept = (groups.amax(1) > groups.amin(1)).repeat_interleave(size)
+    ctx.record("groups_without_variance", 1 - kept.float())
+    return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept
+
+
+def prompt_advantages(
+    ctx: Context,
+    rewards: Tensor,
+    keys: Tensor | None,
+    buffer: int,
+    min_count: int,
+    epsilon: float = 1e-6,
+) -> Tensor:
+    """(reward - mean) / (std + epsilon) with running statistics per prompt (Black et al. 2023,
+    2305.13301, section 5).
+
+    The last `buffer` rewards of each prompt, over all processes, live in `ctx.memory`. A prompt
+    with fewer than `min_count` of them takes the statistics of the whole batch, and so does
+    everything when `keys` is None.
+
+    Args:
+        rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`.
+    """
+    everyone = ctx.gather(rewards)
+    mean, std = (
+        everyone.mean().expand_as(rewards).clone(),
+        everyone.std(unbiased=False).expand_as(rewards).clone(),
+    )
+    if keys is not None:
+        history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
+        all_keys = ctx.gather(keys)
+        for key in all_keys.unique().tolist():
+            fresh = everyone[all_keys == key]
+            seen = torch.cat([history[str(key)], fresh]) if str(key) in history else fresh
+            history[str(key)] = seen = seen[-buffer:].clone()
+            if len(seen) >= min_count:
+                mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
+    return (rewards - mean) / (std + epsilon)
+
+
+def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tensor | None:
+    """A number for each value of a batch column `(b,)`, the same on every process; None without a
+    column."""
+    if column is None:
+        return None
+    if column not in batch:
+        raise ComponentError(
+            f"group_by: the data set has no column {column!r}.{did_you_mean(column, batch.columns)}"
+        )
+    values = batch[column]
+    values = values.tolist() if isinstance(values, Tensor) else values
+    return torch.tensor([keyed_seed(value) for value in values], device=device)

@@ -1,0 +1,103 @@
+"""How far the trained model has left the reference: as a penalty at visited steps, and along whole
+trajectories."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError
+from rewardft.policy.context import Context
+from rewardft.types import Rollout, Transition
+
+
+class KL:
+    """Distance of the tuned model's step from the reference's, `(b,)`.
+
+    Forms:
+        epsilon_mse: mean squared difference of the noise predictions (DrPose, 2603.02619); any
+            sampler.
+        gaussian: the exact KL divergence of the transition densities N(mean, std^2 I) per
+            dimension, mean((mean - mean_ref)^2) / (2 std^2) (Fan et al. 2023, 2305.16381);
+            stochastic samplers.
+    """
+
+    provides = frozenset({"kl"})
+
+    def __init__(self, form: Literal["epsilon_mse", "gaussian"] = "epsilon_mse") -> None:
+        self.form = form
+
+    @staticmethod
+    def needs_for(form: str = "epsilon_mse", **_: Any) -> frozenset[str]:
+        return frozenset({"log_prob"}) if form == "gaussian" else frozenset()
+
+    def __call__(self, new: Transition, reference: Transition) -> Tensor:
+        if self.form == "epsilon_mse":
+            if new.epsilon is None or reference.epsilon is None:
+                raise ComponentError(
+                    "kl (epsilon_mse) needs a sampler whose steps have a noise prediction"
+                )
+            return (new.epsilon - reference.epsilon).square().flatten(1).mean(1)
+        if new.mean is None or reference.mean is None or new.log_prob is None or new.std is None:
+            raise ComponentError(
+                "kl (gaussian): this step is deterministic, so the divergence of its densities is "
+                "infinite. Use `form: epsilon_mse`, or train only steps that draw noise (eta > 0; "
+                "DDIM's and DDPM's last step may have none, depending on the model's "
+                "`set_alpha_to_one`)."
+            )
+        return (new.mean - reference.mean).square().flatten(1).mean(1) / (2 * new.std**2)
+
+
+@torch.no_grad()
+def trajectory_kl(ctx: Context, rollout: Rollout) -> tuple[str, Tensor]:
+    """The distance from the reference along trajectories whose steps were all kept: its form, and
+    values `(b,)`.
+
+    Forms, by what the sampler's steps are:
+        gaussian: some steps draw noise: the sum over them of the exact KL divergence of their
+            densities, in nats per dimension. By the chain rule its mean is the divergence of the
+            two models' trajectories; a deterministic step has no density and is left out.
+        epsilon_mse: no step does: the mean over steps of the mean squared difference of the noise
+            predictions.
+        output_mse: likewise of the networks' outputs, for a sampler that does not say what noise
+            they predict.
+
+    Costs one reference call per step; a sampler without `transition` repeats its own call too.
+    """
+    terms: dict[str, list[Tensor]] = {}
+    for k in range(rollout.plan.stop):
+        form, value = step_distance(taken_step(ctx, rollout, k), ctx.reference(rollout, k))
+        terms.setdefault(form, []).append(value)
+    if "gaussian" in terms:
+        return "gaussian", torch.stack(terms["gaussian"]).sum(0)
+    ((form, values),) = terms.items()
+    return form, torch.stack(values).mean(0)
+
+
+def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
+    """Step k as it was taken: from its stored output where the sampler's step is arithmetic on it,
+    else by a call."""
+    if k in rollout.outputs and hasattr(ctx.sampler, "transition"):
+        step: Transition = ctx.sampler.transition(
+            k, rollout.states[k], rollout.outputs[k], rollout.noise
+        )
+        return step
+    return ctx.replay(rollout, k)
+
+
+def step_distance(new: Transition, reference: Transition) -> tuple[str, Tensor]:
+    """The form that this step allows, and its value `(b,)`. Raises ComponentError for a step
+    without an output."""
+    if new.log_prob is not None:
+        return "gaussian", KL("gaussian")(new, reference)
+    if new.epsilon is not None and reference.epsilon is not None:
+        return "epsilon_mse", KL("epsilon_mse")(new, reference)
+    if new.output is None or reference.output is None:
+        raise ComponentError(
+            "evaluate.kl needs a sampler whose steps have a density, a noise prediction or a "
+            "network output, and this one's have none. Leave evaluate.kl out, or name another "
+            "sampler in evaluate.sampler."
+        )
+    return "output_mse", (new.output - reference.output).square().flatten(1).mean(1)

@@ -1,0 +1,1 @@
+"""What a plugin author reads: protocols, hooks and the records that hooks receive."""

@@ -1,0 +1,132 @@
+"""The contracts between the core and its components. Protocols, not base classes: a plugin inherits
+nothing.
+
+`needs` and `provides` are sets of opaque tags. The core checks that everything needed is provided
+and understands none of them. Tags that depend on options are given by an optional static method
+`tags(**options) -> frozenset[str]` beside `provides`; it is asked before anything is built.
+
+Tags in use: `denoiser` (a `DiffusionModel`), `differentiable_sampler` (a `DifferentiableSampler`),
+`stochastic`, `log_prob`, `renoise`, `reward_gradient`, `prompt_reward` (every reward compares with
+a text), `pairs`, `multiview`, `training_targets` (the data set holds clean samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rewardft.noise import Noise
+    from rewardft.policy.context import Context
+    from rewardft.types import Batch, Loss, Plan, Rollout, Transition
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A model family: owns weights, conditioning and decoding."""
+
+    trainable: nn.Module  # where the adapter goes, or what full fine-tuning trains
+
+    def encode(self, batch: Batch) -> Any:
+        """Frozen encoders: the condition of each sample (anything that `select_rows` can cut)."""
+
+    def decode(self, x0: Any) -> Any:
+        """Samples as rewards see them; images in [0, 1]. Differentiable; does its own
+        checkpointing."""
+
+
+@runtime_checkable
+class DiffusionModel(Model, Protocol):
+    """A model that denoises: what the built-in samplers need."""
+
+    scheduler: Any  # a diffusers scheduler: betas or sigmas, prediction type, timestep spacing
+
+    def sample_shape(self, cond: Any) -> tuple[int, ...]:
+        """Shape of x for one sample, without the batch dimension."""
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        """Raw network output `(b, ...)` at states x `(b, ...)` and timesteps t `(b,)`, guidance
+        applied."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Turns noise into samples, and can visit a kept step again."""
+
+    steps: int
+
+    def setup(self, model: Any) -> None:
+        """Called once, before the first rollout; raises `ComponentError` when the model lacks what
+        is needed."""
+
+    def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
+        """Execute the plan without autograd."""
+
+    def replay(self, model: Any, rollout: Rollout, k: int, *, input_gradient: bool) -> Transition:
+        """Visit step k again from its kept state, in the caller's gradient mode."""
+
+
+@runtime_checkable
+class DifferentiableSampler(Sampler, Protocol):
+    """A sampler whose step is differentiable arithmetic around one network call."""
+
+    def transition(self, k: int, state: Tensor, output: Tensor, noise: Noise) -> Transition:
+        """Step k from `state` and a network `output`: elementwise, no network call."""
+
+    def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
+        """The forward process: the state that enters step k when the clean sample is x0."""
+
+
+class Reward(Protocol):
+    """`(b,)`, higher is better, NaN = not applicable to that sample. A plain function will do."""
+
+    def __call__(self, rollout: Rollout, batch: Batch) -> Tensor: ...
+
+
+class Regularizer(Protocol):
+    """A penalty `(b,)` that compares a visited step with the same visit under the reference
+    model."""
+
+    def __call__(self, new: Transition, reference: Transition) -> Tensor: ...
+
+
+class Algorithm(Protocol):
+    """A generator of losses. The engine runs backward on each loss before it resumes the generator.
+
+    Optional method `calls(steps, rng, reference) -> (forwards, backwards)`: the denoiser calls of
+    one sample with the choices that `rng` makes and `steps` sampling steps, with or without
+    regularizers; a run with a budget then ends exactly before the step that it cannot pay for,
+    although steps differ.
+    """
+
+    needs: frozenset[str]
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]: ...
+
+
+class Dataset(Protocol):
+    """A map-style data set. Each item is a mapping with an `id` (str, unique) and named columns."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+class Metric(Protocol):
+    """Set-level evaluation. Values of shape `(n,)` are per sample and get paired intervals; others
+    are numbers.
+
+    Optional attribute `higher_is_better`: true, false or None (neither, the default) for all of its
+    values, or a mapping from their names. Alarms watch the values that have a better direction.
+    """
+
+    def reset(self) -> None: ...
+
+    def update(self, rollout: Rollout, batch: Batch) -> None: ...
+
+    def compute(self) -> Mapping[str, Tensor | float]: ...
+
+
+Factory = Callable[..., Any]

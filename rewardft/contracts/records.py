@@ -1,0 +1,172 @@
+"""What a comparison found: the file `comparison.json`. The report is made from it, and from nothing
+else.
+
+Numbers that are unknown (NaN, infinite) are null in the file and NaN here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator
+
+from rewardft.errors import CheckpointError
+from rewardft.files import encode, write_text
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Role = Literal["reward", "held_out", "set"]
+
+# Axes that curves are drawn on and that budgets are given in. "calls" are samples through the
+# denoiser: one call on a batch of b samples counts b, and one guided call counts once.
+AXES = {
+    "steps": "optimizer steps",
+    "forwards": "denoiser forwards (samples)",
+    "backwards": "denoiser backwards (samples)",
+    "calls": "denoiser calls, forwards + backwards (samples)",
+    "rewards": "reward evaluations (samples)",
+    "seconds": "training time (s)",
+}
+
+
+class Record(BaseModel):
+    """Plain data; unknown keys are refused."""
+
+    model_config = {"extra": "forbid", "frozen": True}
+
+
+class Interval(Record):
+    """An estimate and its 95 % interval."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+class Value(Record):
+    """One measured value of a variant, pooled over its seeds and held-out samples.
+
+    name: such as `reward/NAME`, `GROUP/reward/NAME` (of one group of samples) or
+        `diversity/latents`.
+    role: a trained reward; another value per sample (held-out reward or metric); one number for a
+        whole set.
+    higher_is_better: None when neither direction is better.
+    before, after: means over samples and seeds. iqm: interquartile mean after.
+    versus_base: after - before, paired by sample and noise. versus_best: after - the best other
+        variant's, likewise; None when the samples or the noise differ.
+    probability: of a tuned sample to be better than the base's, in [0, 1].
+    seeds: each seed's own mean of after - before.
+    """
+
+    name: str
+    role: Role
+    higher_is_better: bool | None = True
+    samples: int
+    before: Interval | None = None
+    after: Interval | None = None
+    iqm: Interval | None = None
+    versus_base: Interval | None = None
+    versus_best: Interval | None = None
+    best: str | None = None
+    probability: Interval | None = None
+    seeds: list[Number] = []
+
+
+class Point(Record):
+    """Values at one step of a run: `axes` by the names in AXES."""
+
+    axes: dict[str, Number]
+    values: dict[str, Number]
+
+
+class RunRecord(Record):
+    """One run. `training` are logged training means, `evaluations` held-out means (names with or
+    without a group).
+
+    status: finished (all its steps, or its budget), stopped (by a plugin or an alarm), interrupted,
+        failed, missing.
+    folder: relative to that of `comparison.json`. error: the last lines of what a failed run said.
+        peak_memory: bytes.
+    command: repeats the run alone.
+    """
+
+    seed: int
+    folder: str
+    status: Literal["finished", "stopped", "interrupted", "failed", "missing"]
+    reason: str | None = None
+    error: str | None = None
+    axes: dict[str, Number] = {}
+    peak_memory: int | None = None
+    training: list[Point] = []
+    evaluations: list[Point] = []
+    alarms: list[str] = []
+    command: str = ""
+
+
+class Picture(Record):
+    """The same held-out sample and noise from the base and the tuned model: paths relative to
+    `comparison.json`."""
+
+    sample: str
+    group: str | None = None
+    base: str
+    tuned: str
+
+
+class VariantRecord(Record):
+    """One thing that is compared, over its seeds. `differences`: the settings in which the variants
+    differ."""
+
+    name: str
+    recipe: str
+    algorithm: str
+    differences: dict[str, Any] = {}
+    runs: list[RunRecord]
+    values: list[Value] = []
+    alarms: list[str] = []
+    pictures: list[Picture] = []
+
+
+class Section(Record):
+    """What a plugin adds to the report: a heading, and HTML or Markdown-safe text that needs no
+    network."""
+
+    title: str
+    html: str
+    plugin: str = ""
+
+
+class ComparisonRecord(Record):
+    """A whole comparison. `target`: the value that it is about, a trained reward's name where all
+    variants share one.
+
+    common: settings that all variants share, flattened. notes: what a reader must know, such as a
+        single seed.
+    """
+
+    title: str
+    date: str
+    command: str
+    budget: str | None = None
+    seeds: list[int]
+    target: str | None = None
+    common: dict[str, Any] = {}
+    variants: list[VariantRecord]
+    notes: list[str] = []
+    sections: list[Section] = []
+    versions: dict[str, str | None] = {}
+
+    def save(self, path: Path) -> None:
+        write_text(path, encode(self.model_dump(), indent=1))
+
+
+def load_comparison(path: Path) -> ComparisonRecord:
+    """Raises CheckpointError for a file that is not one."""
+    try:
+        return ComparisonRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a comparison as `rewardft compare` writes it ({error})"
+        ) from error

@@ -1,0 +1,71 @@
+"""The exponential moving average of what learns: smoother than the last weights, which follow every
+batch's noise.
+
+    ema_t = d_t ema_{t-1} + (1 - d_t) theta_t,      d_t = min(decay, (1 + t) / (10 + t)),      t =
+    1, 2, ...
+
+The factor rises from 2/11 to `decay`, so that the average of a short run is not its start (the
+warm-up of TensorFlow's `ExponentialMovingAverage` with `num_updates`). Training never sees the
+average: gradients and rollouts are those of the weights themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rewardft.errors import CheckpointError
+from rewardft.policy.snapshots import Snapshot, blend, check_fit, swapped_in, take_snapshot
+from rewardft.storage.checkpoint import save_trained
+
+
+class Ema:
+    """An average of the adapter's tensors (with full fine-tuning: of all weights, which are then
+    held twice).
+
+    Without a decay nothing is held, and nothing happens.
+    """
+
+    def __init__(self, adapter: Any, decay: float | None) -> None:
+        self.adapter, self.decay = adapter, decay
+        self.weights: Snapshot = {} if decay is None else take_snapshot(adapter)
+
+    def update(self, step: int) -> None:
+        """After optimizer step number `step`, counted from 1."""
+        if self.decay is not None:
+            blend(self.weights, self.adapter, min(self.decay, (1 + step) / (10 + step)))
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write the average as the adapter's own weights are written."""
+        if self.decay is not None:
+            with self.applied():
+                save_trained(self.adapter, folder, step)
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Run the model with the average, without autograd; the weights are back afterwards, to the
+        same bits."""
+        return swapped_in(self.adapter, self.weights)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint's. Raises CheckpointError when they are of another adapter."""
+        if self.decay is not None:
+            check_fit(weights, self.adapter)
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+
+
+def load_average(adapter: Any, tensors: Mapping[str, Any], source: str) -> None:
+    """Put the average of a checkpoint in the adapter's place. Raises CheckpointError when there is
+    none."""
+    weights = tensors.get("ema")
+    if not weights:
+        raise CheckpointError(
+            f"{source}: no averaged weights are saved in it; evaluate with evaluate.weights=raw"
+        )
+    check_fit(weights, adapter)
+    for name, parameter in adapter.named.items():
+        parameter.data.copy_(weights[name])

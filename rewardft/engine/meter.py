@@ -1,0 +1,104 @@
+"""What a run has spent of its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rewardft.errors import ComponentError
+from rewardft.recipe.budget import parse_budget
+
+
+def spent_on_axes(
+    cost: Mapping[str, int], step: int, seconds: float, processes: int = 1
+) -> dict[str, float]:
+    """What a run has spent on every axis, over all its processes. cost: see `Context.cost`."""
+    forwards = processes * cost["denoiser_forward_samples"]
+    backwards = processes * cost["denoiser_backward_samples"]
+    return {
+        "steps": step,
+        "forwards": forwards,
+        "backwards": backwards,
+        "calls": forwards + backwards,
+        "rewards": processes * cost["reward_evaluations"],
+        "seconds": seconds,
+    }
+
+
+class Meter:
+    """Watches one run spend. What cannot be bought whole is not begun: a run takes no batch that
+    would carry it over its budget, so it ends less than one batch below it.
+
+    Where batches differ by random choices (random truncation), the algorithm says what the next one
+    will take. Of any other, it is taken to be what the dearest one so far took.
+    """
+
+    def __init__(self, budget: str | None, processes: int = 1) -> None:
+        self.budget = None if budget is None else parse_budget(budget)
+        self.processes, self.spent, self.batch = processes, 0.0, 0.0
+
+    def restore(self, cost: Mapping[str, int], step: int, seconds: float, batch: float) -> None:
+        """Go on from a checkpoint. batch: the dearest one so far, where its budget was on the same
+        axis."""
+        self.spent, self.batch = self._spent(cost, step, seconds), batch
+
+    def _spent(self, cost: Mapping[str, int], step: int, seconds: float) -> float:
+        return (
+            spent_on_axes(cost, step, seconds, self.processes)[self.budget.axis]
+            if self.budget
+            else 0.0
+        )
+
+    def update(
+        self,
+        cost: Mapping[str, int],
+        step: int,
+        seconds: float,
+        coming: tuple[int, int] | None = None,
+    ) -> None:
+        """After a batch whose gradients have been applied. Raises ComponentError when the first one
+        is over already.
+
+        coming: (forwards, backwards) that the next step will take on each process, where that is
+            known.
+        """
+        if self.budget is None:
+            return
+        now, counted = self._spent(cost, step, seconds), self.budget.axis != "seconds"
+        if counted and self.spent == 0 and now > self.budget.amount:
+            raise ComponentError(
+                f"train.budget: {self.budget} do not pay for one batch, which took {now:,.10g}"
+            )
+        if counted and now == 0:
+            axis = self.budget.axis
+            raise ComponentError(
+                f"train.budget: this run spends no {axis}, so {self.budget} would never end it"
+            )
+        known = (
+            None
+            if coming is None
+            else dict(zip(("forwards", "backwards", "calls"), (*coming, sum(coming))))
+        )
+        if known is not None and self.budget.axis in known:
+            self.batch = self.processes * known[self.budget.axis]
+        else:  # counts may vary, so the dearest batch is what must be affordable; times jitter
+            self.batch = max(self.batch, now - self.spent) if counted else now - self.spent
+        self.spent = now
+
+    def share(self, cost: Mapping[str, int], step: int, seconds: float) -> dict[str, float]:
+        """The fraction of the budget that is spent after a step, as a metric; nothing without a
+        budget."""
+        return (
+            {"budget_spent": self._spent(cost, step, seconds) / self.budget.amount}
+            if self.budget
+            else {}
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether another batch would carry the run over its budget. Not known before the first
+        one."""
+        return self.budget is not None and self.spent + self.batch > self.budget.amount
+
+    def describe(self) -> str:
+        """Why the run ended."""
+        return f"spent {self.spent:,.10g} of its budget of {self.budget}; the next batch would take {self.batch:,.10g}"

@@ -1,0 +1,159 @@
+"""Several processes: what must agree, agrees by construction; gradients are averaged once per
+optimizer step.
+
+Algorithms run many small backward passes per step, so the gradients are summed locally and
+exchanged once, after the last one. Every process draws its own slice of one global batch, and noise
+belongs to samples, so n processes with batch b compute what one process computes with batch n * b.
+
+Every function here is a collective: all processes call it, in the same order. With one process each
+    is free.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from rewardft.errors import CheckpointError
+
+T = TypeVar("T")
+Sums = dict[
+    str, Tensor
+]  # name -> (sum, count) `(2,)` over the samples of this process to which the value applies
+
+
+def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
+    """accelerate's `Accelerator` for one run, with the trackers that the recipe names.
+
+    The process group ends with the process, not with the run (another may follow), but before the
+    interpreter goes: the group's worker threads abort a process that leaves them running.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
+    if accelerator.num_processes > 1:
+        atexit.unregister(_end_group)  # once, however many runs
+        atexit.register(_end_group)
+    return accelerator
+
+
+def _end_group() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def average_gradients(
+    accelerator: Any, parameters: Sequence[nn.Parameter], accumulated: int
+) -> None:
+    """Divide by the number of accumulated batches and average over processes, in one flat exchange.
+
+    A parameter without a gradient on this process counts as zero if another process has one, else
+    it stays without.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if accumulated > 1:
+        torch._foreach_mul_(gradients, 1.0 / accumulated)
+    if accelerator.num_processes == 1:
+        return
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    present = parts[0].new_tensor([p.grad is not None for p in parameters])
+    flat = accelerator.reduce(
+        torch.cat([*(g.reshape(-1) for g in parts), present]), reduction="mean"
+    )
+    *means, present = flat.split([*(g.numel() for g in parts), len(parts)])
+    for i, (parameter, mean) in enumerate(zip(parameters, means)):
+        if parameter.grad is not None:
+            parameter.grad.copy_(mean.view_as(parameter))
+        elif present[i] > 0:
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype)
+
+
+def copy_from_main(accelerator: Any, tensors: Sequence[Tensor]) -> None:
+    """Give every process the main process's values, in place, in one flat exchange."""
+    if accelerator.num_processes == 1 or not tensors:
+        return
+    from accelerate.utils import broadcast
+
+    flat = broadcast(torch.cat([t.detach().reshape(-1) for t in tensors]))
+    with torch.no_grad():
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
+            tensor.copy_(part.view_as(tensor))
+
+
+def average_metrics(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, float]]:
+    """Means over all samples of all processes; NaN where a value applied to no sample anywhere.
+
+    Args:
+        steps: one per optimizer step. The processes may have different names in it: what one has,
+            all get.
+    """
+    rows = [tensor for sums in steps for tensor in sums.values()]
+    rows = [
+        row.to(accelerator.device) for row in rows
+    ]  # a component may have recorded plain numbers
+    numbers = iter(torch.stack(rows).tolist() if rows else [])  # the only read from the device
+    local = [{name: next(numbers) for name in sums} for sums in steps]
+    return [mean_of(parts) for parts in zip(*gather_objects(accelerator, local))]
+
+
+def mean_of(parts: Sequence[dict[str, list[float]]]) -> dict[str, float]:
+    """One (sum, count) per process and name -> the mean by name."""
+    means = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        total, count = (sum(part[name][i] for part in parts if name in part) for i in (0, 1))
+        means[name] = total / count if count else math.nan
+    return means
+
+
+def gather_objects(accelerator: Any, value: T) -> list[T]:
+    """The `value` of every process, by rank."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return list(gather_object([value]))
+
+
+def main_decides(accelerator: Any, decide: Callable[[], T]) -> T:
+    """What `decide()` gives on the main process, on every process; it is not called on the others.
+
+    Raises CheckpointError on every process when the main process raises it.
+    """
+    if accelerator.num_processes == 1:
+        return decide()
+    from accelerate.utils import broadcast_object_list
+
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = decide()
+        except CheckpointError as error:
+            answer[1] = error
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    result: T = answer[0]
+    return result
+
+
+def raise_together(accelerator: Any, error: Exception | None) -> None:
+    """Raise the first process's error on all of them; without it, the others would wait for that
+    process forever."""
+    for raised in gather_objects(accelerator, error):
+        if raised is not None:
+            raise raised
+
+
+def largest(accelerator: Any, number: int) -> int:
+    """The largest `number` of any process, for instance of the signals that were received."""
+    if accelerator.num_processes == 1:
+        return number
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).max())

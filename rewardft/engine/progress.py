@@ -1,0 +1,127 @@
+"""The progress line: step, reward, samples per second, time left. An observer like any plugin's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from rewardft.contracts.hookspecs import hookimpl
+from rewardft.contracts.run import Run
+
+if TYPE_CHECKING:
+    from rewardft.contracts.alarm import Alarm
+
+SHOWN = 6  # values of an evaluation: those over all samples first, groups of them after
+
+
+class ProgressLine:
+    """A bar on a terminal; on anything else a plain line now and then."""
+
+    def __init__(self, start: int, trained: float = 0.0, every_seconds: float = 10.0) -> None:
+        self.console = Console(stderr=True)
+        self.start = self.counted = (
+            start  # time left is judged by the steps after `counted`, which began at `began`
+        )
+        self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()
+        self.latest = self.trained = (
+            trained  # training time at the newest step, and at the last evaluation
+        )
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self.bar = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    @hookimpl
+    def on_run_start(self, run: Run) -> None:
+        self.total, self.began = run.steps, time.monotonic()
+        self.task = self.bar.add_task("train", total=run.steps, completed=self.start, text="")
+        self.bar.start()
+
+    @hookimpl
+    def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        text, total = describe(metrics), self.total
+        self.latest = metrics.get("train_seconds", 0.0)
+        if metrics.get("budget_spent"):  # what the budget will pay for, as far as one can tell
+            total = max(step, min(total, round(step / metrics["budget_spent"])))
+        self.bar.update(self.task, completed=step, total=total, text=text)
+        now = time.monotonic()
+        if not self.console.is_terminal and (now - self.last > self.every or step == total):
+            self.last = now
+            # Steps are told in bunches, so each says itself how much training time had passed when
+            # it was taken.
+            took = (
+                metrics["train_seconds"] - self.trained
+                if "train_seconds" in metrics
+                else now - self.began
+            )
+            left = took / max(step - self.counted, 1) * (total - step)
+            self.console.print(f"step {step}/{total}  {text}  {left:.0f} s left", highlight=False)
+
+    @hookimpl
+    def on_evaluation_end(
+        self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]
+    ) -> None:
+        self.counted, self.began = (
+            step,
+            time.monotonic(),
+        )  # an evaluation says nothing about the speed of steps
+        self.trained = self.latest
+        over_all = {
+            name: value for name, value in metrics.items() if name.partition("/")[2] not in metrics
+        }
+        shown = [f"{name} {value:.4g}" for name, value in (over_all | dict(metrics)).items()]
+        more = f"  and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        self.console.print(
+            f"evaluation at step {step}:  {'  '.join(shown[:SHOWN])}{more}", highlight=False
+        )
+        for alarm in alarms:
+            text = f"alarm at step {step}:  {alarm.sentence}"
+            self.console.print(
+                text, style="bold red", highlight=False, markup=False, soft_wrap=True
+            )
+
+    @hookimpl
+    def on_checkpoint_saved(self, run: Run, step: int, path: Path) -> None:
+        if self.console.is_terminal:
+            self.bar.console.print(f"saved {path}", highlight=False)
+
+    @hookimpl
+    def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
+        self.bar.stop()
+
+    @hookimpl
+    def on_run_error(self, run: Run, step: int, error: BaseException) -> None:
+        self.bar.stop()
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """Reward (or loss) and speed, in a few words."""
+    key = "reward" if "reward" in metrics else "loss"
+    head = f"{key} {metrics[key]:.4g}" if key in metrics else ""
+    return (
+        f"{head}  {metrics['samples_per_second']:.3g} samples/s"
+        if "samples_per_second" in metrics
+        else head
+    )

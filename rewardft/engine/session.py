@@ -1,0 +1,182 @@
+"""From a resolved recipe to live objects: model, adapter, sampler, rewards, data and optimizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from rewardft.errors import ComponentError
+from rewardft.evaluation.evaluate import Evaluation, evaluate
+from rewardft.policy.adapter import FullFineTuning, Lora, attach
+from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.policy import Policy
+from rewardft.policy.rewards import WeightedReward
+from rewardft.recipe.recipe import Recipe
+
+
+@dataclass
+class Session:
+    """The live objects of one run.
+
+    eval_sampler: draws held-out samples. plugin_files: SHA-256 of the file plugins, by path.
+    """
+
+    recipe: Recipe
+    resolved: Any
+    model: Any
+    adapter: Lora | FullFineTuning
+    context: Context
+    algorithm: Any
+    eval_sampler: Any
+    plugin_files: dict[str, str] = field(default_factory=dict)
+
+    def evaluation_settings(self, samples: int) -> dict[str, Any]:
+        """What the values of an evaluation follow from, beside the weights; as JSON gives it
+        back."""
+        flat = self.recipe.dump()
+        spec = flat["evaluate"]
+        settings = {
+            "seed": spec["seed"],
+            "samples": samples,
+            "data": without(flat["data"], "batch_size") | spec["data"],
+            "rewards": {r["name"]: without(r, "weight") for r in flat["rewards"] + spec["rewards"]},
+            "metrics": spec["metrics"],
+            "kl": spec["kl"],
+            "sampler": spec["sampler"] or flat["sampler"],
+            "model": flat["model"],
+            "precision": flat["train"]["precision"],
+            "plugins": self.plugin_files,
+        }
+        return dict(json.loads(json.dumps(settings)))
+
+    def calls_at(self, step: int) -> tuple[int, int] | None:
+        """(forwards, backwards) in samples that an optimizer step will take; None where the
+        algorithm cannot say."""
+        plan = getattr(self.algorithm, "calls", None)
+        if plan is None:
+            return None
+        choices, reference = self.context.rng_of(step), bool(self.recipe.regularizers)
+        forwards, backwards = plan(self.context.sampler.steps, choices, reference)
+        samples = self.recipe.data.batch_size * self.recipe.train.accumulate
+        return samples * forwards, samples * backwards
+
+    def evaluation_context(self, scored: bool = True) -> Context:
+        """The same model with the evaluation's sampler and seed; if `scored`, with the trained and
+        held-out rewards."""
+        trained = {r.name: r for r in self.context.rewards}
+        held_out = build_rewards(self.resolved.eval_rewards, self.context.device) if scored else []
+        rewards = list((trained | {r.name: r for r in held_out}).values())
+        return Context(
+            policy=Policy(
+                self.model, self.context.policy.precision
+            ),  # its calls are not training's
+            sampler=self.eval_sampler,
+            adapter=self.adapter,
+            rewards=rewards if scored else [],
+            seed=self.recipe.evaluate.seed,
+            device=self.context.device,
+            dtype=self.context.dtype,
+            on_reward_error=self.context.on_reward_error,
+        )
+
+
+def build_session(
+    recipe: Recipe, resolved: Any, device: torch.device, keep_reference: bool | None = None
+) -> Session:
+    """Load the model and build everything that a run needs; no data set and no optimizer yet.
+
+    keep_reference: full fine-tuning keeps a frozen copy; None: only if the recipe has regularizers
+    or measures the KL divergence, or the algorithm asks for one (`needs_reference`).
+    """
+    algorithm = resolved.algorithm.build()
+    model = place(resolved.model.build(), device)
+    switch_checkpointing(recipe, model)
+    sampler = build_sampler(resolved.sampler, model)
+    eval_sampler = (
+        sampler if resolved.eval_sampler is None else build_sampler(resolved.eval_sampler, model)
+    )
+    if keep_reference is None:
+        compared = bool(recipe.regularizers) or recipe.evaluate.kl
+        keep_reference = compared or getattr(algorithm, "needs_reference", False)
+    adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
+    context = Context(
+        policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
+        sampler=sampler,
+        adapter=adapter,
+        rewards=build_rewards(resolved.rewards, device),
+        regularizers=[
+            WeightedRegularizer(spec.name, component.build(), spec.weight)
+            for spec, component in resolved.regularizers
+        ],
+        seed=recipe.seed,
+        micro_batch=recipe.train.micro_batch,
+        device=device,
+    )
+    return Session(recipe, resolved, model, adapter, context, algorithm, eval_sampler)
+
+
+def run_evaluation(session: Session, samples: int) -> Evaluation:
+    """Evaluate a session's model as the recipe's `evaluate` section says."""
+    spec = session.recipe.evaluate
+    metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
+    size = spec.batch_size or session.recipe.data.batch_size
+    dataset = session.resolved.eval_dataset.build()
+    result = evaluate(session.evaluation_context(), dataset, metrics, samples, size, spec.kl)
+    result.settings = session.evaluation_settings(samples)
+    return result
+
+
+def without(section: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A section less one of its keys."""
+    return {name: value for name, value in section.items() if name != key}
+
+
+def place(model: Any, device: torch.device) -> Any:
+    """Move the model; one that is more than a module brings its own `to`."""
+    if hasattr(model, "to"):
+        model.to(device)
+    else:
+        model.trainable.to(device)
+    return model
+
+
+def switch_checkpointing(recipe: Recipe, model: Any) -> None:
+    """Turn on the checkpointing that the recipe asks for; raises ComponentError for a model that
+    has none."""
+    for wanted, method in (
+        (recipe.train.checkpointing, "enable_checkpointing"),
+        (recipe.train.decode_checkpointing, "enable_decode_checkpointing"),
+    ):
+        if wanted and not hasattr(model, method):
+            key = "checkpointing" if method == "enable_checkpointing" else "decode_checkpointing"
+            raise ComponentError(
+                f"train.{key}: the model {recipe.model.use!r} cannot checkpoint there (it has no "
+                f"`{method}()`). Replay already keeps one denoiser graph at a time; set "
+                "train.micro_batch to need less memory."
+            )
+        if wanted:
+            getattr(model, method)()
+
+
+def build_sampler(component: Any, model: Any) -> Any:
+    """A sampler that has seen the model; raises ComponentError when the two do not fit."""
+    sampler = component.build()
+    sampler.setup(model)
+    return sampler
+
+
+def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:
+    """Rewards ready to score: those that are modules are frozen, in evaluation mode and on the
+    device."""
+    rewards = []
+    for spec, component in specs:
+        reward = component.build()
+        if isinstance(reward, nn.Module):
+            reward.requires_grad_(False).eval().to(device)
+        rewards.append(WeightedReward(spec.name, reward, spec.weight, spec.on_error))
+    return rewards

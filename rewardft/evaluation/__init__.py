@@ -1,0 +1,1 @@
+"""Evaluation on held-out samples, paired comparisons, alarms, pictures."""

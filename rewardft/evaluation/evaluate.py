@@ -1,0 +1,204 @@
+"""Held-out evaluation on fixed samples and fixed noise, so that any two evaluations can be compared
+in pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.algorithms.regularizers import trajectory_kl
+from rewardft.errors import CheckpointError
+from rewardft.files import nan_for_null
+from rewardft.policy.batches import evaluation_batches
+from rewardft.policy.context import Context
+from rewardft.types import Batch, Plan, Rollout
+
+
+@dataclass
+class Evaluation:
+    """Values by name: `per_sample` holds one number per evaluated sample (NaN = not applicable),
+    `overall` one number.
+
+    groups: the data set's `group` column where it has one; intervals are then given per group as
+        well.
+    higher_is_better: by name; None where neither direction is better. A reward's direction is the
+        sign of its weight.
+    settings: how it was made; only evaluations that were made alike can be compared in pairs.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    per_sample: dict[str, list[float]] = field(default_factory=dict)
+    overall: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    higher_is_better: dict[str, bool | None] = field(default_factory=dict)
+    rollout: Rollout | None = None
+
+    def means(self) -> dict[str, float]:
+        """Mean of every per-sample value and every overall number, as `name` and `group/name`."""
+        result = dict(self.overall)
+        for name, values in self.per_sample.items():
+            for prefix, rows in self.rows().items():
+                result[prefix + name] = mean([values[i] for i in rows])
+        return result
+
+    def rows(self) -> dict[str, list[int]]:
+        """Row numbers of all samples under '' and of each group under 'group/'."""
+        rows = {"": list(range(len(self.ids)))}
+        for i, group in enumerate(self.groups):
+            rows.setdefault(f"{group}/", []).append(i)
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """What its file holds; NaN becomes null there, see `rewardft.files`."""
+        names = ("settings", "ids", "groups", "per_sample", "overall", "higher_is_better")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that a file holds, read by `json.loads`."""
+        values = nan_for_null({"per_sample": data["per_sample"], "overall": data["overall"]})
+        facts = {name: data.get(name, {}) for name in ("settings", "higher_is_better")}
+        return cls(list(data["ids"]), list(data["groups"]), **values, **facts)
+
+
+def evaluate(
+    ctx: Context,
+    dataset: Any,
+    metrics: Mapping[str, Any],
+    samples: int,
+    batch_size: int,
+    kl: bool = False,
+) -> Evaluation:
+    """Sample the first `samples` items with the whole chain, score them and update the metrics.
+
+    Args:
+        ctx: holds the evaluation's rewards and seed; its noise depends on the sample's id alone.
+        metrics: by name; per-sample values `(n,)` are listed under `metric`, or `name/metric` if it
+            gives several.
+        kl: add `kl/FORM`, the distance from the reference along the trajectory, see
+            `rewardft.algorithms.regularizers`.
+    """
+    result = Evaluation()
+    for metric in metrics.values():
+        metric.reset()
+    for batch in evaluation_batches(dataset, samples, batch_size):
+        batch = batch.to(ctx.device)
+        rollout = roll_out(ctx, batch, result, kl)
+        with torch.no_grad():
+            if ctx.rewards:
+                scores = ctx.score(rollout, batch)
+                for name, value in scores.by_name.items():
+                    result.per_sample.setdefault(f"reward/{name}", []).extend(
+                        value.float().cpu().tolist()
+                    )
+            for metric in metrics.values():
+                metric.update(rollout, batch)
+        result.ids.extend(batch.ids)
+        if "group" in batch:
+            result.groups.extend(batch["group"])
+        result.rollout = rollout
+    ctx.take_records()
+    result.higher_is_better |= {f"reward/{r.name}": r.weight >= 0 for r in ctx.rewards}
+    add_metrics(result, metrics)
+    return result
+
+
+def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollout:
+    """The whole chain; with `kl` its steps are kept until they have been compared with the
+    reference's."""
+    steps = ctx.sampler.steps
+    rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps if kl else 0))))
+    if kl:
+        form, values = trajectory_kl(ctx, rollout)
+        result.higher_is_better[f"kl/{form}"] = None
+        result.per_sample.setdefault(f"kl/{form}", []).extend(values.float().cpu().tolist())
+        for kept in (rollout.states, rollout.outputs, rollout.log_probs):
+            kept.clear()
+    return rollout
+
+
+def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:
+    """File what the metrics computed: `(n,)` tensors per sample, anything else as one number.
+
+    A metric may declare `higher_is_better`: true, false or None for all of its values, or a mapping
+        by name.
+    """
+    for name, metric in metrics.items():
+        for key, value in metric.compute().items():
+            full = f"{name}/{key}"
+            declared = getattr(metric, "higher_is_better", None)
+            result.higher_is_better[full] = (
+                declared.get(key) if isinstance(declared, Mapping) else declared
+            )
+            if isinstance(value, Tensor) and value.ndim == 1 and len(value) == len(result.ids):
+                result.per_sample[full] = value.float().cpu().tolist()
+            else:
+                result.overall[full] = float(value)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Before and after on the same samples and noise: means, and the mean difference with its 95 %
+    half-width."""
+
+    name: str
+    count: int
+    before: float
+    after: float
+    difference: float
+    half_width: float
+
+    @property
+    def separable(self) -> bool:
+        return abs(self.difference) > self.half_width
+
+
+def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
+    """Paired differences (normal 95 % interval over samples) of every per-sample value, over all
+    and per group.
+
+    A value that only one of them has gets a row without pairs. Raises CheckpointError when they
+    were not made alike.
+    """
+    unlike = [
+        k
+        for k in before.settings | after.settings
+        if before.settings.get(k) != after.settings.get(k)
+    ]
+    if unlike or before.ids != after.ids:
+        raise CheckpointError(
+            f"the two evaluations differ in their {', '.join(unlike) or 'samples'}, so they cannot "
+            "be compared in pairs. Evaluate the run again with `rewardft evaluate`."
+        )
+    missing = [math.nan] * len(before.ids)
+    rows = []
+    for name in before.per_sample | after.per_sample:
+        columns = [evaluation.per_sample.get(name, missing) for evaluation in (before, after)]
+        for prefix, chosen in before.rows().items():
+            pairs = [(columns[0][i], columns[1][i]) for i in chosen]
+            rows.append(pair_up(prefix + name, [p for p in pairs if not any(map(math.isnan, p))]))
+    return rows
+
+
+def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
+    """Mean difference of (before, after) pairs with its normal 95 % interval; infinite for fewer
+    than two."""
+    differences = [b - a for a, b in pairs]
+    center = mean(differences)
+    variance = sum((d - center) ** 2 for d in differences) / max(len(differences) - 1, 1)
+    half = 1.96 * math.sqrt(variance / len(differences)) if len(differences) > 1 else math.inf
+    return Paired(
+        name, len(pairs), mean([a for a, _ in pairs]), mean([b for _, b in pairs]), center, half
+    )
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of the values that apply; NaN when none does."""
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan

@@ -1,0 +1,143 @@
+"""Samples that are pictures, as files. Nothing else in the core looks at what a sample is."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError
+from rewardft.types import Rollout
+
+LEAST_SIDE = 64  # small pictures are enlarged to this in grids
+
+
+def as_pictures(decoded: Any) -> Tensor | None:
+    """Decoded samples as pictures `(n, c, h, w)` in [0, 1], c = 1 or 3; None where they are none.
+
+    Multi-view samples `(n, v, c, h, w)` become one row of views each. NaN is black.
+    """
+    if (
+        not isinstance(decoded, Tensor)
+        or decoded.ndim not in (4, 5)
+        or decoded.shape[-3] not in (1, 3)
+    ):
+        return None
+    pictures = decoded.detach().float().cpu().nan_to_num(0.0).clamp(0, 1)
+    return pictures if pictures.ndim == 4 else torch.cat(list(pictures.unbind(1)), dim=-1)
+
+
+def save_pictures(samples: Any, ids: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
+    """One PNG per sample, `PREFIX + ID.png`; an empty list where the samples are no pictures.
+
+    Args:
+        samples: a finished rollout, or decoded samples.
+        ids: one per sample; characters that file names may lack become `_`.
+
+    Raises ComponentError when Pillow is not installed.
+    """
+    pictures = as_pictures(samples.decoded if isinstance(samples, Rollout) else samples)
+    if pictures is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{prefix}{file_name(id_)}.png" for id_ in ids]
+    for path, picture in zip(paths, pictures):
+        save_png(path, picture)
+    return paths
+
+
+def save_grid(columns: Mapping[str, Any], labels: Sequence[str], path: Path) -> Path | None:
+    """Decoded samples side by side under the names of their columns; None where they are no
+    pictures.
+
+    labels: one per sample, written above its row.
+    """
+    strips = [as_pictures(column) for column in columns.values()]
+    if any(strip is None for strip in strips):
+        return None
+    rows = [
+        [enlarge(cell) for cell in cells]
+        for cells in zip(*(strip for strip in strips if strip is not None))
+    ]
+    write_image(path, sheet(list(columns), labels, rows))
+    return path
+
+
+def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[Tensor]]) -> Any:
+    """Rows of pictures `(3, h, w)` of one size under the titles of their columns, each row under
+    its label.
+
+    Text that is wider than its place is cut off, as pictures must stay where they are.
+    """
+    pillow, gap, line = (
+        import_pillow("Image", "ImageDraw"),
+        4,
+        14,
+    )  # pixels between pictures, and of a line of text
+    height, width = rows[0][0].shape[-2:]
+    across, down = width + gap, height + line + gap
+    image = pillow["Image"].new(
+        "RGB", (across * len(titles) - gap, line + down * len(rows)), "white"
+    )
+    draw = pillow["ImageDraw"].Draw(image)
+    for column, title in enumerate(titles):
+        draw.text((column * across, 0), title, fill="black")
+    for row, (label, cells) in enumerate(zip(labels, rows)):
+        top = line + row * down
+        draw.text((0, top), label, fill="black")
+        for column, cell in enumerate(cells):
+            image.paste(to_image(cell), (column * across, top + line))
+    return image
+
+
+def enlarge(picture: Tensor) -> Tensor:
+    """`(c, h, w)` -> three channels, at least LEAST_SIDE high, by whole pixels."""
+    factor = -(-LEAST_SIDE // picture.shape[-2])
+    return picture.expand(3, -1, -1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+
+
+def save_png(path: Path, picture: Tensor) -> None:
+    """`(c, h, w)` in [0, 1] -> a file, complete or absent."""
+    write_image(path, to_image(picture))
+
+
+def to_image(picture: Tensor) -> Any:
+    """`(c, h, w)` in [0, 1] -> a Pillow image of 8 bits."""
+    array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+    return import_pillow("Image")["Image"].fromarray(
+        array[..., 0] if array.shape[-1] == 1 else array
+    )
+
+
+def import_pillow(*names: str) -> dict[str, Any]:
+    """Modules of Pillow by name; raises ComponentError when it is not installed."""
+    try:
+        return {name: importlib.import_module(f"PIL.{name}") for name in names}
+    except ImportError as error:
+        raise ComponentError(
+            "pictures are written by Pillow, which is not installed: pip install pillow"
+        ) from error
+
+
+def write_image(path: Path, image: Any) -> None:
+    """A PNG, complete or absent."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    image.save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def file_name(id_: str) -> str:
+    """An id as a file name; ids that would become the same one keep apart by a hash."""
+    plain = re.sub(r"[^\w.-]", "_", id_).lstrip(".")[:80]
+    return (
+        plain
+        if plain == id_
+        else f"{plain}-{hashlib.blake2b(id_.encode(), digest_size=3).hexdigest()}"
+    )

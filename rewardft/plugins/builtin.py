@@ -1,0 +1,106 @@
+"""The core's own components, as a plugin like any other; always registered first."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rewardft.contracts.hookspecs import hookimpl
+from rewardft.errors import ComponentError
+
+if TYPE_CHECKING:
+    from torch import nn, optim
+
+    from rewardft.recipe.recipe import Recipe
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_samplers() -> Factories:
+    from rewardft.samplers.ddim import DDIM
+    from rewardft.samplers.ddpm import DDPM
+    from rewardft.samplers.flow import FlowEuler
+
+    return {"ddim": DDIM, "ddpm": DDPM, "flow_euler": FlowEuler}
+
+
+@hookimpl
+def register_algorithms() -> Factories:
+    from rewardft.algorithms import direct
+    from rewardft.algorithms.denoising import Denoising
+
+    return {
+        "direct": direct.Direct,
+        "draft": direct.draft,
+        "draft_k": direct.draft_k,
+        "draft_lv": direct.draft_lv,
+        "alignprop": direct.alignprop,
+        "refl": direct.refl,
+        "drtune": direct.drtune,
+        "denoising": Denoising,
+    }
+
+
+@hookimpl
+def register_regularizers() -> Factories:
+    from rewardft.algorithms.regularizers import KL
+
+    return {"kl": KL}
+
+
+@hookimpl
+def check_recipe(recipe: Recipe) -> Iterator[str]:
+    """Steps to learn from that the sampler may not execute: said here, not when the random draw
+    comes to it."""
+    factory = register_algorithms().get(recipe.algorithm.use.casefold())
+    steps = sampler_steps(recipe)
+    if factory is None or steps is None:
+        return
+    try:
+        algorithm = factory(**recipe.algorithm.options)
+        problems = (
+            list(algorithm.step_problems(steps)) if hasattr(algorithm, "step_problems") else []
+        )
+    except ComponentError as error:
+        problems = [("", str(error))]
+    except TypeError:  # an option that is unknown or of another type, which is reported as such
+        return
+    for key, problem in problems:
+        yield f"{recipe.where('algorithm', key)}: algorithm {recipe.algorithm.use!r}: {problem}"
+
+
+def sampler_steps(recipe: Recipe) -> int | None:
+    """The sampler's option `steps`, or its default where the sampler is the core's; None when it
+    cannot be known."""
+    factory = register_samplers().get(recipe.sampler.use.casefold())
+    default = inspect.signature(factory).parameters["steps"].default if factory else None
+    steps = recipe.sampler.options.get("steps", default)
+    return steps if isinstance(steps, int) else None
+
+
+@hookimpl(trylast=True)
+def create_optimizer(
+    parameters: list[nn.Parameter], options: Mapping[str, Any]
+) -> optim.Optimizer | None:
+    """AdamW with float32 state; fused where the device has it."""
+    from torch import optim
+
+    if options["use"] != "adamw":
+        return None
+    return optim.AdamW(
+        parameters,
+        lr=options["lr"],
+        betas=tuple(options["betas"]),
+        eps=options["eps"],
+        weight_decay=options["weight_decay"],
+        fused=all(p.is_cuda for p in parameters) or None,
+    )
+
+
+@hookimpl(trylast=True)
+def stop_run(metrics: Mapping[str, float]) -> str | None:
+    """A loss that is not a number any more ends the run."""
+    loss = metrics.get("loss")
+    return None if loss is None or loss == loss else "the loss is NaN"

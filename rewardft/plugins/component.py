@@ -1,0 +1,206 @@
+"""One component of a recipe: its factory with options that were checked against the factory's
+signature."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rewardft.errors import ComponentError, RewardftError, did_you_mean
+from rewardft.plugins.catalog import Entry, plain_callable
+from rewardft.recipe.typed_values import Mismatch, convert, type_words
+
+# Kinds whose contract is a plain call: a function with these first parameters is the component, not
+# a factory of it.
+CALLS = {"rewards": ("rollout", "batch"), "regularizers": ("new", "reference")}
+
+Checked = tuple[dict[str, Any], list[tuple[str | None, str]]]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A catalog entry and its options. `options` holds what the recipe gives, converted to the
+    annotated types."""
+
+    entry: Entry
+    options: Mapping[str, Any]
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The options with the factory's defaults filled in."""
+        known = option_parameters(self.entry)
+        defaults = {n: p.default for n, p in known.items() if p.default is not p.empty}
+        return {**defaults, **self.options}
+
+    def build(self) -> Any:
+        """Make the object. What fails in the factory is raised as `ComponentError` that names the
+        component."""
+        factory = self.entry.factory
+        if is_the_component(self.entry):
+            return functools.update_wrapper(functools.partial(factory, **self.options), factory)
+        try:
+            return factory(**self.options)
+        except RewardftError as error:
+            error.add_note(f"while building {self._title}")
+            raise
+        except Exception as error:
+            raise ComponentError(
+                f"{self._title} could not be built: {type(error).__name__}: {error}"
+            ) from error
+
+    def tags(self, attribute: str, dynamic: str) -> frozenset[str]:
+        """The static tags in `attribute` with those that the method `dynamic` gives for these
+        options."""
+        try:
+            return tags_of(self.entry, attribute, dynamic, self.all_options)
+        except Exception as error:
+            raise ComponentError(
+                f"{self._title}: {dynamic}() failed: {type(error).__name__}: {error}"
+            ) from error
+
+    @property
+    def _title(self) -> str:
+        return f"{self.entry.title} (plugin {self.entry.plugin!r}, {self.entry.location})"
+
+
+def is_the_component(entry: Entry) -> bool:
+    """Whether the registered callable is the reward or regularizer itself, not a factory of one."""
+    names = list(_signature(entry.factory))[:2]
+    return (
+        entry.kind in CALLS
+        and not inspect.isclass(entry.factory)
+        and tuple(names) == CALLS[entry.kind]
+    )
+
+
+def option_parameters(entry: Entry) -> dict[str, inspect.Parameter]:
+    """The parameters that a recipe can give, by name; `**kwargs` is among them under its own
+    name."""
+    parameters = list(_signature(entry.factory).values())[2 if is_the_component(entry) else 0 :]
+    return {p.name: p for p in parameters if p.kind is not p.VAR_POSITIONAL}
+
+
+def check_options(entry: Entry, options: Mapping[str, Any], fixed: tuple[str, ...]) -> Checked:
+    """Convert options to the factory's types; returns them with the problems, as pairs (option or
+    None, message).
+
+    `fixed` are the section's own keys, so that a misspelled one is recognised too.
+    """
+    known = option_parameters(entry)
+    named = {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
+    open_ended = len(named) < len(known)
+    values: dict[str, Any] = {}
+    problems: list[tuple[str | None, str]] = []
+    for key, value in options.items():
+        if key not in named:
+            values[key] = value
+            if not open_ended:
+                problems.append(
+                    (key, f"{entry.title} has no option {key!r}.{_choices(key, named, fixed)}")
+                )
+            continue
+        try:
+            values[key] = _convert(entry, named[key], value)
+        except Mismatch as error:
+            problems.append((key, f"option {key!r} of {entry.title}: {error}"))
+    problems += [
+        (None, _missing(entry, p))
+        for p in named.values()
+        if p.default is p.empty and p.name not in options
+    ]
+    return values, problems
+
+
+def tags_of(
+    entry: Entry, attribute: str, dynamic: str | None, options: Mapping[str, Any]
+) -> frozenset[str]:
+    """Tags of a component: its attribute, joined with what its method (None: not asked) says about
+    the options."""
+    tags = frozenset(_look_up(entry.factory, attribute) or ())
+    if (
+        attribute == "provides"
+        and is_the_component(entry)
+        and _look_up(entry.factory, "provides") is None
+    ):
+        tags = frozenset({"reward_gradient"}) if entry.kind == "rewards" else frozenset()
+    if (
+        entry.kind == "rewards"
+        and attribute == "provides"
+        and _look_up(entry.factory, "differentiable") is False
+    ):
+        tags -= {"reward_gradient"}
+    method = _look_up(entry.factory, dynamic) if dynamic else None
+    return tags if method is None else tags | frozenset(_call_with_known(method, options))
+
+
+def _look_up(factory: Any, name: str) -> Any:
+    """An attribute of the factory, or of what a partial wraps."""
+    while isinstance(factory, functools.partial) and not hasattr(factory, name):
+        factory = factory.func
+    return getattr(factory, name, None)
+
+
+def _call_with_known(method: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Call `method` with those options that it takes."""
+    parameters = inspect.signature(method).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return method(**options)
+    return method(**{name: value for name, value in options.items() if name in parameters})
+
+
+def _signature(factory: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(factory).parameters
+
+
+def _choices(key: str, named: Mapping[str, Any], fixed: tuple[str, ...]) -> str:
+    hint = did_you_mean(key, [*named, *fixed])
+    return hint if named or "Did you" in hint else " It has no options."
+
+
+def _missing(entry: Entry, parameter: inspect.Parameter) -> str:
+    annotation = _annotation(entry, parameter)
+    words = "" if annotation is Any else f" ({type_words(annotation)})"
+    text = f"{entry.title} requires the option {parameter.name!r}{words}."
+    first = next(iter(_signature(entry.factory)), None)
+    if entry.kind in CALLS and inspect.isroutine(entry.factory) and parameter.name == first:
+        names = ", ".join(CALLS[entry.kind])
+        text += f" If the function itself is meant to be the component, name its first parameters ({names})."
+    return text
+
+
+def _convert(entry: Entry, parameter: inspect.Parameter, value: Any) -> Any:
+    annotation = _annotation(entry, parameter)
+    if value is None and parameter.default is None:
+        return None
+    return convert(annotation, value)
+
+
+def _annotation(entry: Entry, parameter: inspect.Parameter) -> Any:
+    """The parameter's annotation, evaluated; `Any` when there is none or when it names types known
+    to checkers only."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        return eval(annotation, _namespace(entry.factory))
+    except NameError:  # imported under TYPE_CHECKING: nothing that YAML could give
+        return Any
+
+
+def _namespace(factory: Any) -> dict[str, Any]:
+    """Globals in which the factory's annotations were written; for a class, those of the class that
+    has `__init__`."""
+    target = plain_callable(factory)
+    if not inspect.isclass(target):
+        return getattr(target, "__globals__", {})
+    owner = next((c for c in target.__mro__ if "__init__" in vars(c) and c is not object), target)
+    names: dict[str, Any] = {}
+    for cls in [*reversed(owner.__mro__)]:
+        names |= vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
+    return names

@@ -1,0 +1,272 @@
+"""From a recipe's names to components: every name looked up, every option and tag checked, nothing
+built.
+
+Loads no weights; imports torch only when a plugin does. All problems are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rewardft.errors import PluginError, RecipeError
+from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, build_catalog
+from rewardft.plugins.component import Component, check_options, option_parameters, tags_of
+from rewardft.plugins.manager import Plugins, join_errors, load_usable_plugins
+from rewardft.recipe.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec, read_recipe
+from rewardft.recipe.strict_yaml import Keys
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The components of a recipe, ready to be built. `tags` are those that the components provide
+    together."""
+
+    catalog: Catalog
+    model: Component
+    sampler: Component
+    dataset: Component
+    eval_dataset: Component
+    algorithm: Component
+    rewards: list[tuple[RewardSpec, Component]]
+    regularizers: list[tuple[RegularizerSpec, Component]]
+    eval_rewards: list[tuple[RewardSpec, Component]]
+    metrics: list[Component]
+    eval_sampler: Component | None = None  # None: the sampler that the run trains with
+    tags: frozenset[str] = frozenset()
+
+    def components(self) -> Iterator[Component]:
+        """Every component once, the evaluation's data set left out (it is the data set with other
+        options)."""
+        yield from (self.model, self.sampler, self.dataset, self.algorithm)
+        yield from (
+            component for _, component in (*self.rewards, *self.regularizers, *self.eval_rewards)
+        )
+        yield from self.metrics
+        if self.eval_sampler is not None:
+            yield self.eval_sampler
+
+
+def open_recipe(
+    path: Path | str, overrides: Sequence[str] = ()
+) -> tuple[Recipe, Plugins, Resolved]:
+    """Read a recipe, load its plugins and resolve it.
+
+    Raises `RecipeError` with the problems of all three at once: neither a wrong section nor a
+    plugin that cannot be used hides the rest. Raises `PluginError` when plugins are all that is
+    wrong.
+    """
+    recipe, problems = read_recipe(path, overrides)
+    plugins, broken = load_usable_plugins(recipe.plugins, recipe.base)
+    if not problems and not broken:
+        return recipe, plugins, resolve(recipe, plugins)
+    found = _look_up(recipe, plugins, bool(broken))
+    if not problems and not found:
+        raise join_errors(broken)
+    where = recipe.where("plugins")
+    raise RecipeError(
+        recipe.source, [*problems, *(f"{where}: {error}" for error in broken), *found]
+    )
+
+
+def _look_up(recipe: Recipe, plugins: Plugins, incomplete: bool) -> list[str]:
+    """The problems of names and options in a recipe that has others; tags and plugins' objections
+    need a sound one."""
+    try:
+        resolver = _Resolver(recipe, build_catalog(plugins), incomplete)
+    except PluginError as error:
+        return [f"{recipe.source}: {error}"]
+    resolver.resolve()
+    return resolver.problems
+
+
+def resolve(recipe: Recipe, plugins: Plugins) -> Resolved:
+    """Look up and check every component of `recipe`; raises `RecipeError` with all problems."""
+    resolver = _Resolver(recipe, build_catalog(plugins))
+    resolved = resolver.resolve()
+    problems = resolver.problems
+    if resolved is not None and not problems:  # tags may depend on options, so these must be sound
+        resolved = replace(resolved, tags=_provided(resolved))
+        problems += [f"{recipe.source}: {text}" for text in _tag_problems(resolved)]
+    problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
+    if problems or resolved is None:
+        raise RecipeError(recipe.source, problems)
+    return resolved
+
+
+class _Resolver:
+    """Collects problems while it looks components up.
+
+    incomplete: plugins are missing, so a name that is not found is no problem: one of them may have
+        it.
+    """
+
+    def __init__(self, recipe: Recipe, catalog: Catalog, incomplete: bool = False) -> None:
+        self.recipe, self.catalog, self.incomplete = recipe, catalog, incomplete
+        self.problems: list[str] = []
+
+    def resolve(self) -> Resolved | None:
+        """The components; None when one of them was not found."""
+        recipe = self.recipe
+        model = self.component("models", recipe.model, ("model",))
+        sampler = self.component("samplers", recipe.sampler, ("sampler",))
+        dataset = self.component("datasets", recipe.data, ("data",))
+        algorithm = self.component("algorithms", recipe.algorithm, ("algorithm",))
+        rewards = self.listed("rewards", recipe.rewards, ("rewards",))
+        regularizers = self.listed("regularizers", recipe.regularizers, ("regularizers",))
+        eval_rewards = self.listed("rewards", recipe.evaluate.rewards, ("evaluate", "rewards"))
+        metrics = self.listed("metrics", recipe.evaluate.metrics, ("evaluate", "metrics"))
+        eval_sampler = self.component("samplers", recipe.evaluate.sampler, ("evaluate", "sampler"))
+        eval_dataset = self.evaluated(dataset) if dataset else None
+        if not (model and sampler and dataset and eval_dataset and algorithm):
+            return None
+        return Resolved(
+            self.catalog,
+            model,
+            sampler,
+            dataset,
+            eval_dataset,
+            algorithm,
+            rewards,
+            regularizers,
+            eval_rewards,
+            [component for _, component in metrics],
+            eval_sampler,
+        )
+
+    def component(self, kind: str, spec: ComponentSpec | None, keys: Keys) -> Component | None:
+        if spec is None:  # a section that is missing or wrong, which is reported as such
+            return None
+        try:
+            entry = self.catalog.get(kind, spec.use)
+        except PluginError as error:
+            if not self.incomplete:
+                self.problems.append(f"{self.recipe.where(*keys, 'use')}: {error}")
+            return None
+        fixed = tuple(name for name in type(spec).model_fields if name != "options")
+        values, problems = check_options(entry, spec.options, fixed)
+        for key, message in problems:
+            where = self.recipe.where(*keys) if key is None else self.recipe.where(*keys, key)
+            self.problems.append(f"{where}: {message}")
+        return Component(entry, values)
+
+    def listed(self, kind: str, specs: list[Any], keys: Keys) -> list[tuple[Any, Component]]:
+        found = [
+            (spec, self.component(kind, spec, (*keys, index))) for index, spec in enumerate(specs)
+        ]
+        return [(spec, component) for spec, component in found if component is not None]
+
+    def evaluated(self, dataset: Component) -> Component:
+        """The data set of the evaluation: the training one with `evaluate.data` on top."""
+        overrides = self.recipe.evaluate.data
+        refused = "evaluate.data overrides options of the data set, and {!r} is not one."
+        own = {
+            "use": refused.format("use"),
+            "batch_size": refused.format("batch_size") + " Write evaluate.batch_size.",
+        }
+        problems = [(key, own[key]) for key in overrides if key in own]
+        options = {key: value for key, value in overrides.items() if key not in own}
+        values, found = check_options(dataset.entry, options, ())
+        for key, message in problems + [(key, text) for key, text in found if key is not None]:
+            self.problems.append(f"{self.recipe.where('evaluate', 'data', key)}: {message}")
+        return Component(dataset.entry, {**dataset.options, **values})
+
+
+def _provided(resolved: Resolved) -> frozenset[str]:
+    """What the components offer together; of the rewards only what every one of them offers."""
+    single = [resolved.model, resolved.sampler, resolved.dataset, resolved.algorithm]
+    single += [component for _, component in resolved.regularizers]
+    tags = frozenset().union(*(_provides(c) for c in single))
+    rewards = [_provides(component) for _, component in resolved.rewards]
+    return tags | frozenset.intersection(*rewards) if rewards else tags
+
+
+def _provides(component: Component) -> frozenset[str]:
+    return component.tags("provides", "tags")
+
+
+def _needs(component: Component) -> frozenset[str]:
+    return component.tags("needs", "needs_for")
+
+
+def _tag_problems(resolved: Resolved) -> Iterator[str]:
+    """A sentence for each tag that a component needs and the others do not provide."""
+    for component in resolved.components():
+        for tag in sorted(_needs(component) - resolved.tags):
+            text = f"{component.entry.title} needs {tag!r}, {_who_lacks(tag, resolved)}."
+            yield text + _who_would_do(resolved) if component.entry.kind == "algorithms" else text
+
+
+def _who_lacks(tag: str, resolved: Resolved) -> str:
+    """The listed components of those kinds that can provide the tag, and the registered ones that
+    do."""
+    offering = [
+        e
+        for kind in resolved.catalog.kinds
+        for e in resolved.catalog.of_kind(kind)
+        if tag in _static(e)
+    ]
+    kinds = {entry.kind for entry in offering}
+    trained = [
+        c for c in resolved.components() if c is not resolved.eval_sampler
+    ]  # that one provides nothing to a run
+    lacking = [c for c in trained if c.entry.kind in kinds and tag not in _provides(c)]
+    if not kinds:
+        return "and no loaded plugin has a component that provides it"
+    if not lacking:
+        return f"and the recipe lists no {' or '.join(sorted(SINGULAR[kind] for kind in kinds))} that provides it"
+    names = " and ".join(f"{c.entry.title} (plugin {c.entry.plugin!r})" for c in lacking)
+    offers = ", ".join(
+        sorted(e.name for e in offering if e.kind in {c.entry.kind for c in lacking})
+    )
+    return f"which {names} {'does' if len(lacking) == 1 else 'do'} not provide; {offers} would"
+
+
+def _static(entry: Entry) -> frozenset[str]:
+    """Tags of a registered component with its default options; without required ones, its fixed
+    tags alone."""
+    return _tags_by_default(entry, "provides", "tags")
+
+
+def _tags_by_default(entry: Entry, attribute: str, dynamic: str) -> frozenset[str]:
+    parameters = option_parameters(entry)
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    complete = len(defaults) == sum(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+    return tags_of(entry, attribute, dynamic if complete else None, defaults)
+
+
+def _who_would_do(resolved: Resolved) -> str:
+    """Algorithms whose needs this recipe satisfies."""
+    others = [
+        e for e in resolved.catalog.of_kind("algorithms") if e.name != resolved.algorithm.entry.name
+    ]
+    fit = [
+        e.name
+        for e in others
+        if _tags_by_default(e, "needs", "needs_for") <= resolved.tags | _static(e)
+    ]
+    return (
+        f" Algorithms that would do here: {', '.join(fit)}."
+        if fit
+        else " No other loaded algorithm would do here."
+    )
+
+
+def _located(recipe: Recipe, text: str) -> str:
+    """A plugin's sentence with the recipe in front, unless it says its place itself, by
+    `recipe.where(...)`."""
+    return text if text.startswith((f"{recipe.source}:", "--set ")) else f"{recipe.source}: {text}"
+
+
+def _objections(recipe: Recipe, plugins: Plugins) -> Iterator[str]:
+    """The sentences of every plugin's `check_recipe`."""
+    for name, answer in plugins.results("check_recipe", recipe=recipe):
+        sentences: Any = None if isinstance(answer, (str, bytes, Mapping)) else list(answer)
+        if sentences is None or not all(isinstance(sentence, str) for sentence in sentences):
+            raise PluginError(
+                f"plugin {name!r}: hook 'check_recipe' returned {answer!r}; expected a list of "
+                "sentences, or nothing."
+            )
+        yield from sentences

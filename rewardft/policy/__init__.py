@@ -1,0 +1,1 @@
+"""What an algorithm works with: the policy, rewards, adapters, batches."""

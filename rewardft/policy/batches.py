@@ -1,0 +1,92 @@
+"""The order in which samples are drawn: a pure function of the seed, so that resuming needs a
+position alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from rewardft.errors import DataError
+from rewardft.noise import keyed_generator
+from rewardft.types import Batch, collate
+
+
+class Stream:
+    """An endless stream of samples, shuffled anew in every pass over the data.
+
+    position: samples drawn so far, over all processes; batches follow each other without a gap at
+        the end of a pass.
+    """
+
+    def __init__(self, dataset: Any, seed: int, position: int = 0) -> None:
+        if len(dataset) == 0:
+            raise DataError(f"the data set {type(dataset).__name__} is empty")
+        self.dataset, self.seed, self.position = dataset, seed, position
+        self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def next_batch(self, size: int, rank: int = 0, processes: int = 1) -> Batch:
+        """The next `size` samples of this process; the processes take consecutive slices of one
+        global batch."""
+        start = self.position + rank * size
+        self.position += size * processes
+        return self._gather(range(start, start + size))
+
+    def _gather(self, positions: range) -> Batch:
+        epochs = [p // len(self.dataset) for p in positions]
+        items = [
+            self.dataset[self._index(e, p % len(self.dataset))] for p, e in zip(positions, epochs)
+        ]
+        return make_batch(items, epochs)
+
+    def _index(self, epoch: int, offset: int) -> int:
+        if epoch != self._pass:
+            self._order = torch.randperm(
+                len(self.dataset), generator=keyed_generator(self.seed, "order", epoch)
+            )
+            self._pass = epoch
+        return int(self._order[offset])
+
+
+def make_batch(items: list[Any], epochs: list[int]) -> Batch:
+    """Collate items; raises DataError for one without an `id` of its own, or with that of another
+    in the same pass."""
+    missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
+    if missing:
+        raise DataError(
+            f"every item of a data set needs an `id` (a string, unique): its noise is drawn by it. "
+            f"Item {missing[0]} of this batch has {items[missing[0]].get('id')!r}."
+        )
+    ids = tuple(item["id"] for item in items)
+    check_unique(ids, epochs)
+    return Batch(ids, tuple(epochs), collate(items))
+
+
+def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
+    """Raises DataError when an id comes twice in one pass over the data: both samples would get the
+    same noise."""
+    counts = Counter(zip(ids, epochs))
+    twice = sorted({id_ for (id_, _), count in counts.items() if count > 1})
+    if twice:
+        shown = ", ".join(map(repr, twice[:3])) + (
+            f" and {len(twice) - 3} more" if len(twice) > 3 else ""
+        )
+        raise DataError(
+            f"several items of the data set have the same `id` ({shown}): their noise is drawn by "
+            "it, so they would be sampled alike. Give every item an id of its own."
+        )
+
+
+def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]:
+    """The first `samples` items in order, as batches of `size`; raises DataError when two of them
+    share an id."""
+    count = min(samples, len(dataset))
+    ids: list[str] = []
+    for start in range(0, count, size):
+        items = [dataset[i] for i in range(start, min(start + size, count))]
+        batch = make_batch(items, [0] * len(items))
+        ids += batch.ids
+        check_unique(ids, [0] * len(ids))
+        yield batch

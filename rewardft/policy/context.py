@@ -1,0 +1,191 @@
+"""What an algorithm may use: roll out, score, replay, compare with the reference."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError
+from rewardft.noise import Noise
+from rewardft.policy.policy import Policy
+from rewardft.policy.rewards import WeightedReward, describe, evaluate_rewards
+from rewardft.types import Batch, Plan, Rollout, Scores, Transition
+
+
+@dataclass(frozen=True)
+class WeightedRegularizer:
+    """A regularizer with its name in the logs and its weight in the loss."""
+
+    name: str
+    penalty: Callable[[Transition, Transition], Tensor]
+    weight: float
+
+
+@dataclass
+class Context:
+    """Handed to `Algorithm.losses`.
+
+    rng:        choices that a whole optimizer step shares (which steps to train); the same on every
+        process.
+    step:       optimizer steps taken so far; the same for every batch that is accumulated into a
+        step.
+    memory:     tensors and numbers that an algorithm needs to survive a checkpoint.
+    reward_evaluations: samples that have been scored so far.
+    micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
+    """
+
+    policy: Policy
+    sampler: Any
+    adapter: Any
+    rewards: Sequence[WeightedReward] = ()
+    regularizers: Sequence[WeightedRegularizer] = ()
+    seed: int = 0
+    step: int = 0
+    micro_batch: int | None = None
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    memory: dict[str, Any] = field(default_factory=dict)
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    gather: Callable[[Tensor], Tensor] = lambda x: x
+    audit: dict[str, Any] | None = None
+    on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None
+    last_rollout: Rollout | None = None
+    reward_evaluations: int = 0
+    _records: dict[str, list[Tensor]] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
+
+    def start_step(self, step: int) -> None:
+        """Every micro-batch of one optimizer step makes the same choices: accumulation changes
+        nothing."""
+        self.step, self.rng = step, self.rng_of(step)
+
+    def rng_of(self, step: int) -> random.Random:
+        """The choices of an optimizer step."""
+        return random.Random(f"{self.seed}/{step}")
+
+    def noise(self, batch: Batch) -> Noise:
+        return Noise(self.seed, batch.ids, batch.epochs, self.device, self.dtype)
+
+    def encode(self, batch: Batch) -> Any:
+        with torch.no_grad():
+            return self.policy.encode(batch)
+
+    def rollout(self, batch: Batch, plan: Plan, noise: Noise | None = None) -> Rollout:
+        """Run the sampler without autograd; `noise` replaces the samples' own."""
+        noise = self.noise(batch) if noise is None else noise
+        with torch.no_grad():
+            rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
+        self.last_rollout = rollout
+        return rollout
+
+    def score(
+        self, rollout: Rollout, batch: Batch, gradient: bool = False, record: bool = True
+    ) -> Scores:
+        """Evaluate all rewards; with `gradient`, also d(total)/d(x0), with no denoiser graph in
+        memory.
+
+        record: log the values as the run's rewards; off for what is not a finished sample.
+        """
+        if not isinstance(rollout, Rollout):
+            raise ComponentError(
+                f"ctx.score takes a Rollout, got {type(rollout).__name__}. For other samples than "
+                "those of a rollout: rollout.with_x0(x0)."
+            )
+        scores = evaluate_rewards(
+            self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error
+        )
+        self.reward_evaluations += len(batch)
+        self._warn_of_skips(scores)
+        if not record:
+            return scores
+        for name in (r.name for r in self.rewards if r.on_error == "skip"):
+            self.record(f"skipped/{name}", torch.full((len(batch),), float(name in scores.skipped)))
+        for name, value in scores.by_name.items():
+            self.record(f"reward/{name}", value)
+        self.record("reward", scores.total)
+        return scores
+
+    def _warn_of_skips(self, scores: Scores) -> None:
+        """Once per reward: a run must not lose one without a word."""
+        for name, error in scores.skipped.items():
+            if name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"reward {name!r} failed and is skipped for this batch (`on_error: skip`): "
+                    f"{describe(error)}. Later failures are counted in `skipped/{name}` alone.",
+                    stacklevel=3,
+                )
+
+    def replay(self, rollout: Rollout, k: int, input_gradient: bool = False) -> Transition:
+        """Visit step k again, in the caller's gradient mode."""
+        self.adapter.train_mode(torch.is_grad_enabled())
+        try:
+            return self.sampler.replay(self.policy, rollout, k, input_gradient=input_gradient)
+        finally:
+            self.adapter.train_mode(False)
+
+    def reference(self, rollout: Rollout, k: int) -> Transition:
+        """The same visit under the reference model: the adapter switched off, no autograd."""
+        with torch.no_grad(), self.adapter.disabled():
+            return self.sampler.replay(self.policy, rollout, k, input_gradient=False)
+
+    def penalty(self, new: Transition, rollout: Rollout, k: int) -> Tensor:
+        """Weighted sum of the regularizers at a visited step, `(b,)`; costs a reference call only
+        if there are any."""
+        total = torch.zeros(len(rollout.noise), dtype=self.dtype, device=self.device)
+        if not self.regularizers:
+            return total
+        reference = self.reference(rollout, k)
+        for term in self.regularizers:
+            value = term.penalty(new, reference)
+            if value.shape != total.shape:
+                raise ComponentError(
+                    f"regularizer {term.name!r} must return one number per sample, shape "
+                    f"{tuple(total.shape)}; got {tuple(value.shape)}"
+                )
+            self.record(f"penalty/{term.name}", value)
+            total = total + term.weight * value
+        return total
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Note a per-sample value `(b,)`; the mean over the optimizer step is logged. Nothing is
+        read back here."""
+        self._records.setdefault(name, []).append(value.detach().reshape(-1))
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What has been called so far, by the names in the logs."""
+        policy = self.policy
+        return {
+            "denoiser_forwards": policy.forwards,
+            "denoiser_backwards": policy.backwards,
+            "denoiser_forward_samples": policy.forward_samples,
+            "denoiser_backward_samples": policy.backward_samples,
+            "reward_evaluations": self.reward_evaluations,
+        }
+
+    def restore_cost(self, cost: Mapping[str, int]) -> None:
+        """Go on counting from where a checkpoint was."""
+        policy = self.policy
+        policy.forwards, policy.backwards = cost["denoiser_forwards"], cost["denoiser_backwards"]
+        policy.forward_samples, policy.backward_samples = (
+            cost["denoiser_forward_samples"],
+            cost["denoiser_backward_samples"],
+        )
+        self.reward_evaluations = cost["reward_evaluations"]
+
+    def take_records(self) -> dict[str, Tensor]:
+        """(sum, count) `(2,)` since the last call, still on the device; NaN (not applicable) is
+        left out of both."""
+        joined = {name: torch.cat(values).float() for name, values in self._records.items()}
+        self._records.clear()
+        return {
+            name: torch.stack([v.nansum(), (~v.isnan()).sum().float()])
+            for name, v in joined.items()
+        }

@@ -1,0 +1,61 @@
+"""The model as samplers and algorithms see it: called under autocast, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Policy:
+    """The model as samplers and algorithms see it: `denoise` under autocast, counted.
+
+    forwards, backwards: denoiser calls so far, and how many of them have been differentiated.
+    forward_samples, backward_samples: the samples that these calls held.
+    """
+
+    def __init__(self, model: Any, precision: torch.dtype | None = None) -> None:
+        self.model, self.precision = model, precision
+        self.forwards = self.backwards = self.forward_samples = self.backward_samples = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
+        self.forwards += 1
+        self.forward_samples += len(x)
+        with self.autocast(x.device.type):
+            output = self.model.denoise(x, t, cond)
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+        return output.float() if self.precision else output
+
+    def autocast(self, device: str) -> Any:
+        """Without the weight cache: a cast made under no_grad would be reused with gradients on,
+        and cut the graph."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(device, dtype=self.precision, cache_enabled=False)
+
+    @contextmanager
+    def unguided(self) -> Iterator[None]:
+        """The conditional prediction alone: a model that has `guidance` runs with 1 inside.
+
+        Losses that compare an output with the noise that was added need this: a guided output is no
+        prediction of it.
+        """
+        if not hasattr(self.model, "guidance"):
+            yield
+            return
+        before, self.model.guidance = self.model.guidance, 1.0
+        try:
+            yield
+        finally:
+            self.model.guidance = before
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.backwards += 1
+        self.backward_samples += len(gradient)

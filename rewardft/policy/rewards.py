@@ -1,0 +1,309 @@
+"""Evaluating rewards: weights, names, gradients, and what happens when one fails."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import RewardError
+from rewardft.types import Batch, Rollout, Scores
+
+OnError = Callable[[str, Exception, Rollout, Batch], None]
+
+
+@dataclass(frozen=True)
+class WeightedReward:
+    """A reward with its name in the logs, its weight in the total and what to do when it fails."""
+
+    name: str
+    reward: Callable[[Rollout, Batch], Tensor]
+    weight: float = 1.0
+    on_error: str = "stop"
+
+
+def evaluate_rewards(
+    rewards: Sequence[WeightedReward],
+    rollout: Rollout,
+    batch: Batch,
+    gradient: bool,
+    audit: dict[str, Any] | None = None,
+    on_error: OnError | None = None,
+) -> Scores:
+    """Scores `(b,)` of finished samples; with `gradient`, d(total_i)/d(x0_i) shaped as x0.
+
+    Raises RewardError when a reward raises, returns inf or the wrong shape (unless its `on_error`
+    is skip), carries no gradient although one is asked for, or has a NaN gradient at samples that
+    it calls not applicable.
+    """
+    if not rewards:
+        raise RewardError("the algorithm asks for scores, but the recipe lists no rewards")
+    x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
+    view = rollout.with_x0(x0)
+    skipped: dict[str, Exception] = {}
+    with torch.set_grad_enabled(gradient):
+        by_name = {r.name: call_reward(r, view, batch, on_error, skipped) for r in rewards}
+        total = sum_rewards(rewards, by_name)
+    if audit is not None:
+        record_audit(audit, view, by_name, x0 if gradient else None)
+        record_failures(audit, rewards, skipped)
+        record_averages(audit, rewards, view, batch, by_name)
+    if not gradient:
+        return Scores(total, by_name, skipped=skipped)
+    slope = differentiate(total, x0, by_name)
+    if slope.isnan().any():
+        check_masks(rewards, rollout, batch, by_name, on_error)
+    rollout._decoded = view._decoded.detach() if isinstance(view._decoded, Tensor) else None
+    return Scores(total.detach(), {n: v.detach() for n, v in by_name.items()}, slope, skipped)
+
+
+def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -> Tensor:
+    """Weighted sum; a reward that does not apply to a sample (NaN) adds nothing to that sample."""
+    terms = [r.weight * torch.where(by_name[r.name].isnan(), 0.0, by_name[r.name]) for r in rewards]
+    return torch.stack(terms).sum(0)
+
+
+def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tensor:
+    """d(total_i)/d(x0_i), shaped as x0; zero where no reward applies to any sample.
+
+    Raises RewardError when rewards apply and none of them carries a gradient.
+    """
+    slope = (
+        torch.autograd.grad(total.sum(), x0, allow_unused=True)[0] if total.requires_grad else None
+    )
+    if slope is not None:
+        return slope
+    cut = [name for name, value in by_name.items() if not value.isnan().all()]
+    if not cut:  # skipped, or not applicable to this batch
+        return torch.zeros_like(x0)
+    raise RewardError(
+        f"no gradient reaches the samples from the rewards {', '.join(cut)}: they detach their "
+        "input or work on numpy arrays. Use a differentiable reward, or an algorithm that does "
+        "not need its gradient."
+    )
+
+
+def check_masks(
+    rewards: Sequence[WeightedReward],
+    rollout: Rollout,
+    batch: Batch,
+    by_name: Mapping[str, Tensor],
+    on_error: OnError | None = None,
+) -> None:
+    """Raise RewardError for a reward whose gradient is NaN at samples where its value is NaN.
+
+    Called when the slope has a NaN: each suspect is evaluated once more, alone, to tell it from the
+        others.
+    """
+    for reward in (r for r in rewards if by_name[r.name].isnan().any()):
+        x0 = rollout.x0.detach().requires_grad_(True)
+        with torch.enable_grad():
+            value = reward.reward(rollout.with_x0(x0), batch)
+            total = sum_rewards([reward], {reward.name: value})
+        if not total.requires_grad:
+            continue
+        (slope,) = torch.autograd.grad(total.sum(), x0, allow_unused=True)
+        bad = value.isnan() & (torch.zeros_like(x0) if slope is None else slope).reshape(
+            len(batch), -1
+        ).isnan().any(1)
+        if bad.any():
+            error = RewardError(
+                f"reward {reward.name!r} is NaN (not applicable) for the samples "
+                f"{ids_at(batch, bad)}, and so is its gradient there: the NaN comes out of "
+                "arithmetic such as 0 / 0, whose slope is NaN whatever hides the value. Select "
+                "before dividing (torch.where on the operands), or return NaN through masking "
+                "(torch.where(applies, value, nan) of a finite value)."
+            )
+            report_failure(on_error, reward, error, rollout, batch)
+            raise error
+
+
+def call_reward(
+    reward: WeightedReward,
+    rollout: Rollout,
+    batch: Batch,
+    on_error: OnError | None,
+    skipped: dict[str, Exception] | None = None,
+) -> Tensor:
+    """One reward on one batch, checked. `on_error: skip` turns a failure into NaN and notes it in
+    `skipped`."""
+    try:
+        value = reward.reward(rollout, batch)
+        check_value(reward.name, value, batch)
+    except Exception as error:
+        if reward.on_error == "skip":
+            if skipped is not None:
+                skipped[reward.name] = error.with_traceback(
+                    None
+                )  # its frames would keep the batch in memory
+            return torch.full((len(batch),), float("nan"), device=rollout.noise.device)
+        report_failure(on_error, reward, error, rollout, batch)
+        raise
+    return value
+
+
+def report_failure(
+    on_error: OnError | None,
+    reward: WeightedReward,
+    error: Exception,
+    rollout: Rollout,
+    batch: Batch,
+) -> None:
+    """Note on a reward's error where the reward is, and hand it on.
+
+    A handler that fails itself is noted too and never replaces the error; without one, the samples
+    are named.
+    """
+    name = reward.name
+    try:
+        if on_error is None:
+            error.add_note(f"reward {name!r} failed on the samples {', '.join(batch.ids)}")
+        else:
+            on_error(name, error, rollout, batch)
+    except Exception as second:
+        error.add_note(
+            f"the samples that reward {name!r} failed on could not be written: {describe(second)}"
+        )
+    if place := place_of(reward.reward):
+        error.add_note(f"reward {name!r} is made at {place}")
+
+
+def place_of(reward: Any) -> str:
+    """'file:line' of a function or of a class; '' where Python does not know."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    made = reward if inspect.isroutine(reward) else type(reward)
+    try:
+        return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
+    except (OSError, TypeError):
+        return ""
+
+
+def check_value(name: str, value: Any, batch: Batch) -> None:
+    """Raises RewardError unless the value is `(b,)` and has no inf."""
+    if not isinstance(value, Tensor) or value.shape != (len(batch),):
+        got = (
+            f"a tensor of shape {tuple(value.shape)}"
+            if isinstance(value, Tensor)
+            else type(value).__name__
+        )
+        raise RewardError(
+            f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}"
+            f"{shape_hint(value, batch)}"
+        )
+    bad = torch.isinf(value.detach())
+    if bad.any():
+        raise RewardError(
+            f"reward {name!r} returned inf for the samples {ids_at(batch, bad)}. A reward must be "
+            "finite, or NaN where it does not apply; `on_error: skip` beside it in the recipe "
+            "leaves such batches out."
+        )
+
+
+def shape_hint(value: Any, batch: Batch) -> str:
+    """What usually leads to this shape; '' where nothing does."""
+    if not isinstance(value, Tensor):
+        return ". Return a tensor of the rollout's device, made from its samples by torch functions"
+    if value.ndim == 0:
+        return ", as if over the whole batch: reduce all dimensions but the first, such as by x.flatten(1).mean(1)"
+    if value.numel() == len(batch):
+        return ". Its surplus dimensions go away with value.flatten()"
+    if len(value) == len(batch):
+        return ". Reduce its other dimensions, such as by value.flatten(1).mean(1)"
+    return ""
+
+
+def ids_at(batch: Batch, rows: Tensor) -> str:
+    """The ids of the samples that the mask `(b,)` selects."""
+    return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
+
+
+def record_audit(
+    audit: dict[str, Any], view: Rollout, by_name: dict[str, Tensor], x0: Tensor | None
+) -> None:
+    """Facts for the start-up audit: pixel range, clamped fraction, and each reward's gradient norm
+    at the samples.
+
+    The first step may be scored in parts: its facts are the minimum, maximum and mean over all of
+        them.
+    """
+    if isinstance(view._decoded, Tensor):
+        record_pixels(audit, view._decoded.detach())
+    for name, value in by_name.items():
+        applies = audit.setdefault("samples_that_rewards_apply_to", {})
+        applies[name] = applies.get(name, 0) + (~value.isnan()).sum()
+    if x0 is None:
+        return
+    norms = audit.setdefault("reward_gradient_norm", {})
+    for name, value in by_name.items():
+        applicable = value[~value.isnan()]
+        if len(applicable):  # else there is nothing to say about it
+            norm, before = slope_norm(applicable, x0), norms.get(name)
+            norms[name] = norm if norm is None or before is None else torch.maximum(norm, before)
+
+
+def record_pixels(audit: dict[str, Any], pixels: Tensor) -> None:
+    """Merge the range of decoded values, and how many of them sit at its ends, with those of the
+    parts before."""
+    low, high = pixels.min(), pixels.max()
+    clamped = ((pixels <= 0) | (pixels >= 1)).float().mean()
+    before = audit.get("decoded_values", 0)
+    count = before + pixels.numel()
+    if before:
+        low, high = (
+            torch.minimum(low, audit["decoded_min"]),
+            torch.maximum(high, audit["decoded_max"]),
+        )
+        clamped = (audit["decoded_clamped"] * before + clamped * pixels.numel()) / count
+    audit.update(decoded_min=low, decoded_max=high, decoded_clamped=clamped, decoded_values=count)
+
+
+def record_failures(
+    audit: dict[str, Any], rewards: Sequence[WeightedReward], skipped: Mapping[str, Exception]
+) -> None:
+    """Count, for each reward with `on_error: skip`, the batches of the first step and those that it
+    failed on."""
+    for name in (r.name for r in rewards if r.on_error == "skip"):
+        facts = audit.setdefault("skipped", {}).setdefault(name, {"batches": 0, "failed": 0})
+        facts["batches"] += 1
+        if name in skipped:
+            facts["failed"] += 1
+            facts["error"] = describe(skipped[name])
+
+
+def record_averages(
+    audit: dict[str, Any],
+    rewards: Sequence[WeightedReward],
+    view: Rollout,
+    batch: Batch,
+    by_name: dict[str, Tensor],
+) -> None:
+    """Name rewards that hand every sample the mean of the batch: all values are equal, and others
+    for half of it."""
+    half = slice(0, len(batch) // 2)
+    for reward in rewards:
+        value = by_name[reward.name].detach()
+        if len(batch) < 2 or not bool((value == value[0]).all()):
+            continue
+        with torch.no_grad():
+            again = reward.reward(view.select(half), batch.select(half))
+        if not torch.allclose(again, value[half], rtol=1e-4, atol=1e-7):
+            audit.setdefault("averages_over_the_batch", {})[reward.name] = float(value[0])
+
+
+def describe(error: Exception) -> str:
+    """'ValueError: what it says'."""
+    return f"{type(error).__name__}: {error}"
+
+
+def slope_norm(values: Tensor, x0: Tensor) -> Tensor | None:
+    """Norm of d(sum of values)/d(x0); None when no gradient arrives there."""
+    if not values.requires_grad:
+        return None
+    (slope,) = torch.autograd.grad(values.sum(), x0, retain_graph=True, allow_unused=True)
+    return None if slope is None else slope.norm()

@@ -1,0 +1,51 @@
+"""How much a run may spend, on which axis, and what it has spent: so that runs can be compared at
+equal cost."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+AXES = ("forwards", "backwards", "calls", "rewards", "seconds")
+TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `amount` on `axis`.
+
+    forwards, backwards, calls (both together): samples through the denoiser. rewards: samples
+    scored.
+    seconds: training time, without set-up, evaluation and saving.
+    """
+
+    amount: float
+    axis: str
+
+    def __str__(self) -> str:
+        return f"{self.amount:,.10g} {self.axis}"
+
+
+def parse_budget(text: str) -> Budget:
+    """`10m`, `90s`, `1.5h`, `5000-calls`, `2_000-rewards`; raises ValueError with what was
+    expected."""
+    time = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text.strip())
+    count = re.fullmatch(r"(\d[\d_]*)-([a-z]+)", text.strip())
+    amount = (
+        float(time[1]) * TIMES[time[2]]
+        if time
+        else float(count[1].replace("_", ""))
+        if count
+        else 0.0
+    )
+    axis = "seconds" if time else count[2] if count else ""
+    if axis == "steps":
+        raise ValueError(
+            f"a number of optimizer steps is not a budget; write train.steps: {int(amount)}"
+        )
+    if amount <= 0 or axis not in AXES:
+        counted = ", ".join(f"5000-{name}" for name in AXES[:-1])
+        raise ValueError(
+            f"expected a time such as 90s, 10m or 1.5h, or a count such as {counted}; got {text!r}"
+        )
+    return Budget(amount, axis)

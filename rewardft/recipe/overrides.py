@@ -1,0 +1,100 @@
+"""Where each value of a recipe comes from, and `--set key.path=value` on top of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rewardft.recipe import strict_yaml
+from rewardft.recipe.strict_yaml import Keys
+
+
+@dataclass
+class Origin:
+    """Where each value of a recipe comes from: a line of the file, or a `--set`."""
+
+    source: str
+    lines: dict[Keys, int] = field(default_factory=dict)
+    overrides: dict[Keys, str] = field(default_factory=dict)
+
+    def line(self, keys: Keys) -> int | None:
+        """The line of the key or list item, or of the nearest section around it that the file
+        has."""
+        for end in range(len(keys), 0, -1):
+            if keys[:end] in self.overrides:
+                return None
+            if keys[:end] in self.lines:
+                return self.lines[keys[:end]]
+        return None
+
+    def where(self, keys: Keys) -> str:
+        """'recipe.yaml:12', the `--set` that gave the value or made its section, or the file
+        alone."""
+        for end in range(len(keys), 0, -1):
+            if keys[:end] in self.overrides:
+                return f"--set {self.overrides[keys[:end]]}"
+        made = [text for path, text in self.overrides.items() if path[: len(keys)] == keys]
+        if made and keys not in self.lines:
+            return f"--set {made[0]}"
+        line = self.line(keys)
+        return self.source if line is None else f"{self.source}:{line}"
+
+
+def dotted(keys: Sequence[str | int]) -> str:
+    """('rewards', 0, 'weight') -> 'rewards.0.weight'."""
+    return ".".join(map(str, keys))
+
+
+def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]:
+    """Apply one `--set`; returns its problems."""
+    path, equals, value = text.partition("=")
+    here = f"--set {text}: "
+    if not equals or not all(path.strip().split(".")):
+        return [f"{here}expected key.path=value, such as train.steps=100."]
+    document = strict_yaml.parse(value)
+    if document.problems:
+        return [here + problem.message for problem in document.problems]
+    keys = tuple(int(k) if k.isdecimal() else k for k in path.strip().split("."))
+    if keys in origin.overrides:
+        return [f"{here}{path.strip()} is set twice; the other is --set {origin.overrides[keys]}."]
+    error = _assign(data, keys, document.data)
+    if error:
+        return [here + error]
+    origin.overrides[keys] = text
+    return []
+
+
+def _assign(data: dict[str, Any], keys: Keys, value: Any) -> str:
+    """Put `value` at `keys`, making absent sections on the way; returns what is wrong, or ''."""
+    node: Any = data
+    for depth, key in enumerate(keys):
+        here = dotted(keys[:depth])
+        if isinstance(node, list):
+            if not isinstance(key, int) or key >= len(node):
+                return f"there is no {dotted(keys[: depth + 1])}: {here} {_list_words(node)}."
+        elif not isinstance(node, dict):
+            return f"{here} is {node!r}, not a section: it has no {key!r} to set."
+        elif isinstance(key, int):
+            return f"there is no {dotted(keys[: depth + 1])}: {_not_a_list(here, node)}."
+        if depth == len(keys) - 1:
+            node[key] = value
+        elif isinstance(node, dict) and node.get(key) is None:
+            if isinstance(keys[depth + 1], int):
+                return f"there is no {dotted(keys[: depth + 2])}: the recipe has no {dotted(keys[: depth + 1])}."
+            node[key] = node = {}
+        else:
+            node = node[key]
+    return ""
+
+
+def _list_words(node: list[Any]) -> str:
+    if not node:
+        return "is an empty list"
+    names = [item["use"] for item in node if isinstance(item, dict) and "use" in item]
+    held = f" ({', '.join(map(str, names))})" if names else ""
+    return f"is a list of {len(node)}{held}, counted from 0"
+
+
+def _not_a_list(here: str, node: Mapping[str, Any]) -> str:
+    return f"{here or 'a recipe'} is a mapping, not a list{'; its keys are ' + ', '.join(node) if node else ''}"

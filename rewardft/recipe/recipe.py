@@ -1,0 +1,308 @@
+"""Recipes: one strict YAML file that says everything about a run.
+
+Every key belongs to a fixed section (`rewardft.recipe.sections`) or is an option of the named
+component; anything else is a problem with a line number. `load_recipe` reports all problems of a
+file at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import PrivateAttr, ValidationError
+
+from rewardft.errors import RecipeError, did_you_mean
+from rewardft.recipe import strict_yaml
+from rewardft.recipe.budget import parse_budget
+from rewardft.recipe.overrides import Origin, apply_override, dotted
+from rewardft.recipe.plugin_names import is_path
+from rewardft.recipe.sections import (
+    AdapterSpec,
+    ComponentSpec,
+    DataSpec,
+    EvaluateSpec,
+    OptimizerSpec,
+    RegularizerSpec,
+    RewardSpec,
+    SaveSpec,
+    Section,
+    Sections,
+    TrainSpec,
+    fold_options,
+    salvage,
+)
+from rewardft.recipe.strict_yaml import Keys
+from rewardft.recipe.typed_values import mismatch, type_words
+
+__all__ = [
+    "AdapterSpec",
+    "ComponentSpec",
+    "DataSpec",
+    "EvaluateSpec",
+    "OptimizerSpec",
+    "Recipe",
+    "RegularizerSpec",
+    "RewardSpec",
+    "SaveSpec",
+    "TrainSpec",
+    "dotted",
+    "load_recipe",
+    "read_recipe",
+]
+
+
+class Recipe(Sections):
+    """A checked recipe. Sections are frozen; component options are checked later, by
+    `rewardft.plugins.resolve`."""
+
+    _origin: Origin = PrivateAttr()
+
+    @property
+    def source(self) -> str:
+        """The path that the recipe was read from, as given."""
+        return self._origin.source
+
+    @property
+    def base(self) -> Path:
+        """The folder that plugin paths such as `./reward.py` are relative to."""
+        return Path(self.source).resolve().parent
+
+    def line(self, *keys: str | int) -> int | None:
+        """The line of a key, or of the nearest section around it; None when it came from a `--set`
+        or a default."""
+        return self._origin.line(keys)
+
+    def where(self, *keys: str | int) -> str:
+        """'recipe.yaml:12' for messages; the `--set` when the value came from one."""
+        return self._origin.where(keys)
+
+    def dump(self) -> dict[str, Any]:
+        """The recipe as plain data with the defaults filled in; plugin files as absolute paths."""
+        flat = self.as_options()
+        flat["plugins"] = [_absolute(name, self.base) for name in self.plugins]
+        return flat
+
+    def to_yaml(self) -> str:
+        """`dump` as YAML; `load_recipe` reads it back, from any folder, to an equal recipe."""
+        return strict_yaml.dump(self.dump())
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe, in hex. The folder that plugin files lie in does not
+        enter it."""
+        flat = self.as_options()
+        flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
+        return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides; raises `RecipeError` with every problem
+    found.
+
+    Plugin files that the file names are relative to its folder, those of an override to the current
+    one.
+    """
+    recipe, problems = read_recipe(path, overrides)
+    if problems:
+        raise RecipeError(recipe.source, problems)
+    return recipe
+
+
+def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """A recipe and its problems; where the sections have any, it is good for looking up its
+    components alone.
+
+    Raises `RecipeError` for a file that cannot be read as a mapping.
+    """
+    origin = Origin(str(path))
+    data, problems = _read(Path(path), origin)
+    for text in overrides:
+        problems += apply_override(data, text, origin)
+    _anchor_plugins(data, origin)
+    found = sorted(_check(data), key=lambda problem: origin.line(problem[0]) or 0)
+    problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
+    folded = fold_options(Recipe, data)
+    recipe = (
+        salvage(Recipe, folded)
+        if found
+        else Recipe.model_validate_json(json.dumps(folded), strict=True)
+    )
+    recipe._origin = origin
+    return recipe, problems
+
+
+def _anchor_plugins(data: dict[str, Any], origin: Origin) -> None:
+    """Make the plugin files that overrides name absolute, before they are taken for neighbours of
+    the recipe."""
+    names: list[Any] = data["plugins"] if isinstance(data.get("plugins"), list) else []
+    for index, name in enumerate(names):
+        overridden = ("plugins",) in origin.overrides or ("plugins", index) in origin.overrides
+        if overridden and isinstance(name, str) and is_path(name):
+            names[index] = _absolute(name, Path.cwd())
+
+
+def _absolute(name: str, base: Path) -> str:
+    return str((base / Path(name).expanduser()).resolve()) if is_path(name) else name
+
+
+def _read(path: Path, origin: Origin) -> tuple[dict[str, Any], list[str]]:
+    """The file's data and its problems. What stops the reading altogether is raised here."""
+    document = strict_yaml.parse(_text(path, origin.source))
+    origin.lines = document.lines
+    problems = [
+        f"{origin.source}{f':{p.line}' if p.line else ''}: {p.message}" for p in document.problems
+    ]
+    if document.data is None and not problems:
+        problems = [f"{origin.source}: the file is empty; a recipe needs {_required_words()}."]
+    elif document.data is not None and not isinstance(document.data, dict):
+        got = "a list" if isinstance(document.data, list) else repr(document.data)
+        problems.append(
+            f"{origin.source}:1: a recipe is a mapping (`key: value` lines), got {got}."
+        )
+    if not isinstance(document.data, dict):
+        raise RecipeError(origin.source, problems)
+    return document.data, problems
+
+
+def _text(path: Path, source: str) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        near = (
+            did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml")))
+            if path.parent.is_dir()
+            else ""
+        )
+        raise RecipeError(source, [f"{source}: there is no such file.{near}"]) from None
+    except OSError as error:
+        raise RecipeError(source, [f"{source}: cannot be read: {error.strerror}."]) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        problem = f"{source}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8."
+        raise RecipeError(source, [problem]) from None
+
+
+def _required_words() -> str:
+    return ", ".join(name for name, info in Sections.model_fields.items() if info.is_required())
+
+
+def _check(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Problems of the fixed sections, each with the keys that it is about."""
+    folded = fold_options(Sections, data)
+    try:
+        Sections.model_validate_json(json.dumps(folded), strict=True)
+    except ValidationError as error:
+        yield from _section_problems(error, data)
+    yield from _optimizer_problems(data.get("optimizer"))
+    yield from _budget_problems(data.get("train"), data.get("optimizer"))
+    yield from _average_problems(data.get("train"), data.get("evaluate"))
+    for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
+        yield from _repeated(data, keys)
+
+
+def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Pydantic's errors, one per field, in the words of `typed_values`."""
+    seen = set()
+    for item in error.errors(include_url=False, include_context=False):
+        section, keys = _locate(item["loc"])
+        if keys in seen:
+            continue
+        seen.add(keys)
+        here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
+        if item["type"] == "extra_forbidden":
+            yield keys, f"{here} has no key {key!r}.{did_you_mean(key, section.model_fields)}"
+            continue
+        info = section.model_fields[key] if isinstance(keys[-1], str) else None
+        annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
+        if item["type"] == "missing" and item["loc"] == keys:
+            yield keys, f"{dotted(keys)} is required: {type_words(annotation, constraints)}."
+        else:
+            yield (
+                keys,
+                f"{dotted(keys)}: {mismatch(annotation, _value_at(data, keys), constraints)}",
+            )
+
+
+def _locate(loc: tuple[str | int, ...]) -> tuple[type[Section], Keys]:
+    """The section that an error is in and the keys of its field; what pydantic adds below a field
+    is cut off."""
+    from rewardft.recipe.sections import section_of
+
+    section: type[Section] = Sections
+    for depth, key in enumerate(loc):
+        if isinstance(key, int):
+            if depth == len(loc) - 1:
+                return section, loc[: depth + 1]
+            continue
+        inner = section_of(section, key)
+        if inner is None or depth == len(loc) - 1:
+            return section, loc[: depth + 1]
+        section = inner
+    return section, loc
+
+
+def _value_at(data: Any, keys: Keys) -> Any:
+    for key in keys:
+        data = data[key]
+    return data
+
+
+def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
+    """`adamw` is the core's own: it has no options beyond the fixed keys."""
+    known = [name for name in OptimizerSpec.model_fields if name != "options"]
+    if not isinstance(section, dict) or str(section.get("use", "adamw")).casefold() != "adamw":
+        return
+    for key in section:
+        if key not in known:
+            yield ("optimizer", key), f"optimizer has no key {key!r}.{did_you_mean(key, known)}"
+
+
+def _budget_problems(train: Any, optimizer: Any) -> Iterator[tuple[Keys, str]]:
+    """A budget that says nothing, or with which a schedule would not know its length."""
+    text = train.get("budget") if isinstance(train, dict) else None
+    if not isinstance(text, str) or not text:
+        return
+    try:
+        parse_budget(text)
+    except ValueError as error:
+        yield ("train", "budget"), f"train.budget: {error}"
+    schedule = optimizer.get("schedule", "constant") if isinstance(optimizer, dict) else "constant"
+    if schedule != "constant":
+        yield (
+            ("optimizer", "schedule"),
+            f"optimizer.schedule: {schedule!r} runs to train.steps, and train.budget may end the "
+            "run anywhere before. Use 'constant', or leave the budget out.",
+        )
+
+
+def _average_problems(train: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
+    """An evaluation of averaged weights that the run does not keep."""
+    averages = isinstance(train, dict) and train.get("ema") is not None
+    if isinstance(evaluate, dict) and evaluate.get("weights") == "ema" and not averages:
+        fix = "Set train.ema to a decay such as 0.99, or evaluate the 'raw' weights."
+        yield (
+            ("evaluate", "weights"),
+            f"evaluate.weights: 'ema' needs an average of the weights. {fix}",
+        )
+
+
+def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    """Two entries of a list that would be logged under the same name."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    seen: dict[str, int] = {}
+    for index, item in enumerate(data if isinstance(data, list) else []):
+        if not isinstance(item, dict):
+            continue
+        named = keys[-1] != "metrics"
+        name = str((named and item.get("name")) or item.get("use")).casefold()
+        if name in seen:
+            fix = "give one of them another `name:`" if named else "remove one of them"
+            here, other = dotted((*keys, index)), dotted((*keys, seen[name]))
+            yield (*keys, index), f"{here} has the name of {other}, {name!r}; {fix}."
+        seen.setdefault(name, index)

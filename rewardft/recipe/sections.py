@@ -1,0 +1,263 @@
+"""The fixed sections of a recipe: every key that is not an option of a component, with its type and
+default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from rewardft.recipe.typed_values import STRICT
+
+Name = Annotated[str, Field(min_length=1)]
+Label = Annotated[
+    str, Field(pattern=r"^[\w-]([\w.-]*[\w-])?$")
+]  # part of metric names and of folder names
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A section of fixed keys; anything else in it is an error."""
+
+    model_config = {**STRICT, "extra": "forbid", "frozen": True}
+
+    def as_options(self) -> dict[str, Any]:
+        """The section as it is written in YAML: component options beside the fixed keys."""
+        values = {
+            name: _plain(getattr(self, name))
+            for name in type(self).model_fields
+            if name != "options"
+        }
+        return {**values, **getattr(self, "options", {})}
+
+
+class ComponentSpec(Section):
+    """A component by name. In YAML the options are written flat: `{use: name, option: value}`."""
+
+    use: Name
+    options: dict[str, Any] = {}
+
+
+class DataSpec(ComponentSpec):
+    """The data set, and how many of its samples make a batch."""
+
+    batch_size: Count = 1
+
+
+class RewardSpec(ComponentSpec):
+    """A reward, its weight in the total, and the name that it is logged under (default: `use`)."""
+
+    weight: float = 1.0
+    on_error: Literal["stop", "skip"] = "stop"
+    name: Label | None = None
+
+    @model_validator(mode="after")
+    def _fill_name(self) -> RewardSpec:
+        self.__dict__["name"] = self.name or self.use
+        return self
+
+
+class RegularizerSpec(ComponentSpec):
+    """A penalty that is added to the loss, `weight` times, and the name that it is logged under
+    (default: `use`)."""
+
+    weight: Annotated[float, Field(ge=0)]
+    name: Label | None = None
+
+    @model_validator(mode="after")
+    def _fill_name(self) -> RegularizerSpec:
+        self.__dict__["name"] = self.name or self.use
+        return self
+
+
+class AdapterSpec(Section):
+    """What is trained: a low-rank adapter, or every weight of `model.trainable`. `alpha` defaults
+    to `rank`."""
+
+    kind: Literal["lora", "full"] = "lora"
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    targets: list[str] | str | None = None
+    dropout: Beta = 0.0
+
+    @model_validator(mode="after")
+    def _fill_alpha(self) -> AdapterSpec:
+        if self.alpha is None:
+            self.__dict__["alpha"] = float(self.rank)
+        return self
+
+
+class OptimizerSpec(ComponentSpec):
+    """The optimizer and its schedule. Options beyond these keys go to the plugin that answers for
+    `use`."""
+
+    use: Name = "adamw"
+    lr: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup: CountOrZero = 0
+
+    @model_validator(mode="after")
+    def _fold_case(self) -> OptimizerSpec:
+        if self.use.casefold() == "adamw":
+            self.__dict__["use"] = "adamw"
+        return self
+
+
+class TrainSpec(Section):
+    """How a step is computed, and the length of the run: `steps`, or `budget`
+    (`rewardft.recipe.budget`) if it ends first."""
+
+    steps: Count
+    budget: Name | None = None
+    accumulate: Count = 1
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False
+    decode_checkpointing: bool = False
+    micro_batch: Count | None = None
+    log_every: Count = 10
+    report_to: list[str] = []
+
+
+class EvaluateSpec(Section):
+    """Held-out evaluation; `every: 0` means never during training. `data` overrides options of the
+    data set.
+
+    sampler: draws the held-out samples; None: the one that the run trains with.
+    weights: the last step's, or their moving average `train.ema`; None: the average where there is
+        one.
+    kl: measure the distance from the reference along the sampled trajectories.
+    on_alarm, min_diversity: what an alarm does, and the fraction of the base's diversity below
+        which there is one.
+    """
+
+    every: CountOrZero = 0
+    samples: Count = 64
+    batch_size: Count | None = None
+    seed: CountOrZero = 1234
+    data: dict[str, Any] = {}
+    sampler: ComponentSpec | None = None
+    weights: Literal["raw", "ema"] | None = None
+    rewards: list[RewardSpec] = []
+    metrics: list[ComponentSpec] = []
+    kl: bool = False
+    on_alarm: Literal["warn", "stop"] = "warn"
+    min_diversity: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the recipe asks for any evaluation."""
+        return bool(self.every or self.rewards or self.metrics or self.kl)
+
+
+class SaveSpec(Section):
+    """Checkpoints; `every: 0` means only at the end. The last `keep` are kept."""
+
+    every: CountOrZero = 0
+    keep: Count = 3
+
+
+class Sections(Section):
+    """A whole recipe as plain data."""
+
+    plugins: list[Name] = []
+    seed: CountOrZero = 0
+    model: ComponentSpec
+    sampler: ComponentSpec
+    data: DataSpec
+    rewards: list[RewardSpec] = []
+    regularizers: list[RegularizerSpec] = []
+    algorithm: ComponentSpec
+    adapter: AdapterSpec = AdapterSpec()
+    optimizer: OptimizerSpec
+    train: TrainSpec
+    evaluate: EvaluateSpec = EvaluateSpec()
+    save: SaveSpec = SaveSpec()
+
+    @model_validator(mode="after")
+    def _fill_weights(self) -> Sections:
+        if self.evaluate.weights is None:
+            weights = "raw" if self.train.ema is None else "ema"
+            self.__dict__["evaluate"] = self.evaluate.model_copy(update={"weights": weights})
+        return self
+
+
+def _plain(value: Any) -> Any:
+    """Sections, lists and tuples as dictionaries and lists."""
+    if isinstance(value, Section):
+        return value.as_options()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def fold_options(cls: type[Section], data: Any) -> Any:
+    """Move the keys of component sections that are not fixed ones under `options`, everywhere in
+    `data`."""
+    if not isinstance(data, dict):
+        return data
+    folded: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    takes_options = issubclass(cls, ComponentSpec)
+    for key, value in data.items():
+        if takes_options and (key == "options" or key not in cls.model_fields):
+            options[key] = value
+        else:
+            folded[key] = _fold_field(cls, key, value)
+    return {**folded, "options": options} if takes_options else folded
+
+
+def _fold_field(cls: type[Section], key: str, value: Any) -> Any:
+    section = section_of(cls, key)
+    if section is None:
+        return value
+    return (
+        [fold_options(section, item) for item in value]
+        if isinstance(value, list)
+        else fold_options(section, value)
+    )
+
+
+def section_of(cls: type[Section], key: str) -> type[Section] | None:
+    """The section class of a field, also when the field is a list of sections; None for plain
+    values."""
+    field = cls.model_fields.get(key)
+    candidates = (
+        [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+    )
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
+
+
+def salvage(cls: type[Section], folded: Any) -> Any:
+    """A section as far as its components can be looked up, from data (see `fold_options`) that has
+    problems.
+
+    Nothing is checked; sections that are absent or of another form are None, or their default.
+    """
+    values: dict[str, Any] = {}
+    for key, info in cls.model_fields.items():
+        section, value = section_of(cls, key), folded.get(key)
+        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        if section is None:
+            values[key] = value if isinstance(value, type(default)) or default is None else default
+        elif isinstance(default, list):
+            items = value if isinstance(value, list) else []
+            values[key] = [
+                salvage(section, item) for item in items if _names_something(section, item)
+            ]
+        else:
+            values[key] = salvage(section, value) if _names_something(section, value) else default
+    return cls.model_construct(**values)
+
+
+def _names_something(section: type[Section], value: Any) -> bool:
+    named = not issubclass(section, ComponentSpec) or (
+        isinstance(value, dict) and isinstance(value.get("use"), str)
+    )
+    return isinstance(value, dict) and named

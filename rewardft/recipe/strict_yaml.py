@@ -1,0 +1,210 @@
+"""YAML without surprises: what a recipe says is what is read, and every value knows its line.
+
+YAML 1.1 as PyYAML reads it turns `1e-4` into text, `on` and `no` into truth values, `12:30:00` into
+45000 and lets a repeated key win silently. Here numbers and truth values follow the YAML 1.2 core
+schema, a repeated key is a problem, and tags, anchors and aliases are refused: a recipe is data.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+Keys = tuple[str | int, ...]
+
+DEEPEST = (
+    50  # levels of nesting: far more than a recipe has, far fewer than Python's recursion bears
+)
+
+_INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
+_FLOAT = re.compile(
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_RESOLVERS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", _INT.pattern, "-+0123456789"),
+    ("float", _FLOAT.pattern, "-+0123456789."),
+)
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with the text. `line` counts from 1; None when the text as a whole is
+    meant."""
+
+    line: int | None
+    message: str
+
+
+@dataclass
+class Document:
+    """Parsed YAML. `lines[("rewards", 0, "weight")]` is the line of that key or list item, counting
+    from 1."""
+
+    data: Any = None
+    lines: dict[Keys, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class _TooDeep(yaml.MarkedYAMLError):
+    """Brackets within brackets, far beyond what any recipe needs."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Composes nodes with the YAML 1.2 core types and notes tags, anchors and aliases as
+    problems."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.problems: list[Problem] = []
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        mark = event.start_mark
+        line = mark.line + 1 if mark else None
+        if isinstance(event, yaml.AliasEvent):
+            self.problems.append(
+                Problem(
+                    line, f"'*{event.anchor}' is an alias; recipes have none: repeat the value."
+                )
+            )
+            self.get_event()
+            return yaml.ScalarNode("tag:yaml.org,2002:null", "")
+        if event.anchor is not None:
+            self.problems.append(
+                Problem(line, f"'&{event.anchor}' is an anchor; recipes have none: remove it.")
+            )
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self.problems.append(
+                Problem(line, f"{tag!r} is a tag; recipes are data and have none: remove it.")
+            )
+            event.implicit = True if isinstance(event, yaml.CollectionStartEvent) else (True, False)
+        event.anchor = event.tag = None
+        if self.depth == DEEPEST:
+            raise _TooDeep(problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _StrictDumper(yaml.SafeDumper):
+    """Quotes whatever YAML 1.1 or the strict reader would take for something other than text;
+    writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _name, _pattern, _first in _RESOLVERS:
+    for _cls in (_StrictLoader, _StrictDumper):
+        _cls.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first)
+        )
+
+
+def parse(text: str) -> Document:
+    """Parse one YAML document; what is wrong is in `problems`, never raised. Empty text gives
+    `data` None."""
+    document = Document()
+    try:
+        loader = _StrictLoader(text)
+        node = loader.get_single_node()
+    except yaml.YAMLError as error:
+        document.problems.append(_syntax_problem(error, text))
+        return document
+    document.problems += loader.problems
+    if node is not None:
+        document.data = _build(node, (), document)
+    return document
+
+
+def dump(data: Any) -> str:
+    """Write `data` so that `parse` reads back the same values. Keys keep their order."""
+    return yaml.dump(data, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text[: error.position].count("\n") + 1
+        return Problem(line, f"not YAML: the character {chr(error.character)!r} is not allowed.")
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    at = mark.line + 1 if mark else None
+    if isinstance(error, _TooDeep):
+        return Problem(at, f"nested more than {DEEPEST} levels deep; a recipe needs a handful.")
+    what = getattr(error, "problem", None) or str(error)
+    if "'\\t'" in what:
+        return Problem(at, "a tab character cannot be used here; indent with spaces.")
+    if "document" in what:
+        return Problem(
+            at, "a second document starts here; one file holds one recipe: remove the '---'."
+        )
+    return Problem(at, f"not YAML: {what}.")
+
+
+def _build(node: yaml.Node, keys: Keys, document: Document) -> Any:
+    """Turn a node into plain data, noting lines and problems on the way."""
+    if keys:
+        document.lines.setdefault(keys, _line(node))
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*keys, i), document) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return {
+            key: _build(value, (*keys, key), document)
+            for key, value in _pairs(node, keys, document)
+        }
+    return _scalar(node, document)
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1 if node.start_mark else 1
+
+
+def _pairs(
+    node: yaml.MappingNode, keys: Keys, document: Document
+) -> Iterator[tuple[str, yaml.Node]]:
+    for key_node, value in node.value:
+        line = _line(key_node)
+        if not isinstance(key_node, yaml.ScalarNode) or not key_node.tag.endswith(":str"):
+            shown = (
+                getattr(key_node, "value", "")
+                if isinstance(key_node, yaml.ScalarNode)
+                else "a list or mapping"
+            )
+            document.problems.append(Problem(line, f"a key must be text, got {shown!r}."))
+            continue
+        key = str(key_node.value)
+        if (*keys, key) in document.lines:
+            first = document.lines[(*keys, key)]
+            document.problems.append(
+                Problem(line, f"the key {key!r} is repeated; it is first given in line {first}.")
+            )
+            continue
+        document.lines[(*keys, key)] = line
+        yield key, value
+
+
+def _scalar(node: yaml.Node, document: Document) -> Any:
+    kind = node.tag.rsplit(":", 1)[-1]
+    text = str(node.value)
+    if kind in ("bool", "null"):
+        return _WORDS[text.lower()]
+    if kind == "int":
+        return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    if kind != "float":
+        return text
+    number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if not math.isfinite(number):
+        document.problems.append(Problem(_line(node), f"numbers must be finite, got {text}."))
+    return number

@@ -1,0 +1,151 @@
+"""What is done without training: finished runs are opened and evaluated, a reward is built on its
+own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rewardft.policy.adapter import load_adapter
+from rewardft.evaluation.alarms import find_alarms
+from rewardft.plugins.catalog import build_catalog
+from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, step_of
+from rewardft.files import write_text
+from rewardft.plugins.component import Component, check_options
+from rewardft.engine.ema import load_average
+from rewardft.engine.trainer import train
+from rewardft.errors import CheckpointError, RecipeError
+from rewardft.evaluation.evaluate import compare
+from rewardft.engine.held_out import trained_values
+from rewardft.recipe.overrides import Origin, apply_override
+from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.resolve import open_recipe
+from rewardft.engine.session import Session, build_session, run_evaluation
+from rewardft.files import encode
+from rewardft.types import Batch, Rollout
+
+
+def run_recipe_file(
+    path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False, allow_changed_plugins: bool = False
+) -> dict[str, Any]:
+    """Load, check and run a recipe; returns the summary of `rewardft.engine.trainer.train`."""
+    recipe, plugins, resolved = open_recipe(path, overrides)
+    return train(recipe, plugins, resolved, out, resume, allow_changed_plugins)
+
+
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
+    """The session of a run with its base model; `load_trained` puts the trained weights in."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it")
+    recipe, plugins, resolved = open_recipe(path, overrides)
+    session = build_session(recipe, resolved, best_device())
+    session.plugin_files = plugins.digests()
+    return session
+
+
+def load_trained(session: Session, folder: Path) -> int:
+    """Load the newest weights of a run, from its end or from a checkpoint; returns their step.
+
+    They are the last step's or the averaged ones, as `evaluate.weights` of the session's recipe
+    says.
+    """
+    averaged = session.recipe.evaluate.weights == "ema"
+    trained = folder / ("adapter_ema" if averaged else "adapter")
+    checkpoint, final = latest_checkpoint(folder), step_of_trained(trained)
+    if final is not None and (checkpoint is None or final >= step_of(checkpoint)):
+        load_adapter(session.adapter, trained)
+        return final
+    if checkpoint is None:
+        raise CheckpointError(
+            f"{folder}: nothing trained is saved in it (no checkpoints/, and no {trained.name}/ "
+            "with a step.json)"
+        )
+    state = read_state(checkpoint)
+    if averaged:
+        load_average(session.adapter, read_tensors(checkpoint, session.context.device), str(checkpoint))
+    else:
+        load_adapter(session.adapter, checkpoint)
+    return int(state["step"])
+
+
+def step_of_trained(folder: Path) -> int | None:
+    """The step that the weights in `adapter/` are of; None when there are none."""
+    path = folder / "step.json"
+    return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
+
+
+def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Base and tuned model on the same held-out samples and noise; written to `evaluation.json`.
+
+    Args:
+        folder: a run folder.
+        samples: how many held-out samples; None: as the recipe says. There may be fewer.
+        overrides: `key=value` for the recipe's `evaluate` section.
+
+    Returns:
+        {"step": of the tuned weights, "samples": how many there were, "weights": raw or ema,
+        "rows": one dictionary per value and group, see `rewardft.evaluation.evaluate.Paired`,
+        "alarms": names and sentences, see `rewardft.evaluation.alarms`, "changed_plugins": files
+        that were edited since the run}.
+    """
+    session = open_run(folder, overrides)
+    count = samples or session.recipe.evaluate.samples
+    before = run_evaluation(session, count)
+    step = load_trained(session, folder)
+    after = run_evaluation(session, count)
+    rows = [{**asdict(row), "separable": row.separable} for row in compare(before, after)]
+    recipe = session.recipe
+    alarms = [vars(a) for a in find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)]
+    result = {
+        "step": step, "samples": len(before.ids), "weights": recipe.evaluate.weights, "rows": rows, "alarms": alarms,
+        "changed_plugins": changed_plugins(session, folder),
+    }
+    tables = {"base": before.to_json(), "tuned": after.to_json()}
+    write_text(folder / "evaluation.json", encode(result | tables))
+    return result
+
+
+def changed_plugins(session: Session, folder: Path) -> list[str]:
+    """File plugins whose code is not that which the run was made with, as its manifest has it."""
+    path = folder / "manifest.json"
+    listed = json.loads(path.read_text(encoding="utf-8")).get("plugins", []) if path.is_file() else []
+    before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
+    return [file for file, sha in session.plugin_files.items() if before.get(file, sha) != sha]
+
+
+def open_reward(
+    use: str, plugins: Sequence[str], settings: Sequence[str] = (), base: Path = Path()
+) -> tuple[Callable[[Rollout, Batch], Tensor], bool]:
+    """A reward outside a run, frozen and on the best device, and whether it has a gradient.
+
+    Args:
+        use: its registered name.
+        plugins: as a recipe lists them; paths are relative to `base`.
+        settings: options as `key=value`.
+
+    Raises PluginError for an unknown plugin or name, RecipeError with all problems of the options.
+    """
+    options: dict[str, Any] = {}
+    origin = Origin(f"reward {use!r}")
+    problems = [problem for text in settings for problem in apply_override(options, text, origin)]
+    entry = build_catalog(load_plugins(list(plugins), base)).get("rewards", use)
+    values, found = check_options(entry, options, ())
+    if problems or found:
+        raise RecipeError(origin.source, problems + [message for _, message in found])
+    component = Component(entry, values)
+    reward = component.build()
+    if isinstance(reward, nn.Module):
+        reward.requires_grad_(False).eval().to(best_device())
+    return reward, "reward_gradient" in component.tags("provides", "tags")
+
+
+def best_device() -> torch.device:
+    """The first GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

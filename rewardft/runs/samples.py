@@ -1,0 +1,176 @@
+"""Samples of the base and of the tuned model with the same conditions and the same noise."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewardft.files import write_folder
+from rewardft.policy.batches import make_batch
+from rewardft.errors import ComponentError, DataError, did_you_mean
+from rewardft.evaluation.pictures import save_grid, save_pictures
+from rewardft.runs.open import load_trained, open_run
+from rewardft.engine.session import Session
+from rewardft.types import Batch, Plan
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The same samples of both models. `base`, `tuned`: `x0`, and `decoded` where the model decodes
+    to a tensor.
+
+    averaged: whether the tuned weights are the moving average `train.ema`.
+    """
+
+    ids: list[str]
+    groups: list[str]
+    step: int
+    base: dict[str, Tensor]
+    tuned: dict[str, Tensor]
+    averaged: bool = False
+
+    @property
+    def name(self) -> str:
+        """Which weights are the tuned ones."""
+        return f"step {self.step}{', average' if self.averaged else ''}"
+
+    @property
+    def labels(self) -> list[str]:
+        """'id (group)' of each sample, or its id."""
+        if not self.groups:
+            return self.ids
+        return [f"{id_} ({group})" for id_, group in zip(self.ids, self.groups)]
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """One sample as two pictures. `group`: its condition, where the data set has a column of that
+    name."""
+
+    sample: str
+    group: str | None
+    base: Path
+    tuned: Path
+
+
+def sample_run(
+    folder: Path,
+    count: int = 8,
+    ids: Sequence[str] = (),
+    scale: float = 1.0,
+    out: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple[Drawn, list[Path]]:
+    """Draw samples as the run's evaluations do and write them; returns them with the files.
+
+    `base.safetensors`, `tuned.safetensors`; for pictures also `grid.png`, base on the left, and the
+    folder `pictures`.
+
+    Args:
+        count: the first so many held-out samples; not used when there are `ids`.
+        scale: strength of the adapter, 1 as trained.
+        out: folder for the files; default: `samples` in the run's.
+
+    Raises:
+        DataError: an id is not in the held-out data. ComponentError: the samples are no tensors, or
+        the run trained all weights and `scale` is not 1.
+    """
+    out = out or folder / "samples"
+    drawn = draw_both(folder, count, ids, scale, overrides)
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
+        facts = {"ids": json.dumps(drawn.ids), "step": str(drawn.step), "adapter_scale": f"{scale:g}", "model": name}
+        files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
+    strength = "" if scale == 1.0 else f", scale {scale:g}"
+    columns = {"base": drawn.base.get("decoded"), f"{drawn.name}{strength}": drawn.tuned.get("decoded")}
+    grid = save_grid(columns, drawn.labels, out / "grid.png")
+    if grid is not None:
+        pictures = out / "pictures"
+
+        def fill(folder: Path) -> None:
+            save_both(drawn, folder)
+
+        write_folder(pictures, fill)
+        files += [grid, pictures]
+    return drawn, files
+
+
+def held_out_pictures(run: Path, count: int, folder: Path, prefix: str = "", scale: float = 1.0) -> list[PicturePair]:
+    """The first `count` held-out samples of a run as pictures in `folder`; empty where samples are
+    no pictures."""
+    return save_both(draw_both(run, count, (), scale), folder, prefix)
+
+
+def save_both(drawn: Drawn, folder: Path, prefix: str = "") -> list[PicturePair]:
+    """`PREFIXbase-ID.png` and `PREFIXtuned-ID.png` of every sample."""
+    base = save_pictures(drawn.base.get("decoded"), drawn.ids, folder, f"{prefix}base-")
+    tuned = save_pictures(drawn.tuned.get("decoded"), drawn.ids, folder, f"{prefix}tuned-")
+    groups: Sequence[str | None] = drawn.groups or [None] * len(drawn.ids)
+    return [PicturePair(*row) for row in zip(drawn.ids, groups, base, tuned)]
+
+
+def draw_both(
+    folder: Path, count: int, ids: Sequence[str], scale: float, overrides: Sequence[str] = ()
+) -> Drawn:
+    """Base first, then the newest weights of the run. The noise is that of its evaluations."""
+    session = open_run(folder, overrides)
+    session.adapter.scale(scale)
+    dataset = session.resolved.eval_dataset.build()
+    rows = rows_of(dataset, ids) if ids else list(range(min(count, len(dataset))))
+    size = session.recipe.evaluate.batch_size or session.recipe.data.batch_size
+    batches = [batch_of(session, dataset, rows[i : i + size]) for i in range(0, len(rows), size)]
+    base = draw(session, batches)
+    step = load_trained(session, folder)
+    groups = [group for batch in batches if "group" in batch for group in batch["group"]]
+    ids_drawn, averaged = [id_ for batch in batches for id_ in batch.ids], session.recipe.evaluate.weights == "ema"
+    return Drawn(ids_drawn, groups, step, base, draw(session, batches), averaged)
+
+
+def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:
+    """These rows of the held-out data, on the session's device."""
+    batch = make_batch([dataset[i] for i in rows], [0] * len(rows))
+    return batch.to(session.context.device)
+
+
+def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
+    """Where the ids are in the data set. Raises DataError for those that are not."""
+    places = {dataset[i]["id"]: i for i in range(len(dataset))}
+    missing = [id_ for id_ in ids if id_ not in places]
+    if missing:
+        raise DataError(f"there is no held-out sample {missing[0]!r}.{did_you_mean(missing[0], places)}")
+    return [places[id_] for id_ in dict.fromkeys(ids)]
+
+
+def draw(session: Session, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """`x0` and, where it is a tensor, `decoded`, on the CPU. Raises ComponentError where x0 is no
+    tensor."""
+    ctx = session.evaluation_context(scored=False)
+    parts: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
+        with torch.no_grad():
+            decoded = rollout.decoded
+        if not isinstance(rollout.x0, Tensor):
+            kind = type(rollout.x0).__name__
+            raise ComponentError(f"samples are written as tensors, and this model's are of type {kind}")
+        for name, value in (("x0", rollout.x0), ("decoded", decoded)):
+            if isinstance(value, Tensor):
+                parts.setdefault(name, []).append(value.detach().cpu())
+    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Path:
+    """A safetensors file, complete or absent."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary, metadata=facts)
+    os.replace(temporary, path)
+    return path

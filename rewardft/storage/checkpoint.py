@@ -1,0 +1,114 @@
+"""Checkpoints: written beside the old ones, complete or absent, and resumed to the same bits.
+
+A checkpoint is a folder `checkpoints/step-00000200` with the adapter (safetensors), the optimizer
+and random state (`torch.save`, read with `weights_only=True`) and `state.json`, which lists every
+file with its size and SHA-256. It is written under a temporary name and renamed at the end, so that
+a kill at any moment leaves the previous one in place.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewardft.errors import CheckpointError
+from rewardft.files import sha256, write_folder
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    run: Path, step: int, adapter: Any, tensors: dict[str, Any], state: dict[str, Any], keep: int
+) -> Path:
+    """Write one checkpoint and drop the oldest beyond `keep` (0 keeps all).
+
+    tensors: optimizer, scheduler and random state; anything that `torch.load(weights_only=True)`
+        reads.
+    state: numbers and strings, for `state.json`.
+    """
+
+    def fill(folder: Path) -> None:
+        adapter.save(folder)
+        torch.save(tensors, folder / "training.pt")
+        files = {
+            p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
+            for p in sorted(folder.iterdir())
+        }
+        text = json.dumps({"format": FORMAT, "step": step, "files": files, **state}, indent=2)
+        (folder / "state.json").write_text(text)
+
+    path = run / "checkpoints" / f"step-{step:08d}"
+    write_folder(path, fill)
+    drop_old(path.parent, keep)
+    return path
+
+
+def save_trained(adapter: Any, folder: Path, step: int) -> None:
+    """The trained weights, and the step that they are of: a resumed run may have newer ones in a
+    checkpoint."""
+
+    def fill(temporary: Path) -> None:
+        adapter.save(temporary)
+        (temporary / "step.json").write_text(json.dumps({"step": step}))
+
+    write_folder(folder, fill)
+
+
+def drop_old(folder: Path, keep: int) -> None:
+    """Remove what killed saves left behind, and all but the newest `keep` checkpoints (0: none of
+    them)."""
+    for temporary in folder.glob(".step-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+    if keep > 0:
+        for path in sorted(folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(path)
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run; None when there is none."""
+    found = sorted((run / "checkpoints").glob("step-*"))
+    return found[-1] if found else None
+
+
+def step_of(path: Path) -> int:
+    """The step in the name of a checkpoint or an evaluation: `step-00000200`, with or without an
+    ending."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """`state.json`, after checking that every file it lists is there and unchanged."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint ({error}). Delete the folder to resume from an older one."
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        got = state.get("format") if isinstance(state, dict) else repr(state)
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {got}")
+    for name, facts in state["files"].items():
+        file = path / name
+        if (
+            not file.is_file()
+            or file.stat().st_size != facts["bytes"]
+            or sha256(file) != facts["sha256"]
+        ):
+            raise CheckpointError(
+                f"{file}: missing, truncated or changed since it was saved (expected "
+                f"{facts['bytes']} bytes with SHA-256 {facts['sha256'][:12]}...). Delete {path} to "
+                "resume from an older checkpoint."
+            )
+    return state
+
+
+def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
+    """Optimizer, scheduler and random state; only plain tensors and containers are unpickled."""
+    place = (
+        "cpu" if device.type == "cpu" else device
+    )  # torch.load does not know `cpu:0`, a launcher's name for it
+    return torch.load(path / "training.pt", map_location=place, weights_only=True)

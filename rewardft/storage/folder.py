@@ -1,0 +1,199 @@
+"""The run folder when a run starts or is taken up again: what is in the way, what is stale, what
+was evaluated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rewardft.errors import CheckpointError
+from rewardft.files import write_text
+from rewardft.recipe.recipe import Recipe, load_recipe
+from rewardft.storage.checkpoint import latest_checkpoint, step_of
+from rewardft.storage.recorder import parse_line, rewind_metrics
+from rewardft.storage.resume import check_same_recipe
+
+LOG = logging.getLogger(__name__)
+
+
+def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
+    """Returns the checkpoint to resume from; a new run gets its `recipe.yaml`. An existing run is
+    never overwritten."""
+    started = (out / "manifest.json").exists()  # a recipe alone: that run could not be built
+    if (out / "recipe.yaml").exists() and (started or resume):
+        if not resume:
+            raise CheckpointError(
+                f"{out} already holds {what_is_there(out)}, or give another folder with --out."
+            )
+        check_same_recipe(out / "recipe.yaml", recipe)
+        return latest_checkpoint(out)
+    if resume:
+        raise CheckpointError(
+            f"{out}: nothing to resume; there is no recipe.yaml in it. Leave --resume out."
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+    except OSError as error:
+        raise CheckpointError(
+            f"{out}: cannot be written ({error}). Give another folder with --out."
+        ) from error
+    return None
+
+
+@contextmanager
+def alone_in(out: Path, resume: bool) -> Iterator[None]:
+    """Hold a run folder, so that no second process trains in it; raises CheckpointError when one
+    does already.
+
+    It is the folder itself that is locked: nothing is left behind, whatever becomes of the process.
+    """
+    handle = None if os.environ.get("RANK", "0") != "0" else open_folder(out, make=not resume)
+    if handle is None:  # another process of the same run holds it, or `claim` says what is wrong
+        yield
+        return
+    try:
+        if not lock(handle):
+            raise CheckpointError(
+                f"{out}: another process is training in this folder. Wait for it, end it, or give "
+                "another folder with --out."
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_held(out: Path) -> bool:
+    """Whether a process is training in a run folder."""
+    handle = open_folder(out, make=False)
+    if handle is None:
+        return False
+    try:
+        return not lock(handle)
+    finally:
+        os.close(handle)
+
+
+def open_folder(path: Path, make: bool) -> int | None:
+    """A handle of a folder, which is made if wanted; None where there is none to be had."""
+    try:
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def lock(handle: int) -> bool:
+    """Whether the lock is ours until the handle is closed; True as well where the file system knows
+    no locks."""
+    try:
+        import fcntl
+    except ImportError:  # not POSIX
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # network file systems without locks
+        return True
+    return True
+
+
+def what_is_there(out: Path) -> str:
+    """The run in a folder, and what can be done with it."""
+    if (out / "error.txt").exists():
+        unsaved = latest_checkpoint(out) is None
+        code = ", and --allow-changed-plugins if it was a plugin that you mended"
+        how = (
+            "Once that is mended, start over in it with --resume"
+            if unsaved
+            else f"Continue it with --resume{code}"
+        )
+        return f"a run that failed{' before it saved a checkpoint' if unsaved else ''}; error.txt says why. {how}"
+    if (out / "summary.json").exists():
+        status = json.loads((out / "summary.json").read_text(encoding="utf-8"))["status"]
+        if status == "finished":
+            return "a finished run. Go on with --resume and a larger train.steps or train.budget"
+    return "a run. Continue it with --resume"
+
+
+def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
+    """Make the folder that of a run which has just taken the step of `checkpoint`, now that it has
+    been loaded.
+
+    What came later is dropped, for it will come again; so is what said how the run ended. Without a
+    checkpoint (None) nothing is left to go on from, and the user is told so.
+    """
+    if checkpoint is None:
+        LOG.warning("%s: no checkpoint was saved; starting from step 0", out)
+        (out / "metrics.jsonl").unlink(missing_ok=True)
+        remove_folder(out / "evaluations")
+    else:
+        rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
+        rewind_evaluations(out, step_of(checkpoint))
+    remove_folder(out / "adapter")
+    remove_folder(out / "adapter_ema")
+    for path in (out / "summary.json", *out.glob("error*.txt")):
+        path.unlink(missing_ok=True)
+    replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))
+
+
+def remove_folder(path: Path) -> None:
+    """All of it or nothing: it is renamed before it is deleted, so that a kill leaves no half of it
+    in its place."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+        shutil.rmtree(old)
+
+
+def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:
+    """Write the recipe that goes on; the one before, if it was another, stays as
+    `recipe.before-step-STEP.yaml`."""
+    path = out / "recipe.yaml"
+    if load_recipe(path).dump() == recipe.dump():
+        return
+    kept, number = out / f"recipe.before-step-{step:08d}.yaml", 1
+    while kept.exists():  # resumed from this step before, with other settings again
+        number += 1
+        kept = out / f"recipe.before-step-{step:08d}-{number}.yaml"
+    write_text(kept, path.read_text(encoding="utf-8"))
+    write_text(path, recipe.to_yaml())
+
+
+def rewind_evaluations(out: Path, step: int) -> None:
+    """Drop evaluations after `step`, and the one of `step` if a kill came before `metrics.jsonl`
+    was told of it."""
+    told = any(is_evaluation(line, step) for line in lines_of(out / "metrics.jsonl"))
+    for path in (out / "evaluations").glob("step-*.json"):
+        if step_of(path) > step or (step_of(path) == step and not told):
+            path.unlink()
+
+
+def is_evaluation(line: str, step: int) -> bool:
+    """Whether a line of `metrics.jsonl` is the evaluation of `step`."""
+    record = parse_line(line) or {}
+    return record.get("step") == step and any(name.startswith("evaluation/") for name in record)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; none when there is no file."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def resumptions(out: Path, step: int, changed: list[str]) -> list[dict[str, Any]]:
+    """Every time that the run was taken up, this one last: the step, and the plugin files that had
+    been edited."""
+    path = out / "manifest.json"
+    earlier = (
+        json.loads(path.read_text(encoding="utf-8")).get("resumed", []) if path.exists() else []
+    )
+    return [*earlier, {"step": step, "changed_plugins": changed}]

@@ -1,0 +1,206 @@
+"""The run folder: metrics, trackers and what became of the run. An observer like any plugin's."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from rewardft.contracts.hookspecs import hookimpl
+from rewardft.contracts.run import Run
+from rewardft.errors import RecipeError, RewardftError, did_you_mean
+from rewardft.files import encode, write_folder, write_text
+from rewardft.types import Batch, Rollout
+
+if TYPE_CHECKING:
+    from rewardft.contracts.alarm import Alarm
+
+PACKAGES = (
+    "rewardft",
+    "torch",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "pluggy",
+    "safetensors",
+    "numpy",
+)
+
+
+class Recorder:
+    """Writes `metrics.jsonl` (a line per optimizer step) and forwards to accelerate's trackers on
+    the main process."""
+
+    def __init__(self, folder: Path, accelerator: Any, is_main: bool) -> None:
+        self.path, self.accelerator, self.is_main = folder / "metrics.jsonl", accelerator, is_main
+
+    @hookimpl
+    def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        self._write({"step": step, **metrics})
+        self.accelerator.log(dict(metrics), step=step)
+
+    @hookimpl
+    def on_evaluation_end(
+        self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]
+    ) -> None:
+        prefixed = {f"evaluation/{name}": value for name, value in metrics.items()}
+        self._write({"step": step, **prefixed, "alarms": [alarm.name for alarm in alarms]})
+        self.accelerator.log({**prefixed, "evaluation/alarms": len(alarms)}, step=step)
+
+    @hookimpl
+    def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
+        if self.is_main:
+            write_text(run.folder / "summary.json", encode(summary, indent=2))
+        self._finish_trackers()
+
+    @hookimpl
+    def on_run_error(self, run: Run, step: int, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        rank = self.accelerator.process_index
+        path = run.folder / (f"error-process{rank}.txt" if rank else "error.txt")
+        write_text(path, f"step {step}\n{text}")
+        if not isinstance(error, (RewardftError, KeyboardInterrupt)):
+            error.add_note(f"at step {step}; the whole traceback is in {path}")
+        self._finish_trackers()
+
+    def _finish_trackers(self) -> None:
+        """Not accelerate's `end_training`, which would end the process group under the other
+        observers."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self.is_main:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(encode(record) + "\n")
+
+
+def check_trackers(source: str, names: Sequence[str]) -> None:
+    """Raises RecipeError for a tracker that accelerate does not know, or whose package is missing:
+    accelerate itself leaves the latter out without a word."""
+    if not names:
+        return
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known, own = set(map(str, LOGGER_TYPE_TO_CLASS)), set(map(str, LoggerType))
+    missing = own - set(map(str, get_available_trackers()))
+    problems = [
+        f"train.report_to: accelerate knows no tracker {n!r}.{did_you_mean(n, known)}"
+        for n in names
+        if n not in known
+    ]
+    problems += [
+        f"train.report_to: the package of the tracker {n!r} is not installed. Install it, or leave "
+        f"{n!r} out; metrics.jsonl is written in any case."
+        for n in names
+        if n in known & missing
+    ]
+    if problems:
+        raise RecipeError(source, problems)
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Drop lines after `step`, and a line cut short by a kill, before a run is resumed."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = parse_line(line)
+        if record is not None and record.get("step", 0) <= step:
+            kept.append(line)
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """None for a line that a kill cut short."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def dump_samples(
+    path: Path, step: int, name: str, error: Exception, rollout: Rollout, batch: Batch
+) -> None:
+    """Write the samples that a failing reward was given, their ids and the error to `path`; note it
+    on the error."""
+    from safetensors.torch import save_file
+
+    def fill(folder: Path) -> None:
+        if isinstance(rollout.x0, Tensor):
+            save_file(
+                {"x0": rollout.x0.detach().cpu().contiguous()}, folder / "samples.safetensors"
+            )
+        facts = {
+            "reward": name,
+            "error": repr(error),
+            "step": step,
+            "ids": batch.ids,
+            "epochs": batch.epochs,
+        }
+        (folder / "facts.json").write_text(json.dumps(facts, indent=2))
+
+    write_folder(path, fill)
+    error.add_note(
+        f"reward {name!r} failed at step {step} on the samples {', '.join(batch.ids)}; dumped to "
+        f"{path}"
+    )
+
+
+def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, Any]:
+    """Versions, plugins, seed, git state and hardware: what one needs to repeat the run."""
+    import torch
+
+    return {
+        "command": sys.argv,
+        "recipe": run.recipe.source,
+        "recipe_sha256": run.recipe.digest(),
+        "seed": run.recipe.seed,
+        "versions": {name: version_of(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "plugins": [
+            {"name": p.name, "version": p.version, "file": str(p.file), "sha256": p.sha256}
+            for p in plugins.loaded
+        ],
+        "git": git_state(),
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": platform.processor(),
+            "device": device,
+            "processes": processes,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def version_of(name: str) -> str | None:
+    """Version of an installed distribution; None when it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether there are changes; None outside a repository or without git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode:
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}

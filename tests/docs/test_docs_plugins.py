@@ -1,0 +1,78 @@
+"""The plugins that the documentation prints are run as they stand there."""
+
+import importlib
+
+import pytest
+
+from rewardft.runs.open import evaluate_run
+from rewardft.testing import run_recipe
+from tests.documents import ROOT, blocks, files_in, read, table_rows, words
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory):
+    """A run of the recipe in docs/writing-a-plugin.md with all of its plugin files."""
+    folder = tmp_path_factory.mktemp("tour")
+    for name, text in files_in("docs/writing-a-plugin.md").items():
+        (folder / name).write_text(text)
+    return run_recipe(folder / "tour.yaml", folder / "run")
+
+
+def test_the_plugins_of_the_tour_train_together(tour):
+    assert tour.summary["status"] == "finished" and len(tour.steps) == 4
+    assert all(0 < value < 1 for value in tour.column("reward/contrast"))
+    assert tour.column("reward") == pytest.approx(
+        [2 * value for value in tour.column("reward/contrast")]
+    )
+    assert tour.column("penalty/pull")[0] == 0 and tour.column("penalty/pull")[-1] > 0
+    assert tour.column("learning_rate") == [0.05] * 4
+    row_names = [row["name"] for row in tour.summary["evaluation"]]
+    assert {"spread/level", "even/spread/level", "odd/spread/level", "reward/contrast"} <= set(
+        row_names
+    )
+    assert tour.summary["denoiser_backwards"] == 4 * 3, (
+        "four sampling steps, of which the last draws no noise"
+    )
+    assert tour.summary["denoiser_forwards"] == 4 * (4 + 3 + 3), (
+        "rolled out, visited, visited under the reference"
+    )
+
+
+def test_every_file_of_a_run_folder_is_documented(tour):
+    rows = table_rows(
+        read("docs/recipes.md").partition("\n## The run folder")[2].partition("\n## ")[0]
+    )
+    documented = {name.rstrip("/") for row in rows for name in words(row[0])}
+    evaluate_run(tour.folder)
+    assert {path.name for path in tour.folder.iterdir()} <= documented
+
+
+def test_the_conformance_test_of_the_tour_passes(tmp_path, monkeypatch):
+    for name in ("contrast.py", "test_contrast.py"):
+        (tmp_path / name).write_text(files_in("docs/writing-a-plugin.md")[name])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("test_contrast").test_contrast()
+
+
+def test_the_first_hook_of_the_hooks_page_runs(tmp_path, capsys):
+    (tmp_path / "told.py").write_text(blocks("docs/hooks.md", "python")[0])
+    settings = [f"plugins=[toy, {tmp_path}/told.py]", "train.steps=2", "evaluate.every=0"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text((ROOT / "recipes" / "toy_draft.yaml").read_text())
+    run = run_recipe(recipe, tmp_path / "run", *settings)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{i + 1} {reward}" for i, reward in enumerate(run.column("reward"))
+    ]
+
+
+def test_the_direct_algorithm_is_draft_with_one_step(tmp_path):
+    (tmp_path / "last_step.py").write_text(files_in("docs/writing-a-plugin.md")["last_step.py"])
+    settings = ["train.steps=4", "evaluate.every=0"]
+    plugins = f"plugins=[toy, {tmp_path / 'last_step.py'}]"
+    recipe = ROOT / "recipes" / "toy_draft.yaml"
+    mine = run_recipe(recipe, tmp_path / "mine", plugins, "algorithm={use: last_step}", *settings)
+    ours = run_recipe(
+        recipe, tmp_path / "ours", "algorithm={use: draft_k, train_steps: 1}", *settings
+    )
+    assert mine.column("gradient_norm") == pytest.approx(ours.column("gradient_norm"), rel=1e-5)
+    assert mine.column("reward") == pytest.approx(ours.column("reward"), rel=1e-5)

@@ -1,0 +1,315 @@
+"""The main job end to end in small, its pictures, and what stops it early with a sentence."""
+
+import math
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rewardft_plugins.drpose import weights
+from rewardft_plugins.drpose.commands.app import app
+from rewardft_plugins.drpose.commands.quickstart import (
+    YAWS,
+    free_folder,
+    paint,
+    print_table,
+    quickstart,
+)
+from rewardft_plugins.drpose.data.build import build_dataset
+from rewardft_plugins.drpose.data.dataset import Drpose15k
+from rewardft_plugins.drpose.data.splits import plan_splits
+from rewardft_plugins.drpose.model.sampler import MultiviewDDIM
+from rewardft_plugins.drpose.pictures import (
+    caption,
+    save_comparison,
+    save_png,
+    save_samples,
+    unmirror,
+)
+from rewardft_plugins.humans.body import load_body
+from rewardft_plugins.humans.camera import MIRRORED, VIEWS
+from rewardft_plugins.humans.motion import shipped_clips
+from typer.testing import CliRunner
+
+from rewardft.errors import ComponentError, RecipeError
+from rewardft.evaluation.evaluate import Paired
+from rewardft.noise import Noise
+from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.resolve import resolve
+from rewardft.recipe.recipe import load_recipe
+from rewardft.testing import make_rollout, run_recipe
+from rewardft.testing.tiny import TinyModel
+from rewardft.types import Batch, Plan
+
+MINI = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
+needs_weights = pytest.mark.skipif(
+    not all((weights.ASSETS / kind).is_dir() for kind in ("base", "skeleton", "judge")),
+    reason="the shipped weights are not here",
+)
+
+# The shipped recipe, with four sampling steps, one optimizer step and two samples of each held-out split.
+SMALL = (
+    "sampler.steps=4",
+    "algorithm.early_stop=2",
+    "train.steps=1",
+    "data.batch_size=2",
+    "evaluate.samples=4",
+    "evaluate.batch_size=4",
+    "evaluate.data.limit=2",
+)
+STOPPER = """
+import signal
+from rewardft import hookimpl
+
+@hookimpl
+def on_step_end(run, step):
+    signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("quickstart") / "data"
+    build_dataset(
+        root,
+        plan_splits(shipped_clips(), poses=2, neighbours=1, val_samples=4),
+        load_body("anny_lowpoly"),
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(data):
+    """A finished quickstart: its folder and its summary."""
+    out = data.parent / "runs" / "mini"
+    return out, quickstart(data, out, SMALL)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@needs_weights
+def test_the_summary_compares_reward_and_judge_on_all_samples_and_on_each_group(finished):
+    _, summary = finished
+    values = ("reward/pose_score", "pose_judge/iou", "pose_judge/part_iou", "pose_judge/mpjpe_mm")
+    counts = {row["name"]: row["count"] for row in summary["evaluation"]}
+    assert counts == {
+        f"{group}{value}": 2 if group else 4
+        for value in values
+        for group in ("", "acrobatic/", "plain/")
+    }
+    assert (summary["status"], summary["step"], summary["samples"]) == ("finished", 1, 2)
+    for row in summary["evaluation"]:
+        assert row["after"] - row["before"] == pytest.approx(row["difference"], abs=1e-3)
+        assert math.isfinite(row["half_width"]), row["name"]
+
+
+@needs_weights
+def test_the_picture_shows_two_held_out_acrobatic_samples_before_and_after(finished, data):
+    out, _ = finished
+    picture = np.asarray(Image.open(out / "before_after.png").convert("RGB")) / 255
+    # a label, the image and six views wide; before, after and truth high for each sample, with a gap; doubled
+    assert picture.shape == (2 * (2 * 3 * 64 + 8), 2 * (64 + 64 + 6 * 64), 3)
+    held_out = Drpose15k(str(data), "acro_val", targets=True)
+    for sample in range(2):
+        lines = [picture[2 * (200 * sample + 64 * row) :][: 2 * 64, 2 * 64 :] for row in range(3)]
+        before, after, truth = (line[:, 2 * 64 :] for line in lines)
+        expected = torch.cat(
+            [held_out[sample]["image"], *unmirror(held_out[sample]["normals"])], dim=-1
+        )
+        expected = expected.permute(1, 2, 0).numpy().repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_allclose(lines[1][:, : 2 * 64], expected[:, : 2 * 64], atol=0.003)
+        np.testing.assert_allclose(truth, expected[:, 2 * 64 :], atol=0.003)
+        assert np.abs(before - truth).mean() > 0.001 < np.abs(after - truth).mean()
+
+
+@needs_weights
+def test_painting_again_gives_the_same_picture(finished):
+    out, _ = finished
+    before = (out / "before_after.png").read_bytes()
+    assert paint(out) == out / "before_after.png"
+    assert (out / "before_after.png").read_bytes() == before
+
+
+@needs_weights
+def test_a_second_call_takes_a_folder_of_its_own_and_an_interrupted_one_says_so(
+    finished, data, tmp_path
+):
+    out, _ = finished
+    first = (out / "summary.json").read_bytes()
+    (tmp_path / "stopper.py").write_text(STOPPER)
+    settings = [
+        *SMALL[:2],
+        *SMALL[3:],
+        "train.steps=3",
+        f"plugins=[drpose, {tmp_path / 'stopper.py'}]",
+    ]
+    flags = [word for setting in settings for word in ("--set", setting)]
+    result = CliRunner().invoke(app, ["quickstart", "--data", str(data), "--out", str(out), *flags])
+    assert result.exit_code == 130, result.output
+    printed = "".join(result.output.split())  # long lines are folded at the width of the terminal
+    second = out.with_name("mini-2")
+    assert f"interrupted at step 1; what was learned is in {second}".replace(" ", "") in printed
+    assert f"data set: {data}".replace(" ", "") in printed
+    assert "it is NOT the SMPL-X model" in result.output
+    assert [path.name for path in (second / "checkpoints").iterdir()] != []
+    assert (second / "adapter").is_dir() and not (second / "before_after.png").exists()
+    assert (out / "summary.json").read_bytes() == first
+
+
+def test_no_run_is_overwritten(tmp_path):
+    out = tmp_path / "mini"
+    assert free_folder(out) == out
+    for name in ("mini", "mini-2", "mini-4"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").touch()
+    assert free_folder(out) == tmp_path / "mini-3"
+
+
+def test_the_table_says_what_is_better_worse_and_not_separable(capsys):
+    print_table(
+        [
+            Paired("reward/pose_score", 8, -0.2, -0.1, 0.1, 0.02),
+            Paired("pose_judge/mpjpe_mm", 8, 100.0, 120.0, 20.0, 5.0),
+            Paired("acrobatic/pose_judge/mpjpe_mm", 8, 300.0, 250.0, -50.0, 5.0),
+            Paired("pose_judge/iou", 8, 0.5, 0.4, -0.1, 0.01),
+            Paired("plain/pose_judge/iou", 8, 0.5, 0.51, 0.01, 0.02),
+        ]
+    )
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in capsys.readouterr().err.splitlines()
+    ]
+    verdicts = {row[0]: row[-1] for row in cells if row and row[0]}
+    assert list(verdicts.values()) == ["better", "worse", "better", "worse", "not separable"]
+    assert ["reward/pose_score", "8", "-0.2", "-0.1", "+0.1 ± 0.02", "better"] in cells
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def test_exactly_back_and_left_are_flipped_for_a_viewer():
+    views = torch.rand(2, 6, 3, 5, 7)
+    before = views.clone()
+    shown = unmirror(views)
+    for view, name in enumerate(VIEWS):
+        expected = views[:, view].flip(-1) if name in ("back", "left") else views[:, view]
+        assert torch.equal(shown[:, view], expected), name
+    assert [name for name, mirrored in zip(VIEWS, MIRRORED) if mirrored] == ["back", "left"]
+    assert torch.equal(views, before)
+
+
+def test_a_png_holds_every_pixel_enlarged_without_smoothing(tmp_path):
+    values = torch.arange(2 * 4 * 3, dtype=torch.uint8).view(2, 4, 3) * 10
+    image = values.permute(2, 0, 1) / 255
+    save_png(tmp_path / "deep" / "a.png", image, scale=3)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+    read = np.asarray(Image.open(tmp_path / "deep" / "a.png"))
+    np.testing.assert_array_equal(read, values.numpy().repeat(3, axis=0).repeat(3, axis=1))
+
+
+def test_values_outside_the_range_are_clamped(tmp_path):
+    save_png(tmp_path / "a.png", torch.tensor([-1.0, 0.5, 2.0]).view(3, 1, 1), scale=1)
+    assert Image.open(tmp_path / "a.png").getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_a_comparison_is_a_block_per_sample_with_the_image_in_the_middle_row(tmp_path):
+    condition = torch.rand(2, 3, 16, 16)
+    rows = [(name, torch.rand(2, 6, 3, 16, 16)) for name in ("before", "after", "truth")]
+    save_comparison(tmp_path / "a.png", condition, rows, scale=1, label_width=40)
+    picture = torch.from_numpy(np.array(Image.open(tmp_path / "a.png"))).permute(2, 0, 1) / 255
+    assert picture.shape == (3, 2 * 3 * 16 + 2, 40 + 16 + 6 * 16)
+    assert (picture[:, 48:50] == 1).all(), "the gap between the samples"
+    for sample in range(2):
+        for row, (name, views) in enumerate(rows):
+            line = picture[:, 50 * sample + 16 * row :][:, :16]
+            torch.testing.assert_close(line[..., :40], caption(name, 40, 16))
+            expected = condition[sample] if name == "after" else torch.ones(3, 16, 16)
+            torch.testing.assert_close(line[..., 40:56], expected, rtol=0, atol=0.003)
+            strip = torch.cat(list(unmirror(views[sample])), dim=-1)
+            torch.testing.assert_close(line[..., 56:], strip, rtol=0, atol=0.003)
+
+
+def test_a_caption_is_dark_text_on_white():
+    image = caption("truth", 64, 32)
+    assert image.shape == (3, 32, 64)
+    assert image.max() == 1 and image.min() < 0.3
+    assert 0.8 < image.mean() < 0.99
+    assert not torch.equal(image, caption("after", 64, 32))
+
+
+@pytest.mark.parametrize("rows", [12, 14])
+def test_sheets_of_samples_show_normals_above_colours_without_the_face(tmp_path, rows):
+    x0 = torch.rand(5, rows, 3, 8, 8)
+    batch = Batch(tuple("abcde"), (0,) * 5, {})
+    save_samples(tmp_path / "a.png", make_rollout(x0, batch), count=3)
+    picture = (
+        torch.from_numpy(np.array(Image.open(tmp_path / "a.png")))[::2, ::2].permute(2, 0, 1) / 255
+    )
+    assert picture.shape == (3, 3 * 2 * 8, 6 * 8)
+    for sample in range(3):
+        for domain in range(2):
+            first = domain * rows // 2
+            strip = torch.cat(list(unmirror(x0[sample, first : first + 6])), dim=-1)
+            line = picture[:, 8 * (2 * sample + domain) :][:, :8]
+            torch.testing.assert_close(line, strip, rtol=0, atol=0.003)
+
+
+# -- what cannot work is said --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 16, 16), (13, 8, 16, 16), (12, 16, 16)])
+def test_the_sampler_refuses_samples_that_are_no_set_of_views(shape):
+    sampler = MultiviewDDIM(steps=2)
+    model = SimpleNamespace(scheduler=TinyModel().scheduler, sample_shape=lambda cond: shape)
+    sampler.setup(model)
+    with pytest.raises(ComponentError) as caught:
+        sampler.rollout(model, {}, Plan(stop=2), Noise(0, ("a",), (0,)))
+    assert str(caught.value) == (
+        f"multiview_ddim needs samples (rows, c, h, w) of 12 rows, or 14 with face crops, got {shape}"
+    )
+
+
+def test_a_judge_without_targets_is_refused_before_anything_is_loaded():
+    recipe = load_recipe(MINI, ["evaluate.data={split: acro_val, limit: 64}"])
+    with pytest.raises(RecipeError) as caught:
+        resolve(recipe, load_plugins(recipe.plugins, recipe.base))
+    assert str(caught.value) == (
+        f"{MINI}: 1 problem\n  - {MINI}: evaluate.metrics: pose_judge compares with the rendered views; add `targets: true`"
+        " to evaluate.data"
+    )
+    recipe = load_recipe(MINI, ["evaluate.data={split: acro_val}", "data.targets=true"])
+    resolve(recipe, load_plugins(recipe.plugins, recipe.base))
+
+
+# -- the main job --------------------------------------------------------------------------------------------------------
+
+
+@needs_weights
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_drpose_mini_improves(tmp_path):
+    """Acrobatic poses get better by more than the paired 95 % interval, by the reward and by every independent metric;
+    plain ones do not get worse by more than theirs."""
+    root = tmp_path / "data"
+    build_dataset(root, plan_splits(shipped_clips(), yaws=YAWS), load_body("anny_lowpoly"))
+    run = run_recipe(MINI, tmp_path / "run", f"data.root={root}")
+    rows = {row["name"]: row for row in run.summary["evaluation"]}
+    for value in (
+        "reward/pose_score",
+        "pose_judge/iou",
+        "pose_judge/part_iou",
+        "pose_judge/mpjpe_mm",
+    ):
+        sign = -1 if value.endswith("_mm") else 1
+        for group in ("acrobatic", "plain"):
+            row = rows[f"{group}/{value}"]
+            print(
+                f"{group}/{value}: {row['before']:.4g} -> {row['after']:.4g} ({row['difference']:+.3g}, n {row['count']})"
+            )
+            gain, margin = sign * row["difference"], row["half_width"]
+            assert row["count"] == 64 and margin > 0
+            assert gain > (margin if group == "acrobatic" else -margin), f"{group}/{value}"

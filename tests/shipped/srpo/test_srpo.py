@@ -1,0 +1,403 @@
+"""SRPO: exact gradients against a hand-written reference, exact restoration, the relative preference, whole runs."""
+
+import random
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+from rewardft_plugins.srpo.srpo import SRPO, restore
+from safetensors.torch import load_file
+
+from rewardft.errors import ComponentError, RecipeError
+from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.resolve import resolve
+from rewardft.policy.rewards import WeightedReward
+from rewardft.recipe.recipe import load_recipe
+from rewardft.samplers.ddim import DDIM
+from rewardft.samplers.flow import FlowEuler
+from rewardft.testing import run_recipe
+from rewardft.types import Transition
+from tests.maths.test_direct_gradients import (
+    T,
+    make_context,
+    make_test_batch,
+    run_backward,
+    take_gradients,
+)
+
+CASES = {
+    "flow": (FlowEuler, "flow"),
+    "epsilon": (DDIM, "epsilon"),
+    "v": (DDIM, "v_prediction"),
+    "sample": (DDIM, "sample"),
+}
+
+
+def levels(sampler, prediction):
+    """(alpha, sigma) of each level from the noisiest to the clean end, read off diffusers' own numbers."""
+    if prediction == "flow":
+        return [(1 - s, s) for s in sampler.sigmas]
+    return [(a**0.5, (1 - a) ** 0.5) for a in sampler.schedule.alphas]
+
+
+def estimates(prediction, x, output, alpha, sigma):
+    """x0 and noise as the network says, by the definition of each prediction type."""
+    if prediction == "epsilon":
+        return (x - sigma * output) / alpha, output
+    if prediction == "v_prediction":
+        return alpha * x - sigma * output, alpha * output + sigma * x
+    if prediction == "sample":
+        return output, (x - alpha * output) / sigma
+    return x - sigma * output, x + (1 - sigma) * output
+
+
+def discount(j):
+    u = (T - j) / T
+    return 3 * u / (1 + 2 * u)
+
+
+def reference_gradients(ctx, batch, visits, prediction, weights=discount):
+    """-mean of lambda r at the restored samples, by autograd through the whole expression, one visit after the other."""
+    sampler, model = ctx.sampler, ctx.policy.model
+    cond, scale = ctx.encode(batch), levels(ctx.sampler, prediction)
+    noise = ctx.noise(batch)
+    epsilon = noise.draw("initial", (3, 8, 8))
+    x = epsilon
+    with torch.no_grad():
+        for k in range(T):
+            t = torch.full((len(batch),), sampler.timesteps[k])
+            x = sampler.transition(k, x, model.denoise(x, t, cond), noise).next
+    guidance, model.guidance = model.guidance, 1.0
+    total = torch.zeros((), dtype=torch.float64)
+    for k, j in visits:
+        (alpha, sigma), (alpha_j, sigma_j) = scale[k], scale[j]
+        x_k = alpha * x + sigma * epsilon
+        output = model.denoise(x_k, torch.full((len(batch),), sampler.timesteps[k]), cond)
+        x0_hat, epsilon_hat = estimates(prediction, x_k, output, alpha, sigma)
+        x_j = alpha_j * x0_hat + sigma_j * epsilon_hat
+        restored = ((x_j - sigma_j * epsilon) / alpha_j).flatten(1)
+        reward = 1.3 * (
+            (restored.sin() * (1 + batch["label"].double())[:, None]).mean(1)
+            - 0.1 * (restored**2).mean(1)
+        )
+        penalty = 0
+        if ctx.regularizers:
+            with torch.no_grad(), ctx.adapter.disabled():
+                base = model.denoise(x_k, torch.full((len(batch),), sampler.timesteps[k]), cond)
+            penalty = 0.37 * (
+                epsilon_hat - estimates(prediction, x_k, base, alpha, sigma)[1]
+            ).square().flatten(1).mean(1)
+        total = total + (penalty - weights(j) * reward).mean() / len(visits)
+    model.guidance = guidance
+    total.backward()
+    return take_gradients(ctx)
+
+
+def srpo_gradients(ctx, algorithm, batch):
+    ctx.rng = random.Random(11)
+    losses = list(run_backward(algorithm.losses(ctx, batch)))
+    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
+    return take_gradients(ctx)
+
+
+def drawn(algorithm):
+    rng = random.Random(11)
+    return [(v.k, v.j) for v in (algorithm.draw_visit(T, rng) for _ in range(algorithm.visits))]
+
+
+def assert_equal(got, expected):
+    for a, b in zip(got, expected):
+        assert (a - b).norm() <= 1e-10 * b.norm() and b.norm() > 0
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [1, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_is_that_of_the_restored_sample(case, jump):
+    sampler, prediction = CASES[case]
+    ctx, batch = make_context(sampler(T), prediction=prediction), make_test_batch()
+    algorithm = SRPO(visits=3, jump=jump)
+    assert_equal(
+        srpo_gradients(ctx, algorithm, batch),
+        reference_gradients(ctx, batch, drawn(algorithm), prediction),
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"guidance": 2.5}, {"form": "epsilon_mse"}, {"micro_batch": 2}], ids=str
+)
+def test_guidance_regularizers_and_micro_batches(options):
+    """Visits run without guidance; the sample itself was rolled out with it."""
+    ctx, batch = make_context(FlowEuler(T), prediction="flow", **options), make_test_batch()
+    algorithm = SRPO(visits=2)
+    assert_equal(
+        srpo_gradients(ctx, algorithm, batch),
+        reference_gradients(ctx, batch, drawn(algorithm), "flow"),
+    )
+
+
+def test_the_discount_can_be_linear_or_left_out():
+    ctx, batch = make_context(FlowEuler(T), prediction="flow"), make_test_batch()
+    for shift, weights in ((1.0, lambda j: (T - j) / T), (None, lambda j: 1.0)):
+        algorithm = SRPO(visits=2, discount_shift=shift)
+        assert_equal(
+            srpo_gradients(ctx, algorithm, batch),
+            reference_gradients(ctx, batch, drawn(algorithm), "flow", weights),
+        )
+
+
+# -- restoration -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", [FlowEuler(T), DDIM(T)], ids=["flow", "ddim"])
+def test_a_perfect_network_restores_the_sample_from_every_level(sampler):
+    make_context(sampler, prediction="flow" if isinstance(sampler, FlowEuler) else "epsilon")
+    generator = torch.Generator().manual_seed(0)
+    x0, epsilon = (
+        torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    for k in range(T):
+        for j in range(k + 1, T + 1):
+            perfect = Transition(state=sampler.renoise(x0, k, epsilon), x0=x0, epsilon=epsilon)
+            assert torch.allclose(restore(sampler, perfect, epsilon, j), x0, atol=1e-12)
+
+
+def test_a_jump_to_the_end_is_the_one_step_estimate():
+    sampler = FlowEuler(T)
+    make_context(sampler, prediction="flow")
+    x0, wrong, epsilon = (torch.full((1, 3, 8, 8), v) for v in (0.3, -2.0, 1.0))
+    assert torch.allclose(
+        restore(sampler, Transition(state=x0, x0=x0, epsilon=wrong), epsilon, T), x0
+    )
+
+
+def test_an_error_of_the_network_counts_by_the_noise_that_it_took_out():
+    """With x_k fixed, x0_hat and epsilon_hat are off together; a short step keeps little of it."""
+    sampler = FlowEuler(T)
+    make_context(sampler, prediction="flow")
+    generator = torch.Generator().manual_seed(0)
+    x0, epsilon, error = (torch.randn(1, 3, 8, 8, generator=generator) for _ in range(3))
+    k = 1
+    s = sampler.sigmas[k]
+    guess = Transition(state=x0, x0=x0 - s * error, epsilon=epsilon + (1 - s) * error)
+    off = [float((restore(sampler, guess, epsilon, j) - x0).norm()) for j in range(k + 1, T + 1)]
+    expected = [
+        float(((s - sampler.sigmas[j]) / (1 - sampler.sigmas[j]) * error).norm())
+        for j in range(k + 1, T + 1)
+    ]
+    assert off == pytest.approx(expected, rel=1e-5) and off == sorted(off)
+
+
+def test_visits_stay_in_the_window():
+    rng = random.Random(0)
+    algorithm = SRPO(window=(0.2, 0.6), jump=2)
+    visits = {(v.k, v.j) for v in (algorithm.draw_visit(10, rng) for _ in range(200))}
+    assert visits == {(k, k + 2) for k in range(2, 6)}
+    late = SRPO(window=(0.5, 1.0), jump=3)
+    assert {late.draw_visit(10, rng).k for _ in range(200)} == {5, 6}, (
+        "some noise is left at the end of a visit"
+    )
+
+
+# -- the relative preference -------------------------------------------------------------------------------------------
+
+DIRECTIONS = torch.randn(3, 3 * 64, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def text_direction(prompt):
+    """A stand-in for an embedding of a text: what depends on the word, and what on the rest."""
+    word, _, rest = prompt.rpartition(". ")
+    return DIRECTIONS[{"": 0, "real": 1, "painting": 2}[word]] + 0.1 * len(rest)
+
+
+def clip_like(rollout, batch):
+    features = torch.nn.functional.normalize(rollout.x0.flatten(1), dim=1)
+    return (features * torch.stack([text_direction(p) for p in batch["prompt"]])).sum(1)
+
+
+def prompted_context():
+    ctx = make_context(FlowEuler(T), prediction="flow")
+    batch = make_test_batch()
+    ctx.rewards = [WeightedReward("clip_like", clip_like, 1.0)]
+    return ctx, replace(batch, columns={**batch.columns, "prompt": ["a fox", "rain", "seven cups"]})
+
+
+def test_the_relative_reward_is_the_difference_of_two_wordings():
+    """f . ((1 + k) C_wanted - C_unwanted), whose gradient is written out here as one reward."""
+    ctx, batch = prompted_context()
+    got = srpo_gradients(ctx, SRPO(wanted=("real",), unwanted=("painting",), strength=0.5), batch)
+
+    def combined(rollout, batch):
+        features = torch.nn.functional.normalize(rollout.x0.flatten(1), dim=1)
+        texts = [
+            1.5 * text_direction(f"real. {p}") - text_direction(f"painting. {p}")
+            for p in batch["prompt"]
+        ]
+        return (features * torch.stack(texts)).sum(1)
+
+    ctx.rewards = [WeightedReward("combined", combined, 1.0)]
+    assert_equal(got, srpo_gradients(ctx, SRPO(), batch))
+
+
+def test_words_change_with_the_step_and_what_is_logged():
+    ctx, batch = prompted_context()
+    seen = []
+
+    def listening(rollout, batch):
+        seen.append(batch["prompt"][0])
+        return rollout.x0.flatten(1).mean(1)
+
+    ctx.rewards = [WeightedReward("listening", listening, 1.0)]
+    algorithm = SRPO(wanted=("real", "detailed"), unwanted=("painting",))
+    for step in (0, 1, 2):
+        ctx.step = step
+        list(run_backward(algorithm.losses(ctx, batch)))
+    assert seen == [
+        "a fox",
+        "real. a fox",
+        "painting. a fox",
+        "a fox",
+        "detailed. a fox",
+        "painting. a fox",
+        "a fox",
+        "real. a fox",
+        "painting. a fox",
+    ]
+    records = ctx.take_records()
+    assert set(records) == {
+        "reward/listening",
+        "reward",
+        "restored/wanted",
+        "restored/unwanted",
+        "restored/change",
+        "loss",
+    }
+    assert records["reward"][1] == 9, "only finished samples are the run's rewards"
+
+
+def test_calls_are_the_least_that_is_needed():
+    ctx, batch = (
+        make_context(FlowEuler(T), form="epsilon_mse", prediction="flow"),
+        make_test_batch(),
+    )
+    srpo_gradients(ctx, SRPO(visits=2), batch)
+    assert (ctx.policy.forwards, ctx.policy.backwards) == (T + 2 + 2, 2)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+OPTIONS = [
+    (
+        {"visits": 0},
+        "srpo: expected visits and jump of at least 1 and a window within [0, 1], got 0, 1 and [0, 1]",
+    ),
+    (
+        {"window": (0.5, 0.4)},
+        "srpo: expected visits and jump of at least 1 and a window within [0, 1], got 1, 1 and [0.5, 0.4]",
+    ),
+    ({"discount_shift": 0.0}, "srpo: expected discount_shift > 0 and strength >= 0, got 0.0 and 0"),
+    (
+        {"wanted": ("real",)},
+        "srpo: a relative preference needs `wanted` and `unwanted` words; only one is given",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), OPTIONS, ids=str)
+def test_options_that_cannot_work_are_refused(options, text):
+    with pytest.raises(ComponentError) as caught:
+        SRPO(**options)
+    assert str(caught.value) == text
+
+
+def test_a_chain_too_short_for_the_jump_is_explained():
+    with pytest.raises(ComponentError) as caught:
+        SRPO(jump=4, window=(0.5, 1.0)).draw_visit(6, random.Random(0))
+    assert str(caught.value) == (
+        "srpo: no step of 6 is within the window [0.5, 1] and leaves noise after 4 of them. "
+        "Widen the window, lower `jump` or sample with more steps."
+    )
+
+
+def test_a_data_set_without_prompts_is_explained():
+    ctx, batch = make_context(FlowEuler(T), prediction="flow"), make_test_batch()
+    with pytest.raises(ComponentError) as caught:
+        list(run_backward(SRPO(wanted=("real",), unwanted=("painting",)).losses(ctx, batch)))
+    assert str(caught.value) == (
+        "srpo: `wanted` and `unwanted` go in front of the prompt, and the data set has no column 'prompt'; "
+        "it gives: id, image, label, group"
+    )
+
+
+# -- whole runs --------------------------------------------------------------------------------------------------------
+
+RECIPE = """
+plugins: [rewardft.testing.tiny, rewardft_plugins.srpo]
+seed: 3
+model: {use: tiny, prediction: flow, width: 12}
+sampler: {use: flow_euler, steps: 5}
+data: {use: tiny_blobs, size: 10, batch_size: 4}
+rewards: [{use: tiny_brightness}]
+algorithm: {use: srpo, visits: 2}
+adapter: {kind: lora, rank: 3}
+optimizer: {use: adamw, lr: 5e-3}
+train: {steps: 4, log_every: 1}
+save: {every: 2, keep: 9}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(textwrap.dedent(RECIPE))
+    return path
+
+
+def weights_of(run):
+    return load_file(run.folder / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["train.micro_batch=2"], ["data.batch_size=1", "train.accumulate=4"]],
+    ids=" ".join,
+)
+def test_how_a_step_is_cut_up_does_not_matter(recipe, tmp_path, overrides):
+    runs = [
+        run_recipe(recipe, tmp_path / name, *more)
+        for name, more in (("one", []), ("other", overrides))
+    ]
+    for name in ("loss", "gradient_norm", "reward"):
+        assert runs[0].column(name) == pytest.approx(runs[1].column(name), rel=2e-5, abs=2e-6)
+    mine, theirs = map(weights_of, runs)
+    assert all(torch.allclose(mine[name], theirs[name], rtol=0, atol=2e-4) for name in mine)
+
+
+def test_resuming_continues_to_the_same_bits(recipe, tmp_path):
+    whole = run_recipe(recipe, tmp_path / "whole")
+    run_recipe(recipe, tmp_path / "half", "train.steps=2")
+    resumed = run_recipe(recipe, tmp_path / "half", resume=True)
+    mine, theirs = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_words_need_a_reward_that_reads_prompts(recipe):
+    words = ["algorithm.wanted=[real]", "algorithm.unwanted=[painting]"]
+    loaded = load_recipe(recipe, words)
+    with pytest.raises(RecipeError, match="algorithm 'srpo' needs 'prompt_reward'"):
+        resolve(loaded, load_plugins(loaded.plugins, recipe.parent))
+
+
+def test_a_prompt_reward_and_words_are_accepted(recipe):
+    settings = [
+        "plugins=[rewardft.testing.tiny, rewardft_plugins.srpo, rewardft_plugins.rewards]",
+        "rewards=[{use: clip_score}]",
+        "algorithm.wanted=[real, detailed]",
+        "algorithm.unwanted=[painting]",
+    ]
+    loaded = load_recipe(recipe, settings)
+    resolved = resolve(loaded, load_plugins(loaded.plugins, recipe.parent))
+    assert resolved.algorithm.build().wanted == ("real", "detailed")

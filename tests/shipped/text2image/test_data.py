@@ -1,0 +1,203 @@
+"""Prompt files and class labels: what is read, how it is split, and what is refused."""
+
+import json
+
+import pytest
+from rewardft_plugins.text2image.data import ClassLabels, Prompts
+
+from rewardft.errors import DataError
+from rewardft.policy.batches import evaluation_batches
+
+ROWS = [{"name": f"n{i}", "prompt": f"prompt {i}", "label": i % 3} for i in range(10)]
+OPTIONS = {"columns": ["label"], "id_column": "name"}
+
+
+def jsonl(path, rows=ROWS):
+    path.write_text(
+        "\n".join(json.dumps(row) if not isinstance(row, str) else row for row in rows) + "\n"
+    )
+    return str(path)
+
+
+def message(build):
+    with pytest.raises(DataError) as error:
+        build()
+    return str(error.value)
+
+
+def parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+
+    table = pytest.importorskip("pyarrow.parquet")
+    table.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "p.parquet")
+    return str(tmp_path / "p.parquet")
+
+
+def saved(tmp_path, splits=None):
+    datasets = pytest.importorskip("datasets", reason="saved folders need datasets")
+    if splits is None:
+        datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    else:
+        tables = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}
+        datasets.DatasetDict(tables).save_to_disk(tmp_path / "saved")
+    return str(tmp_path / "saved")
+
+
+FORMATS = {
+    "jsonl": lambda tmp_path: jsonl(tmp_path / "p.jsonl"),
+    "parquet": parquet,
+    "saved": saved,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_items(name, tmp_path):
+    data = Prompts(FORMATS[name](tmp_path), **OPTIONS)
+    assert [data[i] for i in range(len(data))] == [
+        {"id": f"n{i}", "prompt": f"prompt {i}", "label": i % 3} for i in range(10)
+    ]
+    (batch,) = evaluation_batches(data, 2, 2)
+    assert (
+        batch.ids == ("n0", "n1")
+        and batch["prompt"] == ["prompt 0", "prompt 1"]
+        and batch["label"].tolist() == [0, 1]
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_column_is_named_with_the_one_that_was_meant(name, tmp_path):
+    text = message(lambda: Prompts(FORMATS[name](tmp_path), column="promt"))
+    assert text.endswith("there is no column 'promt'. Did you mean 'prompt'?")
+    assert (":1: " in text) == (name == "jsonl")
+
+
+def test_a_text_file_has_one_prompt_per_line(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text("\ufeffa red dog\n\n  a cat  \na red dog\n", encoding="utf-8")
+    data = Prompts(str(path))
+    assert [data[i] for i in range(3)] == [
+        {"id": "0", "prompt": "a red dog"},
+        {"id": "1", "prompt": "a cat"},
+        {"id": "2", "prompt": "a red dog"},
+    ]
+    assert message(lambda: Prompts(str(path), columns=["label"])) == (
+        f"{path}: a text file has no columns but the prompt; give label as .jsonl"
+    )
+
+
+def test_held_out_prompts_stay_the_same_when_rows_move_and_equal_ones_stay_together(tmp_path):
+    rows = [*ROWS, {"name": "again", "prompt": "prompt 3", "label": 0}]
+    train = Prompts(jsonl(tmp_path / "a.jsonl", rows), **OPTIONS, held_out=3)
+    val = Prompts(jsonl(tmp_path / "a.jsonl", rows), **OPTIONS, held_out=3, split="val")
+    moved = Prompts(jsonl(tmp_path / "b.jsonl", rows[::-1]), **OPTIONS, held_out=3, split="val")
+    sides = [{data[i]["prompt"] for i in range(len(data))} for data in (train, val, moved)]
+    assert (
+        len(sides[1]) == 3
+        and sides[1] == sides[2]
+        and not sides[0] & sides[1]
+        and len(sides[0] | sides[1]) == 10
+    )
+    assert len(train) + len(val) == 11
+    assert len(Prompts(jsonl(tmp_path / "a.jsonl", rows), **OPTIONS, held_out=3, limit=2)) == 2
+
+
+def test_a_saved_folder_with_splits_of_its_own(tmp_path):
+    path = saved(tmp_path, {"train": ROWS[:7], "validation": ROWS[7:]})
+    assert len(Prompts(path)) == 7
+    data = Prompts(path, split="validation", limit=2)
+    assert [data[i]["prompt"] for i in range(len(data))] == ["prompt 7", "prompt 8"]
+    assert message(lambda: Prompts(path, split="valid")) == (
+        f"{path}: there is no split 'valid'. Did you mean 'validation'?"
+    )
+    assert message(lambda: Prompts(path, held_out=2)) == (
+        f"{path} has splits of its own; leave `held_out` out and name one by `split`"
+    )
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        (
+            ['{"prompt": "a"', '{"prompt": "b"}'],
+            ":1: not valid JSON (Expecting ',' delimiter: line 1 column 15 (char 14))",
+        ),
+        (['{"prompt": "a"}', '"b"'], ':2: expected an object like {"prompt": "..."}, got str'),
+        (
+            ['{"prompt": "a"}', "", '{"prompt": 3}'],
+            ":3: expected text in the column 'prompt', got int",
+        ),
+        (['{"prompt": "a"}', '{"prompt": " "}'], ":2: the text in the column 'prompt' is empty"),
+        (
+            ['{"prompt": "a"}', '{"text": "b"}'],
+            ":2: there is no column 'prompt'. Choose one of: text.",
+        ),
+        ([], ": there are no prompts in it"),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_line(rows, said, tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    assert message(lambda: Prompts(path)) == path + said
+
+
+def test_other_mistakes(tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": "a", "n": 1}, {"prompt": "b", "n": 1}])
+    assert (
+        message(lambda: Prompts(path, id_column="n"))
+        == f"{path}: two rows have '1' in the column 'n'; ids must differ"
+    )
+    assert (
+        message(lambda: Prompts(path, held_out=2))
+        == f"{path}: cannot hold out 2 of 2 different prompts"
+    )
+    assert message(lambda: Prompts(path, split="val")) == (
+        f"{path}: `split: val` is empty; say how many prompts are held out by `held_out`"
+    )
+    assert (
+        message(lambda: Prompts(path, split="test"))
+        == f"{path}: expected `split: train` or `split: val`, got 'test'"
+    )
+    assert (
+        message(lambda: Prompts(path, limit=0))
+        == "prompts: expected held_out >= 0 and limit >= 1, got 0 and 0"
+    )
+    missing = tmp_path / "none.txt"
+    assert message(lambda: Prompts(str(missing))) == (
+        f"{missing}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a saved folder"
+    )
+    (tmp_path / "p.csv").write_text("prompt\na\n")
+    assert message(lambda: Prompts(str(tmp_path / "p.csv"))) == (
+        f"{tmp_path / 'p.csv'}: expected prompts as .txt, .jsonl or .parquet, got the suffix '.csv'"
+    )
+    assert message(lambda: Prompts(str(tmp_path))) == (
+        f"{tmp_path}: expected a folder that `save_to_disk` of the datasets library wrote, with state.json or "
+        "dataset_dict.json"
+    )
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9\n")
+    assert message(lambda: Prompts(str(tmp_path / "bad.txt"))).startswith(
+        f"{tmp_path / 'bad.txt'}: not readable as UTF-8"
+    )
+
+
+def test_damaged_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+    path = tmp_path / "p.parquet"
+    path.write_bytes(b"not parquet")
+    assert message(lambda: Prompts(str(path))).startswith(f"{path}: not a readable parquet file (")
+
+
+def test_the_shipped_prompts():
+    train, val = Prompts("shipped", held_out=16), Prompts("shipped", held_out=16, split="val")
+    assert (len(train), len(val)) == (49, 16) and "a photo of a cat" in [
+        train[i]["prompt"] for i in range(49)
+    ]
+
+
+def test_class_labels_take_their_turns():
+    data = ClassLabels(classes=3, size=5, split="val")
+    assert [data[i] for i in range(len(data))] == [
+        {"id": f"val/{i}", "label": i % 3, "group": f"class{i % 3}"} for i in range(5)
+    ]
+    assert (
+        message(lambda: ClassLabels(classes=0))
+        == "class_labels: expected classes >= 1 and size >= 1, got 0 and 1000"
+    )
