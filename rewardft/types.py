@@ -239,9 +239,10 @@ class Loss:
                 else type(self.value).__name__
             )
             cut = isinstance(self.value, Tensor) and not self.value.requires_grad
+            why = ", without a gradient: no replay went into it, or a detach or no_grad cuts it"
             raise ComponentError(
                 "a Loss must hold one number with a gradient to the trained weights; got "
-                f"{shown}{', without a gradient: no replay went into it, or a detach or no_grad cuts it' if cut else ''}"
+                f"{shown}{why if cut else ''}"
             )
         self.value.backward()
 

@@ -42,3 +42,7 @@ def import_motion(
         f"{out}: {len(clips)} clips, {frames} frames. Edit {out.with_suffix('.json')} to tag clips "
         "(plain, split)."
     )
+
+
+def _say(text: str) -> None:
+    _console.print(escape(text), highlight=False, soft_wrap=True)

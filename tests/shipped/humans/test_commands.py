@@ -1,5 +1,7 @@
 """`rewardft humans ...`."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
