@@ -12,27 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewardft.policy.adapter import load_adapter
-from rewardft.evaluation.alarms import find_alarms
-from rewardft.plugins.catalog import build_catalog
-from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, step_of
-from rewardft.files import write_text
-from rewardft.plugins.component import Component, check_options
 from rewardft.engine.ema import load_average
+from rewardft.engine.held_out import trained_values
+from rewardft.engine.session import Session, build_session, run_evaluation
 from rewardft.engine.trainer import train
 from rewardft.errors import CheckpointError, RecipeError
+from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import compare
-from rewardft.engine.held_out import trained_values
-from rewardft.recipe.overrides import Origin, apply_override
+from rewardft.files import encode, write_text
+from rewardft.plugins.catalog import build_catalog
+from rewardft.plugins.component import Component, check_options
 from rewardft.plugins.manager import load_plugins
 from rewardft.plugins.resolve import open_recipe
-from rewardft.engine.session import Session, build_session, run_evaluation
-from rewardft.files import encode
+from rewardft.policy.adapter import load_adapter
+from rewardft.recipe.overrides import Origin, apply_override
+from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, step_of
 from rewardft.types import Batch, Rollout
 
 
 def run_recipe_file(
-    path: Path, out: Path, overrides: Sequence[str] = (), resume: bool = False, allow_changed_plugins: bool = False
+    path: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    allow_changed_plugins: bool = False,
 ) -> dict[str, Any]:
     """Load, check and run a recipe; returns the summary of `rewardft.engine.trainer.train`."""
     recipe, plugins, resolved = open_recipe(path, overrides)
@@ -43,7 +46,9 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
     """The session of a run with its base model; `load_trained` puts the trained weights in."""
     path = folder / "recipe.yaml"
     if not path.is_file():
-        raise CheckpointError(f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it")
+        raise CheckpointError(
+            f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it"
+        )
     recipe, plugins, resolved = open_recipe(path, overrides)
     session = build_session(recipe, resolved, best_device())
     session.plugin_files = plugins.digests()
@@ -69,7 +74,9 @@ def load_trained(session: Session, folder: Path) -> int:
         )
     state = read_state(checkpoint)
     if averaged:
-        load_average(session.adapter, read_tensors(checkpoint, session.context.device), str(checkpoint))
+        load_average(
+            session.adapter, read_tensors(checkpoint, session.context.device), str(checkpoint)
+        )
     else:
         load_adapter(session.adapter, checkpoint)
     return int(state["step"])
@@ -81,7 +88,9 @@ def step_of_trained(folder: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
 
 
-def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, samples: int | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Base and tuned model on the same held-out samples and noise; written to `evaluation.json`.
 
     Args:
@@ -102,9 +111,16 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
     after = run_evaluation(session, count)
     rows = [{**asdict(row), "separable": row.separable} for row in compare(before, after)]
     recipe = session.recipe
-    alarms = [vars(a) for a in find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)]
+    alarms = [
+        vars(a)
+        for a in find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)
+    ]
     result = {
-        "step": step, "samples": len(before.ids), "weights": recipe.evaluate.weights, "rows": rows, "alarms": alarms,
+        "step": step,
+        "samples": len(before.ids),
+        "weights": recipe.evaluate.weights,
+        "rows": rows,
+        "alarms": alarms,
         "changed_plugins": changed_plugins(session, folder),
     }
     tables = {"base": before.to_json(), "tuned": after.to_json()}
@@ -115,7 +131,9 @@ def evaluate_run(folder: Path, samples: int | None = None, overrides: Sequence[s
 def changed_plugins(session: Session, folder: Path) -> list[str]:
     """File plugins whose code is not that which the run was made with, as its manifest has it."""
     path = folder / "manifest.json"
-    listed = json.loads(path.read_text(encoding="utf-8")).get("plugins", []) if path.is_file() else []
+    listed = (
+        json.loads(path.read_text(encoding="utf-8")).get("plugins", []) if path.is_file() else []
+    )
     before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
     return [file for file, sha in session.plugin_files.items() if before.get(file, sha) != sha]
 

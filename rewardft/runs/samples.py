@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rewardft.files import write_folder
-from rewardft.policy.batches import make_batch
+from rewardft.engine.session import Session
 from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
+from rewardft.files import write_folder
+from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
-from rewardft.engine.session import Session
 from rewardft.types import Batch, Plan
 
 
@@ -88,10 +88,18 @@ def sample_run(
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
-        facts = {"ids": json.dumps(drawn.ids), "step": str(drawn.step), "adapter_scale": f"{scale:g}", "model": name}
+        facts = {
+            "ids": json.dumps(drawn.ids),
+            "step": str(drawn.step),
+            "adapter_scale": f"{scale:g}",
+            "model": name,
+        }
         files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
     strength = "" if scale == 1.0 else f", scale {scale:g}"
-    columns = {"base": drawn.base.get("decoded"), f"{drawn.name}{strength}": drawn.tuned.get("decoded")}
+    columns = {
+        "base": drawn.base.get("decoded"),
+        f"{drawn.name}{strength}": drawn.tuned.get("decoded"),
+    }
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
         pictures = out / "pictures"
@@ -104,7 +112,9 @@ def sample_run(
     return drawn, files
 
 
-def held_out_pictures(run: Path, count: int, folder: Path, prefix: str = "", scale: float = 1.0) -> list[PicturePair]:
+def held_out_pictures(
+    run: Path, count: int, folder: Path, prefix: str = "", scale: float = 1.0
+) -> list[PicturePair]:
     """The first `count` held-out samples of a run as pictures in `folder`; empty where samples are
     no pictures."""
     return save_both(draw_both(run, count, (), scale), folder, prefix)
@@ -131,7 +141,10 @@ def draw_both(
     base = draw(session, batches)
     step = load_trained(session, folder)
     groups = [group for batch in batches if "group" in batch for group in batch["group"]]
-    ids_drawn, averaged = [id_ for batch in batches for id_ in batch.ids], session.recipe.evaluate.weights == "ema"
+    ids_drawn, averaged = (
+        [id_ for batch in batches for id_ in batch.ids],
+        session.recipe.evaluate.weights == "ema",
+    )
     return Drawn(ids_drawn, groups, step, base, draw(session, batches), averaged)
 
 
@@ -146,7 +159,9 @@ def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
     places = {dataset[i]["id"]: i for i in range(len(dataset))}
     missing = [id_ for id_ in ids if id_ not in places]
     if missing:
-        raise DataError(f"there is no held-out sample {missing[0]!r}.{did_you_mean(missing[0], places)}")
+        raise DataError(
+            f"there is no held-out sample {missing[0]!r}.{did_you_mean(missing[0], places)}"
+        )
     return [places[id_] for id_ in dict.fromkeys(ids)]
 
 
@@ -161,7 +176,9 @@ def draw(session: Session, batches: Sequence[Batch]) -> dict[str, Tensor]:
             decoded = rollout.decoded
         if not isinstance(rollout.x0, Tensor):
             kind = type(rollout.x0).__name__
-            raise ComponentError(f"samples are written as tensors, and this model's are of type {kind}")
+            raise ComponentError(
+                f"samples are written as tensors, and this model's are of type {kind}"
+            )
         for name, value in (("x0", rollout.x0), ("decoded", decoded)):
             if isinstance(value, Tensor):
                 parts.setdefault(name, []).append(value.detach().cpu())

@@ -33,7 +33,9 @@ def draw_strengths(result: Mapping[str, Any], path: Path) -> Path | None:
         title_text=f"Adapter strengths at step {result['step']}, {result['samples']} held-out samples<br>"
         f"<sub>{result['verdict']}<br>Numbers are strengths, a star is the knee; bars are 95 % "
         "intervals.</sub>",
-        showlegend=False, template="plotly_white", margin={"t": 120},
+        showlegend=False,
+        template="plotly_white",
+        margin={"t": 120},
     )
     write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
     return path
@@ -44,9 +46,13 @@ def curve(points: Sequence[Mapping[str, Any]], name: str, knee: float | None) ->
     from plotly.graph_objects import Scatter
 
     return Scatter(
-        x=[point["means"][name] for point in points], y=[point["reward"] - points[0]["reward"] for point in points],
-        text=[f"{point['scale']:g}" for point in points], mode="lines+markers+text", textposition="top left",
-        error_y={"array": [half_width(point) for point in points], "thickness": 1}, line={"color": "#1f5fa8"},
+        x=[point["means"][name] for point in points],
+        y=[point["reward"] - points[0]["reward"] for point in points],
+        text=[f"{point['scale']:g}" for point in points],
+        mode="lines+markers+text",
+        textposition="top left",
+        error_y={"array": [half_width(point) for point in points], "thickness": 1},
+        line={"color": "#1f5fa8"},
         marker={
             "symbol": ["star" if point["scale"] == knee else "circle" for point in points],
             "size": [16 if point["scale"] == knee else 8 for point in points],

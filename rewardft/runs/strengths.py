@@ -15,13 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rewardft.engine.session import run_evaluation
 from rewardft.evaluation.alarms import DIVERSITY
-from rewardft.files import write_text
 from rewardft.evaluation.evaluate import Evaluation, compare
+from rewardft.files import encode, write_text
 from rewardft.recipe.recipe import Recipe
 from rewardft.runs.open import load_trained, open_run
-from rewardft.engine.session import run_evaluation
-from rewardft.files import encode
 
 LEAST_HEIGHT = 0.05  # above the chord, in units of the axes; less is a straight line with noise
 
@@ -56,7 +55,13 @@ def evaluate_scales(
     points = [point(session.recipe, scale, result, found[0][1]) for scale, result in found]
     place, verdict = find_knee(points)
     name = next(name for name in found[0][1].per_sample if name.startswith("kl/"))
-    result = {"step": step, "samples": len(found[0][1].ids), "kl": name, "points": points, "knee": place}
+    result = {
+        "step": step,
+        "samples": len(found[0][1].ids),
+        "kl": name,
+        "points": points,
+        "knee": place,
+    }
     write_text(folder / "adapter_scales.json", encode(result | {"verdict": verdict}, indent=1))
     return result | {"verdict": verdict}
 
@@ -104,5 +109,7 @@ def columns(points: Sequence[dict[str, Any]], kl: str) -> list[str]:
     """The means that show the trade-off: rewards, the divergence and diversity."""
     names = list(points[0]["means"])
     return [
-        *(n for n in names if n.startswith("reward/")), kl, *(n for n in names if n.startswith(DIVERSITY)),
+        *(n for n in names if n.startswith("reward/")),
+        kl,
+        *(n for n in names if n.startswith(DIVERSITY)),
     ]

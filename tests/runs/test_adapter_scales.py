@@ -11,14 +11,14 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rewardft.runs.strengths import evaluate_scales, find_knee
 from rewardft.cli import main
+from rewardft.engine.session import run_evaluation
 from rewardft.evaluation.evaluate import Evaluation
 from rewardft.evaluation.pictures import as_pictures, file_name, save_grid, save_pictures
-from rewardft.runs.open import load_trained, open_run
-from rewardft.engine.session import run_evaluation
-from rewardft.runs.samples import held_out_pictures
 from rewardft.files import encode
+from rewardft.runs.open import load_trained, open_run
+from rewardft.runs.samples import held_out_pictures
+from rewardft.runs.strengths import evaluate_scales, find_knee
 from rewardft.testing import make_rollout, run_recipe
 from rewardft.types import Batch
 
@@ -56,7 +56,9 @@ def full(tmp_path_factory):
 
 
 def evaluation(out, step):
-    return Evaluation.from_json(json.loads((out / "evaluations" / f"step-{step:08d}.json").read_text()))
+    return Evaluation.from_json(
+        json.loads((out / "evaluations" / f"step-{step:08d}.json").read_text())
+    )
 
 
 # -- strengths -------------------------------------------------------------------------------------------------------
@@ -67,7 +69,10 @@ def test_strength_0_is_the_base_and_1_what_was_trained(trained):
     result = evaluate_scales(trained, [1.0, 0.5, 0.5])
     base, tuned = evaluation(trained, 0), evaluation(trained, 4)
     points = result["points"]
-    assert [p["scale"] for p in points] == [0.0, 0.5, 1.0] and (result["step"], result["samples"]) == (4, 6)
+    assert [p["scale"] for p in points] == [0.0, 0.5, 1.0] and (
+        result["step"],
+        result["samples"],
+    ) == (4, 6)
     for point, expected in ((points[0], base), (points[2], tuned)):
         means = expected.means()
         assert {name: point["means"][name] for name in means} == means
@@ -90,7 +95,9 @@ def test_half_the_strength_is_half_the_update(trained):
     with torch.no_grad():
         for layer in session.adapter.layers:
             layer.lora_B["default"].weight *= 0.5
-    assert run_evaluation(session, 6).per_sample["reward/tiny_brightness"] == pytest.approx(scaled, rel=1e-5)
+    assert run_evaluation(session, 6).per_sample["reward/tiny_brightness"] == pytest.approx(
+        scaled, rel=1e-5
+    )
 
 
 def test_the_command_prints_the_table_and_the_verdict(trained, capsys):
@@ -99,7 +106,11 @@ def test_the_command_prints_the_table_and_the_verdict(trained, capsys):
     written = json.loads((trained / "adapter_scales.json").read_text())
     assert out[1].strip() == "adapter strengths, same samples and noise"
     assert out[2].split() == [
-        "scale", "reward/tiny_brightness", "kl/epsilon_mse", "diversity/latents", "diversity/latents_within_group",
+        "scale",
+        "reward/tiny_brightness",
+        "kl/epsilon_mse",
+        "diversity/latents",
+        "diversity/latents_within_group",
     ]
     for line, point in zip(out[3:6], written["points"]):
         means = [f"{point['means'][name]:.4g}" for name in out[2].split()[1:]]
@@ -107,7 +118,9 @@ def test_the_command_prints_the_table_and_the_verdict(trained, capsys):
     figure = trained / "adapter_scales.html"
     assert out[6:] == [written["verdict"], f"figure: {figure}"]
     drawn = figure.read_text()
-    assert '<script src=' not in drawn and drawn.count('"mode":"lines+markers+text"') == 3, "one for each value across"
+    assert "<script src=" not in drawn and drawn.count('"mode":"lines+markers+text"') == 3, (
+        "one for each value across"
+    )
     assert all(json.dumps(f"{point['scale']:g}") in drawn for point in written["points"])
     sets = ["--set", "evaluate.metrics=[]"]
     assert main(["evaluate", str(trained), "--adapter-scale", "0,1", "--samples", "2", *sets]) == 0
@@ -125,10 +138,15 @@ def test_strengths_that_are_none(trained, capsys, text):
     )
 
 
-@pytest.mark.parametrize("command", [["evaluate", "--adapter-scale", "0,1"], ["sample", "--adapter-scale", "0.5"]])
+@pytest.mark.parametrize(
+    "command", [["evaluate", "--adapter-scale", "0,1"], ["sample", "--adapter-scale", "0.5"]]
+)
 def test_full_fine_tuning_has_no_strength(full, capsys, command):
     assert main([command[0], str(full), *command[1:]]) == 2
-    assert capsys.readouterr().err == "error: only LoRA adapters can be scaled; this run trained all weights\n"
+    assert (
+        capsys.readouterr().err
+        == "error: only LoRA adapters can be scaled; this run trained all weights\n"
+    )
 
 
 # -- the knee --------------------------------------------------------------------------------------------------------
@@ -165,8 +183,12 @@ def test_curves_without_a_knee():
     straight = "no knee: up to scale 1, which has the highest reward, the reward does not rise faster than the divergence at first"
     cases = {
         "no knee: no scale has a higher reward than the base": curve([0, 1, 2], [1.0, 0.5, 0.2]),
-        "no knee: no scale lies between the base and 0.5, which has the highest reward": curve([0, 1, 2], [0.0, 0.5, 0.2]),
-        "no knee: the recipe has no reward that applies to these samples": curve([0, 1, 2], [math.nan] * 3),
+        "no knee: no scale lies between the base and 0.5, which has the highest reward": curve(
+            [0, 1, 2], [0.0, 0.5, 0.2]
+        ),
+        "no knee: the recipe has no reward that applies to these samples": curve(
+            [0, 1, 2], [math.nan] * 3
+        ),
     }
     for sentence, points in cases.items():
         assert find_knee(points) == (None, sentence)
@@ -183,7 +205,10 @@ def test_sample_writes_both_models_with_the_same_noise(trained, tmp_path, capsys
     assert main(["sample", str(trained), "--count", "3", "--out", str(out)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "3 samples of the base and of step 4, adapter scale 1, same noise:",
-        *(f"  {out}/{name}" for name in ("base.safetensors", "tuned.safetensors", "grid.png", "pictures")),
+        *(
+            f"  {out}/{name}"
+            for name in ("base.safetensors", "tuned.safetensors", "grid.png", "pictures")
+        ),
     ]
     session = open_run(trained)
     expected = [run_evaluation(session, 3).rollout]
@@ -191,14 +216,21 @@ def test_sample_writes_both_models_with_the_same_noise(trained, tmp_path, capsys
     expected.append(run_evaluation(session, 3).rollout)
     for name, rollout in zip(("base", "tuned"), expected):
         found = load_file(out / f"{name}.safetensors")
-        assert torch.equal(found["x0"], rollout.x0) and torch.equal(found["decoded"], rollout.decoded)
+        assert torch.equal(found["x0"], rollout.x0) and torch.equal(
+            found["decoded"], rollout.decoded
+        )
         with safe_open(out / f"{name}.safetensors", "pt") as file:
             assert file.metadata() == {
-                "ids": '["val/0", "val/1", "val/2"]', "step": "4", "adapter_scale": "1", "model": name,
+                "ids": '["val/0", "val/1", "val/2"]',
+                "step": "4",
+                "adapter_scale": "1",
+                "model": name,
             }
         for id_, pixels in zip(("val/0", "val/1", "val/2"), found["decoded"]):
             picture = np.array(Image.open(out / "pictures" / f"{name}-{file_name(id_)}.png"))
-            assert np.array_equal(picture, (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+            assert np.array_equal(
+                picture, (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            )
     assert not torch.equal(expected[0].x0, expected[1].x0)
     assert len(list((out / "pictures").iterdir())) == 6 and not list(out.glob(".*"))
     grid = np.array(Image.open(out / "grid.png"))
@@ -214,11 +246,19 @@ def test_sample_takes_ids_and_a_strength(trained, tmp_path, capsys):
     base, tuned = (load_file(out / f"{name}.safetensors") for name in ("base", "tuned"))
     assert torch.equal(base["x0"], tuned["x0"]) and len(base["x0"]) == 2
     every = tmp_path / "every"
-    assert main(["sample", str(trained), "--count", "100", "--out", str(every), "--adapter-scale", "0"]) == 0
+    assert (
+        main(
+            ["sample", str(trained), "--count", "100", "--out", str(every), "--adapter-scale", "0"]
+        )
+        == 0
+    )
     assert torch.equal(load_file(every / "base.safetensors")["x0"][[7, 2]], base["x0"])
     capsys.readouterr()
     assert main([*words[:3], "val/77"]) == 2
-    assert capsys.readouterr().err == "error: there is no held-out sample 'val/77'. Did you mean 'val/7'?\n"
+    assert (
+        capsys.readouterr().err
+        == "error: there is no held-out sample 'val/77'. Did you mean 'val/7'?\n"
+    )
 
 
 def test_sample_goes_into_the_run_folder_and_replaces_what_was_there(trained):
@@ -231,7 +271,7 @@ def test_sample_goes_into_the_run_folder_and_replaces_what_was_there(trained):
     assert len(list((trained / "samples" / "pictures").iterdir())) == 2
 
 
-MESH = '''
+MESH = """
 from rewardft import hookimpl
 from rewardft.testing.tiny import TinyModel
 
@@ -244,30 +284,46 @@ class Points(TinyModel):
 @hookimpl
 def register_models():
     return {"points": Points}
-'''
+"""
 
 
 def test_samples_that_are_no_pictures_are_written_as_tensors_alone(tmp_path, capsys):
     (tmp_path / "points.py").write_text(MESH)
     (tmp_path / "recipe.yaml").write_text(
-        RECIPE.replace("metrics]\n", "./points.py]\n", 1).replace("use: tiny,", "use: points,").replace("steps: 4", "steps: 1")
+        RECIPE.replace("metrics]\n", "./points.py]\n", 1)
+        .replace("use: tiny,", "use: points,")
+        .replace("steps: 4", "steps: 1")
     )
     run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run", "evaluate={samples: 2}").folder
     assert main(["sample", str(run), "--count", "2"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert [line.rpartition("/")[2] for line in out[1:3]] == ["base.safetensors", "tuned.safetensors"]
+    assert [line.rpartition("/")[2] for line in out[1:3]] == [
+        "base.safetensors",
+        "tuned.safetensors",
+    ]
     assert out[3:] == [
         "no pictures: decoded samples are pictures when they are (c, h, w) or (v, c, h, w), c = 1 or 3, not (64, 3)"
     ]
     assert load_file(run / "samples" / "tuned.safetensors")["decoded"].shape == (2, 64, 3)
-    assert sorted(p.name for p in (run / "samples").iterdir()) == ["base.safetensors", "tuned.safetensors"]
-    assert held_out_pictures(run, 2, tmp_path / "pictures") == [] and not (tmp_path / "pictures").exists()
+    assert sorted(p.name for p in (run / "samples").iterdir()) == [
+        "base.safetensors",
+        "tuned.safetensors",
+    ]
+    assert (
+        held_out_pictures(run, 2, tmp_path / "pictures") == []
+        and not (tmp_path / "pictures").exists()
+    )
 
 
 def test_held_out_pictures_come_in_pairs_with_their_groups(trained, tmp_path):
     pairs = held_out_pictures(trained, 2, tmp_path / "p", "run1-")
-    assert [(pair.sample, pair.group) for pair in pairs] == [("val/0", "class0"), ("val/1", "class1")]
-    assert pairs[0].base.name.startswith("run1-base-val_0") and pairs[1].tuned.name.startswith("run1-tuned-val_1")
+    assert [(pair.sample, pair.group) for pair in pairs] == [
+        ("val/0", "class0"),
+        ("val/1", "class1"),
+    ]
+    assert pairs[0].base.name.startswith("run1-base-val_0") and pairs[1].tuned.name.startswith(
+        "run1-tuned-val_1"
+    )
     assert all(path.is_file() for pair in pairs for path in (pair.base, pair.tuned))
 
 
@@ -285,12 +341,19 @@ def test_views_stand_in_a_row_and_values_outside_are_clamped(tmp_path):
     assert second.max() == 0
     assert [p.name for p in paths] == ["a.png", f"{file_name('b/c')}.png"]
     bright = torch.full_like(views, 0.5)
-    grid = np.array(Image.open(save_grid({"one": views, "two": bright}, ["a", "b"], tmp_path / "grid.png")))
+    grid = np.array(
+        Image.open(save_grid({"one": views, "two": bright}, ["a", "b"], tmp_path / "grid.png"))
+    )
     assert grid.shape == (14 + 2 * (14 + 64 + 4), 2 * 15 * 16 + 4, 3)
     for top in (14 + 14, 14 + 82 + 14):
         assert (grid[top : top + 64, 15 * 16 + 4 :] == 128).all()
     assert (grid[28:92, : 5 * 16] == 0).all() and (grid[28:92, 10 * 16 : 15 * 16] == 255).all()
-    for left, text in ((0, grid[:14, : 15 * 16]), (1, grid[:14, 15 * 16 + 4 :]), (2, grid[14:28]), (3, grid[96:110])):
+    for left, text in (
+        (0, grid[:14, : 15 * 16]),
+        (1, grid[:14, 15 * 16 + 4 :]),
+        (2, grid[14:28]),
+        (3, grid[96:110]),
+    ):
         assert text.min() < 99, f"nothing is written at place {left}"
 
 
@@ -300,8 +363,16 @@ def test_a_rollout_is_decoded_and_anything_else_is_no_picture(tmp_path):
     (path, _) = save_pictures(rollout, batch.ids, tmp_path, "x-")
     expected = ((1 - rollout.x0[0]) * 255).round().byte().permute(1, 2, 0).numpy()
     assert path.name == "x-a.png" and np.array_equal(np.array(Image.open(path)), expected)
-    for other in (None, {"mesh": 1}, torch.rand(2, 4, 8, 8), torch.rand(2, 3), torch.rand(2, 1, 2, 3, 4, 4)):
-        assert as_pictures(other) is None and save_pictures(other, batch.ids, tmp_path / "none") == []
+    for other in (
+        None,
+        {"mesh": 1},
+        torch.rand(2, 4, 8, 8),
+        torch.rand(2, 3),
+        torch.rand(2, 1, 2, 3, 4, 4),
+    ):
+        assert (
+            as_pictures(other) is None and save_pictures(other, batch.ids, tmp_path / "none") == []
+        )
     assert save_grid({"a": rollout.decoded, "b": None}, batch.ids, tmp_path / "none.png") is None
     assert not (tmp_path / "none").exists() and not (tmp_path / "none.png").exists()
 

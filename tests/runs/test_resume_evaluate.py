@@ -160,14 +160,21 @@ def test_evaluate_loads_the_newest_weights_and_says_their_step(killed_after_resu
     session = open_run(out)
     assert load_trained(session, out) == 4
     expected = weights(out / "checkpoints" / "step-00000004")
-    assert all(torch.equal(value, expected[name]) for name, value in session.adapter.state_dict().items())
+    assert all(
+        torch.equal(value, expected[name]) for name, value in session.adapter.state_dict().items()
+    )
     assert evaluate_run(out)["step"] == 4
     assert json.loads((out / "evaluation.json").read_text())["step"] == 4
 
 
 def test_a_resumed_run_no_longer_says_how_it_ended(killed_after_resume):
     assert {p.name for p in killed_after_resume.iterdir()} == {
-        "recipe.yaml", "manifest.json", "metrics.jsonl", "audit.json", "evaluations", "checkpoints",
+        "recipe.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "audit.json",
+        "evaluations",
+        "checkpoints",
     }
 
 
@@ -232,7 +239,12 @@ def test_a_kill_between_the_checkpoint_and_the_evaluation_of_a_step(recipe, tmp_
     assert run_with("SIGKILL on_checkpoint_saved 4", recipe, out) == signal.SIGKILL
     assert evaluated(out) == [0, 2]
     run_recipe(recipe, out, resume=True)
-    assert evaluated(out) == [0, 2, 4, 6] and (tmp_path / "run.told").read_text().split() == ["0", "2", "4", "6"]
+    assert evaluated(out) == [0, 2, 4, 6] and (tmp_path / "run.told").read_text().split() == [
+        "0",
+        "2",
+        "4",
+        "6",
+    ]
 
 
 def test_a_signal_does_not_wait_for_an_evaluation(recipe, tmp_path):
@@ -260,7 +272,10 @@ def test_unlike_evaluations_are_never_compared(recipe, tmp_path, name):
     out = tmp_path / "run"
     assert run_with("SIGINT on_step_end 3", recipe, out) == 0
     resumed = run_recipe(recipe, out, *OTHER[name], resume=True)
-    assert repr(resumed.summary["evaluation"]) == repr(whole.summary["evaluation"]) and resumed.summary["evaluation"]
+    assert (
+        repr(resumed.summary["evaluation"]) == repr(whole.summary["evaluation"])
+        and resumed.summary["evaluation"]
+    )
     assert table(out, 0) == table(whole.folder, 0) and resumed.summary["not_compared"] is None
 
 
@@ -268,10 +283,16 @@ def test_evaluation_can_be_turned_on_when_a_run_is_resumed(recipe, tmp_path):
     whole = run_recipe(recipe, tmp_path / "whole")
     out = tmp_path / "run"
     assert run_with("SIGINT on_step_end 3", recipe, out, "evaluate.every=0") == 0
-    assert run_recipe(recipe, out, resume=True).summary["evaluation"] == whole.summary["evaluation"] != []
+    assert (
+        run_recipe(recipe, out, resume=True).summary["evaluation"]
+        == whole.summary["evaluation"]
+        != []
+    )
 
 
-def test_full_fine_tuning_keeps_no_base_so_the_table_is_left_out_with_the_reason(recipe, tmp_path, monkeypatch, capsys):
+def test_full_fine_tuning_keeps_no_base_so_the_table_is_left_out_with_the_reason(
+    recipe, tmp_path, monkeypatch, capsys
+):
     out = tmp_path / "run"
     full = ["adapter={kind: full}", "optimizer.lr=1e-3"]
     assert run_with("SIGINT on_step_end 3", recipe, out, *full) == 0
@@ -288,8 +309,12 @@ def test_full_fine_tuning_keeps_no_base_so_the_table_is_left_out_with_the_reason
 
 
 def test_compare_refuses_unlike_evaluations_and_keeps_every_name():
-    one = Evaluation(["a", "b"], [], {"x": [1.0, 2.0], "gone": [1.0, 1.0]}, settings={"seed": 1, "samples": 2})
-    two = Evaluation(["a", "b"], [], {"x": [2.0, 3.5], "new": [0.0, 0.0]}, settings={"seed": 2, "samples": 2})
+    one = Evaluation(
+        ["a", "b"], [], {"x": [1.0, 2.0], "gone": [1.0, 1.0]}, settings={"seed": 1, "samples": 2}
+    )
+    two = Evaluation(
+        ["a", "b"], [], {"x": [2.0, 3.5], "new": [0.0, 0.0]}, settings={"seed": 2, "samples": 2}
+    )
     with pytest.raises(CheckpointError) as error:
         compare(one, two)
     assert str(error.value) == (
@@ -298,7 +323,9 @@ def test_compare_refuses_unlike_evaluations_and_keeps_every_name():
     )
     two.settings = one.settings
     assert [(row.name, row.count, row.separable) for row in compare(one, two)] == [
-        ("x", 2, True), ("gone", 0, False), ("new", 0, False),
+        ("x", 2, True),
+        ("gone", 0, False),
+        ("new", 0, False),
     ]
 
 
@@ -313,7 +340,9 @@ def test_the_recipe_in_the_folder_is_the_one_that_goes_on(recipe, tmp_path):
     for seed in (5, 6):
         run_recipe(recipe, out, "train.steps=9", f"evaluate.seed={seed}", resume=True)
     assert sorted(p.name for p in out.glob("recipe*")) == [
-        "recipe.before-step-00000006.yaml", "recipe.before-step-00000009-2.yaml", "recipe.before-step-00000009.yaml",
+        "recipe.before-step-00000006.yaml",
+        "recipe.before-step-00000009-2.yaml",
+        "recipe.before-step-00000009.yaml",
         "recipe.yaml",
     ]
     assert load_recipe(out / "recipe.before-step-00000009-2.yaml").evaluate.seed == 5
@@ -333,10 +362,14 @@ def test_an_edited_plugin_is_not_resumed_unless_asked_for(recipe, tmp_path, capl
         f"{text}. Resuming would not continue the same run. Restore the code, or go on with the new one by "
         "--resume --allow-changed-plugins."
     )
-    assert before == [(p, p.stat().st_mtime_ns) for p in sorted(out.rglob("*"))], "nothing was touched"
+    assert before == [(p, p.stat().st_mtime_ns) for p in sorted(out.rglob("*"))], (
+        "nothing was touched"
+    )
     with caplog.at_level(logging.WARNING):
         resumed = run_recipe(recipe, out, "train.steps=8", resume=True, allow_changed_plugins=True)
-    assert caplog.messages == [f"{text}; going on with the new code"] and resumed.summary["step"] == 8
+    assert (
+        caplog.messages == [f"{text}; going on with the new code"] and resumed.summary["step"] == 8
+    )
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["resumed"] == [{"step": 6, "changed_plugins": [str(plugin)]}]
     digests = {p["name"]: p["sha256"] for p in manifest["plugins"]}
@@ -356,10 +389,15 @@ def test_a_file_of_a_folder_plugin_counts_too(recipe, tmp_path):
         "from rewardft import hookimpl\nfrom . import inner\n\n@hookimpl\ndef stop_run():\n    return None\n"
     )
     (folder / "inner.py").write_text("VALUE = 1\n")
-    sets = [f"plugins=[rewardft.testing.tiny, {tmp_path / 'events.py'}, {folder}]", "evaluate.every=0"]
+    sets = [
+        f"plugins=[rewardft.testing.tiny, {tmp_path / 'events.py'}, {folder}]",
+        "evaluate.every=0",
+    ]
     out = run_recipe(recipe, tmp_path / "run", *sets).folder
     (folder / "inner.py").write_text("VALUE = 2\n")
-    with pytest.raises(CheckpointError, match=r"edited since the checkpoint was saved: .*parts/__init__\.py\. "):
+    with pytest.raises(
+        CheckpointError, match=r"edited since the checkpoint was saved: .*parts/__init__\.py\. "
+    ):
         run_recipe(recipe, out, *sets, resume=True)
 
 
@@ -404,15 +442,22 @@ def test_files_hold_null_where_a_value_does_not_apply_and_readers_give_nan(recip
     run = run_recipe(recipe, tmp_path / "run", rewards, "data.batch_size=1", "evaluate.samples=1")
     evaluate_run(run.folder, 1)
     files = list(run.folder.rglob("*.json*"))
-    assert {"metrics.jsonl", "summary.json", "evaluation.json", "step-00000006.json"} <= {p.name for p in files}
+    assert {"metrics.jsonl", "summary.json", "evaluation.json", "step-00000006.json"} <= {
+        p.name for p in files
+    }
     documents = {p.name: strict(p) for p in files}
-    written = [record["reward/dark"] for record in documents["metrics.jsonl"] if "gradient_norm" in record]
+    written = [
+        record["reward/dark"] for record in documents["metrics.jsonl"] if "gradient_norm" in record
+    ]
     read = run.column("reward/dark")
     assert None in written and any(value is not None for value in written)
     assert [v is None for v in written] == [math.isnan(v) for v in read]
     assert documents["step-00000006.json"][0]["per_sample"]["reward/dark"] == [None]
     loaded = Evaluation.from_json(table(run.folder, 6))
-    assert math.isnan(loaded.per_sample["reward/dark"][0]) and loaded.ids == table(run.folder, 6)["ids"]
+    assert (
+        math.isnan(loaded.per_sample["reward/dark"][0])
+        and loaded.ids == table(run.folder, 6)["ids"]
+    )
     row = next(r for r in documents["summary.json"][0]["evaluation"] if r["name"] == "reward/dark")
     assert (row["count"], row["before"], row["half_width"]) == (0, None, None)
 
@@ -420,7 +465,9 @@ def test_files_hold_null_where_a_value_does_not_apply_and_readers_give_nan(recip
 def test_evaluate_says_when_there_are_fewer_samples_than_asked_for(recipe, tmp_path, capsys):
     out = run_recipe(recipe, tmp_path / "run", "evaluate.every=0").folder
     assert main(["evaluate", str(out), "--samples", "4000"]) == 0
-    assert "10 held-out samples are all there are; 4000 were asked for.\n" in capsys.readouterr().out
+    assert (
+        "10 held-out samples are all there are; 4000 were asked for.\n" in capsys.readouterr().out
+    )
     assert main(["evaluate", str(out), "--samples", "10"]) == 0
     assert "asked for" not in capsys.readouterr().out
     assert Path(out / "evaluation.json").is_file()
@@ -432,4 +479,7 @@ def test_an_evaluation_with_edited_code_says_so(recipe, tmp_path, capsys):
     path = tmp_path / "events.py"
     path.write_text(path.read_text() + "\n# edited\n")
     assert main(["evaluate", str(out)]) == 0
-    assert f"edited since the run: {path}; the values are those of the new code" in capsys.readouterr().out
+    assert (
+        f"edited since the run: {path}; the values are those of the new code"
+        in capsys.readouterr().out
+    )

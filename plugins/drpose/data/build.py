@@ -17,19 +17,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from rewardft.errors import DataError
-
+from rewardft_plugins.drpose.data.dataset import (
+    PAIR_COLUMNS,
+    TARGET_COLUMNS,
+    column_file,
+    samples_file,
+)
+from rewardft_plugins.drpose.data.painter import Frames, Painter, RenderedPainter
+from rewardft_plugins.drpose.data.splits import SplitPlan
+from rewardft_plugins.drpose.data.storage import new_folder, write_manifest
 from rewardft_plugins.humans.appearance import generator, random_look, random_shape
 from rewardft_plugins.humans.body import BETAS, JOINTS, Body
 from rewardft_plugins.humans.camera import HALF_EXTENT, VIEWS, project
-from rewardft_plugins.drpose.data.dataset import PAIR_COLUMNS, TARGET_COLUMNS, column_file, samples_file
 from rewardft_plugins.humans.motion import Clip, check_unique
-from rewardft_plugins.drpose.data.painter import Frames, Painter, RenderedPainter
 from rewardft_plugins.humans.render import Views, render
-from rewardft_plugins.humans.sampling import farthest_points, root_relative, turn, with_neighbours, without_heading
-from rewardft_plugins.drpose.data.splits import SplitPlan
-from rewardft_plugins.drpose.data.storage import new_folder, write_manifest
+from rewardft_plugins.humans.sampling import (
+    farthest_points,
+    root_relative,
+    turn,
+    with_neighbours,
+    without_heading,
+)
+
+from rewardft.errors import DataError
 
 Floats = NDArray[np.float32]
 CHUNK = 64
@@ -47,8 +57,15 @@ class _Sample:
 
 
 def build_dataset(
-    out: Path, plans: Sequence[SplitPlan], body: Body, *, size: int = 64, seed: int = 0,
-    painter: Painter | None = None, overwrite: bool = False, progress: Callable[[int, int], None] | None = None,
+    out: Path,
+    plans: Sequence[SplitPlan],
+    body: Body,
+    *,
+    size: int = 64,
+    seed: int = 0,
+    painter: Painter | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Build a data set and move it into place at once: `out` is complete or untouched.
 
@@ -94,7 +111,9 @@ def choose_samples(plan: SplitPlan, body: Body, seed: int) -> list[_Sample]:
         for near in with_neighbours(frame, len(clip.poses), plan.neighbours):
             frames[clip.name, near] = clip
     samples = [
-        _Sample(clip, frame, yaw) for (_, frame), clip in frames.items() for yaw in _yaws(clip, frame, plan.yaws, seed)
+        _Sample(clip, frame, yaw)
+        for (_, frame), clip in frames.items()
+        for yaw in _yaws(clip, frame, plan.yaws, seed)
     ]
     order = generator(seed, f"order/{plan.name}").permutation(len(samples))
     return [samples[i] for i in order[: plan.limit]]
@@ -121,7 +140,10 @@ class _SplitWriter:
         shapes = _shapes(size)
         self._files = {
             name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                folder / column_file(plan.name, name), mode="w+", dtype=shapes[name][0], shape=(count, *shapes[name][1])
+                folder / column_file(plan.name, name),
+                mode="w+",
+                dtype=shapes[name][0],
+                shape=(count, *shapes[name][1]),
             )
             for name in columns
         }
@@ -141,7 +163,9 @@ class _SplitWriter:
     def write(self, samples: list[_Sample], body: Body, painter: Painter, seed: int) -> float:
         """Render and store a chunk; return how far the bodies reach beyond the picture, in
         metres."""
-        poses = turn(np.stack([s.clip.poses[s.frame] for s in samples]), np.array([s.yaw for s in samples]))
+        poses = turn(
+            np.stack([s.clip.poses[s.frame] for s in samples]), np.array([s.yaw for s in samples])
+        )
         draws = [generator(seed, s.id) for s in samples]
         betas = np.stack([random_shape(rng) for rng in draws])
         vertices, joints = body.pose(poses, betas)
@@ -149,10 +173,17 @@ class _SplitWriter:
         vertices, joints = vertices - centre, joints - centre
         views = render(body, vertices, [random_look(rng) for rng in draws], self._size)
         joints2d = project(joints)
-        frames = Frames([s.id for s in samples], poses, joints2d[:, 0], views.colours[:, 0], views.alpha[:, 0])
+        frames = Frames(
+            [s.id for s in samples], poses, joints2d[:, 0], views.colours[:, 0], views.alpha[:, 0]
+        )
         self._store(
-            images=_painted(painter, frames), joints=root_relative(joints), joints2d=joints2d, offsets=joints[:, 0],
-            poses=poses, betas=betas, **_targets(views),
+            images=_painted(painter, frames),
+            joints=root_relative(joints),
+            joints2d=joints2d,
+            offsets=joints[:, 0],
+            poses=poses,
+            betas=betas,
+            **_targets(views),
         )
         self._samples += [{"id": s.id, "clip": s.clip.name, "plain": s.clip.plain} for s in samples]
         return max(0.0, float(np.abs(vertices).max()) - HALF_EXTENT)
@@ -198,7 +229,9 @@ def _check_plans(plans: Sequence[SplitPlan], painter: Painter) -> None:
     owner: dict[str, str] = {}
     for plan in plans:
         if not plan.clips:
-            raise DataError(f"split {plan.name!r} has no clips: give motions that it can be made of.")
+            raise DataError(
+                f"split {plan.name!r} has no clips: give motions that it can be made of."
+            )
         for clip in check_unique(plan.clips):
             if owner.setdefault(clip.name, plan.name) != plan.name:
                 raise DataError(

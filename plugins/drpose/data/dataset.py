@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rewardft_plugins.humans.archives import DAMAGED
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
-
-from rewardft_plugins.humans.archives import DAMAGED
 
 FORMAT = "rewardft-drpose"
 VERSION = 1
@@ -50,7 +49,9 @@ class Drpose15k:
 
     provides = frozenset({"multiview"})
 
-    def __init__(self, root: str, split: str = "train", targets: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self, root: str, split: str = "train", targets: bool = False, limit: int | None = None
+    ) -> None:
         """Open a split, or several joined by `+`.
 
         Args:
@@ -68,7 +69,9 @@ class Drpose15k:
         """
         self.root = Path(root)
         self.manifest = read_manifest(self.root)
-        self.parts = [_Split(self.root, self.manifest, name, targets, limit) for name in split.split("+")]
+        self.parts = [
+            _Split(self.root, self.manifest, name, targets, limit) for name in split.split("+")
+        ]
         self.split = "+".join(part.split for part in self.parts)
         self.targets = targets
 
@@ -95,7 +98,9 @@ class Drpose15k:
 class _Split:
     """The memory-mapped columns of one split."""
 
-    def __init__(self, root: Path, manifest: dict[str, Any], split: str, targets: bool, limit: int | None) -> None:
+    def __init__(
+        self, root: Path, manifest: dict[str, Any], split: str, targets: bool, limit: int | None
+    ) -> None:
         self.root, self.split = root, _resolve_split(manifest, split, root)
         entry = manifest["splits"][self.split]
         if targets and not entry["targets"]:
@@ -104,7 +109,9 @@ class _Split:
                 "because targets is true. Build it with `--targets all`, or take another split."
             )
         if limit is not None and limit < 1:
-            raise DataError(f"drpose15k: limit is {limit}; expected at least 1, or null for all samples.")
+            raise DataError(
+                f"drpose15k: limit is {limit}; expected at least 1, or null for all samples."
+            )
         columns = PAIR_COLUMNS + (TARGET_COLUMNS if targets else ())
         self._arrays = {name: _open(self.root, self.split, name, entry) for name in columns}
         self._samples: list[dict[str, Any]] = _read_samples(self.root, self.split, entry)
@@ -117,11 +124,18 @@ class _Split:
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self._samples[index]
         plain = bool(sample["plain"])
-        item = {"id": sample["id"], "clip": sample["clip"], "plain": plain, "group": "plain" if plain else "acrobatic"}
+        item = {
+            "id": sample["id"],
+            "clip": sample["clip"],
+            "plain": plain,
+            "group": "plain" if plain else "acrobatic",
+        }
         return item | {_singular(name): self._tensor(name, index) for name in self._arrays}
 
     def _tensor(self, name: str, index: int) -> Tensor:
-        row = torch.from_numpy(np.array(self._arrays[name][index]))  # a copy: the mapped file is read-only
+        row = torch.from_numpy(
+            np.array(self._arrays[name][index])
+        )  # a copy: the mapped file is read-only
         return row.float().div_(255.0) if name in PICTURES else row
 
     def _check_finite(self) -> None:
@@ -151,9 +165,17 @@ def read_manifest(root: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}). Build the data set again.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "splits" not in manifest:
-        raise DataError(f"{path} is not the manifest of a drpose15k data set: expected format {FORMAT!r}.")
+        raise DataError(
+            f"{path} is not readable JSON ({error}). Build the data set again."
+        ) from error
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or "splits" not in manifest
+    ):
+        raise DataError(
+            f"{path} is not the manifest of a drpose15k data set: expected format {FORMAT!r}."
+        )
     if manifest.get("version") != VERSION:
         raise DataError(
             f"{path} has format version {manifest.get('version')!r}; this rewardft reads version "
@@ -187,7 +209,9 @@ def _file(root: Path, split: str, column: str) -> Path:
 def _open(root: Path, split: str, column: str, entry: dict[str, Any]) -> NDArray[Any]:
     path = _file(root, split, column)
     if not path.is_file():
-        raise DataError(f"{path} is missing, though the manifest lists it. Build the data set again.")
+        raise DataError(
+            f"{path} is missing, though the manifest lists it. Build the data set again."
+        )
     expected = entry["files"][path.name]
     if path.stat().st_size != expected["bytes"]:
         raise DataError(
@@ -197,7 +221,9 @@ def _open(root: Path, split: str, column: str, entry: dict[str, Any]) -> NDArray
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGED as error:
-        raise DataError(f"{path} is not a readable .npy file ({error}). Build the data set again.") from error
+        raise DataError(
+            f"{path} is not a readable .npy file ({error}). Build the data set again."
+        ) from error
     if list(array.shape) != expected["shape"] or str(array.dtype) != expected["dtype"]:
         raise DataError(
             f"{path} holds {array.dtype} {list(array.shape)}, expected {expected['dtype']} "
@@ -211,10 +237,14 @@ def _read_samples(root: Path, split: str, entry: dict[str, Any]) -> list[dict[st
     try:
         samples = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is missing or not readable JSON ({error}). Build the data set again.") from error
+        raise DataError(
+            f"{path} is missing or not readable JSON ({error}). Build the data set again."
+        ) from error
     if not isinstance(samples, list) or len(samples) != entry["count"]:
         found = len(samples) if isinstance(samples, list) else type(samples).__name__
-        raise DataError(f"{path} lists {found} samples, expected {entry['count']}. Build the data set again.")
+        raise DataError(
+            f"{path} lists {found} samples, expected {entry['count']}. Build the data set again."
+        )
     return samples
 
 

@@ -9,10 +9,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rewardft_plugins.humans.appearance import generator
 
 from rewardft.errors import DataError, did_you_mean
-
-from rewardft_plugins.humans.appearance import generator
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -70,10 +69,17 @@ class RenderedPainter:
         if not self._random:
             return frames.colours
         size = frames.alpha.shape[-1]
-        behind = np.stack([_gradient(generator(self._seed, f"background/{key}"), size) for key in frames.ids])
+        behind = np.stack(
+            [_gradient(generator(self._seed, f"background/{key}"), size) for key in frames.ids]
+        )
         uncovered = 1.0 - frames.alpha[:, None] / 255.0
         # The colours lie on white already: replace the white that shows through.
-        return (frames.colours + uncovered * (behind - 1.0) * 255.0).round().clip(0, 255).astype(np.uint8)
+        return (
+            (frames.colours + uncovered * (behind - 1.0) * 255.0)
+            .round()
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
 
 
 def _gradient(rng: np.random.Generator, size: int) -> Floats:

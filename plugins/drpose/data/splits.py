@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewardft.errors import DataError, did_you_mean
-
 from rewardft_plugins.humans.motion import Clip
+
+from rewardft.errors import DataError, did_you_mean
 
 TARGETS = ("none", "val", "all")
 
@@ -33,7 +33,12 @@ class SplitPlan:
 
 
 def plan_splits(
-    clips: Sequence[Clip], *, poses: int = 1500, neighbours: int = 10, yaws: int = 1, targets: str = "val",
+    clips: Sequence[Clip],
+    *,
+    poses: int = 1500,
+    neighbours: int = 10,
+    yaws: int = 1,
+    targets: str = "val",
     val_samples: int = 128,
 ) -> list[SplitPlan]:
     """Plan `plain_train`, `plain_val`, `acro_train` and `acro_val`, those of them that have clips.
@@ -49,13 +54,17 @@ def plan_splits(
     if wrong := [f"{name} is {value}" for name, value in numbers.items() if value < 1]:
         raise DataError(f"{', '.join(wrong)}; expected at least 1.")
     if yaws > 360:
-        raise DataError(f"yaws is {yaws}; expected at most 360, because headings are whole degrees.")
+        raise DataError(
+            f"yaws is {yaws}; expected at most 360, because headings are whole degrees."
+        )
     if targets not in TARGETS:
         raise DataError(f"targets is {targets!r}.{did_you_mean(targets, TARGETS)}")
     plans = []
     for kind, plain in (("plain", True), ("acro", False)):
         if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:
-            plans.append(SplitPlan(f"{kind}_train", train, poses, neighbours, yaws, targets == "all"))
+            plans.append(
+                SplitPlan(f"{kind}_train", train, poses, neighbours, yaws, targets == "all")
+            )
         if held_out := [clip for clip in clips if clip.plain == plain and clip.split == "val"]:
             plans.append(_validation(f"{kind}_val", held_out, val_samples, targets != "none"))
     if not plans:

@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from rewardft.errors import DataError
-
+from rewardft_plugins.drpose.data.dataset import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    read_manifest,
+    samples_file,
+)
+from rewardft_plugins.drpose.data.splits import SplitPlan
 from rewardft_plugins.humans.body import JOINTS, PARTS, Body, describe_body
 from rewardft_plugins.humans.camera import AZIMUTHS, HALF_EXTENT, MIRRORED, VIEWS
-from rewardft_plugins.drpose.data.dataset import FORMAT, MANIFEST, VERSION, read_manifest, samples_file
 from rewardft_plugins.humans.motion import Clip
 from rewardft_plugins.humans.sampling import diversity, without_heading
-from rewardft_plugins.drpose.data.splits import SplitPlan
+
+from rewardft.errors import DataError
 
 _BLOCK = 1 << 20
 
@@ -52,7 +57,9 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_manifest(folder: Path, plans: Sequence[SplitPlan], body: Body, facts: dict[str, Any]) -> dict[str, Any]:
+def write_manifest(
+    folder: Path, plans: Sequence[SplitPlan], body: Body, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Describe the files of a finished folder, write `manifest.json` into it and return it."""
     names = [plan.name for plan in plans]
     manifest = {
@@ -67,7 +74,9 @@ def write_manifest(folder: Path, plans: Sequence[SplitPlan], body: Body, facts: 
         "parts": PARTS,
         "body": {"name": body.name, "licensed_smplx": body.licensed, "notice": describe_body(body)},
         "diversity": pose_diversity([clip for plan in plans for clip in plan.clips], body),
-        "aliases": {short: f"acro_{short}" for short in ("train", "val") if f"acro_{short}" in names},
+        "aliases": {
+            short: f"acro_{short}" for short in ("train", "val") if f"acro_{short}" in names
+        },
         "splits": {plan.name: _describe_split(folder, plan) for plan in plans},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -79,7 +88,11 @@ def pose_diversity(clips: Sequence[Clip], body: Body) -> dict[str, float | None]
     (paper: 1.73)."""
     everything = _spread(clips, body)
     plain = _spread([clip for clip in clips if clip.plain], body)
-    return {"all": everything, "plain": plain, "ratio": everything / plain if everything and plain else None}
+    return {
+        "all": everything,
+        "plain": plain,
+        "ratio": everything / plain if everything and plain else None,
+    }
 
 
 def verify_dataset(root: Path) -> int:
@@ -90,9 +103,15 @@ def verify_dataset(root: Path) -> int:
     """
     splits = read_manifest(root)["splits"].values()
     expected = {name: entry["sha256"] for split in splits for name, entry in split["files"].items()}
-    bad = [name for name, digest in expected.items() if not (root / name).is_file() or _sha256(root / name) != digest]
+    bad = [
+        name
+        for name, digest in expected.items()
+        if not (root / name).is_file() or _sha256(root / name) != digest
+    ]
     if bad:
-        raise DataError(f"{root}: {len(bad)} of {len(expected)} files are missing or damaged: {', '.join(bad)}.")
+        raise DataError(
+            f"{root}: {len(bad)} of {len(expected)} files are missing or damaged: {', '.join(bad)}."
+        )
     return len(expected)
 
 
@@ -139,9 +158,13 @@ def _check_place(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not (out / MANIFEST).is_file():
-        raise DataError(f"{out} exists and is not a data set; give a folder that does not exist yet.")
+        raise DataError(
+            f"{out} exists and is not a data set; give a folder that does not exist yet."
+        )
     if not overwrite:
-        raise DataError(f"{out} holds a data set already; give another folder, or --overwrite to replace it.")
+        raise DataError(
+            f"{out} holds a data set already; give another folder, or --overwrite to replace it."
+        )
 
 
 def _replace(folder: Path, out: Path) -> None:

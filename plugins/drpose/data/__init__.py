@@ -1,0 +1,1 @@
+"""The data set of (picture, pose) pairs: read, built, split."""

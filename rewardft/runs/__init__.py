@@ -1,0 +1,1 @@
+"""What works on a finished run: open, evaluate, sample, adapter strengths."""
