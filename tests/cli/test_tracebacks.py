@@ -83,10 +83,10 @@ def test_the_plugins_frames_alone_are_shown_and_all_of_them_are_kept(
     assert "KeyError: 'missing'" in shown and "a plugin's code raised" in shown
     assert f"the whole traceback is in {out / 'error.txt'}" in shown
     whole = (out / "error.txt").read_text()
-    assert "engine.py" in whole and 'return values["missing"]' in whole
+    assert "trainer.py" in whole and 'return values["missing"]' in whole
     monkeypatch.setenv("REWARDFT_TRACEBACK", "full")
     assert main([*words[:-1], str(tmp_path / "again")]) == 1
-    assert "engine.py" in capsys.readouterr().err
+    assert "trainer.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
