@@ -1,9 +1,9 @@
 """Preferences: pairs of a better and a worse image, given, sampled or played against oneself.
 
 Algorithms: `diffusion_dpo` (given pairs), `online_dpo` (best and worst of a group of samples),
-`d3po` (every step of two sampled trajectories), `spin` (the data set against the previous policy)
-and `diffusion_kto` (wanted and
-unwanted). Data sets: `preference_pairs` (folders, JSONL, parquet) and `toy_pairs`.
+`group_preference` (all samples of a group), `d3po` (every step of two sampled trajectories), `spin`
+(the data set against the previous policy) and `diffusion_kto` (wanted and unwanted). Data sets:
+`preference_pairs` (folders, JSONL, parquet) and `toy_pairs`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ Factories = Mapping[str, Callable[..., Any]]
 OFF_TRAJECTORY = (
     "diffusion_dpo",
     "online_dpo",
+    "group_preference",
     "spin",
     "diffusion_kto",
 )  # they visit no step of the sampler
@@ -30,6 +31,7 @@ OFF_TRAJECTORY = (
 def register_algorithms() -> Factories:
     from rewardft_plugins.dpo.d3po import D3PO
     from rewardft_plugins.dpo.diffusion_dpo import DiffusionDPO
+    from rewardft_plugins.dpo.group_preference import GroupPreference
     from rewardft_plugins.dpo.kto import DiffusionKTO
     from rewardft_plugins.dpo.online_dpo import OnlineDPO
     from rewardft_plugins.dpo.spin import Spin
@@ -37,6 +39,7 @@ def register_algorithms() -> Factories:
     return {
         "diffusion_dpo": DiffusionDPO,
         "online_dpo": OnlineDPO,
+        "group_preference": GroupPreference,
         "d3po": D3PO,
         "spin": Spin,
         "diffusion_kto": DiffusionKTO,
@@ -60,5 +63,10 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
             "the regularizers would never be applied. Leave `regularizers` out; `beta` is what "
             "keeps the policy near the reference."
         )
-    if name in ("online_dpo", "d3po") and not recipe.rewards:
-        yield f"algorithm {name!r} ranks its samples by the recipe's rewards, and the recipe lists none."
+    online = recipe.algorithm.options.get("source", "policy") == "policy"
+    ranks = name in ("online_dpo", "d3po") or (name == "group_preference" and online)
+    if ranks and not recipe.rewards:
+        yield (
+            f"algorithm {name!r} ranks its samples by the recipe's rewards, and the recipe lists "
+            "none."
+        )

@@ -19,6 +19,12 @@ the noise prediction (`noised.py` has the factors), so that the objective is the
 the network predicts; `space: output` takes the error of the network's own output, which is how flow
 models are usually trained.
 
+A sample of named parts (`noised.py`) has an l and a log-sigmoid for each part, summed with the
+parts' weights, as ADHMR has it for joints and twists (Shen et al. 2025, 2505.10250; its released
+code: beta 100, t and T - 1 - t in the two halves of a batch, which `antithetic` gives). `anchor`
+adds that many times the winner's own l, so that the policy may not lose the winner while it leaves
+the loser faster: the log-sigmoid sees their difference alone.
+
 Cost per pair: 2 samples forward and backward, 2 forward under the reference; one stacked call each.
 """
 
@@ -29,14 +35,18 @@ from dataclasses import dataclass
 
 import torch
 from rewardft_plugins.dpo.noised import (
+    WHOLE,
     Noised,
+    Parts,
     Space,
+    Visits,
     add_noise,
     clean_samples,
     interleave,
     pair_slices,
     reference_error,
     squared_error,
+    timestep_draws,
     twice,
 )
 from torch import Tensor
@@ -59,62 +69,86 @@ class DiffusionDPO:
             needs the model's `drop(cond, mask)`.
         column: the column that the model's `clean(batch)` reads; winner and loser take its place in
             turn.
+        anchor: weight of the winner's own denoising loss, >= 0.
+        parts: weights of the sample's named parts, each with a log-sigmoid of its own; null: the
+            sample as a whole.
+        antithetic: the second half of a batch has the first half's timesteps, mirrored.
+        t_range: which training timesteps are visited, as two fractions of their number.
     """
 
     beta: float = 5000.0
     space: Space = "epsilon"
     condition_dropout: float = 0.0
     column: str = "image"
+    anchor: float = 0.0
+    parts: Parts | None = None
+    antithetic: bool = False
+    t_range: tuple[float, float] = (0.0, 1.0)
 
     needs = frozenset({"denoiser", "pairs"})
     needs_reference = True
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
+        check_anchor(self.anchor)
+        _ = self.visits  # raises for bad options
         if not 0 <= self.condition_dropout <= 1:
             raise ComponentError(
                 f"condition_dropout must be within [0, 1], got {self.condition_dropout}"
             )
 
+    @property
+    def visits(self) -> Visits:
+        return Visits(self.space, self.parts, self.antithetic, self.t_range)
+
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        draw = timestep_draws(ctx, batch, "dpo", self.visits)
         parts = list(pair_slices(ctx, len(batch)))
         for rows in parts:
             part = batch.select(rows)
             winner, loser = (
                 clean_samples(ctx, part, self.column, name) for name in ("winner", "loser")
             )
+            pairs, places = interleave(winner, loser), draw[rows].repeat_interleave(2)
             at = add_noise(
-                ctx,
-                twice(part),
-                interleave(winner, loser),
-                "dpo",
-                self.space,
-                self.condition_dropout,
+                ctx, twice(part), pairs, "dpo", self.visits, self.condition_dropout, places
             )
-            loss = preference_loss(ctx, at, self.beta)
+            loss = preference_loss(ctx, at, self.beta, self.visits, self.anchor)
             yield Loss(loss.sum() / len(batch), step=rows == parts[-1])
 
 
 def preference_loss(
-    ctx: Context, at: Noised, beta: float, reference: Tensor | None = None
+    ctx: Context,
+    at: Noised,
+    beta: float,
+    visits: Visits = WHOLE,
+    anchor: float = 0.0,
+    reference: Tensor | None = None,
 ) -> Tensor:
-    """`(pairs,)`: -log sigmoid(inside); rows 2i and 2i + 1 of `at` are the winner and the loser of
-    pair i.
+    """`(pairs,)`: -log sigmoid(inside), summed over the weighted parts, plus `anchor` times the
+    winner's errors.
 
-    reference: squared errors `(2 pairs,)` of the reference policy; None: the adapter switched off.
+    Rows 2i and 2i + 1 of `at` are the winner and the loser of pair i.
+    reference: squared errors `(2 pairs, parts)` of the reference policy; None: the adapter switched
+        off.
     """
     if reference is None:
         reference = reference_error(ctx, at)
-    inside = preference_logit(squared_error(ctx, at), reference, beta)
-    loss = -logsigmoid(inside)
+    error = squared_error(ctx, at)
+    inside, weights = preference_logit(error, reference, beta), visits.weights(error)
+    loss = -(logsigmoid(inside) * weights).sum(1)
+    if anchor:
+        winner = (error[0::2] * weights).sum(1)
+        ctx.record("anchor", winner)
+        loss = loss + anchor * winner
     record_preference(ctx, inside, loss)
     return loss
 
 
 def preference_logit(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """`inside` `(pairs,)` from squared errors `(2 pairs,)` in the order winner, loser, winner,
-    loser, ..."""
-    winner, loser = (policy - reference).view(-1, 2).unbind(1)
+    """`inside` `(pairs, parts)` from squared errors `(2 pairs, parts)` in the order winner, loser,
+    winner, loser, ..."""
+    winner, loser = (policy - reference).unflatten(0, (-1, 2)).unbind(1)
     return -0.5 * beta * (winner - loser)
 
 
@@ -130,3 +164,9 @@ def check_beta(beta: float) -> None:
     """Raises ComponentError unless beta > 0."""
     if not beta > 0:
         raise ComponentError(f"beta must be above 0, got {beta}")
+
+
+def check_anchor(anchor: float) -> None:
+    """Raises ComponentError unless anchor >= 0."""
+    if not anchor >= 0:
+        raise ComponentError(f"anchor must not be negative, got {anchor}")

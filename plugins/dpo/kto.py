@@ -16,6 +16,11 @@ timestep and a noise of its own. At initialisation h = Q = 0 and the loss is w /
 over all processes; with more than one micro-batch it takes an extra pass without autograd, so that
 it does not depend on how the batch is cut. With `accumulate`, each batch has its own Q.
 
+A sample of named parts (`noised.py`) has an h, a Q and a loss for each part, summed with the parts'
+weights, as in the released code of ADHMR (2505.10250), which scales by beta where this card has
+beta / 2, and adds 0.1 times the wanted samples' denoising loss (there a sum over the dimensions,
+here the mean): `anchor`.
+
 Cost per pair: 2 samples forward and backward, 2 under the reference (2 more forwards with several
     micro-batches).
 """
@@ -26,16 +31,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from rewardft_plugins.dpo.diffusion_dpo import check_beta
+from rewardft_plugins.dpo.diffusion_dpo import check_anchor, check_beta
 from rewardft_plugins.dpo.noised import (
     Noised,
+    Parts,
     Space,
+    Visits,
     add_noise,
     clean_samples,
     interleave,
     pair_slices,
     reference_error,
     squared_error,
+    timestep_draws,
 )
 from torch import Tensor
 
@@ -52,7 +60,8 @@ class DiffusionKTO:
         beta: strength against the reference, > 0.
         wanted, unwanted: weights w_D and w_U >= 0.
         space: as in `diffusion_dpo`.
-        column: as in `diffusion_dpo`.
+        column, parts, antithetic, t_range: as in `diffusion_dpo`.
+        anchor: weight of the wanted samples' own denoising loss, >= 0.
     """
 
     beta: float = 5000.0
@@ -60,41 +69,63 @@ class DiffusionKTO:
     unwanted: float = 1.0
     space: Space = "epsilon"
     column: str = "image"
+    anchor: float = 0.0
+    parts: Parts | None = None
+    antithetic: bool = False
+    t_range: tuple[float, float] = (0.0, 1.0)
 
     needs = frozenset({"denoiser", "pairs"})
     needs_reference = True
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
+        check_anchor(self.anchor)
+        _ = self.visits  # raises for bad options
         if self.wanted < 0 or self.unwanted < 0 or self.wanted + self.unwanted == 0:
             raise ComponentError(
                 f"wanted and unwanted must not be negative, nor both 0: got {self.wanted} and "
                 f"{self.unwanted}"
             )
 
+    @property
+    def visits(self) -> Visits:
+        return Visits(self.space, self.parts, self.antithetic, self.t_range)
+
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         slices = list(pair_slices(ctx, len(batch)))
-        parts = [self.noised(ctx, batch.select(rows)) for rows in slices]
+        draw = timestep_draws(ctx, batch.repeat(2), "kto", self.visits)
+        parts = [
+            self.noised(ctx, batch.select(rows), draw[2 * rows.start : 2 * rows.stop])
+            for rows in slices
+        ]
         references = [reference_error(ctx, at) for at in parts]
         point = None if len(parts) == 1 else self.reference_point(ctx, parts, references)
         for i, (at, reference) in enumerate(zip(parts, references)):
-            h = self.gain(squared_error(ctx, at), reference)
+            error = squared_error(ctx, at)
+            h = self.gain(error, reference)
             q = self.mean_gain(ctx, h) if point is None else point
-            loss = self.loss(h, q)
+            weights = self.visits.weights(error)
+            loss = (self.loss(h, q) * weights).sum(1)
+            if self.anchor:
+                wanted = torch.zeros_like(loss)
+                wanted[0::2] = self.anchor * (error[0::2] * weights).sum(1)
+                loss = loss + wanted
             ctx.record("loss", loss)
             ctx.record("reference_point", q)
             yield Loss(loss.sum() / (2 * len(batch)), step=i == len(parts) - 1)
 
-    def noised(self, ctx: Context, batch: Batch) -> Noised:
+    def noised(self, ctx: Context, batch: Batch, draw: Tensor) -> Noised:
         """Rows 2i and 2i + 1 are the wanted and the unwanted sample of pair i, under ids of their
         own."""
         winner, loser = (
             clean_samples(ctx, batch, self.column, name) for name in ("winner", "loser")
         )
-        return add_noise(ctx, batch.repeat(2), interleave(winner, loser), "kto", self.space)
+        return add_noise(
+            ctx, batch.repeat(2), interleave(winner, loser), "kto", self.visits, draw=draw
+        )
 
     def gain(self, policy: Tensor, reference: Tensor) -> Tensor:
-        """h `(2 pairs,)`."""
+        """h `(2 pairs, parts)`."""
         return -0.5 * self.beta * (policy - reference)
 
     def reference_point(
@@ -108,14 +139,14 @@ class DiffusionKTO:
         return self.mean_gain(ctx, torch.cat(gains))
 
     def mean_gain(self, ctx: Context, h: Tensor) -> Tensor:
-        """Q, one number for all samples of this batch on all processes."""
-        return ctx.gather(h.detach()).mean().clamp(min=0)
+        """Q `(parts,)`, the same for all samples of this batch on all processes."""
+        return ctx.gather(h.detach()).mean(0).clamp(min=0)
 
     def loss(self, h: Tensor, q: Tensor) -> Tensor:
-        """`(2 pairs,)`; 1 - sigmoid(z) is sigmoid(-z)."""
-        wanted, unwanted = h.view(-1, 2).unbind(1)
+        """`(2 pairs, parts)`; 1 - sigmoid(z) is sigmoid(-z)."""
+        wanted, unwanted = h.unflatten(0, (-1, 2)).unbind(1)
         losses = [
             self.wanted * torch.sigmoid(q - wanted),
             self.unwanted * torch.sigmoid(unwanted - q),
         ]
-        return torch.stack(losses, dim=1).flatten()
+        return torch.stack(losses, dim=1).flatten(0, 1)

@@ -20,8 +20,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from rewardft_plugins.dpo.diffusion_dpo import check_beta, preference_loss
-from rewardft_plugins.dpo.noised import Space, add_noise, interleave, pair_slices, twice
+from rewardft_plugins.dpo.diffusion_dpo import check_anchor, check_beta, preference_loss
+from rewardft_plugins.dpo.noised import (
+    Parts,
+    Space,
+    Visits,
+    add_noise,
+    interleave,
+    pair_slices,
+    timestep_draws,
+    twice,
+)
 from torch import Tensor
 
 from rewardft.errors import ComponentError
@@ -37,23 +46,33 @@ class OnlineDPO:
         group: samples per prompt, G >= 2 (Flow-GRPO: 24).
         beta: as in `diffusion_dpo`.
         timesteps: how many timesteps and noises each pair is learned at, per optimizer step.
-        space: as in `diffusion_dpo`.
+        space, anchor, parts, antithetic, t_range: as in `diffusion_dpo`.
     """
 
     group: int = 24
     beta: float = 5000.0
     timesteps: int = 1
     space: Space = "epsilon"
+    anchor: float = 0.0
+    parts: Parts | None = None
+    antithetic: bool = False
+    t_range: tuple[float, float] = (0.0, 1.0)
 
     needs = frozenset({"denoiser"})
     needs_reference = True
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
+        check_anchor(self.anchor)
+        _ = self.visits  # raises for bad options
         if self.group < 2 or self.timesteps < 1:
             raise ComponentError(
                 f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
             )
+
+    @property
+    def visits(self) -> Visits:
+        return Visits(self.space, self.parts, self.antithetic, self.t_range)
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples = batch.repeat(self.group)
@@ -64,11 +83,16 @@ class OnlineDPO:
         ctx.record("ties", (~decided).float())
         groups = torch.arange(len(batch), device=winner.device) * self.group
         pairs = interleave(rollout.x0[groups + winner], rollout.x0[groups + loser])
+        draws = [
+            timestep_draws(ctx, batch, f"online_dpo{n}", self.visits) for n in range(self.timesteps)
+        ]
         parts = [(rows, n) for rows in pair_slices(ctx, len(batch)) for n in range(self.timesteps)]
         for rows, n in parts:
             part = pairs[2 * rows.start : 2 * rows.stop]
-            at = add_noise(ctx, twice(batch.select(rows)), part, f"online_dpo{n}", self.space)
-            loss = preference_loss(ctx, at, self.beta) * decided[rows]
+            places = draws[n][rows].repeat_interleave(2)
+            copies = twice(batch.select(rows))
+            at = add_noise(ctx, copies, part, f"online_dpo{n}", self.visits, draw=places)
+            loss = preference_loss(ctx, at, self.beta, self.visits, self.anchor) * decided[rows]
             yield Loss(loss.sum() / (len(batch) * self.timesteps), step=(rows, n) == parts[-1])
 
 

@@ -29,6 +29,7 @@ from typing import Any
 from rewardft_plugins.dpo.diffusion_dpo import check_beta, preference_loss
 from rewardft_plugins.dpo.noised import (
     Space,
+    Visits,
     add_noise,
     clean_samples,
     interleave,
@@ -74,10 +75,10 @@ class Spin:
         parts = list(pair_slices(ctx, len(batch)))
         for rows in parts:
             pairs = interleave(data[rows], sample[rows])
-            at = add_noise(ctx, twice(batch.select(rows)), pairs, "spin", self.space)
+            at = add_noise(ctx, twice(batch.select(rows)), pairs, "spin", Visits(self.space))
             with swapped_in(ctx.adapter, opponent):
                 reference = squared_error(ctx, at)
-            loss = preference_loss(ctx, at, self.beta, reference)
+            loss = preference_loss(ctx, at, self.beta, reference=reference)
             yield Loss(loss.sum() / len(batch), step=rows == parts[-1])
 
     def opponent(self, ctx: Context) -> dict[str, Any]:

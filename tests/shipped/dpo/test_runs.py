@@ -1,4 +1,5 @@
-"""Whole runs of the preference algorithms: what must not matter does not, and wrong pairings are refused before they start."""
+"""Whole runs of the preference algorithms: what must not matter does not, and wrong pairings are
+refused before they start."""
 
 import textwrap
 
@@ -31,6 +32,7 @@ ALGORITHMS = {
     "online_dpo": ["algorithm={use: online_dpo, beta: 20, group: 3, timesteps: 2}"],
     "d3po": ["algorithm={use: d3po, beta: 10, train_steps: 2}"],
     "spin": ["algorithm={use: spin, beta: 20, iteration: 2}", "rewards=[]"],
+    "group_preference": ["algorithm={use: group_preference, beta: 20, group: 3}"],
     "diffusion_kto": ["algorithm={use: diffusion_kto, beta: 20}", *PAIRS],
 }
 
@@ -92,7 +94,8 @@ def test_accumulation_does_not_matter(recipe, tmp_path, name):
 @pytest.mark.parametrize("stop", [2, 4])
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_resuming_continues_to_the_same_bits(recipe, tmp_path, name, stop):
-    """SPIN's opponent of two steps is kept over the checkpoint; the reference of the others does not move."""
+    """SPIN's opponent of two steps is kept over the checkpoint; the reference of the others does
+    not move."""
     whole = run_recipe(recipe, tmp_path / "whole", *ALGORITHMS[name])
     out = tmp_path / "parts"
     run_recipe(recipe, out, *ALGORITHMS[name])
@@ -127,7 +130,8 @@ def test_full_fine_tuning_keeps_a_reference_model_for_preferences(recipe, tmp_pa
 
 
 def test_bf16_trains_every_tensor(recipe, tmp_path):
-    """A reference or opponent call without autograd comes first; its casts may not be reused for the policy."""
+    """A reference or opponent call without autograd comes first; its casts may not be reused for
+    the policy."""
     for name in ("diffusion_dpo", "spin"):
         run = run_recipe(
             recipe, tmp_path / name, *ALGORITHMS[name], "train.precision=bf16", "save.every=0"
@@ -139,7 +143,8 @@ def test_bf16_trains_every_tensor(recipe, tmp_path):
 
 def test_a_reward_without_any_preference_stops_the_run(recipe, tmp_path):
     (tmp_path / "flat.py").write_text(
-        "from rewardft import hookimpl\n\n\ndef flat(rollout, batch):\n    return rollout.x0.flatten(1).sum(1) * 0\n\n\n"
+        "from rewardft import hookimpl\n\n\ndef flat(rollout, batch):\n    return "
+        "rollout.x0.flatten(1).sum(1) * 0\n\n\n"
         "@hookimpl\ndef register_rewards():\n    return {'flat': flat}\n"
     )
     plugins = f"plugins=[rewardft.testing.tiny, rewardft_plugins.dpo, {tmp_path}/flat.py]"
@@ -181,8 +186,9 @@ def test_regularizers_that_would_be_ignored_are_refused(recipe):
     for name in ("diffusion_dpo", "online_dpo", "spin", "diffusion_kto"):
         found = problems(recipe, *ALGORITHMS[name], "regularizers=[{use: kl, weight: 0.1}]")
         assert [p.partition(": ")[2] for p in found] == [
-            f"algorithm {name!r} learns from noised samples and visits no step of the sampler, so the regularizers would "
-            f"never be applied. Leave `regularizers` out; `beta` is what keeps the policy near the reference."
+            f"algorithm {name!r} learns from noised samples and visits no step of the sampler, so "
+            "the regularizers would never be applied. Leave `regularizers` out; `beta` is what "
+            "keeps the policy near the reference."
         ]
 
 
@@ -190,5 +196,6 @@ def test_ranking_without_rewards_is_refused(recipe):
     for name in ("online_dpo", "d3po"):
         found = problems(recipe, *ALGORITHMS[name], "rewards=[]")
         assert found[-1].endswith(
-            f"algorithm {name!r} ranks its samples by the recipe's rewards, and the recipe lists none."
+            f"algorithm {name!r} ranks its samples by the recipe's rewards, and the recipe lists "
+            "none."
         )

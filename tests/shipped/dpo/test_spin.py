@@ -1,4 +1,5 @@
-"""SPIN: the opponent is the previous iteration's policy, swapped in exactly, and the reference at the same time."""
+"""SPIN: the opponent is the previous iteration's policy, swapped in exactly, and the reference at
+the same time."""
 
 import math
 
@@ -70,7 +71,7 @@ def test_the_loser_is_a_sample_of_the_opponent_and_the_opponent_is_the_reference
     at = add_noise(ctx, twice(batch), interleave(data, sample), "spin")
     with swapped_in(ctx.adapter, old):
         reference = squared_error(ctx, at)
-    loss = preference_loss(ctx, at, 3.0, reference).mean()
+    loss = preference_loss(ctx, at, 3.0, reference=reference).mean()
     loss.backward()
     assert value == pytest.approx(float(loss.detach()), rel=1e-12)
     assert relative_error(ours, take_gradients(ctx)) < 1e-12
