@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from rewardft.compare.report.numbers import number
-from rewardft.compare.report.verdicts import ranked, value_of
+from rewardft.comparisons.report.numbers import number
+from rewardft.comparisons.report.verdicts import ranked, value_of
 from rewardft.contracts.records import Interval, Value, VariantRecord, load_comparison
 
 AXES = ("steps", "forwards", "backwards", "rewards")

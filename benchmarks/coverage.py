@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from rewardft.compare.statistics import iqm_interval, mean_interval, probability_of_improvement
+from rewardft.comparisons.statistics import iqm_interval, mean_interval, probability_of_improvement
 from rewardft.contracts.records import Interval
 
 Array = NDArray[np.float64]

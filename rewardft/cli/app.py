@@ -212,7 +212,7 @@ def compare(
     """Run recipes to equal budgets over several seeds, and report what can and what cannot be told
     apart."""
     from rewardft.cli.comparing import Options, compare_sources
-    from rewardft.compare.comparison import Launch
+    from rewardft.comparisons.comparison import Launch
 
     launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
     compare_sources(sources, Options(vary, overrides, seeds, budget, pictures), launch, out)

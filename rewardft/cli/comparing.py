@@ -16,11 +16,18 @@ import typer
 
 from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_table
-from rewardft.compare.comparison import Launch, compare
-from rewardft.compare.members import Member, expand
-from rewardft.compare.report.verdicts import focus, value_of
-from rewardft.compare.runner import Outcome
-from rewardft.compare.sources import Request, Variant, parse_vary, read_sources, short_name, vary
+from rewardft.comparisons.comparison import Launch, compare
+from rewardft.comparisons.members import Member, expand
+from rewardft.comparisons.report.verdicts import focus, value_of
+from rewardft.comparisons.runner import Outcome
+from rewardft.comparisons.sources import (
+    Request,
+    Variant,
+    parse_vary,
+    read_sources,
+    short_name,
+    vary,
+)
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
 
@@ -68,7 +75,7 @@ def compare_sources(
     except KeyboardInterrupt:
         print(f"interrupted; finished runs are kept. Continue with: {command}")
         raise
-    from rewardft.compare.report import write_report
+    from rewardft.comparisons.report import write_report
 
     files = write_report(record, folder)
     show(record)
@@ -160,7 +167,7 @@ class Progress:
 
 def run_record(member: Member) -> RunRecord:
     """How the run ended, and the alarms of its last evaluation."""
-    from rewardft.compare.collect import look_at
+    from rewardft.comparisons.collect import look_at
 
     return look_at(member, Path()).record
 

@@ -15,7 +15,7 @@ import typer
 
 from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_comparison, print_table
-from rewardft.compare.sources import is_comparison
+from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe

@@ -17,7 +17,7 @@ from rewardft.algorithms import direct
 from rewardft.cli.app import build_app
 from rewardft.cli.comparing import Options, build_request
 from rewardft.cli.shipped import shipped_recipes
-from rewardft.compare.members import expand
+from rewardft.comparisons.members import expand
 from rewardft.engine.progress import ProgressLine
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import tags_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli.comparing import Options, build_request
-from rewardft.compare.members import expand
+from rewardft.comparisons.members import expand
 from rewardft.plugins.manager import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe

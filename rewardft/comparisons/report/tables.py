@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from rewardft.compare.report.numbers import UNKNOWN, count, duration, interval, number, plural, size
-from rewardft.compare.report.verdicts import MARKS, Verdict, ranked, value_of, verdict
+from rewardft.comparisons.report.numbers import (
+    UNKNOWN,
+    count,
+    duration,
+    interval,
+    number,
+    plural,
+    size,
+)
+from rewardft.comparisons.report.verdicts import MARKS, Verdict, ranked, value_of, verdict
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
 
 

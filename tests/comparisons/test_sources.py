@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rewardft.compare.sources import Variant, budget_settings, parse_vary, read_sources, vary
+from rewardft.comparisons.sources import Variant, budget_settings, parse_vary, read_sources, vary
 from rewardft.errors import RecipeError
 
 RECIPE = "model: {use: tiny}\n"

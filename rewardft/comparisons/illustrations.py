@@ -12,8 +12,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rewardft.compare.collect import Seen
-from rewardft.compare.members import Member, folder_name
+from rewardft.comparisons.collect import Seen
+from rewardft.comparisons.members import Member, folder_name
 from rewardft.contracts.records import ComparisonRecord, Picture, Section
 from rewardft.plugins.manager import load_plugins
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rewardft.compare.report.numbers import interval, number, plural
-from rewardft.compare.report.verdicts import (
+from rewardft.comparisons.report.numbers import interval, number, plural
+from rewardft.comparisons.report.verdicts import (
     Verdict,
     direction,
     focus,

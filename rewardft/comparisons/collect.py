@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from rewardft.compare import statistics
-from rewardft.compare.members import Member
-from rewardft.compare.runner import TAIL, last_lines, log_file
-from rewardft.compare.unpaired import unpaired_seeds_interval
+from rewardft.comparisons import statistics
+from rewardft.comparisons.members import Member
+from rewardft.comparisons.runner import TAIL, last_lines, log_file
+from rewardft.comparisons.unpaired import unpaired_seeds_interval
 from rewardft.contracts.records import Interval, Point, Role, RunRecord, Value
 from rewardft.engine.held_out import trained_values
 from rewardft.engine.meter import spent_on_axes

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rewardft.compare.sources import Request, Variant, budget_settings, key_of
+from rewardft.comparisons.sources import Request, Variant, budget_settings, key_of
 from rewardft.errors import PluginError, RecipeError, RewardftError
 from rewardft.plugins.component import Component, option_parameters
 from rewardft.plugins.manager import load_installed

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from rewardft.compare.collect import Seen, against_best, look_at, pool
-from rewardft.compare.illustrations import add_pictures, plugin_sections
-from rewardft.compare.members import Member, differences
-from rewardft.compare.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
-from rewardft.compare.sources import ENDLESS, Request
-from rewardft.compare.tables import write_samples
+from rewardft.comparisons.collect import Seen, against_best, look_at, pool
+from rewardft.comparisons.illustrations import add_pictures, plugin_sections
+from rewardft.comparisons.members import Member, differences
+from rewardft.comparisons.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
+from rewardft.comparisons.sources import ENDLESS, Request
+from rewardft.comparisons.tables import write_samples
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
 from rewardft.storage.recorder import PACKAGES, version_of

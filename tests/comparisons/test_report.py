@@ -13,16 +13,16 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from rewardft.compare.report import write_report
-from rewardft.compare.report.curves import columns, points_per_curve, thin
-from rewardft.compare.report.numbers import count, duration, interval, number, size
-from rewardft.compare.report.pictures import EDGE, MOST_BYTES, Gallery
-from rewardft.compare.report.sentences import lead, sentences
-from rewardft.compare.report.tables import alarm_table
-from rewardft.compare.report.verdicts import focus, group_of, value_names, verdict
+from rewardft.comparisons.report import write_report
+from rewardft.comparisons.report.curves import columns, points_per_curve, thin
+from rewardft.comparisons.report.numbers import count, duration, interval, number, size
+from rewardft.comparisons.report.pictures import EDGE, MOST_BYTES, Gallery
+from rewardft.comparisons.report.sentences import lead, sentences
+from rewardft.comparisons.report.tables import alarm_table
+from rewardft.comparisons.report.verdicts import focus, group_of, value_names, verdict
 from rewardft.contracts.records import Interval, Picture, Section, Value, load_comparison
 from rewardft.errors import RewardftError
-from tests.compare.fake import TARGET, fake_comparison
+from tests.comparisons.fake import TARGET, fake_comparison
 
 plotly = pytest.importorskip(
     "plotly", reason="report.html needs plotly: pip install 'rewardft[report]'"
@@ -515,7 +515,7 @@ def test_pictures_are_embedded_once_and_no_larger_than_needed(tmp_path):
 
 def test_pictures_stop_where_the_page_is_full(tmp_path, monkeypatch):
     record = fake_comparison(tmp_path)
-    monkeypatch.setattr("rewardft.compare.report.pictures.MOST_BYTES", 10_000)
+    monkeypatch.setattr("rewardft.comparisons.report.pictures.MOST_BYTES", 10_000)
     gallery = Gallery(record, tmp_path)
     assert MOST_BYTES > sum(map(len, gallery.images)) > 0
     assert gallery.left_out == 32 - len(gallery.pairs) > 0
@@ -578,14 +578,14 @@ def test_sections_are_inserted_as_given_and_titles_escaped(tmp_path):
 
 
 def test_the_report_imports_nothing_but_records_errors_and_libraries():
-    code = "import ast, pathlib, rewardft.compare.report as r\nfor p in pathlib.Path(r.__file__).parent.glob('*.py'):\n  for n in ast.walk(ast.parse(p.read_text())):\n    if isinstance(n, ast.ImportFrom): print(n.module)"
+    code = "import ast, pathlib, rewardft.comparisons.report as r\nfor p in pathlib.Path(r.__file__).parent.glob('*.py'):\n  for n in ast.walk(ast.parse(p.read_text())):\n    if isinstance(n, ast.ImportFrom): print(n.module)"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     own = {
         name
         for name in printed
-        if name.startswith("rewardft") and not name.startswith("rewardft.compare.report")
+        if name.startswith("rewardft") and not name.startswith("rewardft.comparisons.report")
     }
     assert own == {"rewardft.contracts.records", "rewardft.errors"}
 

@@ -7,7 +7,7 @@ import io
 import math
 from typing import Any
 
-from rewardft.compare.report.tables import mean_axis
+from rewardft.comparisons.report.tables import mean_axis
 from rewardft.contracts.records import AXES, ComparisonRecord, Value, VariantRecord
 
 _INTERVALS = ("before", "after", "iqm", "versus_base", "versus_best", "probability")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardft.compare.collect import Seen
+from rewardft.comparisons.collect import Seen
 
 COLUMNS = ("variant", "seed", "sample", "group", "value", "base", "tuned")
 

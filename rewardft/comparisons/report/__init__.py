@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rewardft.compare.report.csv_table import csv_text
-from rewardft.compare.report.html_page import html_page
-from rewardft.compare.report.markdown import markdown
+from rewardft.comparisons.report.csv_table import csv_text
+from rewardft.comparisons.report.html_page import html_page
+from rewardft.comparisons.report.markdown import markdown
 from rewardft.contracts.records import ComparisonRecord
 
 __all__ = ["write_report"]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from rewardft.compare.report import write_report
-from tests.compare.fake import TARGET, fake_comparison
+from rewardft.comparisons.report import write_report
+from tests.comparisons.fake import TARGET, fake_comparison
 
 pytest.importorskip("plotly", reason="report.html needs plotly: pip install 'rewardft[report]'")
 playwright = pytest.importorskip(

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from rewardft.compare.report.verdicts import ranked
+from rewardft.comparisons.report.verdicts import ranked
 from rewardft.contracts.records import ComparisonRecord, Picture
 
 EDGE = 320  # pixels; a picture takes up half of a phone's width at twice its pixels

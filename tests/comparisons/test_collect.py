@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli import main
-from rewardft.compare import runner
-from rewardft.compare.collect import (
+from rewardft.comparisons import runner
+from rewardft.comparisons.collect import (
     ending,
     like_the_last,
     look_at,
@@ -22,14 +22,14 @@ from rewardft.compare.collect import (
     same_samples,
     versus,
 )
-from rewardft.compare.members import Member, expand
-from rewardft.compare.sources import Request, Variant, read_sources
-from rewardft.compare.statistics import difference_interval
-from rewardft.compare.unpaired import unpaired_seeds_interval
+from rewardft.comparisons.members import Member, expand
+from rewardft.comparisons.sources import Request, Variant, read_sources
+from rewardft.comparisons.statistics import difference_interval
+from rewardft.comparisons.unpaired import unpaired_seeds_interval
 from rewardft.contracts.records import load_comparison
 from rewardft.evaluation.evaluate import Evaluation
 from rewardft.recipe.recipe import load_recipe
-from tests.compare.test_compare import begun, compare, folder, wait_for  # noqa: F401 (folder is a fixture)
+from tests.comparisons.test_compare import begun, compare, folder, wait_for  # noqa: F401 (folder is a fixture)
 
 
 def variant(*settings):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rewardft.compare.statistics import Spread, symmetric, unknown
+from rewardft.comparisons.statistics import Spread, symmetric, unknown
 from rewardft.contracts.records import Interval
 from rewardft.errors import DataError
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from rewardft.compare.report import tables
-from rewardft.compare.report.reading import TERMS
-from rewardft.compare.report.sentences import lead, sentences
-from rewardft.compare.report.tables import Cell, Table
-from rewardft.compare.report.verdicts import focus, group_of, ranked, value_names
+from rewardft.comparisons.report import tables
+from rewardft.comparisons.report.reading import TERMS
+from rewardft.comparisons.report.sentences import lead, sentences
+from rewardft.comparisons.report.tables import Cell, Table
+from rewardft.comparisons.report.verdicts import focus, group_of, ranked, value_names
 from rewardft.contracts.records import ComparisonRecord, VariantRecord
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$])")

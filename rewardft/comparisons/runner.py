@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from rewardft.compare.child import Order, carry_out
-from rewardft.compare.members import Member, program
+from rewardft.comparisons.child import Order, carry_out
+from rewardft.comparisons.members import Member, program
 from rewardft.errors import ComponentError
 from rewardft.files import write_text
 
@@ -140,7 +140,7 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     log = log_file(member)
     log.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rewardft.compare.child"])
+    context.set_forkserver_preload(["rewardft.comparisons.child"])
     resume = member.is_started
     order = Order(
         str(member.variant.recipe),

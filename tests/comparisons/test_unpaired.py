@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rewardft.compare.statistics import difference_interval
-from rewardft.compare.unpaired import unpaired_seeds_interval
+from rewardft.comparisons.statistics import difference_interval
+from rewardft.comparisons.unpaired import unpaired_seeds_interval
 from rewardft.errors import DataError
 
 

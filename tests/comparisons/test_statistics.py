@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rewardft.compare import statistics
-from rewardft.compare.statistics import (
+from rewardft.comparisons import statistics
+from rewardft.comparisons.statistics import (
     difference_interval,
     iqm_interval,
     iqm_variance_over_seeds,

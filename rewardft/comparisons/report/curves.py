@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rewardft.compare.report.tables import mean_axis
-from rewardft.compare.report.verdicts import direction, focus, ranked
+from rewardft.comparisons.report.tables import mean_axis
+from rewardft.comparisons.report.verdicts import direction, focus, ranked
 from rewardft.contracts.records import (
     AXES,
     ComparisonRecord,

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rewardft.compare.report import tables
-from rewardft.compare.report.curves import figure_data
-from rewardft.compare.report.pictures import Gallery
-from rewardft.compare.report.reading import TERMS
-from rewardft.compare.report.sentences import lead, sentences
-from rewardft.compare.report.verdicts import focus, group_of, value_names
+from rewardft.comparisons.report import tables
+from rewardft.comparisons.report.curves import figure_data
+from rewardft.comparisons.report.pictures import Gallery
+from rewardft.comparisons.report.reading import TERMS
+from rewardft.comparisons.report.sentences import lead, sentences
+from rewardft.comparisons.report.verdicts import focus, group_of, value_names
 from rewardft.contracts.records import ComparisonRecord
 from rewardft.errors import RewardftError
 

@@ -16,9 +16,9 @@ from pyarrow import parquet
 from scipy import stats
 
 from rewardft.cli import main
-from rewardft.compare.comparison import target_of
-from rewardft.compare.members import differences, expand
-from rewardft.compare.sources import Request, Variant
+from rewardft.comparisons.comparison import target_of
+from rewardft.comparisons.members import differences, expand
+from rewardft.comparisons.sources import Request, Variant
 from rewardft.contracts.records import Value, VariantRecord, load_comparison
 
 RECIPE = """
