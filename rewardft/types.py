@@ -64,13 +64,17 @@ def _take(value: Any, index: list[int]) -> Any:
 @dataclass(frozen=True)
 class Batch:
     """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of length
-    b."""
+    b.
+
+    copies: how many rows in a row belong to one item, see `repeat`.
+    """
 
     ids: tuple[str, ...]
     epochs: tuple[
         int, ...
     ]  # the pass over the data in which each sample was drawn; part of its noise key
     columns: Mapping[str, Any]
+    copies: int = 1
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -87,14 +91,18 @@ class Batch:
             ) from None
 
     def select(self, rows: slice) -> Batch:
-        return Batch(self.ids[rows], self.epochs[rows], select_rows(self.columns, rows))
+        first, last, _ = rows.indices(len(self))
+        whole = first % self.copies == 0 and last % self.copies == 0
+        columns = select_rows(self.columns, rows)
+        return Batch(self.ids[rows], self.epochs[rows], columns, self.copies if whole else 1)
 
     def repeat(self, count: int) -> Batch:
         """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise
         of its own."""
         index = [i for i in range(len(self)) for _ in range(count)]
         ids = tuple(f"{self.ids[i]}#{n}" for i in range(len(self)) for n in range(count))
-        return Batch(ids, tuple(self.epochs[i] for i in index), _take(self.columns, index))
+        epochs = tuple(self.epochs[i] for i in index)
+        return Batch(ids, epochs, _take(self.columns, index), self.copies * count)
 
     def to(self, device: torch.device) -> Batch:
         return replace(self, columns=move(self.columns, device))

@@ -223,6 +223,6 @@ def sample_folder(
     for path in files:
         print(f"  {path}")
     if not any(path.suffix == ".png" for path in files):
-        shape = tuple(drawn.base["decoded"].shape[1:]) if "decoded" in drawn.base else "no tensors"
+        shape = "no tensors" if drawn.base_shown is None else tuple(drawn.base_shown.shape[1:])
         wanted = "(c, h, w) or (v, c, h, w), c = 1 or 3"
         print(f"no pictures: decoded samples are pictures when they are {wanted}, not {shape}")

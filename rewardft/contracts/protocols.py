@@ -34,7 +34,12 @@ class Model(Protocol):
 
     def decode(self, x0: Any) -> Any:
         """Samples as rewards see them; images in [0, 1]. Differentiable; does its own
-        checkpointing."""
+        checkpointing.
+
+        A model whose samples are not images says `pictures = False`; what they decode to is then
+        its own affair, a mapping of tensors for instance. Its optional method
+        `show(decoded, batch) -> (b, c, h, w)` in [0, 1] draws them for reports.
+        """
 
 
 @runtime_checkable

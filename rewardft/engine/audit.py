@@ -99,8 +99,8 @@ def gradient_problems(named: Mapping[str, nn.Parameter], explained: bool = False
 
 
 def pixel_problems(facts: Mapping[str, Any]) -> list[str]:
-    """Decoded values outside [0, 1], or nearly all of them at its ends."""
-    if "decoded_min" not in facts:
+    """Decoded pictures outside [0, 1], or nearly all of them at its ends."""
+    if "decoded_min" not in facts or not facts.get("pictures", True):
         return []
     low, high, clamped = (float(facts[f"decoded_{name}"]) for name in ("min", "max", "clamped"))
     problems = []

@@ -43,6 +43,7 @@ class Session:
         settings = {
             "seed": spec["seed"],
             "samples": samples,
+            "samples_per_item": spec["samples_per_item"],
             "data": without(flat["data"], "batch_size") | spec["data"],
             "rewards": {r["name"]: without(r, "weight") for r in flat["rewards"] + spec["rewards"]},
             "metrics": spec["metrics"],
@@ -126,7 +127,15 @@ def run_evaluation(session: Session, samples: int) -> Evaluation:
     metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
     size = spec.batch_size or session.recipe.data.batch_size
     dataset = session.resolved.eval_dataset.build()
-    result = evaluate(session.evaluation_context(), dataset, metrics, samples, size, spec.kl)
+    result = evaluate(
+        session.evaluation_context(),
+        dataset,
+        metrics,
+        samples,
+        size,
+        spec.kl,
+        spec.samples_per_item,
+    )
     result.settings = session.evaluation_settings(samples)
     return result
 

@@ -152,7 +152,8 @@ class Trainer:
             self.step
         )  # every batch that is accumulated into a step makes the same choices
         if self.closings % self.recipe.train.accumulate == 0:
-            self.ctx.audit = {} if self.step == 0 else None
+            facts = {"pictures": getattr(self.session.model, "pictures", True)}
+            self.ctx.audit = facts if self.step == 0 else None
         batch = self._next_batch()
         closed = True
         for loss in self.session.algorithm.losses(self.ctx, batch):

@@ -74,39 +74,50 @@ def evaluate(
     samples: int,
     batch_size: int,
     kl: bool = False,
+    per_item: int = 1,
 ) -> Evaluation:
     """Sample the first `samples` items with the whole chain, score them and update the metrics.
+
+    Of each item `per_item` samples are drawn. They are not independent of each other, so an item
+    has one value: the mean over its samples, or what a metric says of it.
 
     Args:
         ctx: holds the evaluation's rewards and seed; its noise depends on the sample's id alone.
         metrics: by name; per-sample values `(n,)` are listed under `metric`, or `name/metric` if it
-            gives several.
+            gives several. Metrics see `batch.copies` samples of each item in a row, and give values
+            of samples `(n * per_item,)` or of items `(n,)`.
+        batch_size: samples at a time.
         kl: add `kl/FORM`, the distance from the reference along the trajectory, see
             `rewardft.algorithms.regularizers`.
     """
     result = Evaluation()
     for metric in metrics.values():
         metric.reset()
-    for batch in evaluation_batches(dataset, samples, batch_size):
+    for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
+        batch = items.repeat(per_item) if per_item > 1 else items
         batch = batch.to(ctx.device)
         rollout = roll_out(ctx, batch, result, kl)
         with torch.no_grad():
             if ctx.rewards:
                 scores = ctx.score(rollout, batch)
                 for name, value in scores.by_name.items():
-                    result.per_sample.setdefault(f"reward/{name}", []).extend(
-                        value.float().cpu().tolist()
-                    )
+                    add_values(result, f"reward/{name}", value, per_item)
             for metric in metrics.values():
                 metric.update(rollout, batch)
-        result.ids.extend(batch.ids)
-        if "group" in batch:
-            result.groups.extend(batch["group"])
+        result.ids.extend(items.ids)
+        if "group" in items:
+            result.groups.extend(items["group"])
         result.rollout = rollout
     ctx.take_records()
     result.higher_is_better |= {f"reward/{r.name}": r.weight >= 0 for r in ctx.rewards}
-    add_metrics(result, metrics)
+    add_metrics(result, metrics, per_item)
     return result
+
+
+def add_values(result: Evaluation, name: str, values: Tensor, per_item: int) -> None:
+    """File values of samples `(n * per_item,)` as those of items: means of those that apply."""
+    by_item = values.float().unflatten(0, (-1, per_item)).nanmean(1)
+    result.per_sample.setdefault(name, []).extend(by_item.cpu().tolist())
 
 
 def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollout:
@@ -117,14 +128,15 @@ def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollou
     if kl:
         form, values = trajectory_kl(ctx, rollout)
         result.higher_is_better[f"kl/{form}"] = None
-        result.per_sample.setdefault(f"kl/{form}", []).extend(values.float().cpu().tolist())
+        add_values(result, f"kl/{form}", values, batch.copies)
         for kept in (rollout.states, rollout.outputs, rollout.log_probs):
             kept.clear()
     return rollout
 
 
-def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:
-    """File what the metrics computed: `(n,)` tensors per sample, anything else as one number.
+def add_metrics(result: Evaluation, metrics: Mapping[str, Any], per_item: int = 1) -> None:
+    """File what the metrics computed: `(n,)` tensors per item, `(n * per_item,)` as their means,
+    anything else as one number.
 
     A metric may declare `higher_is_better`: true, false or None for all of its values, or a mapping
         by name.
@@ -136,8 +148,9 @@ def add_metrics(result: Evaluation, metrics: Mapping[str, Any]) -> None:
             result.higher_is_better[full] = (
                 declared.get(key) if isinstance(declared, Mapping) else declared
             )
-            if isinstance(value, Tensor) and value.ndim == 1 and len(value) == len(result.ids):
-                result.per_sample[full] = value.float().cpu().tolist()
+            count = len(value) if isinstance(value, Tensor) and value.ndim == 1 else None
+            if count in (len(result.ids), len(result.ids) * per_item):
+                add_values(result, full, value, count // len(result.ids))
             else:
                 result.overall[full] = float(value)
 

@@ -58,8 +58,18 @@ def evaluate_rewards(
     slope = differentiate(total, x0, by_name)
     if slope.isnan().any():
         check_masks(rewards, rollout, batch, by_name, on_error)
-    rollout._decoded = view._decoded.detach() if isinstance(view._decoded, Tensor) else None
+    rollout._decoded = detached(view._decoded)
     return Scores(total.detach(), {n: v.detach() for n, v in by_name.items()}, slope, skipped)
+
+
+def detached(decoded: Any) -> Any:
+    """Decoded samples without their graph; None, so that they are decoded again, for other than
+    tensors and mappings of them."""
+    if isinstance(decoded, Tensor):
+        return decoded.detach()
+    if isinstance(decoded, Mapping) and all(isinstance(v, Tensor) for v in decoded.values()):
+        return {name: value.detach() for name, value in decoded.items()}
+    return None
 
 
 def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -> Tensor:

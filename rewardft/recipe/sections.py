@@ -129,6 +129,7 @@ class EvaluateSpec(Section):
     """Held-out evaluation; `every: 0` means never during training. `data` overrides options of the
     data set.
 
+    samples_per_item: how many samples are drawn of each item.
     sampler: draws the held-out samples; None: the one that the run trains with.
     weights: the last step's, or their moving average `train.ema`; None: the average where there is
         one.
@@ -139,6 +140,7 @@ class EvaluateSpec(Section):
 
     every: CountOrZero = 0
     samples: Count = 64
+    samples_per_item: Count = 1
     batch_size: Count | None = None
     seed: CountOrZero = 1234
     data: dict[str, Any] = {}

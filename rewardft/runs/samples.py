@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from rewardft.types import Batch, Plan
 
 @dataclass(frozen=True)
 class Drawn:
-    """The same samples of both models. `base`, `tuned`: `x0`, and `decoded` where the model decodes
-    to a tensor.
+    """The same samples of both models, as tensors by name, see `draw`. base_shown, tuned_shown: as
+    the model shows them, None where it cannot; decoded samples that are pictures need no showing.
 
     averaged: whether the tuned weights are the moving average `train.ema`.
     """
@@ -35,6 +35,8 @@ class Drawn:
     step: int
     base: dict[str, Tensor]
     tuned: dict[str, Tensor]
+    base_shown: Tensor | None = None
+    tuned_shown: Tensor | None = None
     averaged: bool = False
 
     @property
@@ -97,8 +99,8 @@ def sample_run(
         files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
     strength = "" if scale == 1.0 else f", scale {scale:g}"
     columns = {
-        "base": drawn.base.get("decoded"),
-        f"{drawn.name}{strength}": drawn.tuned.get("decoded"),
+        "base": drawn.base_shown,
+        f"{drawn.name}{strength}": drawn.tuned_shown,
     }
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
@@ -122,8 +124,8 @@ def held_out_pictures(
 
 def save_both(drawn: Drawn, folder: Path, prefix: str = "") -> list[PicturePair]:
     """`PREFIXbase-ID.png` and `PREFIXtuned-ID.png` of every sample."""
-    base = save_pictures(drawn.base.get("decoded"), drawn.ids, folder, f"{prefix}base-")
-    tuned = save_pictures(drawn.tuned.get("decoded"), drawn.ids, folder, f"{prefix}tuned-")
+    base = save_pictures(drawn.base_shown, drawn.ids, folder, f"{prefix}base-")
+    tuned = save_pictures(drawn.tuned_shown, drawn.ids, folder, f"{prefix}tuned-")
     groups: Sequence[str | None] = drawn.groups or [None] * len(drawn.ids)
     return [PicturePair(*row) for row in zip(drawn.ids, groups, base, tuned)]
 
@@ -138,14 +140,13 @@ def draw_both(
     rows = rows_of(dataset, ids) if ids else list(range(min(count, len(dataset))))
     size = session.recipe.evaluate.batch_size or session.recipe.data.batch_size
     batches = [batch_of(session, dataset, rows[i : i + size]) for i in range(0, len(rows), size)]
-    base = draw(session, batches)
+    base, base_shown = draw(session, batches)
     step = load_trained(session, folder)
     groups = [group for batch in batches if "group" in batch for group in batch["group"]]
-    ids_drawn, averaged = (
-        [id_ for batch in batches for id_ in batch.ids],
-        session.recipe.evaluate.weights == "ema",
-    )
-    return Drawn(ids_drawn, groups, step, base, draw(session, batches), averaged)
+    drawn = [id_ for batch in batches for id_ in batch.ids]
+    averaged = session.recipe.evaluate.weights == "ema"
+    tuned, tuned_shown = draw(session, batches)
+    return Drawn(drawn, groups, step, base, tuned, base_shown, tuned_shown, averaged)
 
 
 def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:
@@ -165,24 +166,50 @@ def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
     return [places[id_] for id_ in dict.fromkeys(ids)]
 
 
-def draw(session: Session, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """`x0` and, where it is a tensor, `decoded`, on the CPU. Raises ComponentError where x0 is no
-    tensor."""
+def draw(session: Session, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], Tensor | None]:
+    """`x0` and `decoded` as tensors by name, on the CPU, and what there is to see of them.
+
+    Of a mapping its tensors are taken, as `x0.NAME` and `decoded.NAME`. Raises ComponentError where
+    x0 holds no tensor.
+    """
     ctx = session.evaluation_context(scored=False)
     parts: dict[str, list[Tensor]] = {}
+    shown: list[Tensor] = []
     for batch in batches:
         rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
         with torch.no_grad():
             decoded = rollout.decoded
-        if not isinstance(rollout.x0, Tensor):
+            picture = show(session.model, decoded, batch)
+        tensors = named_tensors("x0", rollout.x0)
+        if not tensors:
             kind = type(rollout.x0).__name__
             raise ComponentError(
                 f"samples are written as tensors, and this model's are of type {kind}"
             )
-        for name, value in (("x0", rollout.x0), ("decoded", decoded)):
-            if isinstance(value, Tensor):
-                parts.setdefault(name, []).append(value.detach().cpu())
-    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+        for name, value in (tensors | named_tensors("decoded", decoded)).items():
+            parts.setdefault(name, []).append(value.detach().cpu())
+        if picture is not None:
+            shown.append(picture.detach().cpu())
+    joined = {name: torch.cat(values).contiguous() for name, values in parts.items()}
+    return joined, torch.cat(shown) if shown else None
+
+
+def show(model: Any, decoded: Any, batch: Batch) -> Tensor | None:
+    """Decoded samples as something to look at: the model's `show`, or themselves if a tensor."""
+    if hasattr(model, "show"):
+        shown: Tensor = model.show(decoded, batch)
+        return shown
+    return decoded if isinstance(decoded, Tensor) else None
+
+
+def named_tensors(name: str, value: Any) -> dict[str, Tensor]:
+    """A tensor under `name`, or those of a mapping under `name.KEY`."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    if not isinstance(value, Mapping):
+        return {}
+    parts = [named_tensors(f"{name}.{key}", item) for key, item in value.items()]
+    return {key: tensor for part in parts for key, tensor in part.items()}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Path:
