@@ -1,12 +1,13 @@
-"""Every algorithm on the digits: same base, same reward, same number of reward evaluations, several seeds.
+"""Every algorithm on the digits: same base, same reward,
+same number of reward evaluations, several seeds.
 
     python benchmarks/algorithms.py --out runs/algorithms --seeds 0 1 2
     python benchmarks/algorithms.py --out runs/tuning --seeds 100 --tune 5e-4 2e-3 8e-3
 
-Writes OUT/results.json and prints a Markdown table: the held-out reward before and after with its paired 95 % interval
-(`seeds.py` says what it means), the change of the independent judge, and what one run calls. `--tune` runs each
-algorithm at each learning rate instead, and prints the change of the held-out reward. A run that is already there is
-not repeated. Needs `rewardft[digits]`.
+Writes OUT/results.json and prints a Markdown table: the held-out reward before and after with its
+paired 95 % interval (`seeds.py` says what it means), the change of the independent judge, and what
+one run calls. `--tune` runs each algorithm at each learning rate instead, and prints the change of
+the held-out reward. A run that is already there is not repeated. Needs `rewardft[digits]`.
 """
 
 from __future__ import annotations
@@ -81,14 +82,17 @@ def labelling(folder: Path) -> dict[str, int]:
 
 def markdown(results: list[dict[str, Any]]) -> str:
     lines = [
-        "| algorithm | reward before | after | difference (95 %) | each seed | judge: accuracy | judge: log p "
-        "| denoised | differentiated | rewards |",
+        "| algorithm | reward before | after | difference (95 %) | each seed | judge: accuracy "
+        "| judge: log p | denoised | differentiated | rewards |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         row, accuracy, log_prob = (result["rows"][name] for name in (REWARD, ACCURACY, LOG_PROB))
         seeds = ", ".join(f"{d:+.2f}" for d in row["seeds"])
-        judged = f"{accuracy['before']:.1%} {signed(accuracy, 100, 1)} | {log_prob['before']:.2f} {signed(log_prob)}"
+        judged = (
+            f"{accuracy['before']:.1%} {signed(accuracy, 100, 1)} "
+            f"| {log_prob['before']:.2f} {signed(log_prob)}"
+        )
         counts = " | ".join(f"{result[count] / 1000:.1f} k" for count in COUNTS)
         means = f"{row['before']:.3f} | {row['after']:.3f} | {signed(row)}"
         lines.append(f"| `{result['algorithm']}` | {means} | {seeds} | {judged} | {counts} |")

@@ -1,8 +1,11 @@
-"""The table of a comparison for docs/results.md: changes from the base with 95 % intervals, and what a run took.
+"""The table of a comparison for docs/results.md: changes from the base with 95 % intervals,
+and what a run took.
 
-With `--each` every cell has the seeds' own changes too, and the paired difference to the best other variant.
+With `--each` every cell has the seeds' own changes too, and the paired difference to the best other
+variant.
 
-    python benchmarks/comparison_table.py runs/compare_drpose reward/pose_score pose_judge/mpjpe_mm kl/epsilon_mse
+    python benchmarks/comparison_table.py runs/compare_drpose \
+        reward/pose_score pose_judge/mpjpe_mm kl/epsilon_mse
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ def change(estimate: Interval | None) -> str:
 
 
 def cell(value: Value | None, each: bool) -> str:
-    """A value of one variant; with `each`: 'change; seed, seed; difference to the best (its name)'."""
+    """A value of one variant; with `each`: 'change; seeds; difference to the best (its name)'."""
     if value is None:
         return "-"
     seeds = ", ".join(f"{seed:+.3g}" for seed in value.seeds)

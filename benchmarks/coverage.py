@@ -3,9 +3,10 @@
     python benchmarks/coverage.py
     python benchmarks/coverage.py --experiments 200 --seed 3
 
-Prints Markdown tables. An experiment is a table (seeds, samples) of seed + sample + rest, the parts normal (samples
-also exponential) with the variances in `PARTS`; the truth is the mean (or interquartile mean, or probability above 0)
-over endless seeds and samples. The last column does the same with the bootstrap of Agarwal et al. (2021).
+Prints Markdown tables. An experiment is a table (seeds, samples) of seed + sample + rest, the parts
+normal (samples also exponential) with the variances in `PARTS`; the truth is the mean (or
+interquartile mean, or probability above 0) over endless seeds and samples. The last column does the
+same with the bootstrap of Agarwal et al. (2021).
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def true_iqm(parts: Parts, skewed: bool) -> float:
 
 
 def stratified_bootstrap(rng: np.random.Generator, table: Array) -> Interval:
-    """Percentile interval of the mean, seeds drawn anew within each sample (a task, in Agarwal et al. 2021)."""
+    """Percentile interval of the mean,
+    seeds drawn anew within each sample (a task, in Agarwal et al. 2021)."""
     drawn = rng.integers(len(table), size=(RESAMPLES, *table.shape))
     means = np.take_along_axis(table[None], drawn, axis=1).mean(axis=(1, 2))
     low, high = np.quantile(means, (0.025, 0.975))
@@ -73,9 +75,11 @@ def covers(interval: Interval, truth: float) -> bool:
 def coverage(
     seed: int, experiments: int, seeds: int, samples: int, name: str, skewed: bool
 ) -> dict[str, float]:
-    """Per cent of the experiments whose interval contains the truth, by estimate, and how wide it is for the mean.
+    """Per cent of the experiments whose interval contains the truth, by estimate,
+    and how wide it is for the mean.
 
-    width: median half-width of the mean's interval over 1.96 true standard errors; 1 were all variances known.
+    width: median half-width of the mean's interval over 1.96 true standard errors; 1 were all
+        variances known.
     """
     rng = np.random.default_rng([seed, seeds, samples, list(PARTS).index(name), skewed])
     parts = PARTS[name]

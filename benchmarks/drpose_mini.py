@@ -1,9 +1,10 @@
-"""The main claim: drpose_mini over several seeds, before and after on the same held-out samples and noise.
+"""The main claim: drpose_mini over several seeds,
+before and after on the same held-out samples and noise.
 
     python benchmarks/drpose_mini.py --data data/drpose_mini --out runs/drpose_seeds --seeds 0 1 2
 
-Writes OUT/results.json and prints a Markdown table; `seeds.py` says what the intervals mean. A run that is already
-there is not repeated.
+Writes OUT/results.json and prints a Markdown table; `seeds.py` says what the intervals mean. A run
+that is already there is not repeated.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python benchmarks/memory.py                 # the table, as JSON lines
     python benchmarks/memory.py --point through 50 50
 
-The model is a random diffusers U-Net (64-128-256-256 channels, 32x32x4 latents), batch 4, LoRA of rank 4, float32, one
-thread. Peak is the process's maximum resident set; `rest` is what is resident before the step.
+The model is a random diffusers U-Net (64-128-256-256 channels, 32x32x4 latents), batch 4, LoRA of
+rank 4, float32, one thread. Peak is the process's maximum resident set; `rest` is what is resident
+before the step.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
 
 
 def plain_autograd(ctx: Any, samples: Any, trained: int) -> None:
-    """The textbook loop: no_grad until the last `trained` steps, then one graph over all of them."""
+    """The textbook loop: no_grad until the last `trained` steps, then one graph over them all."""
     import torch
 
     noise, cond, sampler = ctx.noise(samples), ctx.encode(samples), ctx.sampler

@@ -1,7 +1,8 @@
 """What benchmarks over seeds share: one run's evaluations, and how several runs are pooled.
 
-The interval of the mean over seeds is over samples: each sample's difference is averaged over the seeds first, so it
-answers whether the recipe helps on new samples. The seeds' own means stand beside it.
+The interval of the mean over seeds is over samples: each sample's difference is averaged over the
+seeds first, so it answers whether the recipe helps on new samples. The seeds' own means stand
+beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def evaluations(folder: Path) -> Pair:
 
 
 def pool(pairs: list[Pair], overall: bool = True) -> list[dict[str, Any]]:
-    """One row per value and group: means, difference over all seeds with its 95 % half-width, and each seed's own.
+    """One row per value and group: means,
+    difference over all seeds with its 95 % half-width, and each seed's own.
 
     overall: rows for all samples together as well.
     """

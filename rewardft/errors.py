@@ -50,8 +50,8 @@ class DataError(RewardftError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' for a close match, else ' Choose one of: ...'; '' without
-    choices."""
+    """Return ' Did you mean ...?' for a close match,
+    else ' Choose one of: ...'; '' without choices."""
     known = sorted(choices)
     if not known:
         return ""

@@ -1,5 +1,5 @@
-"""Files as every part of the program writes them: whole or not at all; JSON as the standard has it,
-with null for NaN."""
+"""Files as every part of the program writes them: whole or not at all;
+JSON as the standard has it, with null for NaN."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _null_for_nan(value: Any) -> Any:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a temporary sibling, flush it to disk and rename it to `path`; an old `path` is
-    replaced."""
+    """Fill a temporary sibling, flush it to disk and rename it to `path`;
+    an old `path` is replaced."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

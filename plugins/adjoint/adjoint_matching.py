@@ -32,7 +32,7 @@ above still falls, but its optimum is no longer the tilted distribution; DDIM wi
 refused.
 
 Cost per sample: T forwards, one reward gradient, T reference forwards and backwards (a
-vector-Jacobian product each, one graph in memory), K forwards and backwards.
+    vector-Jacobian product each, one graph in memory), K forwards and backwards.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class AdjointMatching:
                 yield Loss((loss * kept).sum() / len(batch), step=closes)
 
     def choose_steps(self, able: list[int], steps: int, rng: random.Random) -> list[int]:
-        """K of the steps that draw noise, half of them (rounded down) from the first 60 % of the
-        chain."""
+        """K of the steps that draw noise, half of them (rounded down)
+        from the first 60 % of the chain."""
         count = len(able) if self.train_steps is None else self.train_steps
         if not 1 <= count <= len(able):
             raise ComponentError(
@@ -130,8 +130,8 @@ class AdjointMatching:
 def lean_adjoint(
     ctx: Context, rollout: Rollout, terminal: Tensor, chosen: list[int]
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """(m_base(x_k), a_{k+1}) for the chosen steps k, each `(b, ...)`; walks back from a_T =
-    `terminal`."""
+    """(m_base(x_k), a_{k+1}) for the chosen steps k, each `(b, ...)`;
+    walks back from a_T = `terminal`."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     adjoint = terminal
     for k in reversed(range(chosen[0], ctx.sampler.steps)):

@@ -1,5 +1,7 @@
-"""Policy gradients over the denoising steps: DDPO and DPOK. Rewards need no gradient; samplers must
-draw noise."""
+"""Policy gradients over the denoising steps: DDPO and DPOK.
+
+Rewards need no gradient; samplers must draw noise.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ eta 1, guidance 5 in sampling and training, 256 samples per batch; compressibili
 batch.
 
 Cost per sample: T denoiser forwards to roll out, and a forward and a backward for each of K trained
-steps and inner epoch. A batch that feeds one update with micro-batches of one sample takes T
-forwards and K backwards in all.
+    steps and inner epoch. A batch that feeds one update with micro-batches of one sample takes T
+    forwards and K backwards in all.
 """
 
 from __future__ import annotations

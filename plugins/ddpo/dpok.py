@@ -8,8 +8,8 @@ outside the clip range the gradient is zero, whatever the sign of the advantage.
 k) with a value head learned by regression on the final reward, or r minus the batch's mean. The KL
 term is the recipe's regularizer: `{use: kl, form:
 gaussian, weight: w_kl}` is the divergence of the transition densities; the authors' code is
-remembered to take the squared difference of the predictions, which is `form: epsilon_mse` (not
-confirmed).
+    remembered to take the squared difference of the predictions, which is `form: epsilon_mse` (not
+    confirmed).
 
 Defaults of the authors' code for a single prompt: w_r 10, w_kl 0.01, e 1e-4, 5 policy steps per
 batch, value head lr 1e-4, LoRA rank 4, lr 1e-5, gradient norm 0.1. It draws single steps from a

@@ -1,9 +1,9 @@
 """The value head of DPOK: a small network that predicts the final reward from a state of the chain.
 
 Its input is what any model has: mean and spread of each channel of the state, the condition's
-tensors averaged over their middle dimensions, and the step. Weights and optimizer state live in
-`ctx.memory`, so that a resumed run goes on to the same bits; all processes learn from the gathered
-states and stay equal.
+    tensors averaged over their middle dimensions, and the step. Weights and optimizer state live in
+    `ctx.memory`, so that a resumed run goes on to the same bits; all processes learn from the
+    gathered states and stay equal.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ KEY = "dpok/value_head"
 
 
 class ValueHead:
-    """V(x_k, c, k), trained by mean squared error on the final reward (authors' code: AdamW, lr
-    1e-4)."""
+    """V(x_k, c, k), trained by mean squared error on the final reward (authors' code: AdamW,
+    lr 1e-4)."""
 
     def __init__(self, lr: float, steps: int, width: int = 64) -> None:
         if lr <= 0 or steps < 1:

@@ -1,7 +1,7 @@
 """Two small classifiers of digits: one is the reward, the other judges what the reward has taught.
 
 They share nothing: a convolutional network on one half of the images, a perceptron on the other
-half. A sample that fools the first has no reason to fool the second.
+    half. A sample that fools the first has no reason to fool the second.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class DigitJudge:
         return {"accuracy": torch.cat(self.correct), "log_prob": torch.cat(self.log_probs)}
 
 
-# -- training --------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,10 @@ def train_classifier(
 
 
 def shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each batch moved by -1, 0 or 1 pixels along x, black coming in. Digits fill the height, so
-    not along y."""
+    """Each batch moved by -1, 0 or 1 pixels along x, black coming in.
+
+    Digits fill the height, so not along y.
+    """
     by = int(torch.randint(-1, 2, (), generator=generator))
     return pad(images, (1, 1, 0, 0))[..., 1 + by : 1 + by + SIZE]
 

@@ -19,8 +19,8 @@ def train_classifiers_command(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each.")] = 1500,
     seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
 ) -> None:
-    """Fit the reward's classifier and the judge, each on its half; prints what they know of the
-    other half."""
+    """Fit the reward's classifier and the judge, each on its half;
+    prints what they know of the other half."""
     import torch
 
     from .classifiers import Convolutional, Fit, Perceptron, quality, train_classifier

@@ -66,8 +66,10 @@ def split_images(split: Split) -> tuple[Tensor, ...]:
 
 
 def class_item(index: int, size: int, split: str) -> dict[str, Any]:
-    """Item `index`: its id, label and group. Classes take turns; raises IndexError outside the data
-    set."""
+    """Item `index`: its id, label and group.
+
+    Classes take turns; raises IndexError outside the data set.
+    """
     if not 0 <= index < size:
         raise IndexError(index)
     label = index % CLASSES

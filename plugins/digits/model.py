@@ -1,5 +1,5 @@
-"""`digit_unet`: a class-conditional U-Net on the pixels of 8x8 digits, as noise prediction or flow
-matching."""
+"""`digit_unet`: a class-conditional U-Net on the pixels of 8x8 digits,
+as noise prediction or flow matching."""
 
 from __future__ import annotations
 

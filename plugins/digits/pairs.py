@@ -1,5 +1,7 @@
-"""`digit_pairs`: preferences without people. Two samples of the base for each class; the reward
-says which wins."""
+"""`digit_pairs`: preferences without people.
+
+Two samples of the base for each class; the reward says which wins.
+"""
 
 from __future__ import annotations
 

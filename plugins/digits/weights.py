@@ -15,8 +15,8 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file; raises ComponentError when it is missing, damaged or
-    does not fit."""
+    """Fill `module` from a safetensors file;
+    raises ComponentError when it is missing, damaged or does not fit."""
     try:
         state = load_file(path)
         module.load_state_dict({name: value.float() for name, value in state.items()})

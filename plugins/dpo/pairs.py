@@ -113,7 +113,7 @@ class ToyPairs(TinyBlobs):
         return {**item, "winner": 0.6 + 0.4 * image, "loser": 0.4 * image}
 
 
-# -- records ---------------------------------------------------------------------------------------------------------
+# -- records ---------------------------------------------------------------------------------------
 
 
 def read_records(path: Path, winner: str, loser: str) -> Iterator[Record]:
@@ -243,7 +243,7 @@ def check_ids(records: list[Record], path: Path) -> list[Record]:
     return records
 
 
-# -- images ----------------------------------------------------------------------------------------------------------
+# -- images ----------------------------------------------------------------------------------------
 
 
 def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:

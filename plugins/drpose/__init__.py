@@ -78,7 +78,10 @@ def check_recipe(recipe: Recipe) -> Iterable[str]:
     judged = any(metric.use.casefold() == "pose_judge" for metric in recipe.evaluate.metrics)
     targets = {**recipe.data.options, **recipe.evaluate.data}.get("targets", False)
     if judged and not targets:
-        yield "evaluate.metrics: pose_judge compares with the rendered views; add `targets: true` to evaluate.data"
+        yield (
+            "evaluate.metrics: pose_judge compares with the rendered views; add `targets: true` to "
+            "evaluate.data"
+        )
 
 
 @hookimpl

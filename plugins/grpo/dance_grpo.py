@@ -23,8 +23,8 @@ def dance_grpo(
     inner_epochs: int = 1,
     timestep_fraction: float = 0.6,
 ) -> GRPO:
-    """DanceGRPO: shared initial noise, a random part of the steps; goes with the sampler
-    `dance_sde`."""
+    """DanceGRPO: shared initial noise, a random part of the steps;
+    goes with the sampler `dance_sde`."""
     return GRPO(
         group_size,
         std,

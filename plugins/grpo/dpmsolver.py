@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from rewardft.noise import Noise
     from rewardft.types import Plan
 
-ESTIMATES = "dpmsolver/x0_before"  # key in `Rollout.info`: by kept step, the x0 estimate of the step before it
+# Key in `Rollout.info`: by kept step, the x0 estimate of the step before it.
+ESTIMATES = "dpmsolver/x0_before"
 
 
 class DPMSolver:
@@ -101,8 +102,8 @@ class DPMSolver:
         )
 
     def step(self, k: int, state: Tensor, output: Tensor, before: Tensor | None) -> Transition:
-        """Step k from a state, the network's output and the x0 estimate of the step before (None:
-        first order)."""
+        """Step k from a state, the network's output and the x0 estimate of the step before
+        (None: first order)."""
         alpha, sigma, alpha_next, sigma_next = *self.level(k), *self.level(k + 1)
         if self.kind == "flow":
             x0, epsilon = state - sigma * output, state + (1 - sigma) * output

@@ -29,8 +29,8 @@ def flow_grpo(
     inner_epochs: int = 1,
     timestep_fraction: float = 1.0,
 ) -> GRPO:
-    """Flow-GRPO: batch-wide standard deviation, two updates per batch; goes with the sampler
-    `flow_sde`."""
+    """Flow-GRPO: batch-wide standard deviation, two updates per batch;
+    goes with the sampler `flow_sde`."""
     return GRPO(
         group_size,
         std,

@@ -9,7 +9,7 @@ The family is one algorithm whose papers differ in their defaults and samplers; 
 without variance says nothing: its samples are left out, penalties included, and counted as
     `groups_without_variance`. The KL is the recipe's
 regularizer: `{use: kl, form: gaussian}` is the divergence of the transition densities, mean((mean -
-mean_ref)^2) / (2 std^2).
+    mean_ref)^2) / (2 std^2).
 
 Cost per sample: as DDPO; group_size samples per item of a batch.
 """

@@ -5,7 +5,7 @@ Ratios and penalties are taken at the window's steps alone. The window moves by 
 batches and returns to the start when it has reached the end (`progressive`), or is drawn anew for
 every optimizer step (`random`); the paper's decaying intervals are left out. Defaults of the
 authors' code for FLUX: 25 steps, window 4, eta 0.7 with Flow-GRPO's diffusion, groups of 12, no KL,
-    lr 1e-5, advantages normalised per reward before they are summed.
+lr 1e-5, advantages normalised per reward before they are summed.
 
 Denoiser calls per sample: T forwards to roll out, a forward and a backward for each of the window's
     steps.
@@ -32,9 +32,8 @@ class MixGRPO:
     Args:
         window: number of stochastic steps w, at most the sampler's T.
         shift_every: batches after which the window moves by one step.
-        strategy: `progressive` or `random`.
-        group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs: as in
-        `grpo`.
+        strategy: `progressive` or `random`. group_size, std, clip, advantage_clip, aggregate,
+            shared_noise, updates, inner_epochs: as in `grpo`.
     """
 
     needs = frozenset({"log_prob", "sde_window"})

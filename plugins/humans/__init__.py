@@ -1,6 +1,7 @@
 """People: bodies, motion clips, cameras, rendering, looks and skeletons.
 
-The plugins about people build on these modules; on its own it adds the commands under `rewardft humans`.
+The plugins about people build on these modules; on its own it adds the commands under `rewardft
+humans`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Random looks: skin, clothes, hair and light, and the body's shape; a function of the seed and the
-sample alone."""
+"""Random looks: skin, clothes, hair and light, and the body's shape;
+a function of the seed and the sample alone."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LIGHT_SKIN, _DARK_SKIN = np.array([0.96, 0.80, 0.69]), np.array([0.36, 0.22, 0.
 
 
 def generator(seed: int, key: str) -> np.random.Generator:
-    """A random generator that depends on the seed and a text only: the same on every machine and in
-    every order."""
+    """A random generator that depends on the seed and a text only: the same on every machine and
+    in every order."""
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -35,8 +35,8 @@ def random_shape(rng: np.random.Generator) -> Floats:
 
 
 def random_look(rng: np.random.Generator) -> Appearance:
-    """Skin, shirt with long, short or no sleeves, long or short trousers, shoes, hair; light from
-    the front."""
+    """Skin, shirt with long, short or no sleeves, long or short trousers, shoes,
+    hair; light from the front."""
     skin = _LIGHT_SKIN + rng.uniform() * (_DARK_SKIN - _LIGHT_SKIN)
     shirt, trousers, shoes, hair = (_cloth(rng) for _ in range(4))
     sleeves, short = rng.integers(3), rng.uniform() < 0.3

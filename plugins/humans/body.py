@@ -157,8 +157,8 @@ class Body:
         return out.vertices[:, self._used].numpy(), out.joints[:, : len(JOINTS)].numpy()
 
     def joints(self, poses: Floats) -> Floats:
-        """Joints `(n, 23, 3)` of the mean shape by forward kinematics alone: no mesh, thousands of
-        poses at once."""
+        """Joints `(n, 23, 3)` of the mean shape by forward kinematics alone: no mesh,
+        thousands of poses at once."""
         turned = [Rotation.from_rotvec(poses[:, 0])]
         placed = [np.tile(self.rest_joints[0].astype(np.float64), (len(poses), 1))]
         for joint in range(1, len(JOINTS)):
@@ -223,8 +223,8 @@ def _find_file(where: Path) -> Path:
 
 
 def _check_file(file: Path) -> bool:
-    """Check the arrays that `smplx` needs; return whether this is the licensed model (ours carries
-    a notice)."""
+    """Check the arrays that `smplx` needs;
+    return whether this is the licensed model (ours carries a notice)."""
     try:
         with np.load(file, allow_pickle=False) as data:
             missing = [name for name in _NEEDED_ARRAYS if name not in data.files]

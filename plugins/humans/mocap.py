@@ -1,5 +1,5 @@
-"""Motion-capture files as joint positions: BVH and DeepMimic's text format; `retarget.py` makes
-poses of them."""
+"""Motion-capture files as joint positions: BVH and DeepMimic's text format;
+`retarget.py` makes poses of them."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ def _humanoid_positions(rows: Doubles) -> Positions:
 
 
 def _smplx_names(path: Path, positions: Positions) -> Positions:
-    """Rename joints to SMPL-X names, by the first rig whose joints are all there (prefixes `name:`
-    are ignored)."""
+    """Rename joints to SMPL-X names,
+    by the first rig whose joints are all there (prefixes `name:` are ignored)."""
     bare = {name.rsplit(":", 1)[-1]: value for name, value in positions.items()}
     for rig in RIGS.values():
         names = smplx_joint_names(rig)

@@ -25,7 +25,8 @@ Floats = NDArray[np.float32]
 SHIPPED = ASSETS / "motions" / "deepmimic15.npz"
 FPS = 30.0
 BODY_JOINTS = 22
-PLAIN_TILT = 45.0  # degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise
+# Degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise.
+PLAIN_TILT = 45.0
 HELD_OUT_SHARE = 0.1
 AMASS_ARRAYS = frozenset(
     {"poses", "root_orient", "pose_body", "mocap_frame_rate", "mocap_framerate"}
@@ -100,8 +101,8 @@ def read_npz(path: Path) -> list[Clip]:
 
 
 def read_motionx(path: Path) -> list[Clip]:
-    """Read Motion-X's `(frames, 322)` array: root orientation, 21 body rotations, then hands, face
-    and the rest."""
+    """Read Motion-X's `(frames, 322)` array: root orientation, 21 body rotations,
+    then hands, face and the rest."""
     rows = _load(path, lambda: read_array(path))
     if rows.ndim != 2 or rows.shape[1] != 322:
         raise DataError(
@@ -124,8 +125,8 @@ def classify(
 
 
 def tilt(poses: Floats) -> Floats:
-    """Angle between the pelvis' up axis and the vertical in degrees, `(frames,)`; over 90 is upside
-    down."""
+    """Angle between the pelvis' up axis and the vertical in degrees,
+    `(frames,)`; over 90 is upside down."""
     up = Rotation.from_rotvec(poses[:, 0]).apply([0.0, 1.0, 0.0])[:, 1]
     return np.rad2deg(np.arccos(np.clip(up, -1.0, 1.0))).astype(np.float32)
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def pixel_centres(size: int, like: Tensor) -> Tensor:
-    """Coordinates `(size,)` of the pixel centres along one side, in the type and on the device of
-    `like`."""
+    """Coordinates `(size,)` of the pixel centres along one side,
+    in the type and on the device of `like`."""
     return (torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) * (2.0 / size) - 1.0
 
 

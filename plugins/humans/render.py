@@ -241,8 +241,8 @@ def _resolve(  # type: ignore[no-untyped-def]
     out_labels,
     out_alpha,
 ):
-    """Shade the fine pixels and average them over white; the label is that of most covered fine
-    pixels."""
+    """Shade the fine pixels and average them over white;
+    the label is that of most covered fine pixels."""
     size = out_labels.shape[0]
     share = 1.0 / (samples * samples)
     votes = np.zeros(32, np.int32)

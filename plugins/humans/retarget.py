@@ -111,8 +111,8 @@ class _Solver:
     def _limb(
         self, root: str, upper: str, joint: str, end: str, axis: Doubles, only_forwards: bool
     ) -> None:
-        """Turn a two-bone limb: its bones' directions are given, the bend fixes the twist of the
-        upper bone."""
+        """Turn a two-bone limb: its bones' directions are given,
+        the bend fixes the twist of the upper bone."""
         (upper_bone, rest_upper), (lower_bone, rest_lower) = (
             self._bone(upper, joint),
             self._bone(joint, end),
@@ -153,8 +153,8 @@ class _Solver:
     def _lower_spine(
         self, hips: Doubles, shoulders: Doubles, rest_shoulders: Doubles
     ) -> tuple[Doubles, Doubles]:
-        """The lowest spine joint that lies clearly above the hips; the shoulders where a rig has
-        none."""
+        """The lowest spine joint that lies clearly above the hips;
+        the shoulders where a rig has none."""
         joint = next((name for name in ("spine1", "spine2") if name in self.place), None)
         if joint is not None:
             height = np.linalg.norm(self.place[joint] - hips, axis=1).mean()

@@ -1,5 +1,5 @@
-"""Skeletons that motion-capture files come with: joint names, and the bones of DeepMimic's
-humanoid."""
+"""Skeletons that motion-capture files come with: joint names,
+and the bones of DeepMimic's humanoid."""
 
 from __future__ import annotations
 

@@ -57,8 +57,10 @@ def _pixel_grid(size: int, like: Tensor) -> Tensor:
 
 
 def _distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Distance of points `(h, w, 2)` to segments `(..., 2)`: `(..., h, w)`. A segment of length 0
-    is a point."""
+    """Distance of points `(h, w, 2)` to segments `(..., 2)`: `(..., h, w)`.
+
+    A segment of length 0 is a point.
+    """
     along = (end - start)[..., None, None, :]
     away = points - start[..., None, None, :]
     length2 = along.square().sum(-1).clamp_min(1e-12)

@@ -24,8 +24,8 @@ class Diversity:
     condition.
 
     Values: `SPACE` over all pairs, and `SPACE_within_group`: the mean over groups of at least two
-    samples of the mean within the group. Both are unbiased for two independent draws, whatever the
-    number of samples, and do not depend on the order of the batches.
+        samples of the mean within the group. Both are unbiased for two independent draws, whatever
+        the number of samples, and do not depend on the order of the batches.
 
     Spaces:
         latents: x0, root mean squared difference (the Euclidean distance over the root of the
@@ -129,8 +129,8 @@ def by_group(groups: Sequence[Any]) -> list[list[int]]:
 
 
 def mean_distance(vectors: Tensor, distances: Distances) -> float:
-    """Mean over the pairs i < j of `(n, d)` vectors, summed in float64; NaN for fewer than two
-    vectors."""
+    """Mean over the pairs i < j of `(n, d)` vectors, summed in float64;
+    NaN for fewer than two vectors."""
     count = len(vectors)
     if count < 2:
         return float("nan")
@@ -150,14 +150,18 @@ def blocks(vectors: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
 
 
 def rms_distances(a: Tensor, b: Tensor) -> Tensor:
-    """`(n, d)`, `(m, d)` -> `(n, m)`. By differences: torchmetrics expands the square, and is NaN
-    for some twins."""
+    """`(n, d)`, `(m, d)` -> `(n, m)`.
+
+    By differences: torchmetrics expands the square, and is NaN for some twins.
+    """
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist") / a.shape[1] ** 0.5
 
 
 def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
-    """`(n, d)`, `(m, d)` -> `(n, m)` in [0, 2]. Raises ComponentError when torchmetrics is not
-    installed."""
+    """`(n, d)`, `(m, d)` -> `(n, m)` in [0, 2].
+
+    Raises ComponentError when torchmetrics is not installed.
+    """
     try:
         from torchmetrics.functional.pairwise import pairwise_cosine_similarity
     except ImportError as error:

@@ -1,5 +1,5 @@
-"""DiffusionNFT: online reinforcement learning on the forward process, for any sampler and any
-reward."""
+"""DiffusionNFT: online reinforcement learning on the forward process,
+for any sampler and any reward."""
 
 from __future__ import annotations
 
@@ -33,4 +33,7 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
             "`reference_weight` pulls to the reference."
         )
     if not recipe.rewards:
-        yield "algorithm 'diffusion_nft' weighs its samples by the recipe's rewards, and the recipe lists none."
+        yield (
+            "algorithm 'diffusion_nft' weighs its samples by the recipe's rewards, and the recipe "
+            "lists none."
+        )

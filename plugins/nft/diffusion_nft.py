@@ -37,9 +37,9 @@ The loss takes the network without guidance, as a prediction of the velocity; a 
 with guidance gives samples that are not its own in that sense, and the method was run without any.
 
 Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no
-classifier-free guidance, learning rate 3e-4. The standard deviation is over the whole batch and all
-processes, as in Flow-GRPO's code, plus 1e-4. Background knowledge, not from that code: the floor
-1e-5 of the adaptive divisor.
+    classifier-free guidance, learning rate 3e-4. The standard deviation is over the whole batch and
+    all processes, as in Flow-GRPO's code, plus 1e-4. Background knowledge, not from that code: the
+    floor 1e-5 of the adaptive divisor.
 
 Any sampler will do and only clean samples are kept. Cost per sample, T steps: T forwards, then per
 noising 1 forward and backward, 1 forward of v_old, and 1 of the reference if it has a weight.
@@ -160,7 +160,7 @@ class DiffusionNFT:
         ctx.record("advantage_clipped", (advantage.abs() > self.advantage_max).float())
         return (advantage / (2 * self.advantage_max) + 0.5).clamp(0, 1)
 
-    # -- the loss ------------------------------------------------------------------------------------------------------
+    # -- the loss ----------------------------------------------------------------------------------
 
     def loss(self, ctx: Context, at: Noised, r: Tensor, old: Snapshot) -> Tensor:
         """`(b,)`."""
@@ -195,8 +195,8 @@ class DiffusionNFT:
 
 
 def centre(scores: Scores, group: int) -> Tensor:
-    """Rewards minus their group's mean, `(b,)`; NaN for a sample that lacks a reward which others
-    of its group have."""
+    """Rewards minus their group's mean, `(b,)`;
+    NaN for a sample that lacks a reward which others of its group have."""
     missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
         1, (-1, group)
     )

@@ -109,7 +109,7 @@ class Remote:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 for future in futures:
                     if future.done():
-                        future.result()  # raises what failed, before anything that is still under way
+                        future.result()  # raises a failure at once; others may still be under way
                 answers = [future.result() for future in futures]
             finally:
                 stop.set()  # after a failure the others are not worth asking for

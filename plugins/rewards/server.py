@@ -107,7 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(
                 413,
                 {
-                    "error": f"expected a Content-Length of at most {self.server.limit}, got {length!r}"
+                    "error": f"expected a Content-Length of at most {self.server.limit}, "
+                    f"got {length!r}"
                 },
             )
             return
@@ -120,7 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         except WireError as error:
             self.reply(400, {"error": str(error)})
         except Exception as error:
-            traceback.print_exc()  # first: whoever is told of the failure finds its traceback in the server's log
+            # First: whoever is told of the failure finds its traceback in the server's log.
+            traceback.print_exc()
             self.reply(422, {"error": f"the reward failed: {type(error).__name__}: {error}"})
         finally:
             self.server.places.release()

@@ -136,7 +136,7 @@ def decode_answer(body: bytes, shape: torch.Size, gradient: bool) -> tuple[Tenso
     return rewards, slope
 
 
-# -- parts -------------------------------------------------------------------------------------------------------------
+# -- parts -----------------------------------------------------------------------------------------
 
 
 def is_number(value: Any) -> bool:

@@ -35,7 +35,7 @@ front, less that for the prompt with an unwanted one:
 
 With a CLIP-like reward, linear in the text's embedding, this is f(x) . ((1 + k) C_wanted -
 C_unwanted): what the reward model likes whatever the prompt says cancels. It costs a second
-evaluation of the reward, and nothing in the reward model needs to know of it.
+    evaluation of the reward, and nothing in the reward model needs to know of it.
 
 Where this follows the released code rather than the paper's sketch: (3) divides by alpha_j, the
 level that (2) reaches; epsilon is the noise that the sample was rolled out from; visits run without
@@ -68,8 +68,8 @@ DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
 
 @dataclass(frozen=True)
 class Visit:
-    """Noise to level k, denoise to level j, k < j < T; levels count as the sampler's steps do, 0 is
-    the noisiest."""
+    """Noise to level k, denoise to level j, k < j < T;
+    levels count as the sampler's steps do, 0 is the noisiest."""
 
     k: int
     j: int
@@ -140,8 +140,8 @@ class SRPO:
             yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
 
     def draw_visit(self, steps: int, rng: random.Random) -> Visit:
-        """k uniform over the window's steps from which `jump` can be taken with noise left, where
-        lambda is above 0."""
+        """k uniform over the window's steps from which `jump` can be taken with noise left,
+        where lambda is above 0."""
         low, high = (round(edge * steps) for edge in self.window)
         last = min(high, steps - self.jump) - 1
         if last < low:
@@ -153,11 +153,11 @@ class SRPO:
         k = rng.randint(low, last)
         return Visit(k, k + self.jump)
 
-    # -- Direct-Align --------------------------------------------------------------------------------------------------
+    # -- Direct-Align ------------------------------------------------------------------------------
 
     def loss(self, ctx: Context, rollout: Rollout, batch: Batch, visit: Visit) -> Tensor:
-        """`(b,)`: its gradient is that of -lambda r(restored) plus the regularizers; its value is a
-        surrogate."""
+        """`(b,)`: its gradient is that of -lambda r(restored) plus the regularizers;
+        its value is a surrogate."""
         epsilon = rollout.noise.draw("initial", rollout.x0.shape[1:])
         state = ctx.sampler.renoise(rollout.x0, visit.k, epsilon)  # equation 1
         noised = replace(rollout.with_x0(None), states={visit.k: state}, outputs={}, log_probs={})
@@ -180,11 +180,11 @@ class SRPO:
         u = (steps - j) / steps
         return self.discount_shift * u / (1 + (self.discount_shift - 1) * u)
 
-    # -- the reward ----------------------------------------------------------------------------------------------------
+    # -- the reward --------------------------------------------------------------------------------
 
     def reward(self, ctx: Context, restored: Rollout, batch: Batch) -> tuple[Tensor, Tensor]:
-        """r of the restored samples, of the relative kind where there are words, `(b,)`, and d r /
-        d x0."""
+        """r of the restored samples,
+        of the relative kind where there are words, `(b,)`, and d r / d x0."""
         if not self.wanted:
             return score(ctx, restored, batch, "restored/reward")
         wanted, unwanted = (words[ctx.step % len(words)] for words in (self.wanted, self.unwanted))
@@ -211,8 +211,10 @@ def score(ctx: Context, rollout: Rollout, batch: Batch, name: str) -> tuple[Tens
 
 
 def with_word(batch: Batch, word: str, column: str) -> Batch:
-    """The batch with 'word. ' in front of each prompt. Raises ComponentError when there are no
-    prompts."""
+    """The batch with 'word. ' in front of each prompt.
+
+    Raises ComponentError when there are no prompts.
+    """
     if column not in batch:
         raise ComponentError(
             "srpo: `wanted` and `unwanted` go in front of the prompt, and the data set has no "

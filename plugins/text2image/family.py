@@ -2,7 +2,8 @@
 checkpointing.
 
 A family adds what is its own: the classes of its denoiser and text encoders, how their outputs
-become a condition, and how the denoiser is called. See `stable_diffusion.py` for the shortest one.
+    become a condition, and how the denoiser is called. See `stable_diffusion.py` for the shortest
+    one.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class LatentModel:
         """What guidance leads away from, as a batch of one."""
         return self.embedded([self.negative_prompt or ""])
 
-    # -- the contract ------------------------------------------------------------------------------------------------
+    # -- the contract ------------------------------------------------------------------------------
 
     def to(self, device: torch.device) -> None:
         self.device, self.nothing = torch.device(device), None
@@ -171,8 +172,8 @@ class LatentModel:
 
     @torch.no_grad()
     def clean(self, batch: Batch) -> Tensor:
-        """The latents of `batch["image"]` `(b, 3, height, width)` in [0, 1]: the mean of the
-        encoder's Gaussian."""
+        """The latents of `batch["image"]` `(b, 3, height, width)` in [0,
+        1]: the mean of the encoder's Gaussian."""
         images = (2 * batch["image"] - 1).to(self.device, self.vae.dtype)
         parts = [
             self.vae.encode(part).latent_dist.mode() for part in images.split(self.decode_batch)
@@ -186,7 +187,7 @@ class LatentModel:
         """Recompute the decoder's blocks in the backward pass."""
         self.vae.enable_gradient_checkpointing()
 
-    # -- sizes -------------------------------------------------------------------------------------------------------
+    # -- sizes -------------------------------------------------------------------------------------
 
     @property
     def config(self) -> Any:

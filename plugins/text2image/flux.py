@@ -1,5 +1,5 @@
-"""`flux`: FLUX.1 dev and schnell (Black Forest Labs 2024), a transformer over 2x2 blocks of
-latents."""
+"""`flux`: FLUX.1 dev and schnell (Black Forest Labs 2024),
+a transformer over 2x2 blocks of latents."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Classifier-free guidance (Ho & Salimans 2022, 2207.12598) around any predictor of conditions in
-dictionaries."""
+"""Classifier-free guidance (Ho & Salimans 2022, 2207.12598)
+around any predictor of conditions in dictionaries."""
 
 from __future__ import annotations
 

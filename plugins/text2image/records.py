@@ -35,8 +35,8 @@ def read_rows(path: Path, columns: Sequence[str], split: str) -> Rows:
 
 
 def read_txt(path: Path, columns: Sequence[str]) -> Rows:
-    """One prompt per line under the name of the first of the columns; blank lines are passed
-    over."""
+    """One prompt per line under the name of the first of the columns;
+    blank lines are passed over."""
     if len(columns) > 1:
         raise DataError(
             f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as "
@@ -54,7 +54,8 @@ def read_jsonl(path: Path) -> Rows:
             raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise DataError(
-                f'{path}:{number}: expected an object like {{"prompt": "..."}}, got {type(row).__name__}'
+                f'{path}:{number}: expected an object like {{"prompt": "..."}}, '
+                f"got {type(row).__name__}"
             )
         yield f"{path}:{number}", row
 

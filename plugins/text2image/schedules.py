@@ -17,10 +17,9 @@ class PipelineSchedule(FlowMatchEulerDiscreteScheduler):
     outside.
 
     Two entries of its config say what that is (the underscore keeps diffusers from warning of
-    them):
-        _mu: the shift that the image size asks for (see `resolution_shift`); only with
-            `use_dynamic_shifting`.
-        _unit_grid: start from the levels 1, (T - 1) / T, ..., 1 / T, as FLUX does.
+    them): _mu: the shift that the image size asks for (see `resolution_shift`); only with
+        `use_dynamic_shifting`. _unit_grid: start from the levels 1, (T - 1) / T, ..., 1 / T, as
+        FLUX does.
     """
 
     def set_timesteps(
@@ -47,8 +46,8 @@ def load_beta_schedule(source: Source, subfolder: str = "scheduler") -> DDIMSche
 
 
 def load_flow_schedule(source: Source, tokens: int, unit_grid: bool = False) -> PipelineSchedule:
-    """The shift of a flow-matching checkpoint, for images of so many tokens; see
-    `PipelineSchedule`."""
+    """The shift of a flow-matching checkpoint,
+    for images of so many tokens; see `PipelineSchedule`."""
     config = source.scheduler_config("scheduler")
     if not str(config.get("_class_name")).startswith("FlowMatch"):
         raise wrong_scheduler(source, "scheduler", "of flow matching", config)
@@ -73,8 +72,8 @@ def new_schedule(options: dict[str, Any]) -> Any:
 
 
 def resolution_shift(config: Any, tokens: int) -> float:
-    """mu, linear in the number of image tokens (Esser et al. 2024, 2403.03206, section 5.3.2, as
-    released)."""
+    """mu, linear in the number of image tokens (Esser et al. 2024, 2403.03206,
+    section 5.3.2, as released)."""
     low, high = config.base_image_seq_len, config.max_image_seq_len
     slope = (config.max_shift - config.base_shift) / (high - low)
     return float(config.base_shift + slope * (tokens - low))

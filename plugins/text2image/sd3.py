@@ -1,5 +1,5 @@
-"""`sd3`: Stable Diffusion 3 and 3.5 (Esser et al. 2024, 2403.03206), a transformer trained by flow
-matching."""
+"""`sd3`: Stable Diffusion 3 and 3.5 (Esser et al. 2024, 2403.03206),
+a transformer trained by flow matching."""
 
 from __future__ import annotations
 

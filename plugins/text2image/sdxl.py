@@ -1,5 +1,5 @@
-"""`sdxl`: Stable Diffusion XL (Podell et al. 2023, 2307.01952), the base model without the
-refiner."""
+"""`sdxl`: Stable Diffusion XL (Podell et al. 2023, 2307.01952),
+the base model without the refiner."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class StableDiffusionXL(LatentModel):
         }
 
     def embed(self, prompt: str) -> Embedding:
-        """text `(tokens, width)`: the last layer but one of both; pooled `(width,)`: the projection
-        of the second."""
+        """text `(tokens, width)`: the last layer but one of both;
+        pooled `(width,)`: the projection of the second."""
         small, large = self.encoders["small"](prompt), self.encoders["large"](prompt)
         text = torch.cat([small.hidden_states[-2], large.hidden_states[-2]], dim=-1)
         return {"text": text[0], "pooled": large.text_embeds[0]}

@@ -34,8 +34,10 @@ LAYOUT = "Give a folder in diffusers' layout, as `save_pretrained` of a pipeline
 
 @dataclass(frozen=True)
 class Source:
-    """An existing folder, or a hub id with an optional revision. `variant` picks files such as
-    `*.fp16.safetensors`."""
+    """An existing folder, or a hub id with an optional revision.
+
+    `variant` picks files such as `*.fp16.safetensors`.
+    """
 
     weights: str
     folder: Path | None
@@ -44,8 +46,10 @@ class Source:
 
     @classmethod
     def open(cls, weights: str, revision: str | None = None, variant: str | None = None) -> Source:
-        """A local folder comes first. Raises ComponentError for what is neither a folder nor a
-        possible hub id."""
+        """A local folder comes first.
+
+        Raises ComponentError for what is neither a folder nor a possible hub id.
+        """
         path = Path(weights).expanduser()
         if path.is_dir():
             if revision is not None:
@@ -62,8 +66,10 @@ class Source:
         return cls(weights, None, revision, variant)
 
     def network(self, library: str, name: str, subfolder: str, dtype: torch.dtype) -> nn.Module:
-        """A frozen network in evaluation mode. Raises ComponentError naming what was expected, and
-        where."""
+        """A frozen network in evaluation mode.
+
+        Raises ComponentError naming what was expected, and where.
+        """
         self.check_local(name, subfolder, weights=True)
         options: dict[str, Any] = {
             "use_safetensors": True,
@@ -102,8 +108,8 @@ class Source:
         options: Mapping[str, Any],
         method: str = "from_pretrained",
     ) -> Any:
-        """Call the library's own loader; what it raises becomes a ComponentError that says what to
-        do."""
+        """Call the library's own loader;
+        what it raises becomes a ComponentError that says what to do."""
         from safetensors import SafetensorError
 
         call = getattr(getattr(importlib.import_module(library), name), method)
@@ -193,8 +199,8 @@ def check_class(place: Path, name: str) -> None:
 
 
 def check_safetensors(place: Path, name: str, variant: str | None) -> None:
-    """The weights, whole or in shards, as safetensors files of the variant (None: of no
-    variant)."""
+    """The weights, whole or in shards,
+    as safetensors files of the variant (None: of no variant)."""
     middle = f".{variant}" if variant else ""
     wanted = re.compile(rf"\w+{re.escape(middle)}(-\d+-of-\d+)?\.safetensors")
     names = sorted(
@@ -211,8 +217,10 @@ def check_safetensors(place: Path, name: str, variant: str | None) -> None:
 
 
 def load_trained(module: nn.Module, path: str) -> None:
-    """Fill a network from a file that full fine-tuning wrote. Raises ComponentError for one that
-    does not fit."""
+    """Fill a network from a file that full fine-tuning wrote.
+
+    Raises ComponentError for one that does not fit.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,5 +1,5 @@
-"""`stable_diffusion`: Stable Diffusion 1.x and 2.x (Rombach et al. 2022, 2112.10752), epsilon and
-v."""
+"""`stable_diffusion`: Stable Diffusion 1.x and 2.x (Rombach et al. 2022,
+2112.10752), epsilon and v."""
 
 from __future__ import annotations
 

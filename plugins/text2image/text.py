@@ -21,8 +21,10 @@ Embedding = dict[str, Tensor]  # the conditions of one prompt, without the batch
 
 @dataclass
 class TextEncoder:
-    """A tokenizer and its frozen network. `length`: every prompt is padded or cut to so many
-    tokens."""
+    """A tokenizer and its frozen network.
+
+    `length`: every prompt is padded or cut to so many tokens.
+    """
 
     tokenizer: Any
     network: nn.Module
@@ -33,8 +35,8 @@ class TextEncoder:
     def load(
         cls, source: Source, name: str, number: int, dtype: torch.dtype, length: int | None = None
     ) -> TextEncoder:
-        """`text_encoder` and `tokenizer` of a checkpoint, or `text_encoder_2` and so on; `name` is
-        its class."""
+        """`text_encoder` and `tokenizer` of a checkpoint,
+        or `text_encoder_2` and so on; `name` is its class."""
         suffix = "" if number == 1 else f"_{number}"
         tokens = "T5TokenizerFast" if name.startswith("T5") else "CLIPTokenizer"
         tokenizer = source.tokenizer(tokens, f"tokenizer{suffix}")
@@ -48,8 +50,8 @@ class TextEncoder:
         return cls(tokenizer, network, length or int(tokenizer.model_max_length))
 
     def __call__(self, prompt: str) -> Any:
-        """The network's output for one prompt, hidden states included: `(1, length, width)`
-        each."""
+        """The network's output for one prompt,
+        hidden states included: `(1, length, width)` each."""
         ids = self.tokenizer(
             [prompt],
             padding="max_length",
@@ -87,8 +89,8 @@ class PromptCache:
         return all(prompt in self.entries for prompt in prompts)
 
     def get(self, prompts: Sequence[str], embed: Callable[[str], Embedding]) -> Embedding:
-        """The embeddings of all prompts, stacked, on the CPU; `embed` is asked for those that are
-        not held."""
+        """The embeddings of all prompts, stacked, on the CPU;
+        `embed` is asked for those that are not held."""
         found = {prompt: self.entries[prompt] for prompt in prompts if prompt in self.entries}
         for prompt in dict.fromkeys(prompts):
             if prompt not in found:

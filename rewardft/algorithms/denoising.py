@@ -1,8 +1,8 @@
 """Supervised denoising: how a base model is pre-trained, as an ordinary recipe.
 
 Loss: weight(t) * ||f(x_t, t) - target||^2 with x_t from the forward process of the model's own
-scheduler. `min_snr` weights by min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1)
-for v (Hang et al. 2023, 2303.09556).
+    scheduler. `min_snr` weights by min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR +
+    1) for v (Hang et al. 2023, 2303.09556).
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Denoising:
 
 
 def forward_process(scheduler: Any, draw: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Timesteps `(b,)` and the coefficients of x_t = alpha * x0 + sigma * epsilon, shaped to
-    multiply x0."""
+    """Timesteps `(b,)` and the coefficients of x_t = alpha * x0 + sigma * epsilon,
+    shaped to multiply x0."""
     shape = (-1, *[1] * (x0.ndim - 1))
     count = scheduler.config.num_train_timesteps
     index = (draw * count).long().clamp(max=count - 1)

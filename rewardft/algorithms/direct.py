@@ -48,8 +48,8 @@ Shape = Literal["negative", "one_minus", "hinge", "absolute"]
 
 @dataclass(frozen=True)
 class Path:
-    """Steps 0 .. length-1 are executed, `train` of them learn (sorted); `estimate`: end in the x0
-    estimate."""
+    """Steps 0 .. length-1 are executed, `train` of them learn (sorted);
+    `estimate`: end in the x0 estimate."""
 
     length: int
     train: tuple[int, ...]
@@ -57,8 +57,8 @@ class Path:
 
     @property
     def live(self) -> bool:
-        """The last executed step learns, so it is run once, with its graph, instead of rolled out
-        and replayed."""
+        """The last executed step learns, so it is run once, with its graph,
+        instead of rolled out and replayed."""
         return self.train[-1] == self.length - 1
 
 
@@ -118,8 +118,8 @@ class Direct:
             yield from self.walk_back(ctx, part, samples, path, len(batch), rows == parts[-1])
 
     def calls(self, steps: int, rng: random.Random, reference: bool) -> tuple[int, int]:
-        """(forwards, backwards) of one trajectory with these choices, by the formula above; for
-        exact budgets."""
+        """(forwards, backwards) of one trajectory with these choices,
+        by the formula above; for exact budgets."""
         length, trained, live = steps, self.resamples, False
         if not self.resamples:
             path = self.draw_path(steps, rng)
@@ -148,8 +148,8 @@ class Direct:
             )
 
     def draw_path(self, steps: int, rng: random.Random) -> Path:
-        """Drawn once per trajectory, never per step; raises ComponentError if any draw would be
-        impossible."""
+        """Drawn once per trajectory, never per step;
+        raises ComponentError if any draw would be impossible."""
         for _, problem in self.step_problems(steps):
             raise ComponentError(problem)
         length = steps
@@ -186,8 +186,8 @@ class Direct:
     def walk_back(
         self, ctx: Context, rollout: Rollout, batch: Batch, path: Path, total: int, closes: bool
     ) -> Iterator[Loss]:
-        """One micro-batch: score the samples, then visit the steps from the last to the first
-        trained one."""
+        """One micro-batch: score the samples,
+        then visit the steps from the last to the first trained one."""
         last = path.length - 1
         step = live = ctx.replay(rollout, last, self.needs_input(path, last)) if path.live else None
         if step is not None:
@@ -225,8 +225,8 @@ class Direct:
         path: Path,
         step: Transition | None = None,
     ) -> Tensor:
-        """c = (d step/dx at fixed network output)^T c': the sampler's own arithmetic, no network
-        call."""
+        """c = (d step/dx at fixed network output)^T c': the sampler's own arithmetic,
+        no network call."""
         output = rollout.outputs[k] if step is None else step.output
         assert output is not None
         with torch.enable_grad():
@@ -253,8 +253,8 @@ class Direct:
         return scores.gradient * slope.view(-1, *[1] * (scores.gradient.ndim - 1))
 
     def resampled_losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
-        """DRaFT-LV (section 4.1): average the gradient over n fresh noisings of the same sample at
-        the last step."""
+        """DRaFT-LV (section 4.1): average the gradient over n fresh noisings of the same sample
+        at the last step."""
         last = ctx.sampler.steps - 1
         path = Path(length=last + 1, train=(last,), estimate=False)
         rollout = ctx.rollout(batch, Plan(stop=last + 1))
@@ -276,8 +276,8 @@ class Direct:
 
 
 def finish(step: Transition, path: Path, k: int | None = None) -> Tensor:
-    """What step k hands on: the next state, or at the end of an early-stopped chain the x0
-    estimate."""
+    """What step k hands on: the next state,
+    or at the end of an early-stopped chain the x0 estimate."""
     result: Any = step.x0 if path.estimate and k in (None, path.length - 1) else step.next
     return result
 
@@ -308,8 +308,8 @@ def draft_k(
 def draft_lv(
     resamples: int = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
 ) -> Direct:
-    """DRaFT-LV: the last step only, its gradient averaged over n noisings of the finished
-    sample."""
+    """DRaFT-LV: the last step only,
+    its gradient averaged over n noisings of the finished sample."""
     return Direct("last", 1, True, resamples=resamples, shape=shape, target=target, scale=scale)
 
 
@@ -328,8 +328,8 @@ def alignprop(
 def refl(
     early_stop: int = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3
 ) -> Direct:
-    """ReFL: one random late step and its one-step estimate of x0; loss 1e-3 * relu(2 - r) as
-    released."""
+    """ReFL: one random late step and its one-step estimate of x0;
+    loss 1e-3 * relu(2 - r) as released."""
     return Direct("last", 1, False, early_stop=early_stop, shape=shape, target=target, scale=scale)
 
 
@@ -340,8 +340,8 @@ def drtune(
     target: float = 0.0,
     scale: float = 1.0,
 ) -> Direct:
-    """DRTune: K spaced steps, gradient stopped at the denoiser's input, early stop in the last m
-    (DrPose: 2 and 8)."""
+    """DRTune: K spaced steps, gradient stopped at the denoiser's input,
+    early stop in the last m (DrPose: 2 and 8)."""
     return Direct("spaced", train_steps, False, early_stop, shape=shape, target=target, scale=scale)
 
 

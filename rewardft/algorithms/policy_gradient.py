@@ -2,9 +2,9 @@
 steps.
 
 Notation: rho = p(x_{k+1} | x_k) / p_old(x_{k+1} | x_k), A the advantage. Log-probabilities are
-means over the dimensions of a sample, so ratios stay near 1 and clip ranges are small (1e-4).
-Losses are means over samples and trained steps where the papers sum over steps: the learning rate
-then does not depend on the number of steps.
+    means over the dimensions of a sample, so ratios stay near 1 and clip ranges are small (1e-4).
+    Losses are means over samples and trained steps where the papers sum over steps: the learning
+    rate then does not depend on the number of steps.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ STEPS_WITH_NOISE = "policy_gradient/steps_with_noise"  # key in `ctx.memory`
 
 
 def score_function_loss(log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
-    """-A log p: its gradient is the score-function estimator (REINFORCE), valid for fresh samples
-    only."""
+    """-A log p: its gradient is the score-function estimator (REINFORCE),
+    valid for fresh samples only."""
     return -advantage * log_prob
 
 
 def clipped_ratio_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) (Schulman et al. 2017, 1707.06347, equation
-    7)."""
+    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) (Schulman et al.
+    2017, 1707.06347, equation 7)."""
     ratio = torch.exp(log_prob - old)
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
 
@@ -67,8 +67,10 @@ class Schedule:
 
 @dataclass
 class Experience:
-    """Rolled out samples. `gradients` `(b, p)`: of each sample's summed log-probabilities, when
-    taken in one pass."""
+    """Rolled out samples.
+
+    `gradients` `(b, p)`: of each sample's summed log-probabilities, when taken in one pass.
+    """
 
     rollout: Rollout
     gradients: Tensor | None = None
@@ -86,7 +88,7 @@ def roll_out(
     `one_pass_applies`).
 
     one_pass: False for advantages that differ between the steps of a sample. Raises ComponentError
-    when no step has a density.
+        when no step has a density.
     """
     if one_pass and one_pass_applies(ctx, batch, schedule):
         return roll_out_with_gradients(
@@ -116,8 +118,8 @@ def check_steps(ctx: Context, trained: Collection[int]) -> None:
 
 
 def known_steps(ctx: Context) -> list[int]:
-    """The steps that have a density: a sampler's `window` where it has one, else what earlier
-    rollouts showed."""
+    """The steps that have a density: a sampler's `window` where it has one,
+    else what earlier rollouts showed."""
     window = getattr(ctx.sampler, "window", None)
     return sorted(window) if window else ctx.memory.get(STEPS_WITH_NOISE, [])
 
@@ -196,7 +198,7 @@ def record(ctx: Context, loss: Tensor, log_ratio: Tensor) -> None:
     ctx.record("log_ratio_squared", log_ratio.square())
 
 
-# -- one pass --------------------------------------------------------------------------------------------------------
+# -- one pass --------------------------------------------------------------------------------------
 
 
 def one_pass_applies(ctx: Context, batch: Batch, schedule: Schedule) -> bool:
@@ -272,7 +274,7 @@ def weighted_gradients(
     return Loss((flat * total.to(flat)).sum(), step=True)
 
 
-# -- advantages ------------------------------------------------------------------------------------------------------
+# -- advantages ------------------------------------------------------------------------------------
 
 
 def group_advantages(
@@ -335,8 +337,8 @@ def prompt_advantages(
 
 
 def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tensor | None:
-    """A number for each value of a batch column `(b,)`, the same on every process; None without a
-    column."""
+    """A number for each value of a batch column `(b,)`,
+    the same on every process; None without a column."""
     if column is None:
         return None
     if column not in batch:

@@ -1,5 +1,5 @@
-"""How far the trained model has left the reference: as a penalty at visited steps, and along whole
-trajectories."""
+"""How far the trained model has left the reference: as a penalty at visited steps,
+and along whole trajectories."""
 
 from __future__ import annotations
 
@@ -55,14 +55,12 @@ def trajectory_kl(ctx: Context, rollout: Rollout) -> tuple[str, Tensor]:
     """The distance from the reference along trajectories whose steps were all kept: its form, and
     values `(b,)`.
 
-    Forms, by what the sampler's steps are:
-        gaussian: some steps draw noise: the sum over them of the exact KL divergence of their
-            densities, in nats per dimension. By the chain rule its mean is the divergence of the
-            two models' trajectories; a deterministic step has no density and is left out.
-        epsilon_mse: no step does: the mean over steps of the mean squared difference of the noise
-            predictions.
-        output_mse: likewise of the networks' outputs, for a sampler that does not say what noise
-            they predict.
+    Forms, by what the sampler's steps are: gaussian: some steps draw noise: the sum over them of
+    the exact KL divergence of their densities, in nats per dimension. By the chain rule its mean is
+    the divergence of the two models' trajectories; a deterministic step has no density and is left
+    out. epsilon_mse: no step does: the mean over steps of the mean squared difference of the noise
+    predictions. output_mse: likewise of the networks' outputs, for a sampler that does not say what
+    noise they predict.
 
     Costs one reference call per step; a sampler without `transition` repeats its own call too.
     """
@@ -88,8 +86,10 @@ def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
 
 
 def step_distance(new: Transition, reference: Transition) -> tuple[str, Tensor]:
-    """The form that this step allows, and its value `(b,)`. Raises ComponentError for a step
-    without an output."""
+    """The form that this step allows, and its value `(b,)`.
+
+    Raises ComponentError for a step without an output.
+    """
     if new.log_prob is not None:
         return "gaussian", KL("gaussian")(new, reference)
     if new.epsilon is not None and reference.epsilon is not None:

@@ -1,5 +1,5 @@
-"""The command line: an expected error is one message on stderr and exit code 2; any other has a
-traceback, and 1."""
+"""The command line: an expected error is one message on stderr and exit code 2;
+any other has a traceback, and 1."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The commands and their options. Each imports what it runs when it is called, so that `--help`
-stays quick."""
+"""The commands and their options.
+
+Each imports what it runs when it is called, so that `--help` stays quick.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,13 @@ Overrides = Annotated[
 
 
 def build_app(words: Sequence[str]) -> typer.Typer:
-    """The application for this command line: the core's commands, and a plugin's when the first
-    word asks for one."""
+    """The application for this command line: the core's commands,
+    and a plugin's when the first word asks for one."""
     names = ", ".join(installed_names())
     app = typer.Typer(
         help="Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm.",
-        epilog=f"Installed plugins, which may have commands of their own (rewardft NAME --help): {names}"
+        epilog="Installed plugins, which may have commands of their own "
+        f"(rewardft NAME --help): {names}"
         if names
         else "",
         no_args_is_help=True,
@@ -97,8 +100,8 @@ def check(
     ],
     overrides: Overrides = [],
 ) -> None:
-    """Check recipes without loading any weights; exit code 2 and all problems when one cannot be
-    run."""
+    """Check recipes without loading any weights;
+    exit code 2 and all problems when one cannot be run."""
     from rewardft.cli.running import check_recipes
 
     check_recipes(recipes, overrides)
@@ -165,8 +168,8 @@ def sample(
     ] = None,
     overrides: Overrides = [],
 ) -> None:
-    """Draw samples of a run's base and tuned model, with the same noise, and write them side by
-    side."""
+    """Draw samples of a run's base and tuned model, with the same noise,
+    and write them side by side."""
     from rewardft.cli.running import sample_folder
 
     sample_folder(run, count, samples, adapter_scale, out, overrides)
@@ -209,8 +212,8 @@ def compare(
         Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")
     ] = None,
 ) -> None:
-    """Run recipes to equal budgets over several seeds, and report what can and what cannot be told
-    apart."""
+    """Run recipes to equal budgets over several seeds,
+    and report what can and what cannot be told apart."""
     from rewardft.cli.comparing import Options, compare_sources
     from rewardft.comparisons.comparison import Launch
 

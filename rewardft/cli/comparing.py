@@ -96,8 +96,8 @@ def compare_sources(
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does: running runs save and end, and the user is told how to go
-    on."""
+    """SIGTERM does what Ctrl-C does: running runs save and end,
+    and the user is told how to go on."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -110,8 +110,8 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def build_request(names: Sequence[str], options: Options) -> Request:
-    """Sources, then `--set`, then `--vary`; seeds and budget of the command line win over a
-    file's."""
+    """Sources, then `--set`, then `--vary`;
+    seeds and budget of the command line win over a file's."""
     request = read_sources(names, find_recipe)
     variants: Sequence[Variant] = [
         variant.with_settings(*options.settings) for variant in request.variants
@@ -127,8 +127,8 @@ def build_request(names: Sequence[str], options: Options) -> Request:
 
 
 def say_what_is_done(members: Sequence[Member]) -> None:
-    """Before a comparison that is taken up again; and which of its variants cannot be run at
-    all."""
+    """Before a comparison that is taken up again;
+    and which of its variants cannot be run at all."""
     done = sum(member.problem is None and member.is_done for member in members)
     if done:
         print(f"{done} of {len(members)} runs are finished and are not repeated", file=sys.stderr)

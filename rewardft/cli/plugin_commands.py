@@ -1,5 +1,5 @@
-"""Sub-commands of installed plugins: `rewardft NAME ...` loads the plugin installed as NAME, and no
-other."""
+"""Sub-commands of installed plugins: `rewardft NAME ...` loads the plugin installed as NAME,
+and no other."""
 
 from __future__ import annotations
 

@@ -150,8 +150,8 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
 def evaluate_strengths(
     folder: Path, text: str, samples: int | None, overrides: Sequence[str]
 ) -> None:
-    """Evaluate the adapter at each strength; print rewards, divergence and diversity, and the
-    knee."""
+    """Evaluate the adapter at each strength; print rewards,
+    divergence and diversity, and the knee."""
     scales = parse_scales(text)
     from rewardft.runs.strength_curve import draw_strengths
     from rewardft.runs.strengths import columns, evaluate_scales

@@ -29,8 +29,8 @@ COMPARISON = "compare_"  # what the names of shipped comparisons begin with
 
 
 def find_recipe(name: str) -> Path:
-    """The file that `name` means: a path that exists, or a shipped recipe with or without
-    `.yaml`."""
+    """The file that `name` means: a path that exists,
+    or a shipped recipe with or without `.yaml`."""
     path = Path(name)
     if path.is_file():
         return path

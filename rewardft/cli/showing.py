@@ -18,8 +18,8 @@ _ADAMW_BYTES = 8  # two moments in float32
 
 
 def show_recipe(name: str, overrides: Sequence[str], load: bool) -> None:
-    """Print components with their options, then the training figures; with `load` those that need
-    the model too."""
+    """Print components with their options, then the training figures;
+    with `load` those that need the model too."""
     ready = prepare(name, overrides)
     rows = [_component_row(component, ready.resolved) for component in ready.resolved.components()]
     print_table("components", ("kind", "name", "class or function", "file", "plugin"), rows)
@@ -65,8 +65,8 @@ def training_figures(ready: Ready) -> Iterator[tuple[str, str]]:
 
 
 def model_figures(ready: Ready) -> list[tuple[str, str]]:
-    """What only the built model can say: parameters, and the memory that does not depend on
-    activations."""
+    """What only the built model can say: parameters,
+    and the memory that does not depend on activations."""
     import torch
 
     from rewardft.engine.session import build_session

@@ -1,5 +1,5 @@
-"""Plain tables on stdout: as wide as the terminal, never cut when the output goes to a file or a
-pipe."""
+"""Plain tables on stdout: as wide as the terminal,
+never cut when the output goes to a file or a pipe."""
 
 from __future__ import annotations
 

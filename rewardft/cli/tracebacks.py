@@ -1,5 +1,5 @@
-"""What is printed when something raises that is no `RewardftError`: the code that raised, without
-the way to it."""
+"""What is printed when something raises that is no `RewardftError`: the code that raised,
+without the way to it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def format_unexpected(error: BaseException) -> str:
 
 
 def first_of_plugin(found: TracebackType | None) -> TracebackType | None:
-    """Where the traceback enters code that is neither ours nor a library's on the way; None where
-    it never does."""
+    """Where the traceback enters code that is neither ours nor a library's on the way;
+    None where it never does."""
     folders = on_the_way()
     while found is not None:
         file = Path(found.tb_frame.f_code.co_filename)

@@ -24,8 +24,8 @@ EXPECTED_ERROR, INTERRUPTED = 2, 130
 
 @dataclass(frozen=True)
 class Order:
-    """What the process is to run, and where: `folder` is the current one, `environment` all of its
-    variables."""
+    """What the process is to run, and where: `folder` is the current one,
+    `environment` all of its variables."""
 
     recipe: str
     settings: Sequence[str]
@@ -39,8 +39,8 @@ class Order:
 
 
 def carry_out(order: Order) -> None:
-    """Make the run and end the process; an expected error is one message and exit code 2, as on the
-    command line."""
+    """Make the run and end the process;
+    an expected error is one message and exit code 2, as on the command line."""
     os.setpgid(
         0, 0
     )  # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once

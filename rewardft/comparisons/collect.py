@@ -38,8 +38,10 @@ NOT_SHOWN = (
 
 @dataclass
 class Seen:
-    """One run as its folder has it. `base`, `tuned`: its first and last evaluation, where there are
-    two."""
+    """One run as its folder has it.
+
+    `base`, `tuned`: its first and last evaluation, where there are two.
+    """
 
     member: Member
     record: RunRecord
@@ -202,8 +204,8 @@ def is_number(value: Any) -> bool:
 
 
 def pool(runs: Sequence[Seen]) -> list[Value]:
-    """Every value of a variant over its seeds; runs that did not end, or were evaluated unlike, are
-    left out."""
+    """Every value of a variant over its seeds; runs that did not end,
+    or were evaluated unlike, are left out."""
     pairs = [(seen.base, seen.tuned) for seen in alike(runs)]
     if not pairs:
         return []
@@ -247,8 +249,8 @@ def tells_samples_apart(column: Sequence[float]) -> bool:
 
 
 def same_measure(name: str, one: Evaluation, other: Evaluation) -> bool:
-    """Whether a value of that name is the same reward or metric with the same settings and code in
-    both."""
+    """Whether a value of that name is the same reward or metric with the same settings and code
+    in both."""
     code, others = one.settings.get("plugins", {}), other.settings.get("plugins", {})
     if any(code[file] != others[file] for file in code.keys() & others.keys()):
         return False
@@ -316,8 +318,8 @@ def set_level(name: str, pairs: Sequence[tuple[Evaluation, Evaluation]]) -> Valu
 def against_best(
     runs: Mapping[str, Sequence[Seen]], values: Mapping[str, list[Value]]
 ) -> dict[str, list[Value]]:
-    """The values with each variant's paired difference to the best other one, where both saw the
-    same samples."""
+    """The values with each variant's paired difference to the best other one,
+    where both saw the same samples."""
     result = {}
     for name, own in values.items():
         rivals = {other: theirs for other, theirs in values.items() if other != name}
@@ -358,8 +360,8 @@ def comparable(name: str, mine: Seen, theirs: Seen) -> bool:
 
 
 def versus(name: str, mine: Sequence[Seen], theirs: Sequence[Seen]) -> Interval:
-    """Difference of two variants' tuned samples, paired by sample, and by seed where both have the
-    same ones."""
+    """Difference of two variants' tuned samples, paired by sample,
+    and by seed where both have the same ones."""
     sides = [
         {seen.member.seed: seen.tuned for seen in seens if seen.tuned is not None}
         for seens in (mine, theirs)

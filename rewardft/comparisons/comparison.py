@@ -22,8 +22,8 @@ from rewardft.storage.recorder import PACKAGES, version_of
 
 @dataclass(frozen=True)
 class Launch:
-    """Where the runs are made. launcher: local, slurm or ray. jobs: how many at a time. options:
-    for `sbatch`."""
+    """Where the runs are made. launcher: local,
+    slurm or ray. jobs: how many at a time. options: for `sbatch`."""
 
     launcher: str = "local"
     jobs: int = 1
@@ -44,7 +44,7 @@ def compare(
     to `out`.
 
     members: of `expand`. Raises RecipeError when not one variant can be run; KeyboardInterrupt
-    after Ctrl-C, with everything saved.
+        after Ctrl-C, with everything saved.
     """
     problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
     if len(problems) == len(members):
@@ -118,8 +118,8 @@ def variant(
 
 
 def alarms_of(runs: Sequence[Seen]) -> list[str]:
-    """One sentence per value that raised an alarm: the first seed's, and which others raised it
-    too."""
+    """One sentence per value that raised an alarm: the first seed's,
+    and which others raised it too."""
     raised: dict[str, list[tuple[int, str]]] = {}
     for seen in runs:
         for sentence in seen.record.alarms:
@@ -203,8 +203,8 @@ def weights_judged(runs: dict[str, list[Seen]]) -> list[str]:
 
 
 def other_runs(members: Sequence[Member], out: Path) -> list[str]:
-    """Runs in the comparison's folder that are none of its own now: settings, seeds or code have
-    changed."""
+    """Runs in the comparison's folder that are none of its own now: settings,
+    seeds or code have changed."""
     mine = {member.folder.resolve() for member in members}
     others = [
         path for path in out.glob("runs/*/seed*") if path.is_dir() and path.resolve() not in mine

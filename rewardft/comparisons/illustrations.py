@@ -34,8 +34,8 @@ def add_pictures(
 
 
 def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
-    """The first seed's held-out samples, base and tuned; drawn once, kept in
-    `OUT/pictures/NAME`."""
+    """The first seed's held-out samples, base and tuned; drawn once,
+    kept in `OUT/pictures/NAME`."""
     seen = next((seen for seen in runs if seen.tuned is not None), None)
     if seen is None or count == 0:
         return []

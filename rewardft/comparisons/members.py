@@ -1,5 +1,5 @@
-"""The runs of a comparison: each variant with each seed, checked, and known by what it would
-compute."""
+"""The runs of a comparison: each variant with each seed, checked,
+and known by what it would compute."""
 
 from __future__ import annotations
 
@@ -86,8 +86,10 @@ class Member:
 
 
 def expand(request: Request, out: Path) -> list[Member]:
-    """All runs of a comparison, in order of variants. A variant whose recipe is wrong stays in,
-    with its problem."""
+    """All runs of a comparison, in order of variants.
+
+    A variant whose recipe is wrong stays in, with its problem.
+    """
     return pool_given(
         [member for variant in request.variants for member in _members(variant, request, out)]
     )
@@ -124,13 +126,16 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
 def check_evaluates(recipe: Recipe) -> None:
     """Raises RecipeError for a recipe whose run would leave nothing to compare."""
     if not recipe.evaluate.wanted:
-        problem = "it evaluates nothing, so there is nothing to compare; with --set evaluate.every=10 it would."
+        problem = (
+            "it evaluates nothing, so there is nothing to compare; with --set evaluate.every=10 it "
+            "would."
+        )
         raise RecipeError(recipe.source, [f"{recipe.source}: {problem}"])
 
 
 def pool_given(members: Sequence[Member]) -> list[Member]:
-    """Finished runs of one recipe that differ in their seeds alone are seeds of one variant, named
-    as the first is."""
+    """Finished runs of one recipe that differ in their seeds alone are seeds of one variant,
+    named as the first is."""
     first: dict[str, Variant] = {}
     seeds: set[tuple[str, int]] = set()
     pooled = []
@@ -193,8 +198,8 @@ def with_plugin(variant: Variant) -> Variant:
 
 
 def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
-    """The installed plugin that must be added for an algorithm; None when it is there already, or
-    nobody has it."""
+    """The installed plugin that must be added for an algorithm;
+    None when it is there already, or nobody has it."""
     from rewardft.plugins.builtin import register_algorithms
     from rewardft.plugins.manager import load_plugins
 
@@ -222,8 +227,10 @@ def program() -> list[str]:
 
 
 def differences(members: list[Member]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """(by variant: the settings in which the variants differ, flattened; what all share). Seeds are
-    left out."""
+    """(by variant: the settings in which the variants differ, flattened; what all share).
+
+    Seeds are left out.
+    """
     from rewardft.storage.resume import flatten
 
     flat = {m.variant.name: flatten(m.options) for m in members if m.recipe is not None}

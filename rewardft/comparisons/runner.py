@@ -1,5 +1,5 @@
-"""Make the runs of a comparison: several at a time, each in a process of its own; one that fails
-stops no other."""
+"""Make the runs of a comparison: several at a time, each in a process of its own;
+one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def lend_base(member: Member, others: Iterable[Member]) -> None:
 
 
 def judged_alike(one: Member, other: Member) -> bool:
-    """Whether two recipes have the same model, held-out data and rewards; their evaluations say the
-    rest."""
+    """Whether two recipes have the same model, held-out data and rewards;
+    their evaluations say the rest."""
     if one.recipe is None or other.recipe is None:
         return False
     mine, theirs = one.recipe, other.recipe
@@ -112,8 +112,8 @@ RUNNING: set[BaseProcess] = (
 
 
 def interrupt_runs() -> None:
-    """Have every running run do what it does upon Ctrl-C, which does not reach them: they are
-    groups of their own."""
+    """Have every running run do what it does upon Ctrl-C,
+    which does not reach them: they are groups of their own."""
     for process in list(RUNNING):
         if process.is_alive() and process.pid is not None:
             os.kill(process.pid, signal.SIGINT)
@@ -217,8 +217,10 @@ def slurm_script(members: Sequence[Member], out: Path, jobs: int) -> str:
 
 
 def hand_to_ray(members: Sequence[Member], gpus: float, notify: Notify) -> list[Outcome]:
-    """One Ray task per run, on a shared file system; `gpus`: of each. Raises ComponentError without
-    the package."""
+    """One Ray task per run, on a shared file system; `gpus`: of each.
+
+    Raises ComponentError without the package.
+    """
     try:
         import ray
     except ImportError:

@@ -50,8 +50,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of its
-    file, or None."""
+    """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of
+    its file, or None."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
@@ -131,7 +131,10 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
     for name, changes in (document.data.get("variants") or {}).items():
         if not isinstance(changes, dict):
             line = document.lines.get(("variants", name), 1)
-            yield f"{path}:{line}: variants.{name}: expected a mapping of recipe keys to values, got {changes!r}."
+            yield (
+                f"{path}:{line}: variants.{name}: expected a mapping of recipe keys to values, got "
+                f"{changes!r}."
+            )
     for key, values in (document.data.get("vary") or {}).items():
         if not isinstance(values, list) or not values:
             line = document.lines.get(("vary", key), 1)
@@ -144,8 +147,8 @@ def is_too_few(key: str, value: Any) -> bool:
 
 
 def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) -> Variant:
-    """A recipe under one of the file's names; the recipe's own name comes first where there are
-    several recipes."""
+    """A recipe under one of the file's names;
+    the recipe's own name comes first where there are several recipes."""
     full = name if recipes == 1 else f"{variant.name}-{name}"
     return replace(variant, name=full).with_settings(*settings)
 
@@ -182,12 +185,15 @@ def leaves_open(value: Any, keys: Sequence[str]) -> bool:
 
 
 def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[Variant]:
-    """Every variant with every value of `key`. An `algorithm` may be a name: the section then has
-    its defaults."""
+    """Every variant with every value of `key`.
+
+    An `algorithm` may be a name: the section then has its defaults.
+    """
     result = []
     for variant, value in itertools.product(variants, values):
         part = words_of(value) if key == "algorithm" else f"{key.split('.')[-1]}={words_of(value)}"
-        setting = f"{key}={yaml_of({'use': value} if key == 'algorithm' and isinstance(value, str) else value)}"
+        named = key == "algorithm" and isinstance(value, str)
+        setting = f"{key}={yaml_of({'use': value} if named else value)}"
         alone = len(variants) == 1
         result.append(
             replace(variant, name=part if alone else f"{variant.name}-{part}").with_settings(
@@ -217,8 +223,8 @@ def parse_vary(text: str) -> tuple[str, list[Any]]:
 
 
 def budget_settings(text: str) -> tuple[str, ...]:
-    """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run
-    earlier or later."""
+    """What a budget sets in a recipe: `--budget 300-steps` is a length,
+    anything else ends the run earlier or later."""
     count, _, unit = text.strip().rpartition("-")
     if unit == "steps" and count.replace("_", "").isdecimal() and int(count.replace("_", "")) > 0:
         return (f"train.steps={int(count.replace('_', ''))}", "train.budget=null")
@@ -237,8 +243,8 @@ def as_settings(changes: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def yaml_of(value: Any) -> str:
-    """A value as YAML on one line; JSON is YAML, and a number's text is kept as Python prints
-    it."""
+    """A value as YAML on one line; JSON is YAML,
+    and a number's text is kept as Python prints it."""
     return json.dumps(value)
 
 

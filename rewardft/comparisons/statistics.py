@@ -1,11 +1,10 @@
 """Estimates over seeds and held-out samples, with 95 % intervals.
 
 Data are tables (S seeds, N samples), NaN where a value does not apply. All seeds see the same
-samples and the same
-noise, so the factors are crossed: y[s, n] = mean + seed[s] + sample[n] + rest[s, n]. An interval
-says where the estimate would lie with endless NEW seeds and NEW samples of the same kinds. With one
-seed nothing is known about seeds, and it speaks of new samples alone (say so next to it); with one
-sample, of new seeds alone; with one of each, nothing.
+samples and the same noise, so the factors are crossed: y[s, n] = mean + seed[s] + sample[n] +
+rest[s, n]. An interval says where the estimate would lie with endless NEW seeds and NEW samples of
+the same kinds. With one seed nothing is known about seeds, and it speaks of new samples alone (say
+so next to it); with one sample, of new seeds alone; with one of each, nothing.
 
 An estimate's variance is the sum of a seeds' part with S - 1 degrees of freedom and a samples' part
 with N - 1. The half-width is the standard error times a mean of Student's two quantiles, weighted
@@ -16,10 +15,10 @@ and many samples, 93.2 to 97.2 % with two seeds, 94.8 to 96.6 % with three and 9
 five.
 
 Measured and not used: Satterthwaite's degrees of freedom (1946) cover as little as 87 % with two
-seeds. The bootstrap stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at the
-edge of the statistical precipice") draws
+    seeds. The bootstrap stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at
+    the edge of the statistical precipice") draws
 seeds anew within each sample: it holds the samples fixed and takes what a seed does to all of them
-for noise, so it answers another question, and as an answer to this one covers 7 to 92 %.
+    for noise, so it answers another question, and as an answer to this one covers 7 to 92 %.
 
 Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): two seeds, 92.5 to 98.1 %; up
 to 97.4 % with three or five seeds and few or skewed samples; values missing in one seed much more
@@ -79,8 +78,8 @@ def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
     The seeds' part of the variance is the bootstrap's over seeds, times S / (S - 1) for what it
     lacks with few of
     them: exact up to five seeds, 400 draws above. (A jackknife covers 90 % where five seeds differ
-    by much.) The samples' part comes from the influence function, the values clipped to the middle
-    half (Tukey & McLaughlin 1963), which is what a bootstrap over many samples comes to.
+        by much.) The samples' part comes from the influence function, the values clipped to the
+        middle half (Tukey & McLaughlin 1963), which is what a bootstrap over many samples comes to.
 
     Args:
         values: as for `mean_interval`.
@@ -178,8 +177,8 @@ class Spread:
 
     @property
     def quantile(self) -> float:
-        """Standard errors to each side: between Student's two quantiles, by the part with fewer
-        levels."""
+        """Standard errors to each side: between Student's two quantiles,
+        by the part with fewer levels."""
         (levels, part), (more, _) = sorted(zip(self.shape, (self.seeds, self.samples)))
         share = part / self.variance if self.variance > 0 else 0.0
         few, many = t_quantile(max(levels - 1, 1)), t_quantile(max(more - 1, 1))
@@ -213,8 +212,8 @@ def spread(influence: Array) -> Spread:
 
 
 def iqm_variance_over_seeds(table: Array, seed: int) -> float:
-    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds, with the samples as
-    they are."""
+    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds,
+    with the samples as they are."""
     table = table[
         np.argsort(np.nanmean(table, axis=1))
     ]  # the order of the seeds must not matter to the draws
@@ -227,8 +226,8 @@ def iqm_variance_over_seeds(table: Array, seed: int) -> float:
 
 @lru_cache(maxsize=64)
 def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
-    """How often each seed comes in S draws with replacement: counts (draws, S) and each row's
-    probability (draws,)."""
+    """How often each seed comes in S draws with replacement: counts (draws, S)
+    and each row's probability (draws,)."""
     if seeds > EXACT_SEEDS:
         drawn = np.random.default_rng(seed).multinomial(seeds, [1 / seeds] * seeds, size=DRAWS)
         return drawn.astype(np.float64), np.full(DRAWS, 1 / DRAWS)
@@ -241,8 +240,8 @@ def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
 
 
 def repeated_iqm(ordered: Array, counts: Array) -> Array:
-    """Interquartile means of the sorted values (n,), each taken as often as a row of counts (draws,
-    n) says."""
+    """Interquartile means of the sorted values (n,),
+    each taken as often as a row of counts (draws, n) says."""
     last = counts.cumsum(axis=1)
     total = last[:, -1:]
     cut = np.floor(TRIMMED * total)

@@ -52,8 +52,10 @@ def register_algorithms() -> Factories:
 
 @hookspec
 def register_rewards() -> Factories:
-    """Rewards: `{name: factory}`. A plain function `(rollout, batch) -> (b,)` is registered as it
-    is."""
+    """Rewards: `{name: factory}`.
+
+    A plain function `(rollout, batch) -> (b,)` is registered as it is.
+    """
     raise NotImplementedError
 
 
@@ -80,8 +82,8 @@ def register_metrics() -> Factories:
 
 @hookspec
 def register_commands() -> Factories:
-    """Sub-commands of the command line: `{name: typer.Typer or function}`, shown as `rewardft NAME
-    ...`."""
+    """Sub-commands of the command line: `{name: typer.Typer or function}`,
+    shown as `rewardft NAME ...`."""
     raise NotImplementedError
 
 
@@ -136,8 +138,8 @@ def on_evaluation_end(
 
 @hookspec
 def on_checkpoint_saved(run: Run, step: int, path: Path) -> None:
-    """A checkpoint has been written and renamed into its place; called on the main process
-    alone."""
+    """A checkpoint has been written and renamed into its place;
+    called on the main process alone."""
     raise NotImplementedError
 
 
@@ -149,13 +151,15 @@ def on_run_end(run: Run, summary: Mapping[str, Any]) -> None:
 
 @hookspec
 def on_run_error(run: Run, step: int, error: BaseException) -> None:
-    """The run is ending because of `error`. An exception raised here is reported but never replaces
-    `error`."""
+    """The run is ending because of `error`.
+
+    An exception raised here is reported but never replaces `error`.
+    """
     raise NotImplementedError
 
 
 @hookspec
 def report_sections(record: ComparisonRecord, folder: Path) -> Sequence[Section] | None:
-    """A comparison has been collected and is about to be reported; return sections to add to the
-    report."""
+    """A comparison has been collected and is about to be reported;
+    return sections to add to the report."""
     raise NotImplementedError

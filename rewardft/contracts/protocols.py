@@ -6,8 +6,8 @@ and understands none of them. Tags that depend on options are given by an option
 `tags(**options) -> frozenset[str]` beside `provides`; it is asked before anything is built.
 
 Tags in use: `denoiser` (a `DiffusionModel`), `differentiable_sampler` (a `DifferentiableSampler`),
-`stochastic`, `log_prob`, `renoise`, `reward_gradient`, `prompt_reward` (every reward compares with
-a text), `pairs`, `multiview`, `training_targets` (the data set holds clean samples).
+    `stochastic`, `log_prob`, `renoise`, `reward_gradient`, `prompt_reward` (every reward compares
+    with a text), `pairs`, `multiview`, `training_targets` (the data set holds clean samples).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class DiffusionModel(Model, Protocol):
         """Shape of x for one sample, without the batch dimension."""
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        """Raw network output `(b, ...)` at states x `(b, ...)` and timesteps t `(b,)`, guidance
-        applied."""
+        """Raw network output `(b, ...)` at states x `(b,
+        ...)` and timesteps t `(b,)`, guidance applied."""
 
 
 @runtime_checkable
@@ -63,8 +63,8 @@ class Sampler(Protocol):
     steps: int
 
     def setup(self, model: Any) -> None:
-        """Called once, before the first rollout; raises `ComponentError` when the model lacks what
-        is needed."""
+        """Called once, before the first rollout;
+        raises `ComponentError` when the model lacks what is needed."""
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
         """Execute the plan without autograd."""

@@ -116,8 +116,10 @@ class Picture(Record):
 
 
 class VariantRecord(Record):
-    """One thing that is compared, over its seeds. `differences`: the settings in which the variants
-    differ."""
+    """One thing that is compared, over its seeds.
+
+    `differences`: the settings in which the variants differ.
+    """
 
     name: str
     recipe: str
@@ -130,8 +132,8 @@ class VariantRecord(Record):
 
 
 class Section(Record):
-    """What a plugin adds to the report: a heading, and HTML or Markdown-safe text that needs no
-    network."""
+    """What a plugin adds to the report: a heading,
+    and HTML or Markdown-safe text that needs no network."""
 
     title: str
     html: str

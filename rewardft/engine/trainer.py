@@ -143,7 +143,7 @@ class Trainer:
             self._save()
         return self._finish()
 
-    # -- one batch -----------------------------------------------------------------------------------------------
+    # -- one batch ---------------------------------------------------------------------------------
 
     def _train_batch(self) -> None:
         """All losses of one batch. The engine owns backward, accumulation, clipping and the
@@ -225,7 +225,7 @@ class Trainer:
         if self.is_main:
             write_text(self.out / "audit.json", encode(report, indent=2))
 
-    # -- between steps -------------------------------------------------------------------------------------------
+    # -- between steps -----------------------------------------------------------------------------
 
     def _between_steps(self) -> None:
         self.meter.update(self.ctx.cost, self.step, self.seconds, self.session.calls_at(self.step))
@@ -297,7 +297,7 @@ class Trainer:
         self.saved = self.step
         self.accelerator.wait_for_everyone()
 
-    # -- start and end -------------------------------------------------------------------------------------------
+    # -- start and end -----------------------------------------------------------------------------
 
     def _start(self) -> None:
         self.plugins.manager.register(

@@ -48,8 +48,8 @@ def find_alarms(
 def held_out_alarms(
     rows: dict[str, Paired], better: dict[str, bool | None], trained: Collection[str]
 ) -> Iterator[Alarm]:
-    """Values that got worse while a trained one got better; the one that did so most clearly is
-    named."""
+    """Values that got worse while a trained one got better;
+    the one that did so most clearly is named."""
     gains = {name: gain(row, better.get(name)) for name, row in rows.items()}
     risen = [row for name, row in rows.items() if name in trained and gains[name] > 0]
     if not risen:

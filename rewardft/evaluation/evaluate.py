@@ -1,5 +1,5 @@
-"""Held-out evaluation on fixed samples and fixed noise, so that any two evaluations can be compared
-in pairs."""
+"""Held-out evaluation on fixed samples and fixed noise,
+so that any two evaluations can be compared in pairs."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def add_metrics(result: Evaluation, metrics: Mapping[str, Any], per_item: int = 
 
 @dataclass(frozen=True)
 class Paired:
-    """Before and after on the same samples and noise: means, and the mean difference with its 95 %
-    half-width."""
+    """Before and after on the same samples and noise: means,
+    and the mean difference with its 95 % half-width."""
 
     name: str
     count: int
@@ -200,8 +200,8 @@ def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
 
 
 def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
-    """Mean difference of (before, after) pairs with its normal 95 % interval; infinite for fewer
-    than two."""
+    """Mean difference of (before, after) pairs with its normal 95 % interval;
+    infinite for fewer than two."""
     differences = [b - a for a, b in pairs]
     center = mean(differences)
     variance = sum((d - center) ** 2 for d in differences) / max(len(differences) - 1, 1)

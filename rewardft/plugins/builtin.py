@@ -52,8 +52,8 @@ def register_regularizers() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
-    """Steps to learn from that the sampler may not execute: said here, not when the random draw
-    comes to it."""
+    """Steps to learn from that the sampler may not execute: said here,
+    not when the random draw comes to it."""
     factory = register_algorithms().get(recipe.algorithm.use.casefold())
     steps = sampler_steps(recipe)
     if factory is None or steps is None:
@@ -72,8 +72,8 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
 
 
 def sampler_steps(recipe: Recipe) -> int | None:
-    """The sampler's option `steps`, or its default where the sampler is the core's; None when it
-    cannot be known."""
+    """The sampler's option `steps`, or its default where the sampler is the core's;
+    None when it cannot be known."""
     factory = register_samplers().get(recipe.sampler.use.casefold())
     default = inspect.signature(factory).parameters["steps"].default if factory else None
     steps = recipe.sampler.options.get("steps", default)

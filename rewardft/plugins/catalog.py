@@ -106,13 +106,16 @@ class Catalog:
             points[0].name for key, points in installed().items() if key not in loaded
         )
         if unlisted:
-            text += f" Is a plugin missing in `plugins:`? Installed but not listed: {', '.join(unlisted)}."
+            names = ", ".join(unlisted)
+            text += f" Is a plugin missing in `plugins:`? Installed but not listed: {names}."
         return text
 
 
 def build_catalog(plugins: Plugins) -> Catalog:
-    """Ask every plugin for its components. Raises `PluginError` when two plugins register the same
-    name."""
+    """Ask every plugin for its components.
+
+    Raises `PluginError` when two plugins register the same name.
+    """
     catalog = Catalog(plugins=tuple(p.name for p in plugins.loaded))
     problems = []
     for entry in _registered(plugins):

@@ -23,8 +23,10 @@ Checked = tuple[dict[str, Any], list[tuple[str | None, str]]]
 
 @dataclass(frozen=True)
 class Component:
-    """A catalog entry and its options. `options` holds what the recipe gives, converted to the
-    annotated types."""
+    """A catalog entry and its options.
+
+    `options` holds what the recipe gives, converted to the annotated types.
+    """
 
     entry: Entry
     options: Mapping[str, Any]
@@ -37,8 +39,10 @@ class Component:
         return {**defaults, **self.options}
 
     def build(self) -> Any:
-        """Make the object. What fails in the factory is raised as `ComponentError` that names the
-        component."""
+        """Make the object.
+
+        What fails in the factory is raised as `ComponentError` that names the component.
+        """
         factory = self.entry.factory
         if is_the_component(self.entry):
             return functools.update_wrapper(functools.partial(factory, **self.options), factory)
@@ -78,8 +82,8 @@ def is_the_component(entry: Entry) -> bool:
 
 
 def option_parameters(entry: Entry) -> dict[str, inspect.Parameter]:
-    """The parameters that a recipe can give, by name; `**kwargs` is among them under its own
-    name."""
+    """The parameters that a recipe can give, by name;
+    `**kwargs` is among them under its own name."""
     parameters = list(_signature(entry.factory).values())[2 if is_the_component(entry) else 0 :]
     return {p.name: p for p in parameters if p.kind is not p.VAR_POSITIONAL}
 
@@ -118,8 +122,8 @@ def check_options(entry: Entry, options: Mapping[str, Any], fixed: tuple[str, ..
 def tags_of(
     entry: Entry, attribute: str, dynamic: str | None, options: Mapping[str, Any]
 ) -> frozenset[str]:
-    """Tags of a component: its attribute, joined with what its method (None: not asked) says about
-    the options."""
+    """Tags of a component: its attribute,
+    joined with what its method (None: not asked) says about the options."""
     tags = frozenset(_look_up(entry.factory, attribute) or ())
     if (
         attribute == "provides"
@@ -168,7 +172,10 @@ def _missing(entry: Entry, parameter: inspect.Parameter) -> str:
     first = next(iter(_signature(entry.factory)), None)
     if entry.kind in CALLS and inspect.isroutine(entry.factory) and parameter.name == first:
         names = ", ".join(CALLS[entry.kind])
-        text += f" If the function itself is meant to be the component, name its first parameters ({names})."
+        text += (
+            " If the function itself is meant to be the component, name its first parameters "
+            f"({names})."
+        )
     return text
 
 
@@ -180,8 +187,8 @@ def _convert(entry: Entry, parameter: inspect.Parameter, value: Any) -> Any:
 
 
 def _annotation(entry: Entry, parameter: inspect.Parameter) -> Any:
-    """The parameter's annotation, evaluated; `Any` when there is none or when it names types known
-    to checkers only."""
+    """The parameter's annotation, evaluated;
+    `Any` when there is none or when it names types known to checkers only."""
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return Any
@@ -194,8 +201,8 @@ def _annotation(entry: Entry, parameter: inspect.Parameter) -> Any:
 
 
 def _namespace(factory: Any) -> dict[str, Any]:
-    """Globals in which the factory's annotations were written; for a class, those of the class that
-    has `__init__`."""
+    """Globals in which the factory's annotations were written; for a class,
+    those of the class that has `__init__`."""
     target = plain_callable(factory)
     if not inspect.isclass(target):
         return getattr(target, "__globals__", {})

@@ -52,7 +52,10 @@ def hook_problems(manager: pluggy.PluginManager, plugin: object) -> Iterator[str
         for problem in _function_problems(hook, function):
             yield f"{location(function)}: {problem}"
     for name, function in _undecorated(plugin, set(found)):
-        yield f"{location(function)}: {name!r} is named like a hook but is not one: put `@hookimpl` above it."
+        yield (
+            f"{location(function)}: {name!r} is named like a hook but is not one: put `@hookimpl` "
+            "above it."
+        )
     if not found and not list(_undecorated(plugin, set())):
         yield _no_hooks(manager, plugin)
 
@@ -62,10 +65,16 @@ def _function_problems(hook: str, function: Any) -> Iterator[str]:
         yield f"there is no hook {hook!r}.{did_you_mean(hook, HOOKS)}"
         return
     if inspect.iscoroutinefunction(function):
-        yield f"hook {hook!r} is `async`, and hooks are called plainly: write `def {function.__name__}`."
+        yield (
+            f"hook {hook!r} is `async`, and hooks are called plainly: write "
+            f"`def {function.__name__}`."
+        )
     yields, wraps = inspect.isgeneratorfunction(function), _is_wrapper(function)
     if wraps and not yields:
-        yield f"hook {hook!r} is declared a wrapper and has no `yield` where the other implementations would run."
+        yield (
+            f"hook {hook!r} is declared a wrapper and has no `yield` where the other "
+            "implementations would run."
+        )
     if yields and not wraps and hook != "check_recipe":  # whose answer is iterated over
         yield f"hook {hook!r} has a `yield`, so its answer would be a generator: use `return`."
     signature = f"{hook}({', '.join(HOOKS[hook])})"
@@ -114,14 +123,17 @@ def _undecorated(plugin: object, decorated: set[str]) -> Iterator[tuple[str, Any
 
 
 def _no_hooks(manager: pluggy.PluginManager, plugin: object) -> str:
-    """A module without hooks: say why, when the hooks sit in a class or the names are nearly
-    right."""
+    """A module without hooks: say why,
+    when the hooks sit in a class or the names are nearly right."""
     for name, value in getattr(plugin, "__dict__", {}).items():
         if inspect.isclass(value) and value.__module__ == getattr(plugin, "__name__", None):
             inside = sorted(implementations(manager, value))
             if inside:
                 hooks = ", ".join(inside)
-                return f"it has no hooks: {hooks} inside the class {name!r} is not seen; move it to the top level."
+                return (
+                    f"it has no hooks: {hooks} inside the class {name!r} is not seen; move it to "
+                    "the top level."
+                )
     return (
         "it has no hooks: a plugin has at least one function with `@hookimpl` (from rewardft) "
         "above it, such as register_rewards."

@@ -51,8 +51,10 @@ class LoadedPlugin:
 
 @dataclass(frozen=True)
 class InstalledPlugin:
-    """A row of `rewardft plugins`. `problem` says why an installed plugin cannot be used; None when
-    it can."""
+    """A row of `rewardft plugins`.
+
+    `problem` says why an installed plugin cannot be used; None when it can.
+    """
 
     name: str
     package: str
@@ -63,8 +65,10 @@ class InstalledPlugin:
 
 
 class Plugins:
-    """The loaded plugins of one run. Cannot be pickled: every process builds its own from the
-    recipe."""
+    """The loaded plugins of one run.
+
+    Cannot be pickled: every process builds its own from the recipe.
+    """
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("rewardft")
@@ -73,8 +77,10 @@ class Plugins:
 
     @property
     def hook(self) -> Any:
-        """Pluggy's relay: `plugins.hook.on_step_end(...)`. Prefer `call`, whose errors name the
-        plugin."""
+        """Pluggy's relay: `plugins.hook.on_step_end(...)`.
+
+        Prefer `call`, whose errors name the plugin.
+        """
         return self.manager.hook
 
     def digests(self) -> dict[str, str]:
@@ -82,8 +88,10 @@ class Plugins:
         return {str(plugin.file): plugin.sha256 for plugin in self.loaded if plugin.sha256}
 
     def call(self, hook_name: str, **arguments: Any) -> Any:
-        """Call a hook with exactly its arguments. An exception gets a note that names the plugin
-        and the hook."""
+        """Call a hook with exactly its arguments.
+
+        An exception gets a note that names the plugin and the hook.
+        """
         _check_arguments(hook_name, arguments)
         try:
             return getattr(self.hook, hook_name)(**arguments)
@@ -92,8 +100,8 @@ class Plugins:
             raise
 
     def results(self, hook_name: str, **arguments: Any) -> list[tuple[str, Any]]:
-        """Each plugin's own answers to a hook, in order of loading; plugins that answer None are
-        left out."""
+        """Each plugin's own answers to a hook, in order of loading;
+        plugins that answer None are left out."""
         _check_arguments(hook_name, arguments)
         answers = []
         for plugin in self.loaded:
@@ -118,8 +126,10 @@ class Plugins:
     def registrations(
         self, hook_name: str
     ) -> list[tuple[LoadedPlugin, Mapping[str, Callable[..., Any]]]]:
-        """The factories of each plugin, checked: a mapping from names to callables. Raises
-        `PluginError`."""
+        """The factories of each plugin, checked: a mapping from names to callables.
+
+        Raises `PluginError`.
+        """
         by_name = {plugin.name: plugin for plugin in self.loaded}
         try:
             answers = [(by_name[name], answer) for name, answer in self.results(hook_name)]
@@ -144,8 +154,8 @@ class Plugins:
         return answers
 
     def add(self, source: Source, plugin: Any, version: str | None) -> LoadedPlugin:
-        """Check and register a plugin object; raises `PluginError` and leaves nothing half
-        registered."""
+        """Check and register a plugin object;
+        raises `PluginError` and leaves nothing half registered."""
         problems = list(hook_problems(self.manager, plugin))
         file = _file_of(plugin, source)
         if problems:
@@ -163,8 +173,8 @@ class Plugins:
         return loaded
 
     def _attribute(self, error: BaseException, hook_name: str) -> None:
-        """Note on `error` which plugin raised it: the innermost implementation of the hook on its
-        traceback."""
+        """Note on `error` which plugin raised it: the innermost implementation of the hook on
+        its traceback."""
         codes = {}
         for impl in getattr(self.hook, hook_name).get_hookimpls():
             function = getattr(impl.function, "__func__", impl.function)
@@ -220,8 +230,10 @@ def join_errors(errors: Sequence[PluginError]) -> PluginError:
 
 
 def load_installed(name: str) -> Plugins:
-    """Load one installed plugin by its entry-point name, alone: without the core's. Raises
-    `PluginError`."""
+    """Load one installed plugin by its entry-point name, alone: without the core's.
+
+    Raises `PluginError`.
+    """
     plugins = Plugins()
     source = find(parse_request(name), Path())
     plugins.add(source, import_plugin(source), source.version)

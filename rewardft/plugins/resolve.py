@@ -21,8 +21,10 @@ from rewardft.recipe.strict_yaml import Keys
 
 @dataclass(frozen=True)
 class Resolved:
-    """The components of a recipe, ready to be built. `tags` are those that the components provide
-    together."""
+    """The components of a recipe, ready to be built.
+
+    `tags` are those that the components provide together.
+    """
 
     catalog: Catalog
     model: Component
@@ -38,8 +40,8 @@ class Resolved:
     tags: frozenset[str] = frozenset()
 
     def components(self) -> Iterator[Component]:
-        """Every component once, the evaluation's data set left out (it is the data set with other
-        options)."""
+        """Every component once, the evaluation's data set left out (it is the data set with
+        other options)."""
         yield from (self.model, self.sampler, self.dataset, self.algorithm)
         yield from (
             component for _, component in (*self.rewards, *self.regularizers, *self.eval_rewards)
@@ -72,8 +74,8 @@ def open_recipe(
 
 
 def _look_up(recipe: Recipe, plugins: Plugins, incomplete: bool) -> list[str]:
-    """The problems of names and options in a recipe that has others; tags and plugins' objections
-    need a sound one."""
+    """The problems of names and options in a recipe that has others;
+    tags and plugins' objections need a sound one."""
     try:
         resolver = _Resolver(recipe, build_catalog(plugins), incomplete)
     except PluginError as error:
@@ -200,8 +202,8 @@ def _tag_problems(resolved: Resolved) -> Iterator[str]:
 
 
 def _who_lacks(tag: str, resolved: Resolved) -> str:
-    """The listed components of those kinds that can provide the tag, and the registered ones that
-    do."""
+    """The listed components of those kinds that can provide the tag,
+    and the registered ones that do."""
     offering = [
         e
         for kind in resolved.catalog.kinds
@@ -216,7 +218,8 @@ def _who_lacks(tag: str, resolved: Resolved) -> str:
     if not kinds:
         return "and no loaded plugin has a component that provides it"
     if not lacking:
-        return f"and the recipe lists no {' or '.join(sorted(SINGULAR[kind] for kind in kinds))} that provides it"
+        wanted = " or ".join(sorted(SINGULAR[kind] for kind in kinds))
+        return f"and the recipe lists no {wanted} that provides it"
     names = " and ".join(f"{c.entry.title} (plugin {c.entry.plugin!r})" for c in lacking)
     offers = ", ".join(
         sorted(e.name for e in offering if e.kind in {c.entry.kind for c in lacking})
@@ -225,8 +228,8 @@ def _who_lacks(tag: str, resolved: Resolved) -> str:
 
 
 def _static(entry: Entry) -> frozenset[str]:
-    """Tags of a registered component with its default options; without required ones, its fixed
-    tags alone."""
+    """Tags of a registered component with its default options;
+    without required ones, its fixed tags alone."""
     return _tags_by_default(entry, "provides", "tags")
 
 
@@ -255,8 +258,8 @@ def _who_would_do(resolved: Resolved) -> str:
 
 
 def _located(recipe: Recipe, text: str) -> str:
-    """A plugin's sentence with the recipe in front, unless it says its place itself, by
-    `recipe.where(...)`."""
+    """A plugin's sentence with the recipe in front,
+    unless it says its place itself, by `recipe.where(...)`."""
     return text if text.startswith((f"{recipe.source}:", "--set ")) else f"{recipe.source}: {text}"
 
 

@@ -1,5 +1,5 @@
-"""Finds and imports what an entry of `plugins:` names: an installed plugin, a file, a folder or a
-module."""
+"""Finds and imports what an entry of `plugins:` names: an installed plugin,
+a file, a folder or a module."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def parse_request(text: str) -> Request:
 
 
 def find(request: Request, base: Path) -> Source:
-    """Say where the named plugin is, without importing it; raises `PluginError` when it is
-    nowhere."""
+    """Say where the named plugin is, without importing it;
+    raises `PluginError` when it is nowhere."""
     if is_path(request.name):
         return _from_path(request.name, (base / Path(request.name).expanduser()).resolve())
     points = installed().get(request.name.casefold(), [])
@@ -110,13 +110,16 @@ def find(request: Request, base: Path) -> Source:
 
 
 def import_plugin(source: Source) -> Any:
-    """Import the plugin; whatever goes wrong becomes a `PluginError` that names the plugin, the
-    file and the error."""
+    """Import the plugin; whatever goes wrong becomes a `PluginError` that names the plugin,
+    the file and the error."""
     try:
         return source.load()
     except (Exception, SystemExit) as error:
         where = error_location(error, source.place)
-        message = f"plugin {source.name!r} could not be imported ({where}): {type(error).__name__}: {error}"
+        message = (
+            f"plugin {source.name!r} could not be imported ({where}): "
+            f"{type(error).__name__}: {error}"
+        )
         raise PluginError(message) from error
 
 
@@ -143,8 +146,8 @@ def check_version(request: Request, name: str, version: str | None) -> None:
 
 
 def error_location(error: BaseException, place: str) -> str:
-    """'file:line' of the plugin's own line that failed; `place` when the error came before any line
-    of it ran."""
+    """'file:line' of the plugin's own line that failed;
+    `place` when the error came before any line of it ran."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_machinery(f.filename)]
@@ -206,8 +209,8 @@ def _from_path(name: str, path: Path) -> Source:
 
 
 class _FreshLoader(SourceFileLoader):
-    """Compiles the source each time: no stale byte code, and no __pycache__ beside a user's
-    recipe."""
+    """Compiles the source each time: no stale byte code,
+    and no __pycache__ beside a user's recipe."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)

@@ -1,5 +1,5 @@
-"""The order in which samples are drawn: a pure function of the seed, so that resuming needs a
-position alone."""
+"""The order in which samples are drawn: a pure function of the seed,
+so that resuming needs a position alone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Stream:
         self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def next_batch(self, size: int, rank: int = 0, processes: int = 1) -> Batch:
-        """The next `size` samples of this process; the processes take consecutive slices of one
-        global batch."""
+        """The next `size` samples of this process;
+        the processes take consecutive slices of one global batch."""
         start = self.position + rank * size
         self.position += size * processes
         return self._gather(range(start, start + size))
@@ -51,8 +51,8 @@ class Stream:
 
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:
-    """Collate items; raises DataError for one without an `id` of its own, or with that of another
-    in the same pass."""
+    """Collate items; raises DataError for one without an `id` of its own,
+    or with that of another in the same pass."""
     missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
     if missing:
         raise DataError(
@@ -65,8 +65,8 @@ def make_batch(items: list[Any], epochs: list[int]) -> Batch:
 
 
 def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
-    """Raises DataError when an id comes twice in one pass over the data: both samples would get the
-    same noise."""
+    """Raises DataError when an id comes twice in one pass over the data: both samples would get
+    the same noise."""
     counts = Counter(zip(ids, epochs))
     twice = sorted({id_ for (id_, _), count in counts.items() if count > 1})
     if twice:
@@ -80,8 +80,8 @@ def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
 
 
 def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]:
-    """The first `samples` items in order, as batches of `size`; raises DataError when two of them
-    share an id."""
+    """The first `samples` items in order, as batches of `size`;
+    raises DataError when two of them share an id."""
     count = min(samples, len(dataset))
     ids: list[str] = []
     for start in range(0, count, size):

@@ -14,7 +14,7 @@ class Policy:
     """The model as samplers and algorithms see it: `denoise` under autocast, counted.
 
     forwards, backwards: denoiser calls so far, and how many of them have been differentiated.
-    forward_samples, backward_samples: the samples that these calls held.
+        forward_samples, backward_samples: the samples that these calls held.
     """
 
     def __init__(self, model: Any, precision: torch.dtype | None = None) -> None:

@@ -25,8 +25,8 @@ def take_snapshot(adapter: Any) -> Snapshot:
 
 
 def blend(snapshot: Snapshot, adapter: Any, decay: float) -> None:
-    """snapshot <- decay * snapshot + (1 - decay) * policy, in place; decay 0 copies the policy
-    exactly."""
+    """snapshot <- decay * snapshot + (1 - decay) * policy, in place;
+    decay 0 copies the policy exactly."""
     check_fit(snapshot, adapter)
     for name, parameter in adapter.named.items():
         if decay == 0.0:

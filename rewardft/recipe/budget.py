@@ -1,5 +1,5 @@
-"""How much a run may spend, on which axis, and what it has spent: so that runs can be compared at
-equal cost."""
+"""How much a run may spend, on which axis,
+and what it has spent: so that runs can be compared at equal cost."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """`10m`, `90s`, `1.5h`, `5000-calls`, `2_000-rewards`; raises ValueError with what was
-    expected."""
+    """`10m`, `90s`, `1.5h`, `5000-calls`, `2_000-rewards`;
+    raises ValueError with what was expected."""
     time = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text.strip())
     count = re.fullmatch(r"(\d[\d_]*)-([a-z]+)", text.strip())
     amount = (

@@ -1,5 +1,5 @@
-"""The fixed sections of a recipe: every key that is not an option of a component, with its type and
-default."""
+"""The fixed sections of a recipe: every key that is not an option of a component,
+with its type and default."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class RewardSpec(ComponentSpec):
 
 
 class RegularizerSpec(ComponentSpec):
-    """A penalty that is added to the loss, `weight` times, and the name that it is logged under
-    (default: `use`)."""
+    """A penalty that is added to the loss, `weight` times,
+    and the name that it is logged under (default: `use`)."""
 
     weight: Annotated[float, Field(ge=0)]
     name: Label | None = None
@@ -73,8 +73,10 @@ class RegularizerSpec(ComponentSpec):
 
 
 class AdapterSpec(Section):
-    """What is trained: a low-rank adapter, or every weight of `model.trainable`. `alpha` defaults
-    to `rank`."""
+    """What is trained: a low-rank adapter, or every weight of `model.trainable`.
+
+    `alpha` defaults to `rank`.
+    """
 
     kind: Literal["lora", "full"] = "lora"
     rank: Count = 16
@@ -90,8 +92,10 @@ class AdapterSpec(Section):
 
 
 class OptimizerSpec(ComponentSpec):
-    """The optimizer and its schedule. Options beyond these keys go to the plugin that answers for
-    `use`."""
+    """The optimizer and its schedule.
+
+    Options beyond these keys go to the plugin that answers for `use`.
+    """
 
     use: Name = "adamw"
     lr: Annotated[float, Field(gt=0)]
@@ -200,8 +204,8 @@ def _plain(value: Any) -> Any:
 
 
 def fold_options(cls: type[Section], data: Any) -> Any:
-    """Move the keys of component sections that are not fixed ones under `options`, everywhere in
-    `data`."""
+    """Move the keys of component sections that are not fixed ones under `options`,
+    everywhere in `data`."""
     if not isinstance(data, dict):
         return data
     folded: dict[str, Any] = {}
@@ -227,8 +231,8 @@ def _fold_field(cls: type[Section], key: str, value: Any) -> Any:
 
 
 def section_of(cls: type[Section], key: str) -> type[Section] | None:
-    """The section class of a field, also when the field is a list of sections; None for plain
-    values."""
+    """The section class of a field,
+    also when the field is a list of sections; None for plain values."""
     field = cls.model_fields.get(key)
     candidates = (
         [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]

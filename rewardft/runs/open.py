@@ -1,5 +1,5 @@
-"""What is done without training: finished runs are opened and evaluated, a reward is built on its
-own."""
+"""What is done without training: finished runs are opened and evaluated,
+a reward is built on its own."""
 
 from __future__ import annotations
 

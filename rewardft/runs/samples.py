@@ -54,8 +54,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class PicturePair:
-    """One sample as two pictures. `group`: its condition, where the data set has a column of that
-    name."""
+    """One sample as two pictures.
+
+    `group`: its condition, where the data set has a column of that name.
+    """
 
     sample: str
     group: str | None
@@ -83,7 +85,7 @@ def sample_run(
 
     Raises:
         DataError: an id is not in the held-out data. ComponentError: the samples are no tensors, or
-        the run trained all weights and `scale` is not 1.
+            the run trained all weights and `scale` is not 1.
     """
     out = out or folder / "samples"
     drawn = draw_both(folder, count, ids, scale, overrides)
@@ -117,8 +119,8 @@ def sample_run(
 def held_out_pictures(
     run: Path, count: int, folder: Path, prefix: str = "", scale: float = 1.0
 ) -> list[PicturePair]:
-    """The first `count` held-out samples of a run as pictures in `folder`; empty where samples are
-    no pictures."""
+    """The first `count` held-out samples of a run as pictures in `folder`;
+    empty where samples are no pictures."""
     return save_both(draw_both(run, count, (), scale), folder, prefix)
 
 

@@ -30,9 +30,9 @@ def draw_strengths(result: Mapping[str, Any], path: Path) -> Path | None:
         figure.update_xaxes(title_text=name, row=1, col=column)
     figure.update_yaxes(title_text="reward, change from the base", row=1, col=1)
     figure.update_layout(
-        title_text=f"Adapter strengths at step {result['step']}, {result['samples']} held-out samples<br>"
-        f"<sub>{result['verdict']}<br>Numbers are strengths, a star is the knee; bars are 95 % "
-        "intervals.</sub>",
+        title_text=f"Adapter strengths at step {result['step']}, "
+        f"{result['samples']} held-out samples<br><sub>{result['verdict']}<br>"
+        "Numbers are strengths, a star is the knee; bars are 95 % intervals.</sub>",
         showlegend=False,
         template="plotly_white",
         margin={"t": 120},
@@ -57,13 +57,14 @@ def curve(points: Sequence[Mapping[str, Any]], name: str, knee: float | None) ->
             "symbol": ["star" if point["scale"] == knee else "circle" for point in points],
             "size": [16 if point["scale"] == knee else 8 for point in points],
         },
-        hovertemplate=f"strength %{{text}}<br>reward %{{y:+.4g}}<br>{name} %{{x:.4g}}<extra></extra>",
+        hovertemplate="strength %{text}<br>reward %{y:+.4g}<br>"
+        f"{name} %{{x:.4g}}<extra></extra>",
     )
 
 
 def half_width(point: Mapping[str, Any]) -> float | None:
-    """Of the 95 % interval of the change from the base, where the total is one reward; None for a
-    sum of several."""
+    """Of the 95 % interval of the change from the base, where the total is one reward;
+    None for a sum of several."""
     rows = [row for row in point["versus_base"] if row["name"].startswith("reward/")]
     if len(rows) != 1 or not rows[0]["difference"]:
         return None

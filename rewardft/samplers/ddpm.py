@@ -1,5 +1,5 @@
-"""Ancestral sampling from the DDPM posterior (Ho et al. 2020, 2006.11239), on any subsequence of
-timesteps."""
+"""Ancestral sampling from the DDPM posterior (Ho et al. 2020, 2006.11239),
+on any subsequence of timesteps."""
 
 from __future__ import annotations
 

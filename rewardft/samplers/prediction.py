@@ -15,8 +15,8 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 def check_prediction_type(name: str) -> str:
-    """Return `name` when the variance-preserving samplers know it; raises ComponentError
-    otherwise."""
+    """Return `name` when the variance-preserving samplers know it;
+    raises ComponentError otherwise."""
     if name not in PREDICTION_TYPES:
         raise ComponentError(
             f"prediction type {name!r} is not one of "

@@ -44,8 +44,10 @@ def keep_step(rollout: Rollout, k: int, step: Transition) -> None:
 def replay_step(
     sampler: Any, model: Any, rollout: Rollout, k: int, input_gradient: bool
 ) -> Transition:
-    """Visit step k again. The log-probability is that of the stored next state where it was
-    kept."""
+    """Visit step k again.
+
+    The log-probability is that of the stored next state where it was kept.
+    """
     state = rollout.states[k].detach()
     if input_gradient and torch.is_grad_enabled():
         state = state.requires_grad_(True)
@@ -54,8 +56,8 @@ def replay_step(
 
 
 def state_after(rollout: Rollout, k: int) -> Any:
-    """The stored state that step k led to; None when it was not kept (or step k is about to be run
-    live)."""
+    """The stored state that step k led to;
+    None when it was not kept (or step k is about to be run live)."""
     if k + 1 in rollout.states or k + 1 != rollout.plan.stop or rollout.plan.estimate:
         return rollout.states.get(k + 1)
     return rollout.x0
@@ -79,8 +81,8 @@ def gaussian_step(
     noise: Noise,
     taken: Tensor | None,
 ) -> Transition:
-    """x_{k+1} ~ N(mean, std^2 I). std = 0 makes the step deterministic and leaves it without a
-    log-probability."""
+    """x_{k+1} ~ N(mean, std^2 I).
+    std = 0 makes the step deterministic and leaves it without a log-probability."""
     if std == 0.0:
         zero = torch.zeros((), dtype=state.dtype, device=state.device)
         return Transition(
@@ -93,8 +95,8 @@ def gaussian_step(
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log N(value; mean, std^2 I), averaged over the dimensions of a sample: `(b,)` (Black et al.
-    2023, 2305.13301)."""
+    """log N(value; mean, std^2 I),
+    averaged over the dimensions of a sample: `(b,)` (Black et al. 2023, 2305.13301)."""
     log_density = (
         -((value - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
     )

@@ -15,8 +15,8 @@ from rewardft.types import Batch, Plan, Rollout, select_rows
 
 @dataclass(frozen=True)
 class RewardReport:
-    """What was found: value range, fraction not applicable, error of the gradient against finite
-    differences."""
+    """What was found: value range, fraction not applicable,
+    error of the gradient against finite differences."""
 
     low: float
     high: float
@@ -46,8 +46,8 @@ def check_reward(
     `rewardft.contracts.protocols.Reward`.
 
     Checked: shape `(b,)`; finite or NaN; the same value whatever the order and size of the batch; a
-    gradient at x0 if and only if `differentiable`; that gradient against central finite differences
-    along a random direction; no gradient left on the reward's own weights.
+        gradient at x0 if and only if `differentiable`; that gradient against central finite
+        differences along a random direction; no gradient left on the reward's own weights.
 
     Args:
         x0: at least two samples `(b, ...)`.

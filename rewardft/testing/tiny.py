@@ -2,7 +2,7 @@
 CPU.
 
 This module is a plugin too: `plugins: [rewardft.testing.tiny]` registers the model `tiny`, the data
-set `tiny_blobs` and the reward `tiny_brightness`.
+    set `tiny_blobs` and the reward `tiny_brightness`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ CLASSES = 4
 
 
 class TinyDenoiser(nn.Module):
-    """A pixel-wise network between two convolutions, conditioned on timestep and class: about 5 K
-    parameters."""
+    """A pixel-wise network between two convolutions,
+    conditioned on timestep and class: about 5 K parameters."""
 
     def __init__(self, channels: int = 3, width: int = 24) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class TinyDenoiser(nn.Module):
         self.checkpointing = False
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0, CLASSES] -> `(b, c, 8,
-        8)`."""
+        """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0,
+        CLASSES] -> `(b, c, 8, 8)`."""
         frequencies = torch.exp(
             torch.arange(8, device=x.device, dtype=x.dtype) * (-math.log(1000.0) / 8)
         )
@@ -139,8 +139,10 @@ def make_scheduler(prediction: str) -> Any:
 
 
 class TinyBlobs:
-    """Bright blobs on dark ground; the class is the quadrant. Items: id, image `(3, 8, 8)` in [0,
-    1], label, group."""
+    """Bright blobs on dark ground; the class is the quadrant.
+
+    Items: id, image `(3, 8, 8)` in [0, 1], label, group.
+    """
 
     provides = frozenset({"training_targets"})
 

@@ -26,7 +26,7 @@ def build_dataset_command(
     motions: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Motion file (.npz, .npy, .bvh, .txt); may be repeated. Without it: the shipped clips."
+            help="Motion file (.npz, .npy, .bvh, .txt); may be repeated. Default: shipped clips."
         ),
     ] = None,
     body: Annotated[

@@ -21,7 +21,8 @@ from rewardft.runs.open import load_trained, open_run, run_recipe_file
 from rewardft.types import Batch, Plan
 
 CONSOLE = Console(stderr=True, markup=False)
-YAWS = 4  # headings per training frame: the shipped clips are few, the directions one may look from are not
+# Headings per training frame: the shipped clips are few, the directions one may look from are not.
+YAWS = 4
 
 
 def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

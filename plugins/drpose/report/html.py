@@ -46,14 +46,15 @@ def section_html(shown: Sequence[Shown]) -> str:
     return introduction + overlays_html(shown) + table_html(shown)
 
 
-# -- overlays --------------------------------------------------------------------------------------------------------
+# -- overlays --------------------------------------------------------------------------------------
 
 
 def overlays_html(shown: Sequence[Shown]) -> str:
     legend = (
-        f'<p>Front, right and back view. <span style="border-bottom:2px solid {TRUE}">Solid blue</span>: the true '
-        f'skeleton. <span style="border-bottom:2px dashed {FOUND}">Dashed orange</span>: what the judge finds. The '
-        "number is the mean error of the joints in mm, pelvis to pelvis.</p>"
+        "<p>Front, right and back view. "
+        f'<span style="border-bottom:2px solid {TRUE}">Solid blue</span>: the true skeleton. '
+        f'<span style="border-bottom:2px dashed {FOUND}">Dashed orange</span>: what the judge '
+        "finds. The number is the mean error of the joints in mm, pelvis to pelvis.</p>"
     )
     return (
         "<h3>Skeletons</h3>"
@@ -100,12 +101,14 @@ def overlay_svg(normals: NDArray[np.uint8], truth: Floats, found: Floats, label:
         picture = normals[view][..., ::-1] if MIRRORED[view] else normals[view]
         parts.append(
             f'<g transform="translate({column * size} 0)"><title>{VIEWS[view]}</title>'
-            f'<image href="{png_uri(picture)}" width="{size}" height="{size}" style="image-rendering:pixelated"/>'
+            f'<image href="{png_uri(picture)}" width="{size}" height="{size}" '
+            'style="image-rendering:pixelated"/>'
             f"{skeleton_path(truth[view] * (sign, 1.0), size, TRUE, '')}"
             f"{skeleton_path(found[view] * (sign, 1.0), size, FOUND, '1.6 1.1')}</g>"
         )
     return (
-        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {size * len(DRAWN)} {size}" '
+        f'<svg role="img" aria-label="{html.escape(label)}" '
+        f'viewBox="0 0 {size * len(DRAWN)} {size}" '
         f'style="width:100%;height:auto;display:block;background:#fff">{"".join(parts)}</svg>'
     )
 
@@ -131,7 +134,7 @@ def png_uri(picture: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-# -- joint errors ----------------------------------------------------------------------------------------------------
+# -- joint errors ----------------------------------------------------------------------------------
 
 
 def joint_errors(truth: Any, poses: Any) -> Floats:
@@ -165,9 +168,9 @@ def table_html(shown: Sequence[Shown]) -> str:
     count = len(shown[0].ids)
     return (
         '<h3>Error of each joint</h3><div style="overflow-x:auto" tabindex="0" role="region" '
-        'aria-label="Error of each joint by variant"><table><caption>Millimetres: base, tuned, difference; mean '
-        f"over {count} held-out acrobatic samples; left and right together. Lower is "
-        "better.</caption><thead><tr><th "
+        'aria-label="Error of each joint by variant"><table><caption>Millimetres: base, tuned, '
+        f"difference; mean over {count} held-out acrobatic samples; left and right together. "
+        "Lower is better.</caption><thead><tr><th "
         f'scope="col">joint</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 

@@ -1,5 +1,5 @@
-"""What the figures draw, as plain data: curves thinned to what a screen can show, numbers of six
-digits."""
+"""What the figures draw, as plain data: curves thinned to what a screen can show,
+numbers of six digits."""
 
 from __future__ import annotations
 

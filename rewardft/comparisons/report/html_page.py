@@ -1,5 +1,7 @@
-"""report.html: one file that needs no network. All text is escaped; only plugins' sections stand as
-given."""
+"""report.html: one file that needs no network.
+
+All text is escaped; only plugins' sections stand as given.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ _SUMMARIES = 12  # sentences that are shown without unfolding the rest
 
 
 def html_page(record: ComparisonRecord, folder: Path) -> str:
-    """The page, its library, its data and its pictures. Raises RewardftError where plotly or jinja2
-    is missing."""
+    """The page, its library, its data and its pictures.
+
+    Raises RewardftError where plotly or jinja2 is missing.
+    """
     jinja2, plotly = _need("jinja2"), _need("plotly.offline")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE),

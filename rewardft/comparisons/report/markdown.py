@@ -1,5 +1,7 @@
-"""report.md: the report for where HTML is not shown. The curves and the pictures are in report.html
-alone."""
+"""report.md: the report for where HTML is not shown.
+
+The curves and the pictures are in report.html alone.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ _VARIANTS_PICTURED, _PICTURES_EACH, _SECTION_CHARACTERS = 12, 2, 20_000
 
 
 def markdown(record: ComparisonRecord) -> str:
-    """The whole report as GitHub's Markdown: text is escaped, plugins' sections stand as they were
-    given."""
+    """The whole report as GitHub's Markdown: text is escaped,
+    plugins' sections stand as they were given."""
     blocks = [
         f"# {escape(record.title)}",
         _facts(record),

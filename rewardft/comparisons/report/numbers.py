@@ -1,5 +1,5 @@
-"""Numbers as a reader wants them: as many digits as the interval earns, and "unknown" for what is
-not known."""
+"""Numbers as a reader wants them: as many digits as the interval earns,
+and "unknown" for what is not known."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | None, width: float = math.nan, sign: bool = False) -> str:
-    """`value` with two digits of `width`, its interval's half-width; with three of its own where
-    that is unknown."""
+    """`value` with two digits of `width`, its interval's half-width;
+    with three of its own where that is unknown."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     decimals = _decimals(value, width)

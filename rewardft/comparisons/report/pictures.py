@@ -1,5 +1,5 @@
-"""Pictures as data URIs: each file once, no larger than a screen needs, and no more of them than
-the page can carry."""
+"""Pictures as data URIs: each file once, no larger than a screen needs,
+and no more of them than the page can carry."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ _TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 class Gallery:
-    """Embedded pictures. `pairs` name them by their place in `images`; `left_out` counts pairs that
-    found no room."""
+    """Embedded pictures.
+
+    `pairs` name them by their place in `images`; `left_out` counts pairs that found no room.
+    """
 
     def __init__(self, record: ComparisonRecord, folder: Path) -> None:
         self.images: list[str] = []
@@ -73,8 +75,10 @@ class Gallery:
 
 
 def embed(path: Path) -> str:
-    """The picture as a data URI, at most EDGE pixels wide or high. Raises OSError for a file that
-    is no picture."""
+    """The picture as a data URI, at most EDGE pixels wide or high.
+
+    Raises OSError for a file that is no picture.
+    """
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         image.load()
@@ -93,8 +97,8 @@ def _smaller(image: Image.Image) -> bytes:
 
 
 def _in_turns(record: ComparisonRecord) -> list[tuple[int, Picture]]:
-    """Every variant's first picture, then every variant's second, ...: whatever is left out, all
-    variants are seen."""
+    """Every variant's first picture, then every variant's second,
+    ...: whatever is left out, all variants are seen."""
     variants = ranked(record)
     longest = max((len(variant.pictures) for variant in variants), default=0)
     return [

@@ -15,12 +15,16 @@ TERMS = {
         "the interval of a difference holds 0: this comparison cannot tell the two apart. It does "
         "not say that they are equal."
     ),
-    "Change from the base": "tuned minus base, for the same sample and the same noise, then the mean.",
+    "Change from the base": (
+        "tuned minus base, for the same sample and the same noise, then the mean."
+    ),
     "Against the best other variant": (
         "this variant minus the one with the best estimate among the others, for the same sample "
         "and noise."
     ),
-    "Tuned, interquartile mean": "the mean of the middle half of the values, which single extreme samples do not move.",
+    "Tuned, interquartile mean": (
+        "the mean of the middle half of the values, which single extreme samples do not move."
+    ),
     "Probability of better than base": (
         "how likely a tuned sample is better than the base's with the same noise; ties count half. "
         "0.5 where training changed nothing."

@@ -19,8 +19,8 @@ from rewardft.contracts.records import ComparisonRecord, Interval, Value, Varian
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is to be said of a variant: text of the value that the comparison is about, detail of
-    the rest."""
+    """What is to be said of a variant: text of the value that the comparison is about,
+    detail of the rest."""
 
     variant: str
     text: str
@@ -35,8 +35,8 @@ def sentences(record: ComparisonRecord) -> list[Sentence]:
 
 
 def lead(record: ComparisonRecord) -> list[str]:
-    """What the whole comparison says: the best, who cannot be told from it, and what limits
-    this."""
+    """What the whole comparison says: the best,
+    who cannot be told from it, and what limits this."""
     name = focus(record)
     lines = [*_best(record, name)]
     if record.target is None and name is not None:
@@ -128,9 +128,13 @@ def _nothing(variant: VariantRecord, name: str | None) -> str:
 def _against_base(value: Value) -> str:
     said = verdict(value.versus_base, value.higher_is_better)
     if value.versus_base is None or said == "unknown":
-        return f"{value.name} is {interval(value.after)} after training; its change from the base is not known."
+        return (
+            f"{value.name} is {interval(value.after)} after training; its change from the base is "
+            "not known."
+        )
     if said == "not separable":
-        return f"is not separable from the base on {value.name} (change {interval(value.versus_base, sign=True)})."
+        change = interval(value.versus_base, sign=True)
+        return f"is not separable from the base on {value.name} (change {change})."
     verb = "raises" if value.versus_base.value > 0 else "lowers"
     judged = {"better": ", which is better", "worse": ", which is worse"}.get(said, "")
     if said == "better" and value.higher_is_better:
@@ -158,11 +162,16 @@ def _levels(value: Value) -> str:
 
 def _against_rival(value: Value) -> str:
     if value.versus_best is None or value.best is None:
-        return "It cannot be compared with the others sample by sample (no rival, or other samples or noise)."
+        return (
+            "It cannot be compared with the others sample by sample (no rival, or other samples or "
+            "noise)."
+        )
     difference = interval(value.versus_best, sign=True)
     said = verdict(value.versus_best, value.higher_is_better)
     return {
-        "better": f"Ahead of every other variant: {difference} against {value.best}, the best of them.",
+        "better": (
+            f"Ahead of every other variant: {difference} against {value.best}, the best of them."
+        ),
         "worse": f"Behind {value.best}, the best other variant: {difference}.",
         "not separable": f"Not separable from {value.best}, the best other variant ({difference}).",
     }.get(said, f"Against {value.best}: {difference}.")

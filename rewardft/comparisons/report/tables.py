@@ -23,8 +23,8 @@ from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord, Va
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval on a scale that its column shares: percentages of the width. zero: where nothing
-    changes."""
+    """An interval on a scale that its column shares: percentages of the width. zero: where
+    nothing changes."""
 
     low: float
     middle: float
@@ -34,8 +34,8 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """text: what is read. sort: what a column is ordered by. block: text of several lines, kept as
-    it is."""
+    """text: what is read. sort: what a column is ordered by. block: text of several lines,
+    kept as it is."""
 
     text: str
     sort: float | str | None = None
@@ -50,8 +50,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """The first cell of a row names it. kind: what the other cells are, which says how they are
-    set."""
+    """The first cell of a row names it. kind: what the other cells are,
+    which says how they are set."""
 
     caption: str
     columns: list[str]
@@ -105,8 +105,8 @@ def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float])
 
 
 def overview_table(record: ComparisonRecord, names: list[str], of: str = "every value") -> Table:
-    """Every variant's change from the base on the named values; where that is not known, the value
-    itself."""
+    """Every variant's change from the base on the named values;
+    where that is not known, the value itself."""
     rows = [
         [
             Cell(variant.name, variant.name),
@@ -127,8 +127,8 @@ def _overview_cell(value: Value | None) -> Cell:
 
 
 def cost_table(record: ComparisonRecord) -> Table:
-    """Means over a variant's runs that ended by themselves; the most memory that any of its runs
-    held."""
+    """Means over a variant's runs that ended by themselves;
+    the most memory that any of its runs held."""
     columns = [
         "Variant",
         "Runs ended",
