@@ -65,7 +65,7 @@ def modular(
     Raises:
         ComponentError: a part is missing or damaged, or a setting fits nothing in the pipeline.
     """
-    from rewardft_plugins.modular.loading import Source, load_parts, open_pipeline, select_blocks
+    from rewardft_plugins.modular.loading import Source
     from rewardft_plugins.modular.model import Modular, Settings
 
     settings = Settings(
@@ -84,8 +84,7 @@ def modular(
         offload_encoders=offload_encoders,
     )
     parts = {"vae": vae_dtype, **(dtypes or {})}
-    pipe = open_pipeline(Source(weights, revision, variant, blocks, dtype, parts))
-    return Modular(pipe, settings)
+    return Modular.load(Source(weights, revision, variant, blocks, dtype, parts), settings)
 
 
 modular.provides = frozenset({"denoiser"})  # type: ignore[attr-defined]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import diffusers.guiders
@@ -47,9 +48,10 @@ class Guidance:
             if gradient == "outside":
                 cut_gradient(each)
         self._own = {name: float(getattr(each, SCALE)) for name, each in self.guiders.items()}
-        self._scale = self.found_scale()
+        self._scale = self._configured = self.found_scale()
         if scale is not None and self.exists:
             self.set(scale)
+            self._configured = scale
 
     @property
     def exists(self) -> bool:
@@ -75,6 +77,16 @@ class Guidance:
         if self.guiders and scale not in (1.0, next(iter(self._own.values()))):
             self._own = dict.fromkeys(self._own, scale)
         self.apply()
+
+    @contextmanager
+    def configured(self) -> Iterator[None]:
+        """As the recipe has it inside, whatever it is set to now."""
+        before = self._scale
+        self.set(self._configured)
+        try:
+            yield
+        finally:
+            self.set(before)
 
     def apply(self) -> None:
         """Tell the guiders; some loops switch them on when they are set up."""

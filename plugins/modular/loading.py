@@ -104,15 +104,20 @@ def select_blocks(pipe: Any, workflow: str | None, inputs: Mapping[str, Any]) ->
 
     Raises ComponentError with the workflows that there are.
     """
-    known: Mapping[str, Any] = getattr(pipe.blocks, "_workflow_map", None) or {}
-    if workflow is None:
-        return pipe.blocks.get_execution_blocks(**{"prompt": True, **inputs})
-    if workflow not in known:
+    known = getattr(pipe.blocks, "_workflow_map", None) or {}
+    if workflow is not None and workflow not in known:
         hint = did_you_mean(workflow, known) if known else " It has one only; leave `workflow` out."
         raise ComponentError(f"{type(pipe).__name__} has no workflow {workflow!r}.{hint}")
-    spellings = known[workflow]
-    given = spellings[0] if isinstance(spellings, tuple) else spellings
-    return pipe.blocks.get_execution_blocks(**{**given, **inputs})
+    return pipe.blocks.get_execution_blocks(**{**triggers(pipe, workflow), **inputs})
+
+
+def triggers(pipe: Any, workflow: str | None) -> Mapping[str, Any]:
+    """The inputs that a workflow is chosen by."""
+    if workflow is None:
+        return {"prompt": True}
+    spellings = pipe.blocks._workflow_map[workflow]
+    found: Mapping[str, Any] = spellings[0] if isinstance(spellings, tuple) else spellings
+    return found
 
 
 def load_parts(pipe: Any, blocks: Any, source: Source) -> None:

@@ -19,7 +19,13 @@ from rewardft_plugins.modular.conditions import (
 )
 from rewardft_plugins.modular.decoding import checkpoint_decoder
 from rewardft_plugins.modular.guidance import Guidance, GuidanceGradient
-from rewardft_plugins.modular.loading import select_blocks
+from rewardft_plugins.modular.loading import (
+    Source,
+    load_parts,
+    open_pipeline,
+    select_blocks,
+    triggers,
+)
 from rewardft_plugins.modular.schedule import is_flow, sampling_schedule
 from torch import Tensor, nn
 
@@ -71,8 +77,7 @@ class Modular:
     def __init__(self, pipe: Any, settings: Settings, embed: Embed | None = None) -> None:
         self.pipe, self.settings = pipe, settings
         self.device = torch.device("cpu")
-        inputs = common_inputs(pipe, settings)
-        self.chain = BlockChain(pipe, select_blocks(pipe, settings.workflow, inputs), inputs)
+        self.chain = BlockChain(pipe, selected(pipe, settings), common_inputs(pipe, settings))
         self._guidance = Guidance(
             self.chain, settings.guidance, settings.guider, settings.guidance_gradient
         )
@@ -82,12 +87,20 @@ class Modular:
         self._prepared: OrderedDict[Hashable, Prepared] = OrderedDict()
         self._example: Condition | None = None
         self._steps = 1
+        self._starts_from_noise = False
         self._names = trained_networks(self.chain, settings.train)
         self._called: set[str] = set()
         for name in self._names:
             note_calls(self.chain.networks[name], name, self._called)
         self.trainable = trained_module(self.chain, self._names)
         self.scheduler = self.make_schedule()
+
+    @classmethod
+    def load(cls, source: Source, settings: Settings) -> Modular:
+        """From a folder or the hub, with the parts that the workflow uses."""
+        pipe = open_pipeline(source)
+        load_parts(pipe, selected(pipe, settings), source)
+        return cls(pipe, settings)
 
     # -- weights -----------------------------------------------------------------------------------
 
@@ -176,7 +189,7 @@ class Modular:
     def takes_image(self) -> bool:
         """Whether the workflow is conditioned on a picture."""
         required = [p.name for p in self.chain.blocks.inputs if p.required]
-        return "image" in required
+        return "image" in required or "image" in triggers(self.pipe, self.settings.workflow)
 
     def run_encoders(self, prompt: str, image: Tensor | None) -> Mapping[str, Any]:
         """The encoder blocks on one prompt.
@@ -189,7 +202,7 @@ class Modular:
             values["image"] = to_picture(image)
         if self.settings.negative_prompt is not None:
             values["negative_prompt"] = self.settings.negative_prompt
-        with self.encoders_on_device():
+        with self.encoders_on_device(), self._guidance.configured():
             found = self.chain.encode(values)
             lacking = [n for n, v in found.items() if n.startswith("negative_") and v is None]
             if lacking and self._guidance.guiders and self._guidance.scale != 1.0:
@@ -225,7 +238,23 @@ class Modular:
     # -- the loop ----------------------------------------------------------------------------------
 
     def sample_shape(self, cond: Sequence[Condition]) -> tuple[int, ...]:
+        """Raises ComponentError for a workflow that does not begin with noise alone."""
+        if not self._starts_from_noise:
+            self.check_start(cond[0])
+            self._starts_from_noise = True
         return tuple(join(self.prepared(cond[:1]).step, self.pipe).shape[1:])
+
+    def check_start(self, condition: Condition) -> None:
+        """The states of two seeds must differ everywhere, and nothing may say how much to noise."""
+        values = joined([condition], self.device) | {"num_inference_steps": self._steps}
+        first, second = (join(self.chain.prepare(values, n).step, self.pipe) for n in (0, 1))
+        self._guidance.apply()
+        if "strength" in self.chain.input_names or bool((first == second).any()):
+            raise ComponentError(
+                f"the workflow {self.settings.workflow!r} of {type(self.pipe).__name__} starts from a picture that "
+                f"is noised or kept in part, and samplers start from noise. Take a workflow that is conditioned on "
+                f"the picture, such as image_conditioned."
+            )
 
     def denoise(self, x: Tensor, t: Tensor, cond: Sequence[Condition]) -> Tensor:
         groups = list(self.groups(t, cond))
@@ -309,6 +338,11 @@ class Modular:
         """Pixels in [0, 1]: `(b, 3, h, w)`, or `(b, frames, 3, h, w)` of videos; sample by sample."""
         prepared = self.prepared([self.example])
         return torch.cat([self.chain.decode(x, prepared) for x in x0.split(1)])
+
+
+def selected(pipe: Any, settings: Settings) -> Any:
+    """The blocks that a pipeline runs for a recipe."""
+    return select_blocks(pipe, settings.workflow, common_inputs(pipe, settings))
 
 
 def common_inputs(pipe: Any, settings: Settings) -> dict[str, Any]:
