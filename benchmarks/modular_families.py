@@ -31,10 +31,10 @@ from modular_tiny.videos import VIDEOS
 from torch import Tensor
 
 from rewardft import Batch, Context, Plan, Rollout
-from rewardft.adapter import Lora
+from rewardft.policy.adapter import Lora
 from rewardft.algorithms.direct import Direct
-from rewardft.context import Policy
-from rewardft.rewards import WeightedReward
+from rewardft.policy.policy import Policy
+from rewardft.policy.rewards import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing import run_recipe
 

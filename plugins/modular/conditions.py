@@ -110,6 +110,17 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
+def converted(value: Any, dtype: torch.dtype) -> Any:
+    """A value with its floating-point tensors, and a dtype that goes along, as `dtype`."""
+    if isinstance(value, torch.dtype):
+        return dtype
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(converted(item, dtype) for item in value)
+    return value
+
+
 def key_of(prompt: str, image: Tensor | None) -> Hashable:
     """What a condition follows from."""
     if image is None:

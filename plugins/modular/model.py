@@ -14,6 +14,7 @@ from rewardft_plugins.modular.conditions import (
     Condition,
     ConditionCache,
     can_be_joined,
+    converted,
     joined,
     key_of,
 )
@@ -89,6 +90,7 @@ class Modular:
         self._steps = 1
         self._starts_from_noise = False
         self._names = trained_networks(self.chain, settings.train)
+        self._dtype: torch.dtype = self.chain.networks[self._names[0]].dtype  # type: ignore[assignment]
         self._called: set[str] = set()
         for name in self._names:
             note_calls(self.chain.networks[name], name, self._called)
@@ -179,7 +181,11 @@ class Modular:
     def condition(self, prompt: str, image: Tensor | None) -> Condition:
         """From the cache where it is held; each is encoded alone, so none depends on another."""
         key = key_of(prompt, image)
-        return self._cache.get(key, lambda: self._embed(prompt, image))
+        return self._cache.get(key, lambda: self.in_precision(self._embed(prompt, image)))
+
+    def in_precision(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Conditions in the precision of the denoiser, whatever that of the encoders."""
+        return {name: converted(value, self._dtype) for name, value in values.items()}
 
     def drop(self, cond: Sequence[Condition], mask: Tensor) -> list[Condition]:
         """The conditions with those where `mask` `(b,)` is true replaced by the empty prompt's."""
@@ -231,9 +237,9 @@ class Modular:
         return self._example
 
     def grey(self) -> Tensor:
-        """A picture of the samples' size."""
-        size = (self.settings.height or 512, self.settings.width or 512)
-        return torch.full((3, *size), 0.5)
+        """A picture of the samples' size, no smaller than families take them."""
+        height, width = self.settings.height or 512, self.settings.width or 512
+        return torch.full((3, max(height, 64), max(width, 64)), 0.5)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -265,8 +271,11 @@ class Modular:
         return torch.cat(outputs)[order.argsort()]
 
     def groups(self, t: Tensor, cond: Sequence[Condition]) -> Iterator[list[int]]:
-        """Rows that can share a call: of one timestep, with conditions of one layout."""
-        alone = self.settings.alone or not can_be_joined(cond[0])
+        """Rows that can share a call: of one timestep, with conditions of one layout.
+
+        Pictures go alone: some families take several of them as the condition of one sample.
+        """
+        alone = self.settings.alone or self.takes_image or not can_be_joined(cond[0])
         found: dict[Hashable, list[int]] = {}
         for row, (level, condition) in enumerate(zip(t.tolist(), cond)):
             found.setdefault(row if alone else (level, condition.layout), []).append(row)

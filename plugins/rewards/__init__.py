@@ -21,6 +21,7 @@ def register_rewards() -> Factories:
 
     return {
         "aesthetic": aesthetic.Aesthetic,
+        "clip_direction": text_image.ClipDirection,
         "clip_score": text_image.ClipScore,
         "colourfulness": statistics.colourfulness,
         "hps_v2": text_image.HpsV2,

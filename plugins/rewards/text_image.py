@@ -120,3 +120,39 @@ class HpsV2(TextImage):
         super().__init__(
             "hps_v2", ClipSource(weights, revision, processor, "pad", quantise, precision), column
         )
+
+
+class ClipDirection(nn.Module):
+    """Does a picture change as its caption does? (Gal et al. 2021, 2108.00946, equation 2; here its cosine.)
+
+    cos(E(sample) - E(picture), E(target) - E(source)), `(b,)`, in [-1, 1], with CLIP's unit embeddings E of images and of
+    texts. A sample that is the picture itself has no direction and counts 0.
+
+    Args:
+        weights, revision, processor, quantise, precision: as `ClipScore`.
+        image, source, target: the batch's columns of pictures `(b, 3, h, w)` in [0, 1] and of their captions before and
+            after the edit.
+    """
+
+    provides = frozenset({"reward_gradient"})
+    space: str = "pixels"
+    range: tuple[float, float] = (-1.0, 1.0)
+
+    def __init__(
+        self, weights: str = "openai/clip-vit-large-patch14", revision: str | None = None, processor: str | None = None,
+        image: str = "image", source: str = "source", target: str = "target", quantise: bool = False,
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.columns = (source, target)
+        self.image = image
+        self.clip = Clip(ClipSource(weights, revision, processor, quantise=quantise, precision=precision), "clip_direction")
+        self.eval()
+
+    def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
+        before, after = (self.clip.texts(prompts_of(batch, name, "clip_direction")) for name in self.columns)
+        pixels = pixels_of(rollout, "clip_direction")
+        with torch.no_grad():
+            start = self.clip.images(batch[self.image].to(pixels))
+        moved = self.clip.images(pixels) - start
+        return torch.nn.functional.cosine_similarity(moved, after - before, dim=1, eps=1e-4)

@@ -1,0 +1,127 @@
+"""`edits`: a table of pictures with instructions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewardft.errors import DataError
+
+TEXTS = ("source", "target")  # optional columns: what the picture shows, before and after
+SPLITS = ("train", "val")
+
+
+class Edits:
+    """Pictures and what to do with them.
+
+    The file has one JSON object per line: `image` (a path, relative to the file), `prompt` (the instruction), and where
+    they are known `mask` (a picture; white is what the edit may change), `source` and `target` (captions before and
+    after) and `group`. Every line needs the same keys.
+
+    Columns: `image` `(3, height, width)` in [0, 1], `prompt`, and `mask` `(1, height, width)`, 1 where the edit may
+    change something. Pictures are scaled to cover the size and cut in the middle.
+
+    Args:
+        path: the file, `.jsonl`.
+        height, width: of the pictures.
+        split: `train` or `val`.
+        held_out: how many pictures make up `val`, chosen by a hash of their paths.
+        limit: only the first so many of the split.
+
+    Raises DataError naming file and line for what is missing, unreadable or unlike the line before.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        height: int = 512,
+        width: int = 512,
+        split: Literal["train", "val"] = "train",
+        held_out: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.size = (height, width)
+        self.file = Path(path).expanduser()
+        rows = list(read(self.file))
+        chosen = held_out_pictures([row["image"] for row in rows], held_out)
+        rows = [row for row in rows if (row["image"] in chosen) == (split == "val")]
+        if not rows:
+            raise DataError(f"{self.file}: the split {split!r} is empty; set `held_out` for a `val`")
+        self.rows = rows[:limit]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        item = {name: value for name, value in row.items() if name not in ("image", "mask")}
+        item["image"] = self.picture(row["image"], "RGB", row["id"])
+        if "mask" in row:
+            item["mask"] = self.picture(row["mask"], "L", row["id"])
+        return item
+
+    def picture(self, name: str, mode: str, line: str) -> Tensor:
+        """`(channels, height, width)` in [0, 1]."""
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        height, width = self.size
+        try:
+            with Image.open(self.file.parent / name) as image:
+                fitted = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(f"{self.file}:{line}: {name!r} is no readable picture ({error})") from error
+        pixels = torch.from_numpy(np.array(fitted, dtype=np.float32) / 255)
+        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def read(file: Path) -> Iterator[dict[str, str]]:
+    """The rows with their line numbers as `id`; raises DataError for a line that is not like the first."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: not readable ({error.strerror}); expected a .jsonl file") from error
+    keys: set[str] | None = None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        row = parsed(line, f"{file}:{number}")
+        keys = keys or set(row)
+        if set(row) != keys:
+            raise DataError(
+                f"{file}:{number}: expected the keys of the first line ({', '.join(sorted(keys))}), got "
+                f"{', '.join(sorted(row))}"
+            )
+        yield row | {"id": str(number)}
+
+
+def parsed(line: str, where: str) -> dict[str, str]:
+    """One JSON object of texts with `image` and `prompt`."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: expected a JSON object on one line ({error})") from error
+    known = {"image", "prompt", "mask", "group", *TEXTS}
+    if not isinstance(row, dict) or not {"image", "prompt"} <= set(row) <= known:
+        raise DataError(
+            f"{where}: expected an object with `image`, `prompt` and maybe `mask`, `source`, `target`, `group`; got "
+            f"{', '.join(map(str, row)) if isinstance(row, dict) else type(row).__name__}"
+        )
+    for name, value in row.items():
+        if not isinstance(value, str):
+            raise DataError(f"{where}: expected {name!r} to be text, got {type(value).__name__}")
+    return row
+
+
+def held_out_pictures(pictures: list[str], count: int) -> set[str]:
+    """Paths whose rows are `val`; all rows of a picture are on one side."""
+    names = sorted(set(pictures), key=lambda name: blake2b(name.encode()).digest())
+    if count >= len(names) and count:
+        raise DataError(f"held_out {count} leaves nothing of {len(names)} pictures to train on")
+    return set(names[:count])

@@ -1,0 +1,48 @@
+"""How a video moves. The two rewards belong together: alone, each has an optimum that is no video.
+
+A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` counts flicker, which is motion that
+turns back at once; `motion_amount` counts motion of what is larger than a few pixels, up to as much as is wanted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from rewardft_plugins.video.samples import frames_of
+from torch import Tensor
+
+from rewardft import Batch, Rollout
+
+
+def temporal_consistency(rollout: Rollout, batch: Batch) -> Tensor:
+    """Minus the mean squared second difference over time; at most 0, and 0 for a frozen video.
+
+    Brightness that rises or falls steadily costs nothing, brightness that flickers by d costs 4 d^2.
+    """
+    videos = frames_of(rollout, "temporal_consistency", least=3)
+    bend = videos[:, 2:] - 2 * videos[:, 1:-1] + videos[:, :-2]
+    return -bend.square().flatten(1).mean(1)
+
+
+def motion_amount(
+    rollout: Rollout,
+    batch: Batch,
+    *,
+    target: Annotated[float, Gt(0)] = 0.05,
+    pool: Annotated[int, Ge(1)] = 8,
+) -> Tensor:
+    """Mean change from frame to frame as a part of `target`, in [0, 1]; 0 for a frozen video.
+
+    Args:
+        target: the change that is enough, in units of the pixels' range.
+        pool: pixels of the squares whose means are compared, so that noise is no motion. The mean of each frame is
+            taken out, so that neither is a change of its brightness.
+    """
+    videos = frames_of(rollout, "motion_amount", least=2)
+    size = min(pool, *videos.shape[-2:])
+    coarse = F.avg_pool2d(videos.flatten(0, 1), size).unflatten(0, videos.shape[:2])
+    coarse = coarse - coarse.mean((-2, -1), keepdim=True)
+    change = (coarse[:, 1:] - coarse[:, :-1]).abs().flatten(1).mean(1)
+    return change.clamp(max=target) / target

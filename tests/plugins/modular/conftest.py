@@ -1,0 +1,17 @@
+"""The tiny families of `benchmarks/` can be imported, as when a command there runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Folders of tiny weights in diffusers' layout, by family."""
+    from tests.plugins.modular.checkpoints import FAMILIES, save
+
+    return {family: save(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}

@@ -1,0 +1,153 @@
+"""From folders to models, and what is said of folders that are not whole."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from rewardft_plugins.modular import modular
+from safetensors.torch import load_file, save_file
+
+from rewardft import Batch
+from rewardft.errors import ComponentError
+from rewardft.samplers.flow import FlowEuler
+from rewardft.types import Plan
+
+SIZE = {"height": 32, "width": 32}
+PROMPTS = ["a red cat", "a blue dog on a hill"]
+
+
+def copy_of(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def batch():
+    return Batch(("0", "1"), (0, 0), {"prompt": PROMPTS})
+
+
+def refused(**options):
+    with pytest.raises(ComponentError) as caught:
+        modular(**options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["qwen_image", "z_image"])
+def test_from_prompts_to_pixels_as_the_standard_pipeline(family, folders):
+    """The pipelines that are not modular, called as users call them, on the same noise."""
+    from rewardft import Context
+    from rewardft.policy.policy import Policy
+
+    size = {"height": 64, "width": 64}
+    model = modular(weights=str(folders[family]), **size)
+    sampler = FlowEuler(3)
+    sampler.setup(model)
+    ctx = Context(policy=Policy(model), sampler=sampler, adapter=None)
+    rollout = ctx.rollout(batch(), Plan(stop=3))
+    start = rollout.noise.draw("initial", rollout.x0.shape[1:])
+    pipe = DiffusionPipeline.from_pretrained(folders[family])
+    pipe.set_progress_bar_config(disable=True)
+    guidance = {"qwen_image": {"true_cfg_scale": 4.0, "negative_prompt": ""}, "z_image": {"guidance_scale": 0.0}}
+    for row, prompt in enumerate(PROMPTS):
+        wanted = pipe(
+            prompt=prompt, **size, num_inference_steps=3, latents=start[row : row + 1], output_type="pt",
+            **guidance.get(family, {}),
+        ).images  # fmt: skip
+        assert float((rollout.decoded[row] - wanted[0]).abs().max()) < 1e-5
+
+
+def test_video_from_a_folder(folders):
+    model = modular(weights=str(folders["wan"]), frames=5, **SIZE)
+    cond = model.encode(batch())
+    x = torch.randn(2, *model.sample_shape(cond), generator=torch.Generator().manual_seed(0))
+    assert model.decode(x).shape == (2, 5, 3, 32, 32)
+
+
+def test_each_prompt_is_encoded_once(folders):
+    model = modular(weights=str(folders["wan"]), frames=5, **SIZE)
+    calls = []
+    model.pipe.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    first = model.encode(batch())
+    count = len(calls)
+    assert count > 0 and model.encode(batch())[1] is first[1] and len(calls) == count
+
+
+def test_a_part_that_is_missing(folders, tmp_path):
+    folder = copy_of(folders["wan"], tmp_path)
+    shutil.rmtree(folder / "text_encoder")
+    text = refused(weights=str(folder), frames=5, **SIZE)
+    assert text.startswith(f"{folder}/text_encoder: no UMT5EncoderModel could be loaded (OSError: ")
+    assert text.endswith("Weights are read from safetensors files alone; pickled ones can run code and are refused.")
+
+
+def test_pickled_weights_are_refused(folders, tmp_path):
+    folder = copy_of(folders["wan"], tmp_path)
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    assert "pickled ones can run code and are refused" in refused(weights=str(folder), frames=5, **SIZE)
+
+
+def test_a_tensor_that_is_missing(folders, tmp_path):
+    folder = copy_of(folders["wan"], tmp_path)
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("proj_out.bias")
+    save_file(tensors, path)
+    assert "proj_out.bias" in refused(weights=str(folder), frames=5, **SIZE)
+
+
+def test_a_class_of_the_checkpoints_own(folders, tmp_path):
+    folder = copy_of(folders["wan"], tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["transformer"] = ["json", "JSONDecoder"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert refused(weights=str(folder), frames=5, **SIZE) == (
+        f"{folder}/transformer: the index names a class of its own (json.decoder) for transformer; only classes of "
+        f"diffusers, transformers, tokenizers are loaded, and no code of a checkpoint"
+    )
+
+
+def test_a_folder_without_an_index(tmp_path):
+    (tmp_path / "readme").touch()
+    assert refused(weights=str(tmp_path)) == (
+        f"{tmp_path}: expected modular_model_index.json or model_index.json of a pipeline, and the folder has: readme. "
+        f"Give a folder as `save_pretrained` of a pipeline writes it."
+    )
+
+
+def test_unknown_names_get_suggestions(folders):
+    weights = str(folders["wan"])
+    assert "Did you mean 'WanBlocks'" in refused(weights=weights, blocks="WanBlock")
+    assert "Did you mean 'num_frames'" in refused(weights=weights, inputs={"num_frame": 5})
+    assert "Did you mean 'transformer'" in refused(weights=weights, dtypes={"transfomer": "bf16"})
+    assert "Did you mean 'transformer'" in refused(weights=weights, train=["transformers"])
+    assert refused(weights=weights, workflow="text2image") == (
+        "WanModularPipeline has no workflow 'text2image'. It has one only; leave `workflow` out."
+    )
+
+
+def test_a_workflow_that_does_not_start_from_noise(folders):
+    model = modular(weights=str(folders["z_image"]), workflow="image2image", height=64, width=64)
+    pictures = Batch(("0",), (0,), {"prompt": ["a cat"], "image": torch.rand(1, 3, 64, 64)})
+    with pytest.raises(ComponentError, match="starts from a picture that is noised or kept in part"):
+        model.sample_shape(model.encode(pictures))
+
+
+def test_precision_of_parts(folders):
+    model = modular(weights=str(folders["wan"]), dtype="bf16", dtypes={"text_encoder": "fp32"}, frames=5, **SIZE)
+    assert model.trainable.dtype == torch.bfloat16
+    assert model.pipe.vae.dtype == model.pipe.text_encoder.dtype == torch.float32
+    cond = model.encode(batch())
+    x = torch.randn(2, *model.sample_shape(cond))
+    assert torch.isfinite(model.denoise(x, torch.full((2,), 500.0), cond).float()).all()
+
+
+def test_offloaded_encoders_are_put_away(folders):
+    model = modular(weights=str(folders["wan"]), offload_encoders=True, frames=5, **SIZE)
+    model.to(torch.device("cpu"))
+    assert model.pipe.text_encoder is None
+    kept = modular(weights=str(folders["wan"]), frames=5, **SIZE)
+    one, other = model.encode(batch())[0], kept.encode(batch())[0]
+    assert torch.equal(one.values["prompt_embeds"], other.values["prompt_embeds"])
+    assert model.pipe.text_encoder is None
