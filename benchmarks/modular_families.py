@@ -31,8 +31,8 @@ from modular_tiny.videos import VIDEOS
 from torch import Tensor
 
 from rewardft import Batch, Context, Plan, Rollout
-from rewardft.policy.adapter import Lora
 from rewardft.algorithms.direct import Direct
+from rewardft.policy.adapter import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import WeightedReward
 from rewardft.samplers.ddim import DDIM
@@ -157,7 +157,9 @@ def run_pipeline(pipe: Any, values: dict[str, Any], start: Tensor) -> tuple[Tens
     seen = next(state.get(name) for name in ("images", "videos") if state.get(name) is not None)
     seen = seen if isinstance(seen, Tensor) else torch.stack(list(seen))
     seen = seen[:, :3] * seen[:, 3:] + 1 - seen[:, 3:] if seen.shape[1] == 4 else seen
-    return finished, seen.reshape(1, *seen.shape[-4 if seen.ndim > 4 or "videos" in state.values else -3 :])
+    return finished, seen.reshape(
+        1, *seen.shape[-4 if seen.ndim > 4 or "videos" in state.values else -3 :]
+    )
 
 
 def place_start(state: PipelineState, start: Tensor) -> None:
@@ -293,7 +295,10 @@ def main() -> None:
             rows.append(measure(family, arguments.steps))
             print(rows[-1], file=sys.stderr)
         except Exception:
-            import traceback; print("FAILED", family, file=sys.stderr); traceback.print_exc(limit=-3)
+            import traceback
+
+            print("FAILED", family, file=sys.stderr)
+            traceback.print_exc(limit=-3)
     print(table(rows))
 
 

@@ -1,4 +1,4 @@
-"""Tiny pipelines of every family that `modular` drives: the real classes of diffusers, random weights, no text encoders.
+"""Tiny pipelines of every family that `modular` drives: diffusers' classes, random weights, no text encoders.
 
 With this folder on PYTHONPATH a recipe can name one, which takes milliseconds per step on a CPU:
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from modular_tiny.family import Tiny
-from modular_tiny.images import IMAGES
-from modular_tiny.videos import VIDEOS
 from rewardft_plugins.modular.model import Modular, Settings
 from torch import Tensor, nn
 
+from modular_tiny.family import Tiny
+from modular_tiny.images import IMAGES
+from modular_tiny.videos import VIDEOS
 from rewardft import Batch, Rollout, hookimpl
 from rewardft.errors import ComponentError, did_you_mean
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
+
 from modular_tiny.texts import Embed
 
 Flow = diffusers.FlowMatchEulerDiscreteScheduler

@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers as D
 import torch
+
 from modular_tiny.family import Flow, Tiny
 from modular_tiny.texts import LENGTH, fixed, listed, masked, plain, pooled, text, with_negative
 

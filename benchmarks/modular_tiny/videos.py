@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers as D
 import torch
+
 from modular_tiny.family import Flow, Tiny
 from modular_tiny.texts import draw, fixed, padded, plain, tokens, with_negative
 

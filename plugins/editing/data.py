@@ -53,7 +53,9 @@ class Edits:
         chosen = held_out_pictures([row["image"] for row in rows], held_out)
         rows = [row for row in rows if (row["image"] in chosen) == (split == "val")]
         if not rows:
-            raise DataError(f"{self.file}: the split {split!r} is empty; set `held_out` for a `val`")
+            raise DataError(
+                f"{self.file}: the split {split!r} is empty; set `held_out` for a `val`"
+            )
         self.rows = rows[:limit]
 
     def __len__(self) -> int:
@@ -74,9 +76,13 @@ class Edits:
         height, width = self.size
         try:
             with Image.open(self.file.parent / name) as image:
-                fitted = ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BICUBIC)
+                fitted = ImageOps.fit(
+                    image.convert(mode), (width, height), Image.Resampling.BICUBIC
+                )
         except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{self.file}:{line}: {name!r} is no readable picture ({error})") from error
+            raise DataError(
+                f"{self.file}:{line}: {name!r} is no readable picture ({error})"
+            ) from error
         pixels = torch.from_numpy(np.array(fitted, dtype=np.float32) / 255)
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
@@ -86,7 +92,9 @@ def read(file: Path) -> Iterator[dict[str, str]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{file}: not readable ({error.strerror}); expected a .jsonl file") from error
+        raise DataError(
+            f"{file}: not readable ({error.strerror}); expected a .jsonl file"
+        ) from error
     keys: set[str] | None = None
     for number, line in enumerate(lines, 1):
         if not line.strip():

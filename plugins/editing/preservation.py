@@ -27,8 +27,12 @@ def preservation(
             f"preservation compares with batch[{column!r}], and the data set gives: {', '.join(batch.columns)}"
         )
     if not isinstance(pixels, Tensor) or pixels.ndim != 4:
-        got = f"shape {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
-        raise RewardError(f"preservation expects images (b, 3, h, w) as `rollout.decoded`, got {got}")
+        got = (
+            f"shape {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
+        )
+        raise RewardError(
+            f"preservation expects images (b, 3, h, w) as `rollout.decoded`, got {got}"
+        )
     before = fitted(batch[column], pixels)
     counted = torch.ones_like(pixels[:, :1])
     if mask is not None and mask in batch:

@@ -64,7 +64,9 @@ def open_pipeline(source: Source) -> ModularPipeline:
         return ModularPipeline.from_pretrained(place, **options)
     except ComponentError:
         raise
-    except Exception as error:  # whatever diffusers or the hub raise says where, and here is what to do
+    except (
+        Exception
+    ) as error:  # whatever diffusers or the hub raise says where, and here is what to do
         raise ComponentError(
             f"{source.place}: no modular pipeline could be made of it ({type(error).__name__}: {error}). "
             f"Check the folder or hub id; where the family has blocks in diffusers "
@@ -158,7 +160,8 @@ def load_part(spec: Any, source: Source) -> Any:
         options |= network_options(spec, source)
     try:
         loaded = kind.from_pretrained(
-            str(spec.pretrained_model_name_or_path), **{k: v for k, v in options.items() if v is not None}
+            str(spec.pretrained_model_name_or_path),
+            **{k: v for k, v in options.items() if v is not None},
         )
     except Exception as error:
         raise ComponentError(

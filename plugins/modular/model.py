@@ -34,7 +34,13 @@ from rewardft import Batch
 from rewardft.errors import ComponentError, did_you_mean
 
 Embed = Callable[[str, Tensor | None], Mapping[str, Any]]
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj")  # diffusers' names in all families
+ATTENTION = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "to_qkv_mlp_proj",
+)  # diffusers' names in all families
 PREPARED = 4  # batches that are kept where the loop begins
 
 
@@ -151,7 +157,9 @@ class Modular:
         self._prepared.clear()
         if self.settings.offload_encoders:
             for name in self._encoders:
-                setattr(self.pipe, name, None)  # else the pipeline takes the encoders' device for its own
+                setattr(
+                    self.pipe, name, None
+                )  # else the pipeline takes the encoders' device for its own
         self.pipe.to(self.device)
         self.trainable.to(self.device)
 
@@ -264,7 +272,9 @@ class Modular:
 
     def denoise(self, x: Tensor, t: Tensor, cond: Sequence[Condition]) -> Tensor:
         groups = list(self.groups(t, cond))
-        outputs = [self.denoise_group(x[rows], t[rows[0]], [cond[r] for r in rows]) for rows in groups]
+        outputs = [
+            self.denoise_group(x[rows], t[rows[0]], [cond[r] for r in rows]) for rows in groups
+        ]
         if len(groups) == 1:
             return outputs[0]
         order = torch.tensor([row for rows in groups for row in rows], device=x.device)
@@ -283,7 +293,9 @@ class Modular:
 
     def denoise_group(self, x: Tensor, t: Tensor, cond: Sequence[Condition]) -> Tensor:
         prepared = self.prepared(cond)
-        wanted = join(prepared.step, self.pipe).dtype  # some families refuse a float32 x beside bf16
+        wanted = join(
+            prepared.step, self.pipe
+        ).dtype  # some families refuse a float32 x beside bf16
         self._called.clear()
         return self.with_idle_weights(self.chain.denoise(x.to(wanted), t, prepared))
 
@@ -340,7 +352,9 @@ class Modular:
         self._steps = steps
         prepared = self.prepared([self.example])
         if prepared.sigmas is None:
-            raise ComponentError(f"{type(self.pipe).__name__} has no noise levels beside its timesteps")
+            raise ComponentError(
+                f"{type(self.pipe).__name__} has no noise levels beside its timesteps"
+            )
         return prepared.timesteps.cpu(), prepared.sigmas.cpu()
 
     def decode(self, x0: Tensor) -> Tensor:
@@ -364,7 +378,9 @@ def common_inputs(pipe: Any, settings: Settings) -> dict[str, Any]:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ComponentError(f"{type(pipe).__name__} has no input {name!r}.{hint}")
-    if "use_kv_cache" in known:  # keys and values that were made with the weights of an earlier step
+    if (
+        "use_kv_cache" in known
+    ):  # keys and values that were made with the weights of an earlier step
         given.setdefault("use_kv_cache", False)
     return given
 

@@ -125,8 +125,8 @@ class HpsV2(TextImage):
 class ClipDirection(nn.Module):
     """Does a picture change as its caption does? (Gal et al. 2021, 2108.00946, equation 2; here its cosine.)
 
-    cos(E(sample) - E(picture), E(target) - E(source)), `(b,)`, in [-1, 1], with CLIP's unit embeddings E of images and of
-    texts. A sample that is the picture itself has no direction and counts 0.
+    cos(E(sample) - E(picture), E(target) - E(source)), `(b,)`, in [-1, 1], with CLIP's unit embeddings E
+    of images and of texts. A sample that is the picture itself has no direction and counts 0.
 
     Args:
         weights, revision, processor, quantise, precision: as `ClipScore`.
@@ -146,11 +146,16 @@ class ClipDirection(nn.Module):
         super().__init__()
         self.columns = (source, target)
         self.image = image
-        self.clip = Clip(ClipSource(weights, revision, processor, quantise=quantise, precision=precision), "clip_direction")
+        self.clip = Clip(
+            ClipSource(weights, revision, processor, quantise=quantise, precision=precision),
+            "clip_direction",
+        )
         self.eval()
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
-        before, after = (self.clip.texts(prompts_of(batch, name, "clip_direction")) for name in self.columns)
+        before, after = (
+            self.clip.texts(prompts_of(batch, name, "clip_direction")) for name in self.columns
+        )
         pixels = pixels_of(rollout, "clip_direction")
         with torch.no_grad():
             start = self.clip.images(batch[self.image].to(pixels))

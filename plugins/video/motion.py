@@ -1,7 +1,7 @@
 """How a video moves. The two rewards belong together: alone, each has an optimum that is no video.
 
-A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` counts flicker, which is motion that
-turns back at once; `motion_amount` counts motion of what is larger than a few pixels, up to as much as is wanted.
+A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` counts flicker, which is motion
+that turns back at once; `motion_amount` counts motion of what is larger than a few pixels, up to what is wanted.
 """
 
 from __future__ import annotations

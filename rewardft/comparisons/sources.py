@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import RecipeError, did_you_mean
-from rewardft.recipe.recipe import strict_yaml
+from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import parse_budget
 
 Finder = Callable[[str], Path]  # a recipe's file from its name

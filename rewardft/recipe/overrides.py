@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rewardft.recipe.recipe import strict_yaml
+from rewardft.recipe import strict_yaml
 from rewardft.recipe.strict_yaml import Keys
 
 

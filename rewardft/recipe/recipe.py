@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import PrivateAttr, ValidationError
 
 from rewardft.errors import RecipeError, did_you_mean
-from rewardft.recipe.recipe import strict_yaml
+from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import parse_budget
 from rewardft.recipe.overrides import Origin, apply_override, dotted
 from rewardft.recipe.plugin_names import is_path

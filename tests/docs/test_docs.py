@@ -24,7 +24,7 @@ from rewardft.plugins.component import tags_of
 from rewardft.plugins.hook_checks import HOOKS
 from rewardft.plugins.manager import load_plugins
 from rewardft.plugins.resolve import resolve
-from rewardft.recipe.recipe import strict_yaml
+from rewardft.recipe import strict_yaml
 from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.sections import Sections, section_of
 from rewardft.storage.recorder import Recorder

@@ -303,7 +303,7 @@ def test_exchanges_between_processes(two):
 
 def exchange(accelerator):
     """What `test_exchanges_between_processes` looks at, computed in each process."""
-    from rewardft.engine.trainer import processes as distributed
+    from rewardft.engine import processes as distributed
 
     rank = accelerator.process_index
     parameters = [torch.nn.Parameter(torch.full((n,), float(rank))) for n in (2, 1, 1)]

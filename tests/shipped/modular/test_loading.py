@@ -47,7 +47,10 @@ def test_from_prompts_to_pixels_as_the_standard_pipeline(family, folders):
     start = rollout.noise.draw("initial", rollout.x0.shape[1:])
     pipe = DiffusionPipeline.from_pretrained(folders[family])
     pipe.set_progress_bar_config(disable=True)
-    guidance = {"qwen_image": {"true_cfg_scale": 4.0, "negative_prompt": ""}, "z_image": {"guidance_scale": 0.0}}
+    guidance = {
+        "qwen_image": {"true_cfg_scale": 4.0, "negative_prompt": ""},
+        "z_image": {"guidance_scale": 0.0},
+    }
     for row, prompt in enumerate(PROMPTS):
         wanted = pipe(
             prompt=prompt, **size, num_inference_steps=3, latents=start[row : row + 1], output_type="pt",
@@ -77,7 +80,9 @@ def test_a_part_that_is_missing(folders, tmp_path):
     shutil.rmtree(folder / "text_encoder")
     text = refused(weights=str(folder), frames=5, **SIZE)
     assert text.startswith(f"{folder}/text_encoder: no UMT5EncoderModel could be loaded (OSError: ")
-    assert text.endswith("Weights are read from safetensors files alone; pickled ones can run code and are refused.")
+    assert text.endswith(
+        "Weights are read from safetensors files alone; pickled ones can run code and are refused."
+    )
 
 
 def test_pickled_weights_are_refused(folders, tmp_path):
@@ -85,7 +90,9 @@ def test_pickled_weights_are_refused(folders, tmp_path):
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(path), path.with_suffix(".bin"))
     path.unlink()
-    assert "pickled ones can run code and are refused" in refused(weights=str(folder), frames=5, **SIZE)
+    assert "pickled ones can run code and are refused" in refused(
+        weights=str(folder), frames=5, **SIZE
+    )
 
 
 def test_a_tensor_that_is_missing(folders, tmp_path):
@@ -130,12 +137,16 @@ def test_unknown_names_get_suggestions(folders):
 def test_a_workflow_that_does_not_start_from_noise(folders):
     model = modular(weights=str(folders["z_image"]), workflow="image2image", height=64, width=64)
     pictures = Batch(("0",), (0,), {"prompt": ["a cat"], "image": torch.rand(1, 3, 64, 64)})
-    with pytest.raises(ComponentError, match="starts from a picture that is noised or kept in part"):
+    with pytest.raises(
+        ComponentError, match="starts from a picture that is noised or kept in part"
+    ):
         model.sample_shape(model.encode(pictures))
 
 
 def test_precision_of_parts(folders):
-    model = modular(weights=str(folders["wan"]), dtype="bf16", dtypes={"text_encoder": "fp32"}, frames=5, **SIZE)
+    model = modular(
+        weights=str(folders["wan"]), dtype="bf16", dtypes={"text_encoder": "fp32"}, frames=5, **SIZE
+    )
     assert model.trainable.dtype == torch.bfloat16
     assert model.pipe.vae.dtype == model.pipe.text_encoder.dtype == torch.float32
     cond = model.encode(batch())

@@ -8,11 +8,15 @@ from rewardft_plugins.modular.guidance import build as build_guider
 from rewardft_plugins.modular.model import Modular, Settings
 
 from rewardft import Batch
-from rewardft.policy.policy import Policy
 from rewardft.errors import ComponentError
+from rewardft.policy.policy import Policy
 
 BATCH = Batch(("0", "1"), (0, 0), {"prompt": ["a red cat", "a blue dog on a hill"]})
-REPLAYABLE = ["ClassifierFreeGuidance", "ClassifierFreeZeroStarGuidance", "TangentialClassifierFreeGuidance"]
+REPLAYABLE = [
+    "ClassifierFreeGuidance",
+    "ClassifierFreeZeroStarGuidance",
+    "TangentialClassifierFreeGuidance",
+]
 
 
 def with_guider(guider, **options):
@@ -23,14 +27,18 @@ def with_guider(guider, **options):
 
 def state_of(model):
     cond = model.encode(BATCH)
-    return torch.randn(2, *model.sample_shape(cond), generator=torch.Generator().manual_seed(0)), cond
+    return torch.randn(
+        2, *model.sample_shape(cond), generator=torch.Generator().manual_seed(0)
+    ), cond
 
 
 def at(value):
     return torch.full((2,), value)
 
 
-@pytest.mark.parametrize("name", [*REPLAYABLE, "AdaptiveProjectedGuidance", "MagnitudeAwareGuidance"])
+@pytest.mark.parametrize(
+    "name", [*REPLAYABLE, "AdaptiveProjectedGuidance", "MagnitudeAwareGuidance"]
+)
 def test_a_step_can_be_visited_again_in_another_order(name):
     model = with_guider({"use": name, "guidance_scale": 3.0})
     x, cond = state_of(model)
@@ -64,7 +72,9 @@ def test_guidance_by_hand():
     guider = model.pipe.guider
     found = {}
     plain = guider.forward
-    guider.forward = lambda pred_cond, pred_uncond=None: found.setdefault("c", pred_cond) is None or plain(pred_cond, pred_uncond)
+    guider.forward = lambda pred_cond, pred_uncond=None: (
+        found.setdefault("c", pred_cond) is None or plain(pred_cond, pred_uncond)
+    )
     model.denoise(x, at(500.0), cond)
     with Policy(model).unguided():
         assert torch.allclose(model.denoise(x, at(500.0), cond), found["c"], atol=1e-6)
@@ -90,7 +100,9 @@ def test_the_gradient_outside():
 
 def with_outside(family):
     pipe, tiny = make_pipeline(FAMILIES[family], 0)
-    settings = Settings(guidance=3.0, guidance_gradient="outside", height=32, width=32, frames=tiny.frames)
+    settings = Settings(
+        guidance=3.0, guidance_gradient="outside", height=32, width=32, frames=tiny.frames
+    )
     return Modular(pipe, settings, lambda prompt, image: tiny.embed(prompt, True))
 
 

@@ -10,7 +10,14 @@ from modular_tiny.videos import unipc, wan_vae
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 WIDTH = 16
-MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
+MARKS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+]
 CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 
 
@@ -29,7 +36,9 @@ def qwen_tokenizer():
 def t5_tokenizer():
     letters = "abcdefghijklmnopqrstuvwxyz"
     names = ["<pad>", "</s>", "<unk>", "▁", *letters]
-    return T.T5TokenizerFast(vocab=[(n, -float(i)) for i, n in enumerate(names)], extra_ids=0, model_max_length=512)
+    return T.T5TokenizerFast(
+        vocab=[(n, -float(i)) for i, n in enumerate(names)], extra_ids=0, model_max_length=512
+    )
 
 
 def qwen3(kind, layers):
@@ -50,8 +59,15 @@ def qwen25_vl():
         "depth": 2, "hidden_size": WIDTH, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": WIDTH,
         "fullatt_block_indexes": [1], "window_size": 28, "patch_size": 14,
     }  # fmt: skip
-    ids = {"image_token_id": 261, "vision_start_token_id": 259, "vision_end_token_id": 260, "video_token_id": 299}
-    return T.Qwen2_5_VLForConditionalGeneration(T.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
+    ids = {
+        "image_token_id": 261,
+        "vision_start_token_id": 259,
+        "vision_end_token_id": 260,
+        "video_token_id": 299,
+    }
+    return T.Qwen2_5_VLForConditionalGeneration(
+        T.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+    )
 
 
 def flux2_klein():
