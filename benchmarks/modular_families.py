@@ -2,7 +2,7 @@
 
     python benchmarks/modular_families.py                      # all families, as a Markdown table
     python benchmarks/modular_families.py wan qwenimage        # some of them
-    python benchmarks/modular_families.py --steps wan          # with one step of each algorithm
+    python benchmarks/modular_families.py --steps --write      # with one step of each algorithm, into the docs
 
 Columns: the largest difference of finished latents, and of pixels, of two prompts of different length in one batch
 from the pipeline on each prompt alone, with guidance of 4 and without; the largest difference of DRaFT's gradient to a
@@ -276,30 +276,39 @@ def table(rows: list[Row]) -> str:
         shape = "x".join(map(str, row.shape))
         unguided = "-" if row.latents_unguided is None else f"{row.latents_unguided:.0e}"
         steps = ", ".join(n if s == "ok" else f"{n}: {s}" for n, s in row.steps.items())
+        steps = "all five" if set(row.steps.values()) == {"ok"} else steps
         figures = f"{row.latents:.0e} | {unguided} | {row.pixels:.0e} | {row.gradient:.0e}"
         lines.append(f"| `{row.family}` | {shape} | {figures} | {steps} |")
     videos = sum(row.family in VIDEOS for row in rows)
     return "\n".join([*lines, "", f"{len(rows)} variants, {videos} of them video."])
 
 
+def write(text: str) -> None:
+    """Put the table where people look for it."""
+    root = Path(__file__).resolve().parents[1]
+    (root / "benchmarks" / "results" / "modular_families.md").write_text(text + "\n")
+    page = root / "docs" / "modular.md"
+    before, rest = page.read_text().split("<!-- families:start -->")
+    after = rest.split("<!-- families:end -->")[1]
+    marked = f"<!-- families:start -->\n\n{text}\n\n<!-- families:end -->"
+    page.write_text(before + marked + after)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--steps", action="store_true", help="one step of each algorithm too")
+    parser.add_argument("--write", action="store_true", help="into results/ and docs/modular.md")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     rows = []
     for family in arguments.families:
-        try:
-            rows.append(measure(family, arguments.steps))
-            print(rows[-1], file=sys.stderr)
-        except Exception:
-            import traceback
-
-            print("FAILED", family, file=sys.stderr)
-            traceback.print_exc(limit=-3)
+        rows.append(measure(family, arguments.steps))
+        print(rows[-1], file=sys.stderr)
     print(table(rows))
+    if arguments.write:
+        write(table(rows))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from rewardft_plugins.modular.model import Modular, Settings
+from rewardft_plugins.modular.model import Modular
+from rewardft_plugins.modular.settings import Settings
 from torch import Tensor, nn
 
 from modular_tiny.family import Tiny

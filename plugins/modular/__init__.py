@@ -66,7 +66,8 @@ def modular(
         ComponentError: a part is missing or damaged, or a setting fits nothing in the pipeline.
     """
     from rewardft_plugins.modular.loading import Source
-    from rewardft_plugins.modular.model import Modular, Settings
+    from rewardft_plugins.modular.model import Modular
+    from rewardft_plugins.modular.settings import Settings
 
     settings = Settings(
         workflow=workflow,

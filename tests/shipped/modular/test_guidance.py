@@ -5,7 +5,8 @@ import pytest
 import torch
 from modular_tiny import FAMILIES, build, make_pipeline
 from rewardft_plugins.modular.guidance import build as build_guider
-from rewardft_plugins.modular.model import Modular, Settings
+from rewardft_plugins.modular.model import Modular
+from rewardft_plugins.modular.settings import Settings
 
 from rewardft import Batch
 from rewardft.errors import ComponentError
