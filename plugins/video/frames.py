@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -27,6 +27,14 @@ class PerFrame(nn.Module):
         at_a_time: frames that the reward sees in one call; under autograd each call is a checkpoint, so memory does
             not grow with frames.
     """
+
+    provides: frozenset[str] = frozenset()  # what the reward provides
+
+    @staticmethod
+    def tags(reward: Any) -> frozenset[str]:
+        """Those of the reward, as a component that is not built yet."""
+        found: frozenset[str] = reward.tags("provides", "tags")
+        return found
 
     def __init__(
         self,

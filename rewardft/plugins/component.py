@@ -10,15 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rewardft.errors import ComponentError, RewardftError, did_you_mean
-from rewardft.plugins.catalog import Entry, plain_callable
-from rewardft.recipe.typed_values import Mismatch, convert, type_words
+from rewardft.contracts.protocols import Reward
+from rewardft.errors import ComponentError, PluginError, RewardftError, did_you_mean
+from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
+from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words
 
 # Kinds whose contract is a plain call: a function with these first parameters is the component, not
 # a factory of it.
 CALLS = {"rewards": ("rollout", "batch"), "regularizers": ("new", "reference")}
 
-Checked = tuple[dict[str, Any], list[tuple[str | None, str]]]
+# Annotations that stand for a component of a kind: a recipe gives `{use: NAME, OPTION: ...}` there.
+NESTED: Mapping[Any, str] = {Reward: "rewards"}
+
+# Converted options with the problems, as pairs of (keys that lead to the option, message).
+Checked = tuple[dict[str, Any], list[tuple[tuple[str, ...], str]]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,14 @@ class Component:
         What fails in the factory is raised as `ComponentError` that names the component.
         """
         factory = self.entry.factory
+        options = {
+            name: value.build() if isinstance(value, Component) else value
+            for name, value in self.options.items()
+        }
         if is_the_component(self.entry):
-            return functools.update_wrapper(functools.partial(factory, **self.options), factory)
+            return functools.update_wrapper(functools.partial(factory, **options), factory)
         try:
-            return factory(**self.options)
+            return factory(**options)
         except RewardftError as error:
             error.add_note(f"while building {self._title}")
             raise
@@ -88,35 +97,66 @@ def option_parameters(entry: Entry) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind is not p.VAR_POSITIONAL}
 
 
-def check_options(entry: Entry, options: Mapping[str, Any], fixed: tuple[str, ...]) -> Checked:
-    """Convert options to the factory's types; returns them with the problems, as pairs (option or
-    None, message).
+def check_options(
+    catalog: Catalog, entry: Entry, options: Mapping[str, Any], fixed: tuple[str, ...]
+) -> Checked:
+    """Convert options to the factory's types; returns them with the problems.
 
-    `fixed` are the section's own keys, so that a misspelled one is recognised too.
+    catalog: where the names of components inside options are looked up.
+    fixed: the section's own keys, so that a misspelled one is recognised too.
     """
     known = option_parameters(entry)
     named = {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
     open_ended = len(named) < len(known)
     values: dict[str, Any] = {}
-    problems: list[tuple[str | None, str]] = []
+    problems: list[tuple[tuple[str, ...], str]] = []
     for key, value in options.items():
-        if key not in named:
-            values[key] = value
-            if not open_ended:
-                problems.append(
-                    (key, f"{entry.title} has no option {key!r}.{_choices(key, named, fixed)}")
-                )
+        if key in named:
+            values[key], found = check_option(catalog, entry, named[key], value)
+            problems += [((key, *path), message) for path, message in found]
             continue
-        try:
-            values[key] = _convert(entry, named[key], value)
-        except Mismatch as error:
-            problems.append((key, f"option {key!r} of {entry.title}: {error}"))
+        values[key] = value
+        if not open_ended:
+            hint = _choices(key, named, fixed)
+            problems.append(((key,), f"{entry.title} has no option {key!r}.{hint}"))
     problems += [
-        (None, _missing(entry, p))
+        ((), _missing(entry, p))
         for p in named.values()
         if p.default is p.empty and p.name not in options
     ]
     return values, problems
+
+
+def check_option(
+    catalog: Catalog, entry: Entry, parameter: inspect.Parameter, value: Any
+) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
+    """One option, converted, with its problems; the keys of these begin inside the option."""
+    title = f"option {parameter.name!r} of {entry.title}"
+    annotation = _annotation(entry, parameter)
+    if annotation in NESTED:
+        return check_nested(catalog, NESTED[annotation], value, title)
+    if value is None and parameter.default is None:
+        return None, []
+    try:
+        return convert(annotation, value), []
+    except Mismatch as error:
+        return value, [((), f"{title}: {error}")]
+
+
+def check_nested(
+    catalog: Catalog, kind: str, value: Any, title: str
+) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
+    """A component of `kind` inside an option, as `{use: NAME, ...}`."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
+        form = f"a {SINGULAR[kind]} as {{use: NAME, OPTION: ...}}"
+        return value, [((), f"{title}: expected {form}, got {value_words(value)}.")]
+    try:
+        entry = catalog.get(kind, value["use"])
+    except PluginError as error:
+        return value, [(("use",), str(error))]
+    options = {name: each for name, each in value.items() if name != "use"}
+    values, problems = check_options(catalog, entry, options, ("use",))
+    return Component(entry, values), problems
 
 
 def tags_of(
@@ -168,6 +208,8 @@ def _choices(key: str, named: Mapping[str, Any], fixed: tuple[str, ...]) -> str:
 def _missing(entry: Entry, parameter: inspect.Parameter) -> str:
     annotation = _annotation(entry, parameter)
     words = "" if annotation is Any else f" ({type_words(annotation)})"
+    if annotation in NESTED:
+        words = f" (a {SINGULAR[NESTED[annotation]]}, {{use: NAME, OPTION: ...}})"
     text = f"{entry.title} requires the option {parameter.name!r}{words}."
     first = next(iter(_signature(entry.factory)), None)
     if entry.kind in CALLS and inspect.isroutine(entry.factory) and parameter.name == first:
@@ -177,13 +219,6 @@ def _missing(entry: Entry, parameter: inspect.Parameter) -> str:
             f"({names})."
         )
     return text
-
-
-def _convert(entry: Entry, parameter: inspect.Parameter, value: Any) -> Any:
-    annotation = _annotation(entry, parameter)
-    if value is None and parameter.default is None:
-        return None
-    return convert(annotation, value)
 
 
 def _annotation(entry: Entry, parameter: inspect.Parameter) -> Any:

@@ -148,10 +148,9 @@ class _Resolver:
                 self.problems.append(f"{self.recipe.where(*keys, 'use')}: {error}")
             return None
         fixed = tuple(name for name in type(spec).model_fields if name != "options")
-        values, problems = check_options(entry, spec.options, fixed)
-        for key, message in problems:
-            where = self.recipe.where(*keys) if key is None else self.recipe.where(*keys, key)
-            self.problems.append(f"{where}: {message}")
+        values, problems = check_options(self.catalog, entry, spec.options, fixed)
+        for path, message in problems:
+            self.problems.append(f"{self.recipe.where(*keys, *path)}: {message}")
         return Component(entry, values)
 
     def listed(self, kind: str, specs: list[Any], keys: Keys) -> list[tuple[Any, Component]]:
@@ -168,11 +167,11 @@ class _Resolver:
             "use": refused.format("use"),
             "batch_size": refused.format("batch_size") + " Write evaluate.batch_size.",
         }
-        problems = [(key, own[key]) for key in overrides if key in own]
+        problems = [((key,), own[key]) for key in overrides if key in own]
         options = {key: value for key, value in overrides.items() if key not in own}
-        values, found = check_options(dataset.entry, options, ())
-        for key, message in problems + [(key, text) for key, text in found if key is not None]:
-            self.problems.append(f"{self.recipe.where('evaluate', 'data', key)}: {message}")
+        values, found = check_options(self.catalog, dataset.entry, options, ())
+        for path, message in problems + [(path, text) for path, text in found if path]:
+            self.problems.append(f"{self.recipe.where('evaluate', 'data', *path)}: {message}")
         return Component(dataset.entry, {**dataset.options, **values})
 
 

@@ -153,8 +153,9 @@ def open_reward(
     options: dict[str, Any] = {}
     origin = Origin(f"reward {use!r}")
     problems = [problem for text in settings for problem in apply_override(options, text, origin)]
-    entry = build_catalog(load_plugins(list(plugins), base)).get("rewards", use)
-    values, found = check_options(entry, options, ())
+    catalog = build_catalog(load_plugins(list(plugins), base))
+    entry = catalog.get("rewards", use)
+    values, found = check_options(catalog, entry, options, ())
     if problems or found:
         raise RecipeError(origin.source, problems + [message for _, message in found])
     component = Component(entry, values)
