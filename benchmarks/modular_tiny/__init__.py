@@ -49,6 +49,7 @@ def build(
     guidance: float | None = None,
     train: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
+    frames: int | None = None,
 ) -> tuple[Modular, Tiny]:
     """The model and what it was made of."""
     pipe, tiny = make_pipeline(FAMILIES[family], seed, dtype)
@@ -56,7 +57,7 @@ def build(
         guidance=guidance,
         height=tiny.size,
         width=tiny.size,
-        frames=tiny.frames,
+        frames=frames or tiny.frames,
         inputs=tiny.inputs,
         train=train,
     )

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rewardft.errors import RewardError
 from rewardft.types import Batch, Rollout
 
 from .clip import Clip, ClipSource, Precision
@@ -157,6 +158,11 @@ class ClipDirection(nn.Module):
             self.clip.texts(prompts_of(batch, name, "clip_direction")) for name in self.columns
         )
         pixels = pixels_of(rollout, "clip_direction")
+        if self.image not in batch:
+            raise RewardError(
+                f"clip_direction compares with the pictures in batch[{self.image!r}], and the data set gives: "
+                f"{', '.join(batch.columns)}"
+            )
         with torch.no_grad():
             start = self.clip.images(batch[self.image].to(pixels))
         moved = self.clip.images(pixels) - start

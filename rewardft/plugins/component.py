@@ -26,7 +26,7 @@ NESTED: Mapping[Any, str] = {Reward: "rewards"}
 Checked = tuple[dict[str, Any], list[tuple[tuple[str, ...], str]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Component:
     """A catalog entry and its options.
 
@@ -74,6 +74,11 @@ class Component:
             raise ComponentError(
                 f"{self._title}: {dynamic}() failed: {type(error).__name__}: {error}"
             ) from error
+
+    def __repr__(self) -> str:
+        """As a recipe writes it inside an option."""
+        options = {"use": self.entry.name, **self.options}
+        return "{" + ", ".join(f"{name}: {value}" for name, value in options.items()) + "}"
 
     @property
     def _title(self) -> str:

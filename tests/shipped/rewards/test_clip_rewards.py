@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from rewardft_plugins.rewards.aesthetic import Aesthetic
-from rewardft_plugins.rewards.text_image import ClipScore, HpsV2, PickScore
+from rewardft_plugins.rewards.text_image import ClipDirection, ClipScore, HpsV2, PickScore
 from safetensors.torch import save_file
 from transformers import CLIPModel, CLIPProcessor
 
@@ -282,4 +282,47 @@ def test_hub_ids_and_their_revisions_load_by_the_same_path(tmp_path):
     assert (
         refusal
         == f"clip_score: the CLIP weights of 'owner/tiny' (revision {'3' * 40}) cannot be loaded"
+    )
+
+
+def test_clip_direction_is_the_librarys_cosine(folder, pixels):
+    """cos(E(sample) - E(picture), E(target) - E(source)), from the library's own embeddings."""
+    model = CLIPModel.from_pretrained(folder, use_safetensors=True).eval()
+    processor = CLIPProcessor(image_processor(), clip_tokenizer())
+
+    def images(values):
+        pictures = [
+            Image.fromarray((p.permute(1, 2, 0) * 255).round().byte().numpy()) for p in values
+        ]
+        inputs = processor(images=pictures, return_tensors="pt")
+        return model(**inputs, **texts(PROMPTS)).image_embeds
+
+    def texts(prompts):
+        cut = {"padding": True, "truncation": True, "max_length": 24}
+        return processor(text=prompts, return_tensors="pt", **cut)
+
+    def embed(prompts):
+        blank = processor(images=[Image.new("RGB", (16, 16))], return_tensors="pt")
+        return model(**blank, **texts(prompts)).text_embeds
+
+    before, after = pixels.roll(1, 0), PROMPTS[::-1]
+    with torch.no_grad():
+        moved, wanted = images(pixels) - images(before), embed(after) - embed(PROMPTS)
+    expected = torch.nn.functional.cosine_similarity(moved, wanted, dim=1)
+    edits = batch_of(4, image=before, source=PROMPTS, target=after)
+    reward = ClipDirection(str(folder), quantise=True)
+    value = reward(make_rollout(pixels, edits), edits)
+    assert torch.allclose(value, expected, atol=1e-4)
+    untouched = batch_of(4, image=pixels, source=PROMPTS, target=after)
+    assert reward(make_rollout(pixels, untouched), untouched).abs().max() < 1e-3
+    report = check_reward(ClipDirection(str(folder)), pixels, edits, differentiable=True)
+    assert report.gradient_error < 0.05
+
+
+def test_clip_direction_needs_pictures(folder, pixels):
+    edits = batch_of(4, source=PROMPTS, target=PROMPTS)
+    with pytest.raises(RewardError) as caught:
+        ClipDirection(str(folder))(make_rollout(pixels, edits), edits)
+    assert str(caught.value) == (
+        "clip_direction compares with the pictures in batch['image'], and the data set gives: source, target"
     )
