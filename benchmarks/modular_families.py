@@ -66,9 +66,9 @@ def batch_of(prompts: tuple[str, ...]) -> Batch:
     return Batch(prompts, (0,) * len(prompts), {"prompt": list(prompts)})
 
 
-def context(model: Any, rewards: Any = ()) -> Context:
+def context(model: Any, rewards: Any = (), steps: int = STEPS) -> Context:
     """A context with Euler steps (flow matching) or DDIM (betas), both without noise."""
-    sampler = DDIM(STEPS)
+    sampler = DDIM(steps)
     sampler.setup(model)
     spec = SimpleNamespace(rank=2, alpha=None, targets=None, dropout=0.0)
     adapter = Lora(model, spec, seed=0)

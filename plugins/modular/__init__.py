@@ -33,6 +33,7 @@ def modular(
     height: int | None = None,
     width: int | None = None,
     frames: int | None = None,
+    frame_rate: float = 16.0,
     inputs: dict[str, Any] | None = None,
     negative_prompt: str | None = None,
     train: list[str] | None = None,
@@ -55,6 +56,7 @@ def modular(
         guider: another guider of diffusers for the pipeline's own, `{use: CLASS, OPTION: ...}`.
         guidance_gradient: `outside` makes all passes but the conditional one constants.
         height, width, frames: of the samples; None takes the pipeline's own.
+        frame_rate: of videos in run folders and reports, in frames per second.
         inputs: other inputs of the blocks, the same for all samples.
         negative_prompt: what guidance leads away from; None takes the pipeline's own.
         train: the denoisers that learn, where the loop has several; default: all.
@@ -77,6 +79,7 @@ def modular(
         height=height,
         width=width,
         frames=frames,
+        frame_rate=frame_rate,
         inputs=inputs or {},
         negative_prompt=negative_prompt,
         train=train or (),

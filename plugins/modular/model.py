@@ -60,6 +60,11 @@ class Modular:
         self._starts_from_noise = False
         self.scheduler = self.make_schedule()
 
+    @property
+    def frame_rate(self) -> float | None:
+        """In frames per second; None of models that make images."""
+        return self.settings.frame_rate if self.settings.frames else None
+
     @classmethod
     def load(cls, source: Source, settings: Settings) -> Modular:
         """From a folder or the hub, with the parts that the workflow uses."""

@@ -23,6 +23,7 @@ class Settings:
     height: int | None = None
     width: int | None = None
     frames: int | None = None
+    frame_rate: float = 16.0
     inputs: Mapping[str, Any] = field(default_factory=dict)
     negative_prompt: str | None = None
     train: Sequence[str] = ()

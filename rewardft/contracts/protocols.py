@@ -39,6 +39,9 @@ class Model(Protocol):
         A model whose samples are not images says `pictures = False`; what they decode to is then
         its own affair, a mapping of tensors for instance. Its optional method
         `show(decoded, batch) -> (b, c, h, w)` in [0, 1] draws them for reports.
+
+        A model whose samples are videos `(b, frames, c, h, w)` has an attribute `frame_rate`, in
+        frames per second: run folders and reports then hold GIFs, not rows of pictures.
         """
 
 

@@ -126,10 +126,10 @@ def import_pillow(*names: str) -> dict[str, Any]:
         ) from error
 
 
-def write_image(path: Path, image: Any) -> None:
-    """A PNG, complete or absent."""
+def write_image(path: Path, image: Any, kind: str = "PNG", **options: Any) -> None:
+    """A Pillow image as a file of a kind that Pillow knows, complete or absent."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, format="PNG")
+    image.save(temporary, format=kind, **options)
     os.replace(temporary, path)
 
 

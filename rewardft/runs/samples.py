@@ -16,6 +16,7 @@ from torch import Tensor
 from rewardft.engine.session import Session
 from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
+from rewardft.evaluation.videos import as_strips, save_videos
 from rewardft.files import write_folder
 from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
@@ -27,6 +28,7 @@ class Drawn:
     """The same samples of both models, as tensors by name, see `draw`. base_shown, tuned_shown: as
     the model shows them, None where it cannot; decoded samples that are pictures need no showing.
 
+    frame_rate: of samples that are videos, else None.
     averaged: whether the tuned weights are the moving average `train.ema`.
     """
 
@@ -38,6 +40,7 @@ class Drawn:
     base_shown: Tensor | None = None
     tuned_shown: Tensor | None = None
     averaged: bool = False
+    frame_rate: float | None = None
 
     @property
     def name(self) -> str:
@@ -101,8 +104,8 @@ def sample_run(
         files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
     strength = "" if scale == 1.0 else f", scale {scale:g}"
     columns = {
-        "base": drawn.base_shown,
-        f"{drawn.name}{strength}": drawn.tuned_shown,
+        "base": as_strips(drawn.base_shown),
+        f"{drawn.name}{strength}": as_strips(drawn.tuned_shown),
     }
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
@@ -125,11 +128,18 @@ def held_out_pictures(
 
 
 def save_both(drawn: Drawn, folder: Path, prefix: str = "") -> list[PicturePair]:
-    """`PREFIXbase-ID.png` and `PREFIXtuned-ID.png` of every sample."""
-    base = save_pictures(drawn.base_shown, drawn.ids, folder, f"{prefix}base-")
-    tuned = save_pictures(drawn.tuned_shown, drawn.ids, folder, f"{prefix}tuned-")
+    """`PREFIXbase-ID.png` and `PREFIXtuned-ID.png` of every sample; of videos as `.gif`."""
+    base = save_shown(drawn, drawn.base_shown, folder, f"{prefix}base-")
+    tuned = save_shown(drawn, drawn.tuned_shown, folder, f"{prefix}tuned-")
     groups: Sequence[str | None] = drawn.groups or [None] * len(drawn.ids)
     return [PicturePair(*row) for row in zip(drawn.ids, groups, base, tuned)]
+
+
+def save_shown(drawn: Drawn, shown: Tensor | None, folder: Path, prefix: str) -> list[Path]:
+    """The samples of one model as files, still or moving."""
+    if drawn.frame_rate is None:
+        return save_pictures(shown, drawn.ids, folder, prefix)
+    return save_videos(shown, drawn.ids, folder, drawn.frame_rate, prefix)
 
 
 def draw_both(
@@ -148,7 +158,8 @@ def draw_both(
     drawn = [id_ for batch in batches for id_ in batch.ids]
     averaged = session.recipe.evaluate.weights == "ema"
     tuned, tuned_shown = draw(session, batches)
-    return Drawn(drawn, groups, step, base, tuned, base_shown, tuned_shown, averaged)
+    rate = getattr(session.model, "frame_rate", None)
+    return Drawn(drawn, groups, step, base, tuned, base_shown, tuned_shown, averaged, rate)
 
 
 def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:

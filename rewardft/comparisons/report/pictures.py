@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from rewardft.comparisons.report.verdicts import ranked
 from rewardft.contracts.records import ComparisonRecord, Picture
@@ -16,7 +16,7 @@ from rewardft.contracts.records import ComparisonRecord, Picture
 EDGE = 320  # pixels; a picture takes up half of a phone's width at twice its pixels
 SMALL = 24_000  # bytes; a file this small is embedded as it is
 MOST_BYTES = 12_000_000  # of all pictures together, as embedded
-_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 class Gallery:
@@ -89,10 +89,16 @@ def embed(path: Path) -> str:
 
 
 def _smaller(image: Image.Image) -> bytes:
-    copy = image.convert("RGBA" if "A" in image.getbands() else "RGB")
-    copy.thumbnail((EDGE, EDGE))
+    """Every frame of a picture in the size of a screen, as WebP."""
+    mode, frames = "RGBA" if "A" in image.getbands() else "RGB", []
+    for frame in ImageSequence.Iterator(image):
+        copy = frame.convert(mode)
+        copy.thumbnail((EDGE, EDGE))
+        frames.append(copy)
     buffer = io.BytesIO()
-    copy.save(buffer, "WEBP", quality=82)
+    moving = {"save_all": True, "append_images": frames[1:], "loop": 0}
+    moving["duration"] = image.info.get("duration", 100)
+    frames[0].save(buffer, "WEBP", quality=82, **(moving if len(frames) > 1 else {}))
     return buffer.getvalue()
 
 

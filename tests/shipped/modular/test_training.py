@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from modular_memory import decode_video, one_training_step
 from modular_tiny import build
 from rewardft_plugins.modular.decoding import checkpoint_decoder
 
@@ -65,51 +66,18 @@ def test_an_adapter_does_not_touch_layers_that_are_not_called():
 # -- memory --------------------------------------------------------------------------------------------
 
 
-class Kept:
-    """Numbers that autograd keeps while it is inside, in the largest moment of forward and backward."""
-
-    def __init__(self):
-        self.now = self.most = 0
-
-    def __enter__(self):
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.hooks.__exit__(*error)
-
-    def pack(self, tensor):
-        return Token(self, tensor.detach())
-
-
-class Token:
-    def __init__(self, owner, tensor):
-        self.owner, self.tensor = owner, tensor
-        owner.now += tensor.numel()
-        owner.most = max(owner.most, owner.now)
-
-    def __del__(self):
-        self.owner.now -= self.tensor.numel()
-
-
-def decoded_gradient(frames, checkpointed):
-    model, _ = build("wan", frames=frames)
-    if checkpointed:
-        model.enable_decode_checkpointing()
-    cond = [model.condition.example()]
-    x = torch.randn(1, *model.sample_shape(cond), generator=torch.Generator().manual_seed(0))
-    x.requires_grad_(True)
-    with Kept() as kept:
-        video = model.decode(x)
-        slope = torch.autograd.grad(torch.sin(3 * video).mean(), x)[0]
-    return video.detach(), slope, kept.most
-
-
-def test_a_decoder_that_checkpoints_each_call_has_the_same_gradient():
-    (video, slope, most), (same, again, less) = (decoded_gradient(9, on) for on in (False, True))
+def test_memory_of_decoding_grows_by_the_frames_alone():
+    """Beside what waits in host memory; a checkpoint changes neither the video nor its gradient."""
+    runs = {(n, on): decode_video("wan", n, on) for n in (5, 17) for on in (False, True)}
+    (video, slope, *_), (same, again, *_) = runs[17, False], runs[17, True]
     assert torch.equal(video, same) and torch.allclose(slope, again, rtol=1e-5, atol=1e-9)
-    assert less < most
+    growth = {on: runs[17, on][2] - runs[5, on][2] for on in (False, True)}
+    frames = video.nbytes - runs[5, False][0].nbytes
+    assert growth[True] < 8 * frames and growth[False] > 25 * frames
+
+
+def test_memory_of_training_is_flat_in_steps():
+    assert one_training_step(8) < 1.05 * one_training_step(4)
 
 
 @pytest.mark.parametrize("family", ["qwenimage", "ltx", "hunyuan_video", "flux", "cosmos3"])
