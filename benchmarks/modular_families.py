@@ -1,13 +1,13 @@
-"""Every family that `modular` drives, on tiny random weights, against its diffusers pipeline and plain autograd.
+"""Every family that `modular` drives, on tiny weights, against its pipeline and plain autograd.
 
-    python benchmarks/modular_families.py                      # all families, as a Markdown table
-    python benchmarks/modular_families.py wan qwenimage        # some of them
-    python benchmarks/modular_families.py --steps --write      # with one step of each algorithm, into the docs
+    python benchmarks/modular_families.py                  # all families, as a table
+    python benchmarks/modular_families.py wan qwenimage    # some of them
+    python benchmarks/modular_families.py --steps --write  # and a step of each algorithm, into docs
 
-Columns: the largest difference of finished latents, and of pixels, of two prompts of different length in one batch
-from the pipeline on each prompt alone, with guidance of 4 and without; the largest difference of DRaFT's gradient to a
-LoRA from plain autograd through the unchanged pipeline, relative to the largest entry, in float64; and one optimizer
-step of each algorithm.
+Columns: the largest difference of finished latents, and of pixels, of two prompts of different
+length in one batch from the pipeline on each prompt alone, with guidance of 4 and without; the
+largest difference of DRaFT's gradient to a LoRA from plain autograd through the unchanged pipeline,
+relative to the largest entry, in float64; and one optimizer step of each algorithm.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ def fill(adapter: Lora) -> None:
         weight.data = 0.1 * torch.randn(weight.shape, generator=noise).to(weight.dtype)
 
 
-# -- against the pipeline ------------------------------------------------------------------------------
+# -- against the pipeline ----------------------------------------------------------------------
 
 
 def compare(family: str, guidance: float | None) -> tuple[Rollout, float, float]:
-    """Our rollout of two prompts in a batch, and its distance from the pipeline's: latents, pixels."""
+    """Our rollout of two prompts, and its distance from the pipeline's: latents, pixels."""
     model, tiny = build(family, guidance=guidance)
     ctx = context(model)
     batch = batch_of(PROMPTS)
@@ -115,7 +115,7 @@ def set_guidance(pipe: Any, guidance: float | None) -> None:
 
 
 def use_euler(pipe: Any) -> None:
-    """Euler steps on the grid of a multistep solver, which is what samplers of single steps take."""
+    """Euler steps on the grid of a multistep solver, as samplers of single steps take."""
     scheduler = pipe.scheduler
 
     def step(output: Tensor, t: Tensor, sample: Tensor, **_: Any) -> tuple[Tensor]:
@@ -133,7 +133,7 @@ def inputs_of(tiny: Any, guidance: float | None) -> dict[str, Any]:
 
 
 def run_pipeline(pipe: Any, values: dict[str, Any], start: Tensor) -> tuple[Tensor, Tensor]:
-    """The pipeline's own blocks, scheduler and decoder from `start`: finished latents, and pixels."""
+    """The pipeline's own blocks, scheduler and decoder: finished latents, and pixels."""
     use_euler(pipe)
     known = {p.name for p in pipe.blocks.inputs}
     given = {n: v for n, v in values.items() if n in known}
@@ -179,7 +179,7 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one - other.reshape(one.shape)).detach().abs().max())
 
 
-# -- gradients -----------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------
 
 
 def waves(rollout: Rollout, batch: Batch) -> Tensor:
@@ -221,7 +221,7 @@ def gradients_in_pipelines() -> Iterator[None]:
         torch.no_grad.__enter__ = enter
 
 
-# -- algorithms ----------------------------------------------------------------------------------------
+# -- algorithms --------------------------------------------------------------------------------
 
 
 def recipe_of(family: str, algorithm: str) -> str:
@@ -269,7 +269,8 @@ def measure(family: str, algorithms: bool) -> Row:
 def table(rows: list[Row]) -> str:
     """Markdown."""
     lines = [
-        "| family | samples | latents, guided | latents, unguided | pixels | LoRA gradient | one step |",
+        "| family | samples | latents, guided | latents, unguided | pixels | LoRA gradient | one "
+        "step |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:

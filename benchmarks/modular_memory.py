@@ -2,8 +2,9 @@
 
     python benchmarks/modular_memory.py        # both tables, in Markdown
 
-Measured is the largest sum of live tensors, forward and backward together, weights left out. What a GPU would let wait
-in host memory is put there (into arrays that are no tensors) and given for itself.
+Measured is the largest sum of live tensors, forward and backward together, weights left out. What a
+GPU would let wait in host memory is put there (into arrays that are no tensors) and given for
+itself.
 """
 
 from __future__ import annotations

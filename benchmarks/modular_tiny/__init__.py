@@ -1,4 +1,4 @@
-"""Tiny pipelines of every family that `modular` drives: diffusers' classes, random weights, no text encoders.
+"""Tiny pipelines of every family that `modular` drives, with random weights and no text encoders.
 
 With this folder on PYTHONPATH a recipe can name one, which takes milliseconds per step on a CPU:
 

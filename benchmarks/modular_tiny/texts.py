@@ -1,4 +1,7 @@
-"""What text encoders would say of a prompt, drawn from the prompt itself; its tokens are its words and one more."""
+"""What text encoders would say of a prompt, drawn from the prompt itself.
+
+Its tokens are its words and one more.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Edits of pictures: pairs of a picture and an instruction, and rewards for what an edit leaves alone.
+"""Edits of pictures: a data set of them, and a reward for what an edit leaves alone.
 
-Registers the data set `edits` and the reward `preservation`. The direction of an edit in CLIP's space is the reward
-`clip_direction` of the plugin `rewards`.
+Registers the data set `edits` and the reward `preservation`. The direction of an edit in CLIP's
+space is the reward `clip_direction` of the plugin `rewards`.
 """
 
 from __future__ import annotations

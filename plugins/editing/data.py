@@ -21,12 +21,13 @@ SPLITS = ("train", "val")
 class Edits:
     """Pictures and what to do with them.
 
-    The file has one JSON object per line: `image` (a path, relative to the file), `prompt` (the instruction), and where
-    they are known `mask` (a picture; white is what the edit may change), `source` and `target` (captions before and
-    after) and `group`. Every line needs the same keys.
+    The file has one JSON object per line: `image` (a path, relative to the file), `prompt` (the
+    instruction), and where they are known `mask` (a picture; white is what the edit may change),
+    `source` and `target` (captions before and after) and `group`. Every line needs the same keys.
 
-    Columns: `image` `(3, height, width)` in [0, 1], `prompt`, and `mask` `(1, height, width)`, 1 where the edit may
-    change something. Pictures are scaled to cover the size and cut in the middle.
+    Columns: `image` `(3, height, width)` in [0, 1], `prompt`, and `mask` `(1, height, width)`, 1
+    where the edit may change something. Pictures are scaled to cover the size and cut in the
+    middle.
 
     Args:
         path: the file, `.jsonl`.
@@ -88,7 +89,7 @@ class Edits:
 
 
 def read(file: Path) -> Iterator[dict[str, str]]:
-    """The rows with their line numbers as `id`; raises DataError for a line that is not like the first."""
+    """The rows with their line numbers as `id`; DataError for a line unlike the first."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -103,7 +104,8 @@ def read(file: Path) -> Iterator[dict[str, str]]:
         keys = keys or set(row)
         if set(row) != keys:
             raise DataError(
-                f"{file}:{number}: expected the keys of the first line ({', '.join(sorted(keys))}), got "
+                f"{file}:{number}: expected the keys of the first line "
+                f"({', '.join(sorted(keys))}), got "
                 f"{', '.join(sorted(row))}"
             )
         yield row | {"id": str(number)}
@@ -118,7 +120,8 @@ def parsed(line: str, where: str) -> dict[str, str]:
     known = {"image", "prompt", "mask", "group", *TEXTS}
     if not isinstance(row, dict) or not {"image", "prompt"} <= set(row) <= known:
         raise DataError(
-            f"{where}: expected an object with `image`, `prompt` and maybe `mask`, `source`, `target`, `group`; got "
+            f"{where}: expected an object with `image`, `prompt` and maybe `mask`, `source`, "
+            "`target`, `group`; got "
             f"{', '.join(map(str, row)) if isinstance(row, dict) else type(row).__name__}"
         )
     for name, value in row.items():

@@ -13,18 +13,19 @@ from rewardft.errors import RewardError
 def preservation(
     rollout: Rollout, batch: Batch, *, column: str = "image", mask: str | None = "mask"
 ) -> Tensor:
-    """Minus the mean absolute difference from the picture that was edited; 0 is untouched, -1 the worst.
+    """Minus the mean absolute difference from the edited picture; 0 is untouched, -1 the worst.
 
     Args:
         column: of the pictures `(b, 3, h, w)` in [0, 1]; they are scaled to the samples' size.
-        mask: column of the masks `(b, 1, h, w)`, 1 where the edit may change something, which is not counted. null
-            counts every pixel; so does a data set without such a column, in which case give a target caption's
-            reward a larger weight. NaN where the mask leaves nothing.
+        mask: column of the masks `(b, 1, h, w)`, 1 where the edit may change something, which is
+            not counted. null counts every pixel; so does a data set without such a column, in which
+            case give a target caption's reward a larger weight. NaN where the mask leaves nothing.
     """
     pixels = rollout.decoded
     if column not in batch:
         raise RewardError(
-            f"preservation compares with batch[{column!r}], and the data set gives: {', '.join(batch.columns)}"
+            f"preservation compares with batch[{column!r}], and the data set gives: "
+            f"{', '.join(batch.columns)}"
         )
     if not isinstance(pixels, Tensor) or pixels.ndim != 4:
         got = (

@@ -1,7 +1,8 @@
-"""Any family of diffusers' modular pipelines as one model: text to image and video, and edits of pictures.
+"""Any family of diffusers' modular pipelines as one model: images, videos and edits.
 
-Registers the model `modular`. There is no code per family: a pipeline is loaded (`loading.py`), its blocks are run from
-outside (`blocks.py`), and `model.py` puts the contract of a diffusion model around them.
+Registers the model `modular`. There is no code per family: a pipeline is loaded (`loading.py`), its
+blocks are run from outside (`blocks.py`), and `model.py` puts the contract of a diffusion model
+around them.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def modular(
         train: the denoisers that learn, where the loop has several; default: all.
         alone: one sample per call of the network.
         cache_mb: host memory for the embeddings of prompts and pictures.
-        offload_encoders: keep encoders in host memory, but for conditions that are not in the cache.
+        offload_encoders: keep encoders in host memory, but for conditions that are not in the
+            cache.
 
     Raises:
         ComponentError: a part is missing or damaged, or a setting fits nothing in the pipeline.

@@ -1,10 +1,12 @@
-"""The blocks of a diffusers modular pipeline, run from outside: encoders, set-up, one call of the loop, decoding.
+"""The blocks of a diffusers modular pipeline, run from outside.
 
-Every modular pipeline is a chain of blocks of one shape: encoders, blocks that prepare the loop, one denoising loop
-with blocks inside, blocks that decode. Nothing here names a family. What the network predicts, guidance applied, is
-taken where the loop hands it to `scheduler.step`, so the arithmetic around it is diffusers' own to the last bit.
+Every modular pipeline is a chain of blocks of one shape: encoders, blocks that prepare the loop,
+one denoising loop with blocks inside, blocks that decode. Nothing here names a family. What the
+network predicts, guidance applied, is taken where the loop hands it to `scheduler.step`, so the
+arithmetic around it is diffusers' own to the last bit.
 
-Blocks are decorated with `torch.no_grad`; `functools.wraps` keeps the bare function, which is what gradients need.
+Blocks are decorated with `torch.no_grad`; `functools.wraps` keeps the bare function, which is what
+gradients need.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ class LoopReached(Exception):
 class Prepared:
     """A batch where the loop begins.
 
-    state: what all blocks share. step: what the blocks of the loop share, as its own set-up leaves it.
-    timesteps, sigmas: the grid, `(T,)` and `(T + 1,)`; sigmas is None for a scheduler that has none.
+    state: what all blocks share. step: what the blocks of the loop share, as its own set-up leaves
+        it.
+    timesteps, sigmas: the grid, `(T,)` and `(T + 1,)`; sigmas is None for a scheduler that has
+        none.
     """
 
     state: PipelineState
@@ -115,7 +119,7 @@ class BlockChain:
 
     @torch.no_grad()
     def prepare(self, values: Mapping[str, Any], seed: int = 0) -> Prepared:
-        """Run everything up to the loop, its own set-up included. `seed`: of the pipeline's noise."""
+        """Run everything up to the loop, its set-up included. `seed`: of the pipeline's noise."""
         noise = torch.Generator().manual_seed(seed)  # the global generator stays as it is
         state = self.new_state({**values, "generator": noise})
         for block in self.before:
@@ -184,12 +188,13 @@ class BlockChain:
             for owner in owners:
                 del owner.step
         raise ComponentError(
-            f"{type(self.pipe).__name__}: the denoising loop ended without a call of `scheduler.step`; "
+            f"{type(self.pipe).__name__}: the denoising loop ended without a call of "
+            "`scheduler.step`; "
             f"this family cannot be driven by rewardft's samplers."
         )
 
     def decode(self, x: Tensor, prepared: Prepared) -> Tensor:
-        """Finished states x -> pixels in [0, 1], `(b, c, h, w)`, or `(b, frames, c, h, w)` of videos.
+        """Finished states x -> pixels in [0, 1], `(b, c, h, w)` or `(b, frames, c, h, w)`.
 
         The clamp has the gradient of the identity.
         """

@@ -1,8 +1,9 @@
-"""Decoding under gradient in memory that does not grow with the number of frames: a checkpoint for each decoder call.
+"""Decoding under gradient with a checkpoint for each call of the decoder.
 
-Video autoencoders decode a few latent frames at a time; causal ones hand features of the frames before along in a list.
-A checkpoint for each call keeps these features and the frames, not what the decoder computes in between, and the
-gradient through the features stays exact. On a GPU what is kept waits in host memory.
+Video autoencoders decode a few latent frames at a time; causal ones hand features of the frames
+before along in a list. A checkpoint for each call keeps these features and the frames, not what the
+decoder computes in between, and the gradient through the features stays exact. On a GPU what is
+kept waits in host memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From prompts and pictures to conditions: the encoder blocks, once per prompt, and where their networks wait."""
+"""From prompts and pictures to conditions, and where the encoders' networks wait."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ConditionEncoder:
         return {name: converted(value, self._dtype) for name, value in values.items()}
 
     def example(self) -> Condition:
-        """A condition for what does not depend on which it is: sizes, grids, the way back to pixels."""
+        """A condition for what depends on none: sizes, grids, the way back to pixels."""
         return self("", self.grey() if self.takes_image else None)
 
     def grey(self) -> Tensor:
@@ -69,8 +69,9 @@ class ConditionEncoder:
     def run_blocks(self, prompt: str, image: Tensor | None) -> Mapping[str, Any]:
         """The encoder blocks on one prompt.
 
-        What guidance leads away from is the pipeline's own where it makes one of nothing (SDXL: zeros);
-        where it makes none, and would drop its guidance without a word, it is the empty prompt.
+        What guidance leads away from is the pipeline's own where it makes one of nothing (SDXL:
+        zeros); where it makes none, and would drop its guidance without a word, it is the empty
+        prompt.
         """
         values: dict[str, Any] = {"prompt": prompt}
         if image is not None:

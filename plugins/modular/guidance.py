@@ -99,12 +99,14 @@ class Guidance:
             raise ComponentError(f"expected guidance of at least 0, got {scale:g}")
         if scale not in (None, 1.0) and not self.exists:
             raise ComponentError(
-                f"{type(self._chain.pipe).__name__} has no guidance: its network was distilled without, "
+                f"{type(self._chain.pipe).__name__} has no guidance: its network was distilled "
+                "without, "
                 f"so `guidance: {scale:g}` would do nothing. Leave it out."
             )
         if gradient == "outside" and not self.guiders:
             raise ComponentError(
-                f"{type(self._chain.pipe).__name__} has no guider, so every pass is the conditional "
+                f"{type(self._chain.pipe).__name__} has no guider, so every pass is the "
+                "conditional "
                 f"one; leave `guidance_gradient` out."
             )
 
@@ -145,11 +147,12 @@ def is_guider(kind: Any) -> bool:
 
 
 def refuse_memory(guider: BaseGuidance) -> None:
-    """A guider that carries momentum from step to step gives another result when a step is replayed."""
+    """A guider with momentum gives another result when a step is replayed."""
     momentum = {k: v for k, v in guider.config.items() if "momentum" in k and v is not None}
     for key, value in momentum.items():
         raise ComponentError(
-            f"{type(guider).__name__} has {key}={value}: what it remembers of earlier steps is lost "
+            f"{type(guider).__name__} has {key}={value}: what it remembers of earlier steps is "
+            "lost "
             f"when a step is replayed alone. Set it to null."
         )
 

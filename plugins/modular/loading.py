@@ -1,7 +1,8 @@
 """From a folder or a hub id to a modular pipeline, part by part, with nothing left out in silence.
 
-diffusers' own `load_components` warns of a part that cannot be loaded and leaves it out, and takes pickled weights.
-Here each part is loaded by its class, from safetensors alone, and what fails is an error. No code of a checkpoint runs.
+diffusers' own `load_components` warns of a part that cannot be loaded and leaves it out, and takes
+pickled weights. Here each part is loaded by its class, from safetensors alone, and what fails is an
+error. No code of a checkpoint runs.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def open_pipeline(source: Source) -> ModularPipeline:
         Exception
     ) as error:  # whatever diffusers or the hub raise says where, and here is what to do
         raise ComponentError(
-            f"{source.place}: no modular pipeline could be made of it ({type(error).__name__}: {error}). "
+            f"{source.place}: no modular pipeline could be made of it ({type(error).__name__}: "
+            f"{error}). "
             f"Check the folder or hub id; where the family has blocks in diffusers "
             f"{diffusers.__version__} that its index does not name, give `blocks`, such as "
             f"`blocks: WanBlocks`."
@@ -84,7 +86,8 @@ def check_folder(folder: Path, source: Source) -> None:
     if not any((folder / name).is_file() for name in INDEXES):
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise ComponentError(
-            f"{folder}: expected {' or '.join(INDEXES)} of a pipeline, and the folder has: {found}. "
+            f"{folder}: expected {' or '.join(INDEXES)} of a pipeline, and the folder has: "
+            f"{found}. "
             f"Give a folder as `save_pretrained` of a pipeline writes it."
         )
 
@@ -152,7 +155,8 @@ def load_part(spec: Any, source: Source) -> Any:
     if kind is None or kind.__module__.split(".")[0] not in LIBRARIES:
         raise ComponentError(
             f"{where}: the index names a class of its own ({kind and kind.__module__}) for "
-            f"{spec.name}; only classes of {', '.join(LIBRARIES)} are loaded, and no code of a checkpoint"
+            f"{spec.name}; only classes of {', '.join(LIBRARIES)} are loaded, and no code of a "
+            "checkpoint"
         )
     options = {"subfolder": spec.subfolder or "", "revision": spec.revision or source.revision}
     network = issubclass(kind, nn.Module)
@@ -165,7 +169,8 @@ def load_part(spec: Any, source: Source) -> Any:
         )
     except Exception as error:
         raise ComponentError(
-            f"{where}: no {kind.__name__} could be loaded ({type(error).__name__}: {error}). Weights are read "
+            f"{where}: no {kind.__name__} could be loaded ({type(error).__name__}: {error}). "
+            "Weights are read "
             f"from safetensors files alone; pickled ones can run code and are refused."
         ) from error
     return checked(*loaded, where) if network else loaded
@@ -184,7 +189,9 @@ def checked(network: nn.Module, info: Mapping[str, Any], where: str) -> nn.Modul
     lacking = sorted(info["missing_keys"]) + [str(entry[0]) for entry in info["mismatched_keys"]]
     if lacking:
         raise ComponentError(
-            f"{where}: the weights do not fill the {type(network).__name__} that its configuration describes: "
-            f"{len(lacking)} tensors are missing or misshapen, the first is {lacking[0]!r}. Fetch them again."
+            f"{where}: the weights do not fill the {type(network).__name__} that its "
+            "configuration describes: "
+            f"{len(lacking)} tensors are missing or misshapen, the first is {lacking[0]!r}. Fetch "
+            "them again."
         )
     return network.eval().requires_grad_(False)

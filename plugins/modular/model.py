@@ -1,4 +1,4 @@
-"""`modular`: any family of diffusers' modular pipelines, behind the contract of a diffusion model."""
+"""A modular pipeline of diffusers behind the contract of a diffusion model."""
 
 from __future__ import annotations
 
@@ -124,8 +124,10 @@ class Modular:
         for column in ["prompt", "image"] if takes_image else ["prompt"]:
             if column not in batch:
                 raise ComponentError(
-                    f"{type(self.pipe).__name__} with the workflow {self.settings.workflow!r} needs a column "
-                    f"`{column}`, and the data set gives: {', '.join(batch.columns)}. The data set `prompts` "
+                    f"{type(self.pipe).__name__} with the workflow {self.settings.workflow!r} "
+                    "needs a column "
+                    f"`{column}`, and the data set gives: {', '.join(batch.columns)}. The data "
+                    "set `prompts` "
                     f"has texts, `edits` has pictures with instructions."
                 )
         images = batch["image"] if takes_image else [None] * len(batch)
@@ -152,8 +154,10 @@ class Modular:
         self._guidance.apply()
         if "strength" in self.chain.input_names or bool((first == second).any()):
             raise ComponentError(
-                f"the workflow {self.settings.workflow!r} of {type(self.pipe).__name__} starts from a picture "
-                f"that is noised or kept in part, and samplers start from noise. Take a workflow that is "
+                f"the workflow {self.settings.workflow!r} of {type(self.pipe).__name__} starts "
+                "from a picture "
+                "that is noised or kept in part, and samplers start from noise. Take a workflow "
+                "that is "
                 f"conditioned on the picture, such as image_conditioned."
             )
 

@@ -1,4 +1,4 @@
-"""The denoisers of a loop: one, or several that share the chain between them, as one module that learns."""
+"""The denoisers of a loop, one or several, as one module that learns."""
 
 from __future__ import annotations
 

@@ -124,15 +124,16 @@ class HpsV2(TextImage):
 
 
 class ClipDirection(nn.Module):
-    """Does a picture change as its caption does? (Gal et al. 2021, 2108.00946, equation 2; here its cosine.)
+    """Does a picture change as its caption does? (Gal et al. 2021, 2108.00946, equation 2.)
 
-    cos(E(sample) - E(picture), E(target) - E(source)), `(b,)`, in [-1, 1], with CLIP's unit embeddings E
-    of images and of texts. A sample that is the picture itself has no direction and counts 0.
+    cos(E(sample) - E(picture), E(target) - E(source)), `(b,)`, in [-1, 1], with CLIP's unit
+    embeddings E of images and of texts. A sample that is the picture itself has no direction and
+    counts 0.
 
     Args:
         weights, revision, processor, quantise, precision: as `ClipScore`.
-        image, source, target: the batch's columns of pictures `(b, 3, h, w)` in [0, 1] and of their captions before and
-            after the edit.
+        image, source, target: the batch's columns of pictures `(b, 3, h, w)` in [0, 1] and of their
+            captions before and after the edit.
     """
 
     provides = frozenset({"reward_gradient"})
@@ -140,10 +141,16 @@ class ClipDirection(nn.Module):
     range: tuple[float, float] = (-1.0, 1.0)
 
     def __init__(
-        self, weights: str = "openai/clip-vit-large-patch14", revision: str | None = None, processor: str | None = None,
-        image: str = "image", source: str = "source", target: str = "target", quantise: bool = False,
+        self,
+        weights: str = "openai/clip-vit-large-patch14",
+        revision: str | None = None,
+        processor: str | None = None,
+        image: str = "image",
+        source: str = "source",
+        target: str = "target",
+        quantise: bool = False,
         precision: Precision = "float32",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.columns = (source, target)
         self.image = image
@@ -160,7 +167,8 @@ class ClipDirection(nn.Module):
         pixels = pixels_of(rollout, "clip_direction")
         if self.image not in batch:
             raise RewardError(
-                f"clip_direction compares with the pictures in batch[{self.image!r}], and the data set gives: "
+                f"clip_direction compares with the pictures in batch[{self.image!r}], and the "
+                "data set gives: "
                 f"{', '.join(batch.columns)}"
             )
         with torch.no_grad():

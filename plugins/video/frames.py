@@ -21,11 +21,11 @@ class PerFrame(nn.Module):
     Args:
         reward: an image reward with its options, `{use: NAME, ...}`.
         every: score each n-th frame, from the first one on.
-        reduce: `mean`; `min`, the worst frame, whose gradient reaches that frame alone; `soft_min`, which is
-            -temperature log mean exp(-value / temperature), between the two.
+        reduce: `mean`; `min`, the worst frame, whose gradient reaches that frame alone; `soft_min`,
+            which is -temperature log mean exp(-value / temperature), between the two.
         temperature: of `soft_min`, in units of the reward.
-        at_a_time: frames that the reward sees in one call; under autograd each call is a checkpoint, so memory does
-            not grow with frames.
+        at_a_time: frames that the reward sees in one call; under autograd each call is a
+            checkpoint, so memory does not grow with frames.
     """
 
     provides: frozenset[str] = frozenset()  # what the reward provides

@@ -1,7 +1,8 @@
 """How a video moves. The two rewards belong together: alone, each has an optimum that is no video.
 
-A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` counts flicker, which is motion
-that turns back at once; `motion_amount` counts motion of what is larger than a few pixels, up to what is wanted.
+A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` counts
+flicker, which is motion that turns back at once; `motion_amount` counts motion of what is larger
+than a few pixels, up to what is wanted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from rewardft import Batch, Rollout
 def temporal_consistency(rollout: Rollout, batch: Batch) -> Tensor:
     """Minus the mean squared second difference over time; at most 0, and 0 for a frozen video.
 
-    Brightness that rises or falls steadily costs nothing, brightness that flickers by d costs 4 d^2.
+    Brightness that rises or falls steadily costs nothing, brightness that flickers by d costs 4
+    d^2.
     """
     videos = frames_of(rollout, "temporal_consistency", least=3)
     bend = videos[:, 2:] - 2 * videos[:, 1:-1] + videos[:, :-2]
@@ -37,8 +39,8 @@ def motion_amount(
 
     Args:
         target: the change that is enough, in units of the pixels' range.
-        pool: pixels of the squares whose means are compared, so that noise is no motion. The mean of each frame is
-            taken out, so that neither is a change of its brightness.
+        pool: pixels of the squares whose means are compared, so that noise is no motion. The mean
+            of each frame is taken out, so that neither is a change of its brightness.
     """
     videos = frames_of(rollout, "motion_amount", least=2)
     size = min(pool, *videos.shape[-2:])

@@ -19,7 +19,8 @@ def frames_of(rollout: Rollout, reward: str, least: int = 1) -> Tensor:
             f"shape {tuple(videos.shape)}" if isinstance(videos, Tensor) else type(videos).__name__
         )
         raise RewardError(
-            f"{reward} expects videos (b, frames, c, h, w) of at least {least} frames as `rollout.decoded`, got "
+            f"{reward} expects videos (b, frames, c, h, w) of at least {least} frames as "
+            "`rollout.decoded`, got "
             f"{got}. Use it with a model that makes videos, such as `modular` with `frames`."
         )
     return videos.float()
