@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DMode
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch
 
 from .data import CLASSES, SIZE
@@ -73,7 +74,7 @@ class DigitUNet:
     def __init__(
         self,
         prediction: Literal["epsilon", "flow"] = "epsilon",
-        weights: str | None = SHIPPED,
+        weights: PathOrShipped | None = SHIPPED,
         guidance: float = 1.0,
         guidance_gradient: Literal["inside", "outside"] = "inside",
         seed: int = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.paths import Weights
 from rewardft.types import Batch, Rollout
 
 from .clip import Clip, ClipSource, Precision
@@ -33,10 +34,10 @@ class Aesthetic(nn.Module):
 
     def __init__(
         self,
-        head: str,
+        head: Weights,
         head_file: str = "model.safetensors",
         head_revision: str | None = None,
-        clip: str = "openai/clip-vit-large-patch14",
+        clip: Weights = "openai/clip-vit-large-patch14",
         revision: str | None = None,
         quantise: bool = False,
         precision: Precision = "float32",

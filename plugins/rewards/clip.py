@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rewardft.paths import Weights
+
 from .preprocess import Preprocess, read_preprocess
 from .weights import fetched
 
@@ -27,9 +29,9 @@ class ClipSource:
     precision: of the network's weights.
     """
 
-    weights: str
+    weights: Weights
     revision: str | None = None
-    processor: str | None = None
+    processor: Weights | None = None
     fit: Literal["crop", "pad"] = "crop"
     quantise: bool = False
     precision: Precision = "float32"

@@ -9,12 +9,13 @@ the constants of the released model.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.paths import Place
 from rewardft.types import Batch, Rollout
 
 from .images import pixels_of, prompts_of
@@ -40,7 +41,9 @@ class ImageReward(nn.Module):
     provides = TAGS
     space, range = "pixels", (-float("inf"), float("inf"))
 
-    def __init__(self, weights: str, column: str = "prompt", quantise: bool = False) -> None:
+    def __init__(
+        self, weights: Annotated[str, Place()], column: str = "prompt", quantise: bool = False
+    ) -> None:
         super().__init__()
         from transformers import AutoTokenizer, BlipConfig
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardft.errors import RewardError
+from rewardft.paths import Weights
 from rewardft.types import Batch, Rollout
 
 from .clip import Clip, ClipSource, Precision
@@ -54,9 +55,9 @@ class ClipScore(TextImage):
 
     def __init__(
         self,
-        weights: str = "openai/clip-vit-large-patch14",
+        weights: Weights = "openai/clip-vit-large-patch14",
         revision: str | None = None,
-        processor: str | None = None,
+        processor: Weights | None = None,
         form: Literal["percent", "hessel"] = "percent",
         column: str = "prompt",
         quantise: bool = False,
@@ -85,9 +86,9 @@ class PickScore(TextImage):
 
     def __init__(
         self,
-        weights: str = "yuvalkirstain/PickScore_v1",
+        weights: Weights = "yuvalkirstain/PickScore_v1",
         revision: str | None = None,
-        processor: str | None = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        processor: Weights | None = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         column: str = "prompt",
         quantise: bool = False,
         precision: Precision = "float32",
@@ -111,9 +112,9 @@ class HpsV2(TextImage):
 
     def __init__(
         self,
-        weights: str,
+        weights: Weights,
         revision: str | None = None,
-        processor: str | None = None,
+        processor: Weights | None = None,
         column: str = "prompt",
         quantise: bool = False,
         precision: Precision = "float32",

@@ -8,6 +8,7 @@ from typing import Any
 
 from rewardft.errors import DataError
 from rewardft.noise import keyed_seed
+from rewardft.paths import PathOrShipped
 
 from .records import check_columns, has_splits, read_rows
 
@@ -24,7 +25,7 @@ class Prompts:
 
     def __init__(
         self,
-        path: str,
+        path: PathOrShipped,
         column: str = "prompt",
         columns: list[str] | None = None,
         id_column: str | None = None,

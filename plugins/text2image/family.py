@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.paths import Weights
 from rewardft.types import Batch
 
 from .guidance import Condition, GuidanceGradient, guide, replace_rows, to_pixels
@@ -49,7 +50,7 @@ class LatentModel:
         decode_batch: images that are decoded at a time.
     """
 
-    weights: str
+    weights: Weights
     revision: str | None = None
     variant: str | None = None
     dtype: Precision = "fp32"

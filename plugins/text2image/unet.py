@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.paths import Place, Weights
 from rewardft.types import Batch
 
 from .guidance import Condition, to_pixels
@@ -44,14 +45,14 @@ class UnconditionalUNet:
         dtype: of frozen weights; adapters stay float32.
     """
 
-    weights: str | None = None
+    weights: Weights | None = None
     revision: str | None = None
     variant: str | None = None
     subfolders: bool = True
     config: dict[str, Any] | None = None
     schedule: dict[str, Any] | None = None
     seed: int = 0
-    trained: str | None = None
+    trained: Annotated[str, Place()] | None = None
     dtype: Precision = "fp32"
 
     provides: ClassVar = frozenset({"denoiser"})

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import typer
 
-from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_table
 from rewardft.comparisons.comparison import Launch, compare
 from rewardft.comparisons.members import Member, expand
@@ -30,6 +29,7 @@ from rewardft.comparisons.sources import (
 )
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.recipe.shipped import find_recipe
 
 NEEDED = ("plotly", "jinja2", "pyarrow")
 LAUNCHERS = ("local", "slurm", "ray")

@@ -6,18 +6,18 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rewardft.cli.shipped import (
+from rewardft.cli.tables import print_table
+from rewardft.errors import PluginError, RewardftError, did_you_mean
+from rewardft.plugins.catalog import KINDS, Entry, build_catalog
+from rewardft.plugins.manager import BUILTIN, list_installed_plugins, load_plugins
+from rewardft.plugins.sources import installed
+from rewardft.recipe.shipped import (
     COMPARISON,
     find_recipe,
     headline,
     shipped_comparisons,
     shipped_recipes,
 )
-from rewardft.cli.tables import print_table
-from rewardft.errors import PluginError, RewardftError, did_you_mean
-from rewardft.plugins.catalog import KINDS, Entry, build_catalog
-from rewardft.plugins.manager import BUILTIN, list_installed_plugins, load_plugins
-from rewardft.plugins.sources import installed
 
 
 def list_everything(names: Sequence[str], only: str | None = None) -> None:

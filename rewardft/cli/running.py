@@ -13,13 +13,13 @@ from typing import Any
 
 import typer
 
-from rewardft.cli.shipped import find_recipe
 from rewardft.cli.tables import print_comparison, print_table
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
+from rewardft.recipe.shipped import find_recipe
 
 
 @dataclass(frozen=True)

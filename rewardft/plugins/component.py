@@ -8,10 +8,12 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rewardft.contracts.protocols import Reward
-from rewardft.errors import ComponentError, PluginError, RewardftError, did_you_mean
+from rewardft.errors import ComponentError, DataError, PluginError, RewardftError, did_you_mean
+from rewardft.paths import anchored
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
 from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words
 
@@ -162,6 +164,42 @@ def check_nested(
     options = {name: each for name, each in value.items() if name != "use"}
     values, problems = check_options(catalog, entry, options, ("use",))
     return Component(entry, values), problems
+
+
+def anchor_options(
+    catalog: Catalog, entry: Entry, options: Mapping[str, Any], base_of: BaseOf
+) -> tuple[dict[str, Any], list[tuple[tuple[str, ...], str]]]:
+    """Options with their paths made absolute, as the annotations say which are some, and problems
+    as pairs (keys, message).
+
+    base_of: the folder that a relative path at these keys starts at.
+    """
+    known = option_parameters(entry)
+    values = dict(options)
+    problems: list[tuple[tuple[str, ...], str]] = []
+    for key in [key for key in options if key in known]:
+        annotation, value = _annotation(entry, known[key]), options[key]
+        if annotation in NESTED:
+            values[key], found = anchor_nested(catalog, annotation, value, key, base_of)
+            problems += found
+            continue
+        try:
+            values[key] = anchored(annotation, value, base_of((key,)))
+        except DataError as error:
+            problems.append(((key,), f"option {key!r} of {entry.title}: {error}"))
+    return values, problems
+
+
+def anchor_nested(
+    catalog: Catalog, annotation: Any, value: Any, key: str, base_of: BaseOf
+) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
+    """The same for a component inside the option `key`; one that is not known is left as it is."""
+    try:
+        entry = catalog.get(NESTED[annotation], value["use"])
+    except (PluginError, KeyError, TypeError, AttributeError):  # reported where it is checked
+        return value, []
+    values, found = anchor_options(catalog, entry, value, lambda keys: base_of((key, *keys)))
+    return values, [((key, *keys), message) for keys, message in found]
 
 
 def tags_of(

@@ -13,7 +13,13 @@ from typing import Any
 
 from rewardft.errors import PluginError, RecipeError
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, build_catalog
-from rewardft.plugins.component import Component, check_options, option_parameters, tags_of
+from rewardft.plugins.component import (
+    Component,
+    anchor_options,
+    check_options,
+    option_parameters,
+    tags_of,
+)
 from rewardft.plugins.manager import Plugins, join_errors, load_usable_plugins
 from rewardft.recipe.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec, read_recipe
 from rewardft.recipe.strict_yaml import Keys
@@ -63,7 +69,8 @@ def open_recipe(
     recipe, problems = read_recipe(path, overrides)
     plugins, broken = load_usable_plugins(recipe.plugins, recipe.base)
     if not problems and not broken:
-        return recipe, plugins, resolve(recipe, plugins)
+        anchored, resolved = _resolve(recipe, plugins)
+        return anchored, plugins, resolved
     found = _look_up(recipe, plugins, bool(broken))
     if not problems and not found:
         raise join_errors(broken)
@@ -86,16 +93,21 @@ def _look_up(recipe: Recipe, plugins: Plugins, incomplete: bool) -> list[str]:
 
 def resolve(recipe: Recipe, plugins: Plugins) -> Resolved:
     """Look up and check every component of `recipe`; raises `RecipeError` with all problems."""
+    return _resolve(recipe, plugins)[1]
+
+
+def _resolve(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, Resolved]:
+    """The recipe with absolute paths, and its components."""
     resolver = _Resolver(recipe, build_catalog(plugins))
     resolved = resolver.resolve()
-    problems = resolver.problems
+    recipe, problems = resolver.recipe, resolver.problems
     if resolved is not None and not problems:  # tags may depend on options, so these must be sound
         resolved = replace(resolved, tags=_provided(resolved))
         problems += [f"{recipe.source}: {text}" for text in _tag_problems(resolved)]
     problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
     if problems or resolved is None:
         raise RecipeError(recipe.source, problems)
-    return resolved
+    return recipe, resolved
 
 
 class _Resolver:
@@ -148,10 +160,21 @@ class _Resolver:
                 self.problems.append(f"{self.recipe.where(*keys, 'use')}: {error}")
             return None
         fixed = tuple(name for name in type(spec).model_fields if name != "options")
-        values, problems = check_options(self.catalog, entry, spec.options, fixed)
+        options = self.anchor(entry, spec.options, keys)
+        values, problems = check_options(self.catalog, entry, options, fixed)
         for path, message in problems:
             self.problems.append(f"{self.recipe.where(*keys, *path)}: {message}")
         return Component(entry, values)
+
+    def anchor(self, entry: Entry, options: Mapping[str, Any], keys: Keys) -> dict[str, Any]:
+        """Options with absolute paths, which the recipe keeps: it then runs again from anywhere."""
+        found, problems = anchor_options(
+            self.catalog, entry, options, lambda path: self.recipe.base_of(*keys, *path)
+        )
+        self.problems += [f"{self.recipe.where(*keys, *path)}: {text}" for path, text in problems]
+        if found != options:
+            self.recipe = self.recipe.with_options(keys, found)
+        return found
 
     def listed(self, kind: str, specs: list[Any], keys: Keys) -> list[tuple[Any, Component]]:
         found = [
@@ -168,7 +191,8 @@ class _Resolver:
             "batch_size": refused.format("batch_size") + " Write evaluate.batch_size.",
         }
         problems = [((key,), own[key]) for key in overrides if key in own]
-        options = {key: value for key, value in overrides.items() if key not in own}
+        given = {key: value for key, value in overrides.items() if key not in own}
+        options = self.anchor(dataset.entry, given, ("evaluate", "data"))
         values, found = check_options(self.catalog, dataset.entry, options, ())
         for path, message in problems + [(path, text) for path, text in found if path]:
             self.problems.append(f"{self.recipe.where('evaluate', 'data', *path)}: {message}")

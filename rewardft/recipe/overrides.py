@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rewardft.recipe import strict_yaml
@@ -12,11 +13,22 @@ from rewardft.recipe.strict_yaml import Keys
 
 @dataclass
 class Origin:
-    """Where each value of a recipe comes from: a line of the file, or a `--set`."""
+    """Where each value of a recipe comes from: a line of the file, or a `--set`.
+
+    base: the folder of the recipe. folder: the current one when it was read.
+    """
 
     source: str
     lines: dict[Keys, int] = field(default_factory=dict)
     overrides: dict[Keys, str] = field(default_factory=dict)
+    base: Path = field(default_factory=Path.cwd)
+    folder: Path = field(default_factory=Path.cwd)
+
+    def base_of(self, keys: Keys) -> Path:
+        """The folder that a relative path at `keys` starts at: the recipe's, or that of the shell
+        which gave it by `--set`."""
+        given = any(keys[:end] in self.overrides for end in range(1, len(keys) + 1))
+        return self.folder if given else self.base
 
     def line(self, keys: Keys) -> int | None:
         """The line of the key or list item, or of the nearest section around it that the file
@@ -33,10 +45,10 @@ class Origin:
         alone."""
         for end in range(len(keys), 0, -1):
             if keys[:end] in self.overrides:
-                return f"--set {self.overrides[keys[:end]]}"
+                return f"--set {shortened(self.overrides[keys[:end]])}"
         made = [text for path, text in self.overrides.items() if path[: len(keys)] == keys]
         if made and keys not in self.lines:
-            return f"--set {made[0]}"
+            return f"--set {shortened(made[0])}"
         line = self.line(keys)
         return self.source if line is None else f"{self.source}:{line}"
 
@@ -49,20 +61,37 @@ def dotted(keys: Sequence[str | int]) -> str:
 def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]:
     """Apply one `--set`; returns its problems."""
     path, equals, value = text.partition("=")
-    here = f"--set {text}: "
+    here = f"--set {shortened(text)}: "
     if not equals or not all(path.strip().split(".")):
         return [f"{here}expected key.path=value, such as train.steps=100."]
+    keys = tuple(_key(word) for word in path.strip().split("."))
+    if len(keys) > strict_yaml.DEEPEST:
+        return [
+            f"{here}a key of {len(keys):,} parts; a recipe is at most {strict_yaml.DEEPEST} deep."
+        ]
     document = strict_yaml.parse(value)
     if document.problems:
         return [here + problem.message for problem in document.problems]
-    keys = tuple(int(k) if k.isdecimal() else k for k in path.strip().split("."))
     if keys in origin.overrides:
-        return [f"{here}{path.strip()} is set twice; the other is --set {origin.overrides[keys]}."]
+        return [
+            f"{here}{path.strip()} is set twice; the other is --set {shortened(origin.overrides[keys])}."
+        ]
     error = _assign(data, keys, document.data)
     if error:
         return [here + error]
     origin.overrides[keys] = text
     return []
+
+
+def shortened(text: str) -> str:
+    """A setting as messages quote it: one line, not the whole of a long one."""
+    line = text if text.isprintable() else repr(text)[1:-1]
+    return line if len(line) <= 200 else f"{line[:180]}... ({len(text):,} characters)"
+
+
+def _key(word: str) -> str | int:
+    """A place in a list, or a name."""
+    return int(word) if word.isdecimal() and word.isascii() and len(word) <= 9 else word
 
 
 def _assign(data: dict[str, Any], keys: Keys, value: Any) -> str:

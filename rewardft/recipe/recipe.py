@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from rewardft.errors import RecipeError, did_you_mean
+from rewardft.errors import DataError, RecipeError, did_you_mean
+from rewardft.paths import local_path, read_text
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import parse_budget
 from rewardft.recipe.overrides import Origin, apply_override, dotted
@@ -35,6 +36,7 @@ from rewardft.recipe.sections import (
     fold_options,
     salvage,
 )
+from rewardft.recipe.shipped import shipped_folders
 from rewardft.recipe.strict_yaml import Keys
 from rewardft.recipe.typed_values import mismatch, type_words
 
@@ -68,8 +70,13 @@ class Recipe(Sections):
 
     @property
     def base(self) -> Path:
-        """The folder that plugin paths such as `./reward.py` are relative to."""
-        return Path(self.source).resolve().parent
+        """The folder that relative paths start at: the recipe's, or for a shipped recipe, which is
+        read as if it had been copied here, the current one."""
+        return self._origin.base
+
+    def base_of(self, *keys: str | int) -> Path:
+        """The same for the value at `keys`: the folder of the shell when a `--set` gave it."""
+        return self._origin.base_of(keys)
 
     def line(self, *keys: str | int) -> int | None:
         """The line of a key, or of the nearest section around it; None when it came from a `--set`
@@ -86,6 +93,12 @@ class Recipe(Sections):
         flat["plugins"] = [_absolute(name, self.base) for name in self.plugins]
         return flat
 
+    def with_options(self, keys: Keys, options: dict[str, Any]) -> Recipe:
+        """The recipe with other options of the component at `keys`."""
+        recipe: Recipe = _replaced(self, keys, options)
+        recipe._origin = self._origin
+        return recipe
+
     def to_yaml(self) -> str:
         """`dump` as YAML; `load_recipe` reads it back, from any folder, to an equal recipe."""
         return strict_yaml.dump(self.dump())
@@ -96,6 +109,16 @@ class Recipe(Sections):
         flat = self.as_options()
         flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
         return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+
+def _replaced(part: Any, keys: Keys, options: dict[str, Any]) -> Any:
+    if not keys:
+        return options if isinstance(part, dict) else part.model_copy(update={"options": options})
+    if isinstance(part, list):
+        index = int(keys[0])
+        return [*part[:index], _replaced(part[index], keys[1:], options), *part[index + 1 :]]
+    inner = _replaced(getattr(part, str(keys[0])), keys[1:], options)
+    return part.model_copy(update={str(keys[0]): inner})
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -117,11 +140,11 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe
 
     Raises `RecipeError` for a file that cannot be read as a mapping.
     """
-    origin = Origin(str(path))
+    origin = Origin(str(path), base=_base_of(Path(path)))
     data, problems = _read(Path(path), origin)
     for text in overrides:
         problems += apply_override(data, text, origin)
-    _anchor_plugins(data, origin)
+    problems += _anchor_plugins(data, origin)
     found = sorted(_check(data), key=lambda problem: origin.line(problem[0]) or 0)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
     folded = fold_options(Recipe, data)
@@ -134,18 +157,25 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe
     return recipe, problems
 
 
-def _anchor_plugins(data: dict[str, Any], origin: Origin) -> None:
+def _anchor_plugins(data: dict[str, Any], origin: Origin) -> Iterator[str]:
     """Make the plugin files that overrides name absolute, before they are taken for neighbours of
-    the recipe."""
-    names: list[Any] = data["plugins"] if isinstance(data.get("plugins"), list) else []
-    for index, name in enumerate(names):
-        overridden = ("plugins",) in origin.overrides or ("plugins", index) in origin.overrides
-        if overridden and isinstance(name, str) and is_path(name):
-            names[index] = _absolute(name, Path.cwd())
+    the recipe; gives a problem for each that cannot be a path, and leaves it out."""
+    if not isinstance(data.get("plugins"), list):
+        return
+    names = []
+    for index, name in enumerate(data["plugins"]):
+        base = origin.base_of(("plugins", index))
+        try:
+            path = _absolute(name, base) if isinstance(name, str) else name
+        except DataError as error:
+            yield f"{origin.where(('plugins', index))}: plugins.{index}: {error}"
+            continue
+        names.append(path if base != origin.base else name)
+    data["plugins"] = names
 
 
 def _absolute(name: str, base: Path) -> str:
-    return str((base / Path(name).expanduser()).resolve()) if is_path(name) else name
+    return str(local_path(name, base)) if is_path(name) else name
 
 
 def _read(path: Path, origin: Origin) -> tuple[dict[str, Any], list[str]]:
@@ -167,24 +197,19 @@ def _read(path: Path, origin: Origin) -> tuple[dict[str, Any], list[str]]:
     return document.data, problems
 
 
+def _base_of(path: Path) -> Path:
+    """The folder of a recipe; that of the shell for a shipped one."""
+    folder = local_path(path, Path.cwd()).parent
+    return Path.cwd() if folder in shipped_folders() else folder
+
+
 def _text(path: Path, source: str) -> str:
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        near = (
-            did_you_mean(path.name, (p.name for p in path.parent.glob("*.y*ml")))
-            if path.parent.is_dir()
-            else ""
-        )
-        raise RecipeError(source, [f"{source}: there is no such file.{near}"]) from None
-    except OSError as error:
-        raise RecipeError(source, [f"{source}: cannot be read: {error.strerror}."]) from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        problem = f"{source}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8."
-        raise RecipeError(source, [problem]) from None
+        return read_text(path)
+    except DataError as error:
+        known = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, known) if not path.exists() else ""
+        raise RecipeError(source, [f"{error}{near}"]) from None
 
 
 def _required_words() -> str:

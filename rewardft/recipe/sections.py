@@ -251,7 +251,10 @@ def salvage(cls: type[Section], folded: Any) -> Any:
         section, value = section_of(cls, key), folded.get(key)
         default = None if info.is_required() else info.get_default(call_default_factory=True)
         if section is None:
-            values[key] = value if isinstance(value, type(default)) or default is None else default
+            same = isinstance(value, type(default)) or default is None
+            values[key] = value if same else default
+            if isinstance(default, list) and same:  # of names, which are text
+                values[key] = [item for item in value if isinstance(item, str)]
         elif isinstance(default, list):
             items = value if isinstance(value, list) else []
             values[key] = [

@@ -21,6 +21,9 @@ DEEPEST = (
     50  # levels of nesting: far more than a recipe has, far fewer than Python's recursion bears
 )
 
+LONGEST = 100_000  # characters, read in a second or two; the longest shipped recipe has 1,849
+LARGEST_INT = 2**63 - 1
+
 _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
@@ -118,6 +121,11 @@ def parse(text: str) -> Document:
     """Parse one YAML document; what is wrong is in `problems`, never raised. Empty text gives
     `data` None."""
     document = Document()
+    if len(text) > LONGEST:
+        document.problems.append(
+            Problem(None, f"{len(text):,} characters; at most {LONGEST:,} are read.")
+        )
+        return document
     try:
         loader = _StrictLoader(text)
         node = loader.get_single_node()
@@ -184,7 +192,7 @@ def _pairs(
             )
             document.problems.append(Problem(line, f"a key must be text, got {shown!r}."))
             continue
-        key = str(key_node.value)
+        key = _text(key_node, str(key_node.value), document)
         if (*keys, key) in document.lines:
             first = document.lines[(*keys, key)]
             document.problems.append(
@@ -201,10 +209,41 @@ def _scalar(node: yaml.Node, document: Document) -> Any:
     if kind in ("bool", "null"):
         return _WORDS[text.lower()]
     if kind == "int":
-        return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+        return _whole(node, text, document)
     if kind != "float":
-        return text
+        return _text(node, text, document)
     number = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     if not math.isfinite(number):
-        document.problems.append(Problem(_line(node), f"numbers must be finite, got {text}."))
+        message = f"numbers must be finite, got {_short(text)}."
+        document.problems.append(Problem(_line(node), message))
     return number
+
+
+def _whole(node: yaml.Node, text: str, document: Document) -> int:
+    """An integer of at most 64 bits, which is what PyTorch and every file format take."""
+    base = {"0x": 16, "0o": 8}.get(text[:2], 10)
+    digits = (text.lstrip("+-") if base == 10 else text[2:]).lstrip("0") or "0"
+    number = LARGEST_INT + 1  # more digits than are worth looking at
+    if len(digits) <= 25:
+        number = int(digits, base) * (-1 if text.startswith("-") else 1)
+    if abs(number) > LARGEST_INT:
+        message = f"whole numbers must fit in 64 bits, got {_short(text)}."
+        document.problems.append(Problem(_line(node), message))
+        return 0
+    return number
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:12]}... ({len(text):,} characters)"
+
+
+def _text(node: yaml.Node, text: str, document: Document) -> str:
+    """Text that can be written to a file: `"\\ud800"` is half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        message = f"text has no character \\u{half:04x}, which is half of a pair."
+        document.problems.append(Problem(_line(node), message))
+        return text.encode(errors="replace").decode()
+    return text

@@ -21,7 +21,7 @@ from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import compare
 from rewardft.files import encode, write_text
 from rewardft.plugins.catalog import build_catalog
-from rewardft.plugins.component import Component, check_options
+from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.manager import load_plugins
 from rewardft.plugins.resolve import open_recipe
 from rewardft.policy.adapter import load_adapter
@@ -155,7 +155,9 @@ def open_reward(
     problems = [problem for text in settings for problem in apply_override(options, text, origin)]
     catalog = build_catalog(load_plugins(list(plugins), base))
     entry = catalog.get("rewards", use)
-    values, found = check_options(catalog, entry, options, ())
+    anchored, wrong = anchor_options(catalog, entry, options, lambda _: base.absolute())
+    values, found = check_options(catalog, entry, anchored, ())
+    found = [*wrong, *found]
     if problems or found:
         raise RecipeError(origin.source, problems + [message for _, message in found])
     component = Component(entry, values)

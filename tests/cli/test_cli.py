@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli import main
-from rewardft.cli.shipped import shipped_files, shipped_recipes
+from rewardft.recipe.shipped import shipped_files, shipped_recipes
 
 TINY = """\
 from rewardft import hookimpl

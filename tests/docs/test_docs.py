@@ -16,7 +16,6 @@ from pydantic_core import PydanticUndefined
 from rewardft.algorithms import direct
 from rewardft.cli.app import build_app
 from rewardft.cli.comparing import Options, build_request
-from rewardft.cli.shipped import shipped_recipes
 from rewardft.comparisons.members import expand
 from rewardft.engine.progress import ProgressLine
 from rewardft.plugins.catalog import build_catalog
@@ -27,6 +26,7 @@ from rewardft.plugins.resolve import resolve
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.sections import Sections, section_of
+from rewardft.recipe.shipped import shipped_recipes
 from rewardft.storage.recorder import Recorder
 from tests.documents import DOCUMENTS, ROOT, blocks, files_in, prose, read, table_rows, words
 from tests.maths.test_calls import T, count

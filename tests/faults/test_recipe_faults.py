@@ -371,7 +371,7 @@ OVERRIDES = {
     ),
     "nested without end": (
         "seed=" + "[" * 3000,
-        f"--set seed={'[' * 3000}: nested more than 50 levels deep; a recipe needs a handful.",
+        f"--set seed={'[' * 175}... (3,005 characters): nested more than 50 levels deep; a recipe needs a handful.",
     ),
     "tag": (
         "seed=!!int 3",

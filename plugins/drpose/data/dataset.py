@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from rewardft_plugins.humans.archives import DAMAGED
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.paths import Place
 
 FORMAT = "rewardft-drpose"
 VERSION = 1
@@ -50,7 +51,11 @@ class Drpose15k:
     provides = frozenset({"multiview"})
 
     def __init__(
-        self, root: str, split: str = "train", targets: bool = False, limit: int | None = None
+        self,
+        root: Annotated[str, Place()],
+        split: str = "train",
+        targets: bool = False,
+        limit: int | None = None,
     ) -> None:
         """Open a split, or several joined by `+`.
 

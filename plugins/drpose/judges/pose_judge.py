@@ -28,6 +28,7 @@ from rewardft_plugins.humans.positions import expected_position
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 # A unit normal n is painted (n + 1) / 2 on white: its darkest channel is 0.21 to 1 below white, an
@@ -188,7 +189,7 @@ class PoseJudge:
     needs = frozenset({"multiview"})
     higher_is_better = {"iou": True, "part_iou": True, "mpjpe_mm": False}
 
-    def __init__(self, weights: str = "shipped") -> None:
+    def __init__(self, weights: PathOrShipped = "shipped") -> None:
         self.net = JudgeNet.load(locate(weights, "judge"))
         freeze(self.net)
         self.reset()

@@ -37,6 +37,7 @@ from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
 from rewardft.errors import ComponentError
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch
 
 # SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
@@ -89,8 +90,8 @@ class MultiviewUNet(nn.Module):
 
     def __init__(
         self,
-        weights: str | None = None,
-        autoencoder: str | None = None,
+        weights: PathOrShipped | None = None,
+        autoencoder: PathOrShipped | None = None,
         size: Literal["mini", "full"] = "mini",
         guidance: float = 1.0,
         guidance_gradient: Literal["inside", "outside"] = "inside",

@@ -9,6 +9,8 @@ beyond the pose.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from rewardft_plugins.drpose.rewards.pose_score import LatentReward, pyramid_distance, skeleton_loss
 from rewardft_plugins.humans.body import Body, load_body
@@ -17,6 +19,7 @@ from rewardft_plugins.humans.render import HAIR, Appearance, render
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.paths import PathOrShipped, Place
 from rewardft.types import Batch
 
 
@@ -44,7 +47,7 @@ class JointRegression(LatentReward):
 
     name, reads, kind, command = "joint_regression", "joints", "joints", "train-form --form joints"
 
-    def __init__(self, weights: str = "shipped", scale: float = 1.0) -> None:
+    def __init__(self, weights: PathOrShipped = "shipped", scale: float = 1.0) -> None:
         if scale <= 0:
             raise ComponentError(f"joint_regression: expected scale > 0, got {scale}")
         super().__init__(weights)
@@ -91,10 +94,10 @@ class SilhouetteScore(LatentReward):
 
     def __init__(
         self,
-        weights: str = "shipped",
+        weights: PathOrShipped = "shipped",
         bce: float = 1.0,
         perceptual: float = 1.0,
-        body: str | None = None,
+        body: Annotated[str, Place(words=("anny_lowpoly", "anny"))] | None = None,
     ) -> None:
         super().__init__(weights)
         self.bce, self.perceptual, self.body = bce, perceptual, load_body(body)

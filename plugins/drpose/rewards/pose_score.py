@@ -8,7 +8,7 @@ a perceptual term (arXiv 2603.02619; LPIPS there, weights of the two terms not p
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from rewardft_plugins.humans.skeleton import skeleton_maps
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.paths import PathOrShipped, Place
 from rewardft.types import Batch, Rollout
 
 PYRAMID_LEVELS = 4
@@ -158,11 +159,11 @@ class PoseScore(LatentReward):
 
     def __init__(
         self,
-        weights: str = "shipped",
+        weights: PathOrShipped = "shipped",
         bce: float = 1.0,
         perceptual: float = 1.0,
         radius: float = 0.04,
-        lpips_weights: str | None = None,
+        lpips_weights: Annotated[str, Place()] | None = None,
     ) -> None:
         super().__init__(weights)
         self.bce, self.perceptual, self.radius = bce, perceptual, radius

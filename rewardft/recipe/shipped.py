@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 
 from rewardft.errors import RecipeError, did_you_mean
+from rewardft.paths import local_path
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -20,23 +22,33 @@ def shipped_comparisons() -> dict[str, Path]:
 
 def shipped_files() -> dict[str, Path]:
     """Everything that is shipped with the recipes, by name."""
+    files = (path for folder in shipped_folders() for path in sorted(folder.glob("*.yaml")))
+    return {path.stem: path for path in files}
+
+
+@functools.cache
+def shipped_folders() -> tuple[Path, ...]:
+    """Where the shipped recipes lie; nowhere when their package is not installed."""
     spec = importlib.util.find_spec("rewardft_recipes")
-    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    return (
+        tuple(Path(place).resolve() for place in (spec.submodule_search_locations or []))
+        if spec
+        else ()
+    )
 
 
 COMPARISON = "compare_"  # what the names of shipped comparisons begin with
 
 
 def find_recipe(name: str) -> Path:
-    """The file that `name` means: a path that exists,
-    or a shipped recipe with or without `.yaml`."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = shipped_files()
+    """The file that `name` means: a path that exists, or a shipped recipe with or without
+    `.yaml`."""
+    path, there = Path(name), local_path(name, Path.cwd())
+    shipped = {} if there.is_file() else shipped_files()
     if path.name == name and name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
+    if there.exists():  # a folder or a device, too: reading it says so
+        return path
     near = did_you_mean(path.name.removesuffix(".yaml"), shipped)
     raise RecipeError(
         name, [f"{name}: there is no such file, and no shipped recipe of that name.{near}"]
