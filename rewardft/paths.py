@@ -11,6 +11,8 @@ import hashlib
 import os
 import re
 import stat
+import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,46 +151,6 @@ def looks_local(text: str) -> bool:
     return text.endswith(endings) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text)
 
 
-def anchored(self, text: str, base: Path) -> str:
-        """The option as an absolute path, or as it is. Raises DataError for what cannot be one."""
-        if text in self.words or (self.hub and not self.is_local(text, base)):
-            return text
-        return str(local_path(text, base))
-
-    def is_local(self, text: str, base: Path) -> bool:
-        """Whether a text that may be a hub id is a path: by its looks, or because its first part is
-        there."""
-        if looks_local(text):
-            return True
-        here = local_path(text.partition("/")[0], base)
-        if here.exists():
-            return True
-        if Path.cwd() != base and Path(text).exists():
-            raise DataError(
-                f"{text!r} is no folder in {base}, which relative paths start at, but it is one in "
-                f"the current folder; write {Path(text).absolute()}."
-            )
-        return False
-
-
-Weights = Annotated[str, Place(hub=True)]
-"""A folder or file, or the id of a hub repository (`owner/name`)."""
-PathOrShipped = Annotated[str, Place(words=("shipped",))]
-"""A folder or file, or the word `shipped` for what comes with the plugin."""
-
-
-def looks_local(text: str) -> bool:
-    """Whether text can be nothing but a path: `./x`, `~/x`, `/x`, `a/b/c`, or an ending of a file."""
-    endings = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".npz", ".gguf")
-    return (
-        text.startswith((".", "/", "~"))
-        or "\\" in text
-        or text.count("/") > 1
-        or text.endswith(("/", *endings))
-        or not text.isprintable()
-    )
-
-
 def anchored(annotation: Any, value: Any, base: Path) -> Any:
     """`value` with the paths in it made absolute, as its annotation says where there are some."""
     if isinstance(value, list):
@@ -216,9 +178,6 @@ def _place(annotation: Any, value: str) -> Place | None:
 
 def _leaves(annotation: Any) -> Iterator[Any]:
     """The alternatives of a union; the annotation itself where it is none."""
-    import types
-    import typing
-
     if get_origin(annotation) in (typing.Union, types.UnionType):
         for arg in get_args(annotation):
             yield from _leaves(arg)

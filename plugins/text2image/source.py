@@ -21,7 +21,7 @@ from torch import nn
 
 from rewardft.errors import ComponentError
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name; one word is a folder
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # any of them makes a tokenizer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["fp32", "bf16", "fp16"]
