@@ -319,7 +319,7 @@ def test_folder_instead_of_a_file(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(RecipeError) as caught:
         load_recipe("folder")
-    assert caught.value.problems == ["folder: cannot be read: Is a directory."]
+    assert caught.value.problems == ["folder: expected a file, got a folder."]
 
 
 OVERRIDES = {

@@ -200,7 +200,15 @@ def test_options_are_converted_to_the_annotated_types():
     }
     assert type(component.options["scale"]) is float
     assert component.all_options["width"] == 8
-    assert component.build().options == (8, 2.0, "b", Path("a/b.pt").absolute(), [1, 2], (1.0, 2.0), None)
+    assert component.build().options == (
+        8,
+        2.0,
+        "b",
+        Path("a/b.pt").absolute(),
+        [1, 2],
+        (1.0, 2.0),
+        None,
+    )
 
 
 def test_a_plain_function_is_the_reward_and_the_rest_of_its_parameters_are_options():
