@@ -26,7 +26,7 @@ LARGEST_TEXT = 400_000  # bytes of a recipe or a comparison file; the longest sh
 
 
 def file_name(text: str) -> str:
-    """`text` as the name of one file: letters, digits and `_ . , = -`, not hidden, at most 80 bytes.
+    """`text` as the name of one file: letters, digits and `_.,=-`, not hidden, at most 80 bytes.
 
     A text that must be changed for that gets a hash of the original, so that two texts never share
     a file; others stay as they are.
@@ -96,8 +96,9 @@ def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
+        byte = f"byte 0x{raw[error.start]:02x}"
         raise DataError(
-            f"{path}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8."
+            f"{path}:{line}: not UTF-8 text ({byte}); save the file as UTF-8."
         ) from None
 
 
