@@ -8,7 +8,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rewardft.contracts.protocols import Reward
@@ -23,6 +22,9 @@ CALLS = {"rewards": ("rollout", "batch"), "regularizers": ("new", "reference")}
 
 # Annotations that stand for a component of a kind: a recipe gives `{use: NAME, OPTION: ...}` there.
 NESTED: Mapping[Any, str] = {Reward: "rewards"}
+
+# The folder that a relative path at these keys starts at.
+BaseOf = Callable[[tuple[str, ...]], Path]
 
 # Converted options with the problems, as pairs of (keys that lead to the option, message).
 Checked = tuple[dict[str, Any], list[tuple[tuple[str, ...], str]]]
