@@ -1,15 +1,18 @@
 """Diffusion-KTO (Li et al. 2024, 2404.04465): images that are wanted or unwanted, each judged on
 its own.
 
-All of this card is background knowledge (the paper and KTO, Ethayarajh et al. 2024, 2402.01306),
-not checked against released code. With l the squared error of the noise prediction as in
-Diffusion-DPO (`diffusion_dpo.py`):
+With l the squared error of the noise prediction, a mean over dimensions, as in Diffusion-DPO
+(`diffusion_dpo.py`), the loss is that of KTO (Ethayarajh et al. 2024, 2402.01306):
 
-    h    = -beta / 2 * (l of the policy - l of the reference)          one step's log-ratio, scaled
-    by beta Q    = max(0, mean of h over the batch)                            the reference point,
-    beta * KL; no gradient U(z) = sigmoid(z)
-    Kahneman and Tversky's utility loss = w_D * (1 - U(h - Q)) for a wanted, w_U * (1 - U(Q - h))
-    for an unwanted sample
+    h = -beta * (l of the policy - l of the reference)     the log-ratio, scaled by beta
+    Q = max(0, mean of h over the batch)                   the reference point; no gradient
+    loss = w_D * (1 - U(h - Q))                            for a wanted sample
+    loss = w_U * (1 - U(Q - h))                            for an unwanted one; U(z) = sigmoid(z)
+
+as in the released code with its defaults (`--halo sigmoid --bce_offset none`, beta_dpo 1000). There
+is no half before beta, which Diffusion-DPO's code has. That code draws wanted and unwanted images
+apart, 8 wanted ones to 2 unwanted ones in its example, and takes Q over a micro-batch of every
+process; here each pair gives one of each, and Q is the mean over the batch.
 
 The winner of each given pair is wanted, its loser unwanted; they are judged apart, so each has a
 timestep and a noise of its own. At initialisation h = Q = 0 and the loss is w / 2. Q is the mean
@@ -17,9 +20,8 @@ over all processes; with more than one micro-batch it takes an extra pass withou
 it does not depend on how the batch is cut. With `accumulate`, each batch has its own Q.
 
 A sample of named parts (`noised.py`) has an h, a Q and a loss for each part, summed with the parts'
-weights, as in the released code of ADHMR (2505.10250), which scales by beta where this card has
-beta / 2, and adds 0.1 times the wanted samples' denoising loss (there a sum over the dimensions,
-here the mean): `anchor`.
+weights, as in the released code of ADHMR (2505.10250), which adds 0.1 times the wanted samples'
+denoising loss (there a sum over the dimensions, here the mean): `anchor`.
 
 Cost per pair: 2 samples forward and backward, 2 under the reference (2 more forwards with several
     micro-batches).
@@ -57,14 +59,14 @@ class DiffusionKTO:
     """Learn from wanted and unwanted images.
 
     Args:
-        beta: strength against the reference, > 0.
+        beta: strength against the reference, > 0; the released code's `beta_dpo`.
         wanted, unwanted: weights w_D and w_U >= 0.
         space: as in `diffusion_dpo`.
         column, parts, antithetic, t_range: as in `diffusion_dpo`.
         anchor: weight of the wanted samples' own denoising loss, >= 0.
     """
 
-    beta: float = 5000.0
+    beta: float = 1000.0
     wanted: float = 1.0
     unwanted: float = 1.0
     space: Space = "epsilon"
@@ -126,7 +128,7 @@ class DiffusionKTO:
 
     def gain(self, policy: Tensor, reference: Tensor) -> Tensor:
         """h `(2 pairs, parts)`."""
-        return -0.5 * self.beta * (policy - reference)
+        return -self.beta * (policy - reference)
 
     def reference_point(
         self, ctx: Context, parts: list[Noised], references: list[Tensor]

@@ -12,18 +12,27 @@ from .stochastic_flow import StochasticFlow
 
 
 class DanceSDE(StochasticFlow):
-    """DanceGRPO's stochastic sampler; the last step draws noise too.
+    """DanceGRPO's stochastic sampler. The last step ends in the estimate of x0, without noise and
+    density, as the authors' code decodes it.
 
     Args:
         steps: number of steps T >= 1 (authors' code: 16).
         noise_level: eta >= 0 (authors' code: 0.3); 0 is the ODE.
         shift: timestep shift; None takes the model's own (authors' code for FLUX: 3).
+        noisy_end: draw noise in the last step too.
     """
 
     def __init__(
-        self, steps: int = 16, noise_level: float = 0.3, shift: float | None = None
+        self,
+        steps: int = 16,
+        noise_level: float = 0.3,
+        shift: float | None = None,
+        noisy_end: bool = False,
     ) -> None:
         super().__init__(steps, noise_level, shift)
+        self.noisy_end = noisy_end
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:
+        if k == self.steps - 1 and not self.noisy_end:
+            return x0, 0.0
         return self.langevin(k, state, x0, epsilon, self.noise_level)

@@ -1,10 +1,10 @@
 """Flow-GRPO (Liu et al. 2025, 2505.05470): GRPO on the sampler `flow_sde`.
 
-Defaults of the authors' code: groups of 24, group mean, standard deviation of the whole batch (+
-1e-4), clip 1e-4 on log-probabilities averaged over dimensions, advantages clipped to +-5, 2 updates
+Defaults of the authors' code: groups of 24, group mean, biased standard deviation of the whole batch
+(+ 1e-4), clip 1e-4 on log-probabilities averaged over dimensions, advantages clipped to +-5, 2 updates
 per batch, 10 steps in training and 40 in evaluation, noise level 0.7, guidance 4.5, LoRA rank 32
-and alpha 64, lr 3e-4. It trains the first int(0.99 T) steps, all but the last; here
-`timestep_fraction` draws steps at random.
+and alpha 64, lr 3e-4. It trains the first int(0.99 T) steps, which is all but the last for T <= 100
+(`skip_last`), and takes an optimizer step for each of them; here an update takes all steps at once.
 
 The KL weight beta there (0.04 for GenEval and OCR, 0.01 for PickScore) goes with mean((mean -
 mean_ref)^2) / (2 g^2). `{use: kl, form: gaussian}` divides by 2 g^2 |D|, the variance of a step of
@@ -28,6 +28,7 @@ def flow_grpo(
     updates: int = 2,
     inner_epochs: int = 1,
     timestep_fraction: float = 1.0,
+    skip_last: int = 1,
 ) -> GRPO:
     """Flow-GRPO: batch-wide standard deviation, two updates per batch;
     goes with the sampler `flow_sde`."""
@@ -41,6 +42,7 @@ def flow_grpo(
         updates,
         inner_epochs,
         timestep_fraction,
+        skip_last,
     )
 
 

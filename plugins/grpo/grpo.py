@@ -1,15 +1,13 @@
 """GRPO over denoising steps: several samples per prompt, each judged against its group.
 
-    A_i = (r_i - mean of its group) / std
-    Flow-GRPO, 2505.05470 loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ] + weight * KL(p ||
-    p_ref)
+    A_i = (r_i - mean of its group) / (std + floor)                      Flow-GRPO, 2505.05470
+    loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ] + weight * KL(p || p_ref)
 
-The family is one algorithm whose papers differ in their defaults and samplers; see `flow_grpo.py`,
-`dance_grpo.py` and `mix_grpo.py`. On its own it suits U-Nets with DDIM (eta > 0) too. A group
-without variance says nothing: its samples are left out, penalties included, and counted as
-    `groups_without_variance`. The KL is the recipe's
-regularizer: `{use: kl, form: gaussian}` is the divergence of the transition densities, mean((mean -
-    mean_ref)^2) / (2 std^2).
+The family is one algorithm whose papers and released codes differ in their defaults and samplers;
+see `flow_grpo.py`, `dance_grpo.py` and `mix_grpo.py`. On its own it suits U-Nets with DDIM (eta >
+0) too. A group without variance says nothing: its samples are left out, penalties included, and
+counted as `groups_without_variance`. The KL is the recipe's regularizer: `{use: kl, form:
+gaussian}` is the divergence of the transition densities, mean((mean - mean_ref)^2) / (2 std^2).
 
 Cost per sample: as DDPO; group_size samples per item of a batch.
 """
@@ -51,6 +49,9 @@ class GRPO:
         updates: optimizer steps per batch; each part has members of every group.
         inner_epochs: passes over each batch.
         timestep_fraction: part of the steps, drawn at random for every update, that learns.
+        skip_last: steps at the end of the chain that never learn.
+        unbiased: divide by n - 1 in the standard deviation instead of n.
+        floor: added to the standard deviation, > 0.
     """
 
     needs = frozenset({"log_prob"})
@@ -66,11 +67,15 @@ class GRPO:
         updates: int = 1,
         inner_epochs: int = 1,
         timestep_fraction: float = 1.0,
+        skip_last: int = 0,
+        unbiased: bool = False,
+        floor: float = 1e-4,
     ) -> None:
-        if group_size < 2 or clip <= 0 or advantage_clip <= 0:
+        if group_size < 2 or clip <= 0 or advantage_clip <= 0 or floor <= 0:
             raise ComponentError(
-                "expected group_size >= 2, clip > 0 and advantage_clip > 0, got "
-                f"group_size={group_size}, clip={clip}, advantage_clip={advantage_clip}"
+                "expected group_size >= 2, clip > 0, advantage_clip > 0 and floor > 0, got "
+                f"group_size={group_size}, clip={clip}, advantage_clip={advantage_clip}, "
+                f"floor={floor}"
             )
         self.group_size, self.advantage_clip, self.shared_noise = (
             group_size,
@@ -78,8 +83,11 @@ class GRPO:
             shared_noise,
         )
         self.std, self.aggregate = std, aggregate
+        self.normalise = partial(
+            group_advantages, size=group_size, std=std, epsilon=floor, unbiased=unbiased
+        )
         self.surrogate = partial(clipped_ratio_loss, clip=clip)
-        self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
+        self.schedule = Schedule(updates, inner_epochs, timestep_fraction, skip_last)
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples = batch.repeat(self.group_size)
@@ -94,9 +102,7 @@ class GRPO:
             terms = [(1.0, scores.total)]
         else:  # a reward that does not apply to a sample (NaN) adds nothing to it, as in the total
             terms = [(r.weight, scores.by_name[r.name].nan_to_num(0.0)) for r in ctx.rewards]
-        parts = [
-            (w, *group_advantages(ctx, values, self.group_size, self.std)) for w, values in terms
-        ]
+        parts = [(w, *self.normalise(ctx, values)) for w, values in terms]
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
         kept = torch.stack([k for _, _, k in parts]).any(0)
         return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept

@@ -3,9 +3,15 @@ ODE elsewhere.
 
 Ratios and penalties are taken at the window's steps alone. The window moves by one step every 25
 batches and returns to the start when it has reached the end (`progressive`), or is drawn anew for
-every optimizer step (`random`); the paper's decaying intervals are left out. Defaults of the
-authors' code for FLUX: 25 steps, window 4, eta 0.7 with Flow-GRPO's diffusion, groups of 12, no KL,
-lr 1e-5, advantages normalised per reward before they are summed.
+every batch (`random`); the paper's decaying intervals are left out. Defaults of the authors' code
+for FLUX: 25 steps, window 4, eta 0.7 with Flow-GRPO's diffusion, groups of 12 that start from the
+same noise, unbiased standard deviation (+ 1e-8) of the own group, no KL, lr 1e-5, advantages
+normalised per reward before they are summed. The window never reaches the last 2 steps
+(`frozen_last`).
+
+At the end that code lets the window run into the frozen steps, so that it shrinks to one step
+(`shrink: true`), and then spends 25 batches on an empty one, which are left out here. It takes an
+optimizer step for every 3 of the 12 samples (`updates: 4`); here there is one per batch.
 
 Denoiser calls per sample: T forwards to roll out, a forward and a backward for each of the window's
     steps.
@@ -32,8 +38,11 @@ class MixGRPO:
     Args:
         window: number of stochastic steps w, at most the sampler's T.
         shift_every: batches after which the window moves by one step.
-        strategy: `progressive` or `random`. group_size, std, clip, advantage_clip, aggregate,
-            shared_noise, updates, inner_epochs: as in `grpo`.
+        strategy: `progressive` or `random`.
+        frozen_last: steps at the end of the chain that the window never reaches, >= 0.
+        shrink: let the progressive window run into them, shorter and shorter, before it returns.
+        group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs,
+            unbiased, floor: as in `grpo`.
     """
 
     needs = frozenset({"log_prob", "sde_window"})
@@ -43,28 +52,43 @@ class MixGRPO:
         window: int = 4,
         shift_every: int = 25,
         strategy: Literal["progressive", "random"] = "progressive",
+        frozen_last: int = 2,
+        shrink: bool = False,
         group_size: int = 12,
         std: Literal["global", "group"] = "group",
         clip: float = 1e-4,
         advantage_clip: float = 5.0,
         aggregate: Literal["reward", "advantage"] = "advantage",
-        shared_noise: bool = False,
+        shared_noise: bool = True,
         updates: int = 1,
         inner_epochs: int = 1,
+        unbiased: bool = True,
+        floor: float = 1e-8,
     ) -> None:
-        if window < 1 or shift_every < 1:
+        if window < 1 or shift_every < 1 or frozen_last < 0:
             raise ComponentError(
-                f"expected window >= 1 and shift_every >= 1, got {window} and {shift_every}"
+                "expected window >= 1, shift_every >= 1 and frozen_last >= 0, got "
+                f"{window}, {shift_every} and {frozen_last}"
             )
         self.window, self.shift_every, self.strategy = window, shift_every, strategy
+        self.frozen_last, self.shrink = frozen_last, shrink
         self.grpo = GRPO(
-            group_size, std, clip, advantage_clip, aggregate, shared_noise, updates, inner_epochs
+            group_size,
+            std,
+            clip,
+            advantage_clip,
+            aggregate,
+            shared_noise,
+            updates,
+            inner_epochs,
+            unbiased=unbiased,
+            floor=floor,
         )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
-        start = self.draw_start(ctx)
-        ctx.record("window_start", torch.full((len(batch),), float(start)))
-        ctx.sampler.window = frozenset(range(start, start + self.window))
+        window = self.draw_window(ctx)
+        ctx.record("window_start", torch.full((len(batch),), float(window[0])))
+        ctx.sampler.window = frozenset(window)
         try:
             yield from self.grpo.losses(ctx, batch)
         finally:
@@ -72,15 +96,19 @@ class MixGRPO:
                 None  # evaluations draw noise at every step, before, during and after training
             )
 
-    def draw_start(self, ctx: Context) -> int:
-        """The first step of this batch's window."""
-        places = ctx.sampler.steps - self.window + 1
-        if places < 1:
+    def draw_window(self, ctx: Context) -> range:
+        """The steps of this batch's window."""
+        end = ctx.sampler.steps - self.frozen_last
+        if self.window > end:
             raise ComponentError(
-                f"window {self.window} is more than the sampler's {ctx.sampler.steps} steps"
+                f"window {self.window} and frozen_last {self.frozen_last} are more than the "
+                f"sampler's {ctx.sampler.steps} steps"
             )
+        whole = end - self.window + 1  # the starts from which all of the window fits
         if self.strategy == "random":
-            return ctx.rng.randrange(places)
-        batches = ctx.memory.get(KEY, 0)
-        ctx.memory[KEY] = batches + 1
-        return int(batches // self.shift_every % places)
+            start = ctx.rng.randrange(whole)
+        else:
+            batches = ctx.memory.get(KEY, 0)
+            ctx.memory[KEY] = batches + 1
+            start = int(batches // self.shift_every % (end if self.shrink else whole))
+        return range(start, min(start + self.window, end))

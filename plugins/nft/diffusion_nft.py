@@ -6,8 +6,7 @@ and v_old the policy that drew it, the loss is
 
     L = E[ r ||v_plus - v||^2 + (1 - r) ||v_minus - v||^2 ]
     v_plus = (1 - beta) v_old + beta v_theta,      v_minus = (1 + beta) v_old - beta v_theta
-    r = clip(A / (2 A_max) + 1/2, 0, 1),           A = (reward - mean of the group) / standard
-    deviation
+    r = clip(A / (2 A_max) + 1/2, 0, 1),           A = (reward - mean of the group) / deviation
 
 Its minimum in v_theta at an x_t, for any joint distribution of r and v given x_t, is
 
@@ -37,9 +36,13 @@ The loss takes the network without guidance, as a prediction of the velocity; a 
 with guidance gives samples that are not its own in that sense, and the method was run without any.
 
 Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no
-    classifier-free guidance, learning rate 3e-4. The standard deviation is over the whole batch and
-    all processes, as in Flow-GRPO's code, plus 1e-4. Background knowledge, not from that code: the
-    floor 1e-5 of the adaptive divisor.
+classifier-free guidance, learning rate 3e-4. The deviation is that of the rewards themselves, not of
+their distances from the group means: over the whole batch and all processes (`std: global`, the
+released configurations) or over the own group (`std: group`), divided by n, plus 1e-4. The adaptive
+divisor is at least 1e-5, as released.
+
+Other than the released code: each sample is noised to timesteps drawn uniformly from the training
+range, where that code goes through the timesteps of its own 10-step rollout but the last.
 
 Any sampler will do and only clean samples are kept. Cost per sample, T steps: T forwards, then per
 noising 1 forward and backward, 1 forward of v_old, and 1 of the reference if it has a weight.
@@ -87,6 +90,7 @@ class DiffusionNFT:
         adaptive: divide each branch by its own mean error of x0; else plain velocity errors.
         reference_weight: of the squared distance to the reference's velocity, >= 0.
         schedule: how slowly v_old follows the policy.
+        std: the deviation of all rewards of the batch (`global`) or of the own group (`group`).
     """
 
     group: int = 24
@@ -96,6 +100,7 @@ class DiffusionNFT:
     adaptive: bool = True
     reference_weight: float = 1e-4
     schedule: Schedule = "slow"
+    std: Literal["global", "group"] = "global"
 
     needs = frozenset({"denoiser"})
     needs_reference = True
@@ -151,14 +156,22 @@ class DiffusionNFT:
 
     def goodness(self, ctx: Context, scores: Scores) -> Tensor:
         """r `(b,)` in [0, 1]; 1/2 for a sample that is as good as its group's mean."""
-        centred = centre(scores, self.group)
-        known = ctx.gather(centred)
-        known = known[~known.isnan()]
-        std = known.std(correction=0) if len(known) else known.new_zeros(())
-        advantage = (centred / (std + 1e-4)).nan_to_num(0.0)
-        ctx.record("zero_variance", (centred.view(-1, self.group) == 0).all(1).float())
+        rewards = complete_rewards(scores, self.group)
+        centred = rewards - rewards.nanmean(1, keepdim=True)
+        std = self.deviation(ctx, rewards)
+        advantage = (centred / (std + 1e-4)).nan_to_num(0.0).flatten()
+        ctx.record("zero_variance", (centred == 0).all(1).float())
         ctx.record("advantage_clipped", (advantage.abs() > self.advantage_max).float())
         return (advantage / (2 * self.advantage_max) + 0.5).clamp(0, 1)
+
+    def deviation(self, ctx: Context, rewards: Tensor) -> Tensor:
+        """The biased standard deviation of the known rewards: one number, or `(groups, 1)`."""
+        if self.std == "group":
+            centred = rewards - rewards.nanmean(1, keepdim=True)
+            return centred.square().nanmean(1, keepdim=True).sqrt()
+        known = ctx.gather(rewards.flatten())
+        known = known[~known.isnan()]
+        return known.std(correction=0) if len(known) else known.new_zeros(())
 
     # -- the loss ----------------------------------------------------------------------------------
 
@@ -194,15 +207,14 @@ class DiffusionNFT:
             return estimate(ctx, at)
 
 
-def centre(scores: Scores, group: int) -> Tensor:
-    """Rewards minus their group's mean, `(b,)`;
-    NaN for a sample that lacks a reward which others of its group have."""
+def complete_rewards(scores: Scores, group: int) -> Tensor:
+    """Rewards `(groups, group)`; NaN for a sample that lacks a reward which others of its group
+    have."""
     missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
         1, (-1, group)
     )
     incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
-    total = scores.total.unflatten(0, (-1, group)).masked_fill(incomplete, float("nan"))
-    return (total - total.nanmean(1, keepdim=True)).flatten()
+    return scores.total.unflatten(0, (-1, group)).masked_fill(incomplete, float("nan"))
 
 
 def add_noise(ctx: Context, batch: Batch, x0: Tensor, stream: str) -> Noised:

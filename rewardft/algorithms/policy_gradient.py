@@ -48,12 +48,14 @@ class Schedule:
     Args:
         updates: optimizer steps per pass over the batch: it is cut into so many parts.
         inner_epochs: passes over the batch.
-        fraction: part of the steps that have a density, drawn at random for every update.
+        fraction: part of the steps that may learn, drawn at random for every update.
+        skip_last: steps at the end of the chain that never learn, >= 0.
     """
 
     updates: int = 1
     inner_epochs: int = 1
     fraction: float = 1.0
+    skip_last: int = 0
 
     def __post_init__(self) -> None:
         if self.updates < 1 or self.inner_epochs < 1:
@@ -63,6 +65,8 @@ class Schedule:
             )
         if not 0 < self.fraction <= 1:
             raise ComponentError(f"timestep_fraction must be in (0, 1], got {self.fraction}")
+        if self.skip_last < 0:
+            raise ComponentError(f"skip_last must not be negative, got {self.skip_last}")
 
 
 @dataclass
@@ -92,7 +96,7 @@ def roll_out(
     """
     if one_pass and one_pass_applies(ctx, batch, schedule):
         return roll_out_with_gradients(
-            ctx, batch, draw_steps(ctx, known_steps(ctx), schedule.fraction), noise
+            ctx, batch, draw_steps(ctx, known_steps(ctx), schedule), noise
         )
     steps = ctx.sampler.steps
     rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps))), noise)
@@ -124,9 +128,15 @@ def known_steps(ctx: Context) -> list[int]:
     return sorted(window) if window else ctx.memory.get(STEPS_WITH_NOISE, [])
 
 
-def draw_steps(ctx: Context, candidates: list[int], fraction: float) -> list[int]:
-    """A random part of the steps, ascending; at least one."""
-    count = max(1, int(fraction * len(candidates)))
+def draw_steps(ctx: Context, candidates: list[int], schedule: Schedule) -> list[int]:
+    """A random part of the steps that may learn, ascending; at least one."""
+    candidates = [k for k in candidates if k < ctx.sampler.steps - schedule.skip_last]
+    if not candidates:
+        raise ComponentError(
+            f"skip_last {schedule.skip_last} leaves none of the sampler's {ctx.sampler.steps} steps "
+            "to learn from. Lower skip_last, or give the sampler more steps."
+        )
+    count = max(1, int(schedule.fraction * len(candidates)))
     return candidates if count == len(candidates) else sorted(ctx.rng.sample(candidates, count))
 
 
@@ -159,7 +169,7 @@ def learn(
     for _ in range(schedule.inner_epochs):
         for part in range(schedule.updates):
             rows = slice(part, None, schedule.updates)
-            steps = draw_steps(ctx, sorted(rollout.log_probs), schedule.fraction)
+            steps = draw_steps(ctx, sorted(rollout.log_probs), schedule)
             yield from one_update(
                 ctx, rollout.select(rows), advantage[rows], weight[rows], surrogate, steps
             )
@@ -283,6 +293,7 @@ def group_advantages(
     size: int,
     std: Literal["global", "group"] = "global",
     epsilon: float = 1e-4,
+    unbiased: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(reward - group mean) / (std + epsilon), and which samples belong to a group whose rewards
     differ.
@@ -291,11 +302,12 @@ def group_advantages(
         rewards: `(b,)`, the members of a group in a row, `size` of them.
         std: `global`: standard deviation of all rewards of the batch, over all processes; `group`:
             of the own group.
+        unbiased: divide by n - 1 in the standard deviation instead of n.
     """
     groups = rewards.reshape(-1, size)
     centred = groups - groups.mean(1, keepdim=True)
-    own = groups.std(1, unbiased=False, keepdim=True)
-    spread = own if std == "group" else ctx.gather(rewards).std(unbiased=False)
+    own = groups.std(1, unbiased=unbiased, keepdim=True)
+    spread = own if std == "group" else ctx.gather(rewards).std(unbiased=unbiased)
     kept = (groups.amax(1) > groups.amin(1)).repeat_interleave(size)
     ctx.record("groups_without_variance", 1 - kept.float())
     return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept

@@ -199,14 +199,12 @@ def test_updates_cut_the_batch_and_epochs_repeat_it():
 def test_drawn_steps_are_a_part_of_those_with_a_density():
     ctx = make_context(DDIM(T, eta=1.0))
     ctx.rng = random.Random(0)
-    draws = [draw_steps(ctx, [1, 3, 4, 7], 0.6) for _ in range(50)]
-    assert all(len(d) == 2 and d == sorted(d) for d in draws) and {k for d in draws for k in d} == {
-        1,
-        3,
-        4,
-        7,
-    }
-    assert draw_steps(ctx, [1, 3], 0.1) in ([1], [3]) and draw_steps(ctx, [1, 3], 1.0) == [1, 3]
+    draws = [draw_steps(ctx, [0, 1, 2, 4], Schedule(fraction=0.6)) for _ in range(50)]
+    assert all(len(d) == 2 and d == sorted(d) for d in draws)
+    assert {k for d in draws for k in d} == {0, 1, 2, 4}
+    assert draw_steps(ctx, [0, 1, 2, 4], Schedule(skip_last=T - 2)) == [0, 1]
+    assert draw_steps(ctx, [1, 3], Schedule(fraction=0.1)) in ([1], [3])
+    assert draw_steps(ctx, [1, 3], Schedule()) == [1, 3]
 
 
 def test_a_chain_without_densities_is_refused():

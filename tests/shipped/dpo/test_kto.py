@@ -44,7 +44,7 @@ def by_hand(ctx, batch, beta, wanted, unwanted):
             ).mean()
             for m in (policy, reference)
         ]
-        gains.append(-0.5 * beta * (error[0] - error[1]))
+        gains.append(-beta * (error[0] - error[1]))
     h = torch.stack(gains)
     q = max(0.0, float(h.detach().mean()))
     good = wanted * (1 - torch.sigmoid(h[0::2] - q))

@@ -146,7 +146,7 @@ def test_kto_has_a_reference_point_for_each_part():
             ((net(x, t, doubled["cond"]) - e)[:, place].square() * doubled[seen]).mean(1)
             for net in (policy, ctx.adapter.reference)
         )
-        h = -0.5 * beta * (error - base.detach())
+        h = -beta * (error - base.detach())
         q = h.detach().mean().clamp(min=0)
         good, bad = 1.5 * torch.sigmoid(q - h[0::2]), 0.5 * torch.sigmoid(h[1::2] - q)
         total = total + torch.cat([good + 0.1 * error[0::2], bad]).mean()

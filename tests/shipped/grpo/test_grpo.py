@@ -88,7 +88,7 @@ def test_resuming_continues_to_the_same_bits(recipe, tmp_path, name):
 def test_the_window_slides_and_returns(recipe, tmp_path):
     """Every 2 batches one step on; 4 places of a window of 2 in 5 steps."""
     options = [
-        "algorithm={use: mix_grpo, group_size: 2, window: 2, shift_every: 2}",
+        "algorithm={use: mix_grpo, group_size: 2, window: 2, shift_every: 2, frozen_last: 0}",
         "train.steps=10",
     ]
     run = run_recipe(recipe, tmp_path / "out", *options)
@@ -96,6 +96,61 @@ def test_the_window_slides_and_returns(recipe, tmp_path):
     assert (
         run.summary["denoiser_forwards"] == 10 * (5 + 2)
         and run.summary["denoiser_backwards"] == 10 * 2
+    )
+
+
+def windows(algorithm, count):
+    ctx = SimpleNamespace(sampler=SimpleNamespace(steps=9), memory={}, rng=random.Random(0))
+    return [list(algorithm.draw_window(ctx)) for _ in range(count)]
+
+
+def test_the_window_never_reaches_the_frozen_steps():
+    assert windows(MixGRPO(window=3, shift_every=1), 6) == [
+        [0, 1, 2],
+        [1, 2, 3],
+        [2, 3, 4],
+        [3, 4, 5],
+        [4, 5, 6],
+        [0, 1, 2],
+    ]
+    drawn = windows(MixGRPO(window=3, strategy="random"), 200)
+    assert {w[0] for w in drawn} == set(range(5)) and {len(w) for w in drawn} == {3}
+
+
+def test_a_shrinking_window_is_the_released_one_without_its_empty_place():
+    """Starts 0 .. T - 3, cut off at T - 2, as the authors' code has it; then from the start."""
+    expected = [list(range(start, min(start + 3, 7))) for start in range(7)]
+    assert windows(MixGRPO(window=3, shift_every=1, shrink=True), 14) == 2 * expected
+
+
+def released_advantages(rewards, size):
+    """DanceGRPO's and MixGRPO's normalisation in numpy."""
+    groups = np.array(rewards).reshape(-1, size)
+    centred = groups - groups.mean(1, keepdims=True)
+    return (centred / (groups.std(1, ddof=1, keepdims=True) + 1e-8)).flatten()
+
+
+@pytest.mark.parametrize("algorithm", [dance_grpo(4), MixGRPO(group_size=4).grpo], ids=str)
+def test_groups_are_normalised_as_in_the_released_codes(algorithm):
+    """Rewards that hardly differ show the floor, groups of four the unbiased deviation."""
+    rewards = [0.2810, 0.2815, 0.2811, 0.2801, 1.0, 3.0, 2.5, 0.0]
+    ctx = make_context(FlowSDE(T), prediction="flow")
+    ctx.rewards = [WeightedReward("r", None, 1.0)]
+    got, _ = algorithm.advantages(ctx, scored(rewards, r=rewards)(None, None))
+    assert got.tolist() == pytest.approx(released_advantages(rewards, 4).tolist(), rel=1e-9)
+
+
+def test_flow_grpo_leaves_the_last_step_out():
+    ctx, batch = make_context(FlowSDE(T), prediction="flow"), make_test_batch(2)
+    seen, replay = [], ctx.replay
+    ctx.replay = lambda rollout, k: (seen.append(k), replay(rollout, k))[1]
+    list(run_backward(flow_grpo(2, updates=1).losses(ctx, batch)))
+    assert seen == list(range(T - 1))
+    with pytest.raises(ComponentError) as error:
+        list(run_backward(flow_grpo(2, skip_last=T).losses(ctx, batch)))
+    assert str(error.value) == (
+        f"skip_last {T} leaves none of the sampler's {T} steps to learn from. Lower skip_last, or "
+        "give the sampler more steps."
     )
 
 
@@ -273,7 +328,7 @@ def test_a_window_of_deterministic_steps_is_refused():
 
     for micro_batch in (None, 1):
         ctx = make_context(CPS(T), prediction="flow", micro_batch=micro_batch)
-        algorithm = MixGRPO(window=1, shift_every=1, group_size=2)
+        algorithm = MixGRPO(window=1, shift_every=1, group_size=2, frozen_last=0)
         ctx.memory["mix_grpo/batches"] = T - 1
         with pytest.raises(ComponentError) as error:
             list(run_backward(algorithm.losses(ctx, make_test_batch(1))))
@@ -288,12 +343,16 @@ def test_a_window_of_deterministic_steps_is_refused():
     [
         (
             lambda: GRPO(1),
-            "expected group_size >= 2, clip > 0 and advantage_clip > 0, got group_size=1, clip=0.0001, advantage_clip=5.0",
+            "expected group_size >= 2, clip > 0, advantage_clip > 0 and floor > 0, got "
+            "group_size=1, clip=0.0001, advantage_clip=5.0, floor=0.0001",
         ),
-        (lambda: MixGRPO(window=0), "expected window >= 1 and shift_every >= 1, got 0 and 25"),
         (
-            lambda: MixGRPO(window=9).draw_start(make_context(FlowSDE(T), prediction="flow")),
-            f"window 9 is more than the sampler's {T} steps",
+            lambda: MixGRPO(window=0),
+            "expected window >= 1, shift_every >= 1 and frozen_last >= 0, got 0, 25 and 2",
+        ),
+        (
+            lambda: MixGRPO(window=9).draw_window(make_context(FlowSDE(T), prediction="flow")),
+            f"window 9 and frozen_last 2 are more than the sampler's {T} steps",
         ),
     ],
 )

@@ -40,6 +40,8 @@ def flow_grpo_formula(sampler, k, x, v, noise):
 
 def dance_formula(sampler, k, x, v, noise):
     s, d = sampler.sigmas[k], sampler.sigmas[k + 1] - sampler.sigmas[k]
+    if k == T - 1:  # the authors' code decodes the last step's estimate of x0
+        return x - s * v, 0.0
     score = -(x - (1 - s) * (x - s * v)) / s**2
     return x + v * d - 0.5 * 0.3**2 * score * d + 0.3 * math.sqrt(-d) * noise, 0.3 * math.sqrt(-d)
 
@@ -64,6 +66,16 @@ def test_a_step_is_the_papers_formula(sampler, formula, k):
     assert torch.allclose(step.x0, x - sampler.sigmas[k] * v) and torch.allclose(
         step.epsilon, x + (1 - sampler.sigmas[k]) * v
     )
+
+
+def test_dance_sde_may_draw_noise_to_the_end():
+    x, v = NOISE.draw("initial", SHAPE), NOISE.draw("velocity", SHAPE)
+    sampler = ready(DanceSDE(T, noisy_end=True))
+    s, step = sampler.sigmas[T - 1], sampler.transition(T - 1, x, v, NOISE)
+    score = -(x + (1 - s) * v) / s
+    expected = x - v * s + 0.5 * 0.3**2 * score * s
+    expected = expected + 0.3 * s**0.5 * NOISE.draw(f"step{T - 1}", SHAPE)
+    assert torch.allclose(step.next, expected, atol=1e-12) and step.log_prob is not None
 
 
 MEAN, SPREAD = torch.tensor([1.5, -0.5]).double(), torch.tensor([0.4, 1.3]).double()

@@ -3,9 +3,10 @@
 import copy
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
-from rewardft_plugins.nft.diffusion_nft import DiffusionNFT, Noised, centre, estimate
+from rewardft_plugins.nft.diffusion_nft import DiffusionNFT, Noised, complete_rewards, estimate
 
 from rewardft.errors import ComponentError
 from rewardft.policy.rewards import WeightedReward
@@ -174,7 +175,7 @@ def by_hand(ctx, old, algorithm, batch, kind):
     samples = batch.repeat(algorithm.group)
     reward = x0.flatten(1).sin().mean(1).view(len(batch), -1)
     centred = reward - reward.mean(1, keepdim=True)
-    advantage = (centred / (centred.std(correction=0) + 1e-4)).flatten()
+    advantage = (centred / (reward.std(correction=0) + 1e-4)).flatten()
     r = (
         advantage.clamp(-algorithm.advantage_max, algorithm.advantage_max)
         / (2 * algorithm.advantage_max)
@@ -336,30 +337,48 @@ def scores(*values):
     return Scores(sum(v.nan_to_num(0.0) for v in values), {str(i): v for i, v in enumerate(values)})
 
 
+def released_goodness(rewards, size, limit, std="global"):
+    """DiffusionNFT's tracker in numpy: group means, the deviation of the rewards themselves."""
+    groups = np.array(rewards).reshape(-1, size)
+    own = groups.std(1, keepdims=True)
+    spread = (np.std(rewards) if std == "global" else own) + 1e-4
+    advantage = (groups - groups.mean(1, keepdims=True)) / spread
+    return (np.clip(advantage, -limit, limit) / limit / 2 + 0.5).flatten()
+
+
 def test_goodness_is_the_clipped_group_advantage():
     ctx, algorithm = context(), DiffusionNFT(group=2, advantage_max=0.5)
-    r = algorithm.goodness(ctx, scores([1.0, 3.0, 5.0, 5.2]))
-    std = torch.tensor([-1.0, 1.0, -0.1, 0.1], dtype=torch.float64).std(correction=0) + 1e-4
-    assert r.tolist() == pytest.approx([0.0, 1.0, 0.5 - 0.1 / float(std), 0.5 + 0.1 / float(std)])
+    rewards = [1.0, 3.0, 5.0, 5.2]
+    r = algorithm.goodness(ctx, scores(rewards))
+    assert r.tolist() == pytest.approx(released_goodness(rewards, 2, 0.5))
     assert ctx.take_records()["advantage_clipped"].tolist() == [2.0, 4.0]
+
+
+def test_the_deviation_is_that_of_the_rewards_and_not_of_their_distances_from_the_group():
+    """Groups far apart: the deviation over the batch is ten times that within a group."""
+    rewards = [0.0, 0.1, 1.0, 1.1]
+    r = DiffusionNFT(group=2).goodness(context(), scores(rewards))
+    assert r.tolist() == pytest.approx([0.490, 0.510, 0.490, 0.510], abs=5e-4)
+    assert r.tolist() == pytest.approx(released_goodness(rewards, 2, 5.0))
+    own = DiffusionNFT(group=2, std="group").goodness(context(), scores(rewards))
+    assert own.tolist() == pytest.approx(released_goodness(rewards, 2, 5.0, "group"))
 
 
 def test_the_deviation_is_that_of_all_processes():
     ctx, algorithm = context(), DiffusionNFT(group=2, advantage_max=5.0)
     ctx.gather = lambda x: torch.cat([x, torch.tensor([-3.0, 3.0], dtype=torch.float64)])
-    std = torch.tensor([-1.0, 1.0, -3.0, 3.0]).std(correction=0) + 1e-4
+    std = np.std([1.0, 3.0, -3.0, 3.0]) + 1e-4
     assert algorithm.goodness(ctx, scores([1.0, 3.0])).tolist() == pytest.approx(
-        [0.5 - 0.1 / float(std), 0.5 + 0.1 / float(std)]
+        [0.5 - 0.1 / std, 0.5 + 0.1 / std]
     )
 
 
 def test_a_sample_that_a_reward_does_not_apply_to_is_neither_good_nor_bad():
-    centred = centre(scores([-1.0, -3.0, NAN], [1.0, 1.0, 1.0]), 3)
-    assert centred.nan_to_num(9.0).tolist() == [1.0, -1.0, 9.0]
-    assert (
-        DiffusionNFT(group=3).goodness(context(), scores([-1.0, -3.0, NAN], [1.0, 1.0, 1.0]))[2]
-        == 0.5
-    )
+    """It has no part in the group's mean and deviation either."""
+    given = scores([-1.0, -3.0, NAN], [1.0, 1.0, 1.0])
+    assert complete_rewards(given, 3).nan_to_num(9.0).tolist() == [[0.0, -2.0, 9.0]]
+    r = DiffusionNFT(group=3).goodness(context(), given)
+    assert r.tolist() == pytest.approx([*released_goodness([0.0, -2.0], 2, 5.0), 0.5])
 
 
 def test_a_reward_without_spread_makes_every_sample_average():
