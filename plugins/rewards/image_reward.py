@@ -60,7 +60,9 @@ class ImageReward(nn.Module):
         config = load("configuration", BlipConfig.from_pretrained)
         self.tokenizer = load("tokenizer", AutoTokenizer.from_pretrained)
         self.column = column
-        self.preprocess = Preprocess(config.vision_config.image_size, quantise=quantise)
+        self.preprocess = Preprocess(
+            config.vision_config.image_size, quantise=quantise, middle="even"
+        )
         tensors = read_tensors(
             locate_file(weights, "model.safetensors", None, "image_reward"), "image_reward"
         )

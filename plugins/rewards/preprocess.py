@@ -29,6 +29,11 @@ class Preprocess:
     quantise: round to 8 bits where pillow does, so that values are exactly those of the library's
               processor; the gradient passes straight through. Without it they differ by that
               rounding, about one grey level at most.
+    middle:   where a crop begins when an odd number of pixels goes: `floor` of half of them, as
+              transformers does, or half of them rounded to `even`, as torchvision does.
+    resample: on pictures of 8 bits, clipped to them (`bytes`), or on floating point numbers, which
+              may leave [0, 1] at edges (`floats`), as torchvision does with tensors. The
+              latter rounds its input alone when `quantise` is set.
     """
 
     size: int = 224
@@ -36,6 +41,8 @@ class Preprocess:
     std: tuple[float, float, float] = CLIP_STD
     fit: Literal["crop", "pad"] = "crop"
     quantise: bool = False
+    middle: Literal["floor", "even"] = "floor"
+    resample: Literal["bytes", "floats"] = "bytes"
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """`(b, 3, h, w)` in [0, 1] -> `(b, 3, size, size)`, normalised."""
@@ -51,14 +58,15 @@ class Preprocess:
         height, width = (
             self.size if n == short else int(self.size * n / short) for n in (height, width)
         )
-        pixels = resize(pixels, height, width, self.quantise)
-        top, left = (height - self.size) // 2, (width - self.size) // 2
+        pixels = self.resize(pixels, height, width)
+        halve = round if self.middle == "even" else int
+        top, left = halve((height - self.size) / 2), halve((width - self.size) / 2)
         return pixels[..., top : top + self.size, left : left + self.size]
 
     def fill_up(self, pixels: Tensor) -> Tensor:
         longest = max(pixels.shape[-2:])
         height, width = (round(n * self.size / longest) for n in pixels.shape[-2:])
-        pixels = resize(pixels, height, width, self.quantise)
+        pixels = self.resize(pixels, height, width)
         missing_h, missing_w = self.size - height, self.size - width
         return F.pad(
             pixels,
@@ -70,6 +78,11 @@ class Preprocess:
             ),
         )
 
+    def resize(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        if self.resample == "floats":
+            return resize(pixels, height, width, clip=False)
+        return resize(pixels, height, width, self.quantise)
+
 
 def read_preprocess(
     config: Mapping[str, Any],
@@ -77,8 +90,8 @@ def read_preprocess(
     fit: Literal["crop", "pad"] = "crop",
     quantise: bool = False,
 ) -> Preprocess:
-    """The processing that a `preprocessor_config.json` describes. Raises ComponentError for one
-    that is not CLIP's."""
+    """The processing that a `preprocessor_config.json` describes. With `fit: pad` it is HPSv2's,
+    which resizes floating point numbers. Raises ComponentError for one that is not CLIP's."""
     size = config.get("size", 224)
     side = size.get("shortest_edge", size.get("height")) if isinstance(size, Mapping) else size
     crop = config.get("crop_size", side)
@@ -98,4 +111,5 @@ def read_preprocess(
         tuple(config.get(k, default))
         for k, default in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD))
     )
-    return Preprocess(int(side), mean, std, fit, quantise)
+    resample: Literal["bytes", "floats"] = "floats" if fit == "pad" else "bytes"
+    return Preprocess(int(side), mean, std, fit, quantise, resample=resample)

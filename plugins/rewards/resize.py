@@ -13,21 +13,26 @@ PRECISION_BITS = 22  # of pillow's weights for 8-bit pictures
 SUPPORT = 2.0  # of the cubic kernel, in units of the coarser grid
 
 
-def resize(images: Tensor, height: int, width: int, quantise: bool = False) -> Tensor:
-    """Resize `(b, c, h, w)` in [0, 1] to `(b, c, height, width)`; columns first, then rows, clipped
-    after each.
+def resize(
+    images: Tensor, height: int, width: int, quantise: bool = False, clip: bool = True
+) -> Tensor:
+    """Resize `(b, c, h, w)` in [0, 1] to `(b, c, height, width)`; columns first, then rows.
 
     quantise: values exactly as pillow gives them for pictures of 8 bits, which it rounds after each
     of the two; the gradient passes straight through the rounding. `images` must be whole steps of
     1/255 then.
+    clip: to [0, 1] after each of the two, as pillow must and torchvision on tensors does not.
     """
-    images = resize_columns(images, width, quantise)
-    return resize_columns(images.mT, height, quantise).mT
+    images = resize_columns(images, width, quantise, clip)
+    return resize_columns(images.mT, height, quantise, clip).mT
 
 
-def resize_columns(images: Tensor, width: int, quantise: bool) -> Tensor:
+def resize_columns(images: Tensor, width: int, quantise: bool, clip: bool) -> Tensor:
     matrix = torch.from_numpy(resize_matrix(images.shape[-1], width))
-    smooth = (images @ matrix.to(images).T).clamp(0, 1)
+    smooth = images @ matrix.to(images).T
+    if not clip:
+        return smooth
+    smooth = smooth.clamp(0, 1)
     return (
         replace_values(smooth, fixed_point(images.detach(), matrix.to(images.device)))
         if quantise

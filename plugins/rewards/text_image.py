@@ -106,8 +106,8 @@ class HpsV2(TextImage):
     0.35 is usual.
 
     Args: as `ClipScore`; `weights` is a converted folder (`rewardft rewards convert-hps`,
-    docs/rewards.md), for the published file is another format. Images that are no squares are
-    filled up with black, as its own code does.
+    docs/rewards.md), for the published file is another format. As its own code does, images that
+    are no squares are filled up with black, and resizing is not clipped to [0, 1].
     """
 
     def __init__(

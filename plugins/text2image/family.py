@@ -188,6 +188,11 @@ class LatentModel:
         """Recompute the decoder's blocks in the backward pass."""
         self.vae.enable_gradient_checkpointing()
 
+    @property
+    def pipeline_part(self) -> str:
+        """The part of the family's diffusers pipeline that is trained, for its LoRA loader."""
+        return self.denoiser[1]
+
     # -- sizes -------------------------------------------------------------------------------------
 
     @property

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rewardft.recipe.recipe import AdapterSpec
 
 PEFT_PREFIX = "base_model.model."  # what peft's own loader expects before the module's name
+PIPELINE_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' pipelines look for first
 
 
 def attach(model: Any, spec: AdapterSpec, seed: int, keep_reference: bool) -> Lora | FullFineTuning:
@@ -43,6 +44,7 @@ class Lora:
         from peft import LoraConfig, inject_adapter_in_model
 
         self.module: nn.Module = model.trainable
+        self.pipeline_part: str | None = getattr(model, "pipeline_part", None)
         self.module.requires_grad_(False)
         targets = lora_targets(self.module, spec.targets or getattr(model, "lora_targets", None))
         alpha = spec.rank if spec.alpha is None else spec.alpha
@@ -116,11 +118,8 @@ class Lora:
         copy_state(self.state_dict(), state, source)
 
     def save(self, folder: Path) -> None:
-        """Write peft's layout: `adapter_model.safetensors` and `adapter_config.json`.
-
-        diffusers reads the weights alone, by `load_lora_adapter(folder,
-        weight_name="adapter_model.safetensors", prefix="base_model.model")`, and would take alpha =
-        rank if the file did not tell.
+        """Write peft's layout, `adapter_model.safetensors` and `adapter_config.json`, and for a
+        model that says which part of a diffusers pipeline it trains also `PIPELINE_FILE`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -137,6 +136,23 @@ class Lora:
         (folder / "adapter_config.json").write_text(
             json.dumps(config, indent=2, default=str, sort_keys=True)
         )
+        if self.pipeline_part is not None:
+            save_file(
+                to_cpu(self.pipeline_state(self.pipeline_part)),
+                folder / PIPELINE_FILE,
+                metadata={"format": "pt"},
+            )
+
+    def pipeline_state(self, part: str) -> dict[str, Tensor]:
+        """The tensors as `pipe.load_lora_weights` reads them. alpha / rank is multiplied into the
+        B matrices, because not every reader knows alpha: all of them then have the same strength.
+        """
+        strength = self.config.lora_alpha / self.config.r
+        return {
+            f"{part}.{name.replace('.default.', '.')}": p.detach()
+            * (strength if ".lora_B." in name else 1.0)
+            for name, p in self.named.items()
+        }
 
 
 class FullFineTuning:

@@ -17,7 +17,7 @@ from rewardft.errors import ComponentError, RewardError
 from rewardft.testing import check_reward
 from rewardft.testing.rewards import make_rollout
 
-from .checkpoints import EMBEDDING, clip_tokenizer, image_processor, save_clip, save_head
+from .checkpoints import EMBEDDING, SIZE, clip_tokenizer, image_processor, save_clip, save_head
 from .pictures import batch_of, smooth_pictures
 
 PROMPTS = ["a red fox", "rain", "an old house by the sea, very long indeed", "7 cups"]
@@ -85,7 +85,8 @@ def test_pick_score_has_the_logit_scale(folder, pixels, batch, expected):
 
 
 def test_hps_is_the_cosine_of_the_padded_image(folder, pixels, batch, expected):
-    square = pixels[..., :40]
+    """A square of CLIP's own size needs neither resizing nor borders: there it is CLIP's cosine."""
+    square = pixels[..., :SIZE, :SIZE]
     cropped, padded = ClipScore(str(folder), quantise=True), HpsV2(str(folder), quantise=True)
     assert torch.allclose(
         100 * score(padded, square, batch), score(cropped, square, batch), atol=1e-4

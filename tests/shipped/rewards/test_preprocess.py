@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from rewardft_plugins.rewards.preprocess import CLIP_STD, Preprocess, read_preprocess
 from rewardft_plugins.rewards.resize import resize, resize_matrix
@@ -79,6 +80,44 @@ def test_padding_keeps_the_whole_image_in_the_middle():
     assert prepared.shape == (1, 3, 32, 32)
     rows = prepared[0, 0, :, 0].tolist()
     assert rows == pytest.approx([-1.0] * 8 + [1.0] * 16 + [-1.0] * 8, abs=1e-5)
+
+
+@pytest.mark.parametrize("missing", range(9))
+def test_the_middle_is_torchvisions_or_transformers(missing):
+    """Half of an odd number of pixels: transformers rounds down, torchvision to the even number."""
+    pixels = as_tensor(random_bytes(24 + missing, 24))
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    even = Preprocess(24, middle="even", **plain)(pixels)
+    top = [0, 0, 1, 2, 2, 2, 3, 4, 4][missing]  # int(round(missing / 2.0))
+    assert torch.equal(even, pixels[..., top : top + 24, :])
+    top = missing // 2
+    assert torch.equal(Preprocess(24, **plain)(pixels), pixels[..., top : top + 24, :])
+
+
+def test_imagerewards_crop_of_a_portrait_is_the_released_one():
+    """832 x 1216 becomes 224 x 327, of which 103 go: torchvision begins at row 52."""
+    rows = torch.linspace(0, 1, 1216)[None, None, :, None].expand(1, 3, 1216, 832)
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    whole = resize(rows, 327, 224)
+    even = Preprocess(224, middle="even", **plain)(rows)
+    assert torch.equal(even, whole[..., 52:276, :])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (60, 45), (32, 32), (31, 32)], ids=str)
+@pytest.mark.parametrize("quantise", [False, True])
+def test_hpsv2_resizes_floating_point_numbers_without_clipping(shape, quantise):
+    """Its own steps: the longest edge, torch's bicubic with antialiasing, black borders."""
+    array = 255 * (random_bytes(*shape) > 127).astype(np.uint8)  # black and white overshoot most
+    pixels, scale = as_tensor(array), 32 / max(shape)
+    height, width = (round(n * scale) for n in shape)
+    small = F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+    top, left = (32 - height) // 2, (32 - width) // 2
+    expected = F.pad(small, (left, 32 - width - left, top, 32 - height - top))
+    config = {"size": 32, "image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+    got = read_preprocess(config, "x", fit="pad", quantise=quantise)(pixels)
+    assert (got - expected).abs().max() < 1e-5
+    outside = float((got - got.clamp(0, 1)).abs().max())
+    assert outside > 0.01 if scale > 1 else outside < 1
 
 
 def test_gradients_pass_through_the_rounding():
