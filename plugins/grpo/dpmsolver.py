@@ -61,6 +61,7 @@ class DPMSolver:
         if hasattr(model.scheduler, "alphas_cumprod"):
             schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
             self.kind = check_prediction_type(model.scheduler.config.prediction_type)
+            schedule.check_prediction(self.kind)
             self.timesteps: list[int] | list[float] = schedule.timesteps
             self.alphas, self.sigmas = (
                 [a**0.5 for a in schedule.alphas],

@@ -117,6 +117,7 @@ class DiffusionNFT:
             )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        check_signal(ctx.policy.scheduler)
         old, samples = self.old_policy(ctx), batch.repeat(self.group)
         with swapped_in(ctx.adapter, old):
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
@@ -239,6 +240,19 @@ def estimate(ctx: Context, at: Noised) -> Tensor:
     if kind == "v_prediction":
         return at.alpha * at.x - at.sigma * output
     return at.x - at.sigma * output if kind == "flow_prediction" else output
+
+
+def check_signal(scheduler: Any) -> None:
+    """Raises ComponentError for noise prediction on a schedule that ends in pure noise: x0_hat
+    would be infinite there."""
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    noise = alphas is not None and scheduler.config.prediction_type == "epsilon"
+    if noise and float(alphas.min()) == 0.0:
+        raise ComponentError(
+            "diffusion_nft: the model predicts noise on a schedule that ends without signal (alpha "
+            "= 0, `rescale_betas_zero_snr`), where the noise says nothing about the sample. Use a "
+            "network that predicts v, or a schedule that keeps some signal."
+        )
 
 
 def mean_square(value: Tensor) -> Tensor:

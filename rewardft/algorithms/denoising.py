@@ -69,7 +69,9 @@ class Denoising:
     def weight(self, kind: str, snr: Tensor) -> Tensor:
         if self.min_snr is None or kind not in ("epsilon", "v_prediction"):
             return torch.ones_like(snr)
-        return snr.clamp(max=self.min_snr) / (snr if kind == "epsilon" else snr + 1)
+        if kind == "epsilon":
+            return (self.min_snr / snr).clamp(max=1.0)  # also where there is no signal, SNR 0
+        return snr.clamp(max=self.min_snr) / (snr + 1)
 
 
 def forward_process(scheduler: Any, draw: Tensor, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:

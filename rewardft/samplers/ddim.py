@@ -4,6 +4,10 @@ The paper's step keeps the marginals x_k = alpha * x0 + sigma * epsilon for any 
 not only for alpha^2 + sigma^2 = 1. With the pair (1 - s, s) of flow matching, eta = 0 is the Euler
 step of the ODE, and eta = 1 the posterior of the Markov chain with these marginals, as it is DDPM's
 otherwise. One sampler thus fits every model with a diffusers scheduler, with or without noise.
+
+A step leads to the next timestep of the chain, as in the paper. diffusers' DDIM scheduler leads to t -
+N // T instead (N training steps), which differs with `linspace` spacing, and with `trailing` where T
+does not divide N: published samples were made with it. `next_level: stride` takes those steps.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.samplers.prediction import check_prediction_type, to_x0_and_epsilon
-from rewardft.samplers.schedule import FlowMatching, VariancePreserving, is_flow_matching
+from rewardft.samplers.schedule import FlowMatching, NextLevel, VariancePreserving, is_flow_matching
 from rewardft.samplers.steps import gaussian_step, replay_step, roll_out
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ class DDIM:
         eta: noise scale >= 0 (equation 16 of the paper).
         clip: clamp the x0 estimate to [-clip, clip] at every step (latent models do not).
         spacing: timestep spacing of a model with betas; None takes the model's own.
+        next_level: where a step of a model with betas leads: to the next timestep of the `grid`, or
+            by diffusers' `stride`.
     """
 
     provides = frozenset({"differentiable_sampler", "renoise"})
@@ -41,12 +47,14 @@ class DDIM:
         eta: float = 0.0,
         clip: float | None = None,
         spacing: str | None = None,
+        next_level: NextLevel = "grid",
     ) -> None:
         if steps < 1 or eta < 0:
             raise ComponentError(
                 f"ddim: expected steps >= 1 and eta >= 0, got steps={steps}, eta={eta}"
             )
         self.steps, self.eta, self.clip, self.spacing = steps, eta, clip, spacing
+        self.next_level = next_level
 
     @staticmethod
     def tags(eta: float = 0.0, **_: Any) -> frozenset[str]:
@@ -55,14 +63,19 @@ class DDIM:
     def setup(self, model: Any) -> None:
         self.schedule: FlowMatching | VariancePreserving
         if is_flow_matching(model.scheduler):
-            if self.spacing is not None:
+            if self.spacing is not None or self.next_level != "grid":
                 raise ComponentError(
-                    "ddim: flow-matching models have no timestep spacing; leave `spacing` out"
+                    "ddim: flow-matching models have no timestep spacing; leave `spacing` and "
+                    "`next_level` out"
                 )
             self.kind, self.schedule = "flow_prediction", FlowMatching(model.scheduler, self.steps)
         else:
-            self.schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
+            schedule = VariancePreserving(
+                model.scheduler, self.steps, self.spacing, self.next_level
+            )
             self.kind = check_prediction_type(model.scheduler.config.prediction_type)
+            schedule.check_prediction(self.kind)
+            self.schedule = schedule
         self.timesteps = self.schedule.timesteps
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
@@ -76,7 +89,7 @@ class DDIM:
     ) -> Transition:
         (alpha, sigma), (alpha_next, sigma_next) = (
             self.schedule.level(k),
-            self.schedule.level(k + 1),
+            self.schedule.after(k),
         )
         x0, epsilon = to_x0_and_epsilon(self.kind, state, output, alpha, sigma)
         if self.clip is not None:

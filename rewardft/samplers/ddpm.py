@@ -36,6 +36,7 @@ class DDPM:
     def setup(self, model: Any) -> None:
         self.schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
         self.kind = check_prediction_type(model.scheduler.config.prediction_type)
+        self.schedule.check_prediction(self.kind)
         self.timesteps = self.schedule.timesteps
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from rewardft.algorithms.denoising import Denoising
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
 from rewardft.samplers.ddim import DDIM
@@ -20,7 +21,7 @@ NOISE = Noise(3, ["a", "b"], [0, 0], dtype=torch.float64)
 
 def walk(sampler, reference, noise_name, **step_options):
     """Run both chains on the same made-up network outputs; returns the largest difference."""
-    reference.set_timesteps(T)
+    reference.set_timesteps(sampler.steps)
     assert [float(t) for t in reference.timesteps] == pytest.approx(
         [float(t) for t in sampler.timesteps]
     )
@@ -121,13 +122,85 @@ def test_ddim_at_eta_1_forgets_pure_noise():
     ) == pytest.approx(sigma)
 
 
-def test_ddim_refuses_a_spacing_for_a_flow():
+@pytest.mark.parametrize("options", [{"spacing": "trailing"}, {"next_level": "stride"}], ids=str)
+def test_ddim_refuses_a_spacing_for_a_flow(options):
     with pytest.raises(ComponentError) as error:
-        DDIM(4, spacing="trailing").setup(TinyModel(prediction="flow"))
-    assert (
-        str(error.value)
-        == "ddim: flow-matching models have no timestep spacing; leave `spacing` out"
+        DDIM(4, **options).setup(TinyModel(prediction="flow"))
+    assert str(error.value) == (
+        "ddim: flow-matching models have no timestep spacing; leave `spacing` and `next_level` out"
     )
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("linspace", 7), ("linspace", 10), ("trailing", 7), ("leading", 7)]
+)
+def test_by_strides_ddim_takes_diffusers_steps(spacing, steps, final, eta):
+    """The scheduler goes from t to t - 1000 // T whatever its grid; on the grid itself it would be far off."""
+    grid, stride = DDIM(steps, eta, spacing=spacing), DDIM(steps, eta, None, spacing, "stride")
+    model = TinyModel()
+    reference = DDIMScheduler.from_config(
+        model.scheduler.config,
+        timestep_spacing=spacing,
+        clip_sample=False,
+        set_alpha_to_one=final,
+    )
+    model.scheduler = reference
+    for sampler in (grid, stride):
+        sampler.setup(model)
+    assert walk(stride, reference, noise_name=eta > 0, eta=eta) < 1e-5
+    off = walk(grid, reference, noise_name=eta > 0, eta=eta)
+    assert off < 1e-5 if spacing == "leading" else off > 1e-2
+
+
+def zero_snr(prediction):
+    model = TinyModel(prediction=prediction)
+    model.scheduler = DDIMScheduler.from_config(
+        model.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+    return model
+
+
+@pytest.mark.parametrize("make", [DDIM, DDPM], ids=["ddim", "ddpm"])
+def test_a_noise_prediction_at_pure_noise_is_refused_where_it_would_divide_by_zero(make):
+    with pytest.raises(ComponentError) as error:
+        make(4).setup(zero_snr("epsilon"))
+    assert str(error.value) == (
+        "the chain begins at timestep 999, where the model's schedule has no signal left (alpha = 0, "
+        "`rescale_betas_zero_snr`). A network that predicts the noise says nothing about the sample there. "
+        "Take another `spacing`, such as `leading`, or a network that predicts v."
+    )
+    for sampler, prediction in ((make(4), "v_prediction"), (make(4, spacing="leading"), "epsilon")):
+        model = zero_snr(prediction)
+        sampler.setup(model)
+        x = NOISE.draw("initial", (3, 4, 4))
+        assert sampler.transition(0, x, torch.sin(x), NOISE).next.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "make", "key", "what"),
+    [
+        ("epsilon", DDIM, "thresholding", "clips x0 at a quantile of each sample"),
+        ("epsilon", DDPM, "thresholding", "clips x0 at a quantile of each sample"),
+        ("flow", DDIM, "invert_sigmas", "counts noise levels from data to noise"),
+        ("flow", FlowEuler, "stochastic_sampling", "draws all noise anew at every step"),
+    ],
+)
+def test_a_switch_that_samplers_do_not_have_is_refused(prediction, make, key, what):
+    model = TinyModel(prediction=prediction)
+    model.scheduler = type(model.scheduler).from_config(model.scheduler.config, **{key: True})
+    with pytest.raises(ComponentError) as error:
+        make(4).setup(model)
+    assert str(error.value) == (
+        f"the model's scheduler has `{key}: true`: it {what}, and the samplers here do not. Set `{key}` to false in "
+        "its scheduler_config.json to sample without."
+    )
+
+
+def test_the_weight_of_a_noise_prediction_is_one_where_there_is_no_signal():
+    weight = Denoising(min_snr=5.0).weight("epsilon", torch.tensor([0.0, 2.0, 20.0]))
+    assert weight.tolist() == [1.0, 1.0, 0.25]
 
 
 def test_x0_and_epsilon_are_exact_when_the_network_is_right():
@@ -174,9 +247,11 @@ def test_log_prob_of_a_replay_is_that_of_the_state_that_was_sampled():
 
 
 def test_log_prob_of_the_last_step_is_that_of_the_finished_sample():
-    sampler, model = DDIM(T, eta=1.0), TinyModel()
+    sampler, model = DDIM(T, eta=1.0, spacing="trailing"), TinyModel()
+    model.scheduler = DDIMScheduler.from_config(  # its last step draws noise
+        model.scheduler.config, set_alpha_to_one=False
+    )
     sampler.setup(model)
-    sampler.schedule.alphas[-1] = sampler.schedule.alphas[-2] ** 0.5  # a last step that draws noise
     with torch.no_grad():
         plan = Plan(stop=T, keep=frozenset({T - 1}))
         rollout = sampler.rollout(

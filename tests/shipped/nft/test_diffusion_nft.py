@@ -412,6 +412,21 @@ def test_calls_are_those_of_the_docstring(weight, extra):
     assert (ctx.policy.forwards, ctx.policy.backwards) == (T + 3 * (2 + extra), 3)
 
 
+def test_a_noise_prediction_without_signal_is_refused():
+    """At its last timestep x0_hat would be infinite, once in a thousand samples."""
+    from diffusers import DDIMScheduler
+
+    ctx = context("epsilon")
+    ctx.policy.model.scheduler = DDIMScheduler(rescale_betas_zero_snr=True)
+    with pytest.raises(ComponentError) as error:
+        list(DiffusionNFT(group=2).losses(ctx, make_test_batch()))
+    assert str(error.value) == (
+        "diffusion_nft: the model predicts noise on a schedule that ends without signal (alpha = 0, "
+        "`rescale_betas_zero_snr`), where the noise says nothing about the sample. Use a network that predicts v, or a "
+        "schedule that keeps some signal."
+    )
+
+
 def test_bad_options_are_refused():
     with pytest.raises(
         ComponentError, match=r"^expected group >= 2 and timesteps >= 1, got 1 and 1$"
