@@ -1,8 +1,8 @@
 """Flow-GRPO (Liu et al. 2025, 2505.05470): GRPO on the sampler `flow_sde`.
 
-Defaults of the authors' code: groups of 24, group mean, biased standard deviation of the whole batch
-(+ 1e-4), clip 1e-4 on log-probabilities averaged over dimensions, advantages clipped to +-5, 2 updates
-per batch, 10 steps in training and 40 in evaluation, noise level 0.7, guidance 4.5, LoRA rank 32
+Defaults of the authors' code: groups of 24, group mean, biased standard deviation of the whole
+batch (+ 1e-4), clip 1e-4 on log-probabilities averaged over dimensions, advantages clipped to +-5,
+2 updates per batch, 10 steps in training and 40 in evaluation, noise level 0.7, guidance 4.5, LoRA rank 32
 and alpha 64, lr 3e-4. It trains the first int(0.99 T) steps, which is all but the last for T <= 100
 (`skip_last`), and takes an optimizer step for each of them; here an update takes all steps at once.
 

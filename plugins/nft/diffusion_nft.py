@@ -36,10 +36,10 @@ The loss takes the network without guidance, as a prediction of the velocity; a 
 with guidance gives samples that are not its own in that sense, and the method was run without any.
 
 Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no
-classifier-free guidance, learning rate 3e-4. The deviation is that of the rewards themselves, not of
-their distances from the group means: over the whole batch and all processes (`std: global`, the
-released configurations) or over the own group (`std: group`), divided by n, plus 1e-4. The adaptive
-divisor is at least 1e-5, as released.
+classifier-free guidance, learning rate 3e-4. The deviation is that of the rewards themselves, not
+of their distances from the group means: over the whole batch and all processes (`std: global`, the
+released configurations) or over the own group (`std: group`), divided by n, plus 1e-4. The
+adaptive divisor is at least 1e-5, as released.
 
 Other than the released code: each sample is noised to timesteps drawn uniformly from the training
 range, where that code goes through the timesteps of its own 10-step rollout but the last.

@@ -133,8 +133,8 @@ def draw_steps(ctx: Context, candidates: list[int], schedule: Schedule) -> list[
     candidates = [k for k in candidates if k < ctx.sampler.steps - schedule.skip_last]
     if not candidates:
         raise ComponentError(
-            f"skip_last {schedule.skip_last} leaves none of the sampler's {ctx.sampler.steps} steps "
-            "to learn from. Lower skip_last, or give the sampler more steps."
+            f"skip_last {schedule.skip_last} leaves none of the sampler's {ctx.sampler.steps} "
+            "steps to learn from. Lower skip_last, or give the sampler more steps."
         )
     count = max(1, int(schedule.fraction * len(candidates)))
     return candidates if count == len(candidates) else sorted(ctx.rng.sample(candidates, count))

@@ -5,9 +5,10 @@ not only for alpha^2 + sigma^2 = 1. With the pair (1 - s, s) of flow matching, e
 step of the ODE, and eta = 1 the posterior of the Markov chain with these marginals, as it is DDPM's
 otherwise. One sampler thus fits every model with a diffusers scheduler, with or without noise.
 
-A step leads to the next timestep of the chain, as in the paper. diffusers' DDIM scheduler leads to t -
-N // T instead (N training steps), which differs with `linspace` spacing, and with `trailing` where T
-does not divide N: published samples were made with it. `next_level: stride` takes those steps.
+A step leads to the next timestep of the chain, as in the paper. That of diffusers' DDIM scheduler
+leads to t - N // T instead (N training steps), which differs with `linspace` spacing, and with
+`trailing` where T does not divide N: published samples were made with it. `next_level: stride`
+takes those steps.
 """
 
 from __future__ import annotations

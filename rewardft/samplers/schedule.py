@@ -132,6 +132,6 @@ def refuse(config: Any, key: str, what: str) -> None:
     """Raises ComponentError for a switch of a scheduler that these samplers would pass over."""
     if config.get(key):
         raise ComponentError(
-            f"the model's scheduler has `{key}: true`: it {what}, and the samplers here do not. Set "
-            f"`{key}` to false in its scheduler_config.json to sample without."
+            f"the model's scheduler has `{key}: true`: it {what}, and the samplers here do not. "
+            f"Set `{key}` to false in its scheduler_config.json to sample without."
         )
