@@ -2,9 +2,10 @@
 
 Defaults of the authors' code: groups of 24, group mean, biased standard deviation of the whole
 batch (+ 1e-4), clip 1e-4 on log-probabilities averaged over dimensions, advantages clipped to +-5,
-2 updates per batch, 10 steps in training and 40 in evaluation, noise level 0.7, guidance 4.5, LoRA rank 32
-and alpha 64, lr 3e-4. It trains the first int(0.99 T) steps, which is all but the last for T <= 100
-(`skip_last`), and takes an optimizer step for each of them; here an update takes all steps at once.
+2 updates per batch, 10 steps in training and 40 in evaluation, noise level 0.7, guidance 4.5, LoRA
+rank 32 and alpha 64, lr 3e-4. It trains the first int(0.99 T) steps, which is all but the last for
+T <= 100 (`skip_last`), and takes an optimizer step for each of them; here an update takes all steps
+at once.
 
 The KL weight beta there (0.04 for GenEval and OCR, 0.01 for PickScore) goes with mean((mean -
 mean_ref)^2) / (2 g^2). `{use: kl, form: gaussian}` divides by 2 g^2 |D|, the variance of a step of
