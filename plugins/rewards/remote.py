@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -190,9 +191,16 @@ class AskedElsewhere(torch.autograd.Function):
 
 def check_options(url: str, space: str, payload: str, least: int, shortest: float) -> None:
     """Raises ComponentError for options that cannot work."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ComponentError(f"remote: expected a url such as http://127.0.0.1:8000/, got {url!r}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # raises for what is no number, or none that a port can have
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not plain:
+        raise ComponentError(
+            f"remote: expected a url such as http://127.0.0.1:8000/, got {url!r:.200}"
+        )
     if parts.username or parts.password:
         raise ComponentError(
             "remote: the url holds a user name or password; name the token's variable in "
@@ -210,9 +218,15 @@ def check_options(url: str, space: str, payload: str, least: int, shortest: floa
 
 
 def read_token(name: str) -> str:
-    token = os.environ.get(name, "")
+    token = os.environ.get(name, "") if name.isprintable() and "=" not in name else ""
     if not token:
         raise ComponentError(
             f"remote: token_env names the environment variable {name}, which is not set"
+        )
+    if not re.fullmatch(r"[!-~]+", token):  # and it is never quoted
+        raise ComponentError(
+            f"remote: the token in the environment variable {name} has a blank, a line break or a "
+            "character that is not ASCII; a token has none. Was it read from a file with a line "
+            "break at its end?"
         )
     return token

@@ -4,6 +4,7 @@ queue."""
 from __future__ import annotations
 
 import json
+import re
 import threading
 import traceback
 from collections.abc import Callable
@@ -102,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > self.server.limit:
+        if not re.fullmatch(r"[0-9]{1,18}", length) or int(length) > self.server.limit:
             self.close_connection = True  # the body stays unread
             self.reply(
                 413,

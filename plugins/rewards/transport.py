@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import email.utils
 import http.client
+import re
 import socket
 import threading
 import time
@@ -87,7 +88,10 @@ class Endpoint:
         answer = connection.getresponse()
         if answer.status != 200:
             raise failure(answer)
-        announced = int(answer.headers.get("Content-Length") or 0)
+        length = (answer.headers.get("Content-Length") or "0").strip()
+        if not re.fullmatch(r"[0-9]{1,18}", length):
+            raise Refused(f"expected a Content-Length that is a number, got {length!r:.60}")
+        announced = int(length)
         data = b"" if announced > limit else answer.read(limit + 1)
         if max(announced, len(data)) > limit:
             size = f"{announced} bytes" if announced else "more than that"
@@ -139,14 +143,14 @@ def retry_after(value: str | None) -> float | None:
     neither."""
     if not value:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
         return float(value)
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+        return max(date.timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):  # what is no date, or an offset beyond a day
         return None
-    date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
-    return max(date.timestamp() - time.time(), 0.0)
 
 
 def describe(error: Exception) -> str:

@@ -12,6 +12,9 @@ import binascii
 import io
 import json
 import math
+import struct
+import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -23,6 +26,8 @@ from torch import Tensor
 from rewardft.types import Batch
 
 VERSION = 1
+MOST_PIXELS = 4096 * 4096  # of one picture: larger than any model makes, 50 MB when decoded
+MOST_BYTES = 2**30  # of all pictures of a request as float32
 Payload = Literal["safetensors", "png"]
 
 
@@ -77,7 +82,7 @@ def decode_request(body: bytes) -> Request:
     ):
         raise WireError(f"expected `columns`, a mapping of lists with {len(ids)} entries each")
     if payload == "png" and isinstance(message.get("samples"), list):
-        samples = torch.stack([decode_png(text) for text in message["samples"]])
+        samples = decode_pictures(message["samples"])
     elif payload == "safetensors":
         samples = decode_tensor("samples", message.get("samples"))
     else:
@@ -151,7 +156,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """Strict JSON: no NaN, no Infinity, an object."""
     try:
         message = json.loads(body, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         start = body[:80].decode("utf-8", "replace")
         raise WireError(
             f"expected JSON, got {len(body)} bytes that begin with {start!r} ({error})"
@@ -208,15 +213,52 @@ def encode_png(image: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def decode_pictures(texts: list[Any]) -> Tensor:
+    """Pictures of one size `(b, 3, h, w)`; the first says how much memory all of them take."""
+    pictures: list[Tensor] = []
+    for text in texts:
+        picture = decode_png(text)
+        if pictures and picture.shape != pictures[0].shape:
+            sizes = " and ".join(f"{p.shape[2]} x {p.shape[1]}" for p in (pictures[0], picture))
+            raise WireError(f"expected pictures of one size, got {sizes}")
+        if picture.numel() * 4 * len(texts) > MOST_BYTES:
+            raise WireError(
+                f"{len(texts)} pictures of {picture.shape[2]} x {picture.shape[1]} take more than "
+                f"{MOST_BYTES:,} bytes; send fewer in a request (`batch_size`)"
+            )
+        pictures.append(picture)
+    if not pictures:
+        raise WireError("expected one sample per id, got 0 samples")
+    return torch.stack(pictures)
+
+
 def decode_png(text: Any) -> Tensor:
     import numpy as np
     from PIL import Image
 
     data = decode_base64("samples", text)
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below
+            picture = Image.open(io.BytesIO(data), formats=["PNG"])
+        with picture:
+            width, height = picture.size
+            if width * height > MOST_PIXELS:  # nothing is decoded yet
+                raise WireError(
+                    f"`samples` has a picture of {width} x {height}; at most {MOST_PIXELS:,} "
+                    "pixels are decoded"
+                )
             array = np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise WireError(f"`samples` has an entry that is no PNG file: {error}") from error
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 

@@ -29,6 +29,7 @@ from rewardft.comparisons.sources import (
 )
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.paths import file_name
 from rewardft.recipe.shipped import find_recipe
 
 NEEDED = ("plotly", "jinja2", "pyarrow")
@@ -61,9 +62,8 @@ def compare_sources(
             f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}"
         )
     request = build_request(names, options)
-    folder = (
-        out or Path("runs") / f"compare-{'-'.join(short_name(Path(name)) for name in names[:3])}"
-    )
+    title = "-".join(["compare", *(short_name(Path(name)) for name in names[:3])])
+    folder = out or Path("runs") / file_name(title)
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
         with sigterm_as_interrupt():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rewardft.cli.tables import print_table
 from rewardft.errors import PluginError, RewardftError, did_you_mean
+from rewardft.files import write_text
+from rewardft.paths import local_path, read_text
 from rewardft.plugins.catalog import KINDS, Entry, build_catalog
 from rewardft.plugins.manager import BUILTIN, list_installed_plugins, load_plugins
 from rewardft.plugins.sources import installed
@@ -69,15 +70,15 @@ def _entries_of_installed(problems: list[str]) -> Iterable[Entry]:
 
 def copy_recipe(name: str, destination: Path) -> None:
     """Copy a recipe's text as it is; raises `RewardftError` rather than overwrite."""
-    source = find_recipe(name)
-    target = destination / source.name if destination.is_dir() else destination
-    if target.exists():
+    source, place = find_recipe(name), local_path(destination, Path.cwd())
+    target = destination / source.name if place.is_dir() else destination
+    if local_path(target, Path.cwd()).exists():
         raise RewardftError(
             f"{target} exists and is not overwritten; give another name, or remove it first."
         )
     if not target.parent.is_dir():
         raise RewardftError(f"{target}: there is no folder {target.parent}; make it first.")
-    shutil.copyfile(source, target)
+    write_text(target, read_text(source))
     command = "compare" if source.name.startswith(COMPARISON) else "run"
     print(f"{target}: a copy of {source}. Run it with: rewardft {command} {target}")
 

@@ -16,6 +16,7 @@ import typer
 from rewardft.cli.tables import print_comparison, print_table
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
+from rewardft.paths import file_name
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -59,7 +60,7 @@ def run_recipe(
 ) -> None:
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
-    folder = out or Path("runs") / ready.path.stem
+    folder = out or Path("runs") / file_name(ready.path.stem)
     from rewardft.engine.trainer import train
 
     is_main = os.environ.get("RANK", "0") == "0"  # under a launcher every process comes here

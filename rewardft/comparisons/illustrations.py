@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import html
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rewardft.comparisons.collect import Seen
 from rewardft.comparisons.members import Member, folder_name
 from rewardft.contracts.records import ComparisonRecord, Picture, Section
+from rewardft.files import write_folder
 from rewardft.plugins.manager import load_plugins
 
 
@@ -48,19 +48,16 @@ def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
             return [Picture.model_validate(picture) for picture in kept["pictures"]]
     from rewardft.runs.samples import held_out_pictures
 
-    shutil.rmtree(folder, ignore_errors=True)
-    pairs = held_out_pictures(run, count, folder)
-    found = [
-        Picture(
-            sample=p.sample,
-            group=p.group,
-            base=str(p.base.relative_to(out)),
-            tuned=str(p.tuned.relative_to(out)),
-        )
-        for p in pairs
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    index.write_text(json.dumps({"source": source, "pictures": [p.model_dump() for p in found]}))
+    found: list[Picture] = []
+
+    def fill(place: Path) -> None:
+        for pair in held_out_pictures(run, count, place):
+            base, tuned = (str((folder / p.name).relative_to(out)) for p in (pair.base, pair.tuned))
+            found.append(Picture(sample=pair.sample, group=pair.group, base=base, tuned=tuned))
+        kept = {"source": source, "pictures": [p.model_dump() for p in found]}
+        (place / "index.json").write_text(json.dumps(kept))
+
+    write_folder(folder, fill)
     return found
 
 

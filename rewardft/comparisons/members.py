@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from rewardft.comparisons.sources import Request, Variant, budget_settings, key_of
 from rewardft.errors import PluginError, RecipeError, RewardftError
+from rewardft.paths import file_name
 from rewardft.plugins.component import Component, option_parameters
 from rewardft.plugins.manager import load_installed
 from rewardft.plugins.resolve import open_recipe
@@ -148,8 +148,8 @@ def pool_given(members: Sequence[Member]) -> list[Member]:
 
 
 def folder_name(variant: Variant) -> str:
-    """The variant's name without what file systems dislike."""
-    return re.sub(r"[^\w.,=-]+", "_", variant.name)
+    """The variant's name as that of one folder."""
+    return file_name(variant.name)
 
 
 def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:

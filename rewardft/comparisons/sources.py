@@ -254,7 +254,9 @@ def key_of(setting: str) -> str:
 
 
 def short_name(path: Path) -> str:
-    """A file's stem, or a folder's name."""
+    """A file's stem, or a folder's name, which for `..` is that of the folder meant."""
+    path = path.absolute() if path.name else path.resolve()
+    path = path.resolve() if path.name == ".." else path
     return path.stem if path.suffix in (".yaml", ".yml") else path.name
 
 

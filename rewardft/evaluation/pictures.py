@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.paths import file_name
 from rewardft.types import Rollout
 
 LEAST_SIDE = 64  # small pictures are enlarged to this in grids
@@ -131,13 +130,3 @@ def write_image(path: Path, image: Any, kind: str = "PNG", **options: Any) -> No
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     image.save(temporary, format=kind, **options)
     os.replace(temporary, path)
-
-
-def file_name(id_: str) -> str:
-    """An id as a file name; ids that would become the same one keep apart by a hash."""
-    plain = re.sub(r"[^\w.-]", "_", id_).lstrip(".")[:80]
-    return (
-        plain
-        if plain == id_
-        else f"{plain}-{hashlib.blake2b(id_.encode(), digest_size=3).hexdigest()}"
-    )

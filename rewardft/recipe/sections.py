@@ -11,7 +11,7 @@ from rewardft.recipe.typed_values import STRICT
 
 Name = Annotated[str, Field(min_length=1)]
 Label = Annotated[
-    str, Field(pattern=r"^[\w-]([\w.-]*[\w-])?$")
+    str, Field(pattern=r"^[\w-]([\w.-]{0,78}[\w-])?$")
 ]  # part of metric names and of folder names
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]

@@ -9,6 +9,7 @@ a kill at any moment leaves the previous one in place.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 
 from rewardft.errors import CheckpointError
-from rewardft.files import sha256, write_folder
+from rewardft.files import remove_folder, sha256, write_folder
 
 FORMAT = 1
 
@@ -42,7 +43,7 @@ def save_checkpoint(
         (folder / "state.json").write_text(text)
 
     path = run / "checkpoints" / f"step-{step:08d}"
-    write_folder(path, fill)
+    write_folder(path, fill, mark="state.json")
     drop_old(path.parent, keep)
     return path
 
@@ -55,22 +56,28 @@ def save_trained(adapter: Any, folder: Path, step: int) -> None:
         adapter.save(temporary)
         (temporary / "step.json").write_text(json.dumps({"step": step}))
 
-    write_folder(folder, fill)
+    write_folder(folder, fill, mark="step.json")
 
 
 def drop_old(folder: Path, keep: int) -> None:
     """Remove what killed saves left behind, and all but the newest `keep` checkpoints (0: none of
     them)."""
-    for temporary in folder.glob(".step-*"):
-        shutil.rmtree(temporary, ignore_errors=True)
+    for path in folder.glob(".step-*"):
+        if re.fullmatch(r"\.step-[0-9]{8,}\.([0-9]+\.tmp|old)", path.name):
+            shutil.rmtree(path, ignore_errors=True)
     if keep > 0:
-        for path in sorted(folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(path)
+        for path in checkpoints(folder)[:-keep]:
+            remove_folder(path, mark="state.json")
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the oldest first; other names are not ours."""
+    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{8,}", p.name))
 
 
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run; None when there is none."""
-    found = sorted((run / "checkpoints").glob("step-*"))
+    found = checkpoints(run / "checkpoints")
     return found[-1] if found else None
 
 

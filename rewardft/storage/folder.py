@@ -3,17 +3,17 @@ was evaluated."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import CheckpointError
-from rewardft.files import write_text
+from rewardft.files import remove_folder, write_text
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.checkpoint import latest_checkpoint, step_of
 from rewardft.storage.recorder import parse_line, rewind_metrics
@@ -134,25 +134,23 @@ def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     if checkpoint is None:
         LOG.warning("%s: no checkpoint was saved; starting from step 0", out)
         (out / "metrics.jsonl").unlink(missing_ok=True)
-        remove_folder(out / "evaluations")
+        drop_evaluations(out / "evaluations")
     else:
         rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
         rewind_evaluations(out, step_of(checkpoint))
-    remove_folder(out / "adapter")
-    remove_folder(out / "adapter_ema")
+    remove_folder(out / "adapter", mark="step.json")
+    remove_folder(out / "adapter_ema", mark="step.json")
     for path in (out / "summary.json", *out.glob("error*.txt")):
         path.unlink(missing_ok=True)
     replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))
 
 
-def remove_folder(path: Path) -> None:
-    """All of it or nothing: it is renamed before it is deleted, so that a kill leaves no half of it
-    in its place."""
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.rename(path, old)
-        shutil.rmtree(old)
+def drop_evaluations(folder: Path) -> None:
+    """Remove all evaluations, and the folder if nothing else is in it."""
+    for path in folder.glob("step-*.json"):
+        path.unlink()
+    with contextlib.suppress(OSError):  # not there, or something of somebody else's in it
+        folder.rmdir()
 
 
 def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:

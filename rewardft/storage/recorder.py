@@ -149,7 +149,7 @@ def dump_samples(
         }
         (folder / "facts.json").write_text(json.dumps(facts, indent=2))
 
-    write_folder(path, fill)
+    write_folder(path, fill, mark="facts.json")
     error.add_note(
         f"reward {name!r} failed at step {step} on the samples {', '.join(batch.ids)}; dumped to "
         f"{path}"

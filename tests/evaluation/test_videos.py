@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageSequence
 
 from rewardft.comparisons.report.pictures import SMALL, embed
-from rewardft.evaluation.pictures import file_name
 from rewardft.evaluation.videos import as_strips, save_gif, save_videos
+from rewardft.paths import file_name
 from rewardft.runs.samples import held_out_pictures, sample_run
 from rewardft.testing import run_recipe
 
@@ -91,7 +91,7 @@ def test_videos_in_the_run_folder(tmp_path):
     run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run")
     drawn, _ = sample_run(run.folder, count=2)
     assert drawn.frame_rate == 10.0
-    films = sorted(path.name for path in (run.folder / "samples" / "pictures").iterdir())
+    films = sorted(path.name for path in (run.folder / "samples" / "pictures").glob("*.gif"))
     names = sorted(map(file_name, drawn.ids))
     assert films == [f"{side}-{name}.gif" for side in ("base", "tuned") for name in names]
     frames, durations = frames_of(run.folder / "samples" / "pictures" / films[0])

@@ -232,7 +232,7 @@ def test_sample_writes_both_models_with_the_same_noise(trained, tmp_path, capsys
                 picture, (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
             )
     assert not torch.equal(expected[0].x0, expected[1].x0)
-    assert len(list((out / "pictures").iterdir())) == 6 and not list(out.glob(".*"))
+    assert len(list((out / "pictures").glob("*.png"))) == 6 and not list(out.glob(".*"))
     grid = np.array(Image.open(out / "grid.png"))
     assert grid.shape == (14 + 3 * (14 + 64 + 4), 2 * 64 + 4, 3)
     small = np.array(Image.open(out / "pictures" / f"tuned-{file_name('val/1')}.png"))
@@ -264,11 +264,12 @@ def test_sample_takes_ids_and_a_strength(trained, tmp_path, capsys):
 def test_sample_goes_into_the_run_folder_and_replaces_what_was_there(trained):
     (trained / "samples" / "pictures").mkdir(parents=True)
     (trained / "samples" / "pictures" / "old.png").write_bytes(b"")
+    (trained / "samples" / "pictures" / ".rewardft").write_text("of an earlier call")
     (trained / "samples" / "painted.png").write_bytes(b"of a plugin")
     assert main(["sample", str(trained), "--count", "1"]) == 0
     names = sorted(p.name for p in (trained / "samples").iterdir())
     assert names == ["base.safetensors", "grid.png", "painted.png", "pictures", "tuned.safetensors"]
-    assert len(list((trained / "samples" / "pictures").iterdir())) == 2
+    assert len(list((trained / "samples" / "pictures").glob("*.png"))) == 2
 
 
 MESH = """

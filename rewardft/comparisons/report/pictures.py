@@ -68,7 +68,10 @@ class Gallery:
 
     def _embed(self, name: str) -> str | None:
         try:
-            return embed(self._folder / name)
+            path = (self._folder / name).resolve()
+            if not path.is_relative_to(self._folder.resolve()):
+                raise ValueError("it is outside the comparison's folder")
+            return embed(path)
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             self.unreadable.append(f"{name} ({type(error).__name__})")
             return None

@@ -146,3 +146,47 @@ def test_missing_package(monkeypatch):
     assert str(caught.value) == (
         "posing a body needs the `smplx` package (non-commercial research licence): pip install 'rewardft[drpose]'."
     )
+
+
+class _Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_body_file_never_runs_code(tmp_path):
+    trap = tmp_path / "ran"
+    bad = np.array([_Trap(trap)], dtype=object)
+    _written(tmp_path / "SMPLX_NEUTRAL.npz", part2num=bad, extra=bad)
+    body = load_body(tmp_path)  # as the licensed file, which holds objects that nobody needs
+    rest = np.zeros((1, 22, 3), np.float32)
+    np.testing.assert_array_equal(body.pose(rest)[1], load_body("anny_lowpoly").pose(rest)[1])
+    for name in ("v_template", "hands_meanl", "kintree_table"):
+        _written(tmp_path / "SMPLX_NEUTRAL.npz", **{name: bad})
+        with pytest.raises(DataError) as caught:
+            load_body(tmp_path)
+        file = tmp_path / "SMPLX_NEUTRAL.npz"
+        expected = f"{file}: {name!r} holds Python objects, which are never read; expected numbers."
+        assert str(caught.value) == expected
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("v_template", np.full((10475, 3), np.nan), "holds something else than finite numbers."),
+        ("weights", np.full((10475, 55), "x"), "holds something else than finite numbers."),
+        ("J_regressor", np.zeros((2, 2)), "the array 'J_regressor' is [2, 2]; expected [55, "),
+        ("f", np.full((5, 3), 10**6), "the array 'f' names vertices beyond the "),
+        ("f", np.zeros((0, 3), int), "the array 'f' names vertices beyond the "),
+    ],
+)
+def test_a_body_of_other_arrays_is_a_sentence(tmp_path, name, value, message):
+    _written(tmp_path / "SMPLX_NEUTRAL.npz", **{name: value})
+    with pytest.raises(DataError) as caught:
+        load_body(tmp_path)
+    assert message in str(caught.value) and str(tmp_path) in str(caught.value)
