@@ -41,7 +41,7 @@ class Edits:
 
     def __init__(
         self,
-        path: str,
+        path: Path,
         height: int = 512,
         width: int = 512,
         split: Literal["train", "val"] = "train",
@@ -49,7 +49,7 @@ class Edits:
         limit: int | None = None,
     ) -> None:
         self.size = (height, width)
-        self.file = Path(path).expanduser()
+        self.file = Path(path)
         rows = list(read(self.file))
         chosen = held_out_pictures([row["image"] for row in rows], held_out)
         rows = [row for row in rows if (row["image"] in chosen) == (split == "val")]
@@ -64,7 +64,9 @@ class Edits:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        item = {name: value for name, value in row.items() if name not in ("image", "mask")}
+        item: dict[str, Any] = {
+            name: value for name, value in row.items() if name not in ("image", "mask")
+        }
         item["image"] = self.picture(row["image"], "RGB", row["id"])
         if "mask" in row:
             item["mask"] = self.picture(row["mask"], "L", row["id"])

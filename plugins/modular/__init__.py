@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewardft import hookimpl
+from rewardft.paths import Weights
 
 if TYPE_CHECKING:
     from rewardft_plugins.modular.model import Modular
@@ -20,7 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 def modular(
     *,
-    weights: str,
+    weights: Weights,
     revision: str | None = None,
     variant: str | None = None,
     blocks: str | None = None,

@@ -100,7 +100,7 @@ class BlockChain:
 
     def new_state(self, values: Mapping[str, Any]) -> PipelineState:
         """The blocks' defaults, the common inputs and `values`."""
-        state = PipelineState()
+        state: Any = PipelineState()
         for parameter in self.blocks.inputs:
             if parameter.name and parameter.default is not None:
                 state.set(parameter.name, parameter.default, parameter.kwargs_type)
@@ -204,7 +204,7 @@ class BlockChain:
         for block in self.after:
             _, state = with_gradient(block)(self.pipe, state)
         name = next(name for name in PICTURES if state.get(name) is not None)
-        pixels = state.get(name)
+        pixels: Any = state.get(name)
         pixels = pixels if isinstance(pixels, Tensor) else torch.stack(list(pixels))
         if name == "videos" and pixels.ndim == 4:  # a family that decodes one video at a time
             pixels = pixels[None]

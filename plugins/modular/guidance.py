@@ -180,4 +180,4 @@ def cut_gradient(guider: BaseGuidance) -> None:
         torch.set_grad_enabled(modes.pop())
         cleanup(network)
 
-    guider.prepare_models, guider.cleanup_models = prepare_pass, cleanup_pass
+    vars(guider).update(prepare_models=prepare_pass, cleanup_models=cleanup_pass)

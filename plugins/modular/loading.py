@@ -19,6 +19,7 @@ from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks
 from torch import nn
 
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.paths import looks_local
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,20 +49,24 @@ class Source:
         return self.weights + (f" (revision {self.revision})" if self.revision else "")
 
 
-def open_pipeline(source: Source) -> ModularPipeline:
+def open_pipeline(source: Source) -> Any:
     """The pipeline with its blocks and no weights yet.
 
     Raises ComponentError for a folder without an index, a family that has no modular pipeline, and
     unknown `blocks`.
     """
-    folder = Path(source.weights).expanduser()
+    folder = Path(source.weights)
     if folder.is_dir():
         check_folder(folder, source)
-    options = {} if source.revision is None else {"revision": source.revision}
+    elif looks_local(source.weights):
+        raise ComponentError(f"weights: {source.weights} is no folder, nor a hub id (owner/name)")
+    options: dict[str, Any] = {} if source.revision is None else {"revision": source.revision}
     place = str(folder) if folder.is_dir() else source.weights
     try:
         if source.blocks is not None:
-            return blocks_class(source.blocks)().init_pipeline(place, **options)
+            blocks = blocks_class(source.blocks)()
+            kind: Any = type(blocks.init_pipeline())
+            return kind(blocks=blocks, pretrained_model_name_or_path=place, **options)
         return ModularPipeline.from_pretrained(place, **options)
     except ComponentError:
         raise
@@ -173,7 +178,7 @@ def load_part(spec: Any, source: Source) -> Any:
             "Weights are read "
             f"from safetensors files alone; pickled ones can run code and are refused."
         ) from error
-    return checked(*loaded, where) if network else loaded
+    return checked(loaded[0], loaded[1], where) if network else loaded
 
 
 def network_options(spec: Any, source: Source) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def attention_targets(module: nn.Module, called: set[str]) -> list[str]:
     A name stands for all layers that end in it, if all of these are called.
     """
     layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    targets = []
+    targets: list[str] = []
     for ending in ATTENTION:
         found = [layer for layer in layers if layer.endswith("." + ending)]
         used = [layer for layer in found if layer in called]

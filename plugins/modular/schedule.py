@@ -10,12 +10,13 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 
+Flow: Any = FlowMatchEulerDiscreteScheduler  # whose types diffusers hides behind decorators
 Levels = Callable[[int], tuple[Tensor, Tensor]]  # steps -> timesteps (T,), sigmas (T + 1,)
 
 
 def is_flow(scheduler: Any) -> bool:
     """Whether a pipeline's scheduler, of whatever class, is one of flow matching."""
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    if isinstance(scheduler, Flow):
         return True
     return bool(getattr(scheduler.config, "use_flow_sigmas", False))
 
@@ -37,15 +38,15 @@ def sampling_schedule(scheduler: Any, levels: Levels, pipeline: str) -> Any:
     )
 
 
-def flow_schedule(scheduler: Any, levels: Levels) -> FlowMatchEulerDiscreteScheduler:
+def flow_schedule(scheduler: Any, levels: Levels) -> Any:
     """Euler steps on the levels of the pipeline, whatever solver it comes with."""
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+    if isinstance(scheduler, Flow):
         config = dict(scheduler.config)
     else:
         config = {"shift": getattr(scheduler.config, "flow_shift", 1.0)}
         config["num_train_timesteps"] = scheduler.config.num_train_timesteps
 
-    class PipelineSchedule(FlowMatchEulerDiscreteScheduler):
+    class PipelineSchedule(Flow):
         """The grid of the pipeline; with another `shift` than its own, that of the base class."""
 
         def set_timesteps(
@@ -56,6 +57,5 @@ def flow_schedule(scheduler: Any, levels: Levels) -> FlowMatchEulerDiscreteSched
                 return
             self.timesteps, self.sigmas = levels(num_inference_steps)
 
-    own = FlowMatchEulerDiscreteScheduler.from_config(config).config
-    schedule: FlowMatchEulerDiscreteScheduler = PipelineSchedule.from_config(config)
-    return schedule
+    own = Flow.from_config(config).config
+    return PipelineSchedule.from_config(config)

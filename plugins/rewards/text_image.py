@@ -143,9 +143,9 @@ class ClipDirection(nn.Module):
 
     def __init__(
         self,
-        weights: str = "openai/clip-vit-large-patch14",
+        weights: Weights = "openai/clip-vit-large-patch14",
         revision: str | None = None,
-        processor: str | None = None,
+        processor: Weights | None = None,
         image: str = "image",
         source: str = "source",
         target: str = "target",

@@ -66,6 +66,16 @@ def test_video_from_a_folder(folders):
     assert model.decode(x).shape == (2, 5, 3, 32, 32)
 
 
+def test_blocks_that_the_index_does_not_name(folders):
+    weights = str(folders["wan"])
+    named = modular(weights=weights, blocks="WanBlocks", frames=5, **SIZE)
+    found = modular(weights=weights, frames=5, **SIZE)
+    cond = [model.encode(batch()) for model in (named, found)]
+    x = torch.randn(2, *named.sample_shape(cond[0]), generator=torch.Generator().manual_seed(0))
+    t = torch.full((2,), 500.0)
+    assert torch.equal(named.denoise(x, t, cond[0]), found.denoise(x, t, cond[1]))
+
+
 def test_each_prompt_is_encoded_once(folders):
     model = modular(weights=str(folders["wan"]), frames=5, **SIZE)
     calls = []
@@ -120,6 +130,12 @@ def test_a_folder_without_an_index(tmp_path):
     assert refused(weights=str(tmp_path)) == (
         f"{tmp_path}: expected modular_model_index.json or model_index.json of a pipeline, and the folder has: readme. "
         f"Give a folder as `save_pretrained` of a pipeline writes it."
+    )
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    assert refused(weights=f"{tmp_path}/none") == (
+        f"weights: {tmp_path}/none is no folder, nor a hub id (owner/name)"
     )
 
 
