@@ -37,16 +37,28 @@ With a CLIP-like reward, linear in the text's embedding, this is f(x) . ((1 + k)
 C_unwanted): what the reward model likes whatever the prompt says cancels. It costs a second
     evaluation of the reward, and nothing in the reward model needs to know of it.
 
-Where this follows the released code rather than the paper's sketch: (3) divides by alpha_j, the
-level that (2) reaches; epsilon is the noise that the sample was rolled out from; visits run without
-guidance; the words change with the step. The released code rescales each image to [0, 1] by its own
-extremes before scoring; here a model's `decode` ends in [0, 1], and no image is stretched. The
-paper's second branch, which descends the reward of an inversion step, is not in the code that could
-be compared, and not here.
+**The inversion branch** (`inversion`) regularises by the opposite walk. x_i with i > j, less
+noisy than level j, is noised by one step of the network up to x_j, equation 2 from i, and
+restored by (3). The reward asked of it is the opposite one,
+
+    r_inv = (1 + k') r(x, "unwanted. prompt") - r(x, "wanted. prompt")                          (6)
+
+or -r without words. The network enters (2) with the opposite sign there, so both branches pull it
+the same way, while what every step does to a picture, whatever it shows, cancels. Each visit then
+learns from both branches, which meet at level j, and its loss is their mean.
+
+The released code for FLUX is `inversion: true`, `target: 0.7` (the loss is relu(0.7 - r) in both
+branches), `discount_shift: null`, and for (5) and (6) strengths that depend on the level, linear
+from the clean end to the noisiest: `strength: [0.1, 0.25]` at level j, `inverted_strength: [0.3,
+0.01]` at level i. It goes over 1,000 levels between the 6th and the 26th of its sampler's and
+jumps a tenth of them. Like it, (3) divides by alpha_j, the level that (2) reaches; epsilon is the
+noise that the sample was rolled out from; visits run without guidance; the words change with the
+step; pictures are clamped to [0, 1] before they are scored, by the model's `decode` here. The
+discount (4) is the paper's.
 
 Cost per optimizer step and sample, with V visits: T + V denoiser forwards and V backwards (and V
 forwards under the reference when there are regularizers); 1 + V reward evaluations, or 1 + 2 V with
-words.
+words. With the inversion branch V counts twice.
 """
 
 from __future__ import annotations
@@ -68,11 +80,17 @@ DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
 
 @dataclass(frozen=True)
 class Visit:
-    """Noise to level k, denoise to level j, k < j < T;
-    levels count as the sampler's steps do, 0 is the noisiest."""
+    """Noise to level k, go to level j by the network, k and j < T.
+
+    Levels count as the sampler's steps do, 0 is the noisiest: k < j denoises, k > j inverts.
+    """
 
     k: int
     j: int
+
+    @property
+    def inverts(self) -> bool:
+        return self.k > self.j
 
 
 @dataclass(frozen=True)
@@ -87,7 +105,11 @@ class SRPO:
         discount_shift: s in (4), > 0; 1 is linear, null: every level counts 1.
         wanted, unwanted: words in front of the prompt, (5); lists are gone through one step after
             the other.
-        strength: k in (5), >= 0.
+        strength: k in (5), >= 0: one number, or two, at the clean end and at the noisiest level.
+        inverted_strength: k' in (6), likewise.
+        inversion: learn from the inversion branch too.
+        target: the loss is relu(target - r), so that samples that are good enough are left alone;
+            null: -r.
         column: the batch's column of prompts.
     """
 
@@ -97,7 +119,10 @@ class SRPO:
     discount_shift: float | None = 3.0
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
-    strength: float = 0.0
+    strength: float | tuple[float, float] = 0.0
+    inverted_strength: float | tuple[float, float] = 0.0
+    inversion: bool = False
+    target: float | None = None
     column: str = "prompt"
 
     needs = DIRECT
@@ -114,10 +139,11 @@ class SRPO:
                 "srpo: expected visits and jump of at least 1 and a window within [0, 1], got "
                 f"{self.visits}, {self.jump} and [{low:g}, {high:g}]"
             )
-        if (self.discount_shift is not None and self.discount_shift <= 0) or self.strength < 0:
+        strengths = (*ends(self.strength), *ends(self.inverted_strength))
+        if (self.discount_shift is not None and self.discount_shift <= 0) or min(strengths) < 0:
             raise ComponentError(
-                f"srpo: expected discount_shift > 0 and strength >= 0, got {self.discount_shift} "
-                f"and {self.strength:g}"
+                "srpo: expected discount_shift > 0, strength and inverted_strength >= 0, got "
+                f"{self.discount_shift}, {self.strength} and {self.inverted_strength}"
             )
         if bool(self.wanted) != bool(self.unwanted):
             raise ComponentError(
@@ -126,32 +152,42 @@ class SRPO:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         steps = ctx.sampler.steps
-        levels = [self.draw_visit(steps, ctx.rng) for _ in range(self.visits)]
+        visits = [
+            branch
+            for _ in range(self.visits)
+            for branch in self.branches(self.draw_visit(steps, ctx.rng))
+        ]
         rollout = ctx.rollout(batch, Plan(stop=steps))
         ctx.score(rollout, batch)  # of the samples themselves, for the logs
-        total = len(batch) * self.visits
+        total = len(batch) * len(visits)
         parts = [
             (rows, n)
             for rows in micro_slices(len(batch), ctx.micro_batch)
-            for n in range(self.visits)
+            for n in range(len(visits))
         ]
         for rows, n in parts:
-            loss = self.loss(ctx, rollout.select(rows), batch.select(rows), levels[n])
+            loss = self.loss(ctx, rollout.select(rows), batch.select(rows), visits[n])
             yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
 
     def draw_visit(self, steps: int, rng: random.Random) -> Visit:
-        """k uniform over the window's steps from which `jump` can be taken with noise left,
-        where lambda is above 0."""
+        """Draw k over the window's steps from which `jump` can be taken with noise left, where
+        lambda is above 0; the inversion branch comes from another `jump` below."""
         low, high = (round(edge * steps) for edge in self.window)
-        last = min(high, steps - self.jump) - 1
+        taken = self.jump * (2 if self.inversion else 1)
+        last = min(high, steps - taken) - 1
         if last < low:
             raise ComponentError(
                 f"srpo: no step of {steps} is within the window [{self.window[0]:g}, "
-                f"{self.window[1]:g}] and leaves noise after {self.jump} of them. Widen the "
+                f"{self.window[1]:g}] and leaves noise after {taken} of them. Widen the "
                 "window, lower `jump` or sample with more steps."
             )
         k = rng.randint(low, last)
         return Visit(k, k + self.jump)
+
+    def branches(self, visit: Visit) -> list[Visit]:
+        """The visit, and the inversion that meets it at level j."""
+        inverted = [Visit(visit.j + self.jump, visit.j)] if self.inversion else []
+        return [visit, *inverted]
 
     # -- Direct-Align ------------------------------------------------------------------------------
 
@@ -168,10 +204,13 @@ class SRPO:
         ctx.record(
             "restored/change", (restored - rollout.x0).detach().square().flatten(1).mean(1).sqrt()
         )
-        reward, slope = self.reward(ctx, rollout.with_x0(restored.detach()), batch)
+        reward, slope = self.reward(ctx, rollout.with_x0(restored.detach()), batch, visit)
+        value, wanting = -reward, torch.ones_like(reward)
+        if self.target is not None:
+            value, wanting = (self.target - reward).relu(), (reward < self.target).to(reward)
         weight = self.discount(visit.j, ctx.sampler.steps)
-        ctx.record("loss", penalty - weight * reward)
-        return -weight * (restored * slope).flatten(1).sum(1) + penalty
+        ctx.record("loss", penalty + weight * value)
+        return -weight * wanting * (restored * slope).flatten(1).sum(1) + penalty
 
     def discount(self, j: int, steps: int) -> float:
         """Equation 4."""
@@ -182,16 +221,36 @@ class SRPO:
 
     # -- the reward --------------------------------------------------------------------------------
 
-    def reward(self, ctx: Context, restored: Rollout, batch: Batch) -> tuple[Tensor, Tensor]:
-        """r of the restored samples,
-        of the relative kind where there are words, `(b,)`, and d r / d x0."""
+    def reward(
+        self, ctx: Context, restored: Rollout, batch: Batch, visit: Visit
+    ) -> tuple[Tensor, Tensor]:
+        """r of the restored samples, of the relative kind where there are words, `(b,)`, and its
+        gradient."""
+        where = "inverted" if visit.inverts else "restored"
         if not self.wanted:
-            return score(ctx, restored, batch, "restored/reward")
-        wanted, unwanted = (words[ctx.step % len(words)] for words in (self.wanted, self.unwanted))
-        ours = score(ctx, restored, with_word(batch, wanted, self.column), "restored/wanted")
-        theirs = score(ctx, restored, with_word(batch, unwanted, self.column), "restored/unwanted")
-        value, slope = ((1 + self.strength) * a - b for a, b in zip(ours, theirs))  # equation 5
+            value, slope = score(ctx, restored, batch, f"{where}/reward")
+            return (-value, -slope) if visit.inverts else (value, slope)
+        scores = {}
+        for name, words in (("wanted", self.wanted), ("unwanted", self.unwanted)):
+            worded = with_word(batch, words[ctx.step % len(words)], self.column)
+            scores[name] = score(ctx, restored, worded, f"{where}/{name}")
+        k = self.strength_at(visit, ctx.sampler.steps)
+        asked, other = ("unwanted", "wanted") if visit.inverts else ("wanted", "unwanted")
+        value, slope = (  # equations 5 and 6
+            (1 + k) * a - b for a, b in zip(scores[asked], scores[other])
+        )
         return value, slope
+
+    def strength_at(self, visit: Visit, steps: int) -> float:
+        """Linear between its ends, by the cleaner of the visit's levels."""
+        low, high = ends(self.inverted_strength if visit.inverts else self.strength)
+        noisy = (steps - max(visit.k, visit.j)) / steps
+        return low + (high - low) * noisy
+
+
+def ends(value: float | tuple[float, float]) -> tuple[float, float]:
+    """Two numbers, equal where there is one."""
+    return (value, value) if isinstance(value, (int, float)) else value
 
 
 def restore(sampler: Any, new: Transition, epsilon: Tensor, j: int) -> Tensor:

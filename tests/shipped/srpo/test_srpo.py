@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rewardft_plugins.srpo.srpo import SRPO, restore
+from rewardft_plugins.srpo.srpo import SRPO, Visit, restore
 from safetensors.torch import load_file
 
 from rewardft.errors import ComponentError, RecipeError
@@ -22,6 +22,7 @@ from tests.maths.test_direct_gradients import (
     T,
     make_context,
     make_test_batch,
+    relative_error,
     run_backward,
     take_gradients,
 )
@@ -57,7 +58,7 @@ def discount(j):
     return 3 * u / (1 + 2 * u)
 
 
-def reference_gradients(ctx, batch, visits, prediction, weights=discount):
+def reference_gradients(ctx, batch, visits, prediction, weights=discount, target=None):
     """-mean of lambda r at the restored samples, by autograd through the whole expression, one visit after the other."""
     sampler, model = ctx.sampler, ctx.policy.model
     cond, scale = ctx.encode(batch), levels(ctx.sampler, prediction)
@@ -88,7 +89,9 @@ def reference_gradients(ctx, batch, visits, prediction, weights=discount):
             penalty = 0.37 * (
                 epsilon_hat - estimates(prediction, x_k, base, alpha, sigma)[1]
             ).square().flatten(1).mean(1)
-        total = total + (penalty - weights(j) * reward).mean() / len(visits)
+        reward = reward if k < j else -reward  # the inversion branch
+        value = -reward if target is None else (target - reward).relu()
+        total = total + (penalty + weights(j) * value).mean() / len(visits)
     model.guidance = guidance
     total.backward()
     return take_gradients(ctx)
@@ -103,7 +106,8 @@ def srpo_gradients(ctx, algorithm, batch):
 
 def drawn(algorithm):
     rng = random.Random(11)
-    return [(v.k, v.j) for v in (algorithm.draw_visit(T, rng) for _ in range(algorithm.visits))]
+    drawn = [algorithm.draw_visit(T, rng) for _ in range(algorithm.visits)]
+    return [(v.k, v.j) for visit in drawn for v in algorithm.branches(visit)]
 
 
 def assert_equal(got, expected):
@@ -147,6 +151,45 @@ def test_the_discount_can_be_linear_or_left_out():
             srpo_gradients(ctx, algorithm, batch),
             reference_gradients(ctx, batch, drawn(algorithm), "flow", weights),
         )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_inversion_branch_and_the_hinge(case):
+    """x_j of equation 2 from a cleaner level, the opposite reward; samples beyond the target say nothing."""
+    sampler, prediction = CASES[case]
+    batch, found = make_test_batch(), []
+    for target in (None, -0.03):
+        ctx = make_context(sampler(T), prediction=prediction)
+        algorithm = SRPO(visits=2, inversion=True, target=target, discount_shift=None)
+        visits = drawn(algorithm)
+        assert [k > j for k, j in visits] == [False, True] * 2
+        assert [j for _, j in visits[0::2]] == [j for _, j in visits[1::2]]
+        assert all(k == j + 1 < T for k, j in visits[1::2])
+        expected = reference_gradients(ctx, batch, visits, prediction, lambda j: 1.0, target)
+        assert_equal(srpo_gradients(ctx, algorithm, batch), expected)
+        found.append(expected)
+    assert relative_error(*found) > 0.01, "some samples are beyond the target"
+
+
+def released_restore(sigmas, start, end, x0, noise, velocity):
+    """One branch of the authors' code in its own terms: Euler from one noise level to another, the known noise out."""
+    noisy = sigmas[start] * noise + (1 - sigmas[start]) * x0
+    walked = noisy + (sigmas[end] - sigmas[start]) * velocity
+    return (walked - sigmas[end] * noise) / (1 - sigmas[end])
+
+
+@pytest.mark.parametrize(("k", "j"), [(1, 3), (4, 2)], ids=["denoising", "inversion"])
+def test_both_branches_restore_as_the_released_code_does(k, j):
+    sampler = FlowEuler(T)
+    make_context(sampler, prediction="flow")
+    generator = torch.Generator().manual_seed(0)
+    x0, noise, velocity = (
+        torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    state = sampler.renoise(x0, k, noise)
+    new = sampler.transition(k, state, velocity, None)
+    expected = released_restore(sampler.sigmas, k, j, x0, noise, velocity)
+    assert torch.allclose(restore(sampler, new, noise, j), expected, atol=1e-12)
 
 
 # -- restoration -------------------------------------------------------------------------------------------------------
@@ -242,6 +285,45 @@ def test_the_relative_reward_is_the_difference_of_two_wordings():
     assert_equal(got, srpo_gradients(ctx, SRPO(), batch))
 
 
+def test_strengths_depend_on_the_level_and_the_inversion_branch_swaps_the_words():
+    """(1 + k) C_asked - C_other by the cleaner level of a visit, as the released code has it; both branches as one."""
+    ctx, batch = prompted_context()
+    algorithm = SRPO(
+        wanted=("real",),
+        unwanted=("painting",),
+        strength=(0.1, 0.25),
+        inverted_strength=(0.3, 0.01),
+        inversion=True,
+    )
+    got = srpo_gradients(ctx, algorithm, batch)
+    (k, j), (i, _) = drawn(algorithm)
+    assert algorithm.strength_at(Visit(k, j), T) == pytest.approx(0.1 + 0.15 * (T - j) / T)
+    assert algorithm.strength_at(Visit(i, j), T) == pytest.approx(0.3 - 0.29 * (T - i) / T)
+    branches = []
+    for visit, asked, other in (
+        (Visit(k, j), "real", "painting"),
+        (Visit(i, j), "painting", "real"),
+    ):
+        strength = algorithm.strength_at(visit, T)
+
+        def combined(rollout, batch, strength=strength, asked=asked, other=other):
+            features = torch.nn.functional.normalize(rollout.x0.flatten(1), dim=1)
+            texts = [
+                (1 + strength) * text_direction(f"{asked}. {p}") - text_direction(f"{other}. {p}")
+                for p in batch["prompt"]
+            ]
+            return (features * torch.stack(texts)).sum(1)
+
+        sign = -1.0 if visit.inverts else 1.0  # without words the branch asks for less reward
+        ctx.rewards = [WeightedReward("combined", combined, sign)]
+        mirrored = SRPO(inversion=True)
+        object.__setattr__(
+            mirrored, "branches", lambda v: [v if not visit.inverts else Visit(v.j + 1, v.j)]
+        )
+        branches.append(srpo_gradients(ctx, mirrored, batch))
+    assert_equal(got, [(a + b) / 2 for a, b in zip(*branches)])
+
+
 def test_words_change_with_the_step_and_what_is_logged():
     ctx, batch = prompted_context()
     seen = []
@@ -285,6 +367,8 @@ def test_calls_are_the_least_that_is_needed():
     )
     srpo_gradients(ctx, SRPO(visits=2), batch)
     assert (ctx.policy.forwards, ctx.policy.backwards) == (T + 2 + 2, 2)
+    srpo_gradients(ctx, SRPO(visits=2, inversion=True), batch)
+    assert (ctx.policy.forwards, ctx.policy.backwards) == (2 * T + 4 + 8, 2 + 4)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -298,7 +382,14 @@ OPTIONS = [
         {"window": (0.5, 0.4)},
         "srpo: expected visits and jump of at least 1 and a window within [0, 1], got 1, 1 and [0.5, 0.4]",
     ),
-    ({"discount_shift": 0.0}, "srpo: expected discount_shift > 0 and strength >= 0, got 0.0 and 0"),
+    (
+        {"discount_shift": 0.0},
+        "srpo: expected discount_shift > 0, strength and inverted_strength >= 0, got 0.0, 0.0 and 0.0",
+    ),
+    (
+        {"strength": (0.1, -0.2)},
+        "srpo: expected discount_shift > 0, strength and inverted_strength >= 0, got 3.0, (0.1, -0.2) and 0.0",
+    ),
     (
         {"wanted": ("real",)},
         "srpo: a relative preference needs `wanted` and `unwanted` words; only one is given",
