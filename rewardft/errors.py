@@ -8,6 +8,7 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 
 
@@ -60,3 +61,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if close:
         return f" Did you mean {folded[close[0]]!r}?"
     return f" Choose one of: {', '.join(known)}."
+
+
+def place_of_error(error: BaseException) -> str:
+    """'file:line' of the innermost frame that raised it; 'an unknown place' where it has none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"

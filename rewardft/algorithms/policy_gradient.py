@@ -253,8 +253,7 @@ def roll_out_with_gradients(
             part.states = {k + 1: step.next.detach()}
         finished.append(part.states[ctx.sampler.steps])
     check_steps(ctx, trained)
-    rollout = whole.with_x0(torch.cat(finished))
-    ctx.last_rollout = rollout
+    rollout = ctx.show(whole.with_x0(torch.cat(finished)))
     return Experience(rollout, gradients, sorted(trained))
 
 

@@ -6,10 +6,10 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -21,6 +21,10 @@ from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.recipe.shipped import find_recipe
+
+if TYPE_CHECKING:
+    from rewardft.contracts.alarm import Alarm
+    from rewardft.engine.summary import RunSummary
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,10 @@ def run_recipe(
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
     folder = out or Path("runs") / file_name(ready.path.stem)
-    from rewardft.engine.trainer import train
+    from rewardft.engine.processes import speaks
+    from rewardft.engine.train import train
 
-    is_main = os.environ.get("RANK", "0") == "0"  # under a launcher every process comes here
+    is_main = speaks(os.environ)  # under a launcher every process comes here
     try:
         summary = train(
             ready.recipe, ready.plugins, ready.resolved, folder, resume, allow_changed_plugins
@@ -75,13 +80,13 @@ def run_recipe(
         raise
     if not is_main:
         return
-    say_weights(ready.recipe.evaluate.weights if summary["evaluation"] else None)
-    print_comparison(summary["evaluation"])
-    print_alarms(summary["alarms"])
-    if summary.get("not_compared"):
-        print(f"no comparison with the base model: {summary['not_compared']}")
+    say_weights(ready.recipe.evaluate.weights if summary.evaluation else None)
+    print_comparison([vars(row) for row in summary.evaluation])
+    print_alarms(summary.alarms)
+    if summary.not_compared:
+        print(f"no comparison with the base model: {summary.not_compared}")
     print(f"{how_it_ended(summary)}: {folder}")
-    if summary["status"] == "interrupted":
+    if summary.status == "interrupted":
         print(how_to_continue(name, overrides, folder))
         raise typer.Exit(130)
 
@@ -95,18 +100,18 @@ def say_weights(weights: str | None) -> None:
         )
 
 
-def how_it_ended(summary: Mapping[str, Any]) -> str:
+def how_it_ended(summary: RunSummary) -> str:
     """'finished at step 9 (REASON)', 'interrupted by SIGINT at step 9'."""
-    status, reason, step = summary["status"], summary["reason"] or "", summary["step"]
+    status, reason, step = summary.status, summary.reason or "", summary.step
     if reason.startswith(status):
         return f"{reason} at step {step}"
     return f"{status} at step {step}" + (f" ({reason})" if reason else "")
 
 
-def print_alarms(alarms: Sequence[Mapping[str, str]]) -> None:
+def print_alarms(alarms: Sequence[Alarm]) -> None:
     """A line for each."""
     for alarm in alarms:
-        print(f"alarm: {alarm['sentence']}")
+        print(f"alarm: {alarm.sentence}")
 
 
 def what_is_saved(folder: Path) -> str:
@@ -134,14 +139,14 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
     from rewardft.runs.open import evaluate_run
 
     result = evaluate_run(folder, samples, overrides)
-    if samples is not None and result["samples"] < samples:
-        print(f"{result['samples']} held-out samples are all there are; {samples} were asked for.")
-    for file in result["changed_plugins"]:
+    if samples is not None and result.samples < samples:
+        print(f"{result.samples} held-out samples are all there are; {samples} were asked for.")
+    for file in result.changed_plugins:
         print(f"edited since the run: {file}; the values are those of the new code")
-    say_weights(result["weights"])
-    print_comparison(result["rows"])
-    print_alarms(result["alarms"])
-    if not result["rows"]:
+    say_weights(result.weights)
+    print_comparison([vars(row) for row in result.rows])
+    print_alarms(result.alarms)
+    if not result.rows:
         print(
             "nothing to compare: the recipe has neither rewards nor evaluate.metrics with values "
             "per sample."

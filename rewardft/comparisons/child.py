@@ -64,7 +64,7 @@ def carry_out(order: Order) -> None:
         sys.exit(EXPECTED_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(INTERRUPTED if summary["status"] == "interrupted" else 0)
+    sys.exit(INTERRUPTED if summary.status == "interrupted" else 0)
 
 
 def end_with_parent() -> None:

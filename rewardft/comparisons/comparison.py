@@ -17,7 +17,7 @@ from rewardft.comparisons.sources import ENDLESS, Request
 from rewardft.comparisons.tables import write_samples
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
-from rewardft.storage.recorder import PACKAGES, version_of
+from rewardft.storage.manifest import PACKAGES, version_of
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rewardft.plugins.manager import load_installed
 from rewardft.plugins.resolve import open_recipe
 from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.storage.recorder import version_of
+from rewardft.storage.manifest import version_of
 
 DONE = ("finished", "stopped")
 

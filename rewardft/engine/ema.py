@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rewardft.errors import CheckpointError
 from rewardft.policy.snapshots import Snapshot, blend, check_fit, swapped_in, take_snapshot
-from rewardft.storage.checkpoint import save_trained
 
 
 class Ema:
@@ -39,33 +36,17 @@ class Ema:
         if self.decay is not None:
             blend(self.weights, self.adapter, min(self.decay, (1 + step) / (10 + step)))
 
-    def save(self, folder: Path, step: int) -> None:
-        """Write the average as the adapter's own weights are written."""
-        if self.decay is not None:
-            with self.applied():
-                save_trained(self.adapter, folder, step)
-
     def applied(self) -> AbstractContextManager[None]:
         """Run the model with the average, without autograd; the weights are back afterwards, to the
         same bits."""
         return swapped_in(self.adapter, self.weights)
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
+    def state_dict(self) -> Snapshot:
+        return self.weights
+
+    def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint's. Raises CheckpointError when they are of another adapter."""
         if self.decay is not None:
             check_fit(weights, self.adapter)
         for name, value in weights.items():
             self.weights[name].copy_(value)
-
-
-def load_average(adapter: Any, tensors: Mapping[str, Any], source: str) -> None:
-    """Put the average of a checkpoint in the adapter's place. Raises CheckpointError when there is
-    none."""
-    weights = tensors.get("ema")
-    if not weights:
-        raise CheckpointError(
-            f"{source}: no averaged weights are saved in it; evaluate with evaluate.weights=raw"
-        )
-    check_fit(weights, adapter)
-    for name, parameter in adapter.named.items():
-        parameter.data.copy_(weights[name])

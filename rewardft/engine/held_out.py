@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.contracts.alarm import Alarm
+from rewardft.contracts.run import Run
 from rewardft.engine.ema import Ema
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
-from rewardft.evaluation.evaluate import Evaluation
+from rewardft.evaluation.evaluate import Evaluation, Paired, compare
 from rewardft.files import encode, write_text
 from rewardft.policy.adapter import FullFineTuning
 from rewardft.recipe.recipe import Recipe
@@ -26,16 +27,54 @@ class HeldOut:
 
     ema: the averaged weights, where they are what is evaluated.
     wanted: whether the recipe asks for any evaluation.
-    not_compared: why there is no evaluation of the base model, when there can be none.
+    baseline: the evaluation of the base model; not_compared: why there can be none.
+    alarms: those of the newest evaluation.
     """
 
-    def __init__(self, session: Session, out: Path, accelerator: Any, ema: Ema) -> None:
-        self.session, self.out, self.accelerator = session, out, accelerator
+    def __init__(
+        self, session: Session, run: Run, plugins: Any, accelerator: Any, ema: Ema
+    ) -> None:
+        self.session, self.run, self.plugins = session, run, plugins
+        self.accelerator = accelerator
         self.spec = session.recipe.evaluate
         self.ema = ema if self.spec.weights == "ema" else None
         self.wanted = self.spec.wanted
         self.trained = trained_values(session.recipe)
+        self.baseline: Evaluation | None = None
         self.not_compared: str | None = None
+        self.alarms: list[Alarm] = []
+
+    def begin(self, step: int) -> None:
+        """Evaluate the base model, and `step` where the run ended between its checkpoint and its
+        evaluation."""
+        if not self.wanted:
+            return
+        self.baseline = self.evaluate(0) if step == 0 else self._base()
+        if self.is_due(step):
+            self.evaluate(step)
+
+    def evaluate(self, step: int) -> Evaluation | None:
+        """Evaluate, if the recipe asks for it; the observers are told of what is not done already."""
+        if not self.wanted:
+            return None
+        stored = self._stored(step)
+        result = self._make(step) if stored is None else stored
+        self.alarms = self._find_alarms(result)
+        facts = {"metrics": result.means(), "rollout": result.rollout, "alarms": self.alarms}
+        if stored is None:
+            self.plugins.call("on_evaluation_end", run=self.run, step=step, **facts)
+        return result
+
+    def alarm(self) -> str | None:
+        """Why the alarms end the run, where the recipe wants them to."""
+        if self.spec.on_alarm != "stop":
+            return None
+        reason = "; ".join(alarm.sentence for alarm in self.alarms)
+        return main_decides(self.accelerator, lambda: f"alarm: {reason}" if reason else None)
+
+    def compare(self, after: Evaluation | None) -> list[Paired]:
+        """The base model against `after`; nothing where one of them is missing."""
+        return compare(self.baseline, after) if self.baseline and after else []
 
     def is_due(self, step: int) -> bool:
         """Whether the run stops at `step`, between the first and the last one, to evaluate."""
@@ -45,40 +84,40 @@ class HeldOut:
             and 0 < step < self.session.recipe.train.steps
         )
 
-    def stored(self, step: int) -> Evaluation | None:
+    def _stored(self, step: int) -> Evaluation | None:
         """The evaluation of `step` that is in the folder, if it was made with the recipe's settings
         and weights."""
         settings = self.session.evaluation_settings(self.spec.samples)
-        data = main_decides(self.accelerator, lambda: read_evaluation(self.out, step, settings))
+        data = main_decides(
+            self.accelerator, lambda: read_evaluation(self.run.folder, step, settings)
+        )
         if data is None or (step > 0 and data.get("weights", "raw") != self.spec.weights):
             return None
         return Evaluation.from_json(data)
 
-    def make(self, step: int) -> Evaluation:
+    def _make(self, step: int) -> Evaluation:
         """Evaluate the weights as they are, or their average, and keep it as that of `step`."""
         with nullcontext() if self.ema is None else self.ema.applied():
             result = run_evaluation(self.session, self.spec.samples)
         if self.accelerator.is_main_process:
-            path = evaluation_path(self.out, step)
+            path = evaluation_path(self.run.folder, step)
             path.parent.mkdir(exist_ok=True)
             write_text(path, encode(result.to_json() | {"weights": self.spec.weights}))
         return result
 
-    def alarms(self, baseline: Evaluation | None, result: Evaluation) -> list[Alarm]:
+    def _find_alarms(self, result: Evaluation) -> list[Alarm]:
         """What the evaluation `result` gives cause for; nothing without one of the base model."""
-        return (
-            []
-            if baseline is None
-            else find_alarms(baseline, result, self.trained, self.spec.min_diversity)
-        )
+        if self.baseline is None:
+            return []
+        return find_alarms(self.baseline, result, self.trained, self.spec.min_diversity)
 
-    def base(self) -> Evaluation | None:
+    def _base(self) -> Evaluation | None:
         """That of the base model when the run has gone on from there: the adapter is switched off
         if it must be made.
 
         None, with `not_compared` set, when full fine-tuning has overwritten the base.
         """
-        stored = self.stored(0)
+        stored = self._stored(0)
         if stored is not None:
             return stored
         adapter = self.session.adapter
@@ -89,7 +128,7 @@ class HeldOut:
             )
             return None
         with adapter.disabled():
-            return self.make(0)
+            return self._make(0)
 
 
 def trained_values(recipe: Recipe) -> list[str]:

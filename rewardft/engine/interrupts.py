@@ -1,31 +1,44 @@
-"""SIGTERM and SIGINT end a run after the current step, with a checkpoint; a second one ends it at
-once."""
+"""SIGTERM, SIGINT and SIGHUP end a run after the current step, with a checkpoint; a second one ends
+it at once."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from typing import Any
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT)
+CAUGHT = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Signals:
     """Inside the `with`, a signal is noted in `number` (0: none yet); a second one raises
-    KeyboardInterrupt."""
+    KeyboardInterrupt.
+
+    A signal that was ignored before, as `nohup` does with SIGHUP, stays so; a thread that is not
+    the main one gets none. is_forged: whether a KeyboardInterrupt came that no user has sent.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self.is_forged = False
+        self._is_second = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._note) for number in CAUGHT}
+        if threading.current_thread() is threading.main_thread():
+            watched = [n for n in CAUGHT if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in watched}
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self.is_forged = kind is KeyboardInterrupt and bool(self._before) and not self._is_second
 
     def _note(self, number: int, frame: Any) -> None:
         if self.number:
+            self._is_second = True
             raise KeyboardInterrupt
         self.number = number

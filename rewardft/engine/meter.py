@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from rewardft.errors import ComponentError
 from rewardft.recipe.budget import parse_budget
@@ -36,10 +37,17 @@ class Meter:
         self.budget = None if budget is None else parse_budget(budget)
         self.processes, self.spent, self.batch = processes, 0.0, 0.0
 
-    def restore(self, cost: Mapping[str, int], step: int, seconds: float, batch: float) -> None:
-        """Go on from a checkpoint. batch: the dearest one so far, where its budget was on the same
-        axis."""
-        self.spent, self.batch = self._spent(cost, step, seconds), batch
+    def state_dict(self) -> dict[str, Any]:
+        """The dearest batch so far, by the axis that it was measured on."""
+        return {} if self.budget is None else {self.budget.axis: self.batch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """A budget on another axis knows no batch yet."""
+        self.batch = 0.0 if self.budget is None else state.get(self.budget.axis, 0.0)
+
+    def start(self, cost: Mapping[str, int], step: int, seconds: float) -> None:
+        """What the run has spent before it goes on."""
+        self.spent = self._spent(cost, step, seconds)
 
     def _spent(self, cost: Mapping[str, int], step: int, seconds: float) -> float:
         return (

@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule of a run."""
+"""The optimizer and the learning-rate schedule of a run, and the update that they make."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn, optim
+import torch
+from torch import Tensor, nn, optim
 
+from rewardft.engine.ema import Ema
 from rewardft.errors import ComponentError
 from rewardft.recipe.recipe import Recipe
 
@@ -50,3 +52,48 @@ def learning_rate_factor(schedule: str, warmup: int, steps: int) -> Callable[[in
         return decay[schedule]
 
     return factor
+
+
+class Updater:
+    """Takes optimizer steps: clips, updates, moves the schedule and the average on.
+
+    is_whole: False only inside an update, where weights, optimizer and schedule are of different
+        steps.
+    """
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        optimizer: optim.Optimizer,
+        schedule: optim.lr_scheduler.LambdaLR,
+        ema: Ema,
+        clip_norm: float | None,
+    ) -> None:
+        self.parameters, self.optimizer, self.schedule = parameters, optimizer, schedule
+        self.ema = ema
+        self.limit = math.inf if clip_norm is None else clip_norm
+        self.is_whole = True
+
+    def clip(self) -> Tensor:
+        """The norm of the gradient before it was clipped."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.limit)
+
+    def update(self, step: int) -> float:
+        """Change the weights by the gradients, which are used up; returns the learning rate that
+        did it.
+
+        step: the number of this update, counted from 1.
+        """
+        (rate, *_) = self.schedule.get_last_lr()
+        self.is_whole = False
+        self.optimizer.step()
+        self.schedule.step()
+        self.ema.update(step)
+        self.is_whole = True
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(rate)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the weights are of one step, and all of them are numbers."""
+        return self.is_whole and all(bool(torch.isfinite(p).all()) for p in self.parameters)

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import atexit
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, ComponentError
+from rewardft.storage.folder import hold
 
 T = TypeVar("T")
+WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+LAUNCH = "torchrun --nproc_per_node 2 -m rewardft run RECIPE"
 Sums = dict[
     str, Tensor
 ]  # name -> (sum, count) `(2,)` over the samples of this process to which the value applies
@@ -36,11 +42,56 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(log_with=list(trackers) or None, project_dir=str(folder))
+    accelerator = Accelerator(
+        # Without a GPU it must be told, or it ignores the variables that a launcher has set.
+        cpu=not torch.accelerator.is_available(),
+        log_with=list(trackers) or None,
+        project_dir=str(folder),
+    )
+    check_launcher(os.environ, accelerator.num_processes)
     if accelerator.num_processes > 1:
         atexit.unregister(_end_group)  # once, however many runs
         atexit.register(_end_group)
     return accelerator
+
+
+def check_launcher(environment: Mapping[str, str], processes: int) -> None:
+    """Raises ComponentError when a launcher wanted another number of processes than the run has."""
+    wanted = next((int(environment[n]) for n in WORLD_SIZES if environment.get(n)), None)
+    # `accelerate launch` sets an address for several processes, and without a GPU starts only one.
+    alone = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
+    if wanted is None and processes == 1 and alone:
+        raise ComponentError(
+            "`accelerate launch --num_processes` started one process alone, which it does where "
+            f"there is no GPU. Start them with: {LAUNCH}"
+        )
+    if wanted is not None and wanted != processes:
+        raise ComponentError(
+            f"the launcher started {wanted} processes (WORLD_SIZE), and this run sees {processes}: "
+            f"each would train alone in the same folder. Start them with: {LAUNCH}"
+        )
+
+
+def speaks(environment: Mapping[str, str]) -> bool:
+    """Whether this process is the one that prints; a rank counts only beside a world size."""
+    return all(
+        int(environment.get(size) or 1) <= 1 or int(environment.get(rank) or 0) == 0
+        for size, rank in zip(WORLD_SIZES, RANKS)
+    )
+
+
+@contextmanager
+def alone_in(accelerator: Any, out: Path, make: bool) -> Iterator[None]:
+    """Hold a run folder for all processes of this run. Raises CheckpointError on each of them when
+    another run has it."""
+    handles: list[int | None] = []
+    main_decides(accelerator, lambda: handles.append(hold(out, make)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            if handle is not None:
+                os.close(handle)
 
 
 def _end_group() -> None:
@@ -125,21 +176,25 @@ def gather_objects(accelerator: Any, value: T) -> list[T]:
 def main_decides(accelerator: Any, decide: Callable[[], T]) -> T:
     """What `decide()` gives on the main process, on every process; it is not called on the others.
 
-    Raises CheckpointError on every process when the main process raises it.
+    What it raises there is raised there, and as a CheckpointError on the others, which would wait
+    forever otherwise.
     """
     if accelerator.num_processes == 1:
         return decide()
     from accelerate.utils import broadcast_object_list
 
     answer: list[Any] = [None, None]
+    failure: Exception | None = None
     if accelerator.is_main_process:
         try:
             answer[0] = decide()
-        except CheckpointError as error:
-            answer[1] = error
+        except Exception as error:
+            failure, answer[1] = error, str(error)
     broadcast_object_list(answer)
+    if failure is not None:
+        raise failure
     if answer[1] is not None:
-        raise answer[1]
+        raise CheckpointError(answer[1])
     result: T = answer[0]
     return result
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation, evaluate
 from rewardft.policy.adapter import FullFineTuning, Lora, attach
 from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.facts import RewardFacts
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.rewards import OnError, WeightedReward
 from rewardft.recipe.recipe import Recipe
 
 
-@dataclass
+@dataclass(frozen=True)
 class Session:
     """The live objects of one run.
 
@@ -86,8 +87,26 @@ class Session:
         )
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a run adds to the context of its algorithm; nothing of it is needed to evaluate.
+
+    gather: the tensors of all processes. facts: of the first step, for the start-up audit.
+    on_reward_error: keeps the samples that a reward failed on.
+    """
+
+    gather: Callable[[Tensor], Tensor]
+    facts: RewardFacts | None
+    on_reward_error: OnError
+
+
 def build_session(
-    recipe: Recipe, resolved: Any, device: torch.device, keep_reference: bool | None = None
+    recipe: Recipe,
+    resolved: Any,
+    device: torch.device,
+    keep_reference: bool | None = None,
+    plugin_files: Mapping[str, str] = {},
+    training: Training | None = None,
 ) -> Session:
     """Load the model and build everything that a run needs; no data set and no optimizer yet.
 
@@ -117,8 +136,11 @@ def build_session(
         seed=recipe.seed,
         micro_batch=recipe.train.micro_batch,
         device=device,
+        **({} if training is None else vars(training)),
     )
-    return Session(recipe, resolved, model, adapter, context, algorithm, eval_sampler)
+    return Session(
+        recipe, resolved, model, adapter, context, algorithm, eval_sampler, dict(plugin_files)
+    )
 
 
 def run_evaluation(session: Session, samples: int) -> Evaluation:

@@ -1,162 +1,102 @@
-"""The training loop: roll out, score, replay; step; log; save. Read it top to bottom."""
+"""The training loop. Read it top to bottom: `fit` is a run, `_train_batch` a batch, `_step` an
+optimizer step, `_between_steps` what a run does when a batch is done.
+
+The algorithm's generator rolls out, scores and replays; each loss that it yields is run backward
+here before it goes on.
+"""
 
 from __future__ import annotations
 
-import json
 import signal
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from rewardft.contracts.alarm import Alarm
 from rewardft.contracts.run import Run
 from rewardft.engine.audit import audit_first_step
 from rewardft.engine.ema import Ema
+from rewardft.engine.failure import Peers, explain, rescue
 from rewardft.engine.held_out import HeldOut
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.memory import peak_memory, return_freed_memory
 from rewardft.engine.meter import Meter
-from rewardft.engine.optimizer import build_optimizer, build_schedule
-from rewardft.engine.processes import (
-    average_gradients,
-    average_metrics,
-    copy_from_main,
-    largest,
-    main_decides,
-    raise_together,
-    start_accelerator,
-)
-from rewardft.engine.progress import ProgressLine
-from rewardft.engine.session import build_session
+from rewardft.engine.optimizer import Updater
+from rewardft.engine.processes import average_gradients, largest, main_decides, raise_together
+from rewardft.engine.saving import Saver
+from rewardft.engine.session import Session
+from rewardft.engine.state import TrainState
+from rewardft.engine.step_log import Logged, StepLog
+from rewardft.engine.summary import RunSummary, Status
 from rewardft.errors import AuditError, ComponentError
-from rewardft.evaluation.evaluate import Evaluation, compare
 from rewardft.files import encode, write_text
 from rewardft.noise import keyed_seed
 from rewardft.policy.batches import Stream
-from rewardft.recipe.recipe import Recipe
-from rewardft.storage.checkpoint import save_checkpoint, save_trained
-from rewardft.storage.folder import alone_in, claim, resumptions, take_up
-from rewardft.storage.recorder import Recorder, check_trackers, dump_samples, manifest
-from rewardft.storage.resume import restore, training_state
-from rewardft.types import Batch, Rollout
+from rewardft.storage.checkpoint import save_trained
+from rewardft.types import Batch
 
 
-def train(
-    recipe: Recipe,
-    plugins: Any,
-    resolved: Any,
-    out: Path,
-    resume: bool = False,
-    allow_changed_plugins: bool = False,
-) -> dict[str, Any]:
-    """Run a recipe; returns what `summary.json` holds. Raises RewardftError for anything a user can
-    mend."""
-    check_trackers(recipe.source, recipe.train.report_to)
-    with alone_in(out, resume):
-        trainer = Trainer(recipe, plugins, resolved, out, resume, allow_changed_plugins)
-        try:
-            return trainer.fit()
-        except BaseException as error:
-            trainer.report_error(error)
-            raise
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer works with, built by `rewardft.engine.train.build_trainer`."""
+
+    run: Run
+    plugins: Any
+    accelerator: Any
+    session: Session
+    state: TrainState
+    stream: Stream
+    ema: Ema
+    updater: Updater
+    meter: Meter
+    held_out: HeldOut
+    saver: Saver
+    log: StepLog
+    peers: Peers
 
 
 class Trainer:
-    """One run. `step` counts optimizer steps; `stream.position` counts samples."""
+    """One run. `stop_reason`: why it ends before its last step."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        plugins: Any,
-        resolved: Any,
-        out: Path,
-        resume: bool,
-        allow_changed_plugins: bool,
-    ) -> None:
-        self.recipe, self.plugins, self.resolved, self.out = recipe, plugins, resolved, Path(out)
-        self.allow_changed_plugins, self.changed_plugins = allow_changed_plugins, list[str]()
-        self.accelerator = start_accelerator(recipe.train.report_to, self.out)
-        self.is_main = self.accelerator.is_main_process
-        self.on_cpu = self.accelerator.device.type == "cpu"
-        checkpoint = main_decides(self.accelerator, lambda: claim(self.out, recipe, resume))
-        self.run = Run(self.out, recipe, self.is_main, recipe.train.steps)
-        self.session = build_session(recipe, resolved, self.accelerator.device)
-        self.session.plugin_files = plugins.digests()
-        self.run.model, self.run.sampler = self.session.model, self.session.context.sampler
-        self.ctx, self.adapter = self.session.context, self.session.adapter
-        self.ctx.gather, self.ctx.on_reward_error = self.accelerator.gather, self._dump_samples
-        self.ema = Ema(self.adapter, recipe.train.ema)
-        self.held_out = HeldOut(self.session, self.out, self.accelerator, self.ema)
-        self.parameters = self.adapter.parameters
-        self.optimizer = build_optimizer(recipe, plugins, self.parameters)
-        self.schedule = build_schedule(recipe, self.optimizer)
-        self.stream = Stream(resolved.dataset.build(), recipe.seed)
-        self.step = self.closings = 0
-        self.pending: list[tuple[int, dict[str, Tensor], dict[str, float]]] = []
-        self.seconds, self.is_spent = 0.0, False
-        self.meter = Meter(recipe.train.budget, self.accelerator.num_processes)
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.recipe, self.state = parts, parts.run.recipe, parts.state
+        self.session, self.ctx = parts.session, parts.session.context
+        self.accelerator, self.plugins, self.run = parts.accelerator, parts.plugins, parts.run
+        self.stream, self.held_out, self.saver = parts.stream, parts.held_out, parts.saver
         self.signals = Signals()
         self.stop_reason: str | None = None
-        self.resumed, self.alarms = list[dict[str, Any]](), list[Alarm]()
-        self.baseline: Evaluation | None = None
-        if checkpoint is not None:
-            self.step = restore(self, checkpoint)
-            self.is_spent = self.meter.exhausted
-        if resume and self.is_main:
-            take_up(self.out, recipe, checkpoint)
-            self.resumed = resumptions(self.out, self.step, self.changed_plugins)
-        copy_from_main(self.accelerator, [*self.parameters, *self.ema.weights.values()])
-        self.saved, self.samples_logged = self.step, self.stream.position
+        self.is_spent = parts.meter.exhausted
+        self.mark = time.monotonic()
 
-    def fit(self) -> dict[str, Any]:
-        """Evaluate, train to the last step or a stop, save, evaluate again; returns the summary."""
-        self._start()
-        self.baseline = (
-            self._evaluate()
-            if self.step == 0
-            else self.held_out.base()
-            if self.held_out.wanted
-            else None
-        )
-        if self.held_out.is_due(
-            self.step
-        ):  # the run ended between the checkpoint of this step and its evaluation
-            self._evaluate()
-            self._heed_alarms()
-        self.clock = time.monotonic()
+    def fit(self) -> RunSummary:
+        """Evaluate, train to the last step or a stop, save, evaluate again."""
+        self.plugins.call("on_run_start", run=self.run)
+        self.held_out.begin(self.state.step)
+        self.stop_reason = self.held_out.alarm()
+        self.parts.log.restart_clock()
         with self.signals:
-            while (
-                self.step < self.recipe.train.steps
-                and self.stop_reason is None
-                and not self.is_spent
-            ):
-                self.batch_began = time.monotonic()
+            while self.state.step < self.recipe.train.steps and not self._is_over:
                 self._train_batch()
-                self.seconds = self._train_seconds()
-                if self.closings % self.recipe.train.accumulate == 0:  # else gradients are pending
-                    self._between_steps()
+                if self.state.closings % self.recipe.train.accumulate == 0:
+                    self._between_steps()  # else gradients are pending
         self._flush()
-        if self.saved != self.step:
-            self._save()
+        self._save()
         return self._finish()
 
-    # -- one batch ---------------------------------------------------------------------------------
+    @property
+    def _is_over(self) -> bool:
+        return self.stop_reason is not None or self.is_spent
 
     def _train_batch(self) -> None:
-        """All losses of one batch. The engine owns backward, accumulation, clipping and the
-        step."""
-        self.ctx.start_step(
-            self.step
-        )  # every batch that is accumulated into a step makes the same choices
-        if self.closings % self.recipe.train.accumulate == 0:
-            facts = {"pictures": getattr(self.session.model, "pictures", True)}
-            self.ctx.audit = facts if self.step == 0 else None
-        batch = self._next_batch()
+        """All losses of one batch. The engine owns backward, accumulation and the step."""
+        self.mark = time.monotonic()
+        self.ctx.start_step(self.state.step)  # accumulated batches make the same choices
+        before = self.stream.state_dict()
         closed = True
-        for loss in self.session.algorithm.losses(self.ctx, batch):
+        for loss in self.session.algorithm.losses(self.ctx, self._next_batch()):
             loss.backward()
             return_freed_memory()
             for name, value in loss.metrics.items():
@@ -164,10 +104,11 @@ class Trainer:
             closed = loss.step
             if not closed:
                 continue
-            self.closings += 1
-            if self.closings % self.recipe.train.accumulate == 0:
-                self._optimizer_step()
-                if self.step >= self.recipe.train.steps:
+            self.state.closings += 1
+            if self.state.closings % self.recipe.train.accumulate == 0:
+                self._step()
+                self.saver.note(stream=before)  # what is left of this batch would be drawn again
+                if self.state.step >= self.recipe.train.steps:
                     break
         if not closed:
             raise ComponentError(
@@ -175,191 +116,155 @@ class Trainer:
                 "step=True)`, so its last gradients would be lost. The last loss of a batch must "
                 "close it."
             )
+        self._lap()
 
     def _next_batch(self) -> Batch:
-        size, accelerator = self.recipe.data.batch_size, self.accelerator
-        torch.manual_seed(
-            keyed_seed(self.recipe.seed, self.stream.position, accelerator.process_index)
-        )  # dropout
-        batch = self.stream.next_batch(size, accelerator.process_index, accelerator.num_processes)
-        return batch.to(accelerator.device)
+        rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        torch.manual_seed(keyed_seed(self.recipe.seed, self.stream.position, rank))  # dropout
+        batch = self.stream.next_batch(self.recipe.data.batch_size, rank, count)
+        return batch.to(self.accelerator.device)
 
-    def _optimizer_step(self) -> None:
-        train = self.recipe.train
-        average_gradients(self.accelerator, self.parameters, train.accumulate)
-        if self.ctx.audit is not None:
-            self._audit()
-        limit = float("inf") if train.clip_norm is None else train.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+    def _step(self) -> None:
+        """Average, audit, clip, update."""
+        ctx, state, updater = self.ctx, self.state, self.parts.updater
+        average_gradients(self.accelerator, updater.parameters, self.recipe.train.accumulate)
+        self._audit()
+        norm = updater.clip()
         if not torch.isfinite(norm):
             raise ComponentError(
-                f"step {self.step}: the gradient is NaN or infinite; the weights were not changed. "
-                "Try a lower learning rate, train.clip_norm, or train.precision fp32. Resume from "
+                f"step {state.step}: the gradient is NaN or infinite; the weights were not "
+                "changed. Try a lower learning rate, train.clip_norm, or train.precision fp32. Resume from "
                 "the last checkpoint with --resume."
             )
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.ema.update(self.step)
-        self.ctx.record("gradient_norm", norm)
-        cost = self.ctx.cost | {"train_seconds": self._train_seconds()}
-        cost |= self.meter.share(self.ctx.cost, self.step, cost["train_seconds"])
-        self.pending.append((self.step, self.ctx.take_records(), cost))
-        if self.step % train.log_every == 0:
+        rate = updater.update(state.step + 1)
+        state.step += 1
+        self._lap()
+        ctx.record("gradient_norm", norm)
+        facts = {"learning_rate": rate, **ctx.cost, "train_seconds": state.seconds}
+        facts |= self.parts.meter.share(ctx.cost, state.step, state.seconds)
+        self.parts.log.add(Logged(state.step, ctx.take_records(), facts))
+        if state.step % self.recipe.train.log_every == 0:
             self._flush()
 
-    def _train_seconds(self) -> float:
-        """Without set-up, evaluation and saving."""
-        return self.seconds + time.monotonic() - self.batch_began
+    def _lap(self) -> None:
+        """Count the time since `mark` as training."""
+        now = time.monotonic()
+        self.state.seconds += now - self.mark
+        self.mark = now
 
     def _audit(self) -> None:
-        report: dict[str, Any] = {}
+        """Before the first update; all processes end when one of them would not learn."""
+        facts = self.ctx.facts
+        if facts is None or not facts.is_open:
+            return
+        report: Mapping[str, Any] = {}
         failure = None
         try:
-            report = audit_first_step(self.adapter.named, self.ctx.audit or {})
+            pictures = getattr(self.session.model, "pictures", True)
+            values = {"pictures": pictures, **facts.values}
+            report = audit_first_step(self.session.adapter.named, values)
         except AuditError as error:
             failure = error
         raise_together(self.accelerator, failure)
-        self.ctx.audit = None
-        if self.is_main:
-            write_text(self.out / "audit.json", encode(report, indent=2))
-
-    # -- between steps -----------------------------------------------------------------------------
+        facts.close()
+        if self.run.is_main:
+            write_text(self.run.folder / "audit.json", encode(report, indent=2))
 
     def _between_steps(self) -> None:
-        self.meter.update(self.ctx.cost, self.step, self.seconds, self.session.calls_at(self.step))
-        self.is_spent = main_decides(self.accelerator, lambda: self.meter.exhausted)
+        """A batch is done and its gradients are used: budget, signals, save, evaluate."""
+        self.saver.note()
+        state, meter, save = self.state, self.parts.meter, self.recipe.save.every
+        coming = self.session.calls_at(state.step)
+        meter.update(self.ctx.cost, state.step, state.seconds, coming)
+        self.is_spent = main_decides(self.accelerator, lambda: meter.exhausted)
         if number := largest(self.accelerator, self.signals.number):
-            self.signals.number = number
             self.stop_reason = f"interrupted by {signal.Signals(number).name}"
-        save = self.recipe.save.every
-        if self.stop_reason or (save and self.step // save > self.saved // save):
+        if self.stop_reason or (save and state.step // save > self.saver.saved // save):
             self._flush()
             self._save()
-        if self.held_out.is_due(self.step) and self.stop_reason is None:
+        if self.held_out.is_due(state.step) and self.stop_reason is None:
             self._flush()
-            self._evaluate()
-            self._heed_alarms()
+            self.held_out.evaluate(state.step)
+            self.stop_reason = self.stop_reason or self.held_out.alarm()
 
     def _flush(self) -> None:
-        """Read pending metrics from the device, once per logging interval, and tell the
-        observers."""
-        elapsed, samples = time.monotonic() - self.clock, self.stream.position - self.samples_logged
-        facts = {
-            "learning_rate": self.schedule.get_last_lr()[0],
-            "samples_per_second": samples / max(elapsed, 1e-9),
-        }
-        reasons = [self.stop_reason]
-        means = average_metrics(self.accelerator, [sums for _, sums, _ in self.pending])
-        for (step, _, cost), mean in zip(self.pending, means):
-            metrics = mean | facts | cost
-            self.plugins.call(
-                "on_step_end",
-                run=self.run,
-                step=step,
-                metrics=metrics,
-                rollout=self.ctx.last_rollout,
-            )
-            reasons.append(self.plugins.call("stop_run", run=self.run, step=step, metrics=metrics))
-        self.stop_reason = main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
-        self.pending.clear()
-        self.clock, self.samples_logged = time.monotonic(), self.stream.position
-
-    def _evaluate(self) -> Evaluation | None:
-        """Evaluate on held-out samples, if the recipe asks for it and it is not done already."""
-        if not self.held_out.wanted:
-            return None
-        stored = self.held_out.stored(self.step)
-        result = self.held_out.make(self.step) if stored is None else stored
-        self.alarms = self.held_out.alarms(self.baseline, result)
-        facts = {"metrics": result.means(), "rollout": result.rollout, "alarms": self.alarms}
-        if stored is None:
-            self.plugins.call("on_evaluation_end", run=self.run, step=self.step, **facts)
-        return result
-
-    def _heed_alarms(self) -> None:
-        """With `evaluate.on_alarm: stop` an alarm between the first and the last step ends the
-        run."""
-        if self.recipe.evaluate.on_alarm == "stop" and self.stop_reason is None:
-            reason = "; ".join(alarm.sentence for alarm in self.alarms)
-            self.stop_reason = main_decides(
-                self.accelerator, lambda: f"alarm: {reason}" if reason else None
-            )
+        reason = self.parts.log.flush(self.stream.position, self.ctx.last_rollout)
+        self.stop_reason = self.stop_reason or reason
 
     def _save(self) -> None:
-        tensors, state = training_state(self)
-        if self.is_main:
-            path = save_checkpoint(
-                self.out, self.step, self.adapter, tensors, state, self.recipe.save.keep
-            )
-            self.plugins.call("on_checkpoint_saved", run=self.run, step=self.step, path=path)
-        self.saved = self.step
+        """On every process: the main one writes what is not saved already."""
+        if self.saver.saved == self.state.step:
+            return
+        if self.run.is_main:
+            self.saver.save(self._tell_of_checkpoint)
+        self.saver.saved = self.state.step
         self.accelerator.wait_for_everyone()
 
-    # -- start and end -----------------------------------------------------------------------------
+    def _tell_of_checkpoint(self, path: Path) -> None:
+        step = self.saver.saved
+        self.plugins.call("on_checkpoint_saved", run=self.run, step=step, path=path)
 
-    def _start(self) -> None:
-        self.plugins.manager.register(
-            Recorder(self.out, self.accelerator, self.is_main), name="recorder"
+    def _finish(self) -> RunSummary:
+        """Evaluate and save what was trained, unless a signal came, also after the last step."""
+        interrupted = bool(largest(self.accelerator, self.signals.number))
+        after = None if interrupted else self.held_out.evaluate(self.state.step)
+        if self.run.is_main:
+            self._save_trained()
+        spent = self.parts.meter.describe() if self.is_spent else None
+        summary = RunSummary(
+            status=self._status(interrupted),
+            reason=self.stop_reason or spent,
+            step=self.state.step,
+            samples=self.stream.position,
+            cost=self.ctx.cost,
+            train_seconds=self.state.seconds,
+            peak_memory_bytes=peak_memory(self.accelerator.device),
+            evaluation=self.held_out.compare(after),
+            not_compared=self.held_out.not_compared,
+            alarms=self.held_out.alarms,
         )
-        if self.is_main:
-            self.plugins.manager.register(ProgressLine(self.step, self.seconds), name="progress")
-            facts = manifest(
-                self.run, self.plugins, str(self.accelerator.device), self.accelerator.num_processes
-            )
-            write_text(
-                self.out / "manifest.json", json.dumps(facts | {"resumed": self.resumed}, indent=2)
-            )
-        if self.recipe.train.report_to:
-            self.accelerator.init_trackers("rewardft", config={"recipe": self.recipe.to_yaml()})
-        self.plugins.call("on_run_start", run=self.run)
-
-    def _finish(self) -> dict[str, Any]:
-        interrupted = bool(
-            largest(self.accelerator, self.signals.number)
-        )  # it may have come after the last step
-        after = None if interrupted else self._evaluate()
-        if self.is_main:
-            save_trained(self.adapter, self.out / "adapter", self.step)
-            self.ema.save(self.out / "adapter_ema", self.step)
-        summary: dict[str, Any] = {
-            "status": "interrupted"
-            if interrupted
-            else "stopped"
-            if self.stop_reason
-            else "finished",
-            "reason": self.stop_reason or (self.meter.describe() if self.is_spent else None),
-            "step": self.step,
-            "samples": self.stream.position,
-            **self.ctx.cost,
-            "train_seconds": self.seconds,
-            "peak_memory_bytes": peak_memory(self.accelerator.device),
-            "evaluation": [vars(p) for p in compare(self.baseline, after)]
-            if self.baseline and after
-            else [],
-            "not_compared": self.held_out.not_compared,
-            "alarms": [vars(alarm) for alarm in self.alarms],
-        }
-        self.plugins.call("on_run_end", run=self.run, summary=summary)
+        self.plugins.call("on_run_end", run=self.run, summary=summary.to_json())
         return summary
 
-    def report_error(self, error: BaseException) -> None:
-        """Tell the observers; one that fails is noted and never replaces the first error."""
-        if isinstance(error, AuditError) and self.is_main:
-            write_text(self.out / "audit.json", json.dumps({"failed": str(error)}, indent=2))
-        try:
-            self.plugins.call("on_run_error", run=self.run, step=self.step, error=error)
-        except Exception as second:
-            notes = "; ".join([repr(second), *getattr(second, "__notes__", [])])
-            error.add_note(f"while this error was reported, another came up: {notes}")
+    def _status(self, interrupted: bool) -> Status:
+        if interrupted:
+            return "interrupted"
+        return "stopped" if self.stop_reason else "finished"
 
-    def _dump_samples(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
-        """What a failing reward was given, and a note of where it is; each process for itself."""
-        rank = (
-            f"-process{self.accelerator.process_index}"
-            if self.accelerator.num_processes > 1
-            else ""
+    def _save_trained(self) -> None:
+        folder, adapter, step = self.run.folder, self.session.adapter, self.state.step
+        save_trained(adapter, folder / "adapter", step)
+        if self.parts.ema.decay is not None:
+            with self.parts.ema.applied():
+                save_trained(adapter, folder / "adapter_ema", step)
+
+    # -- failure ---------------------------------------------------------------------------------
+
+    def fail(self, error: BaseException) -> BaseException:
+        """Save and tell what there is; returns what to raise: `error` or what it has led to."""
+        cause = explain(error, self.run.folder, self.parts.peers, not self.signals.is_forged)
+        rescue(
+            cause,
+            lambda: self.parts.log.rescue(self.stream.position),
+            lambda: self._save_whole(cause),
+            lambda: self._tell_of_error(cause),
         )
-        path = self.out / "failures" / f"step-{self.step:08d}-{name}{rank}"
-        dump_samples(path, self.step, name, error, rollout, batch)
+        return cause
+
+    def _save_whole(self, cause: BaseException) -> None:
+        """The newest whole step, if it is good and not saved."""
+        saver = self.saver
+        if not self.run.is_main or saver.step <= saver.saved or saver.has_failed:
+            return
+        if not self.parts.updater.is_good:
+            cause.add_note(
+                f"the weights of step {self.state.step} are not saved: they are not whole"
+            )
+            return
+        path = saver.save(self._tell_of_checkpoint)
+        cause.add_note(f"step {saver.saved} is saved in {path}; once that is mended, --resume")
+
+    def _tell_of_error(self, cause: BaseException) -> None:
+        if isinstance(cause, AuditError) and self.run.is_main:
+            write_text(self.run.folder / "audit.json", encode({"failed": str(cause)}, indent=2))
+        self.plugins.call("on_run_error", run=self.run, step=self.state.step, error=cause)

@@ -4,7 +4,7 @@ so that resuming needs a position alone."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,12 @@ class Stream:
             raise DataError(f"the data set {type(dataset).__name__} is empty")
         self.dataset, self.seed, self.position = dataset, seed, position
         self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.position = state["position"]
 
     def next_batch(self, size: int, rank: int = 0, processes: int = 1) -> Batch:
         """The next `size` samples of this process;

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
+from rewardft.policy.facts import RewardFacts
+from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import WeightedReward, describe, evaluate_rewards
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
@@ -36,6 +38,10 @@ class Context:
     step:       optimizer steps taken so far; the same for every batch that is accumulated into a
         step.
     memory:     tensors and numbers that an algorithm needs to survive a checkpoint.
+    gather:     the tensors `(b, ...)` of all processes, in the order of their ranks.
+    facts:      what the first step shows about the rewards, for the start-up audit.
+    on_reward_error: is told of a reward that fails, with what it was given.
+    last_rollout: what observers are shown with the next step, see `show`.
     reward_evaluations: samples that have been scored so far.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
     """
@@ -50,10 +56,10 @@ class Context:
     micro_batch: int | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     gather: Callable[[Tensor], Tensor] = lambda x: x
-    audit: dict[str, Any] | None = None
+    facts: RewardFacts | None = None
     on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None
     last_rollout: Rollout | None = None
     reward_evaluations: int = 0
@@ -81,6 +87,10 @@ class Context:
         noise = self.noise(batch) if noise is None else noise
         with torch.no_grad():
             rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
+        return self.show(rollout)
+
+    def show(self, rollout: Rollout) -> Rollout:
+        """Hand `rollout` to the observers of the next optimizer step, as those of `rollout` are."""
         self.last_rollout = rollout
         return rollout
 
@@ -98,7 +108,7 @@ class Context:
                 "those of a rollout: rollout.with_x0(x0)."
             )
         scores = evaluate_rewards(
-            self.rewards, rollout, batch, gradient, self.audit, self.on_reward_error
+            self.rewards, rollout, batch, gradient, self.facts, self.on_reward_error
         )
         self.reward_evaluations += len(batch)
         self._warn_of_skips(scores)
@@ -170,9 +180,14 @@ class Context:
             "reward_evaluations": self.reward_evaluations,
         }
 
-    def restore_cost(self, cost: Mapping[str, int]) -> None:
-        """Go on counting from where a checkpoint was."""
-        policy = self.policy
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"memory": self.memory.state_dict(), "cost": self.cost}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember, and go on counting, from where a checkpoint was."""
+        self.memory.load_state_dict(state["memory"])
+        policy, cost = self.policy, state["cost"]
         policy.forwards, policy.backwards = cost["denoiser_forwards"], cost["denoiser_backwards"]
         policy.forward_samples, policy.backward_samples = (
             cost["denoiser_forward_samples"],

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import RewardError
+from rewardft.policy.facts import RewardFacts
 from rewardft.types import Batch, Rollout, Scores
 
 OnError = Callable[[str, Exception, Rollout, Batch], None]
@@ -32,7 +33,7 @@ def evaluate_rewards(
     rollout: Rollout,
     batch: Batch,
     gradient: bool,
-    audit: dict[str, Any] | None = None,
+    facts: RewardFacts | None = None,
     on_error: OnError | None = None,
 ) -> Scores:
     """Scores `(b,)` of finished samples; with `gradient`, d(total_i)/d(x0_i) shaped as x0.
@@ -49,10 +50,10 @@ def evaluate_rewards(
     with torch.set_grad_enabled(gradient):
         by_name = {r.name: call_reward(r, view, batch, on_error, skipped) for r in rewards}
         total = sum_rewards(rewards, by_name)
-    if audit is not None:
-        record_audit(audit, view, by_name, x0 if gradient else None)
-        record_failures(audit, rewards, skipped)
-        record_averages(audit, rewards, view, batch, by_name)
+    if facts is not None and facts.is_open:
+        facts.note_scores(view, by_name, x0 if gradient else None)
+        facts.note_failures(rewards, {name: describe(error) for name, error in skipped.items()})
+        facts.note_averages(rewards, view, batch, by_name)
     if not gradient:
         return Scores(total, by_name, skipped=skipped)
     slope = differentiate(total, x0, by_name)
@@ -233,87 +234,6 @@ def ids_at(batch: Batch, rows: Tensor) -> str:
     return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
 
 
-def record_audit(
-    audit: dict[str, Any], view: Rollout, by_name: dict[str, Tensor], x0: Tensor | None
-) -> None:
-    """Facts for the start-up audit: pixel range, clamped fraction, and each reward's gradient norm
-    at the samples.
-
-    The first step may be scored in parts: its facts are the minimum, maximum and mean over all of
-        them.
-    """
-    if isinstance(view._decoded, Tensor):
-        record_pixels(audit, view._decoded.detach())
-    for name, value in by_name.items():
-        applies = audit.setdefault("samples_that_rewards_apply_to", {})
-        applies[name] = applies.get(name, 0) + (~value.isnan()).sum()
-    if x0 is None:
-        return
-    norms = audit.setdefault("reward_gradient_norm", {})
-    for name, value in by_name.items():
-        applicable = value[~value.isnan()]
-        if len(applicable):  # else there is nothing to say about it
-            norm, before = slope_norm(applicable, x0), norms.get(name)
-            norms[name] = norm if norm is None or before is None else torch.maximum(norm, before)
-
-
-def record_pixels(audit: dict[str, Any], pixels: Tensor) -> None:
-    """Merge the range of decoded values, and how many of them sit at its ends, with those of the
-    parts before."""
-    low, high = pixels.min(), pixels.max()
-    clamped = ((pixels <= 0) | (pixels >= 1)).float().mean()
-    before = audit.get("decoded_values", 0)
-    count = before + pixels.numel()
-    if before:
-        low, high = (
-            torch.minimum(low, audit["decoded_min"]),
-            torch.maximum(high, audit["decoded_max"]),
-        )
-        clamped = (audit["decoded_clamped"] * before + clamped * pixels.numel()) / count
-    audit.update(decoded_min=low, decoded_max=high, decoded_clamped=clamped, decoded_values=count)
-
-
-def record_failures(
-    audit: dict[str, Any], rewards: Sequence[WeightedReward], skipped: Mapping[str, Exception]
-) -> None:
-    """Count, for each reward with `on_error: skip`, the batches of the first step and those that it
-    failed on."""
-    for name in (r.name for r in rewards if r.on_error == "skip"):
-        facts = audit.setdefault("skipped", {}).setdefault(name, {"batches": 0, "failed": 0})
-        facts["batches"] += 1
-        if name in skipped:
-            facts["failed"] += 1
-            facts["error"] = describe(skipped[name])
-
-
-def record_averages(
-    audit: dict[str, Any],
-    rewards: Sequence[WeightedReward],
-    view: Rollout,
-    batch: Batch,
-    by_name: dict[str, Tensor],
-) -> None:
-    """Name rewards that hand every sample the mean of the batch: all values are equal, and others
-    for half of it."""
-    half = slice(0, len(batch) // 2)
-    for reward in rewards:
-        value = by_name[reward.name].detach()
-        if len(batch) < 2 or not bool((value == value[0]).all()):
-            continue
-        with torch.no_grad():
-            again = reward.reward(view.select(half), batch.select(half))
-        if not torch.allclose(again, value[half], rtol=1e-4, atol=1e-7):
-            audit.setdefault("averages_over_the_batch", {})[reward.name] = float(value[0])
-
-
 def describe(error: Exception) -> str:
     """'ValueError: what it says'."""
     return f"{type(error).__name__}: {error}"
-
-
-def slope_norm(values: Tensor, x0: Tensor) -> Tensor | None:
-    """Norm of d(sum of values)/d(x0); None when no gradient arrives there."""
-    if not values.requires_grad:
-        return None
-    (slope,) = torch.autograd.grad(values.sum(), x0, retain_graph=True, allow_unused=True)
-    return None if slope is None else slope.norm()

@@ -70,3 +70,10 @@ def check_fit(snapshot: Mapping[str, Tensor], adapter: Any) -> None:
             f"the first is {differing[0]} (expected {own.get(differing[0])}, got "
             f"{got.get(differing[0])}). Was the checkpoint saved by a run with another adapter?"
         )
+
+
+def load_snapshot(snapshot: Mapping[str, Tensor], adapter: Any) -> None:
+    """Copy a snapshot into the adapter for good. Raises CheckpointError when it is of another."""
+    check_fit(snapshot, adapter)
+    for name, parameter in adapter.named.items():
+        parameter.data.copy_(snapshot[name])

@@ -5,26 +5,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rewardft.engine.ema import load_average
+from rewardft.contracts.alarm import Alarm
 from rewardft.engine.held_out import trained_values
 from rewardft.engine.session import Session, build_session, run_evaluation
-from rewardft.engine.trainer import train
+from rewardft.engine.summary import RunSummary
+from rewardft.engine.train import train
 from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation.alarms import find_alarms
-from rewardft.evaluation.evaluate import compare
+from rewardft.evaluation.evaluate import Evaluation, Paired, compare
 from rewardft.files import encode, write_text
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.manager import load_plugins
 from rewardft.plugins.resolve import open_recipe
 from rewardft.policy.adapter import load_adapter
+from rewardft.policy.snapshots import Snapshot, load_snapshot
 from rewardft.recipe.overrides import Origin, apply_override
 from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, step_of
 from rewardft.types import Batch, Rollout
@@ -36,8 +38,8 @@ def run_recipe_file(
     overrides: Sequence[str] = (),
     resume: bool = False,
     allow_changed_plugins: bool = False,
-) -> dict[str, Any]:
-    """Load, check and run a recipe; returns the summary of `rewardft.engine.trainer.train`."""
+) -> RunSummary:
+    """Load, check and run a recipe."""
     recipe, plugins, resolved = open_recipe(path, overrides)
     return train(recipe, plugins, resolved, out, resume, allow_changed_plugins)
 
@@ -50,9 +52,7 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
             f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it"
         )
     recipe, plugins, resolved = open_recipe(path, overrides)
-    session = build_session(recipe, resolved, best_device())
-    session.plugin_files = plugins.digests()
-    return session
+    return build_session(recipe, resolved, best_device(), plugin_files=plugins.digests())
 
 
 def load_trained(session: Session, folder: Path) -> int:
@@ -74,12 +74,20 @@ def load_trained(session: Session, folder: Path) -> int:
         )
     state = read_state(checkpoint)
     if averaged:
-        load_average(
-            session.adapter, read_tensors(checkpoint, session.context.device), str(checkpoint)
-        )
+        load_snapshot(read_average(checkpoint, session.context.device), session.adapter)
     else:
         load_adapter(session.adapter, checkpoint)
     return int(state["step"])
+
+
+def read_average(checkpoint: Path, device: torch.device) -> Snapshot:
+    """The moving average of the weights in a checkpoint. Raises CheckpointError without one."""
+    weights: Snapshot = read_tensors(checkpoint, device).get("ema", {})
+    if not weights:
+        raise CheckpointError(
+            f"{checkpoint}: no averaged weights are saved in it; evaluate with evaluate.weights=raw"
+        )
+    return weights
 
 
 def step_of_trained(folder: Path) -> int | None:
@@ -88,43 +96,64 @@ def step_of_trained(folder: Path) -> int | None:
     return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
 
 
+@dataclass(frozen=True)
+class RunEvaluation:
+    """A run's tuned model against its base model, on the same held-out samples and noise.
+
+    step: of the tuned weights. samples: how many there were. weights: raw or ema.
+    changed_plugins: files that were edited since the run. base, tuned: the values per sample.
+    """
+
+    step: int
+    samples: int
+    weights: str
+    rows: Sequence[Paired]
+    alarms: Sequence[Alarm]
+    changed_plugins: Sequence[str]
+    base: Evaluation
+    tuned: Evaluation
+
+    def to_json(self) -> dict[str, Any]:
+        """What `evaluation.json` holds."""
+        return {
+            "step": self.step,
+            "samples": self.samples,
+            "weights": self.weights,
+            "rows": [{**asdict(row), "separable": row.separable} for row in self.rows],
+            "alarms": [vars(alarm) for alarm in self.alarms],
+            "changed_plugins": list(self.changed_plugins),
+            "base": self.base.to_json(),
+            "tuned": self.tuned.to_json(),
+        }
+
+
 def evaluate_run(
     folder: Path, samples: int | None = None, overrides: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Base and tuned model on the same held-out samples and noise; written to `evaluation.json`.
+) -> RunEvaluation:
+    """Evaluate the base and the tuned model of a run; written to `evaluation.json`.
 
     Args:
         folder: a run folder.
         samples: how many held-out samples; None: as the recipe says. There may be fewer.
         overrides: `key=value` for the recipe's `evaluate` section.
-
-    Returns:
-        {"step": of the tuned weights, "samples": how many there were, "weights": raw or ema,
-        "rows": one dictionary per value and group, see `rewardft.evaluation.evaluate.Paired`,
-        "alarms": names and sentences, see `rewardft.evaluation.alarms`, "changed_plugins": files
-        that were edited since the run}.
     """
     session = open_run(folder, overrides)
-    count = samples or session.recipe.evaluate.samples
+    recipe = session.recipe
+    count = samples or recipe.evaluate.samples
     before = run_evaluation(session, count)
     step = load_trained(session, folder)
     after = run_evaluation(session, count)
-    rows = [{**asdict(row), "separable": row.separable} for row in compare(before, after)]
-    recipe = session.recipe
-    alarms = [
-        vars(a)
-        for a in find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)
-    ]
-    result = {
-        "step": step,
-        "samples": len(before.ids),
-        "weights": recipe.evaluate.weights,
-        "rows": rows,
-        "alarms": alarms,
-        "changed_plugins": changed_plugins(session, folder),
-    }
-    tables = {"base": before.to_json(), "tuned": after.to_json()}
-    write_text(folder / "evaluation.json", encode(result | tables))
+    result = RunEvaluation(
+        step=step,
+        samples=len(before.ids),
+        weights=recipe.evaluate.weights or "raw",
+        rows=compare(before, after),
+        alarms=find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity),
+        changed_plugins=changed_plugins(session, folder),
+        base=before,
+        tuned=after,
+    )
+    write_text(folder / "evaluation.json", encode(result.to_json()))
     return result
 
 

@@ -11,15 +11,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from rewardft.errors import CheckpointError
 from rewardft.files import remove_folder, sha256, write_folder
 
-FORMAT = 1
+FORMAT = 2
+FACTS = {"step", "files"}  # what state.json must have beside the format
+
+
+class Part(Protocol):
+    """A part of a run that a checkpoint holds: plain tensors, numbers, text and containers."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
 
 
 def save_checkpoint(
@@ -89,15 +99,7 @@ def step_of(path: Path) -> int:
 
 def read_state(path: Path) -> dict[str, Any]:
     """`state.json`, after checking that every file it lists is there and unchanged."""
-    try:
-        state = json.loads((path / "state.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a checkpoint ({error}). Delete the folder to resume from an older one."
-        ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        got = state.get("format") if isinstance(state, dict) else repr(state)
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {got}")
+    state = read_facts(path)
     for name, facts in state["files"].items():
         file = path / name
         if (
@@ -113,9 +115,54 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """`state.json` alone. Raises CheckpointError unless it is as `save_checkpoint` writes it."""
+    older = "Delete the folder to resume from an older one."
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint ({error}). {older}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        got = state.get("format") if isinstance(state, dict) else repr(state)
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {got}. {older}")
+    if absent := sorted(FACTS - state.keys()):
+        raise CheckpointError(
+            f"{path / 'state.json'}: expected {' and '.join(absent)} in it. {older}"
+        )
+    if not isinstance(state["step"], int) or not are_files(state["files"]):
+        raise CheckpointError(
+            f"{path / 'state.json'}: expected a step number, and the size and SHA-256 of each "
+            f"file; got step {state['step']!r} and files {state['files']!r:.200}. {older}"
+        )
+    return state
+
+
+def are_files(listed: Any) -> bool:
+    """Whether `files` of state.json is {name: {"bytes": number, "sha256": text}}, names without
+    folders."""
+    return isinstance(listed, dict) and all(
+        Path(name).name == name
+        and isinstance(facts, dict)
+        and isinstance(facts.get("bytes"), int)
+        and isinstance(facts.get("sha256"), str)
+        for name, facts in listed.items()
+    )
+
+
 def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
-    """Optimizer, scheduler and random state; only plain tensors and containers are unpickled."""
+    """The state of every part of a run; only plain tensors and containers are unpickled."""
     place = (
         "cpu" if device.type == "cpu" else device
     )  # torch.load does not know `cpu:0`, a launcher's name for it
-    return torch.load(path / "training.pt", map_location=place, weights_only=True)
+    file = path / "training.pt"
+    try:
+        state = torch.load(file, map_location=place, weights_only=True)
+    except Exception as error:
+        (reason, *_) = str(error).splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"{file}: not what a run saved ({reason}). Delete {path} to resume from an older "
+            "checkpoint."
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{file}: expected a dictionary, got a {type(state).__name__}")
+    return state

@@ -7,8 +7,6 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,26 +45,20 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
     return None
 
 
-@contextmanager
-def alone_in(out: Path, resume: bool) -> Iterator[None]:
-    """Hold a run folder, so that no second process trains in it; raises CheckpointError when one
-    does already.
+def hold(out: Path, make: bool) -> int | None:
+    """A handle that holds a run folder until it is closed, so that no second process trains in it.
 
     It is the folder itself that is locked: nothing is left behind, whatever becomes of the process.
+    None where there is no such folder; raises CheckpointError when another process holds it.
     """
-    handle = None if os.environ.get("RANK", "0") != "0" else open_folder(out, make=not resume)
-    if handle is None:  # another process of the same run holds it, or `claim` says what is wrong
-        yield
-        return
-    try:
-        if not lock(handle):
-            raise CheckpointError(
-                f"{out}: another process is training in this folder. Wait for it, end it, or give "
-                "another folder with --out."
-            )
-        yield
-    finally:
-        os.close(handle)
+    handle = open_folder(out, make)
+    if handle is None or lock(handle):
+        return handle
+    os.close(handle)
+    raise CheckpointError(
+        f"{out}: another process is training in this folder. Wait for it, end it, or give "
+        "another folder with --out."
+    )
 
 
 def is_held(out: Path) -> bool:

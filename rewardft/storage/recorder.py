@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +18,6 @@ from rewardft.types import Batch, Rollout
 
 if TYPE_CHECKING:
     from rewardft.contracts.alarm import Alarm
-
-PACKAGES = (
-    "rewardft",
-    "torch",
-    "diffusers",
-    "peft",
-    "accelerate",
-    "pluggy",
-    "safetensors",
-    "numpy",
-)
 
 
 class Recorder:
@@ -128,6 +113,20 @@ def parse_line(line: str) -> dict[str, Any] | None:
         return None
 
 
+class SampleDump:
+    """Keeps what a failing reward was given, each process for itself, and notes on the error where
+    it is."""
+
+    def __init__(self, folder: Path, state: Any, rank: int, processes: int) -> None:
+        self.folder, self.state = folder, state
+        self.suffix = f"-process{rank}" if processes > 1 else ""
+
+    def __call__(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
+        step = self.state.step
+        path = self.folder / "failures" / f"step-{step:08d}-{name}{self.suffix}"
+        dump_samples(path, step, name, error, rollout, batch)
+
+
 def dump_samples(
     path: Path, step: int, name: str, error: Exception, rollout: Rollout, batch: Batch
 ) -> None:
@@ -154,53 +153,3 @@ def dump_samples(
         f"reward {name!r} failed at step {step} on the samples {', '.join(batch.ids)}; dumped to "
         f"{path}"
     )
-
-
-def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, Any]:
-    """Versions, plugins, seed, git state and hardware: what one needs to repeat the run."""
-    import torch
-
-    return {
-        "command": sys.argv,
-        "recipe": run.recipe.source,
-        "recipe_sha256": run.recipe.digest(),
-        "seed": run.recipe.seed,
-        "versions": {name: version_of(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
-        "plugins": [
-            {"name": p.name, "version": p.version, "file": str(p.file), "sha256": p.sha256}
-            for p in plugins.loaded
-        ],
-        "git": git_state(),
-        "hardware": {
-            "platform": platform.platform(),
-            "processor": platform.processor(),
-            "device": device,
-            "processes": processes,
-            "threads": torch.get_num_threads(),
-        },
-    }
-
-
-def version_of(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not installed."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and whether there are changes; None outside a repository or without git."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if commit.returncode:
-        return None
-    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}

@@ -1,22 +1,18 @@
-"""What a run must remember to continue to the same bits, and how it is put back."""
+"""Whether a run may go on, and how its parts are put back to where a checkpoint was."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from rewardft.errors import CheckpointError
 from rewardft.policy.adapter import load_adapter
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.storage.checkpoint import read_state, read_tensors
-
-if TYPE_CHECKING:
-    from rewardft.engine.trainer import Trainer
+from rewardft.storage.checkpoint import Part, read_tensors
 
 LOG = logging.getLogger(__name__)
 # May differ on resume.
@@ -30,54 +26,28 @@ FREE_KEYS = (
 )
 
 
-def training_state(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tensors, numbers) of a checkpoint. Noise needs no state: it is a function of seed, pass,
-    sample and step."""
-    memory = trainer.ctx.memory
-    tensors = {
-        "optimizer": trainer.optimizer.state_dict(),
-        "schedule": trainer.schedule.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "memory": {k: v for k, v in memory.items() if isinstance(v, (Tensor, dict, list))},
-        "ema": trainer.ema.weights,
-    }
-    state = {
-        "position": trainer.stream.position,
-        "closings": trainer.closings,
-        "cost": trainer.ctx.cost,
-        "train_seconds": trainer.seconds,
-        "dearest_batch": {trainer.meter.budget.axis: trainer.meter.batch}
-        if trainer.meter.budget
-        else {},
-        "memory": {k: v for k, v in memory.items() if not isinstance(v, (Tensor, dict, list))},
-        "recipe_sha256": trainer.recipe.digest(),
-        "plugin_files": trainer.session.plugin_files,
-    }
-    return tensors, state
+def restore(path: Path, adapter: Any, parts: Mapping[str, Part], device: torch.device) -> None:
+    """Put every part back to where a checkpoint was, which `read_state` has checked.
+
+    Raises CheckpointError for a part that is missing or does not fit.
+    """
+    load_adapter(adapter, path)
+    tensors = read_tensors(path, device)
+    for name, part in parts.items():
+        if name not in tensors:
+            raise CheckpointError(f"{path / 'training.pt'}: holds no {name!r}. {other_way(path)}")
+        try:
+            part.load_state_dict(tensors[name])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path / 'training.pt'}: its {name!r} does not fit this run "
+                f"({type(error).__name__}: {error}). {other_way(path)}"
+            ) from error
 
 
-def restore(trainer: Trainer, path: Path) -> int:
-    """Put a checkpoint back; returns its step."""
-    state = read_state(path)
-    before, now = state.get("plugin_files", {}), trainer.session.plugin_files
-    trainer.changed_plugins = check_same_plugins(before, now, trainer.allow_changed_plugins)
-    load_adapter(trainer.adapter, path)
-    tensors = read_tensors(path, trainer.accelerator.device)
-    trainer.optimizer.load_state_dict(tensors["optimizer"])
-    trainer.schedule.load_state_dict(tensors["schedule"])
-    torch.set_rng_state(tensors["rng"].cpu())
-    if tensors["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in tensors["cuda_rng"]])
-    trainer.ctx.memory.update(tensors["memory"] | state["memory"])
-    trainer.ema.load(tensors.get("ema", {}))
-    trainer.ctx.restore_cost(state["cost"])
-    trainer.seconds = state["train_seconds"]
-    if trainer.meter.budget is not None:
-        batch = state["dearest_batch"].get(trainer.meter.budget.axis, 0.0)
-        trainer.meter.restore(state["cost"], state["step"], state["train_seconds"], batch)
-    trainer.stream.position, trainer.closings = state["position"], state["closings"]
-    return int(state["step"])
+def other_way(path: Path) -> str:
+    """What to do about a checkpoint that is of no use."""
+    return f"Delete {path} to resume from an older checkpoint."
 
 
 def check_same_recipe(path: Path, recipe: Recipe) -> None:

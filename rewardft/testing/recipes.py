@@ -41,7 +41,7 @@ def run_recipe(
     from rewardft.runs.open import run_recipe_file
 
     summary = run_recipe_file(Path(path), Path(out), overrides, resume, allow_changed_plugins)
-    return Finished(Path(out), summary, read_steps(Path(out)))
+    return Finished(Path(out), summary.to_json(), read_steps(Path(out)))
 
 
 class RecipeRunner:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli import main
+from rewardft.engine.summary import RunSummary
 from rewardft.recipe.shipped import shipped_files, shipped_recipes
 
 TINY = """\
@@ -308,14 +309,16 @@ def test_the_run_folder_is_named_after_the_recipe(rewardft):
 
 
 def test_an_interrupted_run_says_how_to_go_on(rewardft, monkeypatch):
-    summary = {
-        "status": "interrupted",
-        "reason": "interrupted by SIGINT",
-        "step": 1,
-        "evaluation": [],
-        "alarms": [],
-    }
-    monkeypatch.setattr("rewardft.engine.trainer.train", lambda *arguments: summary)
+    summary = RunSummary(
+        status="interrupted",
+        reason="interrupted by SIGINT",
+        step=1,
+        samples=2,
+        cost={},
+        train_seconds=1.0,
+        peak_memory_bytes=1,
+    )
+    monkeypatch.setattr("rewardft.engine.train.train", lambda *arguments: summary)
     code, out, _ = rewardft("run", "r.yaml", "--set", "rewards=[{use: light}]", "--out", "a b")
     assert code == 130
     assert out == (
@@ -328,13 +331,13 @@ def test_keyboard_interrupt_exits_with_130(rewardft, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rewardft.engine.trainer.train", interrupted)
+    monkeypatch.setattr("rewardft.engine.train.train", interrupted)
     assert rewardft("run", "r.yaml")[0] == 130
 
 
 def test_a_bug_keeps_its_traceback(rewardft, monkeypatch):
     monkeypatch.setattr(
-        "rewardft.engine.trainer.train", len
+        "rewardft.engine.train.train", len
     )  # a fault that no frame of a plugin's code is in
     code, out, err = rewardft("run", "r.yaml")
     assert (code, out) == (1, "") and err.startswith("Traceback (most recent call last):")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rewardft.engine.trainer import train
+from rewardft.engine.train import train
 from rewardft.plugins.manager import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
@@ -186,7 +186,9 @@ def test_hook_on_run_error_is_fenced(bench):
     with pytest.raises(ValueError) as error:
         bench.run()
     assert error.value.args == ("two is too many",)
-    first, third, second = error.value.__notes__
+    first, saved, third, second = error.value.__notes__
+    kept = bench.folder / "run" / "checkpoints" / "step-00000002"
+    assert saved == f"step 2 is saved in {kept}; once that is mended, --resume"
     assert third.startswith("at step 2; the whole traceback is in ") and third.endswith("error.txt")
     assert (
         first == f"raised by plugin 'bad' in hook 'on_step_end' ({path}:{line_of(path, 'raise')})"

@@ -61,8 +61,8 @@ def test_runs_that_train_on_other_samplers_are_evaluated_on_the_same(recipe, tmp
     assert all(row.difference == 0 for row in compare(base, same))
     assert other.per_sample != base.per_sample
     assert other.settings["sampler"] == {"use": "ddim", "steps": 3, "eta": 1.0}
-    rows = evaluate_run(noisy.folder)["rows"]
-    assert rows[0]["before"] == pytest.approx(sum(base.per_sample["reward/tiny_brightness"]) / 6)
+    rows = evaluate_run(noisy.folder).rows
+    assert rows[0].before == pytest.approx(sum(base.per_sample["reward/tiny_brightness"]) / 6)
 
 
 def test_a_wrong_sampler_of_the_evaluation_is_reported_with_its_line(tmp_path):

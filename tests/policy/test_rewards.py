@@ -9,6 +9,7 @@ from torch import nn
 
 from rewardft.engine.audit import reward_problems
 from rewardft.errors import RewardError
+from rewardft.policy.facts import RewardFacts
 from rewardft.policy.rewards import WeightedReward, evaluate_rewards
 from rewardft.testing import check_reward, make_rollout
 from rewardft.testing.tiny import tiny_brightness
@@ -186,15 +187,15 @@ def test_a_mean_over_the_batch_is_found_out_however_it_is_shaped(gradient):
     def constant(rollout, batch):
         return 0.0 * total(rollout, batch) + 1.0
 
-    facts = {}
+    facts = RewardFacts()
     rewards = [
         WeightedReward("averaged", averaged),
         WeightedReward("constant", constant),
         WeightedReward("good", total),
     ]
     evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, gradient, facts)
-    assert list(facts["averages_over_the_batch"]) == ["averaged"]
-    (said,) = [text for text in reward_problems(facts) if "averages" in text]
+    assert list(facts.values["averages_over_the_batch"]) == ["averaged"]
+    (said,) = [text for text in reward_problems(facts.values) if "averages" in text]
     assert said.startswith(
         "reward 'averaged' gives all samples of a batch one value, and another one to half of them"
     )
@@ -233,7 +234,7 @@ def test_the_audit_sees_every_part_of_the_first_step():
             raise ValueError("too bright")
         return total(rollout, batch)
 
-    audit = {}
+    facts = RewardFacts()
     for x0 in (torch.tensor([[2.0, -0.5]]), torch.tensor([[0.5, 0.25], [0.5, 0.0]])):
         batch = Batch(tuple("ab"[: len(x0)]), (0,) * len(x0), {})
         rollout = make_rollout(x0, batch)
@@ -241,7 +242,8 @@ def test_the_audit_sees_every_part_of_the_first_step():
             WeightedReward("pixels", lambda r, b: r.decoded.sum(1)),
             WeightedReward("touchy", touchy, 1.0, "skip"),
         ]
-        evaluate_rewards(rewards, rollout, batch, gradient=True, audit=audit)
+        evaluate_rewards(rewards, rollout, batch, gradient=True, facts=facts)
+    audit = facts.values
     assert (float(audit["decoded_min"]), float(audit["decoded_max"])) == (-0.5, 2.0)
     assert float(audit["decoded_clamped"]) == pytest.approx(3 / 6) and audit["decoded_values"] == 6
     assert audit["skipped"] == {

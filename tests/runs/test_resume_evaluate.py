@@ -163,7 +163,7 @@ def test_evaluate_loads_the_newest_weights_and_says_their_step(killed_after_resu
     assert all(
         torch.equal(value, expected[name]) for name, value in session.adapter.state_dict().items()
     )
-    assert evaluate_run(out)["step"] == 4
+    assert evaluate_run(out).step == 4
     assert json.loads((out / "evaluation.json").read_text())["step"] == 4
 
 
@@ -196,7 +196,7 @@ def test_an_adapter_older_than_a_checkpoint_is_not_loaded(recipe, tmp_path):
 def test_the_adapter_alone_is_enough_and_knows_its_step(recipe, tmp_path):
     out = run_recipe(recipe, tmp_path / "run").folder
     (out / "checkpoints").rename(tmp_path / "elsewhere")
-    assert evaluate_run(out)["step"] == 6
+    assert evaluate_run(out).step == 6
 
 
 # -- killed, and resumed ---------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_full_fine_tuning_keeps_no_base_so_the_table_is_left_out_with_the_reason
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["evaluation"], summary["not_compared"]) == ([], reason)
     assert f"no comparison with the base model: {reason}\n" in capsys.readouterr().out
-    assert evaluate_run(out, overrides=["evaluate.seed=7"])["rows"] != []
+    assert evaluate_run(out, overrides=["evaluate.seed=7"]).rows != []
 
 
 def test_compare_refuses_unlike_evaluations_and_keeps_every_name():
@@ -475,7 +475,7 @@ def test_evaluate_says_when_there_are_fewer_samples_than_asked_for(recipe, tmp_p
 
 def test_an_evaluation_with_edited_code_says_so(recipe, tmp_path, capsys):
     out = run_recipe(recipe, tmp_path / "run").folder
-    assert evaluate_run(out)["changed_plugins"] == []
+    assert evaluate_run(out).changed_plugins == []
     path = tmp_path / "events.py"
     path.write_text(path.read_text() + "\n# edited\n")
     assert main(["evaluate", str(out)]) == 0

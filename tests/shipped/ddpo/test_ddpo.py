@@ -239,7 +239,7 @@ def test_options_are_checked(options, message):
 def test_prompt_statistics_fill_up_over_batches(recipe, tmp_path):
     run = run_recipe(recipe, tmp_path / "out", "train.steps=8")
     path = sorted((run.folder / "checkpoints").iterdir())[-1]
-    history = torch.load(path / "training.pt", weights_only=True)["memory"][
+    history = torch.load(path / "training.pt", weights_only=True)["context"]["memory"][
         "policy_gradient/prompt_rewards"
     ]
     assert len(history) == 4 and sorted(len(v) for v in history.values()) == [

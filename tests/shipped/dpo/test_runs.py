@@ -108,7 +108,9 @@ def test_the_opponent_in_a_checkpoint_is_the_policy_of_its_iteration_to_the_bit(
     """At step 3 of iterations of two, the opponent is the policy after step 2."""
     run = run_recipe(recipe, tmp_path / "run", *ALGORITHMS["spin"], "save.every=1")
     folder = run.folder / "checkpoints"
-    memory = torch.load(folder / "step-00000003" / "training.pt", weights_only=True)["memory"]
+    memory = torch.load(folder / "step-00000003" / "training.pt", weights_only=True)["context"][
+        "memory"
+    ]
     policy = load_file(folder / "step-00000002" / "adapter_model.safetensors")
     later = load_file(folder / "step-00000003" / "adapter_model.safetensors")
     opponent = {

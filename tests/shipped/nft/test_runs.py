@@ -101,8 +101,8 @@ def test_the_old_policy_in_a_checkpoint_is_the_moving_average_of_the_policies(re
         policy = load_file(folder / f"step-{step:08d}" / "adapter_model.safetensors")
         decay = 0.001 * step
         memory = torch.load(folder / f"step-{step + 1:08d}" / "training.pt", weights_only=True)[
-            "memory"
-        ]
+            "context"
+        ]["memory"]
         now = {
             "base_model.model." + n.replace(".default.", "."): v
             for n, v in memory["nft/old"].items()

@@ -1,0 +1,40 @@
+"""Where a run is, and the random state that is not a function of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass
+class TrainState:
+    """step: optimizer steps taken. closings: losses that closed a batch's contribution to one.
+    seconds: of training, without set-up, evaluation and saving."""
+
+    step: int = 0
+    closings: int = 0
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+        self.closings = state["closings"]
+        self.seconds = state["seconds"]
+
+
+class RandomState:
+    """torch's generators. Noise is keyed to samples and needs none; components may use them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        torch.set_rng_state(state["cpu"].cpu())
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])

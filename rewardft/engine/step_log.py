@@ -1,0 +1,64 @@
+"""Metrics on their way from the device to the observers: read once per logging interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rewardft.contracts.run import Run
+from rewardft.engine.processes import Sums, average_metrics, main_decides
+from rewardft.types import Rollout
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One optimizer step. sums: still on the device. facts: numbers of this step."""
+
+    step: int
+    sums: Sums
+    facts: Mapping[str, float]
+
+
+class StepLog:
+    """Holds the steps that the observers have not been told of.
+
+    position: samples drawn up to the last time that they were told.
+    """
+
+    def __init__(self, plugins: Any, run: Run, accelerator: Any, position: int) -> None:
+        self.plugins, self.run, self.accelerator = plugins, run, accelerator
+        self.pending: list[Logged] = []
+        self.began, self.position = time.monotonic(), position
+
+    def restart_clock(self) -> None:
+        """What has passed until now is no training."""
+        self.began = time.monotonic()
+
+    def add(self, logged: Logged) -> None:
+        self.pending.append(logged)
+
+    def flush(self, position: int, rollout: Rollout | None) -> str | None:
+        """Tell the observers of the pending steps; returns why a plugin wants the run to stop.
+
+        rollout: of the newest step.
+        """
+        elapsed, samples = time.monotonic() - self.began, position - self.position
+        speed = {"samples_per_second": samples / max(elapsed, 1e-9)}
+        means = average_metrics(self.accelerator, [logged.sums for logged in self.pending])
+        reasons = []
+        for mean in means:
+            logged = self.pending.pop(0)  # first, so that no failure has it told twice
+            metrics = {**mean, **speed, **logged.facts}
+            asked = {"run": self.run, "step": logged.step, "metrics": metrics}
+            self.plugins.call("on_step_end", **asked, rollout=rollout)
+            reasons.append(self.plugins.call("stop_run", **asked))
+        self.began, self.position = time.monotonic(), position
+        return main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
+
+    def rescue(self, position: int) -> None:
+        """Tell of what is pending when the run has failed. With several processes there are no means
+        any more."""
+        if self.accelerator.num_processes == 1 and self.pending:
+            self.flush(position, None)

@@ -1,0 +1,167 @@
+"""From a resolved recipe to a finished run: the parts are built, put back to a checkpoint, and
+handed to the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewardft.contracts.run import Run
+from rewardft.engine.ema import Ema
+from rewardft.engine.failure import Peers, explain
+from rewardft.engine.held_out import HeldOut
+from rewardft.engine.meter import Meter
+from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule
+from rewardft.engine.processes import alone_in, copy_from_main, main_decides, start_accelerator
+from rewardft.engine.progress import ProgressLine
+from rewardft.engine.saving import Saver
+from rewardft.engine.session import Session, Training, build_session
+from rewardft.engine.state import RandomState, TrainState
+from rewardft.engine.step_log import StepLog
+from rewardft.engine.summary import RunSummary
+from rewardft.engine.trainer import Parts, Trainer
+from rewardft.files import encode, write_text
+from rewardft.policy.batches import Stream
+from rewardft.policy.facts import RewardFacts
+from rewardft.recipe.recipe import Recipe
+from rewardft.storage.checkpoint import Part, read_state
+from rewardft.storage.folder import claim, resumptions, take_up
+from rewardft.storage.manifest import manifest
+from rewardft.storage.recorder import Recorder, SampleDump, check_trackers
+from rewardft.storage.resume import check_same_plugins, restore
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be run, where, and by which processes."""
+
+    recipe: Recipe
+    plugins: Any
+    resolved: Any
+    out: Path
+    accelerator: Any
+    resume: bool
+    allow_changed_plugins: bool
+
+
+def train(
+    recipe: Recipe,
+    plugins: Any,
+    resolved: Any,
+    out: Path,
+    resume: bool = False,
+    allow_changed_plugins: bool = False,
+) -> RunSummary:
+    """Run a recipe. Raises RewardftError for anything that a user can mend, once what can be saved
+    is saved."""
+    out = Path(out)
+    check_trackers(recipe.source, recipe.train.report_to)
+    accelerator = start_accelerator(recipe.train.report_to, out)
+    order = Order(recipe, plugins, resolved, out, accelerator, resume, allow_changed_plugins)
+    peers = Peers(accelerator)
+    with alone_in(accelerator, out, make=not resume):
+        trainer = None
+        try:
+            trainer = build_trainer(order, peers)
+            return trainer.fit()
+        except BaseException as error:
+            cause = explain(error, out, peers, True) if trainer is None else trainer.fail(error)
+            if cause is error:
+                raise
+            raise cause from error
+
+
+def build_trainer(order: Order, peers: Peers) -> Trainer:
+    """All parts of a run, as new or as a checkpoint has them, and its folder ready for it."""
+    recipe, out, accelerator = order.recipe, order.out, order.accelerator
+    checkpoint = main_decides(accelerator, lambda: claim(out, recipe, order.resume))
+    state = TrainState()
+    session = build_session_to_train(order, state, is_new=checkpoint is None)
+    run = make_run(order, session)
+    ema = Ema(session.adapter, recipe.train.ema)
+    parameters = session.adapter.parameters
+    optimizer = build_optimizer(recipe, order.plugins, parameters)
+    schedule = build_schedule(recipe, optimizer)
+    stream = Stream(order.resolved.dataset.build(), recipe.seed)
+    meter = Meter(recipe.train.budget, accelerator.num_processes)
+    held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
+    noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
+    noted |= {"meter": meter, "random": RandomState()}
+    changed = put_back(order, session, held | noted, checkpoint)
+    meter.start(session.context.cost, state.step, state.seconds)
+    copy_from_main(accelerator, [*parameters, *ema.weights.values()])
+    facts = {"recipe_sha256": recipe.digest(), "plugin_files": session.plugin_files}
+    keep = recipe.save.keep
+    saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
+    saver.saved = state.step
+    observe(order, run, state, changed)
+    return Trainer(
+        Parts(
+            run=run,
+            plugins=order.plugins,
+            accelerator=accelerator,
+            session=session,
+            state=state,
+            stream=stream,
+            ema=ema,
+            updater=Updater(parameters, optimizer, schedule, ema, recipe.train.clip_norm),
+            meter=meter,
+            held_out=HeldOut(session, run, order.plugins, accelerator, ema),
+            saver=saver,
+            log=StepLog(order.plugins, run, accelerator, stream.position),
+            peers=peers,
+        )
+    )
+
+
+def build_session_to_train(order: Order, state: TrainState, is_new: bool) -> Session:
+    """The session, with what only training needs; a new run audits its first step."""
+    accelerator = order.accelerator
+    dump = SampleDump(order.out, state, accelerator.process_index, accelerator.num_processes)
+    training = Training(accelerator.gather, RewardFacts() if is_new else None, dump)
+    files = order.plugins.digests()
+    return build_session(
+        order.recipe,
+        order.resolved,
+        accelerator.device,
+        plugin_files=files,
+        training=training,
+    )
+
+
+def make_run(order: Order, session: Session) -> Run:
+    """The run as observers see it."""
+    recipe, is_main = order.recipe, order.accelerator.is_main_process
+    sampler = session.context.sampler
+    return Run(order.out, recipe, is_main, recipe.train.steps, session.model, sampler)
+
+
+def put_back(
+    order: Order, session: Session, parts: Mapping[str, Part], checkpoint: Path | None
+) -> list[str] | None:
+    """Go on from a checkpoint (None: from the start), and the run folder with it; returns the
+    plugins that were edited since, None for a new run."""
+    changed: list[str] = []
+    if checkpoint is not None:
+        facts = read_state(checkpoint)
+        before, allowed = facts.get("plugin_files", {}), order.allow_changed_plugins
+        changed = check_same_plugins(before, session.plugin_files, allowed)
+        restore(checkpoint, session.adapter, parts, order.accelerator.device)
+    if order.resume and order.accelerator.is_main_process:
+        take_up(order.out, order.recipe, checkpoint)
+    return changed if order.resume else None
+
+
+def observe(order: Order, run: Run, state: TrainState, changed: list[str] | None) -> None:
+    """Register the engine's own observers, and write down what the run was made with."""
+    manager, accelerator = order.plugins.manager, order.accelerator
+    manager.register(Recorder(order.out, accelerator, run.is_main), name="recorder")
+    if run.is_main:
+        manager.register(ProgressLine(state.step, state.seconds), name="progress")
+        resumed = [] if changed is None else resumptions(order.out, state.step, changed)
+        facts = manifest(run, order.plugins, str(accelerator.device), accelerator.num_processes)
+        write_text(order.out / "manifest.json", encode(facts | {"resumed": resumed}, indent=2))
+    if order.recipe.train.report_to:
+        accelerator.init_trackers("rewardft", config={"recipe": order.recipe.to_yaml()})

@@ -1,0 +1,107 @@
+"""What the scoring of the first step shows about the rewards, for the start-up audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rewardft.types import Batch, Rollout
+
+if TYPE_CHECKING:
+    from rewardft.policy.rewards import WeightedReward
+
+
+class RewardFacts:
+    """Collects until it is closed. The first step may be scored in parts: what is kept are the
+    minimum, the maximum, the mean and the count over all of them.
+
+    values: by the names in `audit.json`; tensors stay on the device until they are read.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.values: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """The first step has been taken."""
+        self.is_open = False
+
+    def note_scores(self, view: Rollout, by_name: Mapping[str, Tensor], x0: Tensor | None) -> None:
+        """Pixel range, clamped fraction, and each reward's gradient norm at the samples `x0` (None:
+        scored without gradients)."""
+        if isinstance(view._decoded, Tensor):
+            self._note_pixels(view._decoded.detach())
+        applies = self.values.setdefault("samples_that_rewards_apply_to", {})
+        for name, value in by_name.items():
+            applies[name] = applies.get(name, 0) + (~value.isnan()).sum()
+        if x0 is None:
+            return
+        norms = self.values.setdefault("reward_gradient_norm", {})
+        for name, value in by_name.items():
+            applicable = value[~value.isnan()]
+            if len(applicable):  # else there is nothing to say about it
+                norm, before = slope_norm(applicable, x0), norms.get(name)
+                if norm is not None and before is not None:
+                    norm = torch.maximum(norm, before)
+                norms[name] = norm
+
+    def note_failures(self, rewards: Sequence[WeightedReward], skipped: Mapping[str, str]) -> None:
+        """Count, for each reward with `on_error: skip`, the batches and those that it failed on.
+
+        skipped: what each reward that failed on this batch said.
+        """
+        for name in (r.name for r in rewards if r.on_error == "skip"):
+            counts = self.values.setdefault("skipped", {})
+            facts = counts.setdefault(name, {"batches": 0, "failed": 0})
+            facts["batches"] += 1
+            if name in skipped:
+                facts["failed"] += 1
+                facts["error"] = skipped[name]
+
+    def note_averages(
+        self, rewards: Sequence[WeightedReward], view: Rollout, batch: Batch, by_name: Any
+    ) -> None:
+        """Name rewards that hand every sample the mean of the batch: all values are equal, and
+        others for half of it."""
+        for reward in rewards:
+            value = by_name[reward.name].detach()
+            if averages_over_the_batch(reward.reward, value, view, batch):
+                named = self.values.setdefault("averages_over_the_batch", {})
+                named[reward.name] = float(value[0])
+
+    def _note_pixels(self, pixels: Tensor) -> None:
+        values = self.values
+        low, high = pixels.min(), pixels.max()
+        clamped = ((pixels <= 0) | (pixels >= 1)).float().mean()
+        before = values.get("decoded_values", 0)
+        count = before + pixels.numel()
+        if before:
+            low = torch.minimum(low, values["decoded_min"])
+            high = torch.maximum(high, values["decoded_max"])
+            clamped = (values["decoded_clamped"] * before + clamped * pixels.numel()) / count
+        values.update(
+            decoded_min=low, decoded_max=high, decoded_clamped=clamped, decoded_values=count
+        )
+
+
+def averages_over_the_batch(
+    reward: Callable[[Rollout, Batch], Tensor], value: Tensor, view: Rollout, batch: Batch
+) -> bool:
+    """Whether the samples of a batch share one value, and those of its first half another."""
+    if len(batch) < 2 or not bool((value == value[0]).all()):
+        return False
+    half = slice(0, len(batch) // 2)
+    with torch.no_grad():
+        again = reward(view.select(half), batch.select(half))
+    return not torch.allclose(again, value[half], rtol=1e-4, atol=1e-7)
+
+
+def slope_norm(values: Tensor, x0: Tensor) -> Tensor | None:
+    """Norm of d(sum of values)/d(x0); None when no gradient arrives there."""
+    if not values.requires_grad:
+        return None
+    (slope,) = torch.autograd.grad(values.sum(), x0, retain_graph=True, allow_unused=True)
+    return None if slope is None else slope.norm()

@@ -1,0 +1,72 @@
+"""What one needs to repeat a run: `manifest.json`."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any
+
+from rewardft.contracts.run import Run
+
+PACKAGES = (
+    "rewardft",
+    "torch",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "pluggy",
+    "safetensors",
+    "numpy",
+)
+
+
+def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, Any]:
+    """Versions, plugins, seed, git state and hardware: what one needs to repeat the run."""
+    import torch
+
+    return {
+        "command": sys.argv,
+        "recipe": run.recipe.source,
+        "recipe_sha256": run.recipe.digest(),
+        "seed": run.recipe.seed,
+        "versions": {name: version_of(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "plugins": [
+            {"name": p.name, "version": p.version, "file": str(p.file), "sha256": p.sha256}
+            for p in plugins.loaded
+        ],
+        "git": git_state(),
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": platform.processor(),
+            "device": device,
+            "processes": processes,
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def version_of(name: str) -> str | None:
+    """Version of an installed distribution; None when it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether there are changes; None outside a repository or without git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode:
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}
