@@ -54,7 +54,7 @@ class HeldOut:
             self.evaluate(step)
 
     def evaluate(self, step: int) -> Evaluation | None:
-        """Evaluate, if the recipe asks for it; the observers are told of what is not done already."""
+        """Evaluate, if the recipe asks for it; observers are told of what is not done already."""
         if not self.wanted:
             return None
         stored = self._stored(step)

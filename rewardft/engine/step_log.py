@@ -58,7 +58,7 @@ class StepLog:
         return main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
 
     def rescue(self, position: int) -> None:
-        """Tell of what is pending when the run has failed. With several processes there are no means
-        any more."""
+        """Tell of what is pending when the run has failed. With several processes there are no
+        means any more."""
         if self.accelerator.num_processes == 1 and self.pending:
             self.flush(position, None)

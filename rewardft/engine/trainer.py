@@ -133,8 +133,8 @@ class Trainer:
         if not torch.isfinite(norm):
             raise ComponentError(
                 f"step {state.step}: the gradient is NaN or infinite; the weights were not "
-                "changed. Try a lower learning rate, train.clip_norm, or train.precision fp32. Resume from "
-                "the last checkpoint with --resume."
+                "changed. Try a lower learning rate, train.clip_norm, or train.precision "
+                "fp32. Resume from the last checkpoint with --resume."
             )
         rate = updater.update(state.step + 1)
         state.step += 1
