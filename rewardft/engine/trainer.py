@@ -108,6 +108,8 @@ class Trainer:
             if self.state.closings % self.recipe.train.accumulate == 0:
                 self._step()
                 self.saver.note(stream=before)  # what is left of this batch would be drawn again
+                if self.state.step % self.recipe.train.log_every == 0:
+                    self._flush()
                 if self.state.step >= self.recipe.train.steps:
                     break
         if not closed:
@@ -143,8 +145,6 @@ class Trainer:
         facts = {"learning_rate": rate, **ctx.cost, "train_seconds": state.seconds}
         facts |= self.parts.meter.share(ctx.cost, state.step, state.seconds)
         self.parts.log.add(Logged(state.step, ctx.take_records(), facts))
-        if state.step % self.recipe.train.log_every == 0:
-            self._flush()
 
     def _lap(self) -> None:
         """Count the time since `mark` as training."""
