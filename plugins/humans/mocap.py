@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from rewardft_plugins.humans.rigs import HUMANOID, HUMANOID_COLUMNS, RIGS, smplx
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
+from rewardft.paths import read_text
+
+LARGEST_TEXT = 2**27  # bytes: hours of motion
+FARTHEST = 1e9  # in whatever unit: a joint further away is an error of the file
 
 Doubles = NDArray[np.float64]
 Positions = dict[str, Doubles]
@@ -29,22 +34,19 @@ def read_mocap(path: Path) -> Clip:
     Raises:
         DataError: the file is damaged, or its joints do not have names that are known.
     """
-    text = _text(path)
+    text = read_text(path, LARGEST_TEXT)
     try:
         positions, fps = parse_bvh(text) if path.suffix.lower() == ".bvh" else parse_deepmimic(text)
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError) as error:
+        named = _smplx_names(path, positions)
+        if not all(np.abs(place).max() < FARTHEST for place in named.values()):  # nor is NaN
+            raise ValueError("a joint is nowhere, or absurdly far away")
+        with np.errstate(invalid="ignore", divide="ignore"):  # joints in one place: seen below
+            poses = solve(named)
+    except (ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged or not what its name says: {error}") from error
-    poses = solve(_smplx_names(path, positions))
     if not np.isfinite(poses).all():
         raise DataError(f"{path}: joint positions are not finite.")
     return classify(path.stem.replace("humanoid3d_", "dm_"), poses, fps)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable text file: {error}") from error
 
 
 @dataclass
@@ -61,57 +63,94 @@ def parse_bvh(text: str) -> tuple[Positions, float]:
     Raises:
         ValueError: it is not complete BVH.
     """
-    head, separator, motion = text.partition("MOTION")
-    if not separator or not head.lstrip().startswith("HIERARCHY"):
+    parts = re.split(r"^[ \t]*MOTION[ \t\r]*$", text, maxsplit=1, flags=re.M | re.I)
+    if len(parts) < 2 or not parts[0].lstrip().upper().startswith("HIERARCHY"):
         raise ValueError("it lacks HIERARCHY or MOTION")
-    joints = _bvh_joints(head)
-    rows, fps = _bvh_rows(motion, sum(len(joint.channels) for joint in joints))
+    joints = _bvh_joints(parts[0])
+    rows, fps = _bvh_rows(parts[1], sum(len(joint.channels) for joint in joints))
     return _bvh_positions(joints, rows), fps
 
 
 def _bvh_joints(head: str) -> list[_BvhJoint]:
+    """Joints in the order of their channels; an end site is one without, called `NAME End`.
+
+    Braces may stand on the line of what they open, and keywords be written in any case.
+    """
     joints: list[_BvhJoint] = []
-    open_blocks: list[int | None] = []  # None: an end site, whose offset is not a joint
-    for words in (line.split() for line in head.splitlines()):
-        inside = open_blocks[-1] if open_blocks else None
-        match words:
-            case ["ROOT" | "JOINT", *name]:
-                joints.append(_BvhJoint(" ".join(name), -1 if inside is None else inside))
-                open_blocks.append(len(joints) - 1)
-            case ["End", *_]:
-                open_blocks.append(None)
-            case ["OFFSET", x, y, z] if inside is not None:
-                joints[inside].offset = np.array([float(x), float(y), float(z)])
-            case ["CHANNELS", count, *names] if inside is not None:
-                if int(count) != len(names):
-                    raise ValueError(
-                        f"joint {joints[inside].name} announces {count} channels and lists "
-                        f"{len(names)}"
-                    )
-                joints[inside].channels = names
-            case ["}"]:
-                if not open_blocks:
-                    raise ValueError("a closing brace too many")
-                open_blocks.pop()
-            case _:
-                pass
-    if open_blocks or not joints:
+    blocks: list[int] = []  # the joints whose blocks are open
+    waiting = False  # for the brace of a joint that has been named
+    for words in (line.split() for line in re.sub(r"([{}])", r"\n\1\n", head).splitlines()):
+        keyword = words[0].upper() if words else ""
+        if keyword in ("ROOT", "JOINT", "END"):
+            parent = blocks[-1] if blocks else -1
+            named = f"{joints[parent].name} End" if keyword == "END" and joints else ""
+            joints.append(_BvhJoint(named or " ".join(words[1:]), parent))
+            waiting = True
+        elif keyword == "{" and waiting:
+            blocks.append(len(joints) - 1)
+            waiting = False
+        elif keyword == "}":
+            if not blocks:
+                raise ValueError("a closing brace too many")
+            blocks.pop()
+        elif keyword == "OFFSET" and blocks:
+            joints[blocks[-1]].offset = np.array(_numbers(words[1:4]))
+        elif keyword == "CHANNELS" and blocks:
+            joints[blocks[-1]].channels = _channels(joints[blocks[-1]].name, words)
+    if blocks or waiting or not joints:
         raise ValueError("the hierarchy is cut short")
+    _check_joints(joints)
     return joints
 
 
+def _channels(joint: str, words: list[str]) -> list[str]:
+    """['CHANNELS', '3', 'Zrotation', ...] -> ['zrotation', ...]."""
+    names = [word.lower() for word in words[2:]]
+    if len(words) < 2 or int(words[1]) != len(names):
+        raise ValueError(f"joint {joint} announces {words[1:2]} channels and lists {len(names)}")
+    wrong = [name for name in names if not re.fullmatch(r"[xyz](position|rotation)", name)]
+    if wrong:
+        raise ValueError(f"joint {joint} has the channel {wrong[0]!r}; expected Xposition, ...")
+    return names
+
+
+def _check_joints(joints: list[_BvhJoint]) -> None:
+    names = [joint.name for joint in joints]
+    twice = [name for name in names if names.count(name) > 1 and not name.endswith(" End")]
+    if twice:
+        raise ValueError(f"two joints are called {twice[0]!r}")
+    if any(joint.offset.shape != (3,) for joint in joints):
+        raise ValueError("an OFFSET has fewer than three numbers")
+
+
 def _bvh_rows(motion: str, columns: int) -> tuple[Doubles, float]:
-    lines = motion.strip().splitlines()
-    count, seconds = int(lines[0].split()[1]), float(lines[1].split()[2])
+    lines = [line for line in motion.splitlines() if line.strip()]
+    count = _header(lines[:1], r"frames\s*:?\s*(\d{1,9})", "Frames: COUNT")
+    seconds = _header(lines[1:2], r"frame\s*time\s*:?\s*(\S+)", "Frame Time: SECONDS")
     if not 1e-4 <= seconds <= 1.0 or count < 1:
-        raise ValueError(f"{count} frames of {seconds} s")
+        raise ValueError(f"{count:g} frames of {seconds} s")
     if len(lines) - 2 < count:
-        raise ValueError(f"{len(lines) - 2} frames of the {count} that it announces")
-    kept, fps = thin(np.arange(count), 1.0 / seconds)
-    rows = np.array([[float(word) for word in lines[2 + i].split()] for i in kept])
-    if rows.ndim != 2 or rows.shape[1] != columns:
-        raise ValueError(f"frames of {rows.shape[-1]} numbers, expected {columns}")
-    return rows, fps
+        raise ValueError(f"{len(lines) - 2} frames of the {count:g} that it announces")
+    kept, fps = thin(np.arange(int(count)), 1.0 / seconds)
+    rows = [_numbers(lines[2 + i].split()) for i in kept]
+    for number, row in zip(kept, rows):
+        if len(row) != columns:
+            raise ValueError(f"frame {number} has {len(row)} numbers, expected {columns}")
+    return np.array(rows), fps
+
+
+def _header(lines: list[str], pattern: str, expected: str) -> float:
+    found = re.fullmatch(pattern, lines[0].strip(), re.I) if lines else None
+    if found is None:
+        raise ValueError(
+            f"expected {expected!r}, got {lines[0].strip() if lines else 'the end'!r:.80}"
+        )
+    return _numbers([found[1]])[0]
+
+
+def _numbers(words: list[str]) -> list[float]:
+    """Some programs write a decimal comma."""
+    return [float(word.replace(",", ".") if word.count(",") == 1 else word) for word in words]
 
 
 def _bvh_positions(joints: list[_BvhJoint], rows: Doubles) -> Positions:
@@ -122,7 +161,7 @@ def _bvh_positions(joints: list[_BvhJoint], rows: Doubles) -> Positions:
         shift, order, angles = np.tile(joint.offset, (len(rows), 1)), "", []
         for channel in joint.channels:
             axis = channel[0].upper()
-            if channel.lower().endswith("position"):
+            if channel.endswith("position"):
                 shift[:, "XYZ".index(axis)] = rows[:, column]
             else:
                 order += axis
@@ -187,14 +226,29 @@ def _humanoid_positions(rows: Doubles) -> Positions:
 
 
 def _smplx_names(path: Path, positions: Positions) -> Positions:
-    """Rename joints to SMPL-X names,
-    by the first rig whose joints are all there (prefixes `name:` are ignored)."""
-    bare = {name.rsplit(":", 1)[-1]: value for name, value in positions.items()}
+    """Rename joints to SMPL-X names, by the first rig whose joints are all there.
+
+    A prefix that all of them have, such as `mixamorig:`, is passed over, and upper case too.
+    """
+    known = {name.casefold(): value for name, value in positions.items()}
     for rig in RIGS.values():
         names = smplx_joint_names(rig)
-        if set(names.values()) <= set(bare):
-            return {joint: bare[name] for joint, name in names.items()}
+        pelvis = names["pelvis"].casefold()
+        for prefix in [name.removesuffix(pelvis) for name in known if name.endswith(pelvis)]:
+            found = {joint: _spelling(prefix + n.casefold(), known) for joint, n in names.items()}
+            if None not in found.values():
+                return {joint: known[str(name)] for joint, name in found.items()}
+    listed = ", ".join(sorted(positions)[:40])
     raise DataError(
-        f"{path}: the joints {', '.join(sorted(bare))} belong to no rig that is known."
+        f"{path}: the joints {listed} belong to no rig that is known."
         f" Rigs that are read: {', '.join(RIGS)}."
     )
+
+
+def _spelling(name: str, known: Positions) -> str | None:
+    """The name of a joint as the file has it; toes go by several, or are the end of the foot."""
+    others = [name]
+    if name.endswith("toebase"):
+        stem = name.removesuffix("toebase")
+        others += [f"{stem}toe", f"{stem}toe_end", f"{stem}toeend", f"{stem}foot end"]
+    return next((other for other in others if other in known), None)

@@ -19,6 +19,7 @@ from rewardft_plugins.humans.body import ASSETS
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
+from rewardft.paths import read_text
 
 Floats = NDArray[np.float32]
 
@@ -28,9 +29,14 @@ BODY_JOINTS = 22
 # Degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise.
 PLAIN_TILT = 45.0
 HELD_OUT_SHARE = 0.1
-AMASS_ARRAYS = frozenset(
-    {"poses", "root_orient", "pose_body", "mocap_frame_rate", "mocap_framerate"}
-)
+POSES = ("poses", "smpl_poses")  # all joints, those of the hands after the 22 of the body
+ROOTS, BODIES = ("root_orient", "global_orient"), ("pose_body", "body_pose")  # or in two arrays
+AMASS_RATES = ("mocap_frame_rate", "mocap_framerate")  # which say that z is up, too
+RATES = (*AMASS_RATES, "fps", "frame_rate")
+AIST_FPS = 60.0  # of `smpl_poses`, which is y up
+MOTION_ARRAYS = frozenset({*POSES, *ROOTS, *BODIES, *RATES})
+LARGEST_ANGLE = 100.0  # radians: axis-angles have at most a few turns
+LARGEST_INDEX = 2**26  # bytes of an index
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,13 @@ def read_npz(path: Path) -> list[Clip]:
     `classify`.
     """
     arrays = _load_archive(path)
-    if "poses" in arrays or "root_orient" in arrays:
+    if MOTION_ARRAYS & set(arrays):
         return [_amass_clip(path, arrays)]
+    if not any(array.ndim > 1 for array in arrays.values()):
+        raise DataError(
+            f"{path} holds no motion: its arrays are {', '.join(sorted(arrays)) or 'none'}; "
+            "expected clips [frames, 22, 3], poses, or global_orient and body_pose."
+        )
     index = _read_index(path)
     return [_indexed_clip(path, name, poses, index) for name, poses in arrays.items()]
 
@@ -181,46 +192,68 @@ def check_unique(clips: Iterable[Clip]) -> list[Clip]:
 
 
 def _indexed_clip(path: Path, name: str, poses: Any, index: Mapping[str, Any]) -> Clip:
-    entry = dict(index.get("clips", {}).get(name, {}))
+    entry = index.get("clips", {}).get(name, {})
+    _check_entry(path.with_suffix(".json"), name, entry)
     known = {key: entry[key] for key in ("plain", "split") if key in entry}
-    licence = str(entry.get("licence", "unknown"))
-    if known.get("split", "train") not in ("train", "val"):
-        file = path.with_suffix(".json")
-        raise DataError(
-            f"{file}: clip {name!r} has split {known['split']!r}; expected train or val."
-        )
-    return classify(
-        name, _check_poses(path, name, poses), float(entry.get("fps", FPS)), licence, **known
-    )
+    licence, fps = entry.get("licence", "unknown"), float(entry.get("fps", FPS))
+    return classify(name, _check_poses(path, name, poses), fps, licence, **known)
+
+
+def _check_entry(file: Path, name: str, entry: Any) -> None:
+    """What an index says of a clip, as far as it says anything."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{file}: clip {name!r} is {entry!r:.80}; expected {{...}}.")
+    fps = entry.get("fps", FPS)
+    good = {
+        "plain": (isinstance(entry.get("plain", True), bool), "true or false"),
+        "split": (entry.get("split", "train") in ("train", "val"), "train or val"),
+        "fps": (
+            type(fps) in (int, float) and 0.1 <= fps <= 1000,
+            "a number from 0.1 to 1000",
+        ),
+        "licence": (isinstance(entry.get("licence", ""), str), "text"),
+    }
+    for key, (fits, expected) in good.items():
+        if not fits:
+            raise DataError(
+                f"{file}: clip {name!r} has {key} {entry[key]!r:.80}; expected {expected}."
+            )
 
 
 def _amass_clip(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Clip:
-    """AMASS is z up; Motion-X's npz, which has no frame rate, is y up at 30 fps."""
-    if "poses" in arrays:
-        rows = arrays["poses"]
-    else:
-        missing = {"pose_body"} - set(arrays)
-        if missing:
-            raise DataError(f"{path} has root_orient but no pose_body; expected both, or poses.")
-        rows = np.concatenate(
-            [_rows(path, arrays[name]) for name in ("root_orient", "pose_body")], axis=1
-        )
+    """AMASS is z up; AIST++ is y up at 60 fps; others are y up, at 30 fps if they state no rate."""
+    rows = _first(arrays, POSES)
+    if rows is None:
+        root, body = _first(arrays, ROOTS), _first(arrays, BODIES)
+        if root is None or body is None:
+            raise DataError(
+                f"{path} has {', '.join(sorted(MOTION_ARRAYS & set(arrays)))} and no "
+                f"{' or '.join(ROOTS if root is None else BODIES)}; expected both, or poses."
+            )
+        root, body = _rows(path, root), _rows(path, body)
+        if root.shape[1] != 3 or len(root) != len(body):
+            raise DataError(
+                f"{path} holds root orientations {list(root.shape)} and body poses "
+                f"{list(body.shape)}; expected [frames, 3] and [frames, 63 or more]."
+            )
+        rows = np.concatenate([root, body], axis=1)
     rows = _rows(path, rows)
     if rows.shape[1] < 66:
         raise DataError(
             f"{path} holds poses {list(rows.shape)}; expected at least 66 columns (22 joints)."
         )
     poses = _check_poses(path, path.stem, rows[:, :66].reshape(-1, BODY_JOINTS, 3))
-    rate = next(
-        (arrays[key] for key in ("mocap_frame_rate", "mocap_framerate") if key in arrays), None
-    )
-    if rate is None:
-        return classify(path.stem, poses)
-    poses[:, 0] = (
-        Rotation.from_euler("x", -90, degrees=True) * Rotation.from_rotvec(poses[:, 0])
-    ).as_rotvec()
-    kept, fps = thin(poses, _frame_rate(path, rate))
+    if _first(arrays, AMASS_RATES) is not None:
+        up = Rotation.from_euler("x", -90, degrees=True)
+        poses[:, 0] = (up * Rotation.from_rotvec(poses[:, 0])).as_rotvec()
+    rate = _first(arrays, RATES)
+    stated = AIST_FPS if "smpl_poses" in arrays else FPS
+    kept, fps = thin(poses, stated if rate is None else _frame_rate(path, rate))
     return classify(path.stem, kept, fps)
+
+
+def _first(arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> NDArray[Any] | None:
+    return next((arrays[name] for name in names if name in arrays), None)
 
 
 def thin(frames: NDArray[Any], fps: float) -> tuple[NDArray[Any], float]:
@@ -230,16 +263,23 @@ def thin(frames: NDArray[Any], fps: float) -> tuple[NDArray[Any], float]:
 
 
 def _frame_rate(path: Path, stated: NDArray[Any]) -> float:
-    numeric = stated.size == 1 and np.issubdtype(stated.dtype, np.number)
-    rate = float(stated.reshape(-1)[0]) if numeric else float("nan")
+    """A number of frames per second; some files hold it as text."""
+    try:
+        rate = float(stated.reshape(-1)[0]) if stated.size == 1 else float("nan")
+    except (TypeError, ValueError):
+        rate = float("nan")
     if not 1.0 <= rate <= 10_000.0:
+        shown = str(stated) if stated.size == 1 else f"{stated.size} values"
         raise DataError(
-            f"{path} states a frame rate of {stated}; expected a number of frames per second."
+            f"{path} states a frame rate of {shown:.80}; expected a number of frames per second."
         )
     return rate
 
 
 def _rows(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """`(frames, columns)`, also from `(frames, joints, 3)`."""
+    if array.ndim == 3 and array.shape[2] == 3:
+        array = array.reshape(len(array), 3 * array.shape[1])
     if array.ndim != 2:
         raise DataError(f"{path} holds poses {list(array.shape)}; expected [frames, columns].")
     return array
@@ -260,11 +300,17 @@ def _check_poses(path: Path, name: str, poses: NDArray[Any]) -> Floats:
     if not np.isfinite(poses).all():
         frame = int((~np.isfinite(poses)).any(axis=(1, 2)).argmax())
         raise DataError(f"{path}: clip {name!r} is not finite at frame {frame}.")
+    if np.abs(poses).max() > LARGEST_ANGLE:
+        frame = int((np.abs(poses) > LARGEST_ANGLE).any(axis=(1, 2)).argmax())
+        raise DataError(
+            f"{path}: clip {name!r} turns by more than {LARGEST_ANGLE:g} radians at frame {frame}; "
+            "expected axis-angle."
+        )
     return poses.astype(np.float32)
 
 
 def _load_archive(path: Path) -> dict[str, NDArray[Any]]:
-    return _load(path, lambda: read_archive(path, AMASS_ARRAYS))
+    return _load(path, lambda: read_archive(path, MOTION_ARRAYS))
 
 
 def _load(path: Path, load: Callable[[], Any]) -> Any:
@@ -279,8 +325,8 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        index = json.loads(read_text(file, LARGEST_INDEX))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(index, dict) or not isinstance(index.get("clips", {}), dict):
         raise DataError(f'{file} is not a motion index; expected {{"clips": {{name: {{...}}}}}}.')

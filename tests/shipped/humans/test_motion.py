@@ -276,7 +276,7 @@ BAD = [
     (
         "x.npz",
         _npz(root_orient=np.zeros((5, 3))),
-        "{path} has root_orient but no pose_body; expected both, or poses.",
+        "{path} has root_orient and no pose_body or body_pose; expected both, or poses.",
     ),
     (
         "x.npz",
