@@ -85,6 +85,15 @@ class Modular:
         self._denoisers.install(module)
 
     @property
+    def pipeline_part(self) -> str | None:
+        """The pipeline's name of the network that learns, for its LoRA loader.
+
+        None of two networks, because no loader takes both from one file.
+        """
+        names = self._denoisers.names
+        return names[0] if len(names) == 1 and hasattr(self.pipe, "load_lora_weights") else None
+
+    @property
     def lora_targets(self) -> list[str]:
         """The projections of attention that run at the first or at the last timestep."""
         return attention_targets(self.trainable, self.called_layers())

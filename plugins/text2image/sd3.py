@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from rewardft.errors import ComponentError
+
 from .family import LatentModel
 from .guidance import Condition
 from .schedules import load_flow_schedule
@@ -40,6 +42,18 @@ class StableDiffusion3(LatentModel):
         "to_add_out",
     )
     patch: ClassVar = 2
+
+    def size_of_latents(self) -> tuple[int, int]:
+        """Raises ComponentError also beyond the positions that the transformer was trained with."""
+        size = super().size_of_latents()
+        limit, patch = self.config.pos_embed_max_size, self.config.patch_size
+        if max(size) > limit * patch:
+            pixels = limit * patch * 2 ** (len(self.vae.config.block_out_channels) - 1)
+            raise ComponentError(
+                f"height and width must be at most {pixels}, got {self.height} and {self.width}: "
+                f"the transformer has {limit} positions a side (pos_embed_max_size)"
+            )
+        return size
 
     def load_encoders(self) -> dict[str, TextEncoder]:
         dtype, clip = DTYPES[self.dtype], "CLIPTextModelWithProjection"

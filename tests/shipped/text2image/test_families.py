@@ -75,6 +75,17 @@ def test_cached_embeddings_equal_fresh_ones(name, build):
         assert torch.equal(value[0], value[2]) and not torch.equal(value[0], value[1])
 
 
+def test_sd3_beyond_its_positions_is_explained(build):
+    """16 positions a side, of 2 x 2 latents, of 2 x 2 pixels."""
+    assert build("sd3", height=64, width=64).latent_size == (32, 32)
+    with pytest.raises(ComponentError) as error:
+        build("sd3", height=64, width=68)
+    assert str(error.value) == (
+        "height and width must be at most 64, got 64 and 68: the transformer has 16 positions a side "
+        "(pos_embed_max_size)"
+    )
+
+
 def test_the_cache_forgets_what_was_used_longest_ago():
     cache, calls = PromptCache(limit=2 * 16), []
 
