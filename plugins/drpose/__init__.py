@@ -1,9 +1,10 @@
 """DrPose: direct reward fine-tuning of multi-view human diffusion on poses (arXiv 2603.02619), in
 miniature and full.
 
-Registers the model `multiview_unet`, the sampler `multiview_ddim`, the reward `pose_score` and its
-other forms `joint_regression` and `silhouette_score`, the data set `drpose15k`, the metrics
-`pose_judge` and `blazepose`, and the commands under `rewardft drpose`.
+Registers the models `multiview_unet` and `multiview_compact`, the sampler `multiview_ddim`, the
+reward `pose_score` and its other forms `crisp_pose`, `joint_regression` and `silhouette_score`, the
+data set `drpose15k`, the metrics `pose_judge` and `blazepose`, and the commands under `rewardft
+drpose`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ Factories = Mapping[str, Callable[..., Any]]
 @hookimpl
 def register_models() -> Factories:
     from rewardft_plugins.drpose.model.multiview import MultiviewUNet
+    from rewardft_plugins.drpose.model.multiview_compact import MultiviewCompact
 
-    return {"multiview_unet": MultiviewUNet}
+    return {"multiview_unet": MultiviewUNet, "multiview_compact": MultiviewCompact}
 
 
 @hookimpl
@@ -46,11 +48,13 @@ def register_datasets() -> Factories:
 
 @hookimpl
 def register_rewards() -> Factories:
+    from rewardft_plugins.drpose.rewards.crisp_pose import CrispPose
     from rewardft_plugins.drpose.rewards.forms import JointRegression, SilhouetteScore
     from rewardft_plugins.drpose.rewards.pose_score import PoseScore
 
     return {
         "pose_score": PoseScore,
+        "crisp_pose": CrispPose,
         "joint_regression": JointRegression,
         "silhouette_score": SilhouetteScore,
     }

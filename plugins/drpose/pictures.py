@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from rewardft_plugins.drpose.model.sampler import split_domains
 from torch import Tensor
 
@@ -67,6 +67,42 @@ def save_comparison(
     save_png(path, torch.cat(blocks[:-1], dim=-2), scale)
 
 
+def save_showcase(
+    path: Path,
+    pictures: Tensor,
+    groups: Sequence[tuple[str, Tensor]],
+    scale: int = 2,
+    title_height: int = 26,
+) -> None:
+    """A picture for everyone: a row per person, the picture given, then each group under its title.
+
+    Args:
+        pictures: `(n, 3, s, s)` in [0, 1], what the model is given.
+        groups: (title, pictures `(n, k, 3, s, s)` in [0, 1]), e.g. before, after, truth; drawn as
+            they come, so that the caller turns mirrored views back.
+    """
+    side = pictures.shape[-1]
+    columns = [("given", pictures[:, None]), *groups]
+    rule = torch.full((3, len(pictures) * side, 2), 0.75)
+    blocks = [torch.cat([strip(views) for views in column], dim=-2) for _, column in columns]
+    body = blocks[0]
+    for block in blocks[1:]:
+        body = torch.cat([body, rule, block], dim=-1)
+    titles = Image.new("RGB", (scale * body.shape[-1], title_height), "white")
+    draw = ImageDraw.Draw(titles)
+    left = 0
+    for (title, _), block in zip(columns, blocks):
+        draw.text((left + 6, 5), title, fill=(30, 30, 30), font=ImageFont.load_default(size=15))
+        left += scale * (block.shape[-1] + rule.shape[-1])
+    smooth = to_picture(body).resize(
+        (scale * body.shape[-1], scale * body.shape[-2]), Image.Resampling.BICUBIC
+    )
+    sheet = Image.new("RGB", (smooth.width, title_height + smooth.height), "white")
+    sheet.paste(titles, (0, 0))
+    sheet.paste(smooth, (0, title_height))
+    write_picture(path, sheet)
+
+
 def caption(text: str, width: int, height: int) -> Tensor:
     """`(3, height, width)`: dark text on white."""
     image = Image.new("RGB", (width, height), "white")
@@ -81,12 +117,19 @@ def caption(text: str, width: int, height: int) -> Tensor:
 
 def save_png(path: Path, image: Tensor, scale: int = 2) -> None:
     """`(3, h, w)` in [0, 1] -> a PNG, enlarged without smoothing."""
+    picture = to_picture(image)
+    size = (picture.width * scale, picture.height * scale)
+    write_picture(path, picture.resize(size, Image.Resampling.NEAREST))
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """`(3, h, w)` in [0, 1], clamped -> a picture of 8 bits."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG under a temporary name and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array)
-    picture = picture.resize(
-        (picture.width * scale, picture.height * scale), Image.Resampling.NEAREST
-    )
     temporary = path.with_suffix(".tmp.png")
     picture.save(temporary)
     temporary.replace(path)

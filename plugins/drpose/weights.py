@@ -19,7 +19,7 @@ SHIPPED = "shipped"  # in a recipe, in place of a path: the weights that come wi
 
 
 def locate(weights: str | os.PathLike[str], kind: str) -> Path:
-    """Folder of the weights of a `kind` (base, autoencoder, skeleton, judge): a path, or "shipped".
+    """Folder of the weights of a `kind` (compact, skeleton, judge, ...): a path, or "shipped".
 
     Raises `ComponentError` when it does not exist.
     """

@@ -52,3 +52,10 @@ def reflect(
         places,
         torch.tensor(counterparts(PARTS), dtype=labels.dtype)[labels.long()],
     )
+
+
+def reflect_pictures(pictures: Tensor) -> Tensor:
+    """The six stored views `(b, 6, 3, s, s)` of the reflected body, where colours do not change."""
+    flips = torch.tensor(REFLECTED, device=pictures.device).view(6, 1, 1, 1)
+    views = pictures[:, list(SOURCE)]
+    return torch.where(flips, views.flip(-1), views)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from rewardft_plugins.humans.body import PARENTS
 from rewardft_plugins.humans.positions import pixel_centres
 from torch import Tensor
@@ -43,27 +42,23 @@ def skeleton_maps(
             f"skeleton_maps got {joints2d.shape[-2]} joints for {len(parents)} parents"
         )
     edge = 2.0 / size if softness is None else softness
-    ends = [parent if parent >= 0 else joint for joint, parent in enumerate(parents)]
-    start, end = joints2d, joints2d[..., ends, :]
-    distance = _distance_to_segment(_pixel_grid(size, joints2d), start, end)
+    distance = bone_distances(joints2d, size, parents)
     return ((radius - distance) / edge + 0.5).clamp(0.0, 1.0)
 
 
-def _pixel_grid(size: int, like: Tensor) -> Tensor:
-    """`(size, size, 2)` coordinates of the pixel centres, x first."""
-    line = pixel_centres(size, like)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    return torch.stack([x, y], dim=-1)
+def bone_distances(joints2d: Tensor, size: int, parents: Sequence[int] = PARENTS) -> Tensor:
+    """Distance of each pixel's centre to each bone, `(..., j, size, size)`.
 
-
-def _distance_to_segment(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Distance of points `(h, w, 2)` to segments `(..., 2)`: `(..., h, w)`.
-
-    A segment of length 0 is a point.
+    In units where the picture is 2 wide; differentiable in the joints `(..., j, 2)`. A bone of
+    length 0 is a point.
     """
-    along = (end - start)[..., None, None, :]
-    away = points - start[..., None, None, :]
-    length2 = along.square().sum(-1).clamp_min(1e-12)
-    share = ((away * along).sum(-1) / length2).clamp(0.0, 1.0)
+    ends = [parent if parent >= 0 else joint for joint, parent in enumerate(parents)]
+    start_x, start_y = joints2d[..., None, None].unbind(-3)
+    along_x, along_y = (joints2d[..., ends, :] - joints2d)[..., None, None].unbind(-3)
+    centres = pixel_centres(size, joints2d)
+    x, y = centres - start_x, centres[:, None] - start_y  # (..., j, 1, size), (..., j, size, 1)
+    length2 = (along_x.square() + along_y.square()).clamp_min(1e-12)
+    share = ((x * along_x + y * along_y) / length2).clamp(0.0, 1.0)
+    away_x, away_y = x - share * along_x, y - share * along_y
     # The small constant keeps the square root's gradient finite on the bone itself.
-    return ((away - share[..., None] * along).square().sum(-1) + 1e-12).sqrt()
+    return (away_x.square() + away_y.square() + 1e-12).sqrt()

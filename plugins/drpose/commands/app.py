@@ -48,6 +48,10 @@ def build_dataset_command(
     background: Annotated[
         str, typer.Option(help="Behind the person in the conditioning images: white or random.")
     ] = "white",
+    tumble: Annotated[
+        float,
+        typer.Option(help="Share of the training samples turned at random about any axis."),
+    ] = 0.0,
     targets: Annotated[
         str, typer.Option(help="Which splits also hold the six views: none, val or all.")
     ] = "val",
@@ -74,6 +78,7 @@ def build_dataset_command(
         yaws=yaws,
         targets=targets,
         val_samples=val_samples,
+        tumble=tumble,
     )
     painter = RenderedPainter(background, seed)
     model = load_body(body)
@@ -110,7 +115,7 @@ def quickstart_command(
     picture."""
     from rewardft_plugins.drpose.commands.quickstart import quickstart
 
-    if quickstart(data, out, sets or [])["status"] == "interrupted":
+    if quickstart(data, out, sets or []).status == "interrupted":
         raise typer.Exit(130)
 
 

@@ -10,35 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rewardft_plugins.drpose.commands.verdict import results_table, sentence
 from rewardft_plugins.drpose.model.sampler import split_domains
-from rewardft_plugins.drpose.pictures import save_comparison
+from rewardft_plugins.drpose.pictures import save_showcase, unmirror
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
-from rewardft.evaluation.evaluate import Paired
 from rewardft.runs.open import load_trained, open_run, run_recipe_file
 from rewardft.types import Batch, Plan
 
+SHOWN = (2, 3, 4)  # right, back, left: what the picture that is given does not show
 CONSOLE = Console(stderr=True, markup=False)
 # Headings per training frame: the shipped clips are few, the directions one may look from are not.
 YAWS = 4
 
 
-def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> Any:
     """Build the data set if it is not there, run `drpose_mini`, and show what it did. Returns the
     run's summary."""
     build_data(data)
     recipe = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
     out = free_folder(out)
     summary = run_recipe_file(recipe, out, [f"data.root={data}", *overrides])
-    if summary["status"] == "interrupted":
-        CONSOLE.print(f"interrupted at step {summary['step']}; what was learned is in {out}")
+    if summary.status == "interrupted":
+        CONSOLE.print(f"interrupted at step {summary.step}; what was learned is in {out}")
         return summary
     picture = paint(out)
-    print_table([Paired(**row) for row in summary["evaluation"]])
+    CONSOLE.print(results_table(summary.evaluation))
+    CONSOLE.print(sentence(summary.evaluation), highlight=False)
     CONSOLE.print(
-        f"before and after, held-out acrobatic poses: {picture}", highlight=False, soft_wrap=True
+        f"before, after and truth, held-out acrobatic poses: {picture}",
+        highlight=False,
+        soft_wrap=True,
     )
     return summary
 
@@ -54,8 +58,19 @@ def build_data(root: Path) -> None:
     if (root / "manifest.json").is_file():
         CONSOLE.print(f"data set: {root}", highlight=False)
         return
-    CONSOLE.print(f"building the data set in {root} (once)", highlight=False)
-    build_dataset(root, plan_splits(shipped_clips(), yaws=YAWS), body)
+    with Progress(
+        TextColumn("building the data set (once)"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=CONSOLE,
+    ) as bar:
+        task = bar.add_task("rendering", total=None)
+        build_dataset(
+            root,
+            plan_splits(shipped_clips(), yaws=YAWS),
+            body,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
 
 
 def free_folder(out: Path) -> Path:
@@ -67,17 +82,22 @@ def free_folder(out: Path) -> Path:
     return candidate
 
 
-def paint(folder: Path, count: int = 4) -> Path:
-    """`before_after.png` in the run folder: held-out acrobatic samples by the base and the tuned
-    model."""
+def paint(folder: Path, count: int = 5) -> Path:
+    """`before_after.png` in the run folder: held-out acrobatic samples as the base and the tuned
+    model paint them, and the truth, each from the right, from behind and from the left."""
     session = open_run(folder)
     ctx = session.evaluation_context()
     batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
-    before = sample_normals(ctx, batch)
+    before = sample_colours(ctx, batch)
     load_trained(session, folder)
+    groups = [
+        ("before fine-tuning", before),
+        ("after", sample_colours(ctx, batch)),
+        ("truth", batch["colours"]),
+    ]
+    shown = [(title, unmirror(views)[:, list(SHOWN)]) for title, views in groups]
     path = folder / "before_after.png"
-    rows = [("before", before), ("after", sample_normals(ctx, batch)), ("truth", batch["normals"])]
-    save_comparison(path, batch["image"], rows)
+    save_showcase(path, batch["image"], shown)
     return path
 
 
@@ -93,22 +113,8 @@ def stack(items: list[Any]) -> Batch:
     return make_batch(items, [0] * len(items))
 
 
-def sample_normals(ctx: Any, batch: Batch) -> Tensor:
+def sample_colours(ctx: Any, batch: Batch) -> Tensor:
+    """The six colour views `(b, 6, 3, s, s)`, as stored."""
     rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
     with torch.no_grad():
-        return split_domains(rollout.decoded)[0].float().cpu()
-
-
-def print_table(rows: Sequence[Paired]) -> None:
-    """Before and after with the paired 95 % interval; `better` says whether the interval excludes
-    zero."""
-    table = Table("held-out samples", "n", "before", "after", "difference (95 %)", "")
-    for row in rows:
-        lower_is_better = row.name.endswith("_mm")
-        gain = -row.difference if lower_is_better else row.difference
-        verdict = "not separable" if not row.separable else "better" if gain > 0 else "worse"
-        difference = f"{row.difference:+.4g} ± {row.half_width:.2g}"
-        table.add_row(
-            row.name, str(row.count), f"{row.before:.4g}", f"{row.after:.4g}", difference, verdict
-        )
-    CONSOLE.print(table)
+        return split_domains(rollout.decoded)[1].float().cpu()

@@ -25,6 +25,10 @@ Roots = Annotated[
         help="ROOT:SPLIT with six-view targets; may be repeated, each equally likely in a batch.",
     ),
 ]
+Pairs = Annotated[
+    list[str],
+    typer.Option("--data", help="ROOT:SPLIT; may be repeated, each equally likely in a batch."),
+]
 Held = Annotated[
     list[str], typer.Option("--val", help="ROOT:SPLIT held out, to measure on; may be repeated.")
 ]
@@ -60,6 +64,79 @@ def train_autoencoder_command(
     model.save(out, half=half)
     for name, dataset in zip(val, _open(val)):
         _print(name, autoencoder_psnr(model, dataset), "dB")
+
+
+@app.command("train-decoder")
+def train_decoder_command(
+    out: Out,
+    data: Roots,
+    val: Held,
+    autoencoder: AUTOENCODER = "shipped",
+    steps: Steps = 2600,
+    lr: Lr = 2e-3,
+    noise: Annotated[float, typer.Option(help="Largest noise on the latents.")] = 0.15,
+    seed: Seed = 0,
+    half: Half = False,
+) -> None:
+    """Give an autoencoder a deeper decoder, its latents kept; prints its PSNR on held-out data."""
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.training.decoder import train_decoder
+    from rewardft_plugins.drpose.training.nets import FitOptions, autoencoder_psnr
+    from rewardft_plugins.drpose.weights import locate
+
+    model = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    options = FitOptions(steps=steps, batch=24, lr=lr, seed=seed, weight_decay=1e-3, average=0.998)
+    train_decoder(model, _open(data), options, typer.echo, noise=noise)
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val)):
+        _print(name, autoencoder_psnr(model, dataset), "dB")
+
+
+@app.command("train-estimator")
+def train_estimator_command(
+    out: Out,
+    data: Pairs,
+    val: Held,
+    steps: Steps = 4000,
+    lr: Lr = 2e-3,
+    seed: Seed = 0,
+    half: Half = False,
+) -> None:
+    """Fit the pose estimator on (picture, pose) pairs; prints its error on held-out pictures."""
+    from rewardft_plugins.drpose.training.estimator import estimator_quality, train_estimator
+    from rewardft_plugins.drpose.training.nets import FitOptions
+
+    options = FitOptions(
+        steps=steps, batch=96, lr=lr, seed=seed, weight_decay=0.0, average=0.995, muon=0.02
+    )
+    model = train_estimator(_open(data, targets=False), options, typer.echo)
+    model.save(out, half=half)
+    for name, dataset in zip(val, _open(val, targets=False)):
+        _print(name, estimator_quality(model, dataset), "mm")
+
+
+@app.command("train-base")
+def train_base_command(
+    out: Out,
+    data: Roots,
+    autoencoder: AUTOENCODER = "shipped",
+    steps: Steps = 6000,
+    lr: Lr = 3e-3,
+    seed: Seed = 0,
+    half: Half = False,
+) -> None:
+    """Pre-train the compact denoiser on plain poses with targets: the base of `drpose_mini`."""
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.training.base import train_base
+    from rewardft_plugins.drpose.training.nets import FitOptions
+    from rewardft_plugins.drpose.weights import freeze, locate
+
+    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    freeze(encoder)
+    options = FitOptions(
+        steps=steps, batch=12, lr=lr, seed=seed, weight_decay=0.0, average=0.998, muon=0.02
+    )
+    train_base(_open(data), encoder, options, typer.echo).save(out, half=half)
 
 
 @app.command("train-skeleton")
@@ -171,7 +248,7 @@ def train_judge_command(
         _print(name, judge_quality(model, dataset))
 
 
-def _open(names: Sequence[str]) -> list[Drpose15k]:
+def _open(names: Sequence[str], targets: bool = True) -> list[Drpose15k]:
     from rewardft_plugins.drpose.data.dataset import Drpose15k
 
     opened = []
@@ -181,7 +258,7 @@ def _open(names: Sequence[str]) -> list[Drpose15k]:
             raise typer.BadParameter(
                 f"expected ROOT:SPLIT, for example data/drpose:train, got {name!r}"
             )
-        opened.append(Drpose15k(root, split, targets=True))
+        opened.append(Drpose15k(root, split, targets=targets))
     return opened
 
 

@@ -38,6 +38,7 @@ from rewardft_plugins.humans.sampling import (
     with_neighbours,
     without_heading,
 )
+from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
 
@@ -126,6 +127,16 @@ def _yaws(clip: Clip, frame: int, count: int, seed: int) -> list[int]:
     return [place * sector + int(draw) for place, draw in enumerate(draws)]
 
 
+def _tumbled(poses: Floats, samples: list[_Sample], share: float, seed: int) -> Floats:
+    """The poses `(n, 22, 3)`, a share of them turned about any axis, evenly over all rotations."""
+    draws = [generator(seed, f"tumble/{sample.id}") for sample in samples] if share else []
+    for pose, rng in zip(poses, draws):
+        if rng.uniform() < share:
+            turned = Rotation.random(random_state=rng) * Rotation.from_rotvec(pose[0])
+            pose[0] = turned.as_rotvec()
+    return poses
+
+
 def _chunks(samples: list[_Sample]) -> Iterator[list[_Sample]]:
     for start in range(0, len(samples), CHUNK):
         yield samples[start : start + CHUNK]
@@ -166,6 +177,7 @@ class _SplitWriter:
         poses = turn(
             np.stack([s.clip.poses[s.frame] for s in samples]), np.array([s.yaw for s in samples])
         )
+        poses = _tumbled(poses, samples, self._plan.tumble, seed)
         draws = [generator(seed, s.id) for s in samples]
         betas = np.stack([random_shape(rng) for rng in draws])
         vertices, joints = body.pose(poses, betas)

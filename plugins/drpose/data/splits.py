@@ -20,7 +20,7 @@ class SplitPlan:
     poses: how many poses farthest-point sampling takes. neighbours: consecutive frames per pose,
         itself among them.
     yaws: random headings per frame. targets: also store the six views. limit: at most so many
-        samples.
+        samples. tumble: share of the samples that are turned at random about any axis, 0 to 1.
     """
 
     name: str
@@ -30,6 +30,7 @@ class SplitPlan:
     yaws: int = 1
     targets: bool = False
     limit: int | None = None
+    tumble: float = 0.0
 
 
 def plan_splits(
@@ -40,15 +41,17 @@ def plan_splits(
     yaws: int = 1,
     targets: str = "val",
     val_samples: int = 128,
+    tumble: float = 0.0,
 ) -> list[SplitPlan]:
     """Plan `plain_train`, `plain_val`, `acro_train` and `acro_val`, those of them that have clips.
 
     Training splits take `poses` poses with their neighbours; validation splits take `val_samples`
-    samples that are far apart, turned to several headings where there are fewer frames.
+    samples that are far apart, turned to several headings where there are fewer frames. `tumble`
+    is of training splits alone.
 
     Raises:
-        DataError: `targets` is none of `none`, `val`, `all`, or a number is not positive, or there
-            are no clips.
+        DataError: `targets` is none of `none`, `val`, `all`, or a number is not positive, `tumble`
+            is not within 0 and 1, or there are no clips.
     """
     numbers = {"poses": poses, "neighbours": neighbours, "yaws": yaws, "val-samples": val_samples}
     if wrong := [f"{name} is {value}" for name, value in numbers.items() if value < 1]:
@@ -57,13 +60,23 @@ def plan_splits(
         raise DataError(
             f"yaws is {yaws}; expected at most 360, because headings are whole degrees."
         )
+    if not 0 <= tumble <= 1:
+        raise DataError(f"tumble is {tumble}; expected a share from 0 to 1.")
     if targets not in TARGETS:
         raise DataError(f"targets is {targets!r}.{did_you_mean(targets, TARGETS)}")
     plans = []
     for kind, plain in (("plain", True), ("acro", False)):
         if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:
             plans.append(
-                SplitPlan(f"{kind}_train", train, poses, neighbours, yaws, targets == "all")
+                SplitPlan(
+                    f"{kind}_train",
+                    train,
+                    poses,
+                    neighbours,
+                    yaws,
+                    targets == "all",
+                    tumble=tumble,
+                )
             )
         if held_out := [clip for clip in clips if clip.plain == plain and clip.split == "val"]:
             plans.append(_validation(f"{kind}_val", held_out, val_samples, targets != "none"))

@@ -54,6 +54,20 @@ def silhouette_iou(normals: Tensor, labels: Tensor) -> Tensor:
     return ((found & truth).flatten(2).sum(-1) / union.clamp_min(1)).mean(1)
 
 
+def gradient_energy(pictures: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels along both axes: `(n, ...)` -> `(n,)`."""
+    down, across = torch.diff(pictures, dim=-2), torch.diff(pictures, dim=-1)
+    return down.square().flatten(1).mean(1) + across.square().flatten(1).mean(1)
+
+
+def sharpness(normals: Tensor, truth: Tensor) -> Tensor:
+    """Gradient energy of normal maps `(n, v, 3, s, s)` against the truth's, `(n,)`.
+
+    1 is as sharp as the truth; clouds in place of limbs are below it, speckles above.
+    """
+    return gradient_energy(normals) / gradient_energy(truth).clamp_min(1e-12)
+
+
 def part_iou(parts: Tensor, labels: Tensor) -> Tensor:
     """Mean IoU over the body parts that the truth shows, pixels of all views pooled; background
     does not count.
@@ -179,15 +193,15 @@ def _grow(x: Tensor) -> Tensor:
 
 
 class PoseJudge:
-    """Metric: per-sample tables `iou`, `part_iou` (higher is better) and `mpjpe_mm` (lower is
-    better), each `(n,)`.
+    """Metric: per-sample tables `iou`, `part_iou`, `sharpness` (higher is better) and `mpjpe_mm`
+    (lower is better), each `(n,)`.
 
-    weights: folder of a judge network, or "shipped". Batches need `labels` and `joints`: a data set
-        with targets.
+    weights: folder of a judge network, or "shipped". Batches need `normals`, `labels` and `joints`:
+        a data set with targets.
     """
 
     needs = frozenset({"multiview"})
-    higher_is_better = {"iou": True, "part_iou": True, "mpjpe_mm": False}
+    higher_is_better = {"iou": True, "part_iou": True, "mpjpe_mm": False, "sharpness": True}
 
     def __init__(self, weights: PathOrShipped = "shipped") -> None:
         self.net = JudgeNet.load(locate(weights, "judge"))
@@ -195,24 +209,26 @@ class PoseJudge:
         self.reset()
 
     def reset(self) -> None:
-        self._tables: dict[str, list[Tensor]] = {"iou": [], "part_iou": [], "mpjpe_mm": []}
+        self._tables: dict[str, list[Tensor]] = {name: [] for name in self.higher_is_better}
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
         """Judge the decoded normals `(b, 12 or 14, 3, s, s)` of finished samples."""
-        for name in ("labels", "joints"):
+        for name in ("labels", "joints", "normals"):
             if name not in batch:
                 raise ComponentError(
                     f"pose_judge needs the column {name!r}: give the data set `targets: true`"
                 )
         pixels = rollout.decoded
         normals = pixels[:, : pixels.shape[1] // DOMAINS][:, :BODY_VIEWS].float()
-        for name, value in self.judge(normals, batch["labels"], batch["joints"]).items():
+        values = self.judge(normals, batch["labels"], batch["joints"])
+        values["sharpness"] = sharpness(normals, batch["normals"].to(normals.device))
+        for name, value in values.items():
             self._tables[name].append(value.cpu())
 
     @torch.no_grad()
     def judge(self, normals: Tensor, labels: Tensor, joints: Tensor) -> dict[str, Tensor]:
         """Normals `(n, 6, 3, 64, 64)`, labels `(n, 6, 64, 64)`, joints `(n, 23, 3)` in metres ->
-        the three tables."""
+        the tables but `sharpness`."""
         self.net.to(normals.device)
         labels, joints = labels.to(normals.device), joints.to(normals.device)
         with torch.autocast(normals.device.type, enabled=False):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rewardft_plugins.drpose.model.decoder import DeepDecoder
 from rewardft_plugins.drpose.weights import (
     load_into,
     read_json,
@@ -16,20 +17,31 @@ from rewardft_plugins.drpose.weights import (
 )
 from torch import Tensor, nn
 
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, did_you_mean
+
+DECODERS = ("shallow", "deep")
 
 
 class LatentAutoencoder(nn.Module):
     """Images `(n, 3, s, s)` in [0, 1] <-> latents `(n, channels, s / factor, s / factor)`.
 
-    All convolutions work at the latents' resolution, between a pixel-unshuffle and a pixel-shuffle,
-    which is cheap on
-    a CPU. Latents are standardised: zero mean and unit variance per channel over the data it was
-        trained on.
+    The encoder, and the shallow decoder that is trained with it, work at the latents' resolution,
+    between a pixel-unshuffle and a pixel-shuffle, which is cheap on a CPU. A deeper decoder for the
+    same latents can take the shallow one's place. Latents are standardised: zero mean and unit
+    variance per channel over the data it was trained on.
+
+    Raises `ComponentError` when `decoder` is neither "shallow" nor "deep", or a deep one is asked
+    for another factor than 4.
     """
 
-    def __init__(self, channels: int = 8, factor: int = 4, width: int = 96) -> None:
+    def __init__(
+        self, channels: int = 8, factor: int = 4, width: int = 96, decoder: str = "shallow"
+    ) -> None:
         super().__init__()
+        if decoder not in DECODERS:
+            raise ComponentError(f"decoder is {decoder!r}.{did_you_mean(decoder, DECODERS)}")
+        if decoder == "deep" and factor != 4:
+            raise ComponentError(f"the deep decoder enlarges latents 4 times, got factor {factor}")
         self.channels, self.factor, self.width = channels, factor, width
         pixels = 3 * factor**2
         self.encoder = nn.Sequential(
@@ -38,13 +50,8 @@ class LatentAutoencoder(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, channels, 3, padding=1),
         )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(width, pixels, 3, padding=1),
-            nn.PixelShuffle(factor),
+        self.decoder: nn.Module = (
+            DeepDecoder(channels) if decoder == "deep" else _shallow(channels, factor, width)
         )
         self.mean: Tensor
         self.std: Tensor
@@ -52,14 +59,25 @@ class LatentAutoencoder(nn.Module):
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
     @property
-    def config(self) -> dict[str, int]:
-        return {"channels": self.channels, "factor": self.factor, "width": self.width}
+    def config(self) -> dict[str, Any]:
+        config = {"channels": self.channels, "factor": self.factor, "width": self.width}
+        return config | ({"decoder": "deep"} if self._deep else {})
+
+    @property
+    def _deep(self) -> bool:
+        return isinstance(self.decoder, DeepDecoder)
+
+    def deepen(self) -> None:
+        """Put a new deep decoder, with random weights, in the decoder's place."""
+        self.decoder = DeepDecoder(self.channels)
 
     def encode(self, images: Tensor) -> Tensor:
         return (self.encoder(2 * images - 1) - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, nominally in [0, 1] but not clamped."""
+        if self._deep:
+            return self.decoder(latents)
         return self.decoder(latents * self.std + self.mean) / 2 + 0.5
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,6 +112,17 @@ class LatentAutoencoder(nn.Module):
         path = folder / "autoencoder.safetensors"
         load_into(model, read_tensors(path), str(path))
         return model
+
+
+def _shallow(channels: int, factor: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(width, 3 * factor**2, 3, padding=1),
+        nn.PixelShuffle(factor),
+    )
 
 
 class KLAutoencoder(nn.Module):

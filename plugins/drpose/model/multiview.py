@@ -21,8 +21,6 @@ from rewardft_plugins.drpose.model.unet import (
     build_unet,
 )
 from rewardft_plugins.drpose.weights import (
-    ASSETS,
-    SHIPPED,
     freeze,
     load_into,
     locate,
@@ -167,8 +165,6 @@ class MultiviewUNet(nn.Module):
     def _mini_autoencoder(
         folder: Path | None, given: str | None, channels: int
     ) -> LatentAutoencoder:
-        if given is None and folder == ASSETS / "base":
-            given = SHIPPED  # ships once, beside the base
         if given is not None:
             return LatentAutoencoder.load(locate(given, "autoencoder"))
         return LatentAutoencoder(channels) if folder is None else LatentAutoencoder.load(folder)

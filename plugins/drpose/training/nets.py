@@ -1,15 +1,13 @@
-"""Training of the plugin's own small networks: autoencoder, skeleton network, judge. Plain loops,
-one thread each.
+"""Training of the plugin's own small networks: autoencoder, skeleton network, judge.
 
-The diffusion model itself is pre-trained by an ordinary recipe with the `denoising` algorithm, not
-here.
+The compact denoiser is pre-trained in `base`; a diffusion U-Net by an ordinary recipe with the
+`denoising` algorithm.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,70 +17,13 @@ from rewardft_plugins.drpose.judges.pose_judge import JudgeNet, mpjpe_mm, part_i
 from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
 from rewardft_plugins.drpose.rewards.pose_score import pyramid_distance, skeleton_loss
 from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
+from rewardft_plugins.drpose.training.fit import FitOptions, Report, fit
 from rewardft_plugins.humans.body import PARTS
 from rewardft_plugins.humans.reflect import reflect
 from rewardft_plugins.humans.skeleton import skeleton_maps
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardft.contracts.protocols import Dataset
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How long and how fast to fit. minutes: the schedule ends after this time if not after `steps`
-    (0: no limit)."""
-
-    steps: int = 1500
-    batch: int = 32
-    lr: float = 1e-3
-    seed: int = 0
-    weight_decay: float = 1e-4
-    bf16: bool = True
-    minutes: float = 0.0
-    log_every: int = 100
-
-
-def fit(
-    model: nn.Module,
-    loss_of: Callable[[torch.Generator], Tensor],
-    options: FitOptions,
-    report: Report,
-) -> None:
-    """AdamW with a linear warm-up and a cosine to zero over steps, or over minutes when these run
-    out first.
-
-    `loss_of(generator)` draws a batch and returns its loss; it is called under bfloat16 autocast
-    when asked for.
-    """
-    optimizer = torch.optim.AdamW(model.parameters(), options.lr, weight_decay=options.weight_decay)
-    generator = torch.Generator().manual_seed(options.seed)
-    start, running, step = time.monotonic(), 0.0, 0
-    model.train()
-    while (progress := _progress(step, time.monotonic() - start, options)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                options.lr * min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * progress))
-            )
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            loss = loss_of(generator)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        running += loss.item()
-        step += 1
-        if step % options.log_every == 0:
-            speed = step / (time.monotonic() - start)
-            report(f"step {step}  loss {running / options.log_every:.4f}  {speed:.1f} steps/s")
-            running = 0.0
-    model.eval()
-
-
-def _progress(step: int, seconds: float, options: FitOptions) -> float:
-    timed = seconds / (60 * options.minutes) if options.minutes else 0.0
-    return max(step / options.steps, timed)
 
 
 def columns(dataset: Dataset, rows: Iterable[int], names: Sequence[str]) -> tuple[Tensor, ...]:

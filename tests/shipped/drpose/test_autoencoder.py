@@ -3,6 +3,11 @@
 import pytest
 import torch
 from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder, LatentAutoencoder
+from rewardft_plugins.drpose.training.decoder import (
+    crop_bodies,
+    reconstruction_loss,
+    train_decoder,
+)
 from rewardft_plugins.drpose.training.nets import FitOptions, autoencoder_psnr, train_autoencoder
 
 from rewardft.errors import ComponentError
@@ -89,3 +94,60 @@ def test_the_kl_autoencoder_speaks_pixels_in_0_1_and_scaled_latents():
         torch.testing.assert_close(latents, 0.5 * vae.encode(2 * images - 1).latent_dist.mean)
         torch.testing.assert_close(model.decode(latents), vae.decode(2 * latents).sample / 2 + 0.5)
     assert (model.channels, model.factor, latents.shape) == (4, 2, (2, 4, 8, 8))
+
+
+def bodies(count=4):
+    """Discs again, with labels that say where they are."""
+    return [item | {"labels": (item["normals"].amin(1) < 1).byte()} for item in discs(count)]
+
+
+def test_a_deep_decoder_learns_and_leaves_the_encoder_alone(tmp_path):
+    torch.manual_seed(0)
+    data, images = bodies(), torch.rand(2, 3, 64, 64)
+    model = LatentAutoencoder(width=16)
+    latents = model.encode(images)
+    train_decoder(model, [data], FitOptions(steps=1, batch=4), lambda text: None)
+    before = autoencoder_psnr(model, data)
+    train_decoder(model, [data], FitOptions(steps=40, batch=8, lr=3e-3), lambda text: None)
+    after = autoencoder_psnr(model, data)
+    assert torch.equal(model.encode(images), latents)
+    assert after["normals"] > before["normals"] + 3
+    model.save(tmp_path)
+    loaded = LatentAutoencoder.load(tmp_path)
+    assert loaded.config == {"channels": 8, "factor": 4, "width": 16, "decoder": "deep"}
+    assert torch.equal(loaded(images), model(images))
+
+
+def test_windows_hold_the_body_and_cut_all_three_alike():
+    image = torch.arange(64 * 64.0).view(1, 1, 64, 64).expand(1, 3, -1, -1)
+    latents = image[:, :1, ::4, ::4]  # a latent that names its place
+    body = torch.zeros(1, 64, 64, dtype=torch.bool)
+    body[0, 30:40, 4:12] = True
+    cut, picture, mask = crop_bodies(latents, image, body, 4, torch.Generator().manual_seed(0))
+    assert cut.shape == (1, 1, 12, 12) and picture.shape == (1, 3, 48, 48)
+    assert torch.equal(picture[:, :1, ::4, ::4], cut)
+    assert mask.sum() == body.sum() == 80
+    assert set(picture[0, 0][mask[0]].tolist()) == set(image[0, 0][body[0]].tolist())
+
+
+def test_the_reconstruction_loss_by_hand():
+    """One pixel of three channels off by 0.5, on a body that covers the whole picture."""
+    images = torch.zeros(1, 3, 4, 4)
+    found = images.clone()
+    found[..., 1, 1] = 0.5
+    whole = torch.ones(1, 4, 4, dtype=torch.bool)
+    absolute, square, edges = 1.25 * 0.5 / 16, 1.25 * 0.25 / 16, 2 * (2 * 0.5 / 12)
+    expected = absolute + 2 * square + 0.5 * edges
+    assert reconstruction_loss(found, images, whole).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"decoder": "deeep"}, r"decoder is 'deeep'\. Did you mean 'deep'"),
+        ({"decoder": "deep", "factor": 8}, "enlarges latents 4 times, got factor 8"),
+    ],
+)
+def test_a_decoder_that_there_is_not(options, message):
+    with pytest.raises(ComponentError, match=message):
+        LatentAutoencoder(**options)

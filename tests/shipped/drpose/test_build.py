@@ -76,6 +76,27 @@ def test_a_sample_does_not_depend_on_its_neighbours_in_the_build(tmp_path, body,
         assert (difference > 1.5 / 255).float().mean() < 1e-3  # rounding may move an edge
 
 
+def test_a_share_of_the_training_samples_is_turned_about_any_axis(tmp_path, body, clips):
+    """Walking people stand upright; of those that are turned, some lie and some stand on the head.
+    What is not turned is as in a build without, and held-out samples are all so."""
+    named = [clips["dm_walk"], clips["dm_run"]]
+    made = {}
+    for share in (0.0, 0.5):
+        plans = plan_splits(named, poses=30, neighbours=1, targets="none", tumble=share)
+        build_dataset(tmp_path / str(share), plans, body, size=8, seed=2)
+        for split in ("plain_train", "plain_val"):
+            made[share, split] = list(Drpose15k(str(tmp_path / str(share)), split))
+    changed = [
+        not np.allclose(a["pose"], b["pose"])
+        for a, b in zip(made[0.0, "plain_train"], made[0.5, "plain_train"])
+    ]
+    assert len(changed) == 30 and 8 <= sum(changed) <= 22
+    heads = np.array([item["joints"][15, 1] for item in made[0.5, "plain_train"]])
+    assert (heads[changed] < 0).any() and (heads[~np.array(changed)] > 0.3).all()
+    for a, b in zip(made[0.0, "plain_val"], made[0.5, "plain_val"]):
+        assert np.array_equal(a["pose"], b["pose"])
+
+
 def test_manifest_says_what_was_built(tmp_path, body, clips):
     plans = plan_splits(list(clips.values()), poses=3, neighbours=3, val_samples=4)
     manifest = build_dataset(tmp_path / "set", plans, body, size=16, seed=2)
@@ -217,6 +238,7 @@ def test_a_clip_in_two_splits(tmp_path, body, clips):
     ("options", "message"),
     [
         ({"poses": 0, "yaws": -1}, "poses is 0, yaws is -1; expected at least 1."),
+        ({"tumble": 1.5}, "tumble is 1.5; expected a share from 0 to 1."),
         ({"yaws": 361}, "yaws is 361; expected at most 360, because headings are whole degrees."),
         ({"targets": "some"}, "targets is 'some'. Choose one of: all, none, val."),
     ],

@@ -8,14 +8,17 @@ import torch
 from rewardft_plugins.drpose.judges.pose_judge import (
     JudgeNet,
     PoseJudge,
+    gradient_energy,
     mpjpe_mm,
     part_iou,
+    sharpness,
     silhouette_iou,
     silhouettes,
     triangulate,
 )
 from rewardft_plugins.drpose.weights import ASSETS
 from rewardft_plugins.humans.camera import project
+from torch.nn.functional import avg_pool2d
 
 from rewardft.errors import ComponentError
 from rewardft.types import Batch
@@ -76,6 +79,22 @@ def test_mpjpe_is_pelvis_to_pelvis_in_millimetres():
     assert mpjpe_mm(found, truth).tolist() == pytest.approx([0.0, 10.0], abs=1e-2)
 
 
+def test_sharpness_is_one_for_the_truth_and_falls_with_blur_and_rises_with_speckles():
+    truth = white(2)
+    truth[..., 20:40, 20:40] = 0.3
+    blurred = avg_pool2d(truth.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(truth)
+    assert sharpness(truth, truth).tolist() == pytest.approx([1.0, 1.0])
+    assert (sharpness(blurred, truth) < 0.5).all()
+    speckled = truth + 0.1 * torch.randn(truth.shape)
+    assert (sharpness(speckled, truth) > 1.2).all()
+
+
+def test_the_gradient_energy_by_hand():
+    step = torch.zeros(1, 2, 2)
+    step[0, 0, 0] = 3.0
+    assert gradient_energy(step).tolist() == [9.0]  # one of two differences along each axis
+
+
 @pytest.fixture
 def judge(tmp_path):
     torch.manual_seed(0)
@@ -87,6 +106,7 @@ def batch(count):
     columns = {
         "labels": torch.zeros(count, 6, 64, 64, dtype=torch.uint8),
         "joints": torch.randn(count, 23, 3),
+        "normals": torch.rand(count, 6, 3, 64, 64),
     }
     columns["labels"][:, :, 20:40, 20:40] = 2
     return Batch(tuple(map(str, range(count))), (0,) * count, columns)
@@ -104,7 +124,7 @@ def test_tables_hold_every_sample_whatever_the_batches(judge):
     for i in range(3):
         judge.update(SimpleNamespace(decoded=pixels[i : i + 1]), whole.select(slice(i, i + 1)))
     alone = judge.compute()
-    assert sorted(alone) == ["iou", "mpjpe_mm", "part_iou"]
+    assert sorted(alone) == ["iou", "mpjpe_mm", "part_iou", "sharpness"]
     for name in alone:
         torch.testing.assert_close(alone[name], together[name], rtol=1e-4, atol=1e-3)
 

@@ -10,7 +10,6 @@ from rewardft_plugins.drpose.model.multiview import (
     face_crop,
     straight_through_clamp,
 )
-from rewardft_plugins.drpose.weights import ASSETS
 
 from rewardft.errors import ComponentError
 from rewardft.types import Batch, select_rows
@@ -244,24 +243,3 @@ def test_the_face_is_the_top_centre_third():
     image = torch.zeros(1, 3, 63, 63)
     image[..., :21, 21:42] = 1.0
     assert face_crop(image).min() == 1.0
-
-
-@pytest.mark.skipif(not (ASSETS / "base").is_dir(), reason="the shipped base is not here")
-def test_the_shipped_base_denoises_rendered_bodies_and_uses_the_image(rendered_bodies):
-    model = MultiviewUNet(weights="shipped")
-    columns = {name: rendered_bodies[name] for name in ("normals", "colours")}
-    given = Batch(tuple("abcdefgh"), (0,) * 8, {"image": columns["colours"][:, 0], **columns})
-    x0, cond, t = model.clean(given), model.encode(given), torch.full((8,), 900)
-    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-    a = model.scheduler.alphas_cumprod[900]
-    x = a.sqrt() * x0 + (1 - a).sqrt() * noise
-
-    def error(cond):
-        with torch.no_grad():
-            estimate = a.sqrt() * x - (1 - a).sqrt() * model.denoise(x, t, cond)
-        return (estimate - x0).square().mean().item()
-
-    with_image, without = error(cond), error(model.drop(cond, torch.ones(8, dtype=torch.bool)))
-    assert x0.std() == pytest.approx(1.0, abs=0.2)
-    assert with_image < 0.4 * x0.var().item()
-    assert with_image < 0.8 * without

@@ -1,0 +1,49 @@
+"""A deeper decoder for the miniature's latents, which sharpens what the shallow one blurs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut; the identity at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        nn.init.zeros_(self.layers[3].weight)
+        nn.init.zeros_(self.layers[3].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class DeepDecoder(nn.Module):
+    """Standardised latents `(n, c, s, s)` -> pixels `(n, 3, 4 s, 4 s)`, nominally in [0, 1].
+
+    channels: of the latents. width, fine: of the layers at one and at two times their resolution.
+    """
+
+    def __init__(self, channels: int = 8, width: int = 96, fine: int = 32) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), Residual(width))
+        self.down = nn.Conv2d(width, width, 4, 2, 1)
+        self.low = nn.Sequential(
+            Residual(width), nn.SiLU(), nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2)
+        )
+        self.middle = nn.Sequential(
+            Residual(width), nn.SiLU(), nn.Conv2d(width, 4 * fine, 1), nn.PixelShuffle(2)
+        )
+        self.leave = nn.Sequential(
+            Residual(fine), nn.SiLU(), nn.Conv2d(fine, 12, 3, padding=1), nn.PixelShuffle(2)
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        hidden = self.enter(latents)
+        hidden = hidden + self.low(self.down(hidden))
+        return 0.5 - self.leave(self.middle(hidden)) / 2

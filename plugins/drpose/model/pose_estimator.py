@@ -1,0 +1,105 @@
+"""The pose estimator: one picture -> joints in three dimensions, the condition that is drawn into
+every view.
+
+PSHuman's variant with SMPL takes its pose from an estimator that was trained on people in many
+poses; this small one stands for it. Joints are placed in the picture as the mean of a softmax over
+positions, which turns and moves with the picture; each has a depth at every position, of which the
+mean under the same softmax counts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rewardft_plugins.drpose.weights import (
+    load_into,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from rewardft_plugins.humans.body import JOINTS
+from rewardft_plugins.humans.camera import HALF_EXTENT
+from rewardft_plugins.humans.positions import expected_position
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions, each after group norm, and a shortcut; the identity at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.n1 = nn.GroupNorm(8, width)
+        self.c1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.n2 = nn.GroupNorm(8, width)
+        self.c2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        nn.init.zeros_(self.c2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.c2(F.silu(self.n2(self.c1(F.silu(self.n1(x))))))
+
+
+class PoseEstimator(nn.Module):
+    """Pictures `(b, 3, 64, 64)` in [0, 1] on white -> joints `(b, 23, 3)`, metres in the rendered
+    frame.
+
+    A U-Net of three levels, 16, 8 and 4 pixels wide, with a layer that sees all positions at the
+    coarsest.
+    """
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.width, w = width, width
+        self.enter = nn.Sequential(
+            nn.PixelUnshuffle(4), nn.Conv2d(48, w, 3, padding=1), Residual(w)
+        )
+        self.down8 = nn.Sequential(nn.Conv2d(w, 2 * w, 3, 2, 1), Residual(2 * w), Residual(2 * w))
+        self.down4 = nn.Sequential(
+            nn.Conv2d(2 * w, 4 * w, 3, 2, 1), Residual(4 * w), Residual(4 * w)
+        )
+        self.deep = nn.Sequential(
+            nn.Flatten(), nn.Linear(64 * w, 256), nn.SiLU(), nn.Dropout(0.1), nn.Linear(256, 64 * w)
+        )
+        self.up8, self.r8 = (
+            nn.Sequential(nn.Conv2d(4 * w, 8 * w, 1), nn.PixelShuffle(2)),
+            Residual(2 * w),
+        )
+        self.up16, self.r16 = (
+            nn.Sequential(nn.Conv2d(2 * w, 4 * w, 1), nn.PixelShuffle(2)),
+            Residual(w),
+        )
+        self.head = nn.Sequential(nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, 2 * len(JOINTS), 1))
+
+    @property
+    def config(self) -> dict[str, int]:
+        return {"width": self.width}
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        fine = self.enter(1 - pictures)
+        middle = self.down8(fine)
+        coarse = self.down4(middle)
+        coarse = coarse + self.deep(coarse).view_as(coarse)
+        middle = self.r8(middle + self.up8(coarse))
+        fine = self.r16(fine + self.up16(middle))
+        heat, depth = self.head(fine).float().chunk(2, dim=1)
+        place = expected_position(heat)
+        towards = (heat.flatten(2).softmax(-1) * depth.flatten(2)).sum(-1)
+        return torch.stack([place[..., 0], -place[..., 1], towards], dim=-1) * HALF_EXTENT
+
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write pose_estimator.json and pose_estimator.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "pose_estimator.json", self.config)
+        write_tensors(folder / "pose_estimator.safetensors", self.state_dict(), half=half)
+
+    @classmethod
+    def load(cls, folder: Path) -> PoseEstimator:
+        """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
+        fit.
+        """
+        model = cls(**read_json(folder / "pose_estimator.json"))
+        path = folder / "pose_estimator.safetensors"
+        load_into(model, read_tensors(path), str(path))
+        return model
