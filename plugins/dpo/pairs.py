@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.paths import read_bytes, reason
 from rewardft.testing.tiny import TinyBlobs
 
 UNREADABLE = (
@@ -37,6 +38,8 @@ UNREADABLE = (
     MemoryError,
     OverflowError,
 )  # what decoders raise
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no others: some are read by running programs
+LARGEST_IMAGE = 2**28  # bytes of one file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Record = dict[str, Any]
 
@@ -249,7 +252,7 @@ def check_ids(records: list[Record], path: Path) -> list[Record]:
 def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
     """Decode to `(3, size, size)` in [0, 1]. Raises DataError for whatever is no complete image."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise DataError(
             f"{where}: reading images needs the package pillow (pip install pillow)"
@@ -258,8 +261,13 @@ def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise DataError(
+            f"{where}: not a readable image (UnidentifiedImageError: expected {known})"
+        ) from None
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(
             f"{where}: not a readable image ({type(error).__name__}: {error})"
@@ -308,7 +316,9 @@ def read_inside(root: Path, name: str, where: str) -> bytes:
         path = (root / name).resolve()
         inside = path.is_relative_to(root.resolve())
         if inside:
-            return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where}: {name!r} cannot be read ({error})") from error
+            return read_bytes(path, LARGEST_IMAGE)
+    except DataError as error:
+        raise DataError(f"{where}: {name!r:.200} cannot be read ({error})") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{where}: {name!r:.200} cannot be read ({reason(error)})") from error
     raise DataError(f"{where}: {name!r} lies outside {root}; give paths relative to it")

@@ -259,7 +259,8 @@ def decode_png(text: Any) -> Tensor:
         zlib.error,
         Image.DecompressionBombError,
     ) as error:
-        raise WireError(f"`samples` has an entry that is no PNG file: {error}") from error
+        why = str(error).partition("<_io")[0].removesuffix(" image file ")
+        raise WireError(f"`samples` has an entry that is no PNG file: {why}") from error
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
 

@@ -14,13 +14,17 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
 from rewardft_plugins.humans.archives import DAMAGED
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
-from rewardft.paths import Place
+from rewardft.files import sha256_once
+from rewardft.paths import Place, read_text
 
 FORMAT = "rewardft-drpose"
+LARGEST_JSON = 2**28  # bytes of a manifest or a list of samples
+PlainName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # part of a file's name
 VERSION = 1
 MANIFEST = "manifest.json"
 
@@ -121,6 +125,8 @@ class _Split:
         self._arrays = {name: _open(self.root, self.split, name, entry) for name in columns}
         self._samples: list[dict[str, Any]] = _read_samples(self.root, self.split, entry)
         self._check_finite()
+        for name in (samples_file(self.split), *(column_file(self.split, c) for c in columns)):
+            _verify(self.root / name, entry["files"][name])
         self._count = min(len(self._samples), limit or len(self._samples))
 
     def __len__(self) -> int:
@@ -168,8 +174,8 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f" `rewardft drpose build-dataset {root}`."
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        manifest = json.loads(read_text(path, LARGEST_JSON))
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not readable JSON ({error}). Build the data set again."
         ) from error
@@ -186,7 +192,45 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f"{path} has format version {manifest.get('version')!r}; this rewardft reads version "
             f"{VERSION}. Build the data set again."
         )
+    try:
+        _Manifest.model_validate(manifest, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path} is damaged at {where}: {first['msg']}. Build the data set again."
+        ) from None
     return manifest
+
+
+class _FileFacts(BaseModel):
+    """What the manifest says of one file."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    dtype: str = ""
+    shape: list[int] = []
+
+
+class _SplitFacts(BaseModel):
+    count: Annotated[int, Field(ge=1)]
+    targets: bool
+    files: dict[PlainName, _FileFacts]
+
+
+class _Manifest(BaseModel):
+    """The part of a manifest that reading follows."""
+
+    splits: dict[PlainName, _SplitFacts]
+    aliases: dict[str, str] = {}
+
+
+class _Sample(BaseModel):
+    """A line of `SPLIT.samples.json`."""
+
+    id: Annotated[str, Field(min_length=1)]
+    clip: str
+    plain: bool
 
 
 def column_file(split: str, column: str) -> str:
@@ -217,7 +261,9 @@ def _open(root: Path, split: str, column: str, entry: dict[str, Any]) -> NDArray
         raise DataError(
             f"{path} is missing, though the manifest lists it. Build the data set again."
         )
-    expected = entry["files"][path.name]
+    expected = entry["files"].get(path.name)
+    if expected is None:
+        raise DataError(f"{root / MANIFEST} does not list {path.name}. Build the data set again.")
     if path.stat().st_size != expected["bytes"]:
         raise DataError(
             f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is "
@@ -237,11 +283,22 @@ def _open(root: Path, split: str, column: str, entry: dict[str, Any]) -> NDArray
     return array
 
 
+def _verify(path: Path, expected: dict[str, Any]) -> None:
+    """Raises DataError unless a file is the one that was built; large ones are read once."""
+    if sha256_once(path) != expected["sha256"]:
+        raise DataError(
+            f"{path} is not the file that was built: its SHA-256 is another than {MANIFEST} says. "
+            "Build the data set again."
+        )
+
+
 def _read_samples(root: Path, split: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
     path = root / samples_file(split)
+    if path.name not in entry["files"]:
+        raise DataError(f"{root / MANIFEST} does not list {path.name}. Build the data set again.")
     try:
-        samples = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        samples = json.loads(read_text(path, LARGEST_JSON))
+    except (ValueError, RecursionError, DataError) as error:
         raise DataError(
             f"{path} is missing or not readable JSON ({error}). Build the data set again."
         ) from error
@@ -250,6 +307,20 @@ def _read_samples(root: Path, split: str, entry: dict[str, Any]) -> list[dict[st
         raise DataError(
             f"{path} lists {found} samples, expected {entry['count']}. Build the data set again."
         )
+    seen: set[str] = set()
+    for number, sample in enumerate(samples):
+        try:
+            _Sample.model_validate(sample, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"{path}: sample {number} is damaged{f' at {where}' if where else ''}: "
+                f"{first['msg']}. Build the data set again."
+            ) from None
+        if sample["id"] in seen:
+            raise DataError(f"{path}: two samples are called {sample['id']!r:.200}.")
+        seen.add(sample["id"])
     return samples
 
 

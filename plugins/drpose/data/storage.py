@@ -165,6 +165,14 @@ def _check_place(out: Path, overwrite: bool) -> None:
         raise DataError(
             f"{out} holds a data set already; give another folder, or --overwrite to replace it."
         )
+    splits = read_manifest(out)["splits"].values()
+    ours = {MANIFEST, *(name for split in splits for name in split["files"])}
+    others = sorted(path.name for path in out.iterdir() if path.name not in ours)
+    if others:
+        raise DataError(
+            f"{out} holds more than a data set ({', '.join(others[:5])}), so it is not replaced; "
+            "give another folder."
+        )
 
 
 def _replace(folder: Path, out: Path) -> None:

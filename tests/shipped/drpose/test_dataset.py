@@ -225,3 +225,29 @@ def test_bad_manifest(tmp_path, text, message):
     with pytest.raises(DataError) as caught:
         Drpose15k(str(tmp_path))
     assert str(caught.value) == message.replace("{path}", str(tmp_path / "manifest.json"))
+
+
+def test_an_edit_of_the_same_size_is_found_and_a_sound_file_is_read_once(
+    tmp_path, monkeypatch, built
+):
+    """`images.npy` with one byte changed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    Drpose15k(str(root), split="acro_val")
+    assert len(json.loads((tmp_path / "cache/rewardft/sha256.json").read_text())) == 7
+    digests = []
+    monkeypatch.setattr("rewardft.files.sha256", lambda path: digests.append(path))
+    Drpose15k(str(root), split="acro_val")
+    assert digests == []
+    monkeypatch.undo()
+    file = root / "acro_val.images.npy"
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(DataError) as caught:
+        Drpose15k(str(root), split="acro_val")
+    assert str(caught.value) == (
+        f"{file} is not the file that was built: its SHA-256 is another than manifest.json says. "
+        "Build the data set again."
+    )
