@@ -63,6 +63,15 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f" Choose one of: {', '.join(known)}."
 
 
+def exit_called(stop: SystemExit) -> str:
+    """What to say of code that ends the program in the place of raising an error."""
+    called = "" if stop.code is None else repr(stop.code)
+    return (
+        f"sys.exit({called}) was called at {place_of_error(stop)}. What fails must raise an error "
+        "that says what is wrong."
+    )
+
+
 def place_of_error(error: BaseException) -> str:
     """'file:line' of the innermost frame that raised it; 'an unknown place' where it has none."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -120,6 +120,31 @@ def write_text(path: Path, text: str) -> None:
         raise CheckpointError(f"{path}: could not be written ({reason(error)})") from error
 
 
+def read_object(path: Path, keys: Mapping[str, type], mend: str) -> dict[str, Any]:
+    """The JSON object in a file that a run wrote.
+
+    Args:
+        keys: what must be in it, and of which type.
+        mend: what to do about a file that is damaged, as a sentence.
+
+    Raises CheckpointError for a file that is cut short, or is none that a run wrote.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or not written by a run ({error}). {mend}"
+        ) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected an object, got {value!r:.60}. {mend}")
+    for key, kind in keys.items():
+        if not isinstance(value.get(key), kind):
+            got = f"got {value[key]!r:.60}" if key in value else "it is not there"
+            wanted = f"expected {key!r} ({kind.__name__})"
+            raise CheckpointError(f"{path}: damaged: {wanted}, {got}. {mend}")
+    return value
+
+
 def flush(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)

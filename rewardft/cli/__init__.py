@@ -3,13 +3,22 @@ any other has a traceback, and 1."""
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from rewardft.errors import RewardftError
+from rewardft.errors import ComponentError, RewardftError, exit_called
+from rewardft.streams import forgive
 
 UNEXPECTED_ERROR, EXPECTED_ERROR, INTERRUPTED = 1, 2, 130
+
+
+class Carried(Exception):
+    """What a command raised, past the library that reads the command line: it would end without a
+    word on some exceptions, and call others a success."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,31 +28,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     that is not a command of the core loads a plugin, the one installed under that name.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone ends no command
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    forgive()
     try:
+        import typer
+
         from rewardft.cli.app import build_app
 
-        build_app(words)(args=words, prog_name="rewardft")
-    except RewardftError as error:
-        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return EXPECTED_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
-    except Exception as error:
-        from rewardft.cli.tracebacks import first_of_plugin, format_unexpected
-
-        if (
-            isinstance(error, OSError)
-            and error.filename
-            and not first_of_plugin(error.__traceback__)
-        ):
-            print(f"error: {error.filename}: {error.strerror or error}.", file=sys.stderr)
-            return EXPECTED_ERROR
-        print(format_unexpected(error), file=sys.stderr)
-        return UNEXPECTED_ERROR
+        command = typer.main.get_command(build_app(words))
+        carry_errors(command)
+        command.main(args=words, prog_name="rewardft")
+    except Carried as carried:
+        return report(carried.error)
+    except SystemExit as stop:  # the library's own; one of a component is carried, or comes here
+        if type(stop.__context__).__module__.split(".")[0] in ("typer", "click"):
+            return stop.code if isinstance(stop.code, int) else 1
+        return report(stop)
+    except BaseException as error:
+        return report(error)
     return 0
+
+
+def carry_errors(command: Any) -> None:
+    """Carry all that the command raises out, but what the library raises to end it."""
+    invoke = command.invoke
+
+    def invoke_and_carry(context: Any) -> Any:
+        try:
+            return invoke(context)
+        except BaseException as error:
+            if type(error).__module__.split(".")[0] in ("typer", "click"):
+                raise
+            raise Carried(error) from None
+
+    command.invoke = invoke_and_carry
+
+
+def report(error: BaseException) -> int:
+    """Say what happened in one message; returns the exit code."""
+    if isinstance(error, SystemExit):
+        error = ComponentError(exit_called(error))
+    if isinstance(error, RewardftError):
+        say("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+        return EXPECTED_ERROR
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted")
+        return INTERRUPTED
+    from rewardft.cli.tracebacks import first_of_plugin, format_unexpected
+
+    named = isinstance(error, OSError) and error.filename
+    if named and not first_of_plugin(error.__traceback__):
+        assert isinstance(error, OSError)
+        say(f"error: {error.filename}: {error.strerror or error}.")
+        return EXPECTED_ERROR
+    say(format_unexpected(error))
+    return UNEXPECTED_ERROR
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -18,6 +18,7 @@ import torch
 
 from rewardft.errors import RewardftError
 from rewardft.runs.open import run_recipe_file
+from rewardft.streams import forgive
 
 EXPECTED_ERROR, INTERRUPTED = 2, 130
 
@@ -48,6 +49,7 @@ def carry_out(order: Order) -> None:
     handle = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):
         os.dup2(handle, stream)
+    forgive()
     os.chdir(order.folder)
     os.environ.clear()
     os.environ.update(order.environment)

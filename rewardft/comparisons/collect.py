@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -21,10 +20,11 @@ from rewardft.contracts.records import Interval, Point, Role, RunRecord, Value
 from rewardft.engine.held_out import trained_values
 from rewardft.engine.meter import spent_on_axes
 from rewardft.evaluation.evaluate import Evaluation
-from rewardft.files import nan_for_null
+from rewardft.files import nan_for_null, read_object
 from rewardft.storage.checkpoint import step_of
 from rewardft.storage.folder import is_held
 
+CONTINUE = "Delete it, and compare again: the run goes on."
 COSTS = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
 NOT_SHOWN = (
     "denoiser_",
@@ -85,7 +85,7 @@ def ending(member: Member) -> dict[str, Any]:
     if (
         path.is_file() and not error.is_file()
     ):  # an observer may have failed after the summary was written
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_object(path, {"status": str, "step": int}, CONTINUE)
         seconds = nan_for_null(summary.get("train_seconds"))
         spent = spent_on_axes(summary, summary["step"], seconds, processes_of(member.folder))
         alarms = [alarm["sentence"] for alarm in summary.get("alarms", [])]
@@ -132,15 +132,14 @@ def processes_of(folder: Path) -> int:
     path = folder / "manifest.json"
     if not path.is_file():
         return 1
-    return int(json.loads(path.read_text(encoding="utf-8")).get("hardware", {}).get("processes", 1))
+    return int(read_object(path, {}, CONTINUE).get("hardware", {}).get("processes", 1))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`; a line that a kill cut short is left out."""
-    from rewardft.storage.recorder import parse_line
+    from rewardft.storage.recorder import read_records
 
-    texts = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [record for record in map(parse_line, texts) if record is not None]
+    return read_records(path)
 
 
 def read_evaluations(folder: Path) -> dict[int, Evaluation]:
@@ -166,7 +165,8 @@ def like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]:
 
 def read_evaluation(path: Path) -> Evaluation:
     """The values per sample of one evaluated step."""
-    return Evaluation.from_json(json.loads(path.read_text(encoding="utf-8")))
+    keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
+    return Evaluation.from_json(read_object(path, keys, "Delete it: it is made again."))
 
 
 def training(lines: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Point]:

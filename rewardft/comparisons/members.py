@@ -14,6 +14,7 @@ from typing import Any
 
 from rewardft.comparisons.sources import Request, Variant, budget_settings, key_of
 from rewardft.errors import PluginError, RecipeError, RewardftError
+from rewardft.files import read_object
 from rewardft.paths import file_name
 from rewardft.plugins.component import Component, option_parameters
 from rewardft.plugins.manager import load_installed
@@ -74,11 +75,10 @@ class Member:
         """Whether the run is there and came to its end."""
         path = self.folder / "summary.json"
         failed = (self.folder / "error.txt").is_file()  # of an observer, after the last step
-        return (
-            path.is_file()
-            and not failed
-            and json.loads(path.read_text(encoding="utf-8")).get("status") in DONE
-        )
+        if failed or not path.is_file():
+            return False
+        how = "Delete it, and the run goes on."
+        return read_object(path, {"status": str}, how)["status"] in DONE
 
     @property
     def is_started(self) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.engine.processes import gather_objects
-from rewardft.errors import CheckpointError, ComponentError, place_of_error
+from rewardft.errors import CheckpointError, ComponentError, exit_called, place_of_error
 
 # What a component cannot be at fault for: the disk is full or gone, or may not be written.
 DISK = {
@@ -49,10 +49,7 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
     interrupted: whether a user has ended the run at once, which a KeyboardInterrupt then says.
     """
     if isinstance(error, SystemExit):
-        return ComponentError(
-            f"sys.exit({'' if error.code is None else repr(error.code)}) was called at "
-            f"{place_of_error(error)}. A component must raise an error that says what is wrong."
-        )
+        return ComponentError(exit_called(error))
     if isinstance(error, KeyboardInterrupt) and not interrupted:
         return ComponentError(
             f"KeyboardInterrupt was raised at {place_of_error(error)}, and nobody has interrupted "
@@ -60,7 +57,7 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
         )
     if isinstance(error, OSError) and error.errno in DISK and is_inside(error.filename, folder):
         return CheckpointError(
-            f"{error.filename or folder}: could not be written ({error.strerror}). What was saved "
+            f"{error.filename}: could not be written ({error.strerror}). What was saved "
             "before is untouched: make room or mend the folder's permissions, then --resume."
         )
     if isinstance(error, RuntimeError) and LOST.search(str(error)):
@@ -70,8 +67,8 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
 
 
 def is_inside(name: Any, folder: Path) -> bool:
-    """Whether a file is in `folder`; True as well for one that the system does not name."""
-    return name is None or Path(os.fsdecode(name)).absolute().is_relative_to(folder.absolute())
+    """Whether a file is in `folder`; False for one that the system does not name."""
+    return name is not None and Path(os.fsdecode(name)).absolute().is_relative_to(folder.absolute())
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ they were made."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
-from rewardft.files import encode, write_text
+from rewardft.files import encode, read_object, write_text
 from rewardft.policy.adapter import FullFineTuning
 from rewardft.recipe.recipe import Recipe
 
@@ -147,5 +146,6 @@ def read_evaluation(out: Path, step: int, settings: Mapping[str, Any]) -> dict[s
     path = evaluation_path(out, step)
     if not path.exists():
         return None
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
+    data = read_object(path, keys, "Delete it: it is made again.")
     return data if data.get("settings") == settings else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +20,7 @@ from rich.progress import (
 
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.contracts.run import Run
+from rewardft.streams import Forgiving
 
 if TYPE_CHECKING:
     from rewardft.contracts.alarm import Alarm
@@ -30,7 +32,7 @@ class ProgressLine:
     """A bar on a terminal; on anything else a plain line now and then."""
 
     def __init__(self, start: int, trained: float = 0.0, every_seconds: float = 10.0) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
         self.start = self.counted = (
             start  # time left is judged by the steps after `counted`, which began at `began`
         )
@@ -42,7 +44,7 @@ class ProgressLine:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         self.bar = Progress(
             *columns,
@@ -77,7 +79,9 @@ class ProgressLine:
                 else now - self.began
             )
             left = took / max(step - self.counted, 1) * (total - step)
-            self.console.print(f"step {step}/{total}  {text}  {left:.0f} s left", highlight=False)
+            self.console.print(
+                f"step {step}/{total}  {text}  {left:.0f} s left", highlight=False, markup=False
+            )
 
     @hookimpl
     def on_evaluation_end(
@@ -105,7 +109,7 @@ class ProgressLine:
     @hookimpl
     def on_checkpoint_saved(self, run: Run, step: int, path: Path) -> None:
         if self.console.is_terminal:
-            self.bar.console.print(f"saved {path}", highlight=False)
+            self.bar.console.print(f"saved {path}", highlight=False, markup=False)
 
     @hookimpl
     def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:

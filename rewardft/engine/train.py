@@ -29,8 +29,9 @@ from rewardft.recipe.recipe import Recipe
 from rewardft.storage.checkpoint import Part, read_state
 from rewardft.storage.folder import claim, resumptions, take_up
 from rewardft.storage.manifest import manifest
+from rewardft.storage.origin import Origin, check_same_origin, data_digests
 from rewardft.storage.recorder import Recorder, SampleDump, check_trackers
-from rewardft.storage.resume import check_same_plugins, restore
+from rewardft.storage.resume import restore
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,19 @@ def build_trainer(order: Order, peers: Peers) -> Trainer:
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(order.resolved.dataset.build(), recipe.seed)
     meter = Meter(recipe.train.budget, accelerator.num_processes)
+    data = data_digests(order.resolved.dataset.all_options, recipe.base)
+    origin = Origin(accelerator.num_processes, session.plugin_files, data)
     held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
     noted |= {"meter": meter, "random": RandomState()}
-    changed = put_back(order, session, held | noted, checkpoint)
+    changed = put_back(order, session, origin, held | noted, checkpoint)
     meter.start(session.context.cost, state.step, state.seconds)
     copy_from_main(accelerator, [*parameters, *ema.weights.values()])
-    facts = {"recipe_sha256": recipe.digest(), "plugin_files": session.plugin_files}
+    facts = {"recipe_sha256": recipe.digest(), **origin.to_json()}
     keep = recipe.save.keep
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
     saver.saved = state.step
-    observe(order, run, state, changed)
+    observe(order, run, state, origin, changed)
     return Trainer(
         Parts(
             run=run,
@@ -139,29 +142,34 @@ def make_run(order: Order, session: Session) -> Run:
 
 
 def put_back(
-    order: Order, session: Session, parts: Mapping[str, Part], checkpoint: Path | None
+    order: Order,
+    session: Session,
+    origin: Origin,
+    parts: Mapping[str, Part],
+    checkpoint: Path | None,
 ) -> list[str] | None:
     """Go on from a checkpoint (None: from the start), and the run folder with it; returns the
     plugins that were edited since, None for a new run."""
     changed: list[str] = []
     if checkpoint is not None:
         facts = read_state(checkpoint)
-        before, allowed = facts.get("plugin_files", {}), order.allow_changed_plugins
-        changed = check_same_plugins(before, session.plugin_files, allowed)
+        changed = check_same_origin(facts, origin, order.allow_changed_plugins)
         restore(checkpoint, session.adapter, parts, order.accelerator.device)
     if order.resume and order.accelerator.is_main_process:
         take_up(order.out, order.recipe, checkpoint)
     return changed if order.resume else None
 
 
-def observe(order: Order, run: Run, state: TrainState, changed: list[str] | None) -> None:
+def observe(
+    order: Order, run: Run, state: TrainState, origin: Origin, changed: list[str] | None
+) -> None:
     """Register the engine's own observers, and write down what the run was made with."""
     manager, accelerator = order.plugins.manager, order.accelerator
     manager.register(Recorder(order.out, accelerator, run.is_main), name="recorder")
     if run.is_main:
         manager.register(ProgressLine(state.step, state.seconds), name="progress")
         resumed = [] if changed is None else resumptions(order.out, state.step, changed)
-        facts = manifest(run, order.plugins, str(accelerator.device), accelerator.num_processes)
+        facts = manifest(run, order.plugins, str(accelerator.device), origin)
         write_text(order.out / "manifest.json", encode(facts | {"resumed": resumed}, indent=2))
     if order.recipe.train.report_to:
         accelerator.init_trackers("rewardft", config={"recipe": order.recipe.to_yaml()})

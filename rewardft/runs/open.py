@@ -3,7 +3,6 @@ a reward is built on its own."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from rewardft.engine.train import train
 from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
-from rewardft.files import encode, write_text
+from rewardft.files import encode, read_object, write_text
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.manager import load_plugins
@@ -93,7 +92,8 @@ def read_average(checkpoint: Path, device: torch.device) -> Snapshot:
 def step_of_trained(folder: Path) -> int | None:
     """The step that the weights in `adapter/` are of; None when there are none."""
     path = folder / "step.json"
-    return int(json.loads(path.read_text(encoding="utf-8"))["step"]) if path.is_file() else None
+    how = f"Delete {folder} to use the newest checkpoint."
+    return int(read_object(path, {"step": int}, how)["step"]) if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,8 @@ def evaluate_run(
 def changed_plugins(session: Session, folder: Path) -> list[str]:
     """File plugins whose code is not that which the run was made with, as its manifest has it."""
     path = folder / "manifest.json"
-    listed = (
-        json.loads(path.read_text(encoding="utf-8")).get("plugins", []) if path.is_file() else []
-    )
+    how = "Delete it: the run is then taken to have been made with the plugins of now."
+    listed = read_object(path, {}, how).get("plugins", []) if path.is_file() else []
     before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
     return [file for file, sha in session.plugin_files.items() if before.get(file, sha) != sha]
 

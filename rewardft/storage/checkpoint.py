@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 
 from rewardft.errors import CheckpointError
 from rewardft.files import remove_folder, sha256, write_folder
@@ -43,8 +45,9 @@ def save_checkpoint(
     """
 
     def fill(folder: Path) -> None:
-        adapter.save(folder)
-        torch.save(tensors, folder / "training.pt")
+        with as_disk_error(), (folder / "training.pt").open("wb") as file:
+            adapter.save(folder)
+            torch.save(tensors, file)
         files = {
             p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)}
             for p in sorted(folder.iterdir())
@@ -58,12 +61,22 @@ def save_checkpoint(
     return path
 
 
+@contextmanager
+def as_disk_error() -> Iterator[None]:
+    """Raise what the libraries raise on a full disk as what Python raises there."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
 def save_trained(adapter: Any, folder: Path, step: int) -> None:
     """The trained weights, and the step that they are of: a resumed run may have newer ones in a
     checkpoint."""
 
     def fill(temporary: Path) -> None:
-        adapter.save(temporary)
+        with as_disk_error():
+            adapter.save(temporary)
         (temporary / "step.json").write_text(json.dumps({"step": step}))
 
     write_folder(folder, fill, mark="step.json")

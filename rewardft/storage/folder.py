@@ -4,17 +4,17 @@ was evaluated."""
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import CheckpointError
-from rewardft.files import remove_folder, write_text
+from rewardft.files import read_object, remove_folder, write_text
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.checkpoint import latest_checkpoint, step_of
-from rewardft.storage.recorder import parse_line, rewind_metrics
+from rewardft.storage.recorder import read_records, rewind_metrics
 from rewardft.storage.resume import check_same_recipe
 
 LOG = logging.getLogger(__name__)
@@ -110,8 +110,8 @@ def what_is_there(out: Path) -> str:
         )
         return f"a run that failed{' before it saved a checkpoint' if unsaved else ''}; error.txt says why. {how}"
     if (out / "summary.json").exists():
-        status = json.loads((out / "summary.json").read_text(encoding="utf-8"))["status"]
-        if status == "finished":
+        how = "Continue the run with --resume, which writes it anew."
+        if read_object(out / "summary.json", {"status": str}, how)["status"] == "finished":
             return "a finished run. Go on with --resume and a larger train.steps or train.budget"
     return "a run. Continue it with --resume"
 
@@ -162,28 +162,21 @@ def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:
 def rewind_evaluations(out: Path, step: int) -> None:
     """Drop evaluations after `step`, and the one of `step` if a kill came before `metrics.jsonl`
     was told of it."""
-    told = any(is_evaluation(line, step) for line in lines_of(out / "metrics.jsonl"))
+    told = any(is_evaluation(record, step) for record in read_records(out / "metrics.jsonl"))
     for path in (out / "evaluations").glob("step-*.json"):
         if step_of(path) > step or (step_of(path) == step and not told):
             path.unlink()
 
 
-def is_evaluation(line: str, step: int) -> bool:
-    """Whether a line of `metrics.jsonl` is the evaluation of `step`."""
-    record = parse_line(line) or {}
+def is_evaluation(record: Mapping[str, Any], step: int) -> bool:
+    """Whether a record of `metrics.jsonl` is the evaluation of `step`."""
     return record.get("step") == step and any(name.startswith("evaluation/") for name in record)
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; none when there is no file."""
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def resumptions(out: Path, step: int, changed: list[str]) -> list[dict[str, Any]]:
     """Every time that the run was taken up, this one last: the step, and the plugin files that had
     been edited."""
     path = out / "manifest.json"
-    earlier = (
-        json.loads(path.read_text(encoding="utf-8")).get("resumed", []) if path.exists() else []
-    )
+    how = "Delete it: what it said of earlier resumptions is lost, and the run goes on without."
+    earlier = read_object(path, {}, how).get("resumed", []) if path.exists() else []
     return [*earlier, {"step": step, "changed_plugins": changed}]

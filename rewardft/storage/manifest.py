@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from rewardft.contracts.run import Run
+from rewardft.storage.origin import Origin
 
 PACKAGES = (
     "rewardft",
@@ -22,7 +23,7 @@ PACKAGES = (
 )
 
 
-def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, Any]:
+def manifest(run: Run, plugins: Any, device: str, origin: Origin) -> dict[str, Any]:
     """Versions, plugins, seed, git state and hardware: what one needs to repeat the run."""
     import torch
 
@@ -37,12 +38,13 @@ def manifest(run: Run, plugins: Any, device: str, processes: int) -> dict[str, A
             {"name": p.name, "version": p.version, "file": str(p.file), "sha256": p.sha256}
             for p in plugins.loaded
         ],
+        "data": dict(origin.data),
         "git": git_state(),
         "hardware": {
             "platform": platform.platform(),
             "processor": platform.processor(),
             "device": device,
-            "processes": processes,
+            "processes": origin.processes,
             "threads": torch.get_num_threads(),
         },
     }

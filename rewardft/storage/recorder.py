@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.contracts.run import Run
-from rewardft.errors import RecipeError, RewardftError, did_you_mean
+from rewardft.errors import CheckpointError, RecipeError, RewardftError, did_you_mean
 from rewardft.files import encode, write_folder, write_text
 from rewardft.types import Batch, Rollout
 
@@ -64,8 +66,19 @@ class Recorder:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.is_main:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(encode(record) + "\n")
+            append_line(self.path, encode(record))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line, whole or not at all. Raises CheckpointError when it cannot be written."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
+        raise CheckpointError(f"{path}: could not be written ({error})") from error
 
 
 def check_trackers(source: str, names: Sequence[str]) -> None:
@@ -95,22 +108,39 @@ def check_trackers(source: str, names: Sequence[str]) -> None:
 
 def rewind_metrics(path: Path, step: int) -> None:
     """Drop lines after `step`, and a line cut short by a kill, before a run is resumed."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    if path.exists():
+        kept = [record for record in read_records(path) if record["step"] <= step]
+        write_text(path, "".join(encode(record) + "\n" for record in kept))
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`, none without the file; a last line that a kill cut short is
+    left out.
+
+    Raises CheckpointError for any other line that is none.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    records = []
+    for number, line in enumerate(lines, 1):
         record = parse_line(line)
-        if record is not None and record.get("step", 0) <= step:
-            kept.append(line)
-    write_text(path, "".join(line + "\n" for line in kept))
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            raise CheckpointError(
+                f"{path}:{number}: damaged: expected an object with a step, got {line[:60]!r}. "
+                "Restore the line, or delete it: its values are then missing from curves."
+            )
+    return records
 
 
-def parse_line(line: str) -> dict[str, Any] | None:
-    """None for a line that a kill cut short."""
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """None for a line that is no record."""
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except ValueError:
         return None
+    is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if is_record else None
 
 
 class SampleDump:

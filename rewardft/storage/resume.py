@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from rewardft.policy.adapter import load_adapter
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.checkpoint import Part, read_tensors
 
-LOG = logging.getLogger(__name__)
 # May differ on resume.
 FREE_KEYS = (
     "train.steps",
@@ -65,24 +63,6 @@ def check_same_recipe(path: Path, recipe: Recipe) -> None:
             f"continue it\n{lines}\n"
             "Restore them, or start a new run with another --out."
         )
-
-
-def check_same_plugins(
-    before: Mapping[str, str], now: Mapping[str, str], allowed: bool
-) -> list[str]:
-    """The file plugins that are not those of the checkpoint; raises CheckpointError for them unless
-    `allowed`."""
-    changed = [file for file, digest in now.items() if before.get(file) != digest]
-    if not changed:
-        return []
-    text = f"edited since the checkpoint was saved: {', '.join(changed)}"
-    if not allowed:
-        raise CheckpointError(
-            f"{text}. Resuming would not continue the same run. Restore the code, or go on with "
-            "the new one by --resume --allow-changed-plugins."
-        )
-    LOG.warning("%s; going on with the new code", text)
-    return changed
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""Printing that ends nothing: what a closed pipe, a full disk or a narrow encoding cannot take is
+lost, and the program goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+
+class Forgiving:
+    """A text stream that swallows what its target does not take, and behaves like it otherwise."""
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+        if isinstance(target, io.TextIOWrapper):
+            target.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        try:
+            return self._target.write(text)
+        except (OSError, ValueError) as error:  # ValueError: it is closed
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._target.flush()
+        except (OSError, ValueError) as error:
+            self._lose(error)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def _lose(self, error: Exception) -> None:
+        """A reader that is gone does not come back: nothing is left in the buffer, which would be
+        written again when the interpreter ends. A full disk may have room again."""
+        if isinstance(error, BrokenPipeError):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._target.fileno())
+                os.close(nowhere)
+
+
+def forgive() -> None:
+    """Make the standard streams forgiving, once."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Forgiving):
+            setattr(sys, name, Forgiving(stream))

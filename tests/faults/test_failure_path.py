@@ -1,0 +1,245 @@
+"""Whatever a component raises, the run fails: what is good is saved, what was measured is told, one message says the
+cause and its place, and the exit code is not 0."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rewardft.cli import main
+from rewardft.engine.processes import check_launcher, speaks
+from rewardft.errors import CheckpointError, ComponentError
+from rewardft.storage.checkpoint import latest_checkpoint, step_of
+from rewardft.streams import Forgiving
+from rewardft.testing import run_recipe
+from rewardft.testing.recipes import read_steps
+from tests.bench import RECIPE
+
+PLUGIN = """
+import sys
+
+import torch
+
+from rewardft import hookimpl
+
+calls = 0
+
+
+def failing(rollout, batch):
+    global calls
+    calls += 1
+    if calls == 3:
+        FAIL
+    return rollout.decoded.flatten(1).mean(1)
+
+
+@hookimpl
+def register_rewards():
+    return {"failing": failing}
+"""
+SETS = [
+    "rewards=[{use: failing}]",
+    "evaluate.every=0",
+    "train.steps=4",
+    "train.log_every=10",
+    "save.every=0",
+]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A run of which the third score fails, as `fail` says; returns the recipe's path."""
+
+    def write(fail):
+        (tmp_path / "failing.py").write_text(PLUGIN.replace("FAIL", fail))
+        path = tmp_path / "recipe.yaml"
+        plugins = "plugins: [rewardft.testing.tiny, ./failing.py]"
+        path.write_text(re.sub("plugins: .*", plugins, RECIPE))
+        return path
+
+    return write
+
+
+FAILURES = {
+    "sys.exit(0)": (
+        2,
+        "error: sys.exit(0) was called at {place}. What fails must raise an error that says what is wrong.\n",
+    ),
+    "sys.exit('done')": (
+        2,
+        "error: sys.exit('done') was called at {place}. What fails must raise an error that says what is wrong.\n",
+    ),
+    "raise KeyboardInterrupt": (
+        2,
+        "error: KeyboardInterrupt was raised at {place}, and nobody has interrupted the run. A component must raise "
+        "an error that says what is wrong.\n",
+    ),
+    "raise EOFError('no data')": (1, "EOFError: no data\n"),
+    "raise BrokenPipeError(32, 'the server is gone')": (
+        1,
+        "BrokenPipeError: [Errno 32] the server is gone\n",
+    ),
+    "raise BaseException('odd')": (1, "BaseException: odd\n"),
+}
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_any_failure_saves_tells_and_is_no_success(recipe, tmp_path, capsys, fail):
+    path, out = recipe(fail), tmp_path / "run"
+    sets = [word for text in SETS for word in ("--set", text)]
+    code, message = FAILURES[fail]
+    assert main(["run", str(path), "--out", str(out), *sets]) == code
+    said = capsys.readouterr().err
+    line = next(i for i, text in enumerate(PLUGIN.splitlines(), 1) if "FAIL" in text)
+    assert message.format(place=f"{tmp_path}/failing.py:{line}") in said
+    assert f"failing.py:{line}" in said or 'failing.py", line ' in said
+    assert step_of(latest_checkpoint(out)) == 2 and not (out / "summary.json").exists()
+    assert (
+        f"step 2 is saved in {out}/checkpoints/step-00000002; once that is mended, --resume" in said
+    )
+    assert [step["step"] for step in read_steps(out)] == [1, 2]
+    assert (out / "error.txt").read_text().startswith("step 2\n")
+
+
+def test_what_was_saved_of_a_failed_run_goes_on_to_the_same_bits(recipe, tmp_path):
+    path = recipe("raise ValueError('once')")
+    sets = [*SETS, "algorithm={use: draft, shape: negative}"]
+    with pytest.raises(ValueError, match="once"):
+        run_recipe(path, tmp_path / "failed", *sets)
+    resumed = run_recipe(
+        path, tmp_path / "failed", *sets, resume=True
+    )  # the plugin is made anew: 3rd call is step 5
+    (tmp_path / "failing.py").write_text(PLUGIN.replace("FAIL", "pass"))
+    whole = run_recipe(path, tmp_path / "whole", *sets)
+    assert resumed.column("loss") == whole.column("loss") and len(whole.steps) == 4
+
+
+class Closed:
+    """A stream whose reader is gone."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def flush(self):
+        self.write("")
+
+    def fileno(self):
+        raise OSError("no descriptor")
+
+
+def test_a_closed_pipe_ends_nothing():
+    stream = Forgiving(Closed())
+    assert stream.write("text") == 4 and stream.encoding == "utf-8"
+    stream.writelines(["a", "b"])
+    stream.flush()
+
+
+def test_a_run_into_a_closed_pipe_goes_on_to_its_end(recipe, tmp_path):
+    path = recipe("pass")
+    command = [sys.executable, "-m", "rewardft", "run", str(path), "--out", str(tmp_path / "run")]
+    command += [word for text in SETS for word in ("--set", text)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=writer, timeout=120)
+    os.close(writer)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+DAMAGE = {
+    "summary.json": ["run"],
+    "manifest.json": ["resume", "evaluate"],
+    "evaluations/step-00000003.json": ["resume"],
+    "adapter/step.json": ["evaluate"],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    sets = ["evaluate.every=2", "evaluate.samples=2", "save.every=1", "train.steps=3"]
+    run_recipe(folder / "recipe.yaml", folder / "run", *sets)
+    return folder, [word for text in sets for word in ("--set", text)]
+
+
+@pytest.mark.parametrize(("name", "command"), [(n, c) for n, cs in DAMAGE.items() for c in cs])
+@pytest.mark.parametrize("text", ['{"step": 3, "stat', "[1, 2]", "\xff\xfe"])
+def test_a_damaged_file_is_named_with_what_to_do(finished, capsys, name, command, text):
+    folder, sets = finished
+    path, run = folder / "run" / name, folder / "run"
+    before = path.read_bytes()
+    words = {
+        "run": ["run", str(folder / "recipe.yaml"), "--out", str(run), *sets],
+        "resume": ["run", str(folder / "recipe.yaml"), "--out", str(run), *sets, "--resume"],
+        "evaluate": ["evaluate", str(run)],
+    }
+    try:
+        path.write_bytes(text.encode("latin-1"))
+        assert main(words[command]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {path}: ") and "Traceback" not in said
+        assert re.search(r"damaged, or not written by a run|expected an object", said)
+    finally:
+        path.write_bytes(before)
+        run_recipe(folder / "recipe.yaml", run, *sets[1::2], resume=True)
+
+
+def test_a_damaged_line_of_metrics_is_named_and_a_last_one_dropped(finished, capsys):
+    folder, sets = finished
+    path = folder / "run" / "metrics.jsonl"
+    before = path.read_bytes()
+    words = ["run", str(folder / "recipe.yaml"), "--out", str(folder / "run"), *sets, "--resume"]
+    lines = before.splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\xff half", b"\n", *lines[1:]]))
+    assert main(words) == 2
+    assert f"error: {path}:2: damaged: expected an object with a step" in capsys.readouterr().err
+    path.write_bytes(before + b'{"step": 3, "lo')
+    assert main(words) == 0
+    assert all(json.loads(line)["step"] <= 3 for line in path.read_text().splitlines())
+
+
+def test_state_and_tensors_that_no_run_saved(finished):
+    from rewardft.storage.checkpoint import read_state, read_tensors
+
+    path = latest_checkpoint(finished[0] / "run")
+    before = (path / "state.json").read_text()
+    for text, said in {
+        '{"format": 2}': "expected files and step in it",
+        '{"format": 2, "step": "x", "files": {}}': "got step 'x'",
+        '{"format": 2, "step": 1, "files": {"../a": {"bytes": 1, "sha256": "b"}}}': "SHA-256 of each",
+    }.items():
+        (path / "state.json").write_text(text)
+        with pytest.raises(CheckpointError, match=said):
+            read_state(path)
+    (path / "state.json").write_text(before)
+    with pytest.raises(CheckpointError, match="missing, truncated or changed"):
+        kept = (path / "training.pt").read_bytes()
+        torch.save([1, 2], path / "training.pt")
+        with pytest.raises(CheckpointError, match="expected a dictionary, got a list"):
+            read_tensors(path, torch.device("cpu"))
+        read_state(path)
+    (path / "training.pt").write_bytes(kept)
+
+
+def test_launchers_and_lone_runs():
+    check_launcher({"WORLD_SIZE": "2"}, 2)
+    check_launcher({"RANK": "1"}, 1)
+    with pytest.raises(
+        ComponentError,
+        match=r"the launcher started 2 processes \(WORLD_SIZE\), and this run sees 1",
+    ):
+        check_launcher({"WORLD_SIZE": "2", "RANK": "1"}, 1)
+    launched = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
+    with pytest.raises(
+        ComponentError, match="started one process alone, which it does where there is no GPU"
+    ):
+        check_launcher(launched, 1)
+    assert speaks({"RANK": "1"}) and speaks({"RANK": "0", "WORLD_SIZE": "2"})
+    assert not speaks({"RANK": "1", "WORLD_SIZE": "2"})
