@@ -116,6 +116,9 @@ class Body:
         faces: `(f, 3)` int32 into the vertices that `pose` returns.
         face_parts: `(f,)` uint8, index into `PARTS`, never 0.
         rest_joints: `(23, 3)` joints of the mean shape in the rest pose, metres.
+        rest_joints_all: `(55, 3)` the same with eyes and fingers.
+        template, skinning: vertices `(v, 3)` of the mean shape in the rest pose, and how much each
+            follows each of the 55 joints, `(v, 55)`.
         face_hair: `(f,)` bool, faces at the back and top of the head: painted as hair, so that
             front and back differ.
     """
@@ -127,8 +130,10 @@ class Body:
         self._used, flat = np.unique(faces, return_inverse=True)
         self.faces = np.ascontiguousarray(flat.reshape(faces.shape), dtype=np.int32)
         weights = self._model.lbs_weights.numpy()[self._used]
+        self.template, self.skinning = self._model.v_template.numpy()[self._used], weights
         self.face_parts = _face_parts(weights, self.faces)
-        self.rest_joints = (self._model.J_regressor @ self._model.v_template).numpy()[: len(JOINTS)]
+        self.rest_joints_all = (self._model.J_regressor @ self._model.v_template).numpy()
+        self.rest_joints = self.rest_joints_all[: len(JOINTS)]
         self.face_hair = _hair(
             self._model.v_template.numpy()[self._used], self.faces, self.face_parts
         )

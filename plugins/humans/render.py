@@ -74,30 +74,61 @@ def render(
         half_extent: half the width of the pictures in metres. What lies outside is cut off.
     """
     views = empty_views(len(vertices), size)
-    region = np.where(body.face_hair, HAIR, body.face_parts)
     right, towards = view_axes()
     mirrored = np.asarray(MIRRORED)
     for i, look in enumerate(looks):
-        points = np.ascontiguousarray(vertices[i], dtype=np.float32)
-        _render_views(
-            points,
-            _vertex_normals(points, body.faces),
-            body.faces,
-            np.ascontiguousarray(look.albedo[region]),
-            body.face_parts,
-            look.light,
-            np.float32(look.ambient),
-            right,
-            towards,
-            mirrored,
-            np.float32(half_extent),
-            SAMPLES,
-            views.normals[i],
-            views.colours[i],
-            views.labels[i],
-            views.alpha[i],
-        )
+        one = Views(views.normals[i], views.colours[i], views.labels[i], views.alpha[i])
+        _fill(body, vertices[i], look, right, towards, mirrored, half_extent, one)
     return views
+
+
+def render_front(
+    body: Body, vertices: Floats, look: Appearance, size: int, half_extent: float = HALF_EXTENT
+) -> tuple[Bytes, Bytes]:
+    """The front view of one body `(v, 3)` alone: colours `(s, s, 3)` on white and coverage
+    `(s, s)`."""
+    right, towards = (axes[:1] for axes in view_axes())
+    out = Views(
+        np.empty((1, 3, size, size), np.uint8),
+        np.empty((1, 3, size, size), np.uint8),
+        np.empty((1, size, size), np.uint8),
+        np.empty((1, size, size), np.uint8),
+    )
+    _fill(body, vertices, look, right, towards, np.zeros(1, np.bool_), half_extent, out)
+    return np.ascontiguousarray(out.colours[0].transpose(1, 2, 0)), out.alpha[0]
+
+
+def _fill(
+    body: Body,
+    vertices: Floats,
+    look: Appearance,
+    right: Floats,
+    towards: Floats,
+    mirrored: NDArray[np.bool_],
+    half_extent: float,
+    out: Views,
+) -> None:
+    """Render one body into the views of `out`, which have no leading dimension here."""
+    region = np.where(body.face_hair, HAIR, body.face_parts)
+    points = np.ascontiguousarray(vertices, dtype=np.float32)
+    _render_views(
+        points,
+        _vertex_normals(points, body.faces),
+        body.faces,
+        np.ascontiguousarray(look.albedo[region]),
+        body.face_parts,
+        look.light,
+        np.float32(look.ambient),
+        right,
+        towards,
+        mirrored,
+        np.float32(half_extent),
+        SAMPLES,
+        out.normals,
+        out.colours,
+        out.labels,
+        out.alpha,
+    )
 
 
 @numba.njit(cache=True, nogil=True)

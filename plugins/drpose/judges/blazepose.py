@@ -8,10 +8,8 @@ is for judging: optimising pixels against such a network fools it, and it gives 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rewardft_plugins.drpose.model.sampler import split_domains
 from rewardft_plugins.drpose.pictures import unmirror
+from rewardft_plugins.humans.blazepose import SIDE, BlazePose, Network, find_model
 from rewardft_plugins.humans.body import JOINTS
 from rewardft_plugins.humans.camera import HALF_EXTENT, MIRRORED
 from torch import Tensor
@@ -26,12 +25,6 @@ from torch import Tensor
 from rewardft.errors import ComponentError
 from rewardft.types import Batch, Rollout
 
-Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""One picture `(256, 256, 3)` in [0, 1] -> 33 landmarks `(33, 2)` in its pixels, x right, y
-down."""
-
-MODEL_VARIABLE = "REWARDFT_BLAZEPOSE"
-SIDE = 256
 THRESHOLD = 0.05  # of the picture's width: PCK@0.05
 WIDTH_MM = 2000 * HALF_EXTENT
 
@@ -51,15 +44,6 @@ LANDMARKS = {
 }
 """BlazePose's number of each joint that is compared, by its name in `body.JOINTS`; left is the
 person's own left."""
-
-_LANDMARK_VALUES = (
-    195  # of 33 landmarks and 6 auxiliary points: x, y, z in pixels, visibility, presence
-)
-
-SOURCE = (
-    "It is mediapipe/modules/pose_landmark/pose_landmark_full.tflite in the wheel mediapipe "
-    "0.10.21 (Apache-2.0), converted to ONNX, for example with tf2onnx."
-)
 
 
 def limb_errors(views: Tensor, joints2d: Tensor, network: Network) -> Tensor:
@@ -154,67 +138,3 @@ class BlazePoseJudge(LimbJudge):
         self, model: str | None = None, domain: Literal["colour", "normal"] = "colour"
     ) -> None:
         super().__init__(BlazePose(find_model(model)), domain)
-
-
-def find_model(model: str | None) -> Path:
-    """Path of the network's file: `model`, else REWARDFT_BLAZEPOSE. Raises `ComponentError` when
-    there is none."""
-    given = model if model is not None else os.environ.get(MODEL_VARIABLE, "")
-    if not given:
-        raise ComponentError(
-            "blazepose needs the BlazePose landmark network in ONNX format, which rewardft does "
-            "not ship: give its path as the option `model` or in the environment variable "
-            f"{MODEL_VARIABLE}. {SOURCE}"
-        )
-    path = Path(given).expanduser()
-    if not path.is_file():
-        origin = (
-            "the option `model`"
-            if model is not None
-            else f"the environment variable {MODEL_VARIABLE}"
-        )
-        raise ComponentError(f"blazepose: {origin} says {given!r}, which is no file. {SOURCE}")
-    return path
-
-
-class BlazePose:
-    """The landmark network in onnxruntime, on the CPU with torch's number of threads. A
-    `Network`."""
-
-    def __init__(self, path: Path) -> None:
-        self.session = _open_session(path)
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        landmarks = [output.name for output in outputs if output.shape[1:] == [_LANDMARK_VALUES]]
-        if [value.shape[1:] for value in inputs] != [[SIDE, SIDE, 3]] or len(landmarks) != 1:
-            got = [[value.shape for value in values] for values in (inputs, outputs)]
-            raise ComponentError(
-                f"{path} is not the BlazePose landmark network: expected one input [n, {SIDE}, "
-                f"{SIDE}, 3] and one output [n, {_LANDMARK_VALUES}], got inputs {got[0]} and "
-                f"outputs {got[1]}. {SOURCE}"
-            )
-        self.input, self.output = inputs[0].name, landmarks[0]
-
-    def __call__(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        (values,) = self.session.run([self.output], {self.input: picture[None]})
-        return np.asarray(values, dtype=np.float32).reshape(-1, 5)[:33, :2]
-
-
-def _open_session(path: Path) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ComponentError(
-            "blazepose needs the package onnxruntime, which is not installed: pip install "
-            "'rewardft[blazepose]'."
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # waiting threads slow torch down
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a dozen classes of its own
-        raise ComponentError(
-            f"{path} cannot be read as an ONNX network (truncated?): {error}. {SOURCE}"
-        ) from error

@@ -1,4 +1,5 @@
-"""The second judge: its geometry with small networks, how the file is found and read, and the real network."""
+"""The second judge: its geometry with small networks, how the file is found and read, and the real
+network."""
 
 import os
 import sys
@@ -9,11 +10,11 @@ import pytest
 import torch
 from rewardft_plugins.drpose.judges.blazepose import (
     LANDMARKS,
-    MODEL_VARIABLE,
     BlazePoseJudge,
     LimbJudge,
     limb_errors,
 )
+from rewardft_plugins.humans.blazepose import MODEL_VARIABLE
 from rewardft_plugins.humans.body import JOINTS
 from rewardft_plugins.humans.camera import HALF_EXTENT, project
 
@@ -21,13 +22,14 @@ from rewardft.errors import ComponentError
 from rewardft.types import Batch
 
 SOURCE = (
-    "It is mediapipe/modules/pose_landmark/pose_landmark_full.tflite in the wheel mediapipe 0.10.21 (Apache-2.0), "
-    "converted to ONNX, for example with tf2onnx."
+    "It is mediapipe/modules/pose_landmark/pose_landmark_full.tflite in the wheel mediapipe "
+    "0.10.21 (Apache-2.0), converted to ONNX, for example with tf2onnx."
 )
 NUMBERS = list(LANDMARKS.values())
 COLUMNS = [JOINTS.index(name) for name in LANDMARKS]
 
-# -- geometry, with small functions in place of the network ------------------------------------------------------------
+# -- geometry, with small functions in place of the network
+# ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -174,8 +176,9 @@ def refusal(*arguments):
 def test_without_a_path_the_message_says_where_the_network_comes_from(monkeypatch):
     monkeypatch.delenv(MODEL_VARIABLE, raising=False)
     assert refusal() == (
-        "blazepose needs the BlazePose landmark network in ONNX format, which rewardft does not ship: give its path as "
-        f"the option `model` or in the environment variable REWARDFT_BLAZEPOSE. {SOURCE}"
+        "blazepose needs the BlazePose landmark network in ONNX format, which rewardft does not "
+        "ship: give its path as the option `model` or in the environment variable "
+        f"REWARDFT_BLAZEPOSE. {SOURCE}"
     )
 
 
@@ -193,12 +196,14 @@ def test_without_onnxruntime_the_message_says_what_to_install(monkeypatch, tmp_p
     (tmp_path / "some.onnx").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert refusal(str(tmp_path / "some.onnx")) == (
-        "blazepose needs the package onnxruntime, which is not installed: pip install 'rewardft[blazepose]'."
+        "blazepose needs the package onnxruntime, which is not installed: pip install "
+        "'rewardft[blazepose]'."
     )
 
 
 def onnx_file(path, side):
-    """An ONNX network, `(n, side, side, 3)` -> the first 195 values of each picture, written out in protobuf."""
+    """An ONNX network, `(n, side, side, 3)` -> the first 195 values of each picture, written out in
+    protobuf."""
 
     def number(value):
         return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + number(value >> 7)
@@ -250,8 +255,9 @@ def test_another_network_is_refused(tmp_path):
     pytest.importorskip("onnxruntime", reason=NO_RUNTIME)
     path = onnx_file(tmp_path / "other.onnx", 128)
     assert refusal(path) == (
-        f"{path} is not the BlazePose landmark network: expected one input [n, 256, 256, 3] and one output [n, 195], "
-        f"got inputs [['n', 128, 128, 3]] and outputs [['n', 195], ['n', 49152]]. {SOURCE}"
+        f"{path} is not the BlazePose landmark network: expected one input [n, 256, 256, 3] and "
+        "one output [n, 195], got inputs [['n', 128, 128, 3]] and outputs [['n', 195], ['n', "
+        f"49152]]. {SOURCE}"
     )
 
 

@@ -1,0 +1,52 @@
+"""ADHMR (arXiv 2505.10250) in miniature: a diffusion model of human poses given a picture, aligned
+by a learned scorer and preferences.
+
+Registers the model `pose_diffusion`, the reward `hmr_scorer`, the data sets `pose_pictures` and
+`pose_preferences`, the metric `hmr_errors`, and the commands under `rewardft adhmr`. The algorithms
+are those of the plugin `dpo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rewardft import hookimpl
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_models() -> Factories:
+    from rewardft_plugins.adhmr.model import PoseDiffusion
+
+    return {"pose_diffusion": PoseDiffusion}
+
+
+@hookimpl
+def register_rewards() -> Factories:
+    from rewardft_plugins.adhmr.scorer import HMRScorer
+
+    return {"hmr_scorer": HMRScorer}
+
+
+@hookimpl
+def register_datasets() -> Factories:
+    from rewardft_plugins.adhmr.dataset import PosePictures
+    from rewardft_plugins.adhmr.preferences import PosePreferences
+
+    return {"pose_pictures": PosePictures, "pose_preferences": PosePreferences}
+
+
+@hookimpl
+def register_metrics() -> Factories:
+    from rewardft_plugins.adhmr.metric import HMRErrors
+
+    return {"hmr_errors": HMRErrors}
+
+
+@hookimpl
+def register_commands() -> Factories:
+    from rewardft_plugins.adhmr.commands import app
+
+    return {"adhmr": app}

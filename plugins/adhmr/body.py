@@ -1,0 +1,88 @@
+"""From poses to meshes: inverse kinematics, then the body model that the package `smplx` skins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from rewardft_plugins.adhmr.kinematics import chain, rotations_of
+from rewardft_plugins.adhmr.skeleton import Skeleton, skeleton_of
+from rewardft_plugins.adhmr.space import Pose
+from rewardft_plugins.humans.body import Body, load_body
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+AT_A_TIME = 256  # bodies, which keeps the pose blend shapes within some hundred megabytes
+
+
+@lru_cache(maxsize=1)
+def chosen_body() -> Body:
+    """The licensed SMPL-X where SMPLX_MODELS names it, else the shipped open body."""
+    return load_body(None)
+
+
+@lru_cache(maxsize=1)
+def chosen_skeleton() -> Skeleton:
+    """That body's skeleton."""
+    return skeleton_of(chosen_body())
+
+
+def axis_angles_of(pose: Pose) -> Tensor:
+    """Local rotations `(..., 22, 3)` in radians, by inverse kinematics; no gradient."""
+    shape = pose["joints"].shape[:-2]
+    joints, twists = pose["joints"].reshape(-1, 27, 3), pose["twists"].reshape(-1, 20, 2)
+    skeleton = chosen_skeleton().double()
+    rotations = rotations_of(joints.detach().double(), twists.detach().double(), skeleton)
+    vectors = Rotation.from_matrix(rotations.reshape(-1, 3, 3).numpy()).as_rotvec()
+    return torch.from_numpy(vectors).float().reshape(*shape, 22, 3)
+
+
+@dataclass(frozen=True)
+class Flesh:
+    """Some vertices of the mean shape: places `(v, 3)` in the rest pose, weights `(v, 22)`, and
+    where the 22 joints rest."""
+
+    places: Tensor
+    weights: Tensor
+    rest: Tensor
+
+
+@lru_cache(maxsize=1)
+def sampled_flesh(count: int = 300) -> Flesh:
+    """About `count` vertices of the chosen body; fingers and face follow their wrists and head."""
+    body = chosen_body()
+    every = max(len(body.template) // count, 1)
+    follows = torch.tensor([*range(22), 15, 15, 15, *[20] * 15, *[21] * 15])
+    skinning = torch.from_numpy(np.asarray(body.skinning)[::every].copy()).float()
+    weights = torch.zeros(len(skinning), 22).index_add_(1, follows, skinning)
+    rest = torch.from_numpy(np.asarray(body.rest_joints_all)[:22].copy()).float()
+    return Flesh(torch.from_numpy(body.template[::every].copy()).float(), weights, rest)
+
+
+def flesh_of(pose: Pose, flesh: Flesh) -> Tensor:
+    """Sampled vertices `(b, v, 3)` relative to the pelvis: linear blend skinning, differentiable.
+
+    Without the pose blend shapes that the licensed SMPL-X has, of some millimetres; `vertices_of`
+    is exact.
+    """
+    skeleton = chosen_skeleton()
+    rotations = rotations_of(pose["joints"], pose["twists"], skeleton)
+    turned, places = chain(rotations, skeleton)
+    moved = places - (turned @ flesh.rest[..., None])[..., 0]
+    turn = torch.einsum("vj,bjik->bvik", flesh.weights, turned)
+    return (turn @ flesh.places[..., None])[..., 0] + torch.einsum(
+        "vj,bji->bvi", flesh.weights, moved
+    )
+
+
+def vertices_of(pose: Pose) -> Tensor:
+    """The mesh of the mean shape, relative to the pelvis, `(..., v, 3)` metres."""
+    vectors = axis_angles_of(pose)
+    flat = vectors.reshape(-1, 22, 3).numpy()
+    parts = []
+    for start in range(0, len(flat), AT_A_TIME):
+        vertices, joints = chosen_body().pose(flat[start : start + AT_A_TIME])
+        parts.append(torch.from_numpy(vertices - joints[:, :1]))
+    return torch.cat(parts).reshape(*vectors.shape[:-2], -1, 3)

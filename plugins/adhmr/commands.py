@@ -1,0 +1,127 @@
+"""`rewardft adhmr ...`: data sets of pictures and preferences, and the scorer's training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(
+    help="ADHMR: data sets, preferences and the scorer of the pose diffusion plugin.",
+    no_args_is_help=True,
+)
+_console = Console(stderr=True)
+
+
+@app.command("build-dataset")
+def build_dataset_command(
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    motions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Motion file; may be repeated. Without it: the shipped clips."),
+    ] = None,
+    body: Annotated[
+        str | None, typer.Option(help="Folder with SMPLX_NEUTRAL.npz, or a shipped body.")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="BlazePose as ONNX; default: the variable REWARDFT_BLAZEPOSE."),
+    ] = None,
+    plain: Annotated[int, typer.Option(help="Training pictures of upright frames.", min=0)] = 1200,
+    tilted: Annotated[int, typer.Option(help="Training pictures of tilted frames.", min=0)] = 1200,
+    synthetic: Annotated[
+        int, typer.Option(help="Training pictures of frames that are turned over.", min=0)
+    ] = 1200,
+    val: Annotated[int, typer.Option(help="Held-out pictures of each kind.", min=1)] = 330,
+    seed: Annotated[int, typer.Option(help="Of frames, cameras, looks and occluders.")] = 0,
+) -> None:
+    """Photograph poses of motion clips, find landmarks on the pictures, split by clip."""
+    from rewardft_plugins.adhmr.build import Amounts, build_dataset
+    from rewardft_plugins.humans.blazepose import BlazePose, find_model
+    from rewardft_plugins.humans.body import describe_body, load_body
+    from rewardft_plugins.humans.motion import check_unique, read_motions, shipped_clips
+
+    files = motions or []
+    clips = check_unique(clip for path in files for clip in read_motions(path)) or shipped_clips()
+    model, network = load_body(body), BlazePose(find_model(detector))
+    _say(describe_body(model))
+    amounts = Amounts(plain, tilted, synthetic, val)
+    with _console.status("photographing") as status:
+        manifest = build_dataset(
+            out,
+            clips,
+            model,
+            network,
+            amounts,
+            seed,
+            lambda done, total: status.update(f"photographed {done} of {total}"),
+        )
+    for name, split in manifest["splits"].items():
+        counts = ", ".join(f"{count} {group}" for group, count in split["groups"].items())
+        _say(f"{out}: {name}: {counts}")
+
+
+@app.command("train-scorer")
+def train_scorer_command(
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    data: Annotated[str, typer.Option(help="Data set of pictures, or `shipped`.")] = "shipped",
+    base: Annotated[str, typer.Option(help="The base's weights, or `shipped`.")] = "shipped",
+    hypotheses: Annotated[int, typer.Option(help="Of each picture.", min=2)] = 10,
+    on_noise: Annotated[
+        bool, typer.Option("--on-noise", help="On noise around the truth, as in the paper.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="Pictures of each group.", min=1)] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 2000,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train the scorer to rank hypotheses by their four errors (RankNet)."""
+    from rewardft_plugins.adhmr.dataset import PosePictures
+    from rewardft_plugins.adhmr.model import PoseDiffusion
+    from rewardft_plugins.adhmr.training import ScorerSettings, train_scorer
+
+    settings = ScorerSettings(hypotheses, on_noise, steps, seed=seed)
+    pictures = PosePictures(data, "train", limit=limit)
+    scorer = train_scorer(pictures, PoseDiffusion(base), settings, _say)
+    scorer.save(out)
+    _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+
+
+@app.command("build-pairs")
+def build_pairs_command(
+    out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
+    data: Annotated[str, typer.Option(help="Data set of pictures, or `shipped`.")] = "shipped",
+    split: Annotated[str, typer.Option()] = "train",
+    base: Annotated[str, typer.Option(help="The base's weights, or `shipped`.")] = "shipped",
+    scorer: Annotated[str, typer.Option(help="The scorer's weights, or `shipped`.")] = "shipped",
+    hypotheses: Annotated[int, typer.Option(help="Of each picture.")] = 20,
+    pairing: Annotated[str, typer.Option(help="best_worst, top_bottom or truth.")] = "best_worst",
+    pairs: Annotated[int, typer.Option(help="Pairs of each picture with top_bottom.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the hypotheses.")] = 0,
+) -> None:
+    """Draw hypotheses of the base, rank them by the scorer and write them as preferences."""
+    from rewardft_plugins.adhmr.preferences import Making, make_preferences, save_preferences
+
+    making = Making(data, split, base, scorer, hypotheses, pairing, pairs, seed)  # type: ignore[arg-type]
+    made = make_preferences(making)
+    save_preferences(out, made, making)
+    _say(f"{out}: {len(made.rows)} pairs; the winner is truly better in {made.right:.1%} of them")
+
+
+@app.command("export-base")
+def export_base_command(
+    run: Annotated[Path, typer.Argument(help="Run folder of a pre-training.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    average: Annotated[bool, typer.Option(help="The moving average, where there is one.")] = True,
+) -> None:
+    """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
+    from rewardft_plugins.adhmr.weights import export_run
+
+    export_run(run, out, average)
+    _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+
+
+def _say(text: str) -> None:
+    _console.print(escape(text), highlight=False, soft_wrap=True)

@@ -1,0 +1,83 @@
+"""`hmr_errors`: how far hypotheses are from the truth, one by one, together, at best and by
+choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from rewardft_plugins.adhmr.body import vertices_of
+from rewardft_plugins.adhmr.errors import aligned_distance, mean_distance, spread
+from rewardft_plugins.adhmr.scorer import HMRScorer
+from rewardft_plugins.adhmr.space import Pose, unpack
+from torch import Tensor
+
+from rewardft.types import Batch, Rollout
+
+
+class HMRErrors:
+    """Per-item values `(n,)` in millimetres, lower is better, from `evaluate.samples_per_item`
+    hypotheses.
+
+    `mpjpe`, `pa_mpjpe`, `pve`: mean over the hypotheses. `..._mean`: of their mean pose.
+    `..._best`: of the hypothesis that is best by that error. `..._chosen`: of the one that the
+        scorer likes best.
+    `spread`: how far the hypotheses lie apart. `pair_right`: 1 where the scorer's best hypothesis
+    has a lower MPJPE than its worst. Batches need the truth as the column `pose`.
+
+    Args:
+        mesh: also the errors of the mesh's vertices; a second for some hundreds of hypotheses.
+        scorer: weights of `hmr_scorer`, `shipped` or a path; null: nothing is chosen.
+    """
+
+    higher_is_better = {
+        f"{name}{of}": False for name in ("mpjpe", "pa_mpjpe", "pve") for of in ("", "_mean", "_best", "_chosen")
+    } | {"pair_right": True}  # fmt: skip
+
+    def __init__(self, mesh: bool = True, scorer: str | None = "shipped") -> None:
+        self.mesh = mesh
+        self.scorer = None if scorer is None else HMRScorer(scorer)
+        self.reset()
+
+    def reset(self) -> None:
+        self._values: dict[str, list[Tensor]] = {}
+
+    def update(self, rollout: Rollout, batch: Batch) -> None:
+        copies = batch.copies
+        found: Pose = {
+            name: value.float().cpu().unflatten(0, (-1, copies))
+            for name, value in rollout.decoded.items()
+        }  # type: ignore[assignment]
+        truth = unpack(batch["pose"][::copies].float().cpu())
+        middle = mean_pose(found)
+        points = {"mpjpe": (found["joints"], truth["joints"], middle["joints"])}
+        values = {"spread": spread(found["joints"])}
+        if self.mesh:
+            points["pve"] = tuple(vertices_of(pose) for pose in (found, truth, middle))  # type: ignore[assignment]
+        errors = {}
+        for name, (each, true, mean) in points.items():
+            errors[name] = (mean_distance(each, true[:, None]), mean_distance(mean, true))
+        joints, true, mean = points["mpjpe"]
+        errors["pa_mpjpe"] = (aligned_distance(joints, true[:, None]), aligned_distance(mean, true))
+        chosen = None
+        if self.scorer is not None:
+            score = self.scorer(rollout, batch).float().cpu().unflatten(0, (-1, copies))
+            chosen, worst = score.argmax(1, keepdim=True), score.argmin(1, keepdim=True)
+            each = errors["mpjpe"][0]
+            right = each.gather(1, chosen) < each.gather(1, worst)
+            values["pair_right"] = right[:, 0].float()
+        for name, (each, mean) in errors.items():
+            values |= {name: each.mean(1), f"{name}_mean": mean, f"{name}_best": each.amin(1)}
+            if chosen is not None:
+                values[f"{name}_chosen"] = each.gather(1, chosen)[:, 0]
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(value)
+
+    def compute(self) -> Mapping[str, Tensor]:
+        return {name: torch.cat(values) for name, values in self._values.items()}
+
+
+def mean_pose(found: Pose) -> Pose:
+    """The mean of hypotheses `(n, m, ...)` over m; of the twists the mean direction."""
+    twists = torch.nn.functional.normalize(found["twists"].mean(1), dim=-1, eps=1e-6)
+    return {"joints": found["joints"].mean(1), "twists": twists}

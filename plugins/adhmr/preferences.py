@@ -1,0 +1,227 @@
+"""`pose_preferences`: hypotheses of the base, ranked by the scorer, as pairs or groups.
+
+Of each picture M hypotheses are drawn and scored. Pairs are the best against the worst
+(`best_worst`), the k best against the k worst in order (`top_bottom`), or the truth against the
+worst (`truth`), which is how the released code of ADHMR pairs where the truth is known. They are
+made when first asked for, or once by `rewardft adhmr build-pairs`, which writes one archive.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rewardft_plugins.adhmr.dataset import SHIPPED, PosePictures, find_root, read_manifest
+from rewardft_plugins.adhmr.hypotheses import draw_hypotheses, true_errors
+from rewardft_plugins.adhmr.model import PoseDiffusion
+from rewardft_plugins.adhmr.scorer import HMRScorer
+from torch import Tensor
+
+from rewardft.errors import DataError
+from rewardft.noise import Noise
+from rewardft.policy.batches import make_batch
+from rewardft.types import Plan, Rollout
+
+Form = Literal["pairs", "groups", "winners"]
+Pairing = Literal["best_worst", "top_bottom", "truth"]
+PAIRINGS = ("best_worst", "top_bottom", "truth")
+CHUNK = 200
+FORMAT = "rewardft-pose-preferences"
+
+
+@dataclass(frozen=True)
+class Making:
+    """What preferences follow from. `data`: fingerprint of the pictures' split."""
+
+    root: str = SHIPPED
+    split: str = "train"
+    base: str = "shipped"
+    scorer: str = "shipped"
+    hypotheses: int = 20
+    pairing: Pairing = "best_worst"
+    pairs: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pairing not in PAIRINGS:
+            raise DataError(f"pairing is one of {', '.join(PAIRINGS)}, got {self.pairing!r}")
+        if self.hypotheses < 2 or not 1 <= self.pairs <= self.hypotheses // 2:
+            raise DataError(
+                "expected hypotheses >= 2 and 1 <= pairs <= hypotheses / 2, got "
+                f"{self.hypotheses} and {self.pairs}"
+            )
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Of n pictures: hypotheses `(n, m, 118)` with scores `(n, m)`, and the pairs: rows of pictures
+    `(p,)`, winners and losers `(p, 118)`. right: share of the pairs whose winner has the lower
+    MPJPE."""
+
+    samples: Tensor
+    scores: Tensor
+    rows: Tensor
+    winners: Tensor
+    losers: Tensor
+    right: float
+
+
+@lru_cache(maxsize=4)
+def make_preferences(making: Making) -> Preferences:
+    """Draw, score and pair; the same settings always give the same preferences."""
+    data = PosePictures(making.root, making.split)
+    batch = make_batch([data[i] for i in range(len(data))], [0] * len(data))
+    base, scorer = PoseDiffusion(weights=making.base), HMRScorer(making.scorer)
+    drawn, scored = [], []
+    for start in range(0, len(batch), CHUNK):
+        part = batch.select(slice(start, start + CHUNK))
+        samples = draw_hypotheses(base, part, making.hypotheses, making.seed)
+        copies = part.repeat(making.hypotheses)
+        noise = Noise(making.seed, copies.ids, copies.epochs)
+        rollout = Rollout(cond=None, noise=noise, plan=Plan(stop=0), x0=samples.flatten(0, 1))
+        with torch.no_grad():
+            scored.append(scorer(rollout, copies).unflatten(0, (-1, making.hypotheses)))
+        drawn.append(samples)
+    return pair(torch.cat(drawn), torch.cat(scored), batch["pose"], making)
+
+
+def pair(samples: Tensor, scores: Tensor, truth: Tensor, making: Making) -> Preferences:
+    """Winners and losers by the scores, and how many of the pairs are right."""
+    order = scores.argsort(dim=1, descending=True)
+    count = making.pairs if making.pairing == "top_bottom" else 1
+    best, worst = order[:, :count], order[:, -count:].flip(1)
+    rows = torch.arange(len(samples))[:, None].expand(-1, count)
+    losers = samples[rows, worst].flatten(0, 1)
+    if making.pairing == "truth":
+        return Preferences(samples, scores, rows.flatten(), truth, losers, 1.0)
+    errors = true_errors(samples, truth)["mpjpe"]
+    right = errors.gather(1, best) < errors.gather(1, worst)
+    winners = samples[rows, best].flatten(0, 1)
+    return Preferences(
+        samples, scores, rows.flatten(), winners, losers, float(right.float().mean())
+    )
+
+
+def save_preferences(path: Path, made: Preferences, making: Making) -> None:
+    """One archive, with what it follows from; complete or absent."""
+    facts = asdict(making) | {"format": FORMAT, "data": fingerprint(making)}
+    arrays = {
+        "samples": made.samples.half().numpy(),
+        "scores": made.scores.numpy(),
+        "rows": made.rows.numpy(),
+        "winners": made.winners.half().numpy(),
+        "losers": made.losers.half().numpy(),
+        "right": np.array(made.right),
+        "facts": np.array(json.dumps(facts)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    partial.replace(path)
+
+
+def load_preferences(path: Path) -> tuple[Preferences, Making]:
+    """Raises DataError for a file that is not ours, is damaged, or was made of other pictures."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        facts = json.loads(str(arrays["facts"]))
+        wrong = facts.pop("format", None) != FORMAT
+        data = facts.pop("data", None)
+        making = Making(**facts)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected preferences that `rewardft adhmr build-pairs` has written ({error})"
+        ) from error
+    if wrong or data != fingerprint(making):
+        raise DataError(
+            f"{path} was made of other pictures than {making.root!r} has now; build it again."
+        )
+    tensors = {
+        name: torch.from_numpy(arrays[name].astype(np.float32))
+        for name in ("samples", "scores", "winners", "losers")
+    }
+    rows = torch.from_numpy(arrays["rows"])
+    return Preferences(rows=rows, right=float(arrays["right"]), **tensors), making
+
+
+def fingerprint(making: Making) -> str:
+    """The checksum of the pictures that preferences are about."""
+    manifest = read_manifest(find_root(making.root))
+    return str(manifest["splits"].get(making.split, {}).get("sha256"))
+
+
+class PosePreferences:
+    """Items: id, group, the detector's columns, and by form: `winner` and `loser` `(118,)`; or
+    `samples` `(m, 118)` and `scores` `(m,)`; or the winner as `pose`, to be fine-tuned on.
+
+    Splits other than the one that training takes hold pictures and truths alone, for evaluations.
+
+    Args:
+        root, split: as in `pose_pictures`.
+        form: pairs, groups or winners.
+        file: preferences on disk; null: made when first asked for, from the options below.
+        base, scorer: weights of the model that draws and of the scorer that ranks.
+        hypotheses: M, of each picture. The released code: 50.
+        pairing, pairs: see the module; k pairs of a picture with top_bottom.
+        seed: of the hypotheses' noise.
+        limit: held-out pictures of each group.
+    """
+
+    def __init__(
+        self,
+        root: str = SHIPPED,
+        split: str = "train",
+        form: Form = "pairs",
+        file: str | None = None,
+        base: str = "shipped",
+        scorer: str = "shipped",
+        hypotheses: int = 20,
+        pairing: Pairing = "best_worst",
+        pairs: int = 1,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.form, self.train = form, split == "train"
+        self.pictures = PosePictures(root, split, limit=None if self.train else limit)
+        if not self.train:
+            return
+        if file is None:
+            making = Making(root, split, base, scorer, hypotheses, pairing, pairs, seed)
+            self.made = make_preferences(making)
+        else:
+            self.made, making = load_preferences(Path(file).expanduser())
+            if (making.root, making.split) != (root, split):
+                raise DataError(
+                    f"{file} is about {making.root!r}, split {making.split}; the recipe asks for "
+                    f"{root!r}, split {split}."
+                )
+
+    @staticmethod
+    def tags(form: str = "pairs", **_: Any) -> frozenset[str]:
+        return frozenset({{"pairs": "pairs", "groups": "groups"}.get(form, "training_targets")})
+
+    provides = frozenset[str]()
+
+    def __len__(self) -> int:
+        per_pair = self.train and self.form != "groups"
+        return len(self.made.rows) if per_pair else len(self.pictures)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if not self.train:
+            return self.pictures[index]
+        if self.form == "groups":
+            item = dict(self.pictures[index])
+            return item | {"samples": self.made.samples[index], "scores": self.made.scores[index]}
+        item = dict(self.pictures[int(self.made.rows[index])])
+        item["id"] = f"{item['id']}/{index}"
+        if self.form == "winners":
+            return item | {"pose": self.made.winners[index]}
+        return item | {"winner": self.made.winners[index], "loser": self.made.losers[index]}
