@@ -9,9 +9,15 @@ are those of the plugin `dpo`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewardft import hookimpl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rewardft import Run
+    from rewardft.contracts.records import ComparisonRecord, Section
 
 Factories = Mapping[str, Callable[..., Any]]
 
@@ -50,3 +56,20 @@ def register_commands() -> Factories:
     from rewardft_plugins.adhmr.commands import app
 
     return {"adhmr": app}
+
+
+@hookimpl
+def on_evaluation_end(run: Run, step: int) -> None:
+    """Draw hypotheses over pictures, so that what the figures say can be looked at."""
+    from rewardft_plugins.adhmr.figure import save_figure
+    from rewardft_plugins.adhmr.model import PoseDiffusion
+
+    if run.is_main and isinstance(run.model, PoseDiffusion):
+        save_figure(run, step)
+
+
+@hookimpl
+def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
+    from rewardft_plugins.adhmr.figure import report_sections as sections
+
+    return sections(record, folder)

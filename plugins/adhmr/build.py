@@ -35,6 +35,7 @@ UPRIGHT, LEANING = 0.6, 0.5  # height of the pelvis' up axis: above, plain; belo
 OVERTURNED = (60.0, 180.0)  # degrees that synthetic poses are turned over
 LEGS = (1, 2, 4, 5, 7, 8, 10, 11)
 CHUNK = 64
+KEPT = 8  # pictures of each held-out group
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def build_dataset(
                 if progress:
                     progress(done, total)
             manifest["splits"][name] = write_split(folder / f"{name}.npz", shots, rows)
+        keep_pictures(folder / "val_pictures.npz", plans["val"], body, seed)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,16 @@ def write_split(path: Path, shots: Shots, rows: list[dict[str, NDArray[Any]]]) -
     np.savez_compressed(path, **{name: columns[name] for name in COLUMNS})
     counts = {group: shots.groups.count(group) for group in dict.fromkeys(shots.groups)}
     return {"count": len(shots.ids), "groups": counts, "sha256": hash_of(path)}
+
+
+def keep_pictures(path: Path, shots: Shots, body: Body, seed: int) -> None:
+    """Some pictures of each group at half their size, for figures."""
+    groups = np.array(shots.groups)
+    rows = [row for name in ("tilted", "plain") for row in np.flatnonzero(groups == name)[:KEPT]]
+    ids = [shots.ids[row] for row in rows]
+    taken = take(body, turn_to_camera(shots.poses[rows], ids, seed), ids, seed)
+    pictures = np.stack([shot.picture[::2, ::2] for shot in taken])
+    np.savez_compressed(path, ids=np.array(ids), pictures=pictures)
 
 
 def plan_training(clips: Sequence[Clip], amounts: Amounts, seed: int) -> Shots:

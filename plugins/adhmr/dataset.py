@@ -98,6 +98,16 @@ def read_split(root: Path, name: str) -> Split:
     return Split(ids, groups, poses, arrays["centres"].astype(np.float32), pose, detected)
 
 
+def read_pictures(root: Path, name: str) -> dict[str, NDArray[np.uint8]]:
+    """The pictures `(128, 128, 3)` that a split keeps for figures, by id; empty where it keeps
+    none."""
+    path = root / f"{name}_pictures.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(zip(archive["ids"].tolist(), archive["pictures"]))
+
+
 def with_mirrored(split: Split) -> Split:
     """The split and its mirror pictures, whose ids end in `/mirrored`."""
     poses = mirror_poses(split.poses)

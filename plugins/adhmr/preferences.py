@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def load_preferences(path: Path) -> tuple[Preferences, Making]:
         wrong = facts.pop("format", None) != FORMAT
         data = facts.pop("data", None)
         making = Making(**facts)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise DataError(
             f"{path}: expected preferences that `rewardft adhmr build-pairs` has written ({error})"
         ) from error

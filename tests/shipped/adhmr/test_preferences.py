@@ -1,0 +1,123 @@
+"""Preferences: who wins, what is written, and what each form hands to training."""
+
+import numpy as np
+import pytest
+import torch
+from rewardft_plugins.adhmr.dataset import PosePictures, read_manifest, read_split
+from rewardft_plugins.adhmr.preferences import (
+    Making,
+    PosePreferences,
+    fingerprint,
+    load_preferences,
+    pair,
+    save_preferences,
+)
+from rewardft_plugins.adhmr.space import SIZE
+from rewardft_plugins.adhmr.weights import ASSETS
+
+from rewardft.errors import DataError
+
+
+def ranked(count=3, hypotheses=6):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(count, hypotheses, SIZE, generator=g), torch.randn(
+        count, hypotheses, generator=g
+    )
+
+
+def test_the_best_is_paired_with_the_worst():
+    samples, scores = ranked()
+    made = pair(samples, scores, samples[:, 0], Making(hypotheses=6))
+    rows = torch.arange(3)
+    assert torch.equal(made.winners, samples[rows, scores.argmax(1)])
+    assert torch.equal(made.losers, samples[rows, scores.argmin(1)])
+    assert made.rows.tolist() == [0, 1, 2]
+
+
+def test_the_k_best_are_paired_with_the_k_worst_in_order():
+    samples, scores = ranked()
+    making = Making(hypotheses=6, pairing="top_bottom", pairs=2)
+    made = pair(samples, scores, samples[:, 0], making)
+    order = np.argsort(-scores.numpy(), axis=1)
+    assert made.rows.tolist() == [0, 0, 1, 1, 2, 2]
+    for i in range(3):
+        assert torch.equal(made.winners[2 * i + 1], samples[i, order[i, 1]])
+        assert torch.equal(made.losers[2 * i + 1], samples[i, order[i, -2]])
+
+
+def test_the_truth_may_win():
+    samples, scores = ranked()
+    made = pair(samples, scores, samples[:, 0] + 1, Making(hypotheses=6, pairing="truth"))
+    assert torch.equal(made.winners, samples[:, 0] + 1) and made.right == 1.0
+
+
+def test_right_is_the_share_of_pairs_whose_winner_is_truly_better():
+    samples, scores = ranked()
+    truth = samples[:, 0]
+    scores[:] = torch.tensor([0.0, 1, 2, 3, 4, 5])  # the truth itself comes last
+    assert pair(samples, scores, truth, Making(hypotheses=6)).right == 0.0
+    assert pair(samples, -scores, truth, Making(hypotheses=6)).right == 1.0
+
+
+def test_what_is_written_is_read_again_and_belongs_to_its_pictures(tmp_path):
+    data = PosePictures(split="val")
+    making = Making(split="val", hypotheses=4)
+    g = torch.Generator().manual_seed(1)
+    samples = torch.randn(len(data), 4, SIZE, generator=g).half().float()
+    made = pair(samples, torch.randn(len(data), 4, generator=g), data.split.pose, making)
+    path = tmp_path / "p" / "pairs.npz"
+    save_preferences(path, made, making)
+    again, facts = load_preferences(path)
+    assert facts == making and again.right == made.right
+    assert torch.equal(again.winners, made.winners) and torch.equal(again.rows, made.rows)
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["facts"] = np.array(str(arrays["facts"]).replace(fingerprint(making), "0" * 64))
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(DataError, match="was made of other pictures than 'shipped' has now"):
+        load_preferences(tmp_path / "other.npz")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataError, match="expected preferences that `rewardft adhmr build-pairs`"):
+        load_preferences(path)
+
+
+def test_held_out_pictures_come_with_the_truth_and_without_preferences():
+    data = PosePreferences(split="val", limit=2)
+    assert len(data) == 4
+    assert set(data[0]) == {"id", "group", "pose", "landmarks", "world", "turned"}
+    assert PosePreferences.tags("pairs") == {"pairs"} and PosePreferences.tags("groups") == {
+        "groups"
+    }
+    assert PosePreferences.tags("winners") == {"training_targets"}
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(
+        DataError, match=r"^pairing is one of best_worst, top_bottom, truth, got 'x'$"
+    ):
+        Making(pairing="x")
+    message = r"^expected hypotheses >= 2 and 1 <= pairs <= hypotheses / 2, got 6 and 4$"
+    with pytest.raises(DataError, match=message):
+        Making(hypotheses=6, pairs=4)
+
+
+def test_the_shipped_pictures_are_whole_and_split_by_clip():
+    root = ASSETS / "data"
+    train, val = read_split(root, "train"), read_split(root, "val")
+    assert read_manifest(root)["splits"]["train"]["groups"] == {"plain": 1300, "tilted": 2138}
+    assert val.groups.count("plain") == 316 and val.groups.count("tilted") == 333
+    clips = [{id_.split("/")[1] for id_ in split.ids} for split in (train, val)]
+    assert not clips[0] & clips[1] and len(clips[1]) == 5
+    with pytest.raises(
+        DataError, match=r"has no split 'vla'; it has train, val. Did you mean 'val'\?$"
+    ):
+        read_split(root, "vla")
+
+
+def test_a_split_that_has_changed_is_refused(tmp_path):
+    for file in (ASSETS / "data").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "val.npz").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="is missing or differs from its checksum"):
+        PosePictures(str(tmp_path), "val")
