@@ -19,9 +19,11 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from rewardft_plugins.adhmr.dataset import SHIPPED, PosePictures, find_root, read_manifest
-from rewardft_plugins.adhmr.hypotheses import draw_hypotheses, true_errors
+from rewardft_plugins.adhmr.errors import mean_distance
+from rewardft_plugins.adhmr.hypotheses import draw_hypotheses
 from rewardft_plugins.adhmr.model import PoseDiffusion
 from rewardft_plugins.adhmr.scorer import HMRScorer
+from rewardft_plugins.adhmr.space import unpack
 from torch import Tensor
 
 from rewardft.errors import DataError
@@ -101,7 +103,7 @@ def pair(samples: Tensor, scores: Tensor, truth: Tensor, making: Making) -> Pref
     losers = samples[rows, worst].flatten(0, 1)
     if making.pairing == "truth":
         return Preferences(samples, scores, rows.flatten(), truth, losers, 1.0)
-    errors = true_errors(samples, truth)["mpjpe"]
+    errors = mean_distance(unpack(samples)["joints"], unpack(truth)["joints"][:, None])
     right = errors.gather(1, best) < errors.gather(1, worst)
     winners = samples[rows, best].flatten(0, 1)
     return Preferences(
