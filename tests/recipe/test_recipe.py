@@ -109,6 +109,7 @@ def test_defaults_are_filled_in(recipe_file):
         "evaluate": {
             "every": 0,
             "samples": 64,
+            "samples_per_item": 1,
             "batch_size": None,
             "seed": 1234,
             "data": {},
