@@ -102,9 +102,15 @@ def build_pairs_command(
     seed: Annotated[int, typer.Option(help="Of the hypotheses.")] = 0,
 ) -> None:
     """Draw hypotheses of the base, rank them by the scorer and write them as preferences."""
-    from rewardft_plugins.adhmr.preferences import Making, make_preferences, save_preferences
+    from rewardft_plugins.adhmr.preferences import (
+        Making,
+        make_preferences,
+        pairing_named,
+        save_preferences,
+    )
 
-    making = Making(data, split, base, scorer, hypotheses, pairing, pairs, seed)  # type: ignore[arg-type]
+    kind = pairing_named(pairing)
+    making = Making(data, split, base, scorer, hypotheses, kind, pairs, seed)
     made = make_preferences(making)
     save_preferences(out, made, making)
     _say(f"{out}: {len(made.rows)} pairs; the winner is truly better in {made.right:.1%} of them")

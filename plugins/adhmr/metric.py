@@ -31,8 +31,10 @@ class HMRErrors:
     """
 
     higher_is_better = {
-        f"{name}{of}": False for name in ("mpjpe", "pa_mpjpe", "pve") for of in ("", "_mean", "_best", "_chosen")
-    } | {"pair_right": True}  # fmt: skip
+        f"{name}{of}": False
+        for name in ("mpjpe", "pa_mpjpe", "pve")
+        for of in ("", "_mean", "_best", "_chosen")
+    } | {"pair_right": True}
 
     def __init__(self, mesh: bool = True, scorer: str | None = "shipped") -> None:
         self.mesh = mesh
@@ -43,35 +45,40 @@ class HMRErrors:
         self._values: dict[str, list[Tensor]] = {}
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
+        """Judge `batch.copies` hypotheses of each item."""
         copies = batch.copies
         found: Pose = {
-            name: value.float().cpu().unflatten(0, (-1, copies))
-            for name, value in rollout.decoded.items()
-        }  # type: ignore[assignment]
+            "joints": rollout.decoded["joints"].float().cpu().unflatten(0, (-1, copies)),
+            "twists": rollout.decoded["twists"].float().cpu().unflatten(0, (-1, copies)),
+        }
         truth = unpack(batch["pose"][::copies].float().cpu())
-        middle = mean_pose(found)
-        points = {"mpjpe": (found["joints"], truth["joints"], middle["joints"])}
         values = {"spread": spread(found["joints"])}
-        if self.mesh:
-            points["pve"] = tuple(vertices_of(pose) for pose in (found, truth, middle))  # type: ignore[assignment]
-        errors = {}
-        for name, (each, true, mean) in points.items():
-            errors[name] = (mean_distance(each, true[:, None]), mean_distance(mean, true))
-        joints, true, mean = points["mpjpe"]
-        errors["pa_mpjpe"] = (aligned_distance(joints, true[:, None]), aligned_distance(mean, true))
+        errors = self.errors(found, truth)
         chosen = None
         if self.scorer is not None:
             score = self.scorer(rollout, batch).float().cpu().unflatten(0, (-1, copies))
             chosen, worst = score.argmax(1, keepdim=True), score.argmin(1, keepdim=True)
             each = errors["mpjpe"][0]
-            right = each.gather(1, chosen) < each.gather(1, worst)
-            values["pair_right"] = right[:, 0].float()
+            values["pair_right"] = (each.gather(1, chosen) < each.gather(1, worst))[:, 0].float()
         for name, (each, mean) in errors.items():
             values |= {name: each.mean(1), f"{name}_mean": mean, f"{name}_best": each.amin(1)}
             if chosen is not None:
                 values[f"{name}_chosen"] = each.gather(1, chosen)[:, 0]
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
+
+    def errors(self, found: Pose, truth: Pose) -> dict[str, tuple[Tensor, Tensor]]:
+        """By name: of each hypothesis `(n, m)`, and of their mean pose `(n,)`."""
+        middle = mean_pose(found)
+        each, true, mean = (pose["joints"] for pose in (found, truth, middle))
+        errors = {
+            "mpjpe": (mean_distance(each, true[:, None]), mean_distance(mean, true)),
+            "pa_mpjpe": (aligned_distance(each, true[:, None]), aligned_distance(mean, true)),
+        }
+        if self.mesh:
+            each, true, mean = (vertices_of(pose) for pose in (found, truth, middle))
+            errors["pve"] = (mean_distance(each, true[:, None]), mean_distance(mean, true))
+        return errors
 
     def compute(self) -> Mapping[str, Tensor]:
         return {name: torch.cat(values) for name, values in self._values.items()}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,7 +26,7 @@ from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import unpack
 from torch import Tensor
 
-from rewardft.errors import DataError
+from rewardft.errors import DataError, did_you_mean
 from rewardft.noise import Noise
 from rewardft.policy.batches import make_batch
 from rewardft.types import Plan, Rollout
@@ -36,6 +36,15 @@ Pairing = Literal["best_worst", "top_bottom", "truth"]
 PAIRINGS = ("best_worst", "top_bottom", "truth")
 CHUNK = 200
 FORMAT = "rewardft-pose-preferences"
+
+
+def pairing_named(name: str) -> Pairing:
+    """Raises DataError for a pairing that there is not."""
+    if name not in PAIRINGS:
+        raise DataError(
+            f"pairing is one of {', '.join(PAIRINGS)}, got {name!r}.{did_you_mean(name, PAIRINGS)}"
+        )
+    return cast(Pairing, name)
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,7 @@ class Making:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pairing not in PAIRINGS:
-            raise DataError(f"pairing is one of {', '.join(PAIRINGS)}, got {self.pairing!r}")
+        pairing_named(self.pairing)
         if self.hypotheses < 2 or not 1 <= self.pairs <= self.hypotheses // 2:
             raise DataError(
                 "expected hypotheses >= 2 and 1 <= pairs <= hypotheses / 2, got "

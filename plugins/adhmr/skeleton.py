@@ -49,9 +49,27 @@ PARENTS = (
 JOINTS = len(PARENTS)
 
 END_OF_BONE = {
-    1: 4, 2: 5, 3: 6, 4: 7, 5: 8, 6: 9, 7: 10, 8: 11, 10: 25, 11: 26, 12: 15, 13: 16, 14: 17, 15: 22, 16: 18, 17: 19,
-    18: 20, 19: 21, 20: 23, 21: 24,
-}  # fmt: skip
+    1: 4,
+    2: 5,
+    3: 6,
+    4: 7,
+    5: 8,
+    6: 9,
+    7: 10,
+    8: 11,
+    10: 25,
+    11: 26,
+    12: 15,
+    13: 16,
+    14: 17,
+    15: 22,
+    16: 18,
+    17: 19,
+    18: 20,
+    19: 21,
+    20: 23,
+    21: 24,
+}
 """Joints with one bone: the joint at its other end. They turn by a swing, which the joints say, and
 a twist."""
 

@@ -93,7 +93,7 @@ def test_held_out_pictures_come_with_the_truth_and_without_preferences():
 
 def test_bad_settings_are_refused():
     with pytest.raises(
-        DataError, match=r"^pairing is one of best_worst, top_bottom, truth, got 'x'$"
+        DataError, match=r"^pairing is one of best_worst, top_bottom, truth, got 'x'.$"
     ):
         Making(pairing="x")
     message = r"^expected hypotheses >= 2 and 1 <= pairs <= hypotheses / 2, got 6 and 4$"
