@@ -41,9 +41,7 @@ FORMAT = "rewardft-pose-preferences"
 def pairing_named(name: str) -> Pairing:
     """Raises DataError for a pairing that there is not."""
     if name not in PAIRINGS:
-        raise DataError(
-            f"pairing is one of {', '.join(PAIRINGS)}, got {name!r}.{did_you_mean(name, PAIRINGS)}"
-        )
+        raise DataError(f"there is no pairing {name!r}.{did_you_mean(name, PAIRINGS)}")
     return cast(Pairing, name)
 
 
