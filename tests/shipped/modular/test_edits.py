@@ -22,24 +22,24 @@ EDITS = Batch(
 )
 
 
-def edited(model, row):
-    """The chain from the pipeline's own noise for seed 0, and the condition of a row."""
-    cond = model.encode(EDITS)[row : row + 1]
-    sampler = FlowEuler(STEPS)
+def edited(model, row, steps=STEPS):
+    """The chain from the pipeline's own noise for seed 0, under the condition of a row."""
+    cond = model.encode(EDITS.select(slice(row, row + 1)))
+    sampler = FlowEuler(steps)
     sampler.setup(model)
     model.sample_shape(cond)
-    x = join(model.chain.prepare({**cond[0].values, "num_inference_steps": STEPS}).step, model.pipe)
-    for k in range(STEPS):
+    x = join(model.chain.prepare({**cond[0].values, "num_inference_steps": steps}).step, model.pipe)
+    for k in range(steps):
         output = model.denoise(x, torch.full((1,), sampler.timesteps[k]), cond)
         x = sampler.transition(k, x, output, None).next
     return model.decode(x)
 
 
-def called(pipe, row):
+def called(pipe, row, steps=STEPS):
     noise = torch.Generator().manual_seed(0)
     pipe.set_progress_bar_config(disable=True)
     return pipe(
-        prompt=EDITS["prompt"][row], image=to_picture(PICTURES[row]), height=32, width=32, num_inference_steps=STEPS,
+        prompt=EDITS["prompt"][row], image=to_picture(PICTURES[row]), height=32, width=32, num_inference_steps=steps,
         generator=noise, output_type="pt", output="images",
     )  # fmt: skip
 
@@ -84,8 +84,7 @@ def qwen_edit():
 @pytest.mark.slow  # the family scales every picture to a megapixel
 def test_qwen_image_edit():
     model = Modular(qwen_edit(), Settings(workflow="image_conditioned", height=32, width=32))
-    for row in range(2):
-        assert torch.equal(edited(model, row), called(qwen_edit(), row))
+    assert torch.equal(edited(model, 0, steps=1), called(qwen_edit(), 0, steps=1))
 
 
 def test_pictures_are_denoised_one_at_a_time(folders):

@@ -65,7 +65,7 @@ def register_models():
 
 def tiny_edit() -> Modular:
     """Qwen-Image-Edit in memory: its processor cannot be loaded without torchvision."""
-    wanted = settings.Settings(workflow="image_conditioned", height=32, width=32)
+    wanted = settings.Settings(workflow="image_conditioned", guidance=1.0, height=32, width=32)
     return Modular(qwen_edit(), wanted)
 
 
@@ -86,7 +86,8 @@ def test_the_recipe_of_edits(tmp_path):
         FOLDER / "qwen_edit_nft.yaml", tmp_path / "run", *SMALL[:-1],
         f"plugins=[{tmp_path}/tiny_edit.py, editing, rewards, nft]", "model={use: tiny_edit}",
         f"data.path={tmp_path}/edits.jsonl", "data.held_out=1", "data.height=64", "data.width=64",
-        f"rewards.0.weights={tmp_path}/clip", "algorithm.group=2", "evaluate.samples=1",
+        f"rewards.0.weights={tmp_path}/clip", "algorithm.group=2",
+        "sampler.steps=1", "evaluate.samples=1",
     )  # fmt: skip
     assert run.summary["status"] == "finished" and run.steps[-1]["gradient_norm"] > 0
     assert torch.isfinite(torch.tensor(run.column("reward/preservation"))).all()
