@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from modular_tiny.family import Tiny
 from modular_tiny.images import IMAGES
+from modular_tiny.variants import VARIANTS
 from modular_tiny.videos import VIDEOS
 from rewardft import Batch, Rollout, hookimpl
 from rewardft.errors import ComponentError, did_you_mean
 
-FAMILIES = {**IMAGES, **VIDEOS}
+FAMILIES = {**IMAGES, **VARIANTS, **VIDEOS}
 
 
 def modular_tiny(

@@ -15,10 +15,7 @@ Flow = diffusers.FlowMatchEulerDiscreteScheduler
 
 @dataclass(frozen=True)
 class Tiny:
-    """A family: its blocks, components and sizes, and the conditions of a prompt.
-
-    distilled: there is no guidance at all.
-    """
+    """A family: its blocks, components and sizes, and the conditions of a prompt."""
 
     blocks: Any
     parts: Mapping[str, Any]
@@ -26,4 +23,3 @@ class Tiny:
     size: int = 32
     frames: int | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    distilled: bool = False

@@ -8,7 +8,17 @@ import diffusers as D
 import torch
 
 from modular_tiny.family import Flow, Tiny
-from modular_tiny.texts import LENGTH, fixed, listed, masked, plain, pooled, text, with_negative
+from modular_tiny.texts import (
+    LENGTH,
+    Embed,
+    fixed,
+    listed,
+    masked,
+    plain,
+    pooled,
+    text,
+    with_negative,
+)
 
 DOWN, UP = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
 DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
@@ -84,7 +94,7 @@ def flux(guidance: bool = True) -> Tiny:
     )
     vae = image_vae(scaling_factor=0.36, shift_factor=0.11)
     parts = {"transformer": transformer, "vae": vae, "scheduler": Flow(**DYNAMIC)}
-    return Tiny(D.FluxAutoBlocks(), parts, plain(pooled(32, 32)), distilled=not guidance)
+    return Tiny(D.FluxAutoBlocks(), parts, plain(pooled(32, 32)))
 
 
 def flux_schnell() -> Tiny:
@@ -105,7 +115,7 @@ def qwenimage() -> Tiny:
     return Tiny(D.QwenImageAutoBlocks(), parts, masked(16))
 
 
-def flux2(blocks: Any, embedded: bool, embed: Any, distilled: bool) -> Tiny:
+def flux2(blocks: Any, embedded: bool, embed: Embed) -> Tiny:
     transformer = D.Flux2Transformer2DModel(
         in_channels=4,
         num_layers=1,
@@ -117,19 +127,19 @@ def flux2(blocks: Any, embedded: bool, embed: Any, distilled: bool) -> Tiny:
         guidance_embeds=embedded,
     )
     parts = {"transformer": transformer, "vae": flux2_vae(), "scheduler": Flow(**DYNAMIC)}
-    return Tiny(blocks, parts, embed, distilled=distilled)
+    return Tiny(blocks, parts, embed)
 
 
 def flux2_klein() -> Tiny:
-    return flux2(D.Flux2KleinAutoBlocks(), False, plain(fixed(16)), True)
+    return flux2(D.Flux2KleinAutoBlocks(), False, plain(fixed(16)))
 
 
 def flux2_klein_base() -> Tiny:
-    return flux2(D.Flux2KleinBaseAutoBlocks(), False, with_negative(fixed(16)), False)
+    return flux2(D.Flux2KleinBaseAutoBlocks(), False, with_negative(fixed(16)))
 
 
 def flux2_dev() -> Tiny:
-    return flux2(D.Flux2AutoBlocks(), True, plain(fixed(16)), False)
+    return flux2(D.Flux2AutoBlocks(), True, plain(fixed(16)))
 
 
 def z_image() -> Tiny:

@@ -8,7 +8,14 @@ from modular_tiny import FAMILIES, build
 
 FAST = ["flux2_klein", "qwenimage", "stable_diffusion_xl", "wan22", "cosmos3"]
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in FAST]
-UNGUIDED = {"flux_schnell", "flux2_klein", "ideogram4"}  # distilled, or with a schedule of its own
+UNGUIDED = {
+    "flux_schnell",
+    "flux2_klein",
+    "ideogram4",
+    "flux3_distilled",
+    "krea2_turbo",
+    "qwenimage21_turbo",
+}  # distilled, or with a schedule of its own
 
 
 @pytest.mark.parametrize("family", FAST + REST)
@@ -46,7 +53,15 @@ def test_one_step_of_a_video_family(algorithm, tmp_path):
 
 def test_there_are_seventeen_families_five_of_them_video():
     """Variants of one family count once."""
-    variants = {"flux_schnell": "flux", "flux2_klein_base": "flux2_klein", "wan_unipc": "wan"}
+    variants = {
+        "flux_schnell": "flux",
+        "flux2_klein_base": "flux2_klein",
+        "wan_unipc": "wan",
+        "flux_kontext": "flux",
+        "flux3_distilled": "flux3",
+        "krea2_turbo": "krea2",
+        "qwenimage21_turbo": "qwenimage21",
+    }
     families = {variants.get(name, name) for name in FAMILIES}
     videos = {variants.get(name, name) for name in table.VIDEOS}
     assert len(families) >= 17 and len(videos) >= 5
