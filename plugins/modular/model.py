@@ -57,6 +57,7 @@ class Modular:
         )
         self._prepared: OrderedDict[Hashable, Prepared] = OrderedDict()
         self._steps = 1
+        self._grids: dict[int, list[float]] = {}  # of every sampler that asked, by its steps
         self._starts_from_noise = False
         self.scheduler = self.make_schedule()
 
@@ -191,11 +192,23 @@ class Modular:
         yield from found.values()
 
     def denoise_group(self, x: Tensor, t: Tensor, cond: Sequence[Condition]) -> Tensor:
+        self.choose_grid(float(t))
         prepared = self.prepared(cond)
         wanted = join(prepared.step, self.pipe).dtype  # some families refuse float32 beside bf16
         self._denoisers.start()
         output = self.chain.denoise(x.to(wanted), t, prepared)
         return self._denoisers.with_idle_weights(output, self.trainable)
+
+    def choose_grid(self, t: float) -> None:
+        """Use the grid that t is on: samplers for training and for evaluation may differ in steps.
+
+        Where t is on several, or on none, the grid that is in use stays.
+        """
+        own = {self._steps: self._grids[self._steps]} if self._steps in self._grids else {}
+        for steps, grid in (own | self._grids).items():
+            if min(abs(level - t) for level in grid) <= 1e-4 * max(abs(t), 1.0):
+                self._steps = steps
+                return
 
     def prepared(self, cond: Sequence[Condition]) -> Prepared:
         """The batch where the loop begins, from the last few that were asked for."""
@@ -239,6 +252,7 @@ class Modular:
         if prepared.sigmas is None:
             name = type(self.pipe).__name__
             raise ComponentError(f"{name} has no noise levels beside its timesteps")
+        self._grids[steps] = prepared.timesteps.float().tolist()
         return prepared.timesteps.cpu(), prepared.sigmas.cpu()
 
     def decode(self, x0: Tensor) -> Tensor:

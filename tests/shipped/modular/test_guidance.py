@@ -128,5 +128,19 @@ def test_embedded_guidance_is_an_input_of_the_network():
     assert torch.equal(other.denoise(x, at(500.0), cond), second)
 
 
+def test_each_timestep_is_taken_on_its_samplers_grid():
+    """A flow map is told where its step ends, which is the next level of the sampler's own grid."""
+    model, _ = build("flux3_distilled")
+    alone, _ = build("flux3_distilled")
+    few = model.levels(2)[0]
+    model.levels(5)
+    alone.levels(2)
+    x, cond = state_of(model)
+    t = at(float(few[1]))
+    assert torch.equal(model.denoise(x, t, cond), alone.denoise(x, t, cond))
+    alone.levels(5)
+    assert model._steps == 2 and torch.equal(alone.denoise(x, t, cond), model.denoise(x, t, cond))
+
+
 def test_guiders_of_diffusers_that_are_known():
     assert all(hasattr(diffusers.guiders, name) for name in REPLAYABLE)
