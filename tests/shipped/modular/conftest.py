@@ -1,11 +1,11 @@
-"""The tiny families of `benchmarks/` can be imported, as when a command there runs."""
+"""The tiny families of `benchmarks/modular/` can be imported, as when a command there runs."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks" / "modular"
 sys.path.insert(0, str(BENCHMARKS))
 
 

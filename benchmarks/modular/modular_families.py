@@ -1,8 +1,8 @@
 """Every family that `modular` drives, on tiny weights, against its pipeline and plain autograd.
 
-    python benchmarks/modular_families.py                  # all families, as a table
-    python benchmarks/modular_families.py wan qwenimage    # some of them
-    python benchmarks/modular_families.py --steps --write  # and a step of each algorithm, into docs
+    python benchmarks/modular/modular_families.py                  # all families, as a table
+    python benchmarks/modular/modular_families.py wan qwenimage    # some of them
+    python benchmarks/modular/modular_families.py --steps --write  # and algorithms; into docs
 
 Columns: the largest difference of finished latents, and of pixels, of two prompts of different
 length in one batch from the pipeline on each prompt alone, with guidance of 4 and without; the
@@ -286,7 +286,7 @@ def table(rows: list[Row]) -> str:
 
 def write(text: str) -> None:
     """Put the table where people look for it."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     (root / "benchmarks" / "results" / "modular_families.md").write_text(text + "\n")
     page = root / "docs" / "modular.md"
     before, rest = page.read_text().split("<!-- families:start -->")

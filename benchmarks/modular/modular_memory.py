@@ -1,6 +1,6 @@
 """Memory of decoding a video under gradient, and of a training step, on tiny weights.
 
-    python benchmarks/modular_memory.py        # both tables, in Markdown
+    python benchmarks/modular/modular_memory.py        # both tables, in Markdown
 
 Measured is the largest sum of live tensors, forward and backward together, weights left out. What a
 GPU would let wait in host memory is put there (into arrays that are no tensors) and given for
