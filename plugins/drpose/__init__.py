@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rewardft.contracts.records import ComparisonRecord, Section
     from rewardft.recipe.recipe import Recipe
 
+requires = ("humans",)  # bodies, motion, cameras and rendering
+
 Factories = Mapping[str, Callable[..., Any]]
 
 

@@ -10,7 +10,7 @@ from rewardft.errors import PluginError, RewardftError, did_you_mean
 from rewardft.files import write_text
 from rewardft.paths import local_path, read_text
 from rewardft.plugins.catalog import KINDS, Entry, build_catalog
-from rewardft.plugins.manager import BUILTIN, list_installed_plugins, load_plugins
+from rewardft.plugins.manager import list_installed_plugins, load_plugins
 from rewardft.plugins.sources import installed
 from rewardft.recipe.shipped import (
     COMPARISON,
@@ -63,7 +63,8 @@ def _entries_of_installed(problems: list[str]) -> Iterable[Entry]:
     yield from _entries_of([])
     for point in (points[0] for points in installed().values()):
         try:
-            yield from (entry for entry in _entries_of([point.name]) if entry.plugin != BUILTIN)
+            # Those that it requires are loaded with it, and have a turn of their own.
+            yield from (entry for entry in _entries_of([point.name]) if entry.plugin == point.name)
         except PluginError as error:
             problems.append(str(error))
 
@@ -90,8 +91,9 @@ def list_plugins() -> None:
             row.name,
             row.version or "-",
             row.package,
+            ", ".join(row.requires),
             ", ".join(row.hooks) if row.problem is None else row.problem,
         )
         for row in list_installed_plugins()
     ]
-    print_table("installed plugins", ("name", "version", "package", "hooks"), rows)
+    print_table("installed plugins", ("name", "version", "package", "requires", "hooks"), rows)

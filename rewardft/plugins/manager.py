@@ -62,6 +62,7 @@ class InstalledPlugin:
     file: Path | None = None
     hooks: tuple[str, ...] = ()
     problem: str | None = None
+    requires: tuple[str, ...] = ()
 
 
 class Plugins:
@@ -210,10 +211,11 @@ def load_usable_plugins(
     core = core or importlib.import_module("rewardft.plugins.builtin")
     plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, _core_version())
     places: dict[str, str] = {core.__name__: BUILTIN}
+    required: set[str] = set()
     broken = []
     for text in names:
         try:
-            _load_one(plugins, text, base, places)
+            _load_one(plugins, text, base, places, required)
         except PluginError as error:
             broken.append(error)
     return plugins, broken
@@ -250,13 +252,24 @@ def _try_installed(point: EntryPoint) -> InstalledPlugin:
     version = point.dist.version if point.dist else None
     source = Source(point.name, point.value.partition(":")[0], point.load, version)
     try:
-        loaded = Plugins().add(source, import_plugin(source), version)
+        plugin = import_plugin(source)
+        requires = _requires(source.name, plugin)
+        loaded = Plugins().add(source, plugin, version)
     except PluginError as error:
         return InstalledPlugin(point.name, package, version, problem=str(error))
-    return InstalledPlugin(point.name, package, version, loaded.file, loaded.hooks)
+    return InstalledPlugin(
+        point.name, package, version, loaded.file, loaded.hooks, requires=requires
+    )
 
 
-def _load_one(plugins: Plugins, text: str, base: Path, places: dict[str, str]) -> None:
+def _load_one(
+    plugins: Plugins, text: str, base: Path, places: dict[str, str], required: set[str]
+) -> None:
+    """Load one entry of `plugins:`, and before it the plugins that it builds on.
+
+    places: what has been loaded from where, by the entry that asked for it.
+    required: the places that no entry asked for yet, so that one may still name them.
+    """
     request = parse_request(text)
     if request.name.casefold() == BUILTIN:
         raise PluginError(
@@ -264,6 +277,11 @@ def _load_one(plugins: Plugins, text: str, base: Path, places: dict[str, str]) -
             "`plugins:`."
         )
     source = find(request, base)
+    if source.place in required:
+        required.remove(source.place)
+        places[source.place] = text
+        version = next(p.version for p in plugins.loaded if p.name == source.name)
+        return check_version(request, source.name, version)
     if source.place in places:
         other = places[source.place]
         same = "twice" if other == text else f"twice, as {other!r} and as {text!r}"
@@ -278,7 +296,30 @@ def _load_one(plugins: Plugins, text: str, base: Path, places: dict[str, str]) -
     plugin = import_plugin(source)
     version = source.version or getattr(plugin, "__version__", None)
     check_version(request, source.name, version)
+    for needed in _requires(source.name, plugin):
+        place = _place_of(source.name, needed, base)
+        if place not in places:
+            _load_one(plugins, needed, base, places, required)
+            required.add(place)
     plugins.add(source, plugin, version)
+
+
+def _requires(name: str, plugin: Any) -> tuple[str, ...]:
+    """The module's `requires`: names of installed plugins that it imports from."""
+    requires = getattr(plugin, "requires", ())
+    if isinstance(requires, str) or not all(isinstance(needed, str) for needed in requires):
+        raise PluginError(
+            f"plugin {name!r}: `requires` is {requires!r}; expected a tuple of plugin names, such "
+            'as requires = ("humans",).'
+        )
+    return tuple(requires)
+
+
+def _place_of(name: str, needed: str, base: Path) -> str:
+    try:
+        return find(parse_request(needed), base).place
+    except PluginError as error:
+        raise PluginError(f"plugin {name!r} requires {needed!r}: {error}") from error
 
 
 def _core_version() -> str:
