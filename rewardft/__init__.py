@@ -1,50 +1,114 @@
 """rewardft: reward fine-tuning of generative models.
 
-Importing this package imports no torch; public names are loaded when they are first used.
+Importing this package imports no torch; public names are loaded when they are first used. Plugin
+authors find here what they need; with `rewardft.samplers`, `rewardft.algorithms` and
+`rewardft.testing` it is the public face.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from rewardft.contracts.hookspecs import hookimpl
-from rewardft.errors import RewardftError
+from rewardft.errors import (
+    CheckpointError,
+    ComponentError,
+    DataError,
+    PluginError,
+    RecipeError,
+    RewardError,
+    RewardftError,
+)
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from rewardft.comparisons.api import compare
+    from rewardft.contracts.alarm import Alarm
+    from rewardft.contracts.protocols import (
+        Algorithm,
+        Dataset,
+        DiffusionModel,
+        Metric,
+        Model,
+        Regularizer,
+        Reward,
+        Sampler,
+    )
+    from rewardft.contracts.records import ComparisonRecord, RunRecord, Section
+    from rewardft.contracts.run import Run
+    from rewardft.evaluation.evaluate import Paired
+    from rewardft.noise import Noise
+    from rewardft.policy.context import Context
+    from rewardft.recipe.recipe import Recipe, load_recipe
+    from rewardft.runs.api import FinishedRun, evaluate, load_run, run, sample
+    from rewardft.types import Batch, Loss, Plan, Rollout, Scores, Transition
 
-_LAZY = {
-    "Batch": "rewardft.types",
-    "Loss": "rewardft.types",
-    "Plan": "rewardft.types",
-    "Rollout": "rewardft.types",
-    "Scores": "rewardft.types",
-    "Transition": "rewardft.types",
-    "Context": "rewardft.policy.context",
-    "Run": "rewardft.contracts.run",
+__version__: str
+
+_HOMES = {
+    "rewardft.comparisons.api": "compare",
+    "rewardft.contracts.alarm": "Alarm",
+    "rewardft.contracts.protocols": (
+        "Algorithm Dataset DiffusionModel Metric Model Regularizer Reward Sampler"
+    ),
+    "rewardft.contracts.records": "ComparisonRecord RunRecord Section",
+    "rewardft.contracts.run": "Run",
+    "rewardft.evaluation.evaluate": "Paired",
+    "rewardft.noise": "Noise",
+    "rewardft.policy.context": "Context",
+    "rewardft.recipe.recipe": "Recipe load_recipe",
+    "rewardft.runs.api": "FinishedRun evaluate load_run run sample",
+    "rewardft.types": "Batch Loss Plan Rollout Scores Transition",
 }
+_LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "Alarm",
+    "Algorithm",
     "Batch",
+    "CheckpointError",
+    "ComparisonRecord",
+    "ComponentError",
     "Context",
+    "DataError",
+    "Dataset",
+    "DiffusionModel",
+    "FinishedRun",
     "Loss",
+    "Metric",
+    "Model",
+    "Noise",
+    "Paired",
     "Plan",
+    "PluginError",
+    "Recipe",
+    "RecipeError",
+    "Regularizer",
+    "Reward",
+    "RewardError",
     "RewardftError",
     "Rollout",
     "Run",
+    "RunRecord",
+    "Sampler",
     "Scores",
+    "Section",
     "Transition",
     "__version__",
+    "compare",
+    "evaluate",
     "hookimpl",
+    "load_recipe",
+    "load_run",
+    "run",
+    "sample",
 ]
-
-if TYPE_CHECKING:
-    from rewardft.contracts.run import Run
-    from rewardft.policy.context import Context
-    from rewardft.types import Batch, Loss, Plan, Rollout, Scores, Transition
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # it stands in pyproject.toml alone
+        return importlib.metadata.version("rewardft")
     if name not in _LAZY:
         raise AttributeError(f"module 'rewardft' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -44,8 +44,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rewardft import hookimpl
 
 if TYPE_CHECKING:
-    from rewardft.recipe.recipe import Recipe
+    from rewardft import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 

@@ -47,8 +47,8 @@ from rewardft_plugins.dpo.online_dpo import comparable_rewards
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan
 
 

@@ -25,9 +25,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rewardft import Context
 from rewardft.algorithms.denoising import forward_process
 from rewardft.errors import ComponentError, did_you_mean
-from rewardft.policy.context import Context
 from rewardft.samplers.prediction import target_output
 from rewardft.types import Batch, micro_slices
 

@@ -33,8 +33,8 @@ from rewardft_plugins.dpo.noised import (
 )
 from torch import Tensor
 
+from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Scores
 
 

@@ -38,8 +38,8 @@ from rewardft_plugins.dpo.noised import (
     twice,
 )
 
+from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.policy.context import Context
 from rewardft.policy.snapshots import blend, swapped_in, take_snapshot
 from rewardft.types import Batch, Loss, Plan
 

@@ -17,9 +17,8 @@ from rewardft import hookimpl
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rewardft import Rollout, Run
+    from rewardft import Recipe, Rollout, Run
     from rewardft.contracts.records import ComparisonRecord, Section
-    from rewardft.recipe.recipe import Recipe
 
 requires = ("humans",)  # bodies, motion, cameras and rendering
 

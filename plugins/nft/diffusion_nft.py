@@ -57,9 +57,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rewardft import Context
 from rewardft.algorithms.denoising import forward_process
 from rewardft.errors import ComponentError
-from rewardft.policy.context import Context
 from rewardft.policy.snapshots import Snapshot, blend, swapped_in, take_snapshot
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 

@@ -71,8 +71,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.policy.context import Context
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})

@@ -2,84 +2,59 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 
 from rewardft.cli.tables import print_table
-from rewardft.comparisons.comparison import Launch, compare
+from rewardft.comparisons.api import (
+    Options,
+    build_request,
+    default_folder,
+    difference,
+    finish,
+    require_report,
+)
+from rewardft.comparisons.comparison import Launch
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Outcome
-from rewardft.comparisons.sources import (
-    Request,
-    Variant,
-    parse_vary,
-    read_sources,
-    short_name,
-    vary,
-)
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
-from rewardft.paths import file_name
-from rewardft.recipe.shipped import find_recipe
 
-NEEDED = ("plotly", "jinja2", "pyarrow")
 LAUNCHERS = ("local", "slurm", "ray")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says beside the sources."""
-
-    vary: Sequence[str] = ()
-    settings: Sequence[str] = ()
-    seeds: int | None = None
-    budget: str | None = None
-    pictures: int = 6
 
 
 def compare_sources(
     names: Sequence[str], options: Options, launch: Launch, out: Path | None
 ) -> None:
     """Run, collect and report; exit code 1 when a run failed, 130 after Ctrl-C."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ComponentError(
-            f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'"
-        )
+    require_report()
     if launch.launcher not in LAUNCHERS:
         near = did_you_mean(launch.launcher, LAUNCHERS)
         raise ComponentError(
             f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}"
         )
     request = build_request(names, options)
-    title = "-".join(["compare", *(short_name(Path(name)) for name in names[:3])])
-    folder = out or Path("runs") / file_name(title)
+    folder = out or default_folder(names)
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
         with sigterm_as_interrupt():
             members = expand(request, folder)
             say_what_is_done(members)
-            record = compare(
-                request, members, folder, launch, Progress(), command, options.pictures
-            )
+            done = finish(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:
         print(f"interrupted; finished runs are kept. Continue with: {command}")
         raise
-    from rewardft.comparisons.report import write_report
-
-    files = write_report(record, folder)
+    record = done.record
     show(record)
-    print("\n".join(str(path) for path in files))
+    print("\n".join(str(path) for path in done.files))
     failed = [
         run
         for variant in record.variants
@@ -107,23 +82,6 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def build_request(names: Sequence[str], options: Options) -> Request:
-    """Sources, then `--set`, then `--vary`;
-    seeds and budget of the command line win over a file's."""
-    request = read_sources(names, find_recipe)
-    variants: Sequence[Variant] = [
-        variant.with_settings(*options.settings) for variant in request.variants
-    ]
-    for text in options.vary:
-        variants = vary(variants, *parse_vary(text))
-    return replace(
-        request,
-        variants=tuple(variants),
-        seeds=options.seeds or request.seeds,
-        budget=options.budget or request.budget,
-    )
 
 
 def say_what_is_done(members: Sequence[Member]) -> None:
@@ -182,13 +140,13 @@ def show(record: ComparisonRecord) -> None:
                 (variant.name, "", "", "", variant.runs[0].reason or variant.runs[0].status)
             )
             continue
-        best = f"{words(value.versus_best)} ({value.best})" if value.versus_best else ""
+        best = f"{difference(value.versus_best)} ({value.best})" if value.versus_best else ""
         rows.append(
             (
                 variant.name,
                 number(value.before),
                 number(value.after),
-                words(value.versus_base),
+                difference(value.versus_base),
                 best,
             )
         )
@@ -204,12 +162,3 @@ def show(record: ComparisonRecord) -> None:
 def number(interval: Interval | None) -> str:
     """The estimate alone; '' where there is none."""
     return "" if interval is None else f"{interval.value:.4g}"
-
-
-def words(interval: Interval | None) -> str:
-    """A difference with its interval; '' where there is none."""
-    return (
-        ""
-        if interval is None
-        else f"{interval.value:+.3g} ({interval.low:+.3g} to {interval.high:+.3g})"
-    )

@@ -8,6 +8,7 @@ plugin, the hook, the file and the fix.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -323,9 +324,7 @@ def _place_of(name: str, needed: str, base: Path) -> str:
 
 
 def _core_version() -> str:
-    from rewardft import __version__
-
-    return __version__
+    return importlib.metadata.version("rewardft")
 
 
 def _file_of(plugin: Any, source: Source) -> Path:

@@ -3,6 +3,7 @@ a reward is built on its own."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from rewardft.plugins.resolve import open_recipe
 from rewardft.policy.adapter import load_adapter
 from rewardft.policy.snapshots import Snapshot, load_snapshot
 from rewardft.recipe.overrides import Origin, apply_override
+from rewardft.runs.table import Table, paired_table
 from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, step_of
 from rewardft.types import Batch, Rollout
 
@@ -112,6 +114,15 @@ class RunEvaluation:
     changed_plugins: Sequence[str]
     base: Evaluation
     tuned: Evaluation
+
+    @property
+    def table(self) -> Table:
+        """A row for each value and group."""
+        return paired_table(self.rows)
+
+    def _repr_html_(self) -> str:
+        alarms = "".join(f"<p>alarm: {html.escape(alarm.sentence)}</p>" for alarm in self.alarms)
+        return self.table._repr_html_() + alarms
 
     def to_json(self) -> dict[str, Any]:
         """What `evaluation.json` holds."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from rewardft.evaluation.evaluate import Paired
+from rewardft import Paired
 
 NAMES = {
     "pose_judge/iou": "silhouette overlap",

@@ -81,7 +81,7 @@ def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
 
 def has_poses(run: RunRecord, folder: Path) -> bool:
     """Whether the run came to its end with a miniature multi-view model."""
-    from rewardft.recipe.recipe import load_recipe
+    from rewardft import load_recipe
 
     path = folder / run.folder / "recipe.yaml"
     if run.status not in ("finished", "stopped") or not path.is_file():

@@ -1,0 +1,176 @@
+"""Comparisons from Python: `rewardft.compare`. The command line is a layer over it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rewardft.comparisons.comparison import Launch
+from rewardft.comparisons.comparison import compare as make_comparison
+from rewardft.comparisons.members import Member, expand
+from rewardft.comparisons.report.verdicts import focus, value_of
+from rewardft.comparisons.runner import Notify, Outcome
+from rewardft.comparisons.sources import (
+    Request,
+    Variant,
+    parse_vary,
+    read_sources,
+    short_name,
+    vary,
+)
+from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
+from rewardft.errors import ComponentError
+from rewardft.paths import file_name
+from rewardft.recipe.shipped import find_recipe
+from rewardft.runs.api import Overrides, as_settings
+from rewardft.runs.table import Table
+
+NEEDED = ("plotly", "jinja2", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked beside the sources: settings and values to vary, seeds, budget, pictures."""
+
+    vary: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    seeds: int | None = None
+    budget: str | None = None
+    pictures: int = 6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison: its record, its folder and the files of its report."""
+
+    record: ComparisonRecord
+    folder: Path
+    files: Sequence[Path]
+
+    @property
+    def table(self) -> Table:
+        """The value that the comparison is about, a row for each variant."""
+        name = focus(self.record)
+        return Table([comparison_row(variant, name) for variant in self.record.variants])
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{focus(self.record) or 'held-out values'}</b></p>{self.table._repr_html_()}"
+
+
+def compare(
+    *sources: Path | str,
+    vary: Mapping[str, Sequence[Any]] | Sequence[str] = (),
+    overrides: Overrides = (),
+    seeds: int | None = None,
+    budget: str | None = None,
+    out: Path | str | None = None,
+    jobs: int = 1,
+    pictures: int = 6,
+) -> Comparison:
+    """Run recipes with several seeds to equal budgets and write the report.
+
+    Args:
+        sources: recipes, comparison files or finished run folders; or names of shipped ones.
+        vary: `{"optimizer.lr": [1e-3, 1e-4]}`, or as after `--vary`.
+        overrides: settings for every variant, as for `rewardft.run`.
+        seeds: how many; None: as the comparison file says.
+        budget: such as `2000-rewards`; None: as the recipes say.
+        out: the folder; default: one in `runs` that is named after the sources.
+        jobs: runs at a time.
+
+    Raises:
+        ComponentError: the extra `report` is not installed. RecipeError: no variant can be run.
+    """
+    require_report()
+    names = [str(source) for source in sources]
+    varied = as_vary(vary)
+    request = build_request(names, Options(varied, as_settings(overrides), seeds, budget, pictures))
+    folder = Path(out) if out is not None else default_folder(names)
+    members = expand(request, folder)
+    command = f"rewardft.compare({', '.join(map(repr, names))})"
+    launch = Launch(jobs=jobs)
+    return finish(request, members, folder, launch, be_quiet, command, pictures)
+
+
+def finish(
+    request: Request,
+    members: Sequence[Member],
+    folder: Path,
+    launch: Launch,
+    notify: Notify,
+    command: str,
+    pictures: int,
+) -> Comparison:
+    """Run what is missing and write the report."""
+    from rewardft.comparisons.report import write_report
+
+    record = make_comparison(request, members, folder, launch, notify, command, pictures)
+    return Comparison(record, folder, write_report(record, folder))
+
+
+def require_report() -> None:
+    """Raises ComponentError before anything runs, where the report could not be written."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ComponentError(
+            f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'"
+        )
+
+
+def default_folder(names: Sequence[str]) -> Path:
+    """`runs/compare-NAMES`."""
+    title = "-".join(["compare", *(short_name(Path(name)) for name in names[:3])])
+    return Path("runs") / file_name(title)
+
+
+def build_request(names: Sequence[str], options: Options) -> Request:
+    """Sources, settings, then what is varied; seeds and budget given here win over a file's."""
+    request = read_sources(names, find_recipe)
+    variants: Sequence[Variant] = [
+        variant.with_settings(*options.settings) for variant in request.variants
+    ]
+    for text in options.vary:
+        variants = vary(variants, *parse_vary(text))
+    return replace(
+        request,
+        variants=tuple(variants),
+        seeds=options.seeds or request.seeds,
+        budget=options.budget or request.budget,
+    )
+
+
+def as_vary(vary: Mapping[str, Sequence[Any]] | Sequence[str]) -> list[str]:
+    """`KEY=VALUE,VALUE` for each key."""
+    if isinstance(vary, Mapping):
+        return [f"{key}={','.join(map(str, values))}" for key, values in vary.items()]
+    return list(vary)
+
+
+def be_quiet(member: Member, outcome: Outcome | None, total: int) -> None:
+    """Runs begin and end without a line; their logs are in their folders."""
+
+
+def comparison_row(variant: VariantRecord, name: str | None) -> dict[str, Any]:
+    """One variant by what the report is about."""
+    value = value_of(variant, name)
+    if value is None:
+        run = variant.runs[0]
+        return {"variant": variant.name, "no result": run.reason or run.status}
+    best = f"{difference(value.versus_best)} ({value.best})" if value.versus_best else ""
+    return {
+        "variant": variant.name,
+        "base": None if value.before is None else value.before.value,
+        "tuned": None if value.after is None else value.after.value,
+        "difference (95 %)": difference(value.versus_base),
+        "to the best other (95 %)": best,
+    }
+
+
+def difference(interval: Interval | None) -> str:
+    """A difference with its interval; '' where there is none."""
+    if interval is None:
+        return ""
+    return f"{interval.value:+.3g} ({interval.low:+.3g} to {interval.high:+.3g})"

@@ -1,0 +1,173 @@
+"""Runs from Python: `rewardft.run`, `evaluate`, `sample` and `load_run`.
+
+The command line is a layer over the same functions. What they return holds plain values and shows
+itself as a table or a picture in a notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rewardft.engine.session import Session
+from rewardft.engine.summary import RunSummary
+from rewardft.engine.train import train
+from rewardft.errors import CheckpointError
+from rewardft.files import nan_for_null
+from rewardft.paths import file_name
+from rewardft.plugins.resolve import open_recipe
+from rewardft.recipe.recipe import Recipe, load_recipe
+from rewardft.recipe.shipped import find_recipe
+from rewardft.runs.open import RunEvaluation, evaluate_run, load_trained, open_run
+from rewardft.runs.samples import Drawn, sample_run
+from rewardft.runs.table import Table, paired_table
+
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+def as_settings(overrides: Overrides) -> list[str]:
+    """`{"train.steps": 10}` or `["train.steps=10"]`, as after `--set`."""
+    if isinstance(overrides, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    return list(overrides)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder, read when it is asked.
+
+    summary: how the run ended; None for one that has not ended.
+    """
+
+    folder: Path
+    summary: RunSummary | None = None
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe with every setting, as the run was made."""
+        return load_recipe(self.folder / "recipe.yaml")
+
+    @cached_property
+    def metrics(self) -> Table:
+        """One row for each logged optimizer step."""
+        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [nan_for_null(json.loads(line)) for line in lines]
+        return Table([row for row in rows if "gradient_norm" in row])
+
+    @cached_property
+    def evaluation(self) -> Table:
+        """The final comparison with the base model; empty where the run made none."""
+        path = self.folder / "summary.json"
+        if self.summary is not None:
+            return paired_table(self.summary.evaluation)
+        from rewardft.evaluation.evaluate import Paired
+
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return paired_table([Paired(**nan_for_null(row)) for row in found.get("evaluation", [])])
+
+    @cached_property
+    def session(self) -> Session:
+        """The model with its trained adapter, sampler and rewards; built on first use."""
+        session = open_run(self.folder)
+        load_trained(session, self.folder)
+        return session
+
+    @property
+    def model(self) -> Any:
+        """The model with the trained weights in it."""
+        return self.session.model
+
+    @property
+    def adapter(self) -> Any:
+        """What was trained; `with run.adapter.disabled():` is the base model."""
+        return self.session.adapter
+
+    def _repr_html_(self) -> str:
+        ended = "" if self.summary is None else f", {self.summary.status} at {self.summary.step}"
+        table = self.evaluation if len(self.evaluation) else Table(list(self.metrics)[-5:])
+        return f"<p><b>{self.folder}</b>{ended}</p>{table._repr_html_()}"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The same samples of the base and of the tuned model, and the files that hold them."""
+
+    drawn: Drawn
+    files: Sequence[Path]
+
+    def _repr_html_(self) -> str:
+        pictures = [path for path in self.files if path.suffix == ".png"]
+        if not pictures:
+            return f"<p>{len(self.drawn.ids)} samples: {', '.join(map(str, self.files))}</p>"
+        data = base64.b64encode(pictures[0].read_bytes()).decode()
+        return f'<img alt="base and tuned samples" src="data:image/png;base64,{data}"/>'
+
+
+def run(
+    recipe: Path | str,
+    out: Path | str | None = None,
+    overrides: Overrides = (),
+    *,
+    resume: bool = False,
+    allow_changed_plugins: bool = False,
+) -> FinishedRun:
+    """Train as `rewardft run` does.
+
+    Args:
+        recipe: a file, or the name of a shipped recipe.
+        out: the run folder; default: `runs/NAME`. An existing run is never overwritten.
+        overrides: `{"train.steps": 10}` or `["train.steps=10"]`.
+        resume: go on from the newest checkpoint in `out`.
+        allow_changed_plugins: resume although a file plugin was edited.
+
+    Raises:
+        RewardftError: what the command line would print.
+    """
+    path = find_recipe(str(recipe))
+    folder = Path(out) if out is not None else Path("runs") / file_name(path.stem)
+    opened = open_recipe(path, as_settings(overrides))
+    return FinishedRun(folder, train(*opened, folder, resume, allow_changed_plugins))
+
+
+def load_run(folder: Path | str) -> FinishedRun:
+    """A run that was made before. Raises CheckpointError for a folder that is none."""
+    path = Path(folder)
+    if not (path / "metrics.jsonl").is_file():
+        raise CheckpointError(
+            f"{path}: not a run folder; expected metrics.jsonl in it, as `rewardft run` writes it"
+        )
+    return FinishedRun(path)
+
+
+def evaluate(
+    run: FinishedRun | Path | str, samples: int | None = None, overrides: Overrides = ()
+) -> RunEvaluation:
+    """Evaluate a run against its base model, as `rewardft evaluate` does."""
+    return evaluate_run(folder_of(run), samples, as_settings(overrides))
+
+
+def sample(
+    run: FinishedRun | Path | str,
+    count: int = 8,
+    ids: Sequence[str] = (),
+    scale: float = 1.0,
+    out: Path | str | None = None,
+    overrides: Overrides = (),
+) -> Samples:
+    """Draw the same samples from both models, as `rewardft sample` does.
+
+    See `rewardft.runs.samples.sample_run` for the arguments.
+    """
+    target = None if out is None else Path(out)
+    drawn = sample_run(folder_of(run), count, ids, scale, target, as_settings(overrides))
+    return Samples(*drawn)
+
+
+def folder_of(run: FinishedRun | Path | str) -> Path:
+    """The folder of a run, however it is given."""
+    return run.folder if isinstance(run, FinishedRun) else Path(run)

@@ -1,0 +1,81 @@
+"""A table of results: plain rows that a notebook shows as one."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with named columns; a row may lack some of them.
+
+    `pandas.DataFrame(table)` takes it as it is.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def columns(self) -> list[str]:
+        """Every name, in the order of its first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.rows)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.rows[index]
+
+    def column(self, name: str) -> list[Any]:
+        """One column, without the rows that lack it. Raises KeyError for a name that no row has."""
+        if name not in self.columns:
+            raise KeyError(f"there is no column {name!r}; the columns are {self.columns}")
+        return [row[name] for row in self.rows if name in row]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(shown(row.get(name)))}</td>" for name in self.columns)
+            + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def shown(value: Any) -> str:
+    """Four digits of a number; nothing where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def difference_of(row: Any) -> str:
+    """With its interval, where there are samples enough for one."""
+    half = f" ± {row.half_width:.2g}" if math.isfinite(row.half_width) else ""
+    return f"{row.difference:+.3g}{half}"
+
+
+def paired_table(rows: Sequence[Any]) -> Table:
+    """`rewardft.evaluation.evaluate.Paired` rows as a reader wants them."""
+    return Table(
+        [
+            {
+                "value": row.name,
+                "samples": row.count,
+                "base": row.before,
+                "tuned": row.after,
+                "difference (95 %)": difference_of(row),
+                "": "" if row.separable else "not separable",
+            }
+            for row in rows
+        ]
+    )

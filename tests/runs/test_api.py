@@ -1,0 +1,115 @@
+"""The Python API gives what the command line gives, and shows itself in a notebook."""
+
+import json
+
+import pytest
+import torch
+
+import rewardft
+from rewardft.cli import main
+from rewardft.runs.table import Table
+
+TINY = """
+plugins: [rewardft.testing.tiny]
+model: {use: tiny, width: 8}
+sampler: {use: ddim, steps: 4}
+data: {use: tiny_blobs, size: 8, batch_size: 4}
+rewards: [{use: tiny_brightness}]
+algorithm: {use: draft_k, train_steps: 1}
+adapter: {rank: 2}
+optimizer: {lr: 1e-2}
+train: {steps: 2, log_every: 1}
+evaluate: {samples: 4, rewards: []}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("api") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe):
+    return rewardft.run(recipe, recipe.parent / "run", {"train.steps": 3, "evaluate.every": 3})
+
+
+def test_every_public_name_is_there():
+    assert [name for name in rewardft.__all__ if getattr(rewardft, name, None) is None] == []
+    with pytest.raises(AttributeError, match=r"^module 'rewardft' has no attribute 'runn'$"):
+        rewardft.runn
+
+
+def test_a_run_from_python_is_that_of_the_command_line(recipe, run, capsys):
+    out = recipe.parent / "cli"
+    settings = ["--set", "train.steps=3", "--set", "evaluate.every=3"]
+    assert main(["run", str(recipe), "--out", str(out), *settings]) == 0
+    mine, theirs = run.metrics, rewardft.load_run(out).metrics
+    assert len(mine) == 3
+    for name in ("loss", "reward", "gradient_norm"):
+        assert mine.column(name) == theirs.column(name)
+    assert rewardft.load_run(out).evaluation == run.evaluation
+
+
+def test_a_loaded_run_holds_its_recipe_and_its_trained_model(run):
+    loaded = rewardft.load_run(run.folder)
+    assert loaded.recipe.train.steps == 3
+    tuned = [p.clone() for p in loaded.adapter.parameters]
+    assert any(bool(p.any()) for p in tuned)
+    state, x = torch.tensor([5.0]), torch.ones(1, 3, 8, 8)
+    batch = rewardft.Batch(("a",), (0,), {"label": torch.tensor([1])})
+    cond = loaded.model.encode(batch)
+    with torch.no_grad():
+        after = loaded.model.denoise(x, state, cond)
+        with loaded.adapter.disabled():
+            before = loaded.model.denoise(x, state, cond)
+    assert not torch.equal(before, after)
+
+
+def test_evaluating_from_python_writes_what_it_returns(run):
+    found = rewardft.evaluate(run, samples=4)
+    assert json.loads((run.folder / "evaluation.json").read_text())["step"] == found.step == 3
+    assert found.table.column("value")[0] == "reward/tiny_brightness"
+    assert "reward/tiny_brightness" in found._repr_html_()
+
+
+def test_samples_show_themselves(run):
+    samples = rewardft.sample(run, count=2)
+    assert samples._repr_html_().startswith('<img alt="base and tuned samples" src="data:image/png')
+    assert [path.name for path in samples.files][:2] == ["base.safetensors", "tuned.safetensors"]
+
+
+def test_a_comparison_from_python(recipe):
+    result = rewardft.compare(
+        recipe,
+        vary={"optimizer.lr": [0.01, 0.001]},
+        overrides={"evaluate.every": 2},
+        seeds=2,
+        out=recipe.parent / "comparison",
+        pictures=0,
+    )
+    assert result.table.column("variant") == ["lr=0.01", "lr=0.001"]
+    assert {path.name for path in result.files} >= {"report.html", "report.md"}
+    assert result._repr_html_().startswith("<p><b>reward/tiny_brightness</b></p><table>")
+
+
+def test_no_folder_is_taken_for_a_run(tmp_path):
+    with pytest.raises(rewardft.CheckpointError) as error:
+        rewardft.load_run(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: not a run folder; expected metrics.jsonl in it, as `rewardft run` writes it"
+    )
+
+
+def test_a_table_leaves_gaps_where_a_row_has_no_value():
+    table = Table([{"a": 1.23456, "<b>": None}, {"c": "x"}])
+    assert table.columns == ["a", "<b>", "c"]
+    assert table.column("a") == [1.23456]
+    assert table._repr_html_() == (
+        "<table><thead><tr><th>a</th><th>&lt;b&gt;</th><th>c</th></tr></thead><tbody>"
+        "<tr><td>1.235</td><td></td><td></td></tr><tr><td></td><td></td><td>x</td></tr>"
+        "</tbody></table>"
+    )
+    with pytest.raises(KeyError, match="there is no column 'd'"):
+        table.column("d")
