@@ -24,6 +24,7 @@ SHARED_WORDS = {
     "remote",
     "diversity",
     "image_statistics",
+    "video",
 }
 
 
