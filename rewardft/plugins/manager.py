@@ -311,7 +311,7 @@ def _requires(name: str, plugin: Any) -> tuple[str, ...]:
     if isinstance(requires, str) or not all(isinstance(needed, str) for needed in requires):
         raise PluginError(
             f"plugin {name!r}: `requires` is {requires!r}; expected a tuple of plugin names, such "
-            'as requires = ("humans",).'
+            'as requires = ("name",).'
         )
     return tuple(requires)
 

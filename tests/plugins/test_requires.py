@@ -62,7 +62,7 @@ def test_requirements_are_a_tuple(tmp_path):
         load_plugins([plugin], tmp_path)
     assert str(error.value) == (
         "plugin 'mine': `requires` is 'humans'; expected a tuple of plugin names, such as "
-        'requires = ("humans",).'
+        'requires = ("name",).'
     )
 
 
