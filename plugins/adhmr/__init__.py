@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rewardft import Run
     from rewardft.contracts.records import ComparisonRecord, Section
 
+requires = ("humans",)  # bodies, cameras and rendering
+
 Factories = Mapping[str, Callable[..., Any]]
 
 
