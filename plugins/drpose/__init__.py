@@ -3,8 +3,8 @@ miniature and full.
 
 Registers the models `multiview_unet` and `multiview_compact`, the sampler `multiview_ddim`, the
 reward `pose_score` and its other forms `crisp_pose`, `joint_regression` and `silhouette_score`, the
-data set `drpose15k`, the metrics `pose_judge` and `blazepose`, and the commands under `rewardft
-drpose`.
+data set `drpose15k`, the metrics `pose_judge`, `mesh_judge` and `blazepose`, and the commands under
+`rewardft drpose`.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ def register_rewards() -> Factories:
 @hookimpl
 def register_metrics() -> Factories:
     from rewardft_plugins.drpose.judges.blazepose import BlazePoseJudge
+    from rewardft_plugins.drpose.judges.mesh_judge import MeshJudge
     from rewardft_plugins.drpose.judges.pose_judge import PoseJudge
 
-    return {"pose_judge": PoseJudge, "blazepose": BlazePoseJudge}
+    return {"pose_judge": PoseJudge, "mesh_judge": MeshJudge, "blazepose": BlazePoseJudge}
 
 
 @hookimpl

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from rewardft_plugins.humans.archives import DAMAGED, read_archive
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
 
@@ -107,6 +109,24 @@ _MORE_ARRAYS = (
 _MIN_VERTICES = 9930  # the smplx package indexes its landmark vertices by fixed numbers up to 9929
 
 
+@dataclass(frozen=True)
+class Skinning:
+    """What linear blend skinning needs, over the vertices that faces use; float32, metres.
+
+    vertices: `(v, 3)` at rest. shapes: `(v, 3, 10)`. bends: `(189, v, 3)` pose blend shapes of the
+        21 body joints, None where the body has none. joints: `(23, 3)`. joint_shapes: `(23, 3,
+        10)`. weights: `(v, 55)`. parents: of the 55 joints, -1 for the root.
+    """
+
+    vertices: Tensor
+    shapes: Tensor
+    bends: Tensor | None
+    joints: Tensor
+    joint_shapes: Tensor
+    weights: Tensor
+    parents: list[int]
+
+
 class Body:
     """A posable body. Rest pose: y up, facing +z, metres.
 
@@ -172,6 +192,22 @@ class Body:
             expression=torch.zeros(count, self._model.num_expression_coeffs),
         )
         return out.vertices[:, self._used].numpy(), out.joints[:, : len(JOINTS)].numpy()
+
+    def skinning(self) -> Skinning:
+        """The arrays behind `pose`, for code that needs gradients (`skinning.SkinnedBody`)."""
+        model, used = self._model, self._used
+        shapes = model.shapedirs[:, :, :BETAS]
+        bends = model.posedirs.unflatten(1, (-1, 3))[: 9 * 21, used]
+        moved = model.J_regressor[: len(JOINTS)]
+        return Skinning(
+            vertices=model.v_template[used],
+            shapes=shapes[used],
+            bends=bends if bends.any() else None,
+            joints=moved @ model.v_template,
+            joint_shapes=torch.einsum("jv,vck->jck", moved, shapes),
+            weights=model.lbs_weights[used],
+            parents=[int(parent) for parent in model.parents],
+        )
 
     def joints(self, poses: Floats) -> Floats:
         """Joints `(n, 23, 3)` of the mean shape by forward kinematics alone: no mesh,

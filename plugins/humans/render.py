@@ -113,7 +113,7 @@ def _fill(
     points = np.ascontiguousarray(vertices, dtype=np.float32)
     _render_views(
         points,
-        _vertex_normals(points, body.faces),
+        vertex_normals(points, body.faces),
         body.faces,
         np.ascontiguousarray(look.albedo[region]),
         body.face_parts,
@@ -132,7 +132,7 @@ def _fill(
 
 
 @numba.njit(cache=True, nogil=True)
-def _vertex_normals(points, faces):  # type: ignore[no-untyped-def]
+def vertex_normals(points, faces):  # type: ignore[no-untyped-def]
     """Area-weighted normals `(v, 3)`."""
     normals = np.zeros_like(points)
     for f in range(len(faces)):
@@ -160,7 +160,7 @@ def _vertex_normals(points, faces):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _rasterise(screen, faces, depth, face, bary):  # type: ignore[no-untyped-def]
+def rasterise(screen, faces, depth, face, bary):  # type: ignore[no-untyped-def]
     """Fill depth, face and the first two barycentric weights of the nearest front face at each
     pixel centre.
 
@@ -236,7 +236,7 @@ def _render_views(  # type: ignore[no-untyped-def]
             screen[i, 0] = (x / half_extent + 1) * 0.5 * fine
             screen[i, 1] = (1 - points[i, 1] / half_extent) * 0.5 * fine
             screen[i, 2] = points[i, 0] * towards[view, 0] + points[i, 2] * towards[view, 2]
-        _rasterise(screen, faces, depth, face, bary)
+        rasterise(screen, faces, depth, face, bary)
         _resolve(
             face,
             bary,

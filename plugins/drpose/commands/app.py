@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rewardft_plugins.drpose.commands.meshes import app as meshes
 from rewardft_plugins.drpose.commands.training import app as training
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(training)
+app.add_typer(meshes)
 _console = Console(stderr=True)
 
 

@@ -1,0 +1,69 @@
+"""`rewardft drpose reconstruct | benchmark`: meshes of generated views, and a set of hard poses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+BODY = Annotated[
+    str | None,
+    typer.Option(help="Folder with SMPLX_NEUTRAL.npz, or a shipped body: anny_lowpoly, anny."),
+]
+
+
+@app.command("reconstruct")
+def reconstruct_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A run, a sheet of samples, or a folder of normals_VIEW.png and colours_VIEW.png."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the meshes; by default RUN/meshes or ./meshes.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Held-out acrobatic samples of a run.")] = 4,
+    body: BODY = None,
+) -> None:
+    """Fit coloured meshes to six views: .glb, .ply, a page to turn them, a picture of them."""
+    from rewardft_plugins.drpose.mesh.make import from_pictures, from_run
+    from rewardft_plugins.humans.body import describe_body, load_body
+
+    typer.echo(describe_body(load_body(body)))
+    if (source / "recipe.yaml").is_file():
+        made = from_run(source, out or source / "meshes", samples, body)
+    else:
+        made = from_pictures(source, out or Path("meshes"), body)
+    for line in made.lines:
+        typer.echo(line)
+    typer.echo(f"{made.count} meshes as .glb and .ply in {made.folder}")
+    typer.echo(f"to turn them: {made.folder / 'meshes.html'}")
+
+
+@app.command("benchmark")
+def benchmark_command(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark; built once.")] = Path(
+        "data/hard_poses"
+    ),
+    samples: Annotated[int, typer.Option(min=1, help="How many of its 64 samples.")] = 64,
+) -> None:
+    """Base and tuned model on 64 held-out acrobatic poses: pose, geometry and appearance."""
+    from rewardft_plugins.drpose.commands.quickstart import print_table
+    from rewardft_plugins.drpose.data.hard_poses import SPLIT, build_hard_poses
+
+    from rewardft.evaluation.evaluate import Paired
+    from rewardft.runs.open import evaluate_run
+
+    build_hard_poses(data)
+    overrides = [
+        f"evaluate.data={{root: '{data.resolve()}', split: {SPLIT}, targets: true, limit: null}}",
+        "evaluate.metrics=[{use: pose_judge}, {use: mesh_judge}]",
+    ]
+    result = evaluate_run(run, samples, overrides)
+    names = set(Paired.__dataclass_fields__)
+    print_table([Paired(**{k: v for k, v in row.items() if k in names}) for row in result["rows"]])

@@ -1,0 +1,1 @@
+"""A coloured mesh from six views: fitted, refined, coloured, written, shown."""

@@ -1,0 +1,41 @@
+"""Meshes as files that other programs open: `.glb` (glTF 2.0) and `.ply`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rewardft_plugins.humans.mesh import Mesh
+
+from rewardft.errors import ComponentError
+
+FORMATS = ("glb", "ply")
+
+
+def write_mesh(mesh: Mesh, path: Path) -> None:
+    """Write a mesh with the colours of its vertices; the ending says the format.
+
+    y is up, units are metres, the origin is the middle of the body's pictures, and the body is
+    turned as in its front view. Raises `ComponentError` for another ending, or without trimesh.
+    """
+    kind = path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise ComponentError(f"meshes are written as .glb or .ply, got {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(bytes(as_trimesh(mesh).export(file_type=kind)))
+    os.replace(temporary, path)
+
+
+def as_trimesh(mesh: Mesh) -> Any:
+    """The mesh for the package trimesh, its vertices as they are."""
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ComponentError(
+            "writing meshes needs the package trimesh, which is not installed: pip install "
+            "'rewardft[mesh]'."
+        ) from error
+    colours = None if mesh.colours is None else (255 * mesh.colours + 0.5).astype("uint8")
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=colours, process=False)
