@@ -53,10 +53,10 @@ def benchmark_command(
     samples: Annotated[int, typer.Option(min=1, help="How many of its 64 samples.")] = 64,
 ) -> None:
     """Base and tuned model on 64 held-out acrobatic poses: pose, geometry and appearance."""
-    from rewardft_plugins.drpose.commands.quickstart import print_table
+    from rewardft_plugins.drpose.commands.verdict import results_table
     from rewardft_plugins.drpose.data.hard_poses import SPLIT, build_hard_poses
+    from rich.console import Console
 
-    from rewardft.evaluation.evaluate import Paired
     from rewardft.runs.open import evaluate_run
 
     build_hard_poses(data)
@@ -64,6 +64,4 @@ def benchmark_command(
         f"evaluate.data={{root: '{data.resolve()}', split: {SPLIT}, targets: true, limit: null}}",
         "evaluate.metrics=[{use: pose_judge}, {use: mesh_judge}]",
     ]
-    result = evaluate_run(run, samples, overrides)
-    names = set(Paired.__dataclass_fields__)
-    print_table([Paired(**{k: v for k, v in row.items() if k in names}) for row in result["rows"]])
+    Console().print(results_table(evaluate_run(run, samples, overrides).rows))

@@ -20,6 +20,7 @@ from rewardft_plugins.humans.mesh import Mesh, stored_views
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 NEEDED = ("pose", "betas", "offset", "colours")
@@ -53,7 +54,10 @@ class MeshJudge:
     needs = frozenset({"multiview"})
 
     def __init__(
-        self, weights: str = SHIPPED, body: str | None = None, lpips_weights: str | None = None
+        self,
+        weights: PathOrShipped = SHIPPED,
+        body: str | None = None,
+        lpips_weights: str | None = None,
     ) -> None:
         self._options = (body, weights)
         self._lpips = None if lpips_weights is None else _lpips(lpips_weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from rewardft_plugins.humans.distances import compare
 from rewardft_plugins.humans.mesh import Mesh, turntable
 
 from rewardft.files import write_text
+from rewardft.paths import file_name
 from rewardft.types import Batch, Plan
 
 
@@ -89,7 +89,7 @@ def write_rows(rows: Sequence[Row], out: Path, title: str) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for heading, meshes in rows:
         for caption, mesh in meshes:
-            stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{heading} {caption}").strip("-")
+            stem = file_name(f"{heading}_{caption}")
             for ending in FORMATS:
                 write_mesh(mesh, out / f"{stem}.{ending}")
     write_text(out / "meshes.html", page_html(title, rows))

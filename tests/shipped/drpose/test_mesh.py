@@ -233,7 +233,7 @@ def test_pictures_become_meshes_on_disk(batch, tmp_path):
     made = from_pictures(tmp_path / "s.png", tmp_path / "out", "anny_lowpoly")
     assert made.count == 1
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["meshes.html", "meshes.png", "s-1-mesh.glb", "s-1-mesh.ply"]
+    assert names == ["meshes.html", "meshes.png", "s-1_mesh.glb", "s-1_mesh.ply"]
 
 
 # -- metric ------------------------------------------------------------------------------------------------------------
