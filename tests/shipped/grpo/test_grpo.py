@@ -130,7 +130,9 @@ def released_advantages(rewards, size):
     return (centred / (groups.std(1, ddof=1, keepdims=True) + 1e-8)).flatten()
 
 
-@pytest.mark.parametrize("algorithm", [dance_grpo(4), MixGRPO(group_size=4).grpo], ids=str)
+@pytest.mark.parametrize(
+    "algorithm", [dance_grpo(4), MixGRPO(group_size=4).grpo], ids=["dance_grpo", "mix_grpo"]
+)
 def test_groups_are_normalised_as_in_the_released_codes(algorithm):
     """Rewards that hardly differ show the floor, groups of four the unbiased deviation."""
     rewards = [0.2810, 0.2815, 0.2811, 0.2801, 1.0, 3.0, 2.5, 0.0]
