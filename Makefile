@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Threads that spin while they wait slow each other down by a factor of ten on small machines.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup quickstart test test-all lint clean
+.PHONY: setup quickstart test test-all lint format types docs build release-check clean
 .DEFAULT_GOAL := test
 
 setup: .venv/.ready
@@ -12,7 +12,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,digits,metrics,report,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,digits,metrics,report,docs,dev]"
 	touch $@
 
 quickstart: setup
@@ -28,9 +28,27 @@ test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses auto --dist loadfile
 
 lint: setup
-	$(BIN)/ruff check rewardft plugins recipes tests
-	$(BIN)/mypy
+	$(BIN)/ruff check rewardft plugins recipes tests docs
+	$(BIN)/ruff format --check rewardft plugins recipes tests docs
 	$(BIN)/lint-imports
+	$(BIN)/python docs/draw_architecture.py --check
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix rewardft plugins recipes tests docs
+	$(BIN)/ruff format rewardft plugins recipes tests docs
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
+
+build: setup
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --quiet --wheel-dir dist .
+
+# What must hold before a tag: everything that CI asks, and a wheel that works in an empty environment.
+release-check: lint types docs build test-all
+	$(BIN)/python -m pytest tests/package -q
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
