@@ -193,7 +193,7 @@ class Body:
         )
         return out.vertices[:, self._used].numpy(), out.joints[:, : len(JOINTS)].numpy()
 
-    def skinning(self) -> Skinning:
+    def skinning_arrays(self) -> Skinning:
         """The arrays behind `pose`, for code that needs gradients (`skinning.SkinnedBody`)."""
         model, used = self._model, self._used
         shapes = model.shapedirs[:, :, :BETAS]

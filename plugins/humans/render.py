@@ -82,6 +82,18 @@ def render(
     return views
 
 
+def draw_clay(body: Body, poses: Floats, betas: Floats, offsets: Floats, size: int) -> Bytes:
+    """The six stored views of grey bodies under a light beside the camera, `(n, 6, 3, s, s)`.
+
+    poses `(n, 22, 3)` axis-angle, betas `(n, 10)`, offsets `(n, 3)`: the pelvis in metres.
+    """
+    vertices, joints = body.pose(poses, betas)
+    vertices = vertices - joints[:, :1] + offsets[:, None]
+    light = np.array([0.3, 0.5, 0.81], np.float32)
+    clay = Appearance(np.full((HAIR + 1, 3), 0.7, np.float32), light, ambient=0.5)
+    return render(body, vertices, [clay] * len(vertices), size).colours
+
+
 def render_front(
     body: Body, vertices: Floats, look: Appearance, size: int, half_extent: float = HALF_EXTENT
 ) -> tuple[Bytes, Bytes]:

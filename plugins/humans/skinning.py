@@ -24,7 +24,7 @@ class SkinnedBody:
     """
 
     def __init__(self, body: Body) -> None:
-        parts = body.skinning()
+        parts = body.skinning_arrays()
         self.faces = torch.from_numpy(body.faces).long()
         self._rest, self._shapes, self._bends = parts.vertices, parts.shapes, parts.bends
         self._joints, self._joint_shapes = parts.joints, parts.joint_shapes
