@@ -38,6 +38,10 @@ class RewardError(RewardftError):
     """A reward raised or returned a value that cannot be learned from."""
 
 
+class NonFiniteError(RewardftError):
+    """A number that is NaN or infinite came out of the denoiser, the decoder or a gradient."""
+
+
 class AuditError(RewardftError):
     """The start-up audit found that the run would not train what it claims to train."""
 

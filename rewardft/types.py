@@ -213,12 +213,25 @@ class Scores:
 
     skipped: the rewards that failed on this batch and are left out of it (`on_error: skip`), with
         their errors.
+    present: the totals with NaN for samples to which no reward applies; None: all have one.
     """
 
     total: Tensor
     by_name: Mapping[str, Tensor]
     gradient: Tensor | None = None
     skipped: Mapping[str, Exception] = field(default_factory=dict)
+    present: Tensor | None = None
+
+    @property
+    def rewards(self) -> Tensor:
+        """The totals `(b,)`; NaN for a sample to which no reward applies, which takes no part in
+        the update."""
+        return self.total if self.present is None else self.present
+
+    @property
+    def applies(self) -> Tensor:
+        """`(b,)` bool: whether any reward applies to a sample."""
+        return ~self.rewards.isnan()
 
 
 @dataclass(frozen=True)

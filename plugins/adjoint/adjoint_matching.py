@@ -92,7 +92,7 @@ class AdjointMatching:
                 loss = matching_loss(ctx, part, k, *targets[k])
                 ctx.record("loss", loss)
                 seen.append(loss.detach())
-                kept = self.kept(ctx, loss.detach())
+                kept = self.kept(ctx, loss.detach()) * scores.applies
                 if closes:
                     self.update_threshold(ctx, torch.cat(seen))
                 yield Loss((loss * kept).sum() / len(batch), step=closes)

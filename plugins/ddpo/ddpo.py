@@ -96,11 +96,11 @@ class DDPO:
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         keys = prompt_keys(batch, self.group_by, ctx.device)
         experience = roll_out(ctx, batch, self.schedule)
-        rewards = ctx.score(experience.rollout, batch).total
+        rewards = ctx.score(experience.rollout, batch).rewards
         advantage = prompt_advantages(
             ctx, rewards, keys, self.buffer, self.min_count
         )  # section 4.3, per prompt
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
         yield from learn(
-            ctx, experience, advantage, self.surrogate, self.schedule
+            ctx, experience, advantage, self.surrogate, self.schedule, ~rewards.isnan()
         )  # equations 3 and 4

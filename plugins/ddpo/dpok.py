@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss
-from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
+from rewardft.algorithms.policy_gradient import Schedule, learn, moments, roll_out
 from rewardft.errors import ComponentError
 
 from .value import ValueHead
@@ -65,14 +66,16 @@ class DPOK:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         experience = roll_out(ctx, batch, self.schedule, one_pass=self.value is None)
-        rewards = ctx.score(experience.rollout, batch).total
+        scores = ctx.score(experience.rollout, batch)
+        rewards, kept = scores.rewards, scores.applies
         if self.value is None:
-            advantage = rewards - ctx.gather(rewards).mean()
+            mean = moments(ctx.gather(rewards)[None])[0].flatten()
+            advantage = torch.where(kept, rewards - mean, 0.0)
         else:
             advantage = self.value.advantage(
-                ctx, experience.rollout, rewards
+                ctx, experience.rollout, scores.total
             )  # (b, T): one per state
-        yield from learn(ctx, experience, advantage, self.surrogate, self.schedule)
+        yield from learn(ctx, experience, advantage, self.surrogate, self.schedule, kept)
 
     def surrogate(self, log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
         """-w_r A clip(rho, 1 - e, 1 + e)."""

@@ -99,12 +99,12 @@ class GRPO:
     def advantages(self, ctx: Context, scores: Scores) -> tuple[Tensor, Tensor]:
         """Clipped advantages and which samples are kept, both `(b,)`."""
         if self.aggregate == "reward":
-            terms = [(1.0, scores.total)]
+            terms = [(1.0, scores.rewards)]
         else:  # a reward that does not apply to a sample (NaN) adds nothing to it, as in the total
             terms = [(r.weight, scores.by_name[r.name].nan_to_num(0.0)) for r in ctx.rewards]
         parts = [(w, *self.normalise(ctx, values)) for w, values in terms]
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
-        kept = torch.stack([k for _, _, k in parts]).any(0)
+        kept = torch.stack([k for _, _, k in parts]).any(0) & scores.applies
         return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept
 
 

@@ -192,7 +192,8 @@ class Direct:
         step = live = ctx.replay(rollout, last, self.needs_input(path, last)) if path.live else None
         if step is not None:
             rollout = rollout.with_x0(finish(step, path).detach())
-        cotangent = self.reward_cotangent(ctx, rollout, batch) / total
+        cotangent, applies = self.reward_cotangent(ctx, rollout, batch)
+        cotangent = cotangent / total
         for k in reversed(range(path.train[0], path.length)):
             if k not in path.train:
                 cotangent = self.pass_by(ctx, rollout, k, cotangent, path)
@@ -202,9 +203,8 @@ class Direct:
                 if k == last and live is not None
                 else ctx.replay(rollout, k, self.needs_input(path, k))
             )
-            loss = (finish(step, path, k) * cotangent).sum() + ctx.penalty(
-                step, rollout, k
-            ).sum() / total
+            penalty = torch.where(applies, ctx.penalty(step, rollout, k), 0.0)
+            loss = (finish(step, path, k) * cotangent).sum() + penalty.sum() / total
             live = None
             yield Loss(loss, step=closes and k == path.train[0])
             if k > path.train[0] and self.input_gradient:
@@ -241,16 +241,20 @@ class Direct:
             (before,) = torch.autograd.grad(after, state, cotangent)
         return before
 
-    def reward_cotangent(self, ctx: Context, rollout: Rollout, batch: Batch) -> Tensor:
-        """d(scale * shape(r_i)) / d(x0_i), with nothing else in memory."""
+    def reward_cotangent(
+        self, ctx: Context, rollout: Rollout, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """d(scale * shape(r_i)) / d(x0_i), with nothing else in memory, and which samples have a
+        reward `(b,)`: the others take no part."""
         scores = ctx.score(rollout, batch, gradient=True)
         reward = scores.total.detach().requires_grad_(True)
         with torch.enable_grad():
             loss = self.scale * shape_loss(reward, self.shape, self.target)
             (slope,) = torch.autograd.grad(loss.sum(), reward)
-        ctx.record("loss", loss)
+        ctx.record("loss", torch.where(scores.applies, loss, 0.0))
         assert scores.gradient is not None
-        return scores.gradient * slope.view(-1, *[1] * (scores.gradient.ndim - 1))
+        slope = slope.view(-1, *[1] * (scores.gradient.ndim - 1))
+        return scores.gradient * slope, scores.applies
 
     def resampled_losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         """DRaFT-LV (section 4.1): average the gradient over n fresh noisings of the same sample

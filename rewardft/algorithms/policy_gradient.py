@@ -298,18 +298,32 @@ def group_advantages(
     differ.
 
     Args:
-        rewards: `(b,)`, the members of a group in a row, `size` of them.
+        rewards: `(b,)`, the members of a group in a row, `size` of them; NaN: takes no part.
         std: `global`: standard deviation of all rewards of the batch, over all processes; `group`:
             of the own group.
         unbiased: divide by n - 1 in the standard deviation instead of n.
     """
     groups = rewards.reshape(-1, size)
-    centred = groups - groups.mean(1, keepdim=True)
-    own = groups.std(1, unbiased=unbiased, keepdim=True)
-    spread = own if std == "group" else ctx.gather(rewards).std(unbiased=unbiased)
-    kept = (groups.amax(1) > groups.amin(1)).repeat_interleave(size)
+    centre, own = moments(groups, unbiased)
+    centred = groups - centre
+    spread = own if std == "group" else moments(ctx.gather(rewards)[None], unbiased)[1]
+    absent = groups.isnan()
+    high, low = groups.masked_fill(absent, -torch.inf), groups.masked_fill(absent, torch.inf)
+    kept = (high.amax(1) > low.amin(1)).repeat_interleave(size) & ~rewards.isnan()
     ctx.record("groups_without_variance", 1 - kept.float())
     return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept
+
+
+def moments(rows: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each row, `(n, 1)` each, over the values that are not NaN."""
+    known = ~rows.isnan()
+    count = known.sum(1, keepdim=True)
+    mean = torch.where(known, rows, 0.0).sum(1, keepdim=True) / count
+    squares = torch.where(known, rows - mean, 0.0).square().sum(1, keepdim=True)
+    std = (squares / (count - int(unbiased))).sqrt()
+    whole = known.all(1, keepdim=True)  # then as torch computes them, to the same bits
+    own = rows.mean(1, keepdim=True), rows.std(1, unbiased=unbiased, keepdim=True)
+    return torch.where(whole, own[0], mean), torch.where(whole, own[1], std)
 
 
 def prompt_advantages(
@@ -328,23 +342,21 @@ def prompt_advantages(
     everything when `keys` is None.
 
     Args:
-        rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`.
+        rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`. A
+            reward that is NaN takes no part, and has the advantage 0.
     """
     everyone = ctx.gather(rewards)
-    mean, std = (
-        everyone.mean().expand_as(rewards).clone(),
-        everyone.std(unbiased=False).expand_as(rewards).clone(),
-    )
+    mean, std = (m.flatten().expand_as(rewards).clone() for m in moments(everyone[None]))
     if keys is not None:
         history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
         all_keys = ctx.gather(keys)
         for key in all_keys.unique().tolist():
-            fresh = everyone[all_keys == key]
+            fresh = everyone[(all_keys == key) & ~everyone.isnan()]
             seen = torch.cat([history[str(key)], fresh]) if str(key) in history else fresh
             history[str(key)] = seen = seen[-buffer:].clone()
             if len(seen) >= min_count:
                 mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
-    return (rewards - mean) / (std + epsilon)
+    return torch.where(rewards.isnan(), 0.0, (rewards - mean) / (std + epsilon))
 
 
 def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tensor | None:

@@ -19,15 +19,25 @@ from rewardft.errors import AuditError
 CLAMPED_LIMIT = 0.98  # of the decoded values at or beyond the ends of [0, 1]
 
 
-def audit_first_step(named: Mapping[str, nn.Parameter], facts: Mapping[str, Any]) -> dict[str, Any]:
+def audit_first_step(
+    named: Mapping[str, nn.Parameter], facts: Mapping[str, Any], may_be_flat: bool = False
+) -> dict[str, Any]:
     """Check gradients, decoded range and reward gradients; returns the figures for `audit.json`.
+
+    may_be_flat: gradients that are all zero are no failure, for a policy gradient has none where
+        rewards do not differ. They prove nothing either: audit the next step as well.
 
     Raises AuditError with every failure and what usually causes it.
     """
     failures = failure_problems(facts) or nothing_applies_problems(facts)
     of_rewards = reward_problems(facts)
     explained = bool(failures or of_rewards)
-    problems = failures + gradient_problems(named, explained) + pixel_problems(facts) + of_rewards
+    problems = (
+        failures
+        + gradient_problems(named, explained, may_be_flat)
+        + pixel_problems(facts)
+        + of_rewards
+    )
     if problems:
         shown = "\n".join(f"  - {p}" for p in problems)
         raise AuditError(f"the start-up audit stopped the run; nothing was trained\n{shown}")
@@ -65,7 +75,9 @@ def nothing_applies_problems(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def gradient_problems(named: Mapping[str, nn.Parameter], explained: bool = False) -> list[str]:
+def gradient_problems(
+    named: Mapping[str, nn.Parameter], explained: bool = False, may_be_flat: bool = False
+) -> list[str]:
     """Trainable tensors without a gradient, with one that is not finite, or with nothing but zeros.
 
     explained: rewards that fail or have a bad gradient are reason enough for zeros and NaN, which
@@ -89,7 +101,8 @@ def gradient_problems(named: Mapping[str, nn.Parameter], explained: bool = False
             f"({shorten(infinite)}). Try `train.precision: fp32`, fewer trained steps or "
             "`input_gradient` stopped (drtune)."
         )
-    if present and not infinite and not explained and all(not g.any() for g in present.values()):
+    zeros = bool(present) and all(not g.any() for g in present.values())
+    if zeros and not (infinite or explained or may_be_flat):
         problems.append(
             "every gradient is exactly zero: the optimizer would change nothing. The reward is "
             "flat at these samples (a hinge beyond its target, a clamped image), or its gradient "

@@ -7,6 +7,7 @@ here before it goes on.
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ from rewardft.noise import keyed_seed
 from rewardft.policy.batches import Stream
 from rewardft.storage.checkpoint import save_trained
 from rewardft.types import Batch
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,15 @@ class Trainer:
         self.state.seconds += now - self.mark
         self.mark = now
 
+    @property
+    def _may_be_flat(self) -> bool:
+        """Whether rewards that do not differ leave the algorithm without a gradient."""
+        needs = getattr(self.session.algorithm, "needs", frozenset())
+        return bool(self.recipe.rewards) and "reward_gradient" not in needs
+
     def _audit(self) -> None:
-        """Before the first update; all processes end when one of them would not learn."""
+        """Before the first update that has a gradient; all processes end when one of them would not
+        learn."""
         facts = self.ctx.facts
         if facts is None or not facts.is_open:
             return
@@ -162,10 +172,12 @@ class Trainer:
         try:
             pictures = getattr(self.session.model, "pictures", True)
             values = {"pictures": pictures, **facts.values}
-            report = audit_first_step(self.session.adapter.named, values)
+            report = audit_first_step(self.session.adapter.named, values, self._may_be_flat)
         except AuditError as error:
             failure = error
         raise_together(self.accelerator, failure)
+        if report["gradient_norm"] == 0:  # and none was to be expected: the next step will tell
+            return
         facts.close()
         if self.run.is_main:
             write_text(self.run.folder / "audit.json", encode(report, indent=2))
@@ -207,6 +219,8 @@ class Trainer:
     def _finish(self) -> RunSummary:
         """Evaluate and save what was trained, unless a signal came, also after the last step."""
         interrupted = bool(largest(self.accelerator, self.signals.number))
+        if self.ctx.facts is not None and self.ctx.facts.is_open and self.state.step:
+            LOG.warning("no step of this run had a gradient: nothing was trained")
         after = None if interrupted else self.held_out.evaluate(self.state.step)
         if self.run.is_main:
             self._save_trained()

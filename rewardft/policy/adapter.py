@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from rewardft.errors import CheckpointError, ComponentError, did_you_mean
 
@@ -155,6 +156,44 @@ class Lora:
         }
 
 
+class Cast(nn.Module):
+    """The weight that a layer computes with, of the one that is trained."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, master: Tensor) -> Tensor:
+        return master.to(self.dtype)
+
+
+def keep_masters(module: nn.Module) -> None:
+    """Train float32 weights where a model has shorter ones: most updates are smaller than what
+    separates two bfloat16 numbers, and would be lost.
+
+    Each layer goes on computing with weights of its own precision, cast whenever they are used.
+    """
+    short = (torch.bfloat16, torch.float16)
+    found = [
+        (owner, name, parameter, parameter.dtype)
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+    ]
+    for owner, name, parameter, dtype in found:
+        if dtype in short:
+            parameter.data = parameter.data.float()
+            register_parametrization(owner, name, Cast(dtype), unsafe=True)
+
+
+def layer_name(name: str) -> str:
+    """The name of a weight in its layer; torch's for one with a master is
+    `layer.parametrizations.weight.original`."""
+    parts = name.split(".")
+    if "parametrizations" not in parts:
+        return name
+    return ".".join(part for part in parts if part not in ("parametrizations", "original"))
+
+
 class FullFineTuning:
     """All weights of `model.trainable` learn; the reference is a frozen copy."""
 
@@ -165,7 +204,8 @@ class FullFineTuning:
         )
         self.module.requires_grad_(True)
         self.module.eval()
-        self.named = dict(self.module.named_parameters())
+        keep_masters(self.module)
+        self.named = {layer_name(n): p for n, p in self.module.named_parameters()}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -192,7 +232,8 @@ class FullFineTuning:
             raise ComponentError("only LoRA adapters can be scaled; this run trained all weights")
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.module.state_dict().items()}
+        state = self.module.state_dict()
+        return {layer_name(name): value.detach() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], source: str) -> None:
         copy_state(self.state_dict(), state, source)

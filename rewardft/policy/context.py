@@ -118,7 +118,7 @@ class Context:
             self.record(f"skipped/{name}", torch.full((len(batch),), float(name in scores.skipped)))
         for name, value in scores.by_name.items():
             self.record(f"reward/{name}", value)
-        self.record("reward", scores.total)
+        self.record("reward", scores.rewards)
         return scores
 
     def _warn_of_skips(self, scores: Scores) -> None:

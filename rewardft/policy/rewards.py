@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardft.errors import RewardError
+from rewardft.errors import NonFiniteError, RewardError
 from rewardft.policy.facts import RewardFacts
+from rewardft.policy.finite import absent_as_nan, bad_slopes, check_samples, checked, ids_at
 from rewardft.types import Batch, Rollout, Scores
 
 OnError = Callable[[str, Exception, Rollout, Batch], None]
@@ -39,28 +40,32 @@ def evaluate_rewards(
     """Scores `(b,)` of finished samples; with `gradient`, d(total_i)/d(x0_i) shaped as x0.
 
     Raises RewardError when a reward raises, returns inf or the wrong shape (unless its `on_error`
-    is skip), carries no gradient although one is asked for, or has a NaN gradient at samples that
-    it calls not applicable.
+    is skip), carries no gradient although one is asked for, or has one that is not finite;
+    NonFiniteError when it is the samples, the decoder or its gradient that is not.
     """
     if not rewards:
         raise RewardError("the algorithm asks for scores, but the recipe lists no rewards")
+    check_samples(rollout, batch)
     x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
-    view = rollout.with_x0(x0)
+    view = checked(rollout.with_x0(x0), batch)
     skipped: dict[str, Exception] = {}
     with torch.set_grad_enabled(gradient):
         by_name = {r.name: call_reward(r, view, batch, on_error, skipped) for r in rewards}
         total = sum_rewards(rewards, by_name)
+    weights = {r.name: r.weight for r in rewards}
+    present = absent_as_nan(total.detach(), by_name, weights)
     if facts is not None and facts.is_open:
         facts.note_scores(view, by_name, x0 if gradient else None)
         facts.note_failures(rewards, {name: describe(error) for name, error in skipped.items()})
         facts.note_averages(rewards, view, batch, by_name)
     if not gradient:
-        return Scores(total, by_name, skipped=skipped)
+        return Scores(total, by_name, skipped=skipped, present=present)
     slope = differentiate(total, x0, by_name)
-    if slope.isnan().any():
-        check_masks(rewards, rollout, batch, by_name, on_error)
+    if not torch.isfinite(slope).all():
+        trace_slope(rewards, rollout, batch, on_error)
     rollout._decoded = detached(view._decoded)
-    return Scores(total.detach(), {n: v.detach() for n, v in by_name.items()}, slope, skipped)
+    values = {name: value.detach() for name, value in by_name.items()}
+    return Scores(total.detach(), values, slope, skipped, present)
 
 
 def detached(decoded: Any) -> Any:
@@ -99,39 +104,43 @@ def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tens
     )
 
 
-def check_masks(
-    rewards: Sequence[WeightedReward],
-    rollout: Rollout,
-    batch: Batch,
-    by_name: Mapping[str, Tensor],
-    on_error: OnError | None = None,
+def trace_slope(
+    rewards: Sequence[WeightedReward], rollout: Rollout, batch: Batch, on_error: OnError | None
 ) -> None:
-    """Raise RewardError for a reward whose gradient is NaN at samples where its value is NaN.
-
-    Called when the slope has a NaN: each suspect is evaluated once more, alone, to tell it from the
-        others.
-    """
-    for reward in (r for r in rewards if by_name[r.name].isnan().any()):
-        x0 = rollout.x0.detach().requires_grad_(True)
-        with torch.enable_grad():
-            value = reward.reward(rollout.with_x0(x0), batch)
-            total = sum_rewards([reward], {reward.name: value})
-        if not total.requires_grad:
+    """Say whose gradient it is that is not finite: each reward is evaluated once more, alone, to
+    tell it from the others and from the decoder."""
+    for reward in (r for r in rewards if r.weight != 0):
+        value, at_samples, own = bad_slopes(reward.reward, rollout, batch)
+        if not at_samples.any():
             continue
-        (slope,) = torch.autograd.grad(total.sum(), x0, allow_unused=True)
-        bad = value.isnan() & (torch.zeros_like(x0) if slope is None else slope).reshape(
-            len(batch), -1
-        ).isnan().any(1)
-        if bad.any():
-            error = RewardError(
-                f"reward {reward.name!r} is NaN (not applicable) for the samples "
-                f"{ids_at(batch, bad)}, and so is its gradient there: the NaN comes out of "
-                "arithmetic such as 0 / 0, whose slope is NaN whatever hides the value. Select "
-                "before dividing (torch.where on the operands), or return NaN through masking "
-                "(torch.where(applies, value, nan) of a finite value)."
+        if not own.any():
+            raise NonFiniteError(
+                f"the decoder's gradient is NaN or infinite at the samples "
+                f"{ids_at(batch, at_samples)}, where that of reward {reward.name!r} is finite. "
+                "Decode in float32."
             )
-            report_failure(on_error, reward, error, rollout, batch)
-            raise error
+        error = RewardError(describe_slope(reward.name, value, own, batch))
+        report_failure(on_error, reward, error, rollout, batch)
+        raise error
+
+
+def describe_slope(name: str, value: Tensor, bad: Tensor, batch: Batch) -> str:
+    """What is wrong with a gradient that is not finite at the samples `bad`."""
+    masked = bad & value.isnan()
+    if masked.any():
+        return (
+            f"reward {name!r} is NaN (not applicable) for the samples "
+            f"{ids_at(batch, masked)}, and so is its gradient there: the NaN comes out of "
+            "arithmetic such as 0 / 0, whose slope is NaN whatever hides the value. Select "
+            "before dividing (torch.where on the operands), or return NaN through masking "
+            "(torch.where(applies, value, nan) of a finite value)."
+        )
+    values = ", ".join(f"{v:.4g}" for v in value[bad].tolist())
+    return (
+        f"reward {name!r} has a NaN or infinite gradient at the samples {ids_at(batch, bad)}, where "
+        f"its value is {values}. Look in it for a root, logarithm, norm or division at 0, and keep "
+        "its operand away from 0, such as by (x + 1e-6).sqrt()."
+    )
 
 
 def call_reward(
@@ -146,6 +155,8 @@ def call_reward(
     try:
         value = reward.reward(rollout, batch)
         check_value(reward.name, value, batch)
+    except NonFiniteError:  # no fault of the reward
+        raise
     except Exception as error:
         if reward.on_error == "skip":
             if skipped is not None:
@@ -227,11 +238,6 @@ def shape_hint(value: Any, batch: Batch) -> str:
     if len(value) == len(batch):
         return ". Reduce its other dimensions, such as by value.flatten(1).mean(1)"
     return ""
-
-
-def ids_at(batch: Batch, rows: Tensor) -> str:
-    """The ids of the samples that the mask `(b,)` selects."""
-    return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
 
 
 def describe(error: Exception) -> str:

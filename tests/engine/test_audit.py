@@ -122,3 +122,48 @@ def test_precision_applies_to_the_network_and_its_output_is_float32():
     )
     assert half.dtype == torch.float32
     assert 1e-5 < float((full - half).abs().max()) < 0.1
+
+
+def test_a_policy_gradient_may_be_flat_at_first_but_nothing_else_may_be():
+    flat = parameters(a=[0.0, 0.0], b=[0.0, 0.0])
+    assert audit_first_step(flat, {}, may_be_flat=True)["gradient_norm"] == 0
+    with pytest.raises(AuditError, match=r"1 of 1 trainable tensors got no gradient at all \(a\)"):
+        audit_first_step(parameters(a=None), {}, may_be_flat=True)
+    with pytest.raises(AuditError, match="1 trainable tensors have NaN or infinite gradients"):
+        audit_first_step(parameters(a=[float("nan"), 0.0]), {}, may_be_flat=True)
+
+
+SPARSE = '''
+import torch
+from rewardft import hookimpl
+
+
+def sparse(rollout, batch):
+    """0 for all samples of the first two steps, in which the audit calls it again."""
+    sparse.calls += 1
+    some = torch.arange(len(batch)) % 2 if sparse.calls > 4 else torch.zeros(len(batch))
+    return some.float()
+
+
+sparse.calls = 0
+
+
+@hookimpl
+def register_rewards():
+    return {"sparse": sparse}
+'''
+
+
+def test_a_sparse_reward_is_not_refused_by_luck(tmp_path):
+    from rewardft.testing import run_recipe
+    from tests.bench import RECIPE
+
+    (tmp_path / "sparse.py").write_text(SPARSE)
+    recipe = RECIPE.replace("[rewardft.testing.tiny]", "[rewardft.testing.tiny, grpo, ./sparse.py]")
+    recipe = recipe.replace("{use: draft_k, train_steps: 1}", "{use: grpo, group_size: 2}")
+    recipe = recipe.replace("steps: 3}", "steps: 3, eta: 1.0}")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    sets = ["rewards=[{use: sparse}]", "evaluate.every=0", "train.log_every=1"]
+    run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run", *sets)
+    assert [norm > 0 for norm in run.column("gradient_norm")] == [False, False, True]
+    assert '"gradient_norm": 0' not in (tmp_path / "run" / "audit.json").read_text()

@@ -1,0 +1,120 @@
+"""Numbers that are not finite, traced to where they arose: denoiser, decoder or reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import NonFiniteError
+from rewardft.policy.memory import tensors_in
+from rewardft.types import Batch, Rollout
+
+
+def finite_rows(value: Any, count: int) -> Tensor | None:
+    """Which of `count` samples hold finite numbers alone, `(count,)` bool; None for samples without
+    numbers of that kind.
+
+    value: a tensor `(count, ...)`, or dictionaries and lists of them.
+    """
+    rows = None
+    for tensor in tensors_in(value):
+        if tensor.is_floating_point() and tensor.ndim and len(tensor) == count:
+            own = torch.isfinite(tensor.detach()).reshape(count, -1).all(1)
+            rows = own if rows is None else rows & own
+    return rows
+
+
+def check_samples(rollout: Rollout, batch: Batch) -> None:
+    """Raises NonFiniteError for finished samples that are NaN or infinite: before a reward sees
+    them, so that none calls them "not applicable"."""
+    rows = finite_rows(rollout.x0, len(batch))
+    if rows is None or bool(rows.all()):
+        return
+    steps = sorted(k for k, state in rollout.states.items() if not all_finite(state, len(batch)))
+    since = f", from the state that enters step {steps[0]} on" if steps else ""
+    raise NonFiniteError(
+        "the denoiser and the sampler made NaN or infinite samples: "
+        f"{ids_at(batch, ~rows)}{since}. Try train.precision fp32 or a model in float32; "
+        "if the run had gone well until here, the weights have grown too far: lower the learning "
+        "rate."
+    )
+
+
+def all_finite(value: Any, count: int) -> bool:
+    """Whether all samples are finite."""
+    rows = finite_rows(value, count)
+    return rows is None or bool(rows.all())
+
+
+def checked(rollout: Rollout, batch: Batch) -> Rollout:
+    """The same rollout, which raises NonFiniteError when the decoder makes NaN or infinite pictures
+    of samples that are finite."""
+    decode = rollout.decoder
+    if decode is None:
+        return rollout
+
+    def decode_and_check(x0: Any) -> Any:
+        decoded = decode(x0)
+        rows = finite_rows(decoded, len(batch))
+        if rows is not None and not bool(rows.all()):
+            raise NonFiniteError(
+                "the decoder made NaN or infinite values of samples that are finite: "
+                f"{ids_at(batch, ~rows)}. Decode in float32: float16 overflows in some decoders."
+            )
+        return decoded
+
+    return replace(rollout, decoder=decode_and_check)
+
+
+def ids_at(batch: Batch, rows: Tensor) -> str:
+    """The ids of the samples that the mask `(b,)` selects."""
+    return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
+
+
+def bad_slopes(
+    reward: Callable[[Rollout, Batch], Tensor], rollout: Rollout, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One reward alone: its values `(b,)`, where its gradient at the samples is not finite, and
+    where it is not even at the decoded ones; masks `(b,)`.
+
+    For finding a fault: the reward is called twice.
+    """
+    count = len(batch)
+    x0 = rollout.x0.detach().requires_grad_(True)
+    with torch.enable_grad():
+        view = rollout.with_x0(x0)
+        value = reward(view, batch)
+        at_samples = bad_rows(value, [x0], count)
+        if not isinstance(view._decoded, Tensor):  # it did not decode
+            return value.detach(), at_samples, at_samples
+        leaf = view._decoded.detach().requires_grad_(True)
+        x0 = rollout.x0.detach().requires_grad_(True)
+        again = reward(replace(rollout, x0=x0, _decoded=leaf), batch)
+        return value.detach(), at_samples, at_samples & bad_rows(again, [x0, leaf], count)
+
+
+def bad_rows(value: Tensor, inputs: list[Tensor], count: int) -> Tensor:
+    """Where d(sum of the values that apply) / d(an input) is not finite, `(count,)` bool."""
+    bad = torch.zeros(count, dtype=torch.bool, device=value.device)
+    total = torch.where(value.isnan(), 0.0, value).sum()
+    if not total.requires_grad:
+        return bad
+    for slope in torch.autograd.grad(total, inputs, allow_unused=True):
+        if slope is not None:
+            bad |= ~torch.isfinite(slope).reshape(count, -1).all(1)
+    return bad
+
+
+def absent_as_nan(
+    total: Tensor, by_name: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> Tensor:
+    """The totals `(b,)`, NaN for samples to which no reward of a weight applies."""
+    counted = [value for name, value in by_name.items() if weights[name] != 0]
+    if not counted:
+        return total
+    absent = torch.stack([value.isnan() for value in counted]).all(0)
+    return total.masked_fill(absent, float("nan"))

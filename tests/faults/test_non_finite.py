@@ -1,0 +1,123 @@
+"""NaN and infinity are traced to where they arose, before a reward sees them; a sample to which no reward applies takes
+no part in the update."""
+
+import pytest
+import torch
+
+from rewardft.algorithms.policy_gradient import group_advantages, moments, prompt_advantages
+from rewardft.errors import NonFiniteError, RewardError
+from rewardft.noise import Noise
+from rewardft.policy.rewards import WeightedReward, evaluate_rewards
+from rewardft.samplers.ddim import DDIM
+from rewardft.types import Batch, Plan, Rollout
+from tests.maths.test_policy_gradient import make_context
+
+BATCH = Batch(("a", "b", "c"), (0, 0, 0), {})
+NAN, INF = float("nan"), float("inf")
+
+
+def make_rollout(x0, decoder=lambda x: x * 1.0):
+    noise = Noise(0, BATCH.ids, BATCH.epochs, torch.device("cpu"), torch.float32)
+    return Rollout(None, noise, Plan(1), x0=torch.tensor(x0), decoder=decoder)
+
+
+def mean(rollout, batch):
+    return rollout.decoded.flatten(1).mean(1)
+
+
+def score(reward, rollout, gradient=True, **options):
+    return evaluate_rewards([WeightedReward("r", reward, **options)], rollout, BATCH, gradient)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_samples_that_are_not_finite_are_no_reward_s_business(gradient, bad, on_error):
+    def never(rollout, batch):
+        raise AssertionError("a reward saw the samples")
+
+    rollout = make_rollout([[1.0], [bad], [0.5]])
+    rollout.states[3] = rollout.x0
+    with pytest.raises(NonFiniteError) as caught:
+        score(never, rollout, gradient, on_error=on_error)
+    assert str(caught.value) == (
+        "the denoiser and the sampler made NaN or infinite samples: b, from the state that enters step 3 on. Try "
+        "train.precision fp32 or a model in float32; if the run had gone well until here, the weights have grown too "
+        "far: lower the learning rate."
+    )
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_decoder_that_overflows_is_named_and_not_skipped(on_error):
+    rollout = make_rollout([[1.0], [7e4], [8e4]], lambda x: x.half().float())
+    with pytest.raises(NonFiniteError) as caught:
+        score(mean, rollout, gradient=False, on_error=on_error)
+    assert str(caught.value) == (
+        "the decoder made NaN or infinite values of samples that are finite: b, c. Decode in float32: float16 overflows "
+        "in some decoders."
+    )
+
+
+def test_the_reward_whose_gradient_is_infinite_is_named_with_samples_and_values():
+    def near(rollout, batch):
+        return -(0.5 - mean(rollout, batch)).sqrt()
+
+    rewards = [WeightedReward("mean", mean), WeightedReward("near", near, 2.0)]
+    with pytest.raises(RewardError) as caught:
+        evaluate_rewards(rewards, make_rollout([[0.5], [0.25], [0.5]]), BATCH, True)
+    assert str(caught.value) == (
+        "reward 'near' has a NaN or infinite gradient at the samples a, c, where its value is -0, -0. Look in it for a "
+        "root, logarithm, norm or division at 0, and keep its operand away from 0, such as by (x + 1e-6).sqrt()."
+    )
+
+
+def test_a_decoder_s_gradient_is_told_from_a_reward_s():
+    with pytest.raises(NonFiniteError) as caught:
+        score(mean, make_rollout([[1.0], [0.0], [4.0]], torch.sqrt))
+    assert str(caught.value) == (
+        "the decoder's gradient is NaN or infinite at the samples b, where that of reward 'r' is finite. Decode in "
+        "float32."
+    )
+
+
+def test_a_sample_without_any_reward_has_none():
+    def some(rollout, batch):
+        return torch.where(torch.tensor([True, False, True]), mean(rollout, batch), NAN)
+
+    rollout = make_rollout([[1.0], [2.0], [4.0]])
+    watched = [WeightedReward("some", some, 3.0), WeightedReward("watched", mean, 0.0)]
+    scores = evaluate_rewards(watched, rollout, BATCH, True)
+    assert scores.applies.tolist() == [True, False, True]
+    assert scores.total.tolist() == [3, 0, 12] and scores.rewards[[0, 2]].tolist() == [3, 12]
+    assert scores.gradient.flatten().tolist() == [3, 0, 3]
+
+
+def test_moments_leave_out_what_is_absent_and_are_torch_s_own_otherwise():
+    rows = torch.tensor([[1.0, NAN, 4.0], [0.1, 0.2, 0.7]])
+    for unbiased in (False, True):
+        center, std = moments(rows, unbiased)
+        known = torch.tensor([1.0, 4.0])
+        assert float(center[0]) == 2.5 and torch.allclose(std[0], known.std(unbiased=unbiased))
+        assert torch.equal(center[1], rows[1:].mean(1))
+        assert torch.equal(std[1], rows[1:].std(1, unbiased=unbiased))
+
+
+@pytest.mark.parametrize("std", ["group", "global"])
+def test_group_advantages_are_those_of_the_others(std):
+    """As if the absent members had never been drawn; a group of which one is left has nothing to compare."""
+    ctx = make_context(DDIM(3, eta=1.0))
+    rewards = torch.tensor([1.0, NAN, 3.0, NAN, NAN, 2.0])
+    got, kept = group_advantages(ctx, rewards, 3, std)
+    known = torch.tensor([1.0, 3.0] if std == "group" else [1.0, 3.0, 2.0])
+    expected = 1 / (known.std(unbiased=False) + 1e-4)
+    assert torch.allclose(got, torch.tensor([-expected, 0, expected, 0, 0, 0]))
+    assert kept.tolist() == [True, False, True, False, False, False]
+
+
+def test_prompt_statistics_hold_no_absent_reward():
+    ctx = make_context(DDIM(3, eta=1.0))
+    keys = torch.tensor([7, 7, 7, 8])
+    got = prompt_advantages(ctx, torch.tensor([1.0, NAN, 3.0, NAN]), keys, 8, 2)
+    assert torch.allclose(got, torch.tensor([-1.0, 0.0, 1.0, 0.0]))
+    history = ctx.memory["policy_gradient/prompt_rewards"]
+    assert history["7"].tolist() == [1, 3] and len(history["8"]) == 0
