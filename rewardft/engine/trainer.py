@@ -158,7 +158,7 @@ class Trainer:
     @property
     def _may_be_flat(self) -> bool:
         """Whether rewards that do not differ leave the algorithm without a gradient."""
-        needs = getattr(self.session.algorithm, "needs", frozenset())
+        needs: frozenset[str] = getattr(self.session.algorithm, "needs", frozenset())
         return bool(self.recipe.rewards) and "reward_gradient" not in needs
 
     def _audit(self) -> None:
