@@ -1,5 +1,7 @@
 """The start-up audit explains what would not train; and the autocast trap that it was built for."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -166,4 +168,4 @@ def test_a_sparse_reward_is_not_refused_by_luck(tmp_path):
     sets = ["rewards=[{use: sparse}]", "evaluate.every=0", "train.log_every=1"]
     run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run", *sets)
     assert [norm > 0 for norm in run.column("gradient_norm")] == [False, True, True]
-    assert '"gradient_norm": 0' not in (tmp_path / "run" / "audit.json").read_text()
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["gradient_norm"] > 0
