@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as T
-from diffusers import QwenImageEditAutoBlocks
+from diffusers import AutoencoderKLQwenImage, QwenImageEditAutoBlocks
 from rewardft_plugins.modular import modular
 from rewardft_plugins.modular.blocks import join
 from rewardft_plugins.modular.encoding import to_picture
@@ -67,6 +67,15 @@ class PictureProcessor(T.Qwen2VLProcessor):
 def qwen_edit():
     torch.manual_seed(0)
     parts = checkpoints.qwen_image()[2]
+    parts["vae"] = AutoencoderKLQwenImage(  # the family encodes pictures of a megapixel
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1] * 4,
+        latents_std=[1.5] * 4,
+    )
     images = T.Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, min_pixels=784, max_pixels=3136
     )

@@ -53,6 +53,7 @@ def test_every_recipe_is_tried_here():
         assert load_recipe(FOLDER / f"{name}.yaml").model.use == "modular"
 
 
+OF_EDITS = ("evaluate.samples", "sampler.steps", "model.dtype")  # set otherwise there
 PLUGIN = """
 from rewardft import hookimpl
 from tests.shipped.modular.test_recipes import tiny_edit
@@ -82,12 +83,21 @@ def test_the_recipe_of_edits(tmp_path):
         Image.new("RGB", (64, 64), (40 * n, 90, 200)).save(tmp_path / f"{n}.png")
         rows.append(json.dumps({"image": f"{n}.png", **row}))
     (tmp_path / "edits.jsonl").write_text("\n".join(rows))
+    small = [change for change in SMALL if change.partition("=")[0] not in OF_EDITS]
     run = run_recipe(
-        FOLDER / "qwen_edit_nft.yaml", tmp_path / "run", *SMALL[:-1],
-        f"plugins=[{tmp_path}/tiny_edit.py, editing, rewards, nft]", "model={use: tiny_edit}",
-        f"data.path={tmp_path}/edits.jsonl", "data.held_out=1", "data.height=64", "data.width=64",
-        f"rewards.0.weights={tmp_path}/clip", "algorithm.group=2",
-        "sampler.steps=1", "evaluate.samples=1",
-    )  # fmt: skip
+        FOLDER / "qwen_edit_nft.yaml",
+        tmp_path / "run",
+        *small,
+        f"plugins=[{tmp_path}/tiny_edit.py, editing, rewards, nft]",
+        "model={use: tiny_edit}",
+        f"data.path={tmp_path}/edits.jsonl",
+        "data.held_out=1",
+        "data.height=64",
+        "data.width=64",
+        f"rewards.0.weights={tmp_path}/clip",
+        "algorithm.group=2",
+        "evaluate.samples=1",
+        "sampler.steps=1",
+    )
     assert run.summary["status"] == "finished" and run.steps[-1]["gradient_norm"] > 0
     assert torch.isfinite(torch.tensor(run.column("reward/preservation"))).all()
