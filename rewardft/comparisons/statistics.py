@@ -24,7 +24,7 @@ Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): two seeds, 
 to 97.4 % with three or five seeds and few or skewed samples; values missing in one seed much more
 than in another, see `spread`; and the probability of improvement, up to 98.8 % with few seeds and
 samples, but 71 to 91 % where seeds differ so much that each improves all samples or none: that the
-few seen agree does not show in a variance. `benchmarks/coverage.py` measures all of this.
+few seen agree does not show in a variance. `benchmarks/interval_coverage.py` measures all of this.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How often the comparison's 95 % intervals contain the truth, in simulated experiments.
 
-    python benchmarks/coverage.py
-    python benchmarks/coverage.py --experiments 200 --seed 3
+    python benchmarks/interval_coverage.py
+    python benchmarks/interval_coverage.py --experiments 200 --seed 3
 
 Prints Markdown tables. An experiment is a table (seeds, samples) of seed + sample + rest, the parts
 normal (samples also exponential) with the variances in `PARTS`; the truth is the mean (or
