@@ -27,7 +27,12 @@ class RecipeError(RewardftError):
 
 
 class PluginError(RewardftError):
-    """A requested plugin cannot be used: names the plugin, the hook, the file and the fix."""
+    """A requested plugin cannot be used: names the plugin, the hook, the file and the fix.
+
+    entry: its place in `plugins:`, where one is to blame.
+    """
+
+    entry: int | None = None
 
 
 class ComponentError(RewardftError):
@@ -61,9 +66,10 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if not known:
         return ""
     folded = {c.casefold(): c for c in known}
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
-    if close:
-        return f" Did you mean {folded[close[0]]!r}?"
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)
+    if close:  # letters that changed places are the likeliest slip
+        best = min(close, key=lambda one: sorted(one) != sorted(name.casefold()))
+        return f" Did you mean {folded[best]!r}?"
     return f" Choose one of: {', '.join(known)}."
 
 

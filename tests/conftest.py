@@ -7,7 +7,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 
+from rewardft.plugins import sources
+
 torch.set_num_threads(1)
+sources.PATIENCE = 3600.0  # a busy machine imports plugins slowly, and stderr is compared
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if not rows:
         return
     table = Table(
-        *columns,
         title=Text(f"\n{title}"),
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
     )
+    for column in columns:
+        table.add_column(Text(column))
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     console().print(table)

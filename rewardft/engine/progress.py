@@ -98,7 +98,9 @@ class ProgressLine:
         shown = [f"{name} {value:.4g}" for name, value in (over_all | dict(metrics)).items()]
         more = f"  and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
         self.console.print(
-            f"evaluation at step {step}:  {'  '.join(shown[:SHOWN])}{more}", highlight=False
+            f"evaluation at step {step}:  {'  '.join(shown[:SHOWN])}{more}",
+            highlight=False,
+            markup=False,
         )
         for alarm in alarms:
             text = f"alarm at step {step}:  {alarm.sentence}"

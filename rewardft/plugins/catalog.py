@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rewardft.errors import PluginError, did_you_mean
-from rewardft.plugins.manager import Plugins
+from rewardft.plugins.manager import Plugins, load_installed
 from rewardft.plugins.sources import installed
 
 KINDS = ("models", "samplers", "algorithms", "rewards", "regularizers", "datasets", "metrics")
@@ -101,14 +101,29 @@ class Catalog:
         others = [other for other in KINDS if name.casefold() in self.entries[other]]
         if others:
             text += f" {name!r} is a {SINGULAR[others[0]]}."
-        loaded = {plugin.casefold() for plugin in self.plugins}
-        unlisted = sorted(
-            points[0].name for key, points in installed().items() if key not in loaded
-        )
-        if unlisted:
-            names = ", ".join(unlisted)
-            text += f" Is a plugin missing in `plugins:`? Installed but not listed: {names}."
+        owner = unlisted_owner(kind, name, self.plugins)
+        if owner is not None:
+            text += f" The installed plugin {owner!r} has it: add {owner} to `plugins:`."
         return text
+
+
+def unlisted_owner(kind: str, name: str, listed: Sequence[str]) -> str | None:
+    """The installed plugin that registers a component and is not listed; None where none does."""
+    here = {plugin.casefold() for plugin in listed}
+    for key, points in installed().items():
+        if key not in here and name.casefold() in _names_of(points[0].name, kind):
+            return points[0].name
+    return None
+
+
+@functools.cache
+def _names_of(plugin: str, kind: str) -> frozenset[str]:
+    """What an installed plugin registers; nothing of one that is broken, which nobody asked for."""
+    try:
+        found = load_installed(plugin).registrations(f"register_{kind}")
+    except PluginError:
+        return frozenset()
+    return frozenset(name.casefold() for _, factories in found for name in factories)
 
 
 def build_catalog(plugins: Plugins) -> Catalog:

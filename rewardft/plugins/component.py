@@ -15,6 +15,7 @@ from rewardft.contracts.protocols import Reward
 from rewardft.errors import ComponentError, DataError, PluginError, RewardftError, did_you_mean
 from rewardft.paths import anchored
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
+from rewardft.plugins.sources import missing_package
 from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words
 
 # Kinds whose contract is a plain call: a function with these first parameters is the component, not
@@ -66,8 +67,9 @@ class Component:
             error.add_note(f"while building {self._title}")
             raise
         except Exception as error:
+            cure = missing_package(error)
             raise ComponentError(
-                f"{self._title} could not be built: {type(error).__name__}: {error}"
+                f"{self._title} could not be built: {type(error).__name__}: {error}{cure}"
             ) from error
 
     def tags(self, attribute: str, dynamic: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,15 @@ from rewardft.plugins.sources import (
     find,
     import_plugin,
     installed,
+    missing_package,
     parse_request,
+    waiting_for,
 )
 
 BUILTIN = "builtin"
+LABEL = r"[\w-]([\w.-]{0,78}[\w-])?"  # a name that values are logged under, in metrics and files
+NAME = r"[\w.+-]{1,80}"  # of other components
+LABELLED = ("register_rewards", "register_regularizers", "register_metrics")
 
 
 @dataclass(frozen=True)
@@ -134,12 +140,14 @@ class Plugins:
         """
         by_name = {plugin.name: plugin for plugin in self.loaded}
         try:
-            answers = [(by_name[name], answer) for name, answer in self.results(hook_name)]
+            with waiting_for(f"hook {hook_name!r} of the plugins {', '.join(by_name)}"):
+                answers = [(by_name[name], answer) for name, answer in self.results(hook_name)]
         except RewardftError:
             raise
         except Exception as error:
             note = (getattr(error, "__notes__", None) or [f"raised in hook {hook_name!r}"])[-1]
-            raise PluginError(f"{type(error).__name__}: {error} ({note})") from error
+            cure = missing_package(error)
+            raise PluginError(f"{type(error).__name__}: {error} ({note}){cure}") from error
         silent = [
             p
             for p in self.loaded
@@ -214,10 +222,11 @@ def load_usable_plugins(
     places: dict[str, str] = {core.__name__: BUILTIN}
     required: set[str] = set()
     broken = []
-    for text in names:
+    for index, text in enumerate(names):
         try:
             _load_one(plugins, text, base, places, required)
         except PluginError as error:
+            error.entry = index
             broken.append(error)
     return plugins, broken
 
@@ -294,7 +303,8 @@ def _load_one(
                 f"two plugins are called {source.name!r}, {loaded.file} and {source.place}: rename "
                 "one."
             )
-    plugin = import_plugin(source)
+    with waiting_for(f"plugin {source.name!r} to be imported ({source.place})"):
+        plugin = import_plugin(source)
     version = source.version or getattr(plugin, "__version__", None)
     check_version(request, source.name, version)
     for needed in _requires(source.name, plugin):
@@ -359,6 +369,11 @@ def _registration_problems(plugin: LoadedPlugin, hook_name: str, answer: Any) ->
         if not isinstance(name, str) or not name.strip():
             problems.append(
                 f"{head} registers the name {name!r}; a name is text that is not empty."
+            )
+        elif not re.fullmatch(LABEL if hook_name in LABELLED else NAME, name):
+            problems.append(
+                f"{head} registers the name {name!r:.100}; a name has letters, numbers, - and _, "
+                "dots inside, and at most 80 characters: it becomes part of metrics and files."
             )
         elif not callable(factory):
             problems.append(

@@ -20,7 +20,7 @@ from rewardft.plugins.component import (
     option_parameters,
     tags_of,
 )
-from rewardft.plugins.manager import Plugins, join_errors, load_usable_plugins
+from rewardft.plugins.manager import Plugins, load_usable_plugins
 from rewardft.recipe.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec, read_recipe
 from rewardft.recipe.strict_yaml import Keys
 
@@ -63,8 +63,7 @@ def open_recipe(
     """Read a recipe, load its plugins and resolve it.
 
     Raises `RecipeError` with the problems of all three at once: neither a wrong section nor a
-    plugin that cannot be used hides the rest. Raises `PluginError` when plugins are all that is
-    wrong.
+    plugin that cannot be used hides the rest.
     """
     recipe, problems = read_recipe(path, overrides)
     plugins, broken = load_usable_plugins(recipe.plugins, recipe.base)
@@ -72,12 +71,9 @@ def open_recipe(
         anchored, resolved = _resolve(recipe, plugins)
         return anchored, plugins, resolved
     found = _look_up(recipe, plugins, bool(broken))
-    if not problems and not found:
-        raise join_errors(broken)
-    where = recipe.where("plugins")
-    raise RecipeError(
-        recipe.source, [*problems, *(f"{where}: {error}" for error in broken), *found]
-    )
+    places = [("plugins",) if e.entry is None else ("plugins", e.entry) for e in broken]
+    said = [f"{recipe.where(*keys)}: {error}" for keys, error in zip(places, broken)]
+    raise RecipeError(recipe.source, [*problems, *said, *found]) from next(iter(broken), None)
 
 
 def _look_up(recipe: Recipe, plugins: Plugins, incomplete: bool) -> list[str]:

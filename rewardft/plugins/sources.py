@@ -3,15 +3,19 @@ a file, a folder or a module."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -21,10 +25,12 @@ from typing import Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from rewardft.errors import PluginError, did_you_mean
+from rewardft.errors import DataError, PluginError, did_you_mean
+from rewardft.paths import local_path
 from rewardft.recipe.plugin_names import is_path
 
 GROUP = "rewardft"
+PATIENCE = 15.0  # seconds after which a command says that it waits for a plugin
 _MACHINERY = (Path(importlib.__file__).parent, Path(importlib.metadata.__file__).parent)
 
 
@@ -88,7 +94,10 @@ def find(request: Request, base: Path) -> Source:
     """Say where the named plugin is, without importing it;
     raises `PluginError` when it is nowhere."""
     if is_path(request.name):
-        return _from_path(request.name, (base / Path(request.name).expanduser()).resolve())
+        try:
+            return _from_path(request.name, local_path(request.name, base))
+        except DataError as error:
+            raise PluginError(f"plugin {request.name!r:.200}: {error}") from None
     points = installed().get(request.name.casefold(), [])
     if len(points) > 1:
         owners = " and ".join(sorted(f"{_owner(p)} ({p.value})" for p in points))
@@ -118,9 +127,48 @@ def import_plugin(source: Source) -> Any:
         where = error_location(error, source.place)
         message = (
             f"plugin {source.name!r} could not be imported ({where}): "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{missing_package(error)}"
         )
         raise PluginError(message) from error
+
+
+@contextlib.contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Code of a plugin runs, which may loop: say on stderr what is waited for, after a while."""
+
+    def say() -> None:
+        text = f"still waiting for {what}; Ctrl-C ends the command"
+        print(text, file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def missing_package(error: BaseException) -> str:
+    """How to install what an import did not find, where an extra of an installed plugin's package
+    has it; else ''."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    module = error.name.partition(".")[0]
+    package = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
+    wanted = package.replace("_", "-").casefold()
+    owners = {point.dist.name: point.dist for (point, *_) in installed().values() if point.dist}
+    for name, dist in owners.items():
+        extras = [
+            found[1]
+            for text in dist.requires or ()
+            if re.split(r"[^\w.-]", text)[0].replace("_", "-").casefold() == wanted
+            and (found := re.search(r"extra == [\"']([\w-]+)", text))
+            and found[1] != "dev"
+        ]
+        if extras:
+            return f". Install it: pip install '{name}[{extras[0]}]'"
+    return ""
 
 
 def check_version(request: Request, name: str, version: str | None) -> None:
@@ -205,7 +253,79 @@ def _from_path(name: str, path: Path) -> Source:
         raise PluginError(f"plugin {name!r}: there is no file {path}.{near}")
     if path.suffix != ".py":
         raise PluginError(f"plugin {name!r}: {path} is neither a .py file nor a folder.")
-    return Source(path.stem, str(path), lambda: _import_file(path, [path]), contents=(path,))
+    contents = [path, *neighbours(path)]
+    return Source(
+        path.stem, str(path), lambda: _import_file(path, contents), contents=tuple(contents)
+    )
+
+
+def neighbours(path: Path) -> list[Path]:
+    """The modules beside a plugin file that it imports by name, and those that these import."""
+    found: list[Path] = []
+    waiting = [path]
+    while waiting:
+        for name in _imported(waiting.pop()):
+            module, package = path.parent / f"{name}.py", path.parent / name / "__init__.py"
+            near = next((each for each in (package, module) if each.is_file()), None)
+            if near is not None and near not in found and near != path:
+                inside = sorted(near.parent.rglob("*.py")) if near == package else [near]
+                found += [each for each in inside if each not in found]
+                waiting += inside
+    return sorted(found)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Names of the top-level modules in a file's import statements; none where it is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, OSError):  # importing it says what is wrong
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+
+
+class _Beside(MetaPathFinder):
+    """Finds the neighbours of a plugin file for code in its folder, and for no other."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.folder, self.names = folder, names
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """A module of this folder, when it is a file of this folder that asks."""
+        if fullname not in self.names or not Path(_asking()).is_relative_to(self.folder):
+            return None
+        init = self.folder / fullname / "__init__.py"
+        file = init if init.is_file() else self.folder / f"{fullname}.py"
+        return importlib.util.spec_from_file_location(
+            fullname,
+            file,
+            loader=_FreshLoader(fullname, str(file)),
+            submodule_search_locations=[str(init.parent)] if file == init else None,
+        )
+
+
+def _asking() -> str:
+    """The file of the import statement that is being carried out."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _is_machinery(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame.f_code.co_filename
+
+
+def _offer_neighbours(path: Path, contents: Sequence[Path]) -> None:
+    """Let a plugin file import the modules beside it. One of the same name that another plugin's
+    folder has, or an older state of the same, is forgotten first."""
+    beside = [each for each in contents if each != path and not _is_init(str(path))]
+    names = {each.relative_to(path.parent).parts[0].removesuffix(".py") for each in beside}
+    if not names:
+        return
+    offered = {name for one in sys.meta_path if isinstance(one, _Beside) for name in one.names}
+    for module in [m for m in sys.modules if m.partition(".")[0] in names & offered]:
+        del sys.modules[module]
+    sys.meta_path.insert(0, _Beside(path.parent, sorted(names)))
 
 
 class _FreshLoader(SourceFileLoader):
@@ -230,6 +350,7 @@ def _import_file(path: Path, contents: list[Path]) -> Any:
     name = f"rewardft_file_{re.sub(r'[^0-9A-Za-z_]', '_', stem)}_{mark}"
     if name in sys.modules:
         return sys.modules[name]
+    _offer_neighbours(path, contents)
     folder = [str(path.parent)] if _is_init(str(path)) else None
     loader = _FreshLoader(name, str(path))
     spec = importlib.util.spec_from_file_location(

@@ -363,17 +363,6 @@ def test_names_that_nobody_has(case):
     assert problems(override) == [f"--set {override}: {expected}"]
 
 
-def test_a_name_that_an_unlisted_plugin_may_have(monkeypatch):
-    class Point:
-        name = "drpose"
-
-    monkeypatch.setattr("rewardft.plugins.catalog.installed", lambda: {"drpose": [Point]})
-    assert problems("rewards.0.use=zzz") == [
-        "--set rewards.0.use=zzz: there is no reward 'zzz'. Choose one of: bright, human, scale_of, "
-        "scorer, smooth. Is a plugin missing in `plugins:`? Installed but not listed: drpose."
-    ]
-
-
 def test_all_problems_at_once_with_their_lines():
     text = RECIPE.replace("{use: model}", "{use: modle}").replace("count: 4", "cuont: 4, split: 3")
     Path("r.yaml").write_text(text.replace("use: bright", "use: bright\n    target: high"))
