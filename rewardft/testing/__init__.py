@@ -14,14 +14,35 @@ _LAZY = {
     "Finished": "rewardft.testing.recipes",
     "RecipeRunner": "rewardft.testing.recipes",
     "RewardReport": "rewardft.testing.rewards",
+    "check_algorithm": "rewardft.testing.conformance",
+    "check_dataset": "rewardft.testing.conformance",
+    "check_model": "rewardft.testing.conformance",
     "check_reward": "rewardft.testing.rewards",
+    "check_sampler": "rewardft.testing.conformance",
     "make_rollout": "rewardft.testing.rewards",
     "run_recipe": "rewardft.testing.recipes",
 }
 
-__all__ = ["Finished", "RecipeRunner", "RewardReport", "check_reward", "make_rollout", "run_recipe"]
+__all__ = [
+    "Finished",
+    "RecipeRunner",
+    "RewardReport",
+    "check_algorithm",
+    "check_dataset",
+    "check_model",
+    "check_reward",
+    "check_sampler",
+    "make_rollout",
+    "run_recipe",
+]
 
 if TYPE_CHECKING:
+    from rewardft.testing.conformance import (
+        check_algorithm,
+        check_dataset,
+        check_model,
+        check_sampler,
+    )
     from rewardft.testing.recipes import Finished, RecipeRunner, run_recipe
     from rewardft.testing.rewards import RewardReport, check_reward, make_rollout
 

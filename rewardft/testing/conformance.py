@@ -1,0 +1,255 @@
+"""`check_algorithm`, `check_sampler`, `check_model` and `check_dataset`: contracts as assertions.
+
+Each raises AssertionError, with a sentence, for the first broken rule of its protocol in
+`rewardft.contracts.protocols`. `tiny_context` is the surrounding that they share: a denoiser of
+5 K parameters in float64, where two ways to the same gradient agree to rounding.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.noise import Noise
+from rewardft.policy.adapter import Lora
+from rewardft.policy.batches import make_batch
+from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.policy import Policy
+from rewardft.policy.rewards import WeightedReward
+from rewardft.testing.tiny import TinyBlobs, TinyModel
+from rewardft.types import Batch, Plan, Rollout, select_rows
+
+TOLERANCE = 1e-8  # of float64 gradients; sums in another order differ by less
+
+
+def curved_reward(rollout: Rollout, batch: Batch) -> Tensor:
+    """Not linear in x0, different for each sample, and dependent on the condition."""
+    x = rollout.x0.flatten(1)
+    return (x.sin() * (1 + batch["label"].to(x))[:, None]).mean(1) - 0.1 * (x**2).mean(1)
+
+
+def tiny_context(
+    sampler: Any,
+    *,
+    model: Any = None,
+    reward: Callable[[Rollout, Batch], Tensor] = curved_reward,
+    regularizers: Sequence[WeightedRegularizer] = (),
+    micro_batch: int | None = None,
+    step: int = 0,
+) -> Context:
+    """A context in float64 on the CPU, with an adapter away from its start, where KL is zero."""
+    model = model or TinyModel(width=8)
+    model.trainable.double()
+    spec = SimpleNamespace(kind="lora", rank=3, alpha=None, targets=None, dropout=0.0)
+    adapter = Lora(model, spec, seed=1)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(2)
+    for parameter in adapter.parameters:
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data = 0.3 * noise
+    sampler.setup(model)
+    context = Context(
+        policy=Policy(model),
+        sampler=sampler,
+        adapter=adapter,
+        rewards=[WeightedReward("curved", reward, 1.3)],
+        regularizers=regularizers,
+        seed=5,
+        dtype=torch.float64,
+        micro_batch=micro_batch,
+    )
+    context.start_step(step)
+    return context
+
+
+def tiny_batch(size: int = 4) -> Batch:
+    """The first samples of `tiny_blobs`."""
+    data = TinyBlobs()
+    return make_batch([data[i] for i in range(size)], [0] * size)
+
+
+def check_algorithm(
+    algorithm: Any,
+    make_context: Callable[[int | None], Context],
+    batch: Batch | None = None,
+    *,
+    order_matters: bool = False,
+) -> None:
+    """Check what every algorithm promises, on the gradients that it leaves.
+
+    Checked: at least one loss, finite, the last of them closing the step; the same gradients when
+    it is repeated, for a micro-batch of one, and for the reversed batch; the calls that `calls`
+    foretells, where there is such a method; some gradient that is not zero.
+
+    Args:
+        make_context: a new context for a micro-batch size, such as
+            `lambda size: tiny_context(DDIM(4), micro_batch=size)`.
+        order_matters: for algorithms that compare neighbours; the reversed batch is left out.
+    """
+    batch = batch or tiny_batch()
+    context = make_context(None)
+    expected = gradients_of(algorithm, context, batch)
+    assert any(bool(g.any()) for g in expected), "every gradient is zero: nothing would be learned"
+    check_calls(algorithm, context, batch)
+    again = gradients_of(algorithm, make_context(None), batch)
+    assert_equal(again, expected, "repeating the step changes the gradients")
+    single = gradients_of(algorithm, make_context(1), batch)
+    assert_equal(single, expected, "a micro-batch of 1 changes the gradients")
+    if not order_matters:
+        backwards = gradients_of(algorithm, make_context(None), reversed_batch(batch))
+        assert_equal(backwards, expected, "the order of the batch changes the gradients")
+
+
+def gradients_of(algorithm: Any, context: Context, batch: Batch) -> list[Tensor]:
+    """What one step leaves on the adapter, as the engine would run it."""
+    losses = 0
+    closed = False
+    for loss in algorithm.losses(context, batch):
+        assert torch.isfinite(loss.value).all(), f"loss {losses} is {float(loss.value)}"
+        loss.backward()
+        losses, closed = losses + 1, loss.step
+    assert losses, "the algorithm yields no loss"
+    assert closed, "the last loss does not close the step: pass step=True with it"
+    return [
+        torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for p in context.adapter.parameters
+    ]
+
+
+def check_calls(algorithm: Any, context: Context, batch: Batch) -> None:
+    """The calls that were made in `context` against those that `calls` foretells."""
+    if not hasattr(algorithm, "calls"):
+        return
+    rng = random.Random(f"{context.seed}/{context.step}")
+    told = algorithm.calls(context.sampler.steps, rng, bool(context.regularizers))
+    policy = context.policy
+    made = (policy.forward_samples / len(batch), policy.backward_samples / len(batch))
+    assert tuple(told) == made, f"`calls` tells {tuple(told)} per sample, and {made} were made"
+
+
+def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -> None:
+    """Check that a sampler's chain is the one that it replays, and that samples are independent.
+
+    Checked: the chain is the same when it is repeated; a sample's chain does not depend on its
+    batch; replaying a step leads where the rollout went, with the same log-probability; that is the
+    Gaussian's of the step's mean and deviation; a gradient reaches the state when it is asked for.
+    """
+    batch = batch or tiny_batch()
+    context = tiny_context(sampler, model=model)
+    plan = Plan(stop=sampler.steps, keep=frozenset(range(sampler.steps)))
+    chain = context.rollout(batch, plan)
+    again = context.rollout(batch, plan)
+    assert torch.equal(chain.x0, again.x0), "the same noise gives another chain"
+    alone = context.rollout(batch.select(slice(0, 1)), plan)
+    close = torch.allclose(alone.x0, chain.x0[:1], atol=1e-6)
+    assert close, "a sample's chain depends on the batch it is in"
+    for k in range(sampler.steps):
+        check_step(context, chain, k)
+
+
+def check_step(context: Context, chain: Rollout, k: int) -> None:
+    """Replay step k, and compare it with what the rollout kept."""
+    step = context.replay(chain, k, input_gradient=True)
+    after = chain.states.get(k + 1, chain.x0)
+    close = torch.allclose(step.next, after, atol=1e-6)
+    assert close, f"replaying step {k} leads elsewhere than the rollout did"
+    (slope,) = torch.autograd.grad(step.next.sum(), step.state)
+    assert slope.any(), f"step {k}: no gradient reaches the state"
+    if step.log_prob is None:
+        return
+    known = chain.log_probs[k]
+    assert torch.allclose(step.log_prob, known, atol=1e-5), (
+        f"step {k} has another log-probability when it is replayed"
+    )
+    assert step.mean is not None and step.std is not None
+    density = torch.distributions.Normal(step.mean, step.std).log_prob(after)
+    assert torch.allclose(step.log_prob.double(), density.flatten(1).mean(1), atol=1e-5), (
+        f"step {k}: log_prob is not the Gaussian's of its mean and std"
+    )
+
+
+def check_model(model: Any, batch: Batch) -> None:
+    """Check shapes, independence of the samples and the gradients of a `DiffusionModel`.
+
+    Checked: `denoise` keeps the shape of x; a sample's output does not depend on its batch;
+    `decode` is differentiable, and decodes pictures into [0, 1] unless `pictures` is False; the
+    trainable weights get gradients.
+    """
+    with torch.no_grad():
+        cond = model.encode(batch)
+    dtype = next(model.trainable.parameters()).dtype
+    noise = Noise(0, batch.ids, batch.epochs, dtype=dtype)
+    x = noise.draw("initial", model.sample_shape(cond))
+    t = torch.full((len(batch),), 500.0)
+    output = model.denoise(x, t, cond)
+    assert output.shape == x.shape, f"denoise gives {tuple(output.shape)} for {tuple(x.shape)}"
+    first = slice(0, 1)
+    alone = model.denoise(x[first], t[first], select_rows(cond, first))
+    close = torch.allclose(alone, output[first], atol=1e-4)
+    assert close, "a sample's output depends on the batch it is in"
+    weights = [p for p in model.trainable.parameters() if p.requires_grad]
+    found = torch.autograd.grad(output.square().sum(), weights, allow_unused=True)
+    assert any(g is not None and bool(g.any()) for g in found), "no trainable weight is used"
+    leaf = x.clone().requires_grad_(True)
+    check_decoded(model, model.decode(leaf), leaf)
+
+
+def check_decoded(model: Any, decoded: Any, leaf: Tensor) -> None:
+    """Pictures lie in [0, 1], and a gradient reaches what they were decoded from."""
+    if not isinstance(decoded, Tensor):
+        return
+    assert decoded.requires_grad, "decode detaches the samples: no reward could teach the model"
+    (slope,) = torch.autograd.grad(decoded.sum(), leaf)
+    assert torch.isfinite(slope).all(), "the gradient of decode has NaN or inf"
+    if getattr(model, "pictures", True):
+        low, high = float(decoded.min()), float(decoded.max())
+        assert low >= -1e-4 and high <= 1 + 1e-4, (
+            f"decoded samples range over [{low:.3g}, {high:.3g}] instead of [0, 1]"
+        )
+
+
+def check_dataset(dataset: Any) -> None:
+    """Check that items have unique ids, the same columns, and are the same when asked again."""
+    assert len(dataset) > 0, "the data set is empty"
+    items = [dataset[i] for i in range(min(len(dataset), 64))]
+    ids = [item.get("id") for item in items]
+    assert all(isinstance(id_, str) for id_ in ids), "an item's `id` is text, and not all have one"
+    assert len(set(ids)) == len(ids), "two items have the same id: they would share their noise"
+    columns = [sorted(item) for item in items]
+    assert all(names == columns[0] for names in columns), "items differ in their columns"
+    one, two = make_batch([dataset[0]], [0]), make_batch([dataset[0]], [0])
+    for name in one.columns:
+        assert_same(one[name], two[name], f"column {name!r} is another one when asked again")
+
+
+def assert_same(one: Any, two: Any, message: str) -> None:
+    """Equal, tensors by their values."""
+    same = torch.equal(one, two) if isinstance(one, Tensor) else str(one) == str(two)
+    assert same, message
+
+
+def assert_equal(got: Sequence[Tensor], expected: Sequence[Tensor], message: str) -> None:
+    """Lists of gradients to rounding."""
+    worst = max(float((a - b).abs().max()) for a, b in zip(got, expected))
+    scale = max(float(b.abs().max()) for b in expected)
+    assert worst <= TOLERANCE * max(scale, 1.0), f"{message}: by {worst:.2g} of {scale:.2g}"
+
+
+def reversed_batch(batch: Batch) -> Batch:
+    """The same samples in reversed order."""
+    rows = list(range(len(batch)))[::-1]
+    parts = [batch.select(slice(i, i + 1)) for i in rows]
+    columns = {name: joined([part[name] for part in parts]) for name in batch.columns}
+    ids = tuple(part.ids[0] for part in parts)
+    return Batch(ids, tuple(part.epochs[0] for part in parts), columns)
+
+
+def joined(values: Sequence[Any]) -> Any:
+    """One-row columns as one column."""
+    if isinstance(values[0], Tensor):
+        return torch.cat(list(values))
+    return [item for value in values for item in value]
