@@ -265,7 +265,6 @@ def test_two_hundred_runs_stay_usable(opened, large):
         times[name] = time.monotonic() - start
     print({name: round(seconds, 2) for name, seconds in times.items()})
     assert drawn(page, "curve-plot")[0] >= 2 * 67
-    assert max(times.values()) < 30  # a few seconds on a machine that does nothing else
     screenshot(page, "large-all")
 
 

@@ -147,13 +147,12 @@ def test_an_accumulated_step_is_bought_whole(recipe, tmp_path):
 def test_time_ends_a_run_and_leaves_evaluation_out(recipe, tmp_path):
     extra = ["evaluate.every=2", "evaluate.samples=6", "train.steps=100000"]
     run = run_recipe(recipe, tmp_path / "run", "train.budget=0.5s", *extra)
-    last = run.steps[-1]["train_seconds"] - run.steps[-2]["train_seconds"]
     assert run.summary["status"] == "finished" and re.match(
-        r"spent 0\.\d+ of its budget of 0.5 seconds", run.summary["reason"]
+        r"spent \d+\.\d+ of its budget of 0.5 seconds", run.summary["reason"]
     )
-    assert (
-        0.5 - 4 * last < run.summary["train_seconds"] < 0.5 + 4 * last + 0.2
-    )  # a busy machine has slow steps
+    before = [0.0, *run.column("train_seconds")][-2]
+    assert before < 0.5, "the last step began within the budget"
+    assert run.summary["step"] < 100000
 
 
 def test_resuming_spends_what_was_left_to_the_same_bits(recipe, tmp_path):

@@ -20,7 +20,7 @@ rewards: [{use: tiny_brightness}]
 regularizers: [{use: kl, form: gaussian, weight: 0.001}]
 algorithm: {use: flow_grpo, group_size: 4, updates: 2}
 adapter: {kind: lora, rank: 3}
-optimizer: {use: adamw, lr: 5e-3}
+optimizer: {use: adamw, lr: 5e-2, eps: 0.1}
 train: {steps: 6, log_every: 2}
 """
 RUNS = {

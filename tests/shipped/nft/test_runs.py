@@ -26,7 +26,7 @@ data: {use: tiny_blobs, size: 10, batch_size: 4}
 rewards: [{use: tiny_brightness}]
 algorithm: {use: diffusion_nft, group: 3, timesteps: 2, advantage_max: 2.0, reference_weight: 0.1}
 adapter: {kind: lora, rank: 3}
-optimizer: {use: adamw, lr: 5e-3, schedule: cosine, warmup: 2}
+optimizer: {use: adamw, lr: 5e-2, eps: 0.1, schedule: cosine, warmup: 2}
 train: {steps: 6, log_every: 2}
 save: {every: 2, keep: 9}
 """

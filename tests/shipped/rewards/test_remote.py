@@ -145,7 +145,7 @@ def test_the_command_serves_a_registered_reward():
         got = score(Remote(url), torch.full((2, 3, 4, 4), 0.75), batch_of(2))
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=240)
     assert got.tolist() == pytest.approx([-0.25, -0.25])
 
 
@@ -160,7 +160,7 @@ def test_the_command_explains_what_it_cannot_serve():
         "--set",
         "target=bright",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 2
     assert result.stderr.strip() == (
         "error: reward 'mean_brightness': 1 problem\n"
@@ -182,17 +182,16 @@ def test_a_busy_server_is_asked_again_when_it_says():
     with running(Scripted(says("busy", 429, Retry_After="1"), soon, rewards_for)) as server:
         assert score(Remote(address(server), backoff=30.0)).tolist() == [2.0] * 4
     first, second, third = server.times
-    assert 1.0 <= second - first < 5 and third - second < 5, "its own 30 seconds were not waited"
+    assert 1.0 <= second - first < 25 and third - second < 25, "its own 30 seconds were not waited"
 
 
 def test_pauses_double_and_have_a_limit():
     with running(Scripted(says(b"", 500))) as server, pytest.raises(RewardError):
-        score(Remote(address(server), attempts=5, backoff=0.05, max_wait=0.15))
+        score(Remote(address(server), attempts=12, backoff=0.05, max_wait=0.15))
     pauses = [b - a for a, b in zip(server.times, server.times[1:])]
-    assert len(pauses) == 4
-    assert all(
-        least <= pause < least + 0.5 for least, pause in zip((0.05, 0.1, 0.15, 0.15), pauses)
-    )
+    assert len(pauses) == 11
+    assert all(least <= pause for least, pause in zip([0.05, 0.1, *[0.15] * 9], pauses))
+    assert max(pauses) < 40, "the last of those that double would be 51 s"
 
 
 def test_at_most_so_many_requests_are_under_way():
@@ -218,14 +217,15 @@ def test_one_broken_answer_ends_the_waiting_of_the_others():
     ):
         started = time.monotonic()
         score(Remote(address(server), batch_size=3, backoff=30.0, concurrency=2))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
 
 
 def test_a_full_queue_is_answered_with_come_back_later():
-    gate = threading.Event()
+    gate, entered = threading.Event(), threading.Event()
 
     def waiting(rollout, batch):
-        gate.wait(10)
+        entered.set()
+        gate.wait(60)
         return rollout.decoded.flatten(1).mean(1)
 
     with serve(waiting, queue=1) as server:
@@ -234,8 +234,9 @@ def test_a_full_queue_is_answered_with_come_back_later():
         assert torch.allclose(score(remote), PIXELS.flatten(1).mean(1))
     with serve(waiting, queue=0) as server:
         gate.clear()
+        entered.clear()
         threading.Thread(target=lambda: score(Remote(address(server))), daemon=True).start()
-        time.sleep(0.3)
+        assert entered.wait(60)
         with pytest.raises(
             RewardError, match=r'no answer in 1 attempt; the last: status 503 .*"the queue is full"'
         ):
@@ -418,7 +419,7 @@ NO_ANSWER = {
 def test_no_answer_ends_in_time_with_a_clear_message(send):
     started = time.monotonic()
     url, message = failing(send, timeout=0.6)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 60, "requests wait for a minute each unless told"
     assert message == (
         f"{where(url)}no answer in 2 attempts; the last: {NO_ANSWER[send]}\n"
         f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on without it."
@@ -553,7 +554,7 @@ def test_the_server_of_the_documentation_works(tmp_path):
         got = score(Remote(f"http://127.0.0.1:{port}/", attempts=12, backoff=0.2, max_wait=0.5))
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=240)
     assert torch.allclose(got, PIXELS.flatten(1).mean(1), atol=1e-6)
 
 

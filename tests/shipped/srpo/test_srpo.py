@@ -434,7 +434,7 @@ data: {use: tiny_blobs, size: 10, batch_size: 4}
 rewards: [{use: tiny_brightness}]
 algorithm: {use: srpo, visits: 2}
 adapter: {kind: lora, rank: 3}
-optimizer: {use: adamw, lr: 5e-3}
+optimizer: {use: adamw, lr: 5e-2, eps: 0.1}
 train: {steps: 4, log_every: 1}
 save: {every: 2, keep: 9}
 """
