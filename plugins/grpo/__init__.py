@@ -14,11 +14,22 @@ Factories = Mapping[str, Callable[..., Any]]
 @hookimpl
 def register_algorithms() -> Factories:
     from .dance_grpo import dance_grpo
+    from .flow_dppo import FlowDPPO
     from .flow_grpo import flow_grpo
+    from .flow_grpo_fast import FlowGRPOFast
     from .grpo import GRPO
+    from .grpo_guard import GRPOGuard
     from .mix_grpo import MixGRPO
 
-    return {"grpo": GRPO, "flow_grpo": flow_grpo, "dance_grpo": dance_grpo, "mix_grpo": MixGRPO}
+    return {
+        "grpo": GRPO,
+        "flow_grpo": flow_grpo,
+        "flow_grpo_fast": FlowGRPOFast,
+        "dance_grpo": dance_grpo,
+        "mix_grpo": MixGRPO,
+        "grpo_guard": GRPOGuard,
+        "flow_dppo": FlowDPPO,
+    }
 
 
 @hookimpl

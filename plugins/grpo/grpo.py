@@ -24,6 +24,8 @@ from torch import Tensor
 from rewardft import Batch, Context, Loss, Scores
 from rewardft.algorithms.policy_gradient import (
     Schedule,
+    StepSurrogate,
+    Surrogate,
     clipped_ratio_loss,
     group_advantages,
     learn,
@@ -86,13 +88,14 @@ class GRPO:
         self.normalise = partial(
             group_advantages, size=group_size, std=std, epsilon=floor, unbiased=unbiased
         )
-        self.surrogate = partial(clipped_ratio_loss, clip=clip)
+        self.surrogate: Surrogate | StepSurrogate = partial(clipped_ratio_loss, clip=clip)
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction, skip_last)
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples = batch.repeat(self.group_size)
         noise = GroupNoise.of(ctx.noise(samples), self.group_size) if self.shared_noise else None
-        experience = roll_out(ctx, samples, self.schedule, noise)
+        one_pass = not isinstance(self.surrogate, StepSurrogate)
+        experience = roll_out(ctx, samples, self.schedule, noise, one_pass)
         advantage, kept = self.advantages(ctx, ctx.score(experience.rollout, samples))
         yield from learn(ctx, experience, advantage, self.surrogate, self.schedule, kept)
 

@@ -72,7 +72,8 @@ class MixGRPO:
             )
         self.window, self.shift_every, self.strategy = window, shift_every, strategy
         self.frozen_last, self.shrink = frozen_last, shrink
-        self.grpo = GRPO(
+        self.reach: int | None = None
+        self.grpo: GRPO = GRPO(
             group_size,
             std,
             clip,
@@ -98,7 +99,7 @@ class MixGRPO:
 
     def draw_window(self, ctx: Context) -> range:
         """The steps of this batch's window."""
-        end = ctx.sampler.steps - self.frozen_last
+        end = min(ctx.sampler.steps - self.frozen_last, self.reach or ctx.sampler.steps)
         if self.window > end:
             raise ComponentError(
                 f"window {self.window} and frozen_last {self.frozen_last} are more than the "

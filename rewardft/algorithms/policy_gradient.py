@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,11 +20,24 @@ from torch.nn import Parameter
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.noise import Noise, keyed_seed
 from rewardft.policy.context import Context
-from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
+from rewardft.samplers.steps import state_after
+from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 Surrogate = Callable[
     [Tensor, Tensor, Tensor], Tensor
 ]  # (log_prob, old log_prob, advantage) -> loss, all (b,)
+
+
+@runtime_checkable
+class StepSurrogate(Protocol):
+    """A loss that needs more of a step than its densities, `(b,)`; see `learn`."""
+
+    def of_step(
+        self, sampler: Any, k: int, new: Transition, old: Transition, advantage: Tensor
+    ) -> Tensor:
+        """The loss of step k: as the policy would take it, and as the rollout took it."""
+
+
 STEPS_WITH_NOISE = "policy_gradient/steps_with_noise"  # key in `ctx.memory`
 
 
@@ -144,7 +157,7 @@ def learn(
     ctx: Context,
     experience: Experience,
     advantage: Tensor,
-    surrogate: Surrogate,
+    surrogate: Surrogate | StepSurrogate,
     schedule: Schedule,
     kept: Tensor | None = None,
 ) -> Iterator[Loss]:
@@ -163,7 +176,7 @@ def learn(
         raise ComponentError(
             f"updates: cannot cut a batch of {count} samples into {schedule.updates} parts"
         )
-    if experience.gradients is not None:
+    if experience.gradients is not None and not isinstance(surrogate, StepSurrogate):
         yield weighted_gradients(ctx, experience, advantage * weight, surrogate)
         return
     for _ in range(schedule.inner_epochs):
@@ -180,7 +193,7 @@ def one_update(
     rollout: Rollout,
     advantage: Tensor,
     weight: Tensor,
-    surrogate: Surrogate,
+    surrogate: Surrogate | StepSurrogate,
     steps: list[int],
 ) -> Iterator[Loss]:
     """Replay the trained steps one micro-batch at a time; the last loss closes the update."""
@@ -190,15 +203,26 @@ def one_update(
         for k in steps:
             new, old = ctx.replay(part, k), part.log_probs[k]
             assert new.log_prob is not None
-            loss = surrogate(new.log_prob, old, own if own.ndim == 1 else own[:, k]) + ctx.penalty(
-                new, part, k
-            )
-            loss = weight[rows] * loss
+            step_advantage = own if own.ndim == 1 else own[:, k]
+            if isinstance(surrogate, StepSurrogate):
+                taken = taken_step(ctx, part, k)
+                loss = surrogate.of_step(ctx.sampler, k, new, taken, step_advantage)
+            else:
+                loss = surrogate(new.log_prob, old, step_advantage)
+            loss = weight[rows] * (loss + ctx.penalty(new, part, k))
             record(ctx, loss, new.log_prob.detach() - old)
             yield Loss(
                 loss.sum() / (len(advantage) * len(steps)),
                 step=rows == parts[-1] and k == steps[-1],
             )
+
+
+def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
+    """Step k as the rollout took it: the sampler's arithmetic on the output that was kept."""
+    output, state = rollout.outputs[k], rollout.states[k]
+    taken = state_after(rollout, k)
+    step: Transition = ctx.sampler.transition(k, state, output, rollout.noise, taken=taken)
+    return step
 
 
 def record(ctx: Context, loss: Tensor, log_ratio: Tensor) -> None:
