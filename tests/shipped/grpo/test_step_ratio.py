@@ -71,7 +71,7 @@ def test_guard_is_the_released_loss_for_each_sample(k, distance):
     assert torch.allclose(plain, expected * (levels[0] - levels[1]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("threshold", [1e-9, 1e-4, 1.0])
+@pytest.mark.parametrize("threshold", [1e-9, 1.0])
 def test_flow_dppo_drops_by_divergence(threshold):
     sampler, k = FlowSDE(6), 2
     advantage = ADVANTAGE * torch.tensor([1, -1, 1, -1])  # two samples come back to the old policy
