@@ -207,7 +207,7 @@ def test_an_existing_run_is_not_overwritten_and_other_settings_are_not_resumed(r
         run_recipe(recipe, out, "optimizer.lr=1e-4", resume=True)
     assert str(error.value) == (
         f"{out}: this run was started with other settings, so resuming would not continue it\n"
-        f"  - optimizer.lr: 0.005 in the run, 0.0001 in the recipe\n"
+        f"  - optimizer.lr: 0.05 in the run, 0.0001 in the recipe\n"
         f"Restore them, or start a new run with another --out."
     )
     with pytest.raises(CheckpointError) as error:
