@@ -67,6 +67,7 @@ class Denoising:
         return ctx.policy.drop(cond, draw < self.condition_dropout)
 
     def weight(self, kind: str, snr: Tensor) -> Tensor:
+        """The min-SNR weight `(b,)` of the squared error; 1 for noise prediction without signal."""
         if self.min_snr is None or kind not in ("epsilon", "v_prediction"):
             return torch.ones_like(snr)
         if kind == "epsilon":
