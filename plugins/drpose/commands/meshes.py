@@ -1,4 +1,4 @@
-"""`rewardft drpose reconstruct | benchmark`: meshes of generated views, and a set of hard poses."""
+"""`rewardft drpose reconstruct | benchmark | estimate`: meshes, hard poses, the full size."""
 
 from __future__ import annotations
 
@@ -65,3 +65,19 @@ def benchmark_command(
         "evaluate.metrics=[{use: pose_judge}, {use: mesh_judge}]",
     ]
     Console().print(results_table(evaluate_run(run, samples, overrides).rows))
+
+
+@app.command("estimate")
+def estimate_command(
+    size: Annotated[int, typer.Option(min=64, help="Of the pictures in pixels.")] = 768,
+    batch: Annotated[int, typer.Option(min=1, help="Samples of a step.")] = 2,
+    face: Annotated[bool, typer.Option(help="With face crops: 14 rows instead of 12.")] = True,
+    teraflops: Annotated[
+        float, typer.Option(min=0.001, help="What the card really does a second.")
+    ] = 400.0,
+) -> None:
+    """Memory and time of a step at full size, counted without weights or a GPU."""
+    from rewardft_plugins.drpose.model.estimate import describe, estimate
+
+    for line in describe(estimate(size, face=face), batch=batch, teraflops=teraflops):
+        typer.echo(line)

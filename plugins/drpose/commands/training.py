@@ -154,8 +154,10 @@ def train_skeleton_command(
     half: Half = False,
 ) -> None:
     """Fit PoseScore's network g_skel; prints held-out PSNR and SSIM of its maps (DrPose: 22.48,
-    0.93)."""
-    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    0.93).
+
+    For a full-size model, `--autoencoder` is the folder `vae` of its pipeline."""
+    from rewardft_plugins.drpose.model.autoencoder import load_encoder
     from rewardft_plugins.drpose.training.nets import (
         FitOptions,
         encode_dataset,
@@ -164,7 +166,7 @@ def train_skeleton_command(
     )
     from rewardft_plugins.drpose.weights import freeze, locate
 
-    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    encoder = load_encoder(locate(autoencoder, "autoencoder"))
     freeze(encoder)
     sets = [encode_dataset(encoder, dataset) for dataset in _open(data)]
     options = FitOptions(steps=steps, batch=8, lr=lr, seed=seed)

@@ -140,3 +140,19 @@ class KLAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample / 2 + 0.5
+
+
+def load_encoder(folder: Path) -> LatentAutoencoder | KLAutoencoder:
+    """The miniature's autoencoder, or the VAE of a diffusers pipeline, by what the folder holds.
+
+    Raises `ComponentError` when it is neither.
+    """
+    if (folder / "autoencoder.json").is_file():
+        return LatentAutoencoder.load(folder)
+    if not (folder / "config.json").is_file():
+        raise ComponentError(
+            f"{folder} holds no autoencoder: expected autoencoder.json, or the config.json of a VAE"
+        )
+    from diffusers import AutoencoderKL
+
+    return KLAutoencoder(AutoencoderKL.from_pretrained(folder, use_safetensors=True))

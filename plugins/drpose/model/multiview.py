@@ -6,6 +6,7 @@ colour (14 rows with face crops). The views 3 and 4 (back, left) are stored mirr
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
 from rewardft.errors import ComponentError
+from rewardft.noise import Noise
 from rewardft.paths import PathOrShipped
 from rewardft.types import Batch
 
@@ -65,6 +67,36 @@ def face_crop(image: Tensor) -> Tensor:
     third = side // 3
     crop = image[..., :third, third : 2 * third]
     return interpolate(crop, (side, side), mode="bilinear", align_corners=False)
+
+
+def body_pictures(batch: Batch) -> Tensor:
+    """Pictures of the posed body in the six stored views, `(b, 6, 3, s, s)` in [0, 1] on white:
+    the condition of PSHuman's SMPL variant.
+
+    They are the column `smpl` where the data set has one, otherwise drawn from `pose`, `betas` and
+    `offset` in grey. How PSHuman shades its own is not published. Raises `ComponentError` when the
+    batch has neither.
+    """
+    if "smpl" in batch:
+        return batch["smpl"]
+    missing = [name for name in ("pose", "betas", "offset") if name not in batch]
+    if missing:
+        raise ComponentError(
+            "this model is conditioned on pictures of the body in each view; the data set has no "
+            f"column 'smpl' and, to draw them, lacks {', '.join(missing)}"
+        )
+    from rewardft_plugins.humans.render import draw_clay
+
+    pose, betas, offset = (batch[name].cpu().numpy() for name in ("pose", "betas", "offset"))
+    drawn = draw_clay(_default_body(), pose, betas, offset, batch["image"].shape[-1])
+    return torch.from_numpy(drawn).float() / 255
+
+
+@lru_cache(maxsize=1)
+def _default_body() -> Any:
+    from rewardft_plugins.humans.body import load_body
+
+    return load_body()
 
 
 class MultiviewUNet(nn.Module):
@@ -111,6 +143,7 @@ class MultiviewUNet(nn.Module):
         )
         self.views = BODY_VIEWS + face
         self.checkpointing = False
+        self.smpl = False
         self.autoencoder: LatentAutoencoder | KLAutoencoder
         if size == "full":
             self._init_full(weights, autoencoder, unet)
@@ -179,25 +212,47 @@ class MultiviewUNet(nn.Module):
                 "size: full takes `weights`, a diffusers folder, and neither `autoencoder` nor "
                 "`unet`"
             )
-        parts = load_unclip(Path(weights).expanduser(), face=self.face)
+        self.source = Path(weights).expanduser()
+        parts = load_unclip(self.source, face=self.face)
         self.scheduler, self.autoencoder, self.unet_config = (
             parts.scheduler,
             parts.autoencoder,
             parts.unet_config,
         )
-        self.image_encoder = parts.image_encoder
+        self.image_encoder, self.smpl = parts.image_encoder, parts.smpl
         self.trainable = MultiviewDenoiser(parts.unet, parts.conditioner, face=self.face)
 
     @torch.no_grad()
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Condition of `batch["image"]` `(b, 3, s, s)` in [0, 1]: latents `(b, 1 or 2, c, h, w)`,
-        float32."""
+        float32.
+
+        At full size also class labels `(b, 2 v, 2 e)`, the face rows' of the face crop, and, for a
+        model with SMPL condition, latents `(b, v, c, h, w)` of the body's pictures.
+        """
         image = on_device_of(self.autoencoder, batch["image"])
         images = [image, face_crop(image)] if self.face else [image]
         cond = {"latents": torch.stack([self.autoencoder.encode(view) for view in images], dim=1)}
         if self.size == "full":
-            cond["vector"] = self.image_encoder(image)
+            cond["vectors"] = self._labels(images, batch)
+        if self.smpl:
+            cond["smpl"] = self._body_latents(batch)
         return cond
+
+    def _labels(self, images: list[Tensor], batch: Batch) -> Tensor:
+        """Class labels of every row, each with noise of its own, the same in every epoch."""
+        embedded = [self.image_encoder(image) for image in images]
+        rows = torch.stack([embedded[0]] * BODY_VIEWS + embedded[1:], dim=1)  # (b, v, e)
+        rows = rows.repeat(1, DOMAINS, 1)
+        noise = Noise(0, batch.ids, [0] * len(batch.ids), rows.device)
+        return self.image_encoder.labels(rows, noise.draw("image embedding", rows.shape[1:]))
+
+    def _body_latents(self, batch: Batch) -> Tensor:
+        """Latents `(b, v, c, h, w)` of pictures of the posed body in every view."""
+        pictures = on_device_of(self.autoencoder, body_pictures(batch))
+        if self.face:
+            pictures = torch.cat([pictures, face_crop(pictures[:, 0])[:, None]], dim=1)
+        return self.autoencoder.encode(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
 
     def drop(self, cond: Condition, mask: Tensor) -> dict[str, Tensor]:
         """The condition with the samples where `mask` `(b,)` is true made unconditional: their

@@ -10,13 +10,14 @@ save them, and
 from __future__ import annotations
 
 import inspect
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from rewardft_plugins.drpose.model.attention import BODY_VIEWS, DOMAINS
 from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder
@@ -37,7 +38,9 @@ from rewardft.errors import ComponentError
 if TYPE_CHECKING:
     from rewardft_plugins.drpose.model.multiview import MultiviewUNet
 
-UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+UNET_FILE = f"unet/{WEIGHTS_FILE}"
+NOISING = ("image_noising_scheduler", "image_normalizer")
 TEXT_FILE = "text_embeddings.safetensors"
 # PSHuman's own block classes hold the weights of diffusers' blocks under the same names.
 STANDARD_BLOCKS = {
@@ -52,8 +55,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class TextConditioner(nn.Module):
-    """Tokens are fixed text embeddings, one sequence for each (domain, view); the vector is the
-    image's own."""
+    """Tokens are fixed text embeddings, one sequence for each (domain, view); the vectors are the
+    image's own, and the face crop's in face rows."""
 
     def __init__(self, embeddings: Tensor) -> None:
         super().__init__()
@@ -62,35 +65,67 @@ class TextConditioner(nn.Module):
 
     def forward(self, cond: Condition) -> tuple[Tensor, Tensor]:
         """Returns tokens `(b, 2 v, l, d)` and vectors `(b, 2 v, e)`."""
-        vector = cond["vector"]
-        rows = len(self.embeddings)
-        tokens = self.embeddings.expand(len(vector), -1, -1, -1)
-        return tokens, vector[:, None].expand(-1, rows, -1)
+        vectors = cond["vectors"]
+        return self.embeddings.expand(len(vectors), -1, -1, -1), vectors
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's image embedding, followed by the embedding of noise level 0: unCLIP's class label,
-    `(b, 2 e)`."""
+    """unCLIP's class labels: CLIP's image embedding, noised at level 0, and the embedding of that
+    level.
 
-    def __init__(self, clip: Any) -> None:
+    PSHuman noises every row's embedding by itself: standardised by the folder's `image_normalizer`,
+    mixed with noise by the first level of its `image_noising_scheduler`, and scaled back. Without
+    those two folders nothing is mixed in.
+
+    clip: a `CLIPVisionModelWithProjection`. signal: share of the embedding's variance that level 0
+    keeps, in (0, 1]. mean, std: `(e,)` of the embeddings.
+    """
+
+    def __init__(
+        self,
+        clip: Any,
+        signal: float = 1.0,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.clip: Any = clip
+        self.signal = signal
+        width = clip.config.projection_dim
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(CLIP_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(CLIP_STD).view(3, 1, 1), persistent=False)
+        self.embedding_mean: Tensor
+        self.embedding_std: Tensor
+        for name, value in {
+            "mean": torch.tensor(CLIP_MEAN).view(3, 1, 1),
+            "std": torch.tensor(CLIP_STD).view(3, 1, 1),
+            "embedding_mean": torch.zeros(width) if mean is None else mean.flatten(),
+            "embedding_std": torch.ones(width) if std is None else std.flatten(),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """CLIP embeddings `(n, e)` of images `(n, 3, s, s)` in [0, 1], without noise."""
         side = self.clip.config.image_size
         resized = interpolate(
             images, (side, side), mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
-        embedding = self.clip(pixel_values=(resized - self.mean) / self.std).image_embeds
-        level = torch.zeros(len(images), device=images.device)
-        return torch.cat(
-            [embedding, get_timestep_embedding(level, embedding.shape[-1], flip_sin_to_cos=True)],
-            dim=-1,
+        embedding: Tensor = self.clip(pixel_values=(resized - self.mean) / self.std).image_embeds
+        return embedding
+
+    def labels(self, embeddings: Tensor, noise: Tensor) -> Tensor:
+        """Class labels `(..., 2 e)` of embeddings `(..., e)`; noise is standard normal, `(..., e)`.
+
+        x = std (sqrt(a) (e - mean) / std + sqrt(1 - a) noise) + mean, with a = `signal`.
+        """
+        scaled = (embeddings - self.embedding_mean) / self.embedding_std
+        mixed = self.signal**0.5 * scaled + (1 - self.signal) ** 0.5 * noise
+        noised = mixed * self.embedding_std + self.embedding_mean
+        level = torch.zeros(1, device=noised.device)
+        known = get_timestep_embedding(
+            level, noised.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0
         )
+        return torch.cat([noised, known.expand_as(noised)], dim=-1)
 
 
 @dataclass
@@ -99,6 +134,7 @@ class UnclipParts:
 
     unet: Any
     unet_config: dict[str, Any]
+    smpl: bool
     conditioner: TextConditioner
     autoencoder: KLAutoencoder
     image_encoder: ImageEncoder
@@ -116,17 +152,19 @@ def load_unclip(folder: Path, *, face: bool) -> UnclipParts:
         raise ComponentError(
             f"{folder} is no full-size multi-view model: it lacks {', '.join(missing)}"
         )
-    config = unet_options(read_json(folder / "unet" / "config.json"))
+    published = read_json(folder / "unet" / "config.json")
+    config = unet_options(published)
     unet = build_unet(config, face=face)
     tensors = widen_input(read_tensors(folder / UNET_FILE), unet)
     load_into(unet, tensors, str(folder / UNET_FILE), may_lack=NEW_LAYERS)
     autoencoder = KLAutoencoder(AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True))
     return UnclipParts(
         unet=unet,
-        unet_config=config,
+        unet_config={**published, "in_channels": config["in_channels"]},
+        smpl=config["in_channels"] == 3 * config["out_channels"],
         conditioner=TextConditioner(_text_embeddings(folder / TEXT_FILE, face)),
         autoencoder=autoencoder,
-        image_encoder=_image_encoder(folder / "image_encoder"),
+        image_encoder=_image_encoder(folder),
         scheduler=DDIMScheduler.from_config(
             read_json(folder / "scheduler" / "scheduler_config.json")
         ),
@@ -143,9 +181,10 @@ def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
     options["mid_block_type"] = STANDARD_BLOCKS.get(
         options.get("mid_block_type", ""), options.get("mid_block_type")
     )
-    options["in_channels"] = (
-        2 * options["out_channels"]
-    )  # noisy latents, then those of the condition image
+    # Noisy latents, then those of the condition image, then, in PSHuman's SMPL variant, those of
+    # the body's picture in each view.
+    smpl = options.get("in_channels") == 3 * options["out_channels"]
+    options["in_channels"] = (3 if smpl else 2) * options["out_channels"]
     return options
 
 
@@ -176,15 +215,37 @@ def _image_encoder(folder: Path) -> ImageEncoder:
         raise ComponentError(
             f"the full-size model needs the package `transformers`: {error}"
         ) from error
-    encoder = ImageEncoder(
-        CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True)
+    clip = CLIPVisionModelWithProjection.from_pretrained(
+        folder / "image_encoder", use_safetensors=True
     )
+    encoder = ImageEncoder(clip, *_noising(folder))
     freeze(encoder)
     return encoder
 
 
+def _noising(folder: Path) -> tuple[float, Tensor | None, Tensor | None]:
+    """Signal of level 0, mean and deviation of the embeddings, as the folder has them."""
+    present = [(folder / name).is_dir() for name in NOISING]
+    if not any(present):
+        return 1.0, None, None
+    if not all(present):
+        raise ComponentError(f"{folder} has one of {' and '.join(NOISING)}; expected both or none")
+    schedule = DDPMScheduler.from_config(read_json(folder / NOISING[0] / "scheduler_config.json"))
+    tensors = read_tensors(folder / NOISING[1] / WEIGHTS_FILE)
+    lacking = [name for name in ("mean", "std") if name not in tensors]
+    if lacking:
+        raise ComponentError(f"{folder / NOISING[1] / WEIGHTS_FILE} lacks {', '.join(lacking)}")
+    return float(schedule.alphas_cumprod[0]), tensors["mean"], tensors["std"]
+
+
 def save_unclip(model: MultiviewUNet, folder: Path) -> None:
-    """Write the parts of a full-size model in the layout that `load_unclip` reads."""
+    """Write the parts of a full-size model in the layout that `load_unclip` reads.
+
+    The U-Net's configuration is the one that was read, with its own names of classes and blocks, so
+    that the program that the weights come from reads them; what it needs beside these parts
+    (tokenizer, text encoder, ...) is copied from the folder that was read.
+    """
+    _copy_rest(model.source, folder)
     (folder / "unet").mkdir(parents=True, exist_ok=True)
     denoiser: Any = model.trainable
     frozen: Any = model
@@ -194,3 +255,17 @@ def save_unclip(model: MultiviewUNet, folder: Path) -> None:
     frozen.autoencoder.vae.save_pretrained(folder / "vae")
     frozen.image_encoder.clip.save_pretrained(folder / "image_encoder")
     model.scheduler.save_pretrained(folder / "scheduler")
+
+
+def _copy_rest(source: Path | None, folder: Path) -> None:
+    """Copy the parts of a pipeline that are neither trained nor written by `save_unclip`."""
+    if source is None or source.resolve() == folder.resolve():
+        return
+    written = {"unet", "vae", "image_encoder", "scheduler", TEXT_FILE}
+    for part in sorted(source.iterdir()):
+        if part.name in written or part.name.startswith("."):
+            continue
+        if part.is_dir():
+            shutil.copytree(part, folder / part.name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(part, folder / part.name)

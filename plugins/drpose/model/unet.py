@@ -121,7 +121,10 @@ class MultiviewDenoiser(nn.Module):
         """
         tokens, vectors = self.conditioner(cond)
         image = self.condition_rows(cond["latents"])
-        rows = to_published_order(torch.cat([x, image.to(x.dtype)], dim=2))
+        parts = [x, image.to(x.dtype)]
+        if "smpl" in cond:
+            parts.append(cond["smpl"].repeat(1, DOMAINS, 1, 1, 1).to(x.dtype))
+        rows = to_published_order(torch.cat(parts, dim=2))
         steps = to_published_order(t[:, None].expand(-1, x.shape[1]))
         output = self.unet(
             rows,

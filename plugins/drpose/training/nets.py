@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from rewardft_plugins.drpose.judges.pose_judge import JudgeNet, mpjpe_mm, part_iou, silhouette_iou
-from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder, LatentAutoencoder
 from rewardft_plugins.drpose.rewards.pose_score import pyramid_distance, skeleton_loss
 from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
 from rewardft_plugins.drpose.training.fit import FitOptions, Report, fit
@@ -95,7 +95,7 @@ class Encoded:
 
 @torch.no_grad()
 def encode_dataset(
-    autoencoder: LatentAutoencoder, dataset: Dataset, limit: int | None = None
+    autoencoder: LatentAutoencoder | KLAutoencoder, dataset: Dataset, limit: int | None = None
 ) -> Encoded:
     """Encode the six-view targets of the first `limit` samples."""
     count = min(len(dataset), limit or len(dataset))
@@ -104,9 +104,8 @@ def encode_dataset(
         rows = range(start, min(start + 32, count))
         normals, colours, joints2d = columns(dataset, rows, ("normals", "colours", "joints2d"))
         images = torch.cat([normals, colours], dim=1)
-        latents.append(
-            autoencoder.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2]).half()
-        )
+        # A sample at a time: a VAE at 768 px cannot take 32 of them.
+        latents.append(torch.stack([autoencoder.encode(views) for views in images]).half())
         joints.append(joints2d)
     return Encoded(torch.cat(latents), torch.cat(joints))
 
