@@ -19,6 +19,7 @@ class Forgiving:
             target.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
+        """Write what the target takes; returns the length of `text` either way."""
         try:
             return self._target.write(text)
         except (OSError, ValueError) as error:  # ValueError: it is closed
@@ -26,12 +27,14 @@ class Forgiving:
             return len(text)
 
     def flush(self) -> None:
+        """Flush what the target takes."""
         try:
             self._target.flush()
         except (OSError, ValueError) as error:
             self._lose(error)
 
     def writelines(self, lines: Any) -> None:
+        """Write each line, see `write`."""
         for line in lines:
             self.write(line)
 

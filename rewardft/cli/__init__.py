@@ -85,4 +85,5 @@ def report(error: BaseException) -> int:
 
 
 def say(text: str) -> None:
+    """Print to standard error."""
     print(text, file=sys.stderr)

@@ -27,6 +27,7 @@ class Origin:
     data: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """As checkpoints keep it."""
         return {
             "processes": self.processes,
             "plugin_files": dict(self.plugin_files),

@@ -126,7 +126,7 @@ def test_sample_writes_the_tensors_of_a_mapping_and_what_the_model_shows(recipe,
         "decoded.twists": (4, 8, 8),
     }
     assert torch.equal(tensors["decoded.joints"].flatten(1), 10 * tensors["x0"].flatten(1))
-    pictures = sorted((run / "samples" / "pictures").iterdir())
+    pictures = sorted((run / "samples" / "pictures").glob("*.png"))
     assert len(pictures) == 8 and (run / "samples" / "grid.png").is_file()
     lit = [Image.open(path).getextrema()[1] > 0 for path in pictures]
     assert lit == [False, True, True, True] * 2  # class 0 is shown black

@@ -68,11 +68,9 @@ def build_dataset_command(
     from rewardft_plugins.humans.body import describe_body, load_body
     from rewardft_plugins.humans.motion import check_unique, read_motions, shipped_clips
 
-    clips = (
-        check_unique(clip for path in motions for clip in read_motions(path))
-        if motions
-        else shipped_clips()
-    )
+    clips = shipped_clips()
+    if motions:
+        clips = check_unique(clip for path in motions for clip in read_motions(path))
     plans = plan_splits(
         clips,
         poses=poses,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SAMPLES = 16  # whose joint errors are averaged
 CACHE = "pose_report.npz"
-MODEL = "multiview_unet"
+MODELS = frozenset({"multiview_unet", "multiview_compact"})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def has_poses(run: RunRecord, folder: Path) -> bool:
     if run.status not in ("finished", "stopped") or not path.is_file():
         return False
     model = load_recipe(path).model
-    return model.use.casefold() == MODEL and model.options.get("size", "mini") == "mini"
+    return model.use.casefold() in MODELS and model.options.get("size", "mini") == "mini"
 
 
 def look(folder: Path, count: int = SAMPLES) -> Looked:

@@ -85,7 +85,7 @@ def test_a_reward_without_gradient_is_refused_before_weights_load(tmp_path):
         run_recipe(recipe, tmp_path / "run")
     assert str(caught.value) == (
         f"{recipe}: 1 problem\n  - {recipe}: algorithm 'draft_k' needs 'reward_gradient', which reward "
-        "'jpeg_compressibility' (plugin 'rewards') does not provide; aesthetic, brightness, clip_score, colourfulness, "
+        "'jpeg_compressibility' (plugin 'rewards') does not provide; aesthetic, brightness, clip_direction, clip_score, colourfulness, "
         "hps_v2, image_reward, jpeg_differentiable, mean_brightness, pick_score, symmetry would. "
         "Algorithms that would do here: ddpo, dpok."
     )
