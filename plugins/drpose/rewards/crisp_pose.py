@@ -1,4 +1,4 @@
-"""`crisp_pose`: PoseScore's comparison in a form that does not pay for hedging.
+"""`crisp_pose`: PoseScore's comparison in a form whose maps gain nothing by hedging.
 
 PoseScore (DrPose, arXiv 2603.02619) compares probability maps by cross-entropy, a proper scoring
 rule: where the picture leaves a limb's place open, the map that scores best is the average over the
@@ -10,8 +10,9 @@ the bone that it covers:
 
 on the mean over views and joints. p is the predicted map, m the true one, d(x) the distance of
 pixel x to the true bone, in units where the picture is 2 wide. A mean over places is never better
-than the best of them, so nothing is gained by spreading the mass; and as the first term is relative
-to the mass, nothing is gained by erasing it.
+than the best of them, so a *map* gains nothing by spreading its mass; and as the first term is
+relative to the mass, it gains nothing by erasing it. This holds for maps alone: g_skel, which reads
+them off the latents, does not see blur, so an average of samples can still score higher than they.
 """
 
 from __future__ import annotations
