@@ -37,9 +37,11 @@ def build_app(words: Sequence[str]) -> typer.Typer:
         if names
         else "",
         no_args_is_help=True,
+        invoke_without_command=True,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(about)
     commands = (ls, cp, show, check, run, evaluate, sample, compare, plugins)
     for command in commands:
         app.command()(command)
@@ -47,6 +49,19 @@ def build_app(words: Sequence[str]) -> typer.Typer:
     if first is not None and first not in {command.__name__ for command in commands}:
         add_plugin_commands(app, first)
     return app
+
+
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+    ] = False,
+) -> None:
+    """Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm."""
+    if version:
+        from rewardft import __version__
+
+        print(f"rewardft {__version__}")
+        raise typer.Exit
 
 
 def ls(

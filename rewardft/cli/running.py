@@ -44,19 +44,42 @@ def prepare(name: str, overrides: Sequence[str]) -> Ready:
         raise RecipeError(
             name, [f"{name} compares several recipes; run it with: rewardft compare {name}"]
         )
-    return Ready(path, *open_recipe(path, overrides))
+    ready = Ready(path, *open_recipe(path, overrides))
+    if ready.recipe.train.report_to:
+        from rewardft.storage.recorder import check_trackers
+
+        check_trackers(ready.recipe.where("train", "report_to"), ready.recipe.train.report_to)
+    return ready
 
 
 def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
-    """Check each recipe; one that fails does not keep the others from being checked."""
+    """Check each recipe or comparison; one that fails does not keep the others from being
+    checked."""
     failures = []
     for name in names:
         try:
-            print(f"{prepare(name, overrides).path}: ok")
+            if is_comparison(find_recipe(name)):
+                print(check_comparison(name, overrides))
+            else:
+                print(f"{prepare(name, overrides).path}: ok")
         except RewardftError as error:
             failures.append(str(error))
     if failures:
         raise RewardftError("\n".join(failures))
+
+
+def check_comparison(name: str, overrides: Sequence[str]) -> str:
+    """How many runs a comparison file would make; raises RecipeError with what each variant that
+    cannot be run lacks."""
+    from rewardft.cli.comparing import Options, build_request
+    from rewardft.comparisons.members import expand
+
+    members = expand(build_request([name], Options(settings=overrides)), Path("runs"))
+    problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
+    if problems:
+        raise RecipeError(name, list(dict.fromkeys(problems)))
+    variants = len({member.variant.name for member in members})
+    return f"{find_recipe(name)}: ok ({variants} variants, {len(members)} runs)"
 
 
 def run_recipe(

@@ -35,8 +35,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console().print(table)
 
 
+MOST_ROWS = 12  # of the table after a run
+
+
 def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Before and after of each value, with the 95 % interval of the paired difference."""
+    """Before and after of each value, with the 95 % interval of the paired difference; those of
+    groups of samples are left to `summary.json` where there are many."""
+    names = {row["name"] for row in rows}
+    overall = [row for row in rows if row["name"].partition("/")[2] not in names]
+    kept = rows if len(rows) <= MOST_ROWS else overall
     shown = [
         (
             row["name"],
@@ -46,10 +53,12 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
             "" if abs(row["difference"]) > row["half_width"] else "not separable",
         )
-        for row in rows
+        for row in kept
     ]
     print_table(
         "held-out samples, same noise",
         ("value", "samples", "base", "tuned", "difference (95 %)", ""),
         shown,
     )
+    if len(kept) < len(rows):
+        print(f"and {len(rows) - len(kept)} values of groups of samples, in summary.json")

@@ -19,6 +19,7 @@ from rewardft.errors import DataError, RecipeError, did_you_mean
 from rewardft.paths import local_path, read_text
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import parse_budget
+from rewardft.recipe.elsewhere import elsewhere
 from rewardft.recipe.overrides import Origin, apply_override, dotted
 from rewardft.recipe.plugin_names import is_path
 from rewardft.recipe.sections import (
@@ -240,7 +241,8 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
         seen.add(keys)
         here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
         if item["type"] == "extra_forbidden":
-            yield keys, f"{here} has no key {key!r}.{did_you_mean(key, section.model_fields)}"
+            near = elsewhere(key) or did_you_mean(key, section.model_fields)
+            yield keys, f"{here} has no key {key!r}.{near}"
             continue
         info = section.model_fields[key] if isinstance(keys[-1], str) else None
         annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
@@ -284,7 +286,8 @@ def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
         return
     for key in section:
         if key not in known:
-            yield ("optimizer", key), f"optimizer has no key {key!r}.{did_you_mean(key, known)}"
+            near = elsewhere(key) or did_you_mean(key, known)
+            yield ("optimizer", key), f"optimizer has no key {key!r}.{near}"
 
 
 def _budget_problems(train: Any, optimizer: Any) -> Iterator[tuple[Keys, str]]:

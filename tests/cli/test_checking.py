@@ -1,0 +1,51 @@
+"""What `check` finds before a run does, and `--version`."""
+
+from pathlib import Path
+
+import pytest
+
+from rewardft import __version__
+from rewardft.cli import main
+
+COMPARISON = """\
+recipes: [toy_draft]
+variants:
+  k1: {algorithm: {use: draft_k, train_steps: 1}}
+  other: {algorithm: {use: ALGORITHM}}
+seeds: 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rewardft {__version__}\n"
+
+
+def test_a_name_of_other_trainers_is_translated(capsys):
+    assert main(["check", "toy_draft", "--set", "optimizer.learning_rate=1"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "  - --set optimizer.learning_rate=1: optimizer has no key 'learning_rate'. "
+        "Here it is optimizer.lr.\n"
+    )
+
+
+def test_a_tracker_that_is_not_there_is_found_by_check(capsys):
+    assert main(["check", "toy_draft", "--set", "train.report_to=[tensorboardd]"]) == 2
+    assert "train.report_to: accelerate knows no tracker 'tensorboardd'." in capsys.readouterr().err
+
+
+def test_comparison_files_are_checked(capsys):
+    Path("c.yaml").write_text(COMPARISON.replace("ALGORITHM", "drtune"))
+    assert main(["check", "c.yaml"]) == 0
+    assert capsys.readouterr().out == "c.yaml: ok (2 variants, 4 runs)\n"
+    Path("c.yaml").write_text(COMPARISON.replace("ALGORITHM", "drtunee"))
+    assert main(["check", "c.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: c.yaml: 1 problem\n  - other: ")
+    assert "there is no algorithm 'drtunee'. Did you mean 'drtune'?" in said
+    assert list(Path().iterdir()) == [Path("c.yaml")]
