@@ -47,6 +47,10 @@ class NonFiniteError(RewardftError):
     """A number that is NaN or infinite came out of the denoiser, the decoder or a gradient."""
 
 
+class PeerError(RewardftError):
+    """Another process of the run has failed, and this one cannot go on without it."""
+
+
 class AuditError(RewardftError):
     """The start-up audit found that the run would not train what it claims to train."""
 

@@ -3,11 +3,12 @@ any other has a traceback, and 1."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rewardft.errors import ComponentError, RewardftError, exit_called
+from rewardft.errors import ComponentError, PeerError, RewardftError, exit_called
 from rewardft.streams import forgive
 
 UNEXPECTED_ERROR, EXPECTED_ERROR, INTERRUPTED = 1, 2, 130
@@ -69,6 +70,9 @@ def report(error: BaseException) -> int:
         error = ComponentError(exit_called(error))
     if isinstance(error, RewardftError):
         say("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+        if isinstance(error, PeerError):  # the group of processes would wait for the lost one
+            sys.stderr.flush()
+            os._exit(EXPECTED_ERROR)
         return EXPECTED_ERROR
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")

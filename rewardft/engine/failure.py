@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.engine.processes import gather_objects
-from rewardft.errors import CheckpointError, ComponentError, exit_called, place_of_error
+from rewardft.errors import CheckpointError, ComponentError, PeerError, exit_called, place_of_error
 
 # What a component cannot be at fault for: the disk is full or gone, or may not be written.
 DISK = {
@@ -62,7 +62,7 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
         )
     if isinstance(error, RuntimeError) and LOST.search(str(error)):
         cause = peers.cause(folder)
-        return error if cause is None else ComponentError(cause)
+        return error if cause is None else PeerError(cause)
     return error
 
 
@@ -103,12 +103,13 @@ class Peers:
     def cause(self, folder: Path) -> str | None:
         """A sentence about the process that failed; None when none of them seems to have."""
         deadline = time.monotonic() + PATIENCE
-        while self.others and time.monotonic() < deadline:
+        gone: list[Peer] = []
+        while self.others and not gone and time.monotonic() < deadline:
+            time.sleep(0.1)
+            gone = [peer for peer in self.others if peer.is_gone]
             for peer in self.others:
                 if said := last_words(error_file(folder, peer.rank), self.since):
                     return f"process {peer.rank} failed, and with it the run: {said}"
-            time.sleep(0.1)
-        gone = [peer for peer in self.others if peer.is_gone]
         if not gone:
             return None
         named = ", ".join(f"process {peer.rank} (pid {peer.pid})" for peer in gone)

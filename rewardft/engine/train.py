@@ -12,6 +12,7 @@ from rewardft.contracts.run import Run
 from rewardft.engine.ema import Ema
 from rewardft.engine.failure import Peers, explain
 from rewardft.engine.held_out import HeldOut
+from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule
 from rewardft.engine.processes import alone_in, copy_from_main, main_decides, start_accelerator
@@ -68,7 +69,8 @@ def train(
             trainer = build_trainer(order, peers)
             return trainer.fit()
         except BaseException as error:
-            cause = explain(error, out, peers, True) if trainer is None else trainer.fail(error)
+            with Signals():  # a launcher ends what is left of a run that has lost a process
+                cause = explain(error, out, peers, True) if trainer is None else trainer.fail(error)
             if cause is error:
                 raise
             raise cause from error

@@ -4,6 +4,7 @@ cause and its place, and the exit code is not 0."""
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -243,3 +244,29 @@ def test_launchers_and_lone_runs():
         check_launcher(launched, 1)
     assert speaks({"RANK": "1"}) and speaks({"RANK": "0", "WORLD_SIZE": "2"})
     assert not speaks({"RANK": "1", "WORLD_SIZE": "2"})
+
+
+def test_a_lost_process_is_named_and_one_that_failed_quoted(tmp_path):
+    """A child that has ended and is not waited for is gone; what it wrote down comes first."""
+    from types import SimpleNamespace
+
+    from rewardft.engine.failure import Peer, Peers, explain
+
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    peers = Peers(SimpleNamespace(process_index=0, num_processes=1))
+    peers.others = [Peer(1, socket.gethostname(), child.pid)]
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:40")
+    said = explain(lost, tmp_path, peers, interrupted=True)
+    assert str(said) == (
+        f"process 1 (pid {child.pid}) is gone without a word, and with it the run: it was killed, perhaps because "
+        "memory ran out. The system's log may say more."
+    )
+    text = "step 3\nTraceback (most recent call last):\n  File x\nValueError: no face\na note\n"
+    (tmp_path / "error-process1.txt").write_text(text)
+    os.utime(tmp_path / "error-process1.txt", (peers.since + 1, peers.since + 1))
+    peers.others = [Peer(1, "elsewhere", 1)]
+    said = explain(lost, tmp_path, peers, interrupted=True)
+    assert str(said) == "process 1 failed, and with it the run: ValueError: no face"
+    own = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert explain(own, tmp_path, peers, interrupted=True) is own
+    child.wait()

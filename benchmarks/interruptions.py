@@ -1,0 +1,176 @@
+"""End runs and comparisons at random moments, resume them, compare with one left alone, bit by bit.
+
+    python benchmarks/interruptions.py FOLDER [--runs 30] [--compares 15] [--disks 10] [--seed 0]
+
+Each moment takes one of SIGKILL, SIGTERM, SIGHUP and a closed pipe in turn. `--disks` mounts small
+file systems in memory, which takes the rights of root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "pipe")
+SETS = ["train.steps=40", "train.log_every=1", "save.every=7", "evaluate.every=20"]
+TIMED = ("seconds", "memory", "per_second")
+
+
+def command(name: str, out: Path, *words: str) -> list[str]:
+    """The command line of a run or a comparison of the toy recipe."""
+    sets = [word for text in SETS for word in ("--set", text)]
+    more = ["--seeds", "2", "--pictures", "0"] if name == "compare" else []
+    return [
+        sys.executable,
+        "-m",
+        "rewardft",
+        name,
+        "toy_drtune",
+        *sets,
+        *more,
+        "--out",
+        str(out),
+        *words,
+    ]
+
+
+def result(out: Path) -> list[object]:
+    """Metrics and evaluations of all runs below a folder, without timings."""
+    files = sorted([*out.rglob("metrics.jsonl"), *out.rglob("evaluations/*.json")])
+    found: list[object] = []
+    for file in files:
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        found.append(
+            [{k: v for k, v in r.items() if not any(t in k for t in TIMED)} for r in records]
+        )
+    return [[str(f.relative_to(out)) for f in files], found]
+
+
+def interrupt(name: str, out: Path, kind: str, delay: float) -> int | None:
+    """Start it and end it after `delay` seconds; returns the exit code."""
+    piped = kind == "pipe"
+    with (out.parent / f"{out.name}.txt").open("w") as log:
+        process = subprocess.Popen(
+            command(name, out),
+            stdout=subprocess.PIPE if piped else log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        time.sleep(delay)
+        if piped:
+            assert process.stdout is not None
+            process.stdout.close()
+        else:
+            process.send_signal(getattr(signal, kind))
+        return process.wait(timeout=300)
+
+
+def go_on(name: str, out: Path) -> int:
+    """Resume what was interrupted; a comparison resumes by itself."""
+    if name == "run" and not (out / "recipe.yaml").exists():  # it was ended before it had begun
+        return subprocess.run(command(name, out), capture_output=True).returncode
+    if name == "run" and (out / "summary.json").exists():
+        if json.loads((out / "summary.json").read_text())["status"] == "finished":
+            return 0
+    words = ["--resume"] if name == "run" else []
+    done = subprocess.run(command(name, out, *words), capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr[-500:])
+    return done.returncode
+
+
+def settle(out: Path) -> None:
+    """Wait until no run of a killed comparison holds its folder."""
+    from rewardft.storage.folder import is_held
+
+    while any(is_held(path.parent) for path in out.rglob("recipe.yaml")):
+        time.sleep(0.2)
+
+
+def interruptions(folder: Path, name: str, count: int, rng: random.Random) -> int:
+    """Returns how many resumed results differ."""
+    whole = folder / f"{name}-whole"
+    began = time.monotonic()
+    assert subprocess.run(command(name, whole), capture_output=True).returncode == 0
+    lasts, expected, different = time.monotonic() - began, result(whole), 0
+    for number in range(count):
+        kind, out = KINDS[number % len(KINDS)], folder / f"{name}-{number}"
+        delay = rng.uniform(0.1, 1.0) * lasts
+        code = interrupt(name, out, kind, delay)
+        settle(out)
+        again = go_on(name, out)
+        same = again == 0 and result(out) == expected
+        different += not same
+        print(
+            f"{name} {number}: {kind} after {delay:.1f} s of {lasts:.1f}, exit {code}, "
+            f"then {again}: "
+            f"{'equal' if same else 'DIFFERENT'}",
+            flush=True,
+        )
+        shutil.rmtree(out, ignore_errors=True)
+    return different
+
+
+def full_disks(folder: Path, sizes: list[int]) -> int:
+    """Run into file systems of so many KiB, move what is there elsewhere and resume; returns how
+    many differ."""
+    expected, different = result(folder / "run-whole"), 0
+    for size in sizes:
+        disk = folder / f"disk-{size}"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", disk], check=True)
+        try:
+            done = subprocess.run(command("run", disk / "run"), capture_output=True, text=True)
+            (line, *_) = [
+                text for text in done.stderr.splitlines() if text.startswith("error:")
+            ] or ["no message"]
+            out = folder / f"moved-{size}"
+            if (disk / "run").exists():
+                shutil.copytree(disk / "run", out)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+        code = go_on("run", out)
+        same = code == 0 and result(out) == expected and "Traceback" not in done.stderr
+        different += not same
+        print(
+            f"disk of {size} KiB: exit {done.returncode}, {line[:110]}: "
+            f"{'equal' if same else 'DIFFERENT'}",
+            flush=True,
+        )
+    return different
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--compares", type=int, default=15)
+    parser.add_argument("--disks", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    given.folder.mkdir(parents=True)
+    rng = random.Random(given.seed)
+    different = interruptions(given.folder, "run", given.runs, rng)
+    if given.compares:
+        different += interruptions(given.folder, "compare", given.compares, rng)
+    if given.disks:
+        largest = sum(f.stat().st_size for f in (given.folder / "run-whole").rglob("*")) // 1024
+        sizes = sorted(
+            {max(8, round(largest * rng.uniform(0.03, 0.9))) for _ in range(given.disks)}
+        )
+        different += full_disks(given.folder, sizes)
+    print(f"{different} differ")
+    return int(different > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
