@@ -77,8 +77,10 @@ def go_on(name: str, out: Path) -> int:
     """Resume what was interrupted; a comparison resumes by itself."""
     if name == "run" and not (out / "recipe.yaml").exists():  # it was ended before it had begun
         return subprocess.run(command(name, out), capture_output=True).returncode
-    if name == "run" and (out / "summary.json").exists():
-        if json.loads((out / "summary.json").read_text())["status"] == "finished":
+    summary = out / "summary.json"
+    if name == "run" and summary.exists():
+        status = json.loads(summary.read_text())["status"]
+        if status == "finished":
             return 0
     words = ["--resume"] if name == "run" else []
     done = subprocess.run(command(name, out, *words), capture_output=True, text=True)
