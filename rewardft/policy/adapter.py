@@ -51,7 +51,7 @@ class Lora:
         alpha = spec.rank if spec.alpha is None else spec.alpha
         self.config = LoraConfig(
             r=spec.rank,
-            lora_alpha=alpha,
+            lora_alpha=alpha,  # type: ignore[arg-type]
             target_modules=targets,
             lora_dropout=spec.dropout,  # type: ignore[arg-type]
         )
