@@ -172,7 +172,9 @@ class Trainer:
         try:
             pictures = getattr(self.session.model, "pictures", True)
             values = {"pictures": pictures, **facts.values}
-            report = audit_first_step(self.session.adapter.named, values, self._may_be_flat)
+            is_last = self.state.step + 1 >= self.recipe.train.steps  # no later step would tell
+            may_be_flat = self._may_be_flat and not is_last
+            report = audit_first_step(self.session.adapter.named, values, may_be_flat)
         except AuditError as error:
             failure = error
         raise_together(self.accelerator, failure)

@@ -333,8 +333,12 @@ def _place_of(name: str, needed: str, base: Path) -> str:
         raise PluginError(f"plugin {name!r} requires {needed!r}: {error}") from error
 
 
-def _core_version() -> str:
-    return importlib.metadata.version("rewardft")
+def _core_version() -> str | None:
+    """None where the package lies on the path without having been installed."""
+    try:
+        return importlib.metadata.version("rewardft")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _file_of(plugin: Any, source: Source) -> Path:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing import run_recipe
+from rewardft.types import Scores
 from tests.maths.test_direct_gradients import (
     T,
     make_context,
@@ -118,8 +119,8 @@ def test_rewards_need_no_gradient(recipe, tmp_path):
 def test_the_first_update_is_reinforce_with_normalised_rewards():
     """The whole algorithm against plain autograd: rewards, batch statistics, clipped advantage, gradient."""
     ctx, batch = make_context(DDIM(T, eta=1.0)), make_test_batch(3)
-    ctx.score = lambda rollout, batch: type(
-        "Scores", (), {"total": torch.tensor([1.0, 2.0, 40.0], dtype=torch.float64)}
+    ctx.score = lambda rollout, batch: Scores(
+        torch.tensor([1.0, 2.0, 40.0], dtype=torch.float64), {}
     )
     list(run_backward(DDPO(advantage_clip=1.0).losses(ctx, batch)))
     rewards = np.array([1.0, 2.0, 40.0])
@@ -158,7 +159,7 @@ def test_dpok_adds_the_kl_of_the_recipe():
 
     def run(form):
         ctx = make_context(DDIM(T, eta=1.0), form)
-        ctx.score = lambda rollout, batch: type("Scores", (), {"total": rewards})
+        ctx.score = lambda rollout, batch: Scores(rewards, {})
         list(run_backward(DPOK(10.0, inner_epochs=1).losses(ctx, batch)))
         return take_gradients(ctx)
 

@@ -17,6 +17,7 @@ from rewardft.errors import ComponentError, RecipeError
 from rewardft.policy.rewards import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing import run_recipe
+from rewardft.types import Scores
 from tests.maths.test_direct_gradients import (
     T,
     make_context,
@@ -202,7 +203,7 @@ def test_ratios_are_one_at_the_first_update(algorithm, micro_batch):
 def scored(rewards, **by_name):
     rewards = torch.tensor(rewards, dtype=torch.float64)
     names = {name: torch.tensor(values, dtype=torch.float64) for name, values in by_name.items()}
-    return lambda rollout, batch: SimpleNamespace(total=rewards, by_name=names)
+    return lambda rollout, batch: Scores(rewards, names)
 
 
 @pytest.mark.parametrize("std", ["global", "group"])

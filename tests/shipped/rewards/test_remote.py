@@ -543,7 +543,7 @@ def test_a_request_that_is_too_large_is_refused():
 
 def test_the_server_of_the_documentation_works(tmp_path):
     source = files_in("docs/remote-reward.md")["brightness_server.py"]
-    assert len(source.splitlines()) <= 16
+    assert len(source.splitlines()) <= 17
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     (tmp_path / "server.py").write_text(source.replace("8000", str(port)))
