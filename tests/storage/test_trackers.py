@@ -147,6 +147,7 @@ def test_on_the_command_line_it_is_one_message_and_exit_code_2(recipe, tmp_path,
     assert code == 2
     stderr = capsys.readouterr().err
     assert stderr.startswith(
-        f"error: {recipe}: 1 problem\n  - train.report_to: accelerate knows no tracker 'nothing'."
+        "error: --set train.report_to=[nothing]: 1 problem\n"
+        "  - train.report_to: accelerate knows no tracker 'nothing'. Choose one of: "
     )
     assert "Traceback" not in stderr
