@@ -74,8 +74,8 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
 
     from rewardft.algorithms.direct import Direct
     from rewardft.engine.memory import return_freed_memory
-    from rewardft.policy.adapter import Lora
     from rewardft.policy.context import Context
+    from rewardft.policy.lora import Lora
     from rewardft.policy.policy import Policy
     from rewardft.policy.rewards import WeightedReward
     from rewardft.samplers.ddim import DDIM

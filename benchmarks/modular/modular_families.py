@@ -32,7 +32,7 @@ from torch import Tensor
 
 from rewardft import Batch, Context, Plan, Rollout
 from rewardft.algorithms.direct import Direct
-from rewardft.policy.adapter import Lora
+from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import WeightedReward
 from rewardft.samplers.ddim import DDIM

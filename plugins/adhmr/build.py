@@ -27,7 +27,7 @@ from rewardft_plugins.humans.motion import Clip
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
-from rewardft.files import write_folder
+from rewardft.files.atomic import write_folder
 
 Floats = NDArray[np.float32]
 

@@ -27,15 +27,9 @@ from functools import partial
 from typing import Literal
 
 from rewardft import Batch, Context, Loss
-from rewardft.algorithms.policy_gradient import (
-    Schedule,
-    clipped_ratio_loss,
-    learn,
-    prompt_advantages,
-    prompt_keys,
-    roll_out,
-    score_function_loss,
-)
+from rewardft.algorithms.advantages import prompt_advantages, prompt_keys
+from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
+from rewardft.algorithms.surrogates import clipped_ratio_loss, score_function_loss
 from rewardft.errors import ComponentError
 
 

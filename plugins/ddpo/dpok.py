@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss
-from rewardft.algorithms.policy_gradient import Schedule, learn, moments, roll_out
+from rewardft.algorithms.advantages import moments
+from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
 from rewardft.errors import ComponentError
 
 from .value import ValueHead

@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DMode
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch
 
 from .data import CLASSES, SIZE

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import DataError
-from rewardft.paths import read_bytes, reason
+from rewardft.files.paths import read_bytes, reason
 from rewardft.testing.tiny import TinyBlobs
 
 UNREADABLE = (

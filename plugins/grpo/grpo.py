@@ -22,15 +22,9 @@ import torch
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss, Scores
-from rewardft.algorithms.policy_gradient import (
-    Schedule,
-    StepSurrogate,
-    Surrogate,
-    clipped_ratio_loss,
-    group_advantages,
-    learn,
-    roll_out,
-)
+from rewardft.algorithms.advantages import group_advantages
+from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
+from rewardft.algorithms.surrogates import StepSurrogate, Surrogate, clipped_ratio_loss
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
 

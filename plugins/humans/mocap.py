@@ -17,7 +17,7 @@ from rewardft_plugins.humans.rigs import HUMANOID, HUMANOID_COLUMNS, RIGS, smplx
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
-from rewardft.paths import read_text
+from rewardft.files.paths import read_text
 
 LARGEST_TEXT = 2**27  # bytes: hours of motion
 FARTHEST = 1e9  # in whatever unit: a joint further away is an error of the file

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from rewardft import hookimpl
-from rewardft.paths import Weights
+from rewardft.files.paths import Weights
 
 if TYPE_CHECKING:
     from rewardft_plugins.modular.model import Modular

@@ -19,7 +19,7 @@ from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks
 from torch import nn
 
 from rewardft.errors import ComponentError, did_you_mean
-from rewardft.paths import looks_local
+from rewardft.files.paths import looks_local
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
-from rewardft.paths import Weights
+from rewardft.files.paths import Weights
 from rewardft.types import Batch, Rollout
 
 from .clip import Clip, ClipSource, Precision

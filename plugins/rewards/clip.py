@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rewardft.paths import Weights
+from rewardft.files.paths import Weights
 
 from .preprocess import Preprocess, read_preprocess
 from .weights import fetched

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
-from rewardft.paths import Place
+from rewardft.files.paths import Place
 from rewardft.types import Batch, Rollout
 
 from .images import pixels_of, prompts_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardft.errors import RewardError
-from rewardft.paths import Weights
+from rewardft.files.paths import Weights
 from rewardft.types import Batch, Rollout
 
 from .clip import Clip, ClipSource, Precision

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import DataError
+from rewardft.files.paths import PathOrShipped
 from rewardft.noise import keyed_seed
-from rewardft.paths import PathOrShipped
 
 from .records import check_columns, has_splits, read_rows
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
-from rewardft.paths import Weights
+from rewardft.files.paths import Weights
 from rewardft.types import Batch
 
 from .guidance import Condition, GuidanceGradient, guide, replace_rows, to_pixels

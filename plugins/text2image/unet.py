@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.paths import Place, Weights
+from rewardft.files.paths import Place, Weights
 from rewardft.types import Batch
 
 from .guidance import Condition, to_pixels

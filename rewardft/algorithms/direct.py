@@ -2,26 +2,15 @@
 
 One algorithm, a point in a small space. With T sampling steps, step 0 the noisiest, each trajectory
 draws a `Path`: how many steps it executes, which of them learn, and whether it ends in a one-step
-    estimate of x0.
-
-    preset    select     train_steps  input_gradient  early_stop  resamples  paper
-    draft     last       all          through         -           0          DRaFT, Clark et al.
-    2023, 2309.17400 draft_k   last       K            through         -           0
-    DRaFT-K draft_lv  last       1            through         -           n          DRaFT-LV
-    alignprop truncated  T - tau      through         -           0          AlignProp, Prabhudesai
-    2023, 2310.03739 refl      last       1            stopped         m           0          ReFL,
-    Xu et al. 2023, 2304.05977 drtune    spaced     K            stopped         m           0
-    DRTune, Wu et al. 2024, 2405.00760; DrPose
+estimate of x0. `direct_presets` names the published points.
 
 The loss is mean_i shape(r_i) + sum over trained steps of the regularizers. Its gradient is taken by
 walking back over the kept states, one denoiser graph at a time. With x' = step(x, f(x)) for the
 sampler's arithmetic `step` and the network f, and c' = dL/dx':
 
-    trained, input through:  backward on <c', step(x, f(x))>,  c = x.grad              (exact
-        back-propagation)
-    trained, input stopped:  backward on <c', step(x, f(sg x))>, c = (d step/dx at fixed f)^T c'
-    not trained:             c = (d step/dx at fixed f)^T c'                           (no network
-        call)
+    trained, input through:  backward on <c', step(x, f(x))>,     c = x.grad   (exact)
+    trained, input stopped:  backward on <c', step(x, f(sg x))>,  c = (d step/dx at fixed f)^T c'
+    not trained:             no network call,                     c = (d step/dx at fixed f)^T c'
 
 Cost per optimizer step and trajectory of n executed steps, K trained, first trained step s: a last
 step that learns is run live, so denoiser forwards = n + K - [last step learns] (+ K under the
@@ -108,6 +97,7 @@ class Direct:
             yield from self.resampled_losses(ctx, batch)
             return
         last = path.length - 1
+        # Steps before the first trained one pass nothing on, so their states are not kept.
         keep = frozenset(range(path.train[0], path.length))
         rollout = ctx.rollout(
             batch, Plan(stop=last if path.live else path.length, keep=keep, estimate=path.estimate)
@@ -154,9 +144,8 @@ class Direct:
             raise ComponentError(problem)
         length = steps
         if self.early_stop:
-            length = (
-                steps - rng.randint(1, self.early_stop) + 1
-            )  # the chain ends at step T - t_min, t_min ~ U{1..m}
+            # DRTune, algorithm 1: the chain ends at step T - t_min, t_min ~ U{1..m}.
+            length = steps - rng.randint(1, self.early_stop) + 1
         count = length if self.train_steps is None else self.train_steps
         return Path(length, self.choose_steps(count, length, rng), estimate=self.early_stop > 0)
 
@@ -166,9 +155,9 @@ class Direct:
             return tuple(range(self.draw_truncation(length, rng), length))
         if self.select == "last":
             return tuple(range(length - count, length))
-        interval = (
-            length // count
-        )  # DRTune: equally spaced with a random offset, all before the early stop
+        # DRTune: equally spaced with a random offset, all before the early stop. Drawn over all T
+        # steps, some would fall behind the end of the chain and learn nothing.
+        interval = length // count
         offset = rng.randint(0, length - (count - 1) * interval - 1)
         return tuple(offset + i * interval for i in range(count))
 
@@ -178,6 +167,7 @@ class Direct:
             return 0
         if self.truncation == "uniform":
             return rng.randrange(length)
+        # Drawn again where it falls outside: clamping would pile draws up at both ends.
         while True:
             tau = int(rng.gauss(0.84 * length, 0.1 * length))
             if 1 <= tau < length:
@@ -191,6 +181,8 @@ class Direct:
         last = path.length - 1
         step = live = ctx.replay(rollout, last, self.needs_input(path, last)) if path.live else None
         if step is not None:
+            # The reward is differentiated with respect to x0 alone; the step's graph waits for the
+            # cotangent.
             rollout = rollout.with_x0(finish(step, path).detach())
         cotangent, applies = self.reward_cotangent(ctx, rollout, batch)
         cotangent = cotangent / total
@@ -205,7 +197,7 @@ class Direct:
             )
             penalty = torch.where(applies, ctx.penalty(step, rollout, k), 0.0)
             loss = (finish(step, path, k) * cotangent).sum() + penalty.sum() / total
-            live = None
+            live = None  # the graph of a step is dropped before the next one is built
             yield Loss(loss, step=closes and k == path.train[0])
             if k > path.train[0] and self.input_gradient:
                 cotangent = step.state.grad
@@ -234,9 +226,8 @@ class Direct:
             after = finish(
                 ctx.sampler.transition(k, state, output.detach(), rollout.noise), path, k
             )
-            if (
-                not after.requires_grad
-            ):  # the x0 estimate of a network that predicts x0 does not depend on x_k
+            # The x0 estimate of a network that predicts x0 does not depend on x_k.
+            if not after.requires_grad:
                 return torch.zeros_like(state)
             (before,) = torch.autograd.grad(after, state, cotangent)
         return before
@@ -265,6 +256,7 @@ class Direct:
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
             part, samples = rollout.select(rows), batch.select(rows)
+            # The last step is nearly free of the chain before it, so one rollout serves n of them.
             for i in range(self.resamples):
                 noise = part.noise.draw(f"resample{i}", part.x0.shape[1:])
                 again = replace(
@@ -295,60 +287,3 @@ def shape_loss(reward: Tensor, shape: Shape, target: float) -> Tensor:
     if shape == "hinge":
         return torch.relu(target - reward)
     return (target - reward).abs()
-
-
-def draft(shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) -> Direct:
-    """DRaFT: back-propagate through the whole sampling chain."""
-    return Direct("last", None, True, shape=shape, target=target, scale=scale)
-
-
-def draft_k(
-    train_steps: int = 1, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
-) -> Direct:
-    """DRaFT-K: back-propagate through the last K sampling steps."""
-    return Direct("last", train_steps, True, shape=shape, target=target, scale=scale)
-
-
-def draft_lv(
-    resamples: int = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
-) -> Direct:
-    """DRaFT-LV: the last step only,
-    its gradient averaged over n noisings of the finished sample."""
-    return Direct("last", 1, True, resamples=resamples, shape=shape, target=target, scale=scale)
-
-
-def alignprop(
-    truncation: Literal["gaussian", "uniform"] = "gaussian",
-    shape: Shape = "negative",
-    target: float = 0.0,
-    scale: float = 1.0,
-) -> Direct:
-    """AlignProp: back-propagate from the end to a truncation point drawn once per trajectory."""
-    return Direct(
-        "truncated", None, True, truncation=truncation, shape=shape, target=target, scale=scale
-    )
-
-
-def refl(
-    early_stop: int = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3
-) -> Direct:
-    """ReFL: one random late step and its one-step estimate of x0;
-    loss 1e-3 * relu(2 - r) as released."""
-    return Direct("last", 1, False, early_stop=early_stop, shape=shape, target=target, scale=scale)
-
-
-def drtune(
-    train_steps: int = 2,
-    early_stop: int = 8,
-    shape: Shape = "one_minus",
-    target: float = 0.0,
-    scale: float = 1.0,
-) -> Direct:
-    """DRTune: K spaced steps, gradient stopped at the denoiser's input,
-    early stop in the last m (DrPose: 2 and 8)."""
-    return Direct("spaced", train_steps, False, early_stop, shape=shape, target=target, scale=scale)
-
-
-for _preset in (draft, draft_k, draft_lv, alignprop, refl, drtune):
-    _preset.needs = Direct.needs  # type: ignore[attr-defined,union-attr]
-draft_lv.needs = Direct.needs | {"renoise"}  # type: ignore[attr-defined]

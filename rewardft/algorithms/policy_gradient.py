@@ -1,57 +1,28 @@
-"""What policy-gradient algorithms share: surrogate losses, advantages, and the loop over replayed
-steps.
+"""What policy-gradient algorithms share: the rollout, and the loop over replayed steps.
 
 Notation: rho = p(x_{k+1} | x_k) / p_old(x_{k+1} | x_k), A the advantage. Log-probabilities are
-    means over the dimensions of a sample, so ratios stay near 1 and clip ranges are small (1e-4).
-    Losses are means over samples and trained steps where the papers sum over steps: the learning
-    rate then does not depend on the number of steps.
+means over the dimensions of a sample, so ratios stay near 1 and clip ranges are small (1e-4).
+Losses are means over samples and trained steps where the papers sum over steps: the learning rate
+then does not depend on the number of steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from rewardft.errors import ComponentError, did_you_mean
-from rewardft.noise import Noise, keyed_seed
+from rewardft.algorithms.surrogates import StepSurrogate, Surrogate
+from rewardft.errors import ComponentError
+from rewardft.noise import Noise
 from rewardft.policy.context import Context
 from rewardft.samplers.steps import state_after
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
-Surrogate = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # (log_prob, old log_prob, advantage) -> loss, all (b,)
-
-
-@runtime_checkable
-class StepSurrogate(Protocol):
-    """A loss that needs more of a step than its densities, `(b,)`; see `learn`."""
-
-    def of_step(
-        self, sampler: Any, k: int, new: Transition, old: Transition, advantage: Tensor
-    ) -> Tensor:
-        """The loss of step k: as the policy would take it, and as the rollout took it."""
-
-
 STEPS_WITH_NOISE = "policy_gradient/steps_with_noise"  # key in `ctx.memory`
-
-
-def score_function_loss(log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:
-    """-A log p: its gradient is the score-function estimator (REINFORCE),
-    valid for fresh samples only."""
-    return -advantage * log_prob
-
-
-def clipped_ratio_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """max(-A rho, -A clip(rho, 1 - clip, 1 + clip)) (Schulman et al.
-    2017, 1707.06347, equation 7)."""
-    ratio = torch.exp(log_prob - old)
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
 
 
 @dataclass(frozen=True)
@@ -308,90 +279,3 @@ def weighted_gradients(
 
 
 # -- advantages ------------------------------------------------------------------------------------
-
-
-def group_advantages(
-    ctx: Context,
-    rewards: Tensor,
-    size: int,
-    std: Literal["global", "group"] = "global",
-    epsilon: float = 1e-4,
-    unbiased: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """(reward - group mean) / (std + epsilon), and which samples belong to a group whose rewards
-    differ.
-
-    Args:
-        rewards: `(b,)`, the members of a group in a row, `size` of them; NaN: takes no part.
-        std: `global`: standard deviation of all rewards of the batch, over all processes; `group`:
-            of the own group.
-        unbiased: divide by n - 1 in the standard deviation instead of n.
-    """
-    groups = rewards.reshape(-1, size)
-    centre, own = moments(groups, unbiased)
-    centred = groups - centre
-    spread = own if std == "group" else moments(ctx.gather(rewards)[None], unbiased)[1]
-    absent = groups.isnan()
-    high, low = groups.masked_fill(absent, -torch.inf), groups.masked_fill(absent, torch.inf)
-    kept = (high.amax(1) > low.amin(1)).repeat_interleave(size) & ~rewards.isnan()
-    ctx.record("groups_without_variance", 1 - kept.float())
-    return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept
-
-
-def moments(rows: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each row, `(n, 1)` each, over the values that are not NaN."""
-    known = ~rows.isnan()
-    count = known.sum(1, keepdim=True)
-    mean = torch.where(known, rows, 0.0).sum(1, keepdim=True) / count
-    squares = torch.where(known, rows - mean, 0.0).square().sum(1, keepdim=True)
-    std = (squares / (count - int(unbiased))).sqrt()
-    whole = known.all(1, keepdim=True)  # then as torch computes them, to the same bits
-    own = rows.mean(1, keepdim=True), rows.std(1, unbiased=unbiased, keepdim=True)
-    return torch.where(whole, own[0], mean), torch.where(whole, own[1], std)
-
-
-def prompt_advantages(
-    ctx: Context,
-    rewards: Tensor,
-    keys: Tensor | None,
-    buffer: int,
-    min_count: int,
-    epsilon: float = 1e-6,
-) -> Tensor:
-    """(reward - mean) / (std + epsilon) with running statistics per prompt (Black et al. 2023,
-    2305.13301, section 5).
-
-    The last `buffer` rewards of each prompt, over all processes, live in `ctx.memory`. A prompt
-    with fewer than `min_count` of them takes the statistics of the whole batch, and so does
-    everything when `keys` is None.
-
-    Args:
-        rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`. A
-            reward that is NaN takes no part, and has the advantage 0.
-    """
-    everyone = ctx.gather(rewards)
-    mean, std = (m.flatten().expand_as(rewards).clone() for m in moments(everyone[None]))
-    if keys is not None:
-        history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
-        all_keys = ctx.gather(keys)
-        for key in all_keys.unique().tolist():
-            fresh = everyone[(all_keys == key) & ~everyone.isnan()]
-            seen = torch.cat([history[str(key)], fresh]) if str(key) in history else fresh
-            history[str(key)] = seen = seen[-buffer:].clone()
-            if len(seen) >= min_count:
-                mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
-    return torch.where(rewards.isnan(), 0.0, (rewards - mean) / (std + epsilon))
-
-
-def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tensor | None:
-    """A number for each value of a batch column `(b,)`,
-    the same on every process; None without a column."""
-    if column is None:
-        return None
-    if column not in batch:
-        raise ComponentError(
-            f"group_by: the data set has no column {column!r}.{did_you_mean(column, batch.columns)}"
-        )
-    values = batch[column]
-    values = values.tolist() if isinstance(values, Tensor) else values
-    return torch.tensor([keyed_seed(value) for value in values], device=device)

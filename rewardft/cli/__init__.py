@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewardft.errors import ComponentError, PeerError, RewardftError, exit_called
-from rewardft.streams import forgive
+from rewardft.files.streams import forgive
 
 UNEXPECTED_ERROR, EXPECTED_ERROR, INTERRUPTED = 1, 2, 130
 

@@ -125,9 +125,9 @@ class Progress:
 
 def run_record(member: Member) -> RunRecord:
     """How the run ended, and the alarms of its last evaluation."""
-    from rewardft.comparisons.collect import look_at
+    from rewardft.comparisons.read_runs import read_run
 
-    return look_at(member, Path()).record
+    return read_run(member, Path()).record
 
 
 def show(record: ComparisonRecord) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rewardft.cli.tables import print_table
 from rewardft.errors import PluginError, RewardftError, did_you_mean
-from rewardft.files import write_text
-from rewardft.paths import local_path, read_text
+from rewardft.files.atomic import write_text
+from rewardft.files.paths import local_path, read_text
 from rewardft.plugins.catalog import KINDS, Entry, build_catalog
-from rewardft.plugins.manager import list_installed_plugins, load_plugins
+from rewardft.plugins.loading import list_installed_plugins, load_plugins
 from rewardft.plugins.sources import installed
 from rewardft.recipe.shipped import (
     COMPARISON,

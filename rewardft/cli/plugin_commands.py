@@ -23,7 +23,7 @@ def add_plugin_commands(app: typer.Typer, name: str) -> None:
     """
     if name.casefold() not in {known.casefold() for known in installed_names()}:
         return
-    from rewardft.plugins.manager import load_installed
+    from rewardft.plugins.loading import load_installed
 
     plugins = load_installed(name)
     commands = {

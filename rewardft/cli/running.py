@@ -16,7 +16,7 @@ import typer
 from rewardft.cli.tables import print_comparison, print_table
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
-from rewardft.paths import file_name
+from rewardft.files.paths import file_name
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe

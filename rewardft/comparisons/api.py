@@ -23,7 +23,7 @@ from rewardft.comparisons.sources import (
 )
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
 from rewardft.errors import ComponentError
-from rewardft.paths import file_name
+from rewardft.files.paths import file_name
 from rewardft.recipe.shipped import find_recipe
 from rewardft.runs.api import Overrides, as_settings
 from rewardft.runs.table import Table

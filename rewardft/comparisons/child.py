@@ -17,8 +17,8 @@ import peft  # noqa: F401
 import torch
 
 from rewardft.errors import RewardftError
+from rewardft.files.streams import forgive
 from rewardft.runs.open import run_recipe_file
-from rewardft.streams import forgive
 
 EXPECTED_ERROR, INTERRUPTED = 2, 130
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from rewardft.comparisons.collect import Seen, against_best, look_at, pool
+from rewardft.comparisons.collect import against_best, pool
 from rewardft.comparisons.illustrations import add_pictures, plugin_sections
 from rewardft.comparisons.members import Member, differences
+from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.comparisons.sources import ENDLESS, Request
 from rewardft.comparisons.tables import write_samples
@@ -73,7 +74,7 @@ def collect(
 ) -> ComparisonRecord:
     """What the runs' folders say, as a record; also written to `out`."""
     names = list(dict.fromkeys(member.variant.name for member in members))
-    runs = {name: [look_at(m, out) for m in members if m.variant.name == name] for name in names}
+    runs = {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     own, common = differences(list(members))
     if common.get("train.steps") == ENDLESS:
@@ -102,7 +103,7 @@ def collect(
 
 
 def variant(
-    name: str, runs: Sequence[Seen], values: list[Value], own: dict[str, object]
+    name: str, runs: Sequence[RunResults], values: list[Value], own: dict[str, object]
 ) -> VariantRecord:
     """One variant's record, without its pictures. Alarms are those of any of its seeds."""
     recipe = next((seen.member.recipe for seen in runs if seen.member.recipe is not None), None)
@@ -117,7 +118,7 @@ def variant(
     )
 
 
-def alarms_of(runs: Sequence[Seen]) -> list[str]:
+def alarms_of(runs: Sequence[RunResults]) -> list[str]:
     """One sentence per value that raised an alarm: the first seed's,
     and which others raised it too."""
     raised: dict[str, list[tuple[int, str]]] = {}
@@ -150,7 +151,7 @@ def target_of(variants: Sequence[VariantRecord]) -> str | None:
     return max(shared, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
 
 
-def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> list[str]:
+def notes(runs: dict[str, list[RunResults]], variants: Sequence[VariantRecord]) -> list[str]:
     """What a reader must know before believing a ranking."""
     found = []
     counts = {name: sum(seen.tuned is not None for seen in seens) for name, seens in runs.items()}
@@ -186,7 +187,7 @@ def notes(runs: dict[str, list[Seen]], variants: Sequence[VariantRecord]) -> lis
     return found + same_runs(runs)
 
 
-def weights_judged(runs: dict[str, list[Seen]]) -> list[str]:
+def weights_judged(runs: dict[str, list[RunResults]]) -> list[str]:
     """Whose averaged weights are judged, where those of others are the last step's."""
     recipes = {name: seens[0].member.recipe for name, seens in runs.items()}
     averaged = [
@@ -218,7 +219,7 @@ def other_runs(members: Sequence[Member], out: Path) -> list[str]:
     ]
 
 
-def same_runs(runs: dict[str, list[Seen]]) -> list[str]:
+def same_runs(runs: dict[str, list[RunResults]]) -> list[str]:
     """Variants that are one recipe with one set of settings: nothing told them apart but their
     names."""
     names: dict[str, list[str]] = {}

@@ -11,15 +11,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rewardft.comparisons.collect import Seen
 from rewardft.comparisons.members import Member, folder_name
+from rewardft.comparisons.read_runs import RunResults
 from rewardft.contracts.records import ComparisonRecord, Picture, Section
-from rewardft.files import write_folder
-from rewardft.plugins.manager import load_plugins
+from rewardft.files.atomic import write_folder
+from rewardft.plugins.loading import load_plugins
 
 
 def add_pictures(
-    record: ComparisonRecord, runs: Mapping[str, Sequence[Seen]], out: Path, count: int
+    record: ComparisonRecord, runs: Mapping[str, Sequence[RunResults]], out: Path, count: int
 ) -> ComparisonRecord:
     """The record with the pictures of its variants, and a note for each that could not be drawn."""
     variants, problems = [], list[str]()
@@ -33,7 +33,7 @@ def add_pictures(
     return record.model_copy(update={"variants": variants, "notes": [*record.notes, *problems]})
 
 
-def pictures_of(runs: Sequence[Seen], out: Path, count: int) -> list[Picture]:
+def pictures_of(runs: Sequence[RunResults], out: Path, count: int) -> list[Picture]:
     """The first seed's held-out samples, base and tuned; drawn once,
     kept in `OUT/pictures/NAME`."""
     seen = next((seen for seen in runs if seen.tuned is not None), None)

@@ -14,10 +14,10 @@ from typing import Any
 
 from rewardft.comparisons.sources import Request, Variant, budget_settings, key_of
 from rewardft.errors import PluginError, RecipeError, RewardftError
-from rewardft.files import read_object
-from rewardft.paths import file_name
+from rewardft.files.json_text import read_object
+from rewardft.files.paths import file_name
 from rewardft.plugins.component import Component, option_parameters
-from rewardft.plugins.manager import load_installed
+from rewardft.plugins.loading import load_installed
 from rewardft.plugins.resolve import open_recipe
 from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -201,7 +201,7 @@ def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
     """The installed plugin that must be added for an algorithm;
     None when it is there already, or nobody has it."""
     from rewardft.plugins.builtin import register_algorithms
-    from rewardft.plugins.manager import load_plugins
+    from rewardft.plugins.loading import load_plugins
 
     listed = load_plugins(recipe.plugins, recipe.base).registrations("register_algorithms")
     here: set[str] = {known.casefold() for _, found in listed for known in found} | set(

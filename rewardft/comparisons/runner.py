@@ -17,7 +17,7 @@ from pathlib import Path
 from rewardft.comparisons.child import Order, carry_out
 from rewardft.comparisons.members import Member, program
 from rewardft.errors import ComponentError
-from rewardft.files import write_text
+from rewardft.files.atomic import write_text
 
 TAIL = 12  # lines of a failed run's output that the report shows
 

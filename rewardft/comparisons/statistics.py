@@ -15,10 +15,10 @@ and many samples, 93.2 to 97.2 % with two seeds, 94.8 to 96.6 % with three and 9
 five.
 
 Measured and not used: Satterthwaite's degrees of freedom (1946) cover as little as 87 % with two
-    seeds. The bootstrap stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at
-    the edge of the statistical precipice") draws
-seeds anew within each sample: it holds the samples fixed and takes what a seed does to all of them
-    for noise, so it answers another question, and as an answer to this one covers 7 to 92 %.
+seeds. The bootstrap stratified by task (Agarwal et al. 2021, "Deep reinforcement learning at the
+edge of the statistical precipice") draws seeds anew within each sample: it holds the samples fixed
+and takes what a seed does to all of them for noise, so it answers another question, and as an
+answer to this one covers 7 to 92 %.
 
 Where coverage misses 93 to 97 % (`benchmarks/results/coverage.md`): two seeds, 92.5 to 98.1 %; up
 to 97.4 % with three or five seeds and few or skewed samples; values missing in one seed much more
@@ -29,24 +29,18 @@ few seen agree does not show in a variance. `benchmarks/interval_coverage.py` me
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rewardft.comparisons.interquartile import TRIMMED, Array, iqm_variance_over_seeds
 from rewardft.contracts.records import Interval
 from rewardft.errors import DataError
 
-Array = NDArray[np.float64]
 CONFIDENCE = 0.95
-TRIMMED = 0.25  # share of the values that the interquartile mean leaves out at each end
-EXACT_SEEDS = (
-    5  # up to this many, all ways to draw seeds with replacement are enumerated (126 of five)
-)
-DRAWS = 400
 POWER = 1.2
 
 
@@ -76,10 +70,10 @@ def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
     values.
 
     The seeds' part of the variance is the bootstrap's over seeds, times S / (S - 1) for what it
-    lacks with few of
-    them: exact up to five seeds, 400 draws above. (A jackknife covers 90 % where five seeds differ
-        by much.) The samples' part comes from the influence function, the values clipped to the
-        middle half (Tukey & McLaughlin 1963), which is what a bootstrap over many samples comes to.
+    lacks with few of them: exact up to five seeds, 400 draws above. (A jackknife covers 90 % where
+    five seeds differ by much.) The samples' part comes from the influence function, the values
+    clipped to the middle half (Tukey & McLaughlin 1963), which is what a bootstrap over many
+    samples comes to.
 
     Args:
         values: as for `mean_interval`.
@@ -209,45 +203,6 @@ def spread(influence: Array) -> Spread:
         samples=max(of_columns - (rest if seeds > 1 else 0.0), 0.0) if samples > 1 else 0.0,
         shape=(seeds, samples),
     )
-
-
-def iqm_variance_over_seeds(table: Array, seed: int) -> float:
-    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds,
-    with the samples as they are."""
-    table = table[
-        np.argsort(np.nanmean(table, axis=1))
-    ]  # the order of the seeds must not matter to the draws
-    order = np.argsort(table, axis=None)[: int((~np.isnan(table)).sum())]  # NaN sorts last
-    counts, chances = draws_of_seeds(len(table), seed)
-    estimates = repeated_iqm(table.ravel()[order], counts[:, order // table.shape[1]])
-    center = chances @ estimates
-    return float(chances @ (estimates - center) ** 2) * len(table) / (len(table) - 1)
-
-
-@lru_cache(maxsize=64)
-def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
-    """How often each seed comes in S draws with replacement: counts (draws, S)
-    and each row's probability (draws,)."""
-    if seeds > EXACT_SEEDS:
-        drawn = np.random.default_rng(seed).multinomial(seeds, [1 / seeds] * seeds, size=DRAWS)
-        return drawn.astype(np.float64), np.full(DRAWS, 1 / DRAWS)
-    ways = itertools.combinations_with_replacement(range(seeds), seeds)
-    counts = np.array([np.bincount(way, minlength=seeds) for way in ways], dtype=np.float64)
-    orders = [
-        math.factorial(seeds) / math.prod(math.factorial(int(n)) for n in row) for row in counts
-    ]
-    return counts, np.array(orders) / seeds**seeds
-
-
-def repeated_iqm(ordered: Array, counts: Array) -> Array:
-    """Interquartile means of the sorted values (n,),
-    each taken as often as a row of counts (draws, n) says."""
-    last = counts.cumsum(axis=1)
-    total = last[:, -1:]
-    cut = np.floor(TRIMMED * total)
-    kept = np.diff(np.clip(last, cut, total - cut), axis=1, prepend=cut)
-    means: Array = kept @ ordered / kept.sum(axis=1)
-    return means
 
 
 def symmetric(value: float, found: Spread) -> Interval:

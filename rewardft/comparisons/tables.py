@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardft.comparisons.collect import Seen
+from rewardft.comparisons.read_runs import RunResults
 
 COLUMNS = ("variant", "seed", "sample", "group", "value", "base", "tuned")
 
 
-def write_samples(runs: Mapping[str, Sequence[Seen]], path: Path) -> None:
+def write_samples(runs: Mapping[str, Sequence[RunResults]], path: Path) -> None:
     """One row per variant, seed, sample and value. NaN: the value does not apply."""
     import pyarrow
     from pyarrow import parquet
@@ -27,7 +27,7 @@ def write_samples(runs: Mapping[str, Sequence[Seen]], path: Path) -> None:
     os.replace(temporary, path)
 
 
-def sample_rows(runs: Mapping[str, Sequence[Seen]]) -> Iterator[tuple[Any, ...]]:
+def sample_rows(runs: Mapping[str, Sequence[RunResults]]) -> Iterator[tuple[Any, ...]]:
     """The table's rows, in the order of COLUMNS."""
     for variant, seens in runs.items():
         for seen in seens:

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator
 
 from rewardft.errors import CheckpointError
-from rewardft.files import encode, write_text
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Role = Literal["reward", "held_out", "set"]

@@ -15,8 +15,9 @@ from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
-from rewardft.files import encode, read_object, write_text
-from rewardft.policy.adapter import FullFineTuning
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode, read_object
+from rewardft.policy.full import FullFineTuning
 from rewardft.recipe.recipe import Recipe
 
 

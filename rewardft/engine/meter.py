@@ -109,4 +109,7 @@ class Meter:
 
     def describe(self) -> str:
         """Why the run ended."""
-        return f"spent {self.spent:,.10g} of its budget of {self.budget}; the next batch would take {self.batch:,.10g}"
+        return (
+            f"spent {self.spent:,.10g} of its budget of {self.budget}; the next batch would take "
+            f"{self.batch:,.10g}"
+        )

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.contracts.run import Run
-from rewardft.streams import Forgiving
+from rewardft.files.streams import Forgiving
 
 if TYPE_CHECKING:
     from rewardft.contracts.alarm import Alarm

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation, evaluate
-from rewardft.policy.adapter import FullFineTuning, Lora, attach
+from rewardft.policy.adapter import attach
 from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.facts import RewardFacts
+from rewardft.policy.full import FullFineTuning
+from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import OnError, WeightedReward
 from rewardft.recipe.recipe import Recipe

@@ -23,7 +23,8 @@ from rewardft.engine.state import RandomState, TrainState
 from rewardft.engine.step_log import StepLog
 from rewardft.engine.summary import RunSummary
 from rewardft.engine.trainer import Parts, Trainer
-from rewardft.files import encode, write_text
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode
 from rewardft.policy.batches import Stream
 from rewardft.policy.facts import RewardFacts
 from rewardft.recipe.recipe import Recipe

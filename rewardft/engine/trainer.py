@@ -33,7 +33,8 @@ from rewardft.engine.state import TrainState
 from rewardft.engine.step_log import Logged, StepLog
 from rewardft.engine.summary import RunSummary, Status
 from rewardft.errors import AuditError, ComponentError
-from rewardft.files import encode, write_text
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode
 from rewardft.noise import keyed_seed
 from rewardft.policy.batches import Stream
 from rewardft.storage.checkpoint import save_trained

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rewardft.algorithms.regularizers import trajectory_kl
 from rewardft.errors import CheckpointError
-from rewardft.files import nan_for_null
+from rewardft.files.json_text import nan_for_null
 from rewardft.policy.batches import evaluation_batches
 from rewardft.policy.context import Context
 from rewardft.types import Batch, Plan, Rollout
@@ -55,7 +55,7 @@ class Evaluation:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """What its file holds; NaN becomes null there, see `rewardft.files`."""
+        """What its file holds; NaN becomes null there, see `rewardft.files.atomic`."""
         names = ("settings", "ids", "groups", "per_sample", "overall", "higher_is_better")
         return {name: getattr(self, name) for name in names}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.paths import file_name
+from rewardft.files.paths import file_name
 from rewardft.types import Rollout
 
 LEAST_SIDE = 64  # small pictures are enlarged to this in grids

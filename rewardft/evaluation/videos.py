@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardft.evaluation.pictures import as_pictures, to_image, write_image
-from rewardft.paths import file_name
+from rewardft.files.paths import file_name
 
 STRIP = 5  # frames of a video that stand for it in a still picture
 

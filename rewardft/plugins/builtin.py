@@ -28,17 +28,17 @@ def register_samplers() -> Factories:
 
 @hookimpl
 def register_algorithms() -> Factories:
-    from rewardft.algorithms import direct
+    from rewardft.algorithms import direct, direct_presets
     from rewardft.algorithms.denoising import Denoising
 
     return {
         "direct": direct.Direct,
-        "draft": direct.draft,
-        "draft_k": direct.draft_k,
-        "draft_lv": direct.draft_lv,
-        "alignprop": direct.alignprop,
-        "refl": direct.refl,
-        "drtune": direct.drtune,
+        "draft": direct_presets.draft,
+        "draft_k": direct_presets.draft_k,
+        "draft_lv": direct_presets.draft_lv,
+        "alignprop": direct_presets.alignprop,
+        "refl": direct_presets.refl,
+        "drtune": direct_presets.drtune,
         "denoising": Denoising,
     }
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rewardft.errors import PluginError, did_you_mean
-from rewardft.plugins.manager import Plugins, load_installed
+from rewardft.plugins.loading import load_installed
+from rewardft.plugins.manager import Plugins
 from rewardft.plugins.sources import installed
 
 KINDS = ("models", "samplers", "algorithms", "rewards", "regularizers", "datasets", "metrics")

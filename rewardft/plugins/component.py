@@ -13,7 +13,7 @@ from typing import Any
 
 from rewardft.contracts.protocols import Reward
 from rewardft.errors import ComponentError, DataError, PluginError, RewardftError, did_you_mean
-from rewardft.paths import anchored
+from rewardft.files.paths import anchored
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
 from rewardft.plugins.sources import missing_package
 from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words

@@ -1,20 +1,15 @@
-"""Loads the plugins that a recipe lists, and only those. One manager per call, none global.
+"""The registered plugins of one run, and the calls to their hooks. One per run, none global.
 
-The core's own components are registered first (`rewardft.plugins.builtin`), then the listed plugins
-in order. A plugin that was asked for and cannot be used stops the run: the message names the
-plugin, the hook, the file and the fix.
+`rewardft.plugins.loading` fills it from a recipe.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +20,7 @@ from rewardft.errors import PluginError, RewardftError
 from rewardft.plugins.hook_checks import HOOKS, hook_problems, implementations, location
 from rewardft.plugins.sources import (
     Source,
-    check_version,
-    find,
-    import_plugin,
-    installed,
     missing_package,
-    parse_request,
     waiting_for,
 )
 
@@ -54,22 +44,6 @@ class LoadedPlugin:
     hooks: tuple[str, ...]
     module: Any
     sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class InstalledPlugin:
-    """A row of `rewardft plugins`.
-
-    `problem` says why an installed plugin cannot be used; None when it can.
-    """
-
-    name: str
-    package: str
-    version: str | None
-    file: Path | None = None
-    hooks: tuple[str, ...] = ()
-    problem: str | None = None
-    requires: tuple[str, ...] = ()
 
 
 class Plugins:
@@ -196,149 +170,6 @@ class Plugins:
                     f"raised by plugin {codes[frame.f_code]!r} in hook {hook_name!r} ({where})"
                 )
                 return
-
-
-def load_plugins(names: Sequence[str], base: Path, core: Any = None) -> Plugins:
-    """Load `names` (entries of `plugins:`; paths are relative to `base`) after the core's own
-    plugin.
-
-    Raises `PluginError` with every plugin that cannot be used. `core` replaces
-    `rewardft.plugins.builtin` in tests.
-    """
-    plugins, broken = load_usable_plugins(names, base, core)
-    if broken:
-        raise join_errors(broken)
-    return plugins
-
-
-def load_usable_plugins(
-    names: Sequence[str], base: Path, core: Any = None
-) -> tuple[Plugins, list[PluginError]]:
-    """`load_plugins`, but the plugins that cannot be used are left out and their errors
-    returned."""
-    plugins = Plugins()
-    core = core or importlib.import_module("rewardft.plugins.builtin")
-    plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, _core_version())
-    places: dict[str, str] = {core.__name__: BUILTIN}
-    required: set[str] = set()
-    broken = []
-    for index, text in enumerate(names):
-        try:
-            _load_one(plugins, text, base, places, required)
-        except PluginError as error:
-            error.entry = index
-            broken.append(error)
-    return plugins, broken
-
-
-def join_errors(errors: Sequence[PluginError]) -> PluginError:
-    """One error that says them all."""
-    if len(errors) == 1:
-        return errors[0]
-    text = "\n".join(f"  - {line}" for error in errors for line in str(error).splitlines())
-    joined = PluginError(f"{len(errors)} plugins cannot be used:\n{text}")
-    joined.__cause__ = errors[0]
-    return joined
-
-
-def load_installed(name: str) -> Plugins:
-    """Load one installed plugin by its entry-point name, alone: without the core's.
-
-    Raises `PluginError`.
-    """
-    plugins = Plugins()
-    source = find(parse_request(name), Path())
-    plugins.add(source, import_plugin(source), source.version)
-    return plugins
-
-
-def list_installed_plugins() -> list[InstalledPlugin]:
-    """Try every installed plugin, each alone, so that a broken one spoils only its own row."""
-    return [_try_installed(point) for _, points in sorted(installed().items()) for point in points]
-
-
-def _try_installed(point: EntryPoint) -> InstalledPlugin:
-    package = point.dist.name if point.dist else ""
-    version = point.dist.version if point.dist else None
-    source = Source(point.name, point.value.partition(":")[0], point.load, version)
-    try:
-        plugin = import_plugin(source)
-        requires = _requires(source.name, plugin)
-        loaded = Plugins().add(source, plugin, version)
-    except PluginError as error:
-        return InstalledPlugin(point.name, package, version, problem=str(error))
-    return InstalledPlugin(
-        point.name, package, version, loaded.file, loaded.hooks, requires=requires
-    )
-
-
-def _load_one(
-    plugins: Plugins, text: str, base: Path, places: dict[str, str], required: set[str]
-) -> None:
-    """Load one entry of `plugins:`, and before it the plugins that it builds on.
-
-    places: what has been loaded from where, by the entry that asked for it.
-    required: the places that no entry asked for yet, so that one may still name them.
-    """
-    request = parse_request(text)
-    if request.name.casefold() == BUILTIN:
-        raise PluginError(
-            f"plugin {request.name!r} is the core's own and always loaded: remove it from "
-            "`plugins:`."
-        )
-    source = find(request, base)
-    if source.place in required:
-        required.remove(source.place)
-        places[source.place] = text
-        version = next(p.version for p in plugins.loaded if p.name == source.name)
-        return check_version(request, source.name, version)
-    if source.place in places:
-        other = places[source.place]
-        same = "twice" if other == text else f"twice, as {other!r} and as {text!r}"
-        raise PluginError(f"plugin {source.name!r} is listed {same} ({source.place}): remove one.")
-    places[source.place] = text
-    for loaded in plugins.loaded:
-        if loaded.name.casefold() == source.name.casefold():
-            raise PluginError(
-                f"two plugins are called {source.name!r}, {loaded.file} and {source.place}: rename "
-                "one."
-            )
-    with waiting_for(f"plugin {source.name!r} to be imported ({source.place})"):
-        plugin = import_plugin(source)
-    version = source.version or getattr(plugin, "__version__", None)
-    check_version(request, source.name, version)
-    for needed in _requires(source.name, plugin):
-        place = _place_of(source.name, needed, base)
-        if place not in places:
-            _load_one(plugins, needed, base, places, required)
-            required.add(place)
-    plugins.add(source, plugin, version)
-
-
-def _requires(name: str, plugin: Any) -> tuple[str, ...]:
-    """The module's `requires`: names of installed plugins that it imports from."""
-    requires = getattr(plugin, "requires", ())
-    if isinstance(requires, str) or not all(isinstance(needed, str) for needed in requires):
-        raise PluginError(
-            f"plugin {name!r}: `requires` is {requires!r}; expected a tuple of plugin names, such "
-            'as requires = ("name",).'
-        )
-    return tuple(requires)
-
-
-def _place_of(name: str, needed: str, base: Path) -> str:
-    try:
-        return find(parse_request(needed), base).place
-    except PluginError as error:
-        raise PluginError(f"plugin {name!r} requires {needed!r}: {error}") from error
-
-
-def _core_version() -> str | None:
-    """None where the package lies on the path without having been installed."""
-    try:
-        return importlib.metadata.version("rewardft")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _file_of(plugin: Any, source: Source) -> Path:

@@ -20,7 +20,8 @@ from rewardft.plugins.component import (
     option_parameters,
     tags_of,
 )
-from rewardft.plugins.manager import Plugins, load_usable_plugins
+from rewardft.plugins.loading import load_usable_plugins
+from rewardft.plugins.manager import Plugins
 from rewardft.recipe.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec, read_recipe
 from rewardft.recipe.strict_yaml import Keys
 

@@ -3,7 +3,6 @@ a file, a folder or a module."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import importlib
@@ -13,25 +12,22 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.abc import MetaPathFinder
-from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from rewardft.errors import DataError, PluginError, did_you_mean
-from rewardft.paths import local_path
+from rewardft.files.paths import local_path
+from rewardft.plugins.file_import import import_file, is_init, is_machinery, neighbours
 from rewardft.recipe.plugin_names import is_path
 
 GROUP = "rewardft"
 PATIENCE = 15.0  # seconds after which a command says that it waits for a plugin
-_MACHINERY = (Path(importlib.__file__).parent, Path(importlib.metadata.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -198,17 +194,9 @@ def error_location(error: BaseException, place: str) -> str:
     `place` when the error came before any line of it ran."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_machinery(f.filename)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_machinery(f.filename)]
     mine = [f for f in frames if Path(f.filename).parent == Path(frames[0].filename).parent]
     return f"{mine[-1].filename}:{mine[-1].lineno}" if mine else place
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename == __file__ or filename.startswith("<") or Path(filename).parent in _MACHINERY
-
-
-def _is_init(place: str) -> bool:
-    return Path(place).name == "__init__.py"
 
 
 def _owner(point: EntryPoint) -> str:
@@ -245,125 +233,15 @@ def _from_path(name: str, path: Path) -> Source:
             )
         contents = sorted(path.rglob("*.py"))
         return Source(
-            path.name, str(init), lambda: _import_file(init, contents), contents=tuple(contents)
+            path.name, str(init), lambda: import_file(init, contents), contents=tuple(contents)
         )
     if not path.exists():
-        beside = (p.name for p in path.parent.glob("*.py") if not _is_init(str(p)))
+        beside = (p.name for p in path.parent.glob("*.py") if not is_init(str(p)))
         near = did_you_mean(path.name, beside) if path.parent.is_dir() else ""
         raise PluginError(f"plugin {name!r}: there is no file {path}.{near}")
     if path.suffix != ".py":
         raise PluginError(f"plugin {name!r}: {path} is neither a .py file nor a folder.")
     contents = [path, *neighbours(path)]
     return Source(
-        path.stem, str(path), lambda: _import_file(path, contents), contents=tuple(contents)
+        path.stem, str(path), lambda: import_file(path, contents), contents=tuple(contents)
     )
-
-
-def neighbours(path: Path) -> list[Path]:
-    """The modules beside a plugin file that it imports by name, and those that these import."""
-    found: list[Path] = []
-    waiting = [path]
-    while waiting:
-        for name in _imported(waiting.pop()):
-            module, package = path.parent / f"{name}.py", path.parent / name / "__init__.py"
-            near = next((each for each in (package, module) if each.is_file()), None)
-            if near is not None and near not in found and near != path:
-                inside = sorted(near.parent.rglob("*.py")) if near == package else [near]
-                found += [each for each in inside if each not in found]
-                waiting += inside
-    return sorted(found)
-
-
-def _imported(path: Path) -> Iterator[str]:
-    """Names of the top-level modules in a file's import statements; none where it is no Python."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, OSError):  # importing it says what is wrong
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module.partition(".")[0]
-
-
-class _Beside(MetaPathFinder):
-    """Finds the neighbours of a plugin file for code in its folder, and for no other."""
-
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self.folder, self.names = folder, names
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """A module of this folder, when it is a file of this folder that asks."""
-        if fullname not in self.names or not Path(_asking()).is_relative_to(self.folder):
-            return None
-        init = self.folder / fullname / "__init__.py"
-        file = init if init.is_file() else self.folder / f"{fullname}.py"
-        return importlib.util.spec_from_file_location(
-            fullname,
-            file,
-            loader=_FreshLoader(fullname, str(file)),
-            submodule_search_locations=[str(init.parent)] if file == init else None,
-        )
-
-
-def _asking() -> str:
-    """The file of the import statement that is being carried out."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and _is_machinery(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame.f_code.co_filename
-
-
-def _offer_neighbours(path: Path, contents: Sequence[Path]) -> None:
-    """Let a plugin file import the modules beside it. One of the same name that another plugin's
-    folder has, or an older state of the same, is forgotten first."""
-    beside = [each for each in contents if each != path and not _is_init(str(path))]
-    names = {each.relative_to(path.parent).parts[0].removesuffix(".py") for each in beside}
-    if not names:
-        return
-    offered = {name for one in sys.meta_path if isinstance(one, _Beside) for name in one.names}
-    for module in [m for m in sys.modules if m.partition(".")[0] in names & offered]:
-        del sys.modules[module]
-    sys.meta_path.insert(0, _Beside(path.parent, sorted(names)))
-
-
-class _FreshLoader(SourceFileLoader):
-    """Compiles the source each time: no stale byte code,
-    and no __pycache__ beside a user's recipe."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def _import_file(path: Path, contents: list[Path]) -> Any:
-    """Import a file under a name of its own, kept in `sys.modules` so that dataclasses and pickling
-    work.
-
-    The name follows from path and contents: the same file is imported once, an edited one anew.
-    """
-    mark = hashlib.sha256(
-        str(path).encode() + b"".join(p.read_bytes() for p in contents)
-    ).hexdigest()[:10]
-    stem = path.parent.name if _is_init(str(path)) else path.stem
-    name = f"rewardft_file_{re.sub(r'[^0-9A-Za-z_]', '_', stem)}_{mark}"
-    if name in sys.modules:
-        return sys.modules[name]
-    _offer_neighbours(path, contents)
-    folder = [str(path.parent)] if _is_init(str(path)) else None
-    loader = _FreshLoader(name, str(path))
-    spec = importlib.util.spec_from_file_location(
-        name, path, loader=loader, submodule_search_locations=folder
-    )
-    if spec is None:
-        raise ImportError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        loader.exec_module(module)
-    except BaseException:
-        for imported in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
-            del sys.modules[imported]
-        raise
-    return module

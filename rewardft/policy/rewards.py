@@ -137,9 +137,9 @@ def describe_slope(name: str, value: Tensor, bad: Tensor, batch: Batch) -> str:
         )
     values = ", ".join(f"{v:.4g}" for v in value[bad].tolist())
     return (
-        f"reward {name!r} has a NaN or infinite gradient at the samples {ids_at(batch, bad)}, where "
-        f"its value is {values}. Look in it for a root, logarithm, norm or division at 0, and keep "
-        "its operand away from 0, such as by (x + 1e-6).sqrt()."
+        f"reward {name!r} has a NaN or infinite gradient at the samples {ids_at(batch, bad)}, "
+        f"where its value is {values}. Look in it for a root, logarithm, norm or division at 0, "
+        "and keep its operand away from 0, such as by (x + 1e-6).sqrt()."
     )
 
 
@@ -232,7 +232,10 @@ def shape_hint(value: Any, batch: Batch) -> str:
     if not isinstance(value, Tensor):
         return ". Return a tensor of the rollout's device, made from its samples by torch functions"
     if value.ndim == 0:
-        return ", as if over the whole batch: reduce all dimensions but the first, such as by x.flatten(1).mean(1)"
+        return (
+            ", as if over the whole batch: reduce all dimensions but the first, such as by "
+            "x.flatten(1).mean(1)"
+        )
     if value.numel() == len(batch):
         return ". Its surplus dimensions go away with value.flatten()"
     if len(value) == len(batch):

@@ -73,9 +73,8 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
     if document.problems:
         return [here + problem.message for problem in document.problems]
     if keys in origin.overrides:
-        return [
-            f"{here}{path.strip()} is set twice; the other is --set {shortened(origin.overrides[keys])}."
-        ]
+        other = shortened(origin.overrides[keys])
+        return [f"{here}{path.strip()} is set twice; the other is --set {other}."]
     error = _assign(data, keys, document.data)
     if error:
         return [here + error]
@@ -110,7 +109,8 @@ def _assign(data: dict[str, Any], keys: Keys, value: Any) -> str:
             node[key] = value
         elif isinstance(node, dict) and node.get(key) is None:
             if isinstance(keys[depth + 1], int):
-                return f"there is no {dotted(keys[: depth + 2])}: the recipe has no {dotted(keys[: depth + 1])}."
+                missing = dotted(keys[: depth + 1])
+                return f"there is no {dotted(keys[: depth + 2])}: the recipe has no {missing}."
             node[key] = node = {}
         else:
             node = node[key]
@@ -126,4 +126,5 @@ def _list_words(node: list[Any]) -> str:
 
 
 def _not_a_list(here: str, node: Mapping[str, Any]) -> str:
-    return f"{here or 'a recipe'} is a mapping, not a list{'; its keys are ' + ', '.join(node) if node else ''}"
+    known = f"; its keys are {', '.join(node)}" if node else ""
+    return f"{here or 'a recipe'} is a mapping, not a list{known}"

@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from rewardft.errors import RecipeError, did_you_mean
-from rewardft.paths import local_path
+from rewardft.files.paths import local_path
 
 
 def shipped_recipes() -> dict[str, Path]:

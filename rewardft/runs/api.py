@@ -18,8 +18,8 @@ from rewardft.engine.session import Session
 from rewardft.engine.summary import RunSummary
 from rewardft.engine.train import train
 from rewardft.errors import CheckpointError
-from rewardft.files import nan_for_null
-from rewardft.paths import file_name
+from rewardft.files.json_text import nan_for_null
+from rewardft.files.paths import file_name
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.recipe.shipped import find_recipe

@@ -20,10 +20,11 @@ from rewardft.engine.train import train
 from rewardft.errors import CheckpointError, RecipeError
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
-from rewardft.files import encode, read_object, write_text
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode, read_object
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import open_recipe
 from rewardft.policy.adapter import load_adapter
 from rewardft.policy.snapshots import Snapshot, load_snapshot

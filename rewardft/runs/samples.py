@@ -17,7 +17,7 @@ from rewardft.engine.session import Session
 from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
-from rewardft.files import write_folder
+from rewardft.files.atomic import write_folder
 from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
 from rewardft.types import Batch, Plan

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.evaluation.alarms import DIVERSITY
-from rewardft.files import write_text
+from rewardft.files.atomic import write_text
 
 
 def draw_strengths(result: Mapping[str, Any], path: Path) -> Path | None:

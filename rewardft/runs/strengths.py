@@ -18,7 +18,8 @@ from typing import Any
 from rewardft.engine.session import run_evaluation
 from rewardft.evaluation.alarms import DIVERSITY
 from rewardft.evaluation.evaluate import Evaluation, compare
-from rewardft.files import encode, write_text
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode
 from rewardft.recipe.recipe import Recipe
 from rewardft.runs.open import load_trained, open_run
 

@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 
 from rewardft.errors import CheckpointError
-from rewardft.files import remove_folder, sha256, write_folder
+from rewardft.files.atomic import remove_folder, write_folder
+from rewardft.files.digests import sha256
 
 FORMAT = 2
 FACTS = {"step", "files"}  # what state.json must have beside the format

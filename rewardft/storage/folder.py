@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import CheckpointError
-from rewardft.files import read_object, remove_folder, write_text
+from rewardft.files.atomic import remove_folder, write_text
+from rewardft.files.json_text import read_object
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.checkpoint import latest_checkpoint, step_of
 from rewardft.storage.recorder import read_records, rewind_metrics
@@ -108,7 +109,8 @@ def what_is_there(out: Path) -> str:
             if unsaved
             else f"Continue it with --resume{code}"
         )
-        return f"a run that failed{' before it saved a checkpoint' if unsaved else ''}; error.txt says why. {how}"
+        when = " before it saved a checkpoint" if unsaved else ""
+        return f"a run that failed{when}; error.txt says why. {how}"
     if (out / "summary.json").exists():
         how = "Continue the run with --resume, which writes it anew."
         if read_object(out / "summary.json", {"status": str}, how)["status"] == "finished":

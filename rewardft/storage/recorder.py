@@ -15,7 +15,8 @@ from torch import Tensor
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.contracts.run import Run
 from rewardft.errors import CheckpointError, RecipeError, RewardftError, did_you_mean
-from rewardft.files import encode, write_folder, write_text
+from rewardft.files.atomic import write_folder, write_text
+from rewardft.files.json_text import encode
 from rewardft.types import Batch, Rollout
 
 if TYPE_CHECKING:

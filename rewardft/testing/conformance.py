@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rewardft.noise import Noise
-from rewardft.policy.adapter import Lora
 from rewardft.policy.batches import make_batch
 from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import WeightedReward
 from rewardft.testing.tiny import TinyBlobs, TinyModel

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import RewardftError
-from rewardft.files import nan_for_null
+from rewardft.files.json_text import nan_for_null
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,9 @@ import pytest
 
 from rewardft.cli import main
 from rewardft.comparisons import runner
-from rewardft.comparisons.collect import (
-    ending,
-    like_the_last,
-    look_at,
-    same_measure,
-    same_samples,
-    versus,
-)
+from rewardft.comparisons.collect import same_measure, same_samples, versus
 from rewardft.comparisons.members import Member, expand
+from rewardft.comparisons.read_runs import ending, made_like_the_last, read_run
 from rewardft.comparisons.sources import Request, Variant, read_sources
 from rewardft.comparisons.statistics import difference_interval
 from rewardft.comparisons.unpaired import unpaired_seeds_interval
@@ -253,15 +247,17 @@ def test_evaluations_made_otherwise_are_not_set_against_the_last(folder):
     tables = {
         step: evaluation({"r": [1.0, 2.0]}, seed=seed) for step, seed in ((0, 1), (2, 1), (4, 9))
     }
-    assert list(like_the_last(tables)) == [4] and list(
-        like_the_last({0: tables[0], 2: tables[2]})
+    assert list(made_like_the_last(tables)) == [4] and list(
+        made_like_the_last({0: tables[0], 2: tables[2]})
     ) == [0, 2]
     assert main(["run", "recipe.yaml", "--out", "a"]) == 0
     path = folder / "a" / "evaluations" / "step-00000000.json"
     base = json.loads(path.read_text())
     base["settings"]["seed"] = 99
     path.write_text(json.dumps(base))
-    found = look_at(Member(variant(), 3, folder / "a", load_recipe(folder / "recipe.yaml")), folder)
+    found = read_run(
+        Member(variant(), 3, folder / "a", load_recipe(folder / "recipe.yaml")), folder
+    )
     assert found.record.status == "finished" and found.base is None
     assert [point.axes["steps"] for point in found.record.evaluations] == [2, 4]
 
@@ -269,12 +265,12 @@ def test_evaluations_made_otherwise_are_not_set_against_the_last(folder):
 def test_calls_of_all_processes_are_counted(folder):
     assert main(["run", "recipe.yaml", "--out", "a"]) == 0
     member = Member(variant(), 3, folder / "a", load_recipe(folder / "recipe.yaml"))
-    alone = look_at(member, folder).record
+    alone = read_run(member, folder).record
     path = folder / "a" / "manifest.json"
     facts = json.loads(path.read_text())
     facts["hardware"]["processes"] = 4
     path.write_text(json.dumps(facts))
-    four = look_at(member, folder).record
+    four = read_run(member, folder).record
     assert (
         four.axes["calls"] == 4 * alone.axes["calls"] > 0
         and four.axes["steps"] == alone.axes["steps"]

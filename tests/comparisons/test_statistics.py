@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rewardft.comparisons import statistics
+from rewardft.comparisons import interquartile
+from rewardft.comparisons.interquartile import iqm_variance_over_seeds
 from rewardft.comparisons.statistics import (
     difference_interval,
     iqm_interval,
-    iqm_variance_over_seeds,
     mean_interval,
     probability_of_improvement,
     set_interval,
@@ -239,7 +239,7 @@ def test_many_seeds_are_drawn_at_random_and_close_to_exact(monkeypatch):
         == pytest.approx(iqm_variance_over_seeds(table[::-1], 0), rel=1e-9)
     )
     assert drawn != iqm_variance_over_seeds(table, 1)
-    monkeypatch.setattr(statistics, "EXACT_SEEDS", 6)
+    monkeypatch.setattr(interquartile, "EXACT_SEEDS", 6)
     assert drawn == pytest.approx(iqm_variance_over_seeds(table, 0), rel=0.2)
 
 
@@ -276,7 +276,7 @@ def test_shift_scale_and_sign_carry_over(estimate, shape):
     assert everything(estimate(3 * table + 10)) == pytest.approx(
         (3 * value + 10, 3 * low + 10, 3 * high + 10)
     )
-    if len(table) <= statistics.EXACT_SEEDS:  # draws are of seeds in ascending order
+    if len(table) <= interquartile.EXACT_SEEDS:  # draws are of seeds in ascending order
         assert everything(estimate(-table)) == pytest.approx((-value, -high, -low))
 
 

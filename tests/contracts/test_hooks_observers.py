@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rewardft.engine.train import train
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing.tiny import TinyDenoiser

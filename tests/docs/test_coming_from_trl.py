@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from rewardft.algorithms.direct import alignprop
+from rewardft.algorithms.direct_presets import alignprop
 from rewardft.plugins.catalog import build_catalog
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.recipe.sections import Sections, section_of
 from tests.documents import ROOT, read, table_rows, words
 

@@ -13,7 +13,7 @@ import typer.main
 from packaging.requirements import Requirement
 from pydantic_core import PydanticUndefined
 
-from rewardft.algorithms import direct
+from rewardft.algorithms import direct_presets
 from rewardft.cli.app import build_app
 from rewardft.cli.comparing import Options, build_request
 from rewardft.comparisons.members import expand
@@ -21,7 +21,7 @@ from rewardft.engine.progress import ProgressLine
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import tags_of
 from rewardft.plugins.hook_checks import HOOKS
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.recipe import load_recipe
@@ -195,7 +195,7 @@ def test_the_fields_of_the_presets_are_those_of_the_table():
     }
     assert list(rows) == ["draft", "draft_k", "draft_lv", "alignprop", "refl", "drtune"]
     for name, cells in rows.items():
-        preset = getattr(direct, name)()
+        preset = getattr(direct_presets, name)()
         steps = "all" if preset.train_steps is None else str(preset.train_steps)
         gradient = "through" if preset.input_gradient else "stopped"
         expected = [
@@ -225,12 +225,12 @@ def test_the_table_of_all_algorithms_has_each_with_its_plugin_and_needs():
 
 
 COUNTED = {
-    "draft": (direct.draft(), {}),
-    "draft_k": (direct.draft_k(3), {"K": 3}),
-    "draft_lv": (direct.draft_lv(2), {"n": 2}),
-    "alignprop": (direct.alignprop(), {}),
-    "refl": (direct.refl(3, target=99.0), {}),
-    "drtune": (direct.drtune(2, 3), {}),
+    "draft": (direct_presets.draft(), {}),
+    "draft_k": (direct_presets.draft_k(3), {"K": 3}),
+    "draft_lv": (direct_presets.draft_lv(2), {"n": 2}),
+    "alignprop": (direct_presets.alignprop(), {}),
+    "refl": (direct_presets.refl(3, target=99.0), {}),
+    "drtune": (direct_presets.drtune(2, 3), {}),
 }
 
 

@@ -10,7 +10,7 @@ from rewardft.cli import main
 from rewardft.engine.session import build_session, run_evaluation
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.evaluation.evaluate import Evaluation, compare, evaluate
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.policy.batches import evaluation_batches
 from rewardft.recipe.recipe import load_recipe

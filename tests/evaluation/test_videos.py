@@ -9,7 +9,7 @@ from PIL import Image, ImageSequence
 
 from rewardft.comparisons.report.pictures import SMALL, embed
 from rewardft.evaluation.videos import as_strips, save_gif, save_videos
-from rewardft.paths import file_name
+from rewardft.files.paths import file_name
 from rewardft.runs.samples import held_out_pictures, sample_run
 from rewardft.testing import run_recipe
 

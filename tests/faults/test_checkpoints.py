@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rewardft.errors import CheckpointError
-from rewardft.files import write_text
+from rewardft.files.atomic import write_text
 from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, save_checkpoint
 
 

@@ -14,8 +14,8 @@ import torch
 from rewardft.cli import main
 from rewardft.engine.processes import check_launcher, speaks
 from rewardft.errors import CheckpointError, ComponentError
+from rewardft.files.streams import Forgiving
 from rewardft.storage.checkpoint import latest_checkpoint, step_of
-from rewardft.streams import Forgiving
 from rewardft.testing import run_recipe
 from rewardft.testing.recipes import read_steps
 from tests.bench import RECIPE

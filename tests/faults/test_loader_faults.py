@@ -9,7 +9,8 @@ import pytest
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.errors import PluginError
 from rewardft.plugins.catalog import build_catalog
-from rewardft.plugins.manager import Plugins, list_installed_plugins, load_plugins
+from rewardft.plugins.loading import list_installed_plugins, load_plugins
+from rewardft.plugins.manager import Plugins
 from rewardft.plugins.sources import Source
 
 REGISTER = "from rewardft import hookimpl\n@hookimpl\ndef register_rewards():\n    return {'good': print}\n"

@@ -9,7 +9,7 @@ from rewardft.cli import main
 from rewardft.comparisons.members import folder_name
 from rewardft.comparisons.sources import Variant, read_sources
 from rewardft.errors import CheckpointError
-from rewardft.files import MARK, remove_folder, write_folder
+from rewardft.files.atomic import MARK, remove_folder, write_folder
 from rewardft.storage.checkpoint import drop_old, latest_checkpoint
 
 

@@ -4,7 +4,7 @@ no part in the update."""
 import pytest
 import torch
 
-from rewardft.algorithms.policy_gradient import group_advantages, moments, prompt_advantages
+from rewardft.algorithms.advantages import group_advantages, moments, prompt_advantages
 from rewardft.errors import NonFiniteError, RewardError
 from rewardft.noise import Noise
 from rewardft.policy.rewards import WeightedReward, evaluate_rewards

@@ -7,7 +7,7 @@ import pytest
 
 from rewardft.cli import main
 from rewardft.errors import DataError
-from rewardft.paths import LONGEST_NAME, file_name, local_path, read_bytes, read_text
+from rewardft.files.paths import LONGEST_NAME, file_name, local_path, read_bytes, read_text
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import load_recipe
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rewardft import hookimpl
-from rewardft.paths import PathOrShipped, Weights
+from rewardft.files.paths import PathOrShipped, Weights
 from rewardft.testing.tiny import TinyBlobs, TinyModel
 
 

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from rewardft.algorithms.direct import Direct, drtune
+from rewardft.algorithms.direct import Direct
+from rewardft.algorithms.direct_presets import drtune
 from rewardft.errors import ComponentError, RecipeError
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 

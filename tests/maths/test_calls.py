@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from rewardft.algorithms.direct import Direct, alignprop, draft, draft_k, draft_lv, drtune, refl
+from rewardft.algorithms.direct import Direct
+from rewardft.algorithms.direct_presets import alignprop, draft, draft_k, draft_lv, drtune, refl
 from tests.maths.test_direct_gradients import DDIM, T, make_context, make_test_batch, run_backward
 
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rewardft.algorithms.direct import Direct, alignprop, draft, draft_k, draft_lv, drtune, refl
+from rewardft.algorithms.direct import Direct
+from rewardft.algorithms.direct_presets import alignprop, draft, draft_k, draft_lv, drtune, refl
 from rewardft.algorithms.regularizers import KL
-from rewardft.policy.adapter import Lora
 from rewardft.policy.batches import make_batch
 from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import WeightedReward
 from rewardft.samplers.ddim import DDIM

@@ -9,17 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rewardft.algorithms.policy_gradient import (
-    Schedule,
-    clipped_ratio_loss,
-    draw_steps,
-    group_advantages,
-    learn,
-    prompt_advantages,
-    prompt_keys,
-    roll_out,
-    score_function_loss,
-)
+from rewardft.algorithms.advantages import group_advantages, prompt_advantages, prompt_keys
+from rewardft.algorithms.policy_gradient import Schedule, draw_steps, learn, roll_out
+from rewardft.algorithms.surrogates import clipped_ratio_loss, score_function_loss
 from rewardft.errors import ComponentError
 from rewardft.samplers.ddim import DDIM
 from tests.maths.test_direct_gradients import (

@@ -10,7 +10,7 @@ import pytest
 from rewardft.cli import main
 from rewardft.errors import PluginError, RecipeError, did_you_mean
 from rewardft.plugins import sources
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import open_recipe
 
 PLUGIN = """\

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rewardft.plugins.catalog import KINDS, build_catalog
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 

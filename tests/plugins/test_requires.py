@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rewardft.errors import PluginError
-from rewardft.plugins.manager import list_installed_plugins, load_plugins
+from rewardft.plugins.loading import list_installed_plugins, load_plugins
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.errors import ComponentError, DataError, PluginError, RecipeError
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.typed_values import Mismatch, convert, type_words

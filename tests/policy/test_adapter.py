@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from rewardft.errors import CheckpointError, ComponentError
-from rewardft.policy.adapter import FullFineTuning, Lora, attach, load_adapter
+from rewardft.policy.adapter import attach, load_adapter
+from rewardft.policy.full import FullFineTuning
+from rewardft.policy.lora import Lora
 from rewardft.testing.tiny import TinyModel
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rewardft.engine.ema import Ema
-from rewardft.policy.adapter import FullFineTuning
+from rewardft.policy.full import FullFineTuning
 
 
 class Model:

@@ -8,7 +8,7 @@ import pytest
 
 from rewardft.cli.comparing import Options, build_request
 from rewardft.comparisons.members import expand
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe

@@ -15,7 +15,7 @@ from rewardft.cli import main
 from rewardft.engine.session import run_evaluation
 from rewardft.evaluation.evaluate import Evaluation
 from rewardft.evaluation.pictures import as_pictures, file_name, save_grid, save_pictures
-from rewardft.files import encode
+from rewardft.files.json_text import encode
 from rewardft.runs.open import load_trained, open_run
 from rewardft.runs.samples import held_out_pictures
 from rewardft.runs.strengths import evaluate_scales, find_knee

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from rewardft.algorithms.direct import draft, draft_k, draft_lv, drtune
+from rewardft.algorithms.direct_presets import draft, draft_k, draft_lv, drtune
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.samplers.flow import FlowEuler

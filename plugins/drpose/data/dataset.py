@@ -19,8 +19,8 @@ from rewardft_plugins.humans.archives import DAMAGED
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
-from rewardft.files import sha256_once
-from rewardft.paths import Place, read_text
+from rewardft.files.digests import sha256_once
+from rewardft.files.paths import Place, read_text
 
 FORMAT = "rewardft-drpose"
 LARGEST_JSON = 2**28  # bytes of a manifest or a list of samples

@@ -20,7 +20,7 @@ from rewardft_plugins.humans.mesh import Mesh, stored_views
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 NEEDED = ("pose", "betas", "offset", "colours")

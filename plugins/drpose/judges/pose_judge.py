@@ -28,7 +28,7 @@ from rewardft_plugins.humans.positions import expected_position
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 # A unit normal n is painted (n + 1) / 2 on white: its darkest channel is 0.21 to 1 below white, an

@@ -20,8 +20,8 @@ from rewardft_plugins.drpose.model.sampler import split_domains
 from rewardft_plugins.humans.distances import compare
 from rewardft_plugins.humans.mesh import Mesh, turntable
 
-from rewardft.files import write_text
-from rewardft.paths import file_name
+from rewardft.files.atomic import write_text
+from rewardft.files.paths import file_name
 from rewardft.types import Batch, Plan
 
 

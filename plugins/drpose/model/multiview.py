@@ -36,8 +36,8 @@ from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
 from rewardft.errors import ComponentError
+from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
-from rewardft.paths import PathOrShipped
 from rewardft.types import Batch
 
 # SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise

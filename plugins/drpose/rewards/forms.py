@@ -19,7 +19,7 @@ from rewardft_plugins.humans.render import HAIR, Appearance, render
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.paths import PathOrShipped, Place
+from rewardft.files.paths import PathOrShipped, Place
 from rewardft.types import Batch
 
 

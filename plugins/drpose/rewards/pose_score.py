@@ -19,7 +19,7 @@ from rewardft_plugins.humans.skeleton import skeleton_maps
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.paths import PathOrShipped, Place
+from rewardft.files.paths import PathOrShipped, Place
 from rewardft.types import Batch, Rollout
 
 PYRAMID_LEVELS = 4

@@ -9,9 +9,9 @@ import re
 from urllib.parse import quote
 
 from rewardft.comparisons.report import tables
+from rewardft.comparisons.report.cells import Cell, Table
 from rewardft.comparisons.report.reading import TERMS
 from rewardft.comparisons.report.sentences import lead, sentences
-from rewardft.comparisons.report.tables import Cell, Table
 from rewardft.comparisons.report.verdicts import focus, group_of, ranked, value_names
 from rewardft.contracts.records import ComparisonRecord, VariantRecord
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
+from rewardft.comparisons.report.cells import Bar, Cell, Table
 from rewardft.comparisons.report.numbers import (
     UNKNOWN,
     count,
@@ -17,46 +17,8 @@ from rewardft.comparisons.report.numbers import (
     plural,
     size,
 )
-from rewardft.comparisons.report.verdicts import MARKS, Verdict, ranked, value_of, verdict
+from rewardft.comparisons.report.verdicts import ranked, value_of, verdict
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
-
-
-@dataclass(frozen=True)
-class Bar:
-    """An interval on a scale that its column shares: percentages of the width. zero: where
-    nothing changes."""
-
-    low: float
-    middle: float
-    high: float
-    zero: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """text: what is read. sort: what a column is ordered by. block: text of several lines,
-    kept as it is."""
-
-    text: str
-    sort: float | str | None = None
-    verdict: Verdict | None = None
-    bar: Bar | None = None
-    block: bool = False
-
-    @property
-    def mark(self) -> str:
-        return MARKS[self.verdict] if self.verdict else ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """The first cell of a row names it. kind: what the other cells are,
-    which says how they are set."""
-
-    caption: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    kind: Literal["intervals", "counts", "text"] = "intervals"
 
 
 def value_table(record: ComparisonRecord, name: str) -> Table:

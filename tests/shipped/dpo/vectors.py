@@ -4,9 +4,9 @@ share."""
 import torch
 from torch import nn
 
-from rewardft.policy.adapter import FullFineTuning
 from rewardft.policy.batches import make_batch
 from rewardft.policy.context import Context
+from rewardft.policy.full import FullFineTuning
 from rewardft.policy.policy import Policy
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing.tiny import make_scheduler

@@ -237,7 +237,7 @@ def test_an_edit_of_the_same_size_is_found_and_a_sound_file_is_read_once(
     Drpose15k(str(root), split="acro_val")
     assert len(json.loads((tmp_path / "cache/rewardft/sha256.json").read_text())) == 7
     digests = []
-    monkeypatch.setattr("rewardft.files.sha256", lambda path: digests.append(path))
+    monkeypatch.setattr("rewardft.files.digests.sha256", lambda path: digests.append(path))
     Drpose15k(str(root), split="acro_val")
     assert digests == []
     monkeypatch.undo()

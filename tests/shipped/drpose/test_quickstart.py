@@ -40,7 +40,7 @@ from typer.testing import CliRunner
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.evaluation.evaluate import Paired
 from rewardft.noise import Noise
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import make_rollout, run_recipe

@@ -5,7 +5,7 @@ import pytest
 import torch
 from modular_tiny import FAMILIES, build
 
-from rewardft.policy.adapter import PIPELINE_FILE, Lora
+from rewardft.policy.lora import PIPELINE_FILE, Lora
 from rewardft.recipe.sections import AdapterSpec
 
 FAST = ["flux2_klein", "qwenimage", "stable_diffusion_xl", "wan"]

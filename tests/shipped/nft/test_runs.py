@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rewardft.errors import RecipeError
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe

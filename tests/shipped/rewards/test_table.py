@@ -6,7 +6,7 @@ import pytest
 
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import tags_of
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from tests.documents import read, table_rows, words
 
 

@@ -10,7 +10,7 @@ from rewardft_plugins.srpo.srpo import SRPO, Visit, restore
 from safetensors.torch import load_file
 
 from rewardft.errors import ComponentError, RecipeError
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.policy.rewards import WeightedReward
 from rewardft.recipe.recipe import load_recipe

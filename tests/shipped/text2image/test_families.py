@@ -14,7 +14,7 @@ from rewardft_plugins.text2image.text import PromptCache
 from torch.nn.functional import softplus
 
 from rewardft.errors import ComponentError
-from rewardft.policy.adapter import Lora
+from rewardft.policy.lora import Lora
 from rewardft.recipe.sections import AdapterSpec
 from rewardft.types import Batch
 from tests.shipped.text2image import checkpoints

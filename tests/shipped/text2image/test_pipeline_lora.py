@@ -15,7 +15,7 @@ from rewardft_plugins.text2image.sdxl import StableDiffusionXL
 from rewardft_plugins.text2image.stable_diffusion import StableDiffusion
 from safetensors.torch import load_file
 
-from rewardft.policy.adapter import Lora
+from rewardft.policy.lora import Lora
 from rewardft.recipe.sections import AdapterSpec
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler

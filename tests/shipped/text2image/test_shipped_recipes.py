@@ -5,7 +5,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from rewardft.plugins.manager import load_plugins
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe

@@ -1,0 +1,100 @@
+"""Advantages: what a reward is worth against its group, its prompt, or its batch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError, did_you_mean
+from rewardft.noise import keyed_seed
+from rewardft.policy.context import Context
+from rewardft.types import Batch
+
+
+def group_advantages(
+    ctx: Context,
+    rewards: Tensor,
+    size: int,
+    std: Literal["global", "group"] = "global",
+    epsilon: float = 1e-4,
+    unbiased: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """(reward - group mean) / (std + epsilon), and which samples belong to a group whose rewards
+    differ.
+
+    Args:
+        rewards: `(b,)`, the members of a group in a row, `size` of them; NaN: takes no part.
+        std: `global`: standard deviation of all rewards of the batch, over all processes; `group`:
+            of the own group.
+        unbiased: divide by n - 1 in the standard deviation instead of n.
+    """
+    groups = rewards.reshape(-1, size)
+    centre, own = moments(groups, unbiased)
+    centred = groups - centre
+    spread = own if std == "group" else moments(ctx.gather(rewards)[None], unbiased)[1]
+    absent = groups.isnan()
+    high, low = groups.masked_fill(absent, -torch.inf), groups.masked_fill(absent, torch.inf)
+    kept = (high.amax(1) > low.amin(1)).repeat_interleave(size) & ~rewards.isnan()
+    ctx.record("groups_without_variance", 1 - kept.float())
+    return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept
+
+
+def moments(rows: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each row, `(n, 1)` each, over the values that are not NaN."""
+    known = ~rows.isnan()
+    count = known.sum(1, keepdim=True)
+    mean = torch.where(known, rows, 0.0).sum(1, keepdim=True) / count
+    squares = torch.where(known, rows - mean, 0.0).square().sum(1, keepdim=True)
+    std = (squares / (count - int(unbiased))).sqrt()
+    whole = known.all(1, keepdim=True)  # then as torch computes them, to the same bits
+    own = rows.mean(1, keepdim=True), rows.std(1, unbiased=unbiased, keepdim=True)
+    return torch.where(whole, own[0], mean), torch.where(whole, own[1], std)
+
+
+def prompt_advantages(
+    ctx: Context,
+    rewards: Tensor,
+    keys: Tensor | None,
+    buffer: int,
+    min_count: int,
+    epsilon: float = 1e-6,
+) -> Tensor:
+    """(reward - mean) / (std + epsilon) with running statistics per prompt (Black et al. 2023,
+    2305.13301, section 5).
+
+    The last `buffer` rewards of each prompt, over all processes, live in `ctx.memory`. A prompt
+    with fewer than `min_count` of them takes the statistics of the whole batch, and so does
+    everything when `keys` is None.
+
+    Args:
+        rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`. A
+            reward that is NaN takes no part, and has the advantage 0.
+    """
+    everyone = ctx.gather(rewards)
+    mean, std = (m.flatten().expand_as(rewards).clone() for m in moments(everyone[None]))
+    if keys is not None:
+        history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
+        all_keys = ctx.gather(keys)
+        for key in all_keys.unique().tolist():
+            fresh = everyone[(all_keys == key) & ~everyone.isnan()]
+            seen = torch.cat([history[str(key)], fresh]) if str(key) in history else fresh
+            history[str(key)] = seen = seen[-buffer:].clone()
+            if len(seen) >= min_count:
+                mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
+    return torch.where(rewards.isnan(), 0.0, (rewards - mean) / (std + epsilon))
+
+
+def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tensor | None:
+    """A number for each value of a batch column `(b,)`,
+    the same on every process; None without a column."""
+    if column is None:
+        return None
+    if column not in batch:
+        raise ComponentError(
+            f"group_by: the data set has no column {column!r}.{did_you_mean(column, batch.columns)}"
+        )
+    values = batch[column]
+    values = values.tolist() if isinstance(values, Tensor) else values
+    return torch.tensor([keyed_seed(value) for value in values], device=device)

@@ -1,0 +1,1 @@
+"""Files: paths that users give, whole writes, JSON, digests, and streams that end nothing."""

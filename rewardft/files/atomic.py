@@ -1,0 +1,101 @@
+"""Files and folders as every part of the program writes them: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from rewardft.errors import CheckpointError
+from rewardft.files.paths import reason
+
+MARK = ".rewardft"  # in a folder that was made here and may be replaced
+
+
+def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> None:
+    """Fill a temporary sibling, flush it to disk and rename it to `path`.
+
+    An old `path` is replaced where it has the file `mark`, which says that it was made here.
+    Raises CheckpointError where it has none: it is somebody else's.
+    """
+    check_own(path, mark)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        if mark == MARK:
+            (temporary / MARK).write_text("made by rewardft, which may replace this folder\n")
+        for file in temporary.iterdir():
+            flush(file)
+        flush(temporary)
+        swap_in(temporary, path, mark)
+        flush(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(
+            f"{path}: could not be written ({error}). What was saved before is untouched."
+        ) from error
+
+
+def swap_in(temporary: Path, path: Path, mark: str = MARK) -> None:
+    """rename() cannot replace a folder that is not empty, so the old one steps aside first."""
+    old = aside(path, mark)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(temporary, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(path: Path, mark: str = MARK) -> None:
+    """All of it or nothing: it is renamed before it is deleted, so that a kill leaves no half of it
+    in its place. Raises CheckpointError for a folder without the file `mark`."""
+    check_own(path, mark)
+    old = aside(path, mark)
+    if path.exists():
+        os.rename(path, old)
+        shutil.rmtree(old)
+
+
+def aside(path: Path, mark: str) -> Path:
+    """Where a folder goes before it is deleted; what a kill left there is removed."""
+    old = path.with_name(f".{path.name}.old")
+    check_own(old, mark)
+    shutil.rmtree(old, ignore_errors=True)
+    return old
+
+
+def check_own(path: Path, mark: str) -> None:
+    """Raises CheckpointError unless a folder may be replaced: absent, empty, or made here."""
+    if not os.path.lexists(path):
+        return
+    plain = path.is_dir() and not path.is_symlink()
+    if not plain or not ((path / mark).is_file() or not any(path.iterdir())):
+        raise CheckpointError(
+            f"{path} is in the way and was not made by rewardft (there is no {mark} in it), so it "
+            "is neither replaced nor deleted. Move it, or give another folder."
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: could not be written ({reason(error)})") from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

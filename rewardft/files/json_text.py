@@ -1,0 +1,58 @@
+"""JSON as the standard has it, with null for NaN; what is read back is checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rewardft.errors import CheckpointError
+
+
+def encode(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON that every reader takes; a number that is not finite becomes null."""
+    return json.dumps(_null_for_nan(value), indent=indent, allow_nan=False)
+
+
+def nan_for_null(value: Any) -> Any:
+    """What `encode` wrote, with NaN in the place of null: for values that hold numbers alone."""
+    if value is None:
+        return math.nan
+    if isinstance(value, dict):
+        return {key: nan_for_null(item) for key, item in value.items()}
+    return [nan_for_null(item) for item in value] if isinstance(value, list) else value
+
+
+def _null_for_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(item) for key, item in value.items()}
+    return [_null_for_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_object(path: Path, keys: Mapping[str, type], mend: str) -> dict[str, Any]:
+    """The JSON object in a file that a run wrote.
+
+    Args:
+        keys: what must be in it, and of which type.
+        mend: what to do about a file that is damaged, as a sentence.
+
+    Raises CheckpointError for a file that is cut short, or is none that a run wrote.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or not written by a run ({error}). {mend}"
+        ) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected an object, got {value!r:.60}. {mend}")
+    for key, kind in keys.items():
+        if not isinstance(value.get(key), kind):
+            got = f"got {value[key]!r:.60}" if key in value else "it is not there"
+            wanted = f"expected {key!r} ({kind.__name__})"
+            raise CheckpointError(f"{path}: damaged: {wanted}, {got}. {mend}")
+    return value

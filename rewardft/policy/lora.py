@@ -1,0 +1,160 @@
+"""Low-rank adapters inside the model, through peft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rewardft.errors import ComponentError, did_you_mean
+from rewardft.policy.weights import copy_state, to_cpu
+
+if TYPE_CHECKING:
+    from rewardft.recipe.recipe import AdapterSpec
+
+
+PEFT_PREFIX = "base_model.model."  # what peft's own loader expects before the module's name
+
+
+PIPELINE_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' pipelines look for first
+
+
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, 2106.09685). Its tensors are float32 whatever the
+    precision of the base."""
+
+    def __init__(self, model: Any, spec: AdapterSpec, seed: int) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        self.module: nn.Module = model.trainable
+        self.pipeline_part: str | None = getattr(model, "pipeline_part", None)
+        self.module.requires_grad_(False)
+        targets = lora_targets(self.module, spec.targets or getattr(model, "lora_targets", None))
+        alpha = spec.rank if spec.alpha is None else spec.alpha
+        self.config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            target_modules=targets,
+            lora_dropout=spec.dropout,  # type: ignore[arg-type]
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(self.config, self.module)
+        self.named = {n: p for n, p in self.module.named_parameters() if ".lora_" in n}
+        for parameter in self.named.values():
+            parameter.data = (
+                parameter.data.float() if parameter.dtype != torch.float64 else parameter.data
+            )
+            parameter.requires_grad_(True)
+        self.layers = [
+            m
+            for m in self.module.modules()
+            if hasattr(m, "lora_A") and hasattr(m, "disable_adapters")
+        ]
+        self.module.eval()
+        self.dropouts = (
+            [m for layer in self.layers for m in layer.lora_dropout.values()]
+            if spec.dropout
+            else []
+        )
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.named.values())
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The reference policy. Sets the flag alone: peft's public switch would also touch
+        `requires_grad`.
+
+        It may be entered again inside: leaving puts back what was.
+        """
+        before = [layer._disable_adapters for layer in self.layers]
+        self._switch_off([True] * len(before))
+        try:
+            yield
+        finally:
+            self._switch_off(before)
+
+    def _switch_off(self, states: list[bool]) -> None:
+        for layer, off in zip(self.layers, states):
+            layer._disable_adapters = off
+
+    def train_mode(self, on: bool) -> None:
+        """Adapter dropout is active in replays alone."""
+        for dropout in self.dropouts:
+            dropout.train(on)
+
+    def scale(self, factor: float) -> None:
+        """Multiply the adapter's strength for evaluation; 1 is as trained, 0 the base model."""
+        for layer in self.layers:
+            for name in layer.scaling:
+                layer.scaling[name] = self.config.lora_alpha / self.config.r * factor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            PEFT_PREFIX + name.replace(".default.", "."): p.detach()
+            for name, p in self.named.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor], source: str) -> None:
+        copy_state(self.state_dict(), state, source)
+
+    def save(self, folder: Path) -> None:
+        """Write peft's layout, `adapter_model.safetensors` and `adapter_config.json`, and for a
+        model that says which part of a diffusers pipeline it trains also `PIPELINE_FILE`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            k: sorted(v) if isinstance(v, set) else v for k, v in self.config.to_dict().items()
+        }
+        facts = {
+            PEFT_PREFIX + k: config[k]
+            for k in ("r", "lora_alpha", "target_modules", "lora_dropout")
+        }
+        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(facts, sort_keys=True)}
+        save_file(
+            to_cpu(self.state_dict()), folder / "adapter_model.safetensors", metadata=metadata
+        )
+        (folder / "adapter_config.json").write_text(
+            json.dumps(config, indent=2, default=str, sort_keys=True)
+        )
+        if self.pipeline_part is not None:
+            save_file(
+                to_cpu(self.pipeline_state(self.pipeline_part)),
+                folder / PIPELINE_FILE,
+                metadata={"format": "pt"},
+            )
+
+    def pipeline_state(self, part: str) -> dict[str, Tensor]:
+        """The tensors as `pipe.load_lora_weights` reads them. alpha / rank is multiplied into the
+        B matrices, because not every reader knows alpha: all of them then have the same strength.
+        """
+        strength = self.config.lora_alpha / self.config.r
+        return {
+            f"{part}.{name.replace('.default.', '.')}": p.detach()
+            * (strength if ".lora_B." in name else 1.0)
+            for name, p in self.named.items()
+        }
+
+
+def lora_targets(module: nn.Module, targets: list[str] | str | None) -> list[str]:
+    """Names (or suffixes) of the layers that get an adapter; None takes every linear layer."""
+    linear = [n for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if targets is None or targets == "all-linear":
+        return [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    suffixes = {".".join(n.split(".")[-depth:]) for n in linear for depth in (1, 2)}
+    for target in wanted:
+        if not any(n == target or n.endswith("." + target) for n in linear):
+            raise ComponentError(
+                f"adapter.targets: no linear or convolution layer of {type(module).__name__} is "
+                f"called {target!r}.{did_you_mean(target, suffixes)}"
+            )
+    return wanted

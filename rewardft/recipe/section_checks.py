@@ -1,0 +1,140 @@
+"""Checks a recipe's fixed sections, and says what is wrong in one sentence for each key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from rewardft.errors import did_you_mean
+from rewardft.recipe.budget import parse_budget
+from rewardft.recipe.elsewhere import elsewhere
+from rewardft.recipe.overrides import dotted
+from rewardft.recipe.sections import (
+    OptimizerSpec,
+    Section,
+    Sections,
+    fold_options,
+    section_of,
+)
+from rewardft.recipe.strict_yaml import Keys
+from rewardft.recipe.typed_values import mismatch, type_words
+
+
+def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Problems of the fixed sections, each with the keys that it is about."""
+    folded = fold_options(Sections, data)
+    try:
+        Sections.model_validate_json(json.dumps(folded), strict=True)
+    except ValidationError as error:
+        yield from _section_problems(error, data)
+    yield from _optimizer_problems(data.get("optimizer"))
+    yield from _budget_problems(data.get("train"), data.get("optimizer"))
+    yield from _average_problems(data.get("train"), data.get("evaluate"))
+    for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
+        yield from _repeated(data, keys)
+
+
+def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Pydantic's errors, one per field, in the words of `typed_values`."""
+    seen = set()
+    for item in error.errors(include_url=False, include_context=False):
+        section, keys = _locate(item["loc"])
+        if keys in seen:
+            continue
+        seen.add(keys)
+        here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
+        if item["type"] == "extra_forbidden":
+            near = elsewhere(key) or did_you_mean(key, section.model_fields)
+            yield keys, f"{here} has no key {key!r}.{near}"
+            continue
+        info = section.model_fields[key] if isinstance(keys[-1], str) else None
+        annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
+        if item["type"] == "missing" and item["loc"] == keys:
+            yield keys, f"{dotted(keys)} is required: {type_words(annotation, constraints)}."
+        else:
+            yield (
+                keys,
+                f"{dotted(keys)}: {mismatch(annotation, _value_at(data, keys), constraints)}",
+            )
+
+
+def _locate(loc: tuple[str | int, ...]) -> tuple[type[Section], Keys]:
+    """The section that an error is in and the keys of its field; what pydantic adds below a field
+    is cut off."""
+    section: type[Section] = Sections
+    for depth, key in enumerate(loc):
+        if isinstance(key, int):
+            if depth == len(loc) - 1:
+                return section, loc[: depth + 1]
+            continue
+        inner = section_of(section, key)
+        if inner is None or depth == len(loc) - 1:
+            return section, loc[: depth + 1]
+        section = inner
+    return section, loc
+
+
+def _value_at(data: Any, keys: Keys) -> Any:
+    for key in keys:
+        data = data[key]
+    return data
+
+
+def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
+    """`adamw` is the core's own: it has no options beyond the fixed keys."""
+    known = [name for name in OptimizerSpec.model_fields if name != "options"]
+    if not isinstance(section, dict) or str(section.get("use", "adamw")).casefold() != "adamw":
+        return
+    for key in section:
+        if key not in known:
+            near = elsewhere(key) or did_you_mean(key, known)
+            yield ("optimizer", key), f"optimizer has no key {key!r}.{near}"
+
+
+def _budget_problems(train: Any, optimizer: Any) -> Iterator[tuple[Keys, str]]:
+    """A budget that says nothing, or with which a schedule would not know its length."""
+    text = train.get("budget") if isinstance(train, dict) else None
+    if not isinstance(text, str) or not text:
+        return
+    try:
+        parse_budget(text)
+    except ValueError as error:
+        yield ("train", "budget"), f"train.budget: {error}"
+    schedule = optimizer.get("schedule", "constant") if isinstance(optimizer, dict) else "constant"
+    if schedule != "constant":
+        yield (
+            ("optimizer", "schedule"),
+            f"optimizer.schedule: {schedule!r} runs to train.steps, and train.budget may end the "
+            "run anywhere before. Use 'constant', or leave the budget out.",
+        )
+
+
+def _average_problems(train: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
+    """An evaluation of averaged weights that the run does not keep."""
+    averages = isinstance(train, dict) and train.get("ema") is not None
+    if isinstance(evaluate, dict) and evaluate.get("weights") == "ema" and not averages:
+        fix = "Set train.ema to a decay such as 0.99, or evaluate the 'raw' weights."
+        yield (
+            ("evaluate", "weights"),
+            f"evaluate.weights: 'ema' needs an average of the weights. {fix}",
+        )
+
+
+def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    """Two entries of a list that would be logged under the same name."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    seen: dict[str, int] = {}
+    for index, item in enumerate(data if isinstance(data, list) else []):
+        if not isinstance(item, dict):
+            continue
+        named = keys[-1] != "metrics"
+        name = str((named and item.get("name")) or item.get("use")).casefold()
+        if name in seen:
+            fix = "give one of them another `name:`" if named else "remove one of them"
+            here, other = dotted((*keys, index)), dotted((*keys, seen[name]))
+            yield (*keys, index), f"{here} has the name of {other}, {name!r}; {fix}."
+        seen.setdefault(name, index)
