@@ -101,6 +101,7 @@ def on_evaluation_end(run: Run, step: int, rollout: Rollout | None) -> None:
 
 @hookimpl
 def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
+    from rewardft_plugins.drpose.report.meshes import mesh_sections
     from rewardft_plugins.drpose.report.sections import report_sections as sections
 
-    return sections(record, folder)
+    return [*sections(record, folder), *mesh_sections(record, folder)]
