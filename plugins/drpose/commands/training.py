@@ -4,6 +4,7 @@ small networks."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,13 +121,25 @@ def train_base_command(
     out: Out,
     data: Roots,
     autoencoder: AUTOENCODER = "shipped",
+    start: Annotated[
+        str, typer.Option(help='Go on from the weights in this folder, or "shipped".')
+    ] = "",
     steps: Steps = 6000,
+    minutes: Annotated[
+        float, typer.Option(min=0.0, help="End the schedule after this time; 0: after --steps.")
+    ] = 0.0,
     lr: Lr = 3e-3,
+    muon: Annotated[
+        float, typer.Option(min=0.0, help="Peak rate of Muon on the layers; 0: AdamW for all.")
+    ] = 0.02,
     seed: Seed = 0,
     half: Half = False,
 ) -> None:
-    """Pre-train the compact denoiser on plain poses with targets: the base of `drpose_mini`."""
+    """Pre-train the compact denoiser on plain poses with targets: the base of `drpose_mini`.
+
+    Every 500 steps the averaged weights are written."""
     from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.model.compact import CompactDenoiser
     from rewardft_plugins.drpose.training.base import train_base
     from rewardft_plugins.drpose.training.nets import FitOptions
     from rewardft_plugins.drpose.weights import freeze, locate
@@ -134,9 +147,18 @@ def train_base_command(
     encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
     freeze(encoder)
     options = FitOptions(
-        steps=steps, batch=12, lr=lr, seed=seed, weight_decay=0.0, average=0.998, muon=0.02
+        steps=steps,
+        batch=12,
+        lr=lr,
+        seed=seed,
+        weight_decay=0.0,
+        minutes=minutes,
+        average=0.998,
+        muon=muon,
     )
-    train_base(_open(data), encoder, options, typer.echo).save(out, half=half)
+    first = CompactDenoiser.load(locate(start, "compact")) if start else None
+    keep = partial(CompactDenoiser.save, folder=out, half=half)
+    keep(train_base(_open(data), encoder, options, typer.echo, start=first, keep=keep))
 
 
 @app.command("train-skeleton")

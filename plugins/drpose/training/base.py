@@ -4,7 +4,7 @@ disturbed true joints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from rewardft_plugins.drpose.model.multiview import MINI_SCHEDULE
 from rewardft_plugins.drpose.training.nets import FitOptions, Report, draw, fit
 from rewardft_plugins.humans.body import PARENTS
 from rewardft_plugins.humans.reflect import reflect, reflect_pictures
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardft.contracts.protocols import Dataset
 
@@ -107,11 +107,21 @@ def denoising_loss(
 
 
 def train_base(
-    sets: Sequence[Dataset], autoencoder: LatentAutoencoder, options: FitOptions, report: Report
+    sets: Sequence[Dataset],
+    autoencoder: LatentAutoencoder,
+    options: FitOptions,
+    report: Report,
+    *,
+    start: CompactDenoiser | None = None,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> CompactDenoiser:
-    """Fit the denoiser on sets of plain poses with targets."""
+    """Fit the denoiser on sets of plain poses with targets.
+
+    start: go on from this one, which is changed. keep: called with the averaged weights now and
+    then, so that a long run that is stopped leaves something.
+    """
     torch.manual_seed(options.seed)
-    model = CompactDenoiser(autoencoder.channels)
+    model = CompactDenoiser(autoencoder.channels) if start is None else start
     alphas = DDIMScheduler.from_config(MINI_SCHEDULE).alphas_cumprod
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -119,5 +129,5 @@ def train_base(
             model, draw_clean(sets, autoencoder, options.batch, generator), alphas, generator
         )
 
-    fit(model, loss_of, options, report)
+    fit(model, loss_of, options, report, keep)
     return model

@@ -21,6 +21,7 @@ class FitOptions:
     """How long and how fast to fit.
 
     minutes: the schedule ends after this time if not after `steps` (0: no limit).
+    keep_every: steps from one call of `keep` to the next.
     average: decay of a moving average of the weights, which is what is kept (0: the last weights).
     muon: learning rate of `Muon` on the kernels and matrices of the layers; 0: AdamW for all.
     """
@@ -33,6 +34,7 @@ class FitOptions:
     bf16: bool = True
     minutes: float = 0.0
     log_every: int = 100
+    keep_every: int = 500
     average: float = 0.0
     muon: float = 0.0
 
@@ -42,12 +44,14 @@ def fit(
     loss_of: Callable[[torch.Generator], Tensor],
     options: FitOptions,
     report: Report,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """AdamW, or Muon and AdamW, with a linear warm-up and a cosine to zero over steps, or over
     minutes when these run out first.
 
     `loss_of(generator)` draws a batch and returns its loss; it is called under bfloat16 autocast
-    when asked for.
+    when asked for. `keep` gets the model, averaged where that was asked for, every `keep_every`
+    steps.
     """
     optimizers = _optimizers(model, options)
     average = AveragedModel(model, multi_avg_fn=_warm_average(options.average))
@@ -72,6 +76,8 @@ def fit(
             speed = step / (time.monotonic() - start)
             report(f"step {step}  loss {running / options.log_every:.4f}  {speed:.1f} steps/s")
             running = 0.0
+        if keep is not None and step % options.keep_every == 0:
+            keep(average.module if options.average else model)
     if options.average:
         model.load_state_dict(average.module.state_dict())
     model.eval()

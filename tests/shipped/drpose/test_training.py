@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+from rewardft_plugins.drpose.model.compact import CompactDenoiser
 from rewardft_plugins.drpose.model.pose_estimator import PoseEstimator
 from rewardft_plugins.drpose.training.base import (
     Clean,
@@ -12,6 +13,7 @@ from rewardft_plugins.drpose.training.base import (
     disturb_joints,
     draw_clean,
     spread_timesteps,
+    train_base,
 )
 from rewardft_plugins.drpose.training.estimator import (
     estimator_quality,
@@ -168,3 +170,38 @@ def _offset(bodies, i):
     x, y = bodies["joints2d"][i, 0, 0]
     z = -bodies["joints2d"][i, 2, 0, 0]
     return torch.from_numpy(np.array([1.2 * x, -1.2 * y, 1.2 * z], dtype=np.float32))
+
+
+def test_training_keeps_what_it_has_every_few_steps_and_ends_there():
+    """Each kept copy is the average at that time, and the last one is what training leaves."""
+    layer, kept = nn.Linear(3, 1, bias=False), []
+    options = FitOptions(steps=6, keep_every=2, average=0.5, bf16=False)
+
+    def keep(model):
+        kept.append(model.weight.detach().clone())
+
+    fit(layer, lambda g: (layer(torch.ones(1, 3)) - 2).square().sum(), options, print, keep)
+    assert len(kept) == 3 and not torch.equal(kept[0], kept[1])
+    assert torch.equal(kept[-1], layer.weight)
+
+
+def test_the_base_goes_on_from_weights():
+    torch.manual_seed(0)
+    network = CompactDenoiser(width=16, depth=1, heads=2, embedding=8)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    options = FitOptions(steps=1, batch=2, lr=0.0)
+    trained = train_base([[_item()]], LatentAutoencoder(), options, print, start=network)
+    assert trained is network
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def _item():
+    return {
+        "normals": torch.rand(6, 3, 64, 64),
+        "colours": torch.rand(6, 3, 64, 64),
+        "image": torch.rand(3, 64, 64),
+        "labels": torch.zeros(6, 64, 64, dtype=torch.long),
+        "joints": torch.zeros(23, 3),
+        "joints2d": torch.zeros(6, 23, 2),
+        "offset": torch.zeros(3),
+    }
