@@ -12,6 +12,7 @@ from rewardft_plugins.modular.conditions import Condition, can_be_joined, joined
 from rewardft_plugins.modular.decoding import checkpoint_decoder
 from rewardft_plugins.modular.encoding import ConditionEncoder, Embed
 from rewardft_plugins.modular.guidance import Guidance
+from rewardft_plugins.modular.latents import LatentMap, encoded, find_map
 from rewardft_plugins.modular.loading import Source, load_parts, open_pipeline
 from rewardft_plugins.modular.networks import Denoisers, attention_targets, note_calls
 from rewardft_plugins.modular.schedule import is_flow, sampling_schedule
@@ -59,6 +60,7 @@ class Modular:
         self._steps = 1
         self._grids: dict[int, list[float]] = {}  # of every sampler that asked, by its steps
         self._starts_from_noise = False
+        self._latent_map: LatentMap | None = None
         self.scheduler = self.make_schedule()
 
     @property
@@ -115,6 +117,7 @@ class Modular:
     def to(self, device: torch.device) -> None:
         self.device = torch.device(device)
         self._prepared.clear()
+        self._latent_map = None
         self.condition.to(self.device)
         self.pipe.to(self.device)
         self.trainable.to(self.device)
@@ -259,3 +262,21 @@ class Modular:
         """Pixels in [0, 1]: `(b, 3, h, w)`, or `(b, frames, 3, h, w)`; sample by sample."""
         prepared = self.prepared([self.condition.example()])
         return torch.cat([self.chain.decode(x, prepared) for x in x0.split(1)])
+
+    def clean(self, batch: Batch) -> Tensor:
+        """The latents of given samples, as the loop has them, float32.
+
+        Of `batch["image"]` `(b, 3, h, w)` or `(b, frames, 3, h, w)` in [0, 1]; of `batch["edited"]`
+        where a picture is the condition. Raises ComponentError where that column is missing.
+        """
+        column = "edited" if self.condition.takes_image else "image"
+        if column not in batch:
+            raise ComponentError(
+                f"{type(self.pipe).__name__} reads given samples from a column `{column}`, and the "
+                f"data set gives: {', '.join(batch.columns)}"
+            )
+        if self._latent_map is None:
+            example = self.condition.example()
+            self._latent_map = find_map(self.chain, self.prepared([example]))
+        pixels = batch[column].to(self.device)
+        return self._latent_map.back(encoded(self.pipe.vae, pixels, self._latent_map.z_shape))

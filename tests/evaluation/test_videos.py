@@ -3,12 +3,15 @@
 import base64
 import io
 import json
+import sys
 
+import av
+import pytest
 import torch
 from PIL import Image, ImageSequence
 
 from rewardft.comparisons.report.pictures import SMALL, embed
-from rewardft.evaluation.videos import as_strips, save_gif, save_videos
+from rewardft.evaluation.videos import as_strips, save_gif, save_mp4, save_videos
 from rewardft.files.paths import file_name
 from rewardft.runs.samples import held_out_pictures, sample_run
 from rewardft.testing import run_recipe
@@ -70,11 +73,43 @@ def test_a_gif_holds_every_frame_at_its_rate(tmp_path):
     assert torch.allclose(torch.tensor(shown), torch.linspace(0.1, 0.9, 7), atol=0.01)
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 32), (15, 33)])
+def test_an_mp4_holds_every_frame_at_its_rate(tmp_path, height, width):
+    save_mp4(
+        tmp_path / "a.mp4", steps_of()[..., :1].expand(7, 3, 16, width)[:, :, :height], 12.5, av
+    )
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        stream = file.streams.video[0]
+        assert stream.average_rate == 12.5 and (stream.height, stream.width) == (
+            16,
+            width + width % 2,
+        )
+        assert stream.codec_context.name == "h264" and stream.pix_fmt == "yuv420p"
+        shown = [frame.to_ndarray(format="rgb24") / 255 for frame in file.decode(stream)]
+    levels = torch.tensor([[frame[3, 3, 0], frame[-1, -1, 0]] for frame in shown])
+    expected = torch.linspace(0.1, 0.9, 7)[:, None].expand(7, 2)
+    assert torch.allclose(levels.float(), expected, atol=0.02)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_without_av_there_are_gifs_and_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    said = (
+        "videos are written as GIFs alone, because MP4s need PyAV, which is not installed: "
+        'pip install "rewardft[video]"'
+    )
+    with pytest.warns(UserWarning) as caught:
+        save_videos(steps_of(3)[None], ["a"], tmp_path, 8)
+    assert [str(warning.message) for warning in caught] == [said]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+
+
 def test_files_are_named_as_pictures_are(tmp_path):
     videos = torch.stack([steps_of(3), steps_of(3).flip(0)])
     paths = save_videos(videos, ["a", "b/c"], tmp_path / "new", 8, "base-")
     assert [path.name[:8] for path in paths] == ["base-a.g", "base-b_c"]
     assert all(path.suffix == ".gif" and path.is_file() for path in paths)
+    assert all(path.with_suffix(".mp4").is_file() for path in paths)
     assert save_videos(torch.rand(2, 3, 8, 8), ["a", "b"], tmp_path, 8) == []
 
 
@@ -94,6 +129,8 @@ def test_videos_in_the_run_folder(tmp_path):
     films = sorted(path.name for path in (run.folder / "samples" / "pictures").glob("*.gif"))
     names = sorted(map(file_name, drawn.ids))
     assert films == [f"{side}-{name}.gif" for side in ("base", "tuned") for name in names]
+    written = sorted(path.name for path in (run.folder / "samples" / "pictures").glob("[!.]*"))
+    assert written == sorted(films + [name.replace(".gif", ".mp4") for name in films])
     frames, durations = frames_of(run.folder / "samples" / "pictures" / films[0])
     assert len(frames) == 7 and durations == [100] * 7
     with Image.open(run.folder / "samples" / "grid.png") as grid:
@@ -113,3 +150,10 @@ def test_a_report_embeds_small_videos_and_shrinks_large_ones(tmp_path):
     assert kind == "data:image/webp"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         assert image.n_frames == 4 and max(image.size) == 320
+
+
+def test_a_report_has_the_mp4_where_there_is_one(tmp_path):
+    (path,) = save_videos(steps_of()[None], ["a"], tmp_path, 10)
+    kind, data = embed(path).split(";base64,")
+    assert kind == "data:video/mp4"
+    assert base64.b64decode(data) == path.with_suffix(".mp4").read_bytes()

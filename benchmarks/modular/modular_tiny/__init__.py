@@ -115,6 +115,23 @@ class TinyPrompts:
         return {"id": str(index), "prompt": " ".join(["a cat"] * (1 + index % 3)) + f" {index}"}
 
 
+class TinyGiven(TinyPrompts):
+    """Prompts with a given sample, and a pair of a bright and a dark one, of a family's size."""
+
+    provides = frozenset({"pairs", "training_targets"})
+
+    def __init__(self, family: str) -> None:
+        tiny = FAMILIES[family]()
+        picture = (3, tiny.size, tiny.size)
+        self.shape = (tiny.frames, *picture) if tiny.frames else picture
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        noise = torch.Generator().manual_seed(index)
+        image = torch.rand(self.shape, generator=noise)
+        pair = {"winner": 0.5 + image / 2, "loser": image / 2}
+        return super().__getitem__(index) | {"image": image} | pair
+
+
 def tiny_light(rollout: Rollout, batch: Batch) -> Tensor:
     """Mean of all pixels, in [0, 1]."""
     value: Tensor = rollout.decoded.flatten(1).mean(1)
@@ -123,7 +140,7 @@ def tiny_light(rollout: Rollout, batch: Batch) -> Tensor:
 
 @hookimpl
 def register_datasets() -> dict[str, Any]:
-    return {"tiny_prompts": TinyPrompts}
+    return {"tiny_prompts": TinyPrompts, "tiny_given": TinyGiven}
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Pictures as data URIs: each file once, no larger than a screen needs,
+"""Pictures and videos as data URIs: each file once, no larger than a screen needs,
 and no more of them than the page can carry."""
 
 from __future__ import annotations
@@ -78,10 +78,13 @@ class Gallery:
 
 
 def embed(path: Path) -> str:
-    """The picture as a data URI, at most EDGE pixels wide or high.
+    """The picture as a data URI, at most EDGE pixels wide or high; of a video its MP4, as it is.
 
     Raises OSError for a file that is no picture.
     """
+    film = path.with_suffix(".mp4")
+    if path.suffix == ".gif" and film.is_file() and not film.is_symlink():
+        return f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode('ascii')}"
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         image.load()

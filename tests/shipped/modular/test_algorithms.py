@@ -45,3 +45,23 @@ def test_a_step(name, tmp_path):
     path.write_text(RECIPE.replace("SAMPLER", SAMPLERS[sampler]).replace("ALGORITHM", algorithm))
     run = run_recipe(path, tmp_path / "run")
     assert run.summary["status"] == "finished" and run.steps[-1]["gradient_norm"] > 0
+
+
+GIVEN = {
+    "diffusion_dpo": "{use: diffusion_dpo, beta: 20}",
+    "diffusion_kto": "{use: diffusion_kto, beta: 2.5}",
+    "spin": "{use: spin, beta: 20}",
+    "denoising": "{use: denoising}",
+}
+
+
+@pytest.mark.parametrize("family", ["flux2_klein", "wan", "stable_diffusion_xl"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_step_from_given_samples(name, family, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    text = RECIPE.replace("SAMPLER", SAMPLERS["ddim"]).replace("ALGORITHM", GIVEN[name])
+    text = text.replace("family: flux2_klein", f"family: {family}")
+    text = text.replace("use: tiny_prompts", f"use: tiny_given, family: {family}")
+    path.write_text(text.replace("rewards:   [{use: tiny_light}]\n", ""))
+    run = run_recipe(path, tmp_path / "run")
+    assert run.summary["status"] == "finished" and run.steps[-1]["gradient_norm"] > 0

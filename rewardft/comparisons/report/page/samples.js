@@ -20,7 +20,15 @@
       group("One variant, all samples", "variant", withPictures.map((index) => [index, variants[index].name])),
     );
 
+    const film = (src, alt) => {
+      const made = Report.element("video", { src, muted: true, autoplay: true, loop: true, playsInline: true });
+      made.setAttribute("role", "img");
+      made.setAttribute("aria-label", alt);
+      made.addEventListener("loadeddata", () => made.classList.toggle("pixels", made.videoWidth <= 96));
+      return made;
+    };
     const picture = (source, alt) => {
+      if (images[source].startsWith("data:video/")) return film(images[source], alt);
       const made = Report.element("img", { alt, src: images[source], decoding: "async" });
       made.addEventListener("load", () => made.classList.toggle("pixels", made.naturalWidth <= 96));
       return made;
