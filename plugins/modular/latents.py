@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rewardft_plugins.modular.blocks import BlockChain, LoopReached, Prepared, join, parts
+from rewardft_plugins.modular.blocks import BlockChain, Prepared, join, parts
 from torch import Tensor
 
 from rewardft.errors import ComponentError, DataError
@@ -41,38 +41,41 @@ class LatentMap:
         return x.float().unflatten(1, self.x_shape)
 
 
+class DecoderReached(Exception):
+    """Ends a run of blocks where the decoder would begin. z: what it was to decode."""
+
+    def __init__(self, z: Tensor) -> None:
+        super().__init__()
+        self.z = z
+
+
 class Probe:
-    """Stands for the autoencoder and keeps what it is asked to decode, in full precision."""
+    """Stands for an autoencoder in full precision and decodes nothing."""
 
     dtype = torch.float64
 
     def __init__(self, vae: Any) -> None:
         self._vae = vae
-        self.asked: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._vae, name)
 
     def decode(self, z: Tensor, *_: Any, **__: Any) -> None:
-        self.asked = z
-        raise LoopReached
+        raise DecoderReached(z)
 
 
 @torch.no_grad()
 def decoded_of(chain: BlockChain, prepared: Prepared, x: Tensor) -> Tensor:
     """What the autoencoder gets to decode for states x `(1, ...)`."""
     vae = chain.pipe.vae
-    probe = Probe(vae)
-    chain.pipe.vae = probe
+    chain.pipe.vae = Probe(vae)
     try:
         chain.decode(x, prepared)
-    except LoopReached:
-        pass
+    except DecoderReached as reached:
+        return reached.z.double()
     finally:
         chain.pipe.vae = vae
-    if probe.asked is None:
-        raise ComponentError(f"{type(chain.pipe).__name__} decodes without a call of `vae.decode`")
-    return probe.asked.double()
+    raise ComponentError(f"{type(chain.pipe).__name__} decodes without a call of `vae.decode`")
 
 
 def find_map(chain: BlockChain, prepared: Prepared) -> LatentMap:
