@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from rewardft_plugins.adhmr.body import vertices_of
+from rewardft_plugins.adhmr.body import mesh_of
 from rewardft_plugins.adhmr.errors import aligned_distance, mean_distance, spread
 from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import Pose, unpack
@@ -26,7 +26,7 @@ class HMRErrors:
     has a lower MPJPE than its worst. Batches need the truth as the column `pose`.
 
     Args:
-        mesh: also the errors of the mesh's vertices; a second for some hundreds of hypotheses.
+        mesh: also the errors of the mesh's vertices (`pve`), all of them.
         scorer: weights of `hmr_scorer`, `shipped` or a path; null: nothing is chosen.
     """
 
@@ -76,7 +76,7 @@ class HMRErrors:
             "pa_mpjpe": (aligned_distance(each, true[:, None]), aligned_distance(mean, true)),
         }
         if self.mesh:
-            each, true, mean = (vertices_of(pose) for pose in (found, truth, middle))
+            each, true, mean = (mesh_of(pose) for pose in (found, truth, middle))
             errors["pve"] = (mean_distance(each, true[:, None]), mean_distance(mean, true))
         return errors
 
