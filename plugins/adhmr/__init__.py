@@ -1,9 +1,9 @@
 """ADHMR (arXiv 2505.10250) in miniature: a diffusion model of human poses given a picture, aligned
 by a learned scorer and preferences.
 
-Registers the model `pose_diffusion`, the reward `hmr_scorer`, the data sets `pose_pictures` and
-`pose_preferences`, the metric `hmr_errors`, and the commands under `rewardft adhmr`. The algorithms
-are those of the plugin `dpo`.
+Registers the model `pose_diffusion`, the reward `hmr_scorer`, the data sets `pose_pictures`,
+`annotated_pictures` and `pose_preferences`, the metric `hmr_errors`, and the commands under
+`rewardft adhmr`. The algorithms are those of the plugin `dpo`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,15 @@ def register_rewards() -> Factories:
 
 @hookimpl
 def register_datasets() -> Factories:
+    from rewardft_plugins.adhmr.annotated import AnnotatedPictures
     from rewardft_plugins.adhmr.dataset import PosePictures
     from rewardft_plugins.adhmr.preferences import PosePreferences
 
-    return {"pose_pictures": PosePictures, "pose_preferences": PosePreferences}
+    return {
+        "pose_pictures": PosePictures,
+        "pose_preferences": PosePreferences,
+        "annotated_pictures": AnnotatedPictures,
+    }
 
 
 @hookimpl

@@ -64,6 +64,40 @@ def build_dataset_command(
         _say(f"{out}: {name}: {counts}")
 
 
+@app.command("import")
+def import_command(
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    images: Annotated[Path, typer.Option(help="Folder that the annotations' names start at.")],
+    train: Annotated[
+        Path | None, typer.Option(help="HumanData (.npz) or ScoreHypo (.json).")
+    ] = None,
+    val: Annotated[Path | None, typer.Option(help="The same, of the held-out split.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="BlazePose as ONNX; default: the variable REWARDFT_BLAZEPOSE."),
+    ] = None,
+) -> None:
+    """Find landmarks of the people whom annotations of other data sets name."""
+    from rewardft_plugins.adhmr.importing import import_annotations
+    from rewardft_plugins.humans.blazepose import BlazePose, find_model
+
+    given = {name: file for name, file in (("train", train), ("val", val)) if file is not None}
+    if not given:
+        raise typer.BadParameter("give annotations by --train, --val, or both")
+    network = BlazePose(find_model(detector))
+    with _console.status("reading") as status:
+        manifest = import_annotations(
+            out,
+            given,
+            images,
+            network,
+            lambda split, done, total: status.update(f"{split}: {done} of {total}"),
+        )
+    for name, split in manifest["splits"].items():
+        counts = ", ".join(f"{count} {group}" for group, count in split["groups"].items())
+        _say(f"{out}: {name}: {counts}")
+
+
 @app.command("train-scorer")
 def train_scorer_command(
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],

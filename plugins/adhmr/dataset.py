@@ -25,6 +25,7 @@ from rewardft_plugins.humans.body import load_body
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.paths import PathOrShipped
 
 FORMAT = "rewardft-pose-pictures"
 VERSION = 1
@@ -133,7 +134,7 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def chosen_rows(split: Split, group: str | None, limit: int | None) -> list[int]:
+def chosen(groups: list[str], group: str | None, limit: int | None) -> list[int]:
     """The first `limit` rows of each group, or of the one that is named. Raises DataError for an
     unknown group."""
     if group is not None and group not in GROUPS:
@@ -143,7 +144,7 @@ def chosen_rows(split: Split, group: str | None, limit: int | None) -> list[int]
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}")
     wanted = GROUPS if group is None else (group,)
-    rows = [[i for i, g in enumerate(split.groups) if g == name][:limit] for name in wanted]
+    rows = [[i for i, g in enumerate(groups) if g == name][:limit] for name in wanted]
     return sorted(row for part in rows for row in part)
 
 
@@ -163,7 +164,7 @@ class PosePictures:
 
     def __init__(
         self,
-        root: str = SHIPPED,
+        root: PathOrShipped = SHIPPED,
         split: str = "train",
         group: str | None = None,
         limit: int | None = None,
@@ -171,7 +172,7 @@ class PosePictures:
     ) -> None:
         whole = read_split(find_root(root), split)
         self.split = with_mirrored(whole) if mirrored else whole
-        self.rows = chosen_rows(self.split, group, limit)
+        self.rows = chosen(self.split.groups, group, limit)
 
     def __len__(self) -> int:
         return len(self.rows)

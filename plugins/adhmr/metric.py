@@ -12,6 +12,7 @@ from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import Pose, unpack
 from torch import Tensor
 
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 
@@ -36,7 +37,7 @@ class HMRErrors:
         for of in ("", "_mean", "_best", "_chosen")
     } | {"pair_right": True}
 
-    def __init__(self, mesh: bool = True, scorer: str | None = "shipped") -> None:
+    def __init__(self, mesh: bool = True, scorer: PathOrShipped | None = "shipped") -> None:
         self.mesh = mesh
         self.scorer = None if scorer is None else HMRScorer(scorer)
         self.reset()

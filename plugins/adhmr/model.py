@@ -17,6 +17,7 @@ from rewardft_plugins.adhmr.weights import ASSETS, load_weights, save_weights
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch
 
 SHIPPED = "shipped"
@@ -57,7 +58,7 @@ class PoseDiffusion:
 
     def __init__(
         self,
-        weights: str | None = SHIPPED,
+        weights: PathOrShipped | None = SHIPPED,
         condition: Literal["landmarks", "image"] = "landmarks",
         width: int = 384,
         blocks: int = 3,

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
 from rewardft.noise import Noise
+from rewardft.paths import PathOrShipped
 from rewardft.policy.batches import make_batch
 from rewardft.types import Plan, Rollout
 
@@ -161,6 +162,11 @@ def load_preferences(path: Path) -> tuple[Preferences, Making]:
     return Preferences(rows=rows, right=float(arrays["right"]), **tensors), making
 
 
+def found_at(root: str) -> Path:
+    """The folder of pictures that a file or a recipe names, however it is written."""
+    return find_root(root).resolve()
+
+
 def fingerprint(making: Making) -> str:
     """The checksum of the pictures that preferences are about."""
     manifest = read_manifest(find_root(making.root))
@@ -186,12 +192,12 @@ class PosePreferences:
 
     def __init__(
         self,
-        root: str = SHIPPED,
+        root: PathOrShipped = SHIPPED,
         split: str = "train",
         form: Form = "pairs",
-        file: str | None = None,
-        base: str = "shipped",
-        scorer: str = "shipped",
+        file: Path | None = None,
+        base: PathOrShipped = "shipped",
+        scorer: PathOrShipped = "shipped",
         hypotheses: int = 20,
         pairing: Pairing = "best_worst",
         pairs: int = 1,
@@ -206,8 +212,8 @@ class PosePreferences:
             making = Making(root, split, base, scorer, hypotheses, pairing, pairs, seed)
             self.made = make_preferences(making)
         else:
-            self.made, making = load_preferences(Path(file).expanduser())
-            if (making.root, making.split) != (root, split):
+            self.made, making = load_preferences(Path(file))
+            if (found_at(making.root), making.split) != (found_at(root), split):
                 raise DataError(
                     f"{file} is about {making.root!r}, split {making.split}; the recipe asks for "
                     f"{root!r}, split {split}."

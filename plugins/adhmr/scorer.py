@@ -18,6 +18,7 @@ from rewardft_plugins.adhmr.weights import ASSETS, load_weights, save_weights
 from rewardft_plugins.humans.camera import HALF_EXTENT
 from torch import Tensor, nn
 
+from rewardft.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 SHIPPED = "shipped"
@@ -99,7 +100,7 @@ class HMRScorer(nn.Module):
 
     provides = frozenset({"reward_gradient"})
 
-    def __init__(self, weights: str | None = SHIPPED, seed: int = 0) -> None:
+    def __init__(self, weights: PathOrShipped | None = SHIPPED, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

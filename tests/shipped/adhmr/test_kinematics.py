@@ -8,6 +8,7 @@ from rewardft_plugins.adhmr.body import (
     chosen_body,
     chosen_skeleton,
     flesh_of,
+    mesh_of,
     sampled_flesh,
     vertices_of,
 )
@@ -72,6 +73,7 @@ def test_sampled_flesh_is_the_mesh_of_the_open_body():
     flesh = sampled_flesh()
     every = len(chosen_body().template) // 300
     assert torch.allclose(flesh_of(pose, flesh), vertices_of(pose)[:, ::every], atol=1e-4)
+    assert torch.allclose(mesh_of(pose), vertices_of(pose), atol=2e-5)  # all of them
 
 
 def test_gradients_reach_joints_and_twists():
