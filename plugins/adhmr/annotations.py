@@ -20,7 +20,7 @@ from rewardft_plugins.humans.archives import DAMAGED, LARGEST, read_archive
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
-from rewardft.paths import read_text
+from rewardft.files.paths import read_text
 
 Floats = NDArray[np.float32]
 

@@ -25,7 +25,7 @@ from rewardft_plugins.humans.body import load_body
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 
 FORMAT = "rewardft-pose-pictures"
 VERSION = 1

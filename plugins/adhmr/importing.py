@@ -17,7 +17,7 @@ from rewardft_plugins.adhmr.detector import Network, detect
 from rewardft_plugins.humans.blazepose import SIDE
 
 from rewardft.errors import DataError
-from rewardft.files import write_folder
+from rewardft.files.atomic import write_folder
 
 
 def import_annotations(

@@ -12,7 +12,7 @@ from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import Pose, unpack
 from torch import Tensor
 
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 

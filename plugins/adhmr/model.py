@@ -17,7 +17,7 @@ from rewardft_plugins.adhmr.weights import ASSETS, load_weights, save_weights
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch
 
 SHIPPED = "shipped"

@@ -27,8 +27,8 @@ from rewardft_plugins.adhmr.space import unpack
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
-from rewardft.paths import PathOrShipped
 from rewardft.policy.batches import make_batch
 from rewardft.types import Plan, Rollout
 

@@ -18,7 +18,7 @@ from rewardft_plugins.adhmr.weights import ASSETS, load_weights, save_weights
 from rewardft_plugins.humans.camera import HALF_EXTENT
 from torch import Tensor, nn
 
-from rewardft.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
 SHIPPED = "shipped"
