@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rewardft_plugins.drpose.mesh.make import distance_line, run_meshes
-from rewardft_plugins.drpose.mesh.viewer import Row, rows_html
+from rewardft_plugins.humans.viewer import Row, rows_html
 from rewardft_plugins.drpose.report.sections import has_poses
 from rewardft_plugins.humans.mesh import Mesh
 

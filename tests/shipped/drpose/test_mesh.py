@@ -22,7 +22,7 @@ from rewardft_plugins.drpose.mesh.fit import limited
 from rewardft_plugins.drpose.mesh.make import from_pictures
 from rewardft_plugins.drpose.mesh.pictures import read_views
 from rewardft_plugins.drpose.mesh.reconstruct import Reconstructor, true_mesh
-from rewardft_plugins.drpose.mesh.viewer import encode, rows_html
+from rewardft_plugins.humans.viewer import encode, rows_html
 from rewardft_plugins.drpose.pictures import save_samples, unmirror
 from rewardft_plugins.drpose.weights import ASSETS
 from rewardft_plugins.humans.body import load_body
@@ -164,7 +164,7 @@ def test_the_page_draws_what_python_draws(batch, degrees):
     """The viewer's own z-buffer against the turntable of the numba one."""
     from importlib.resources import files
 
-    script = (files("rewardft_plugins.drpose.mesh") / "viewer.js").read_text(encoding="utf-8")
+    script = (files("rewardft_plugins.humans") / "viewer.js").read_text(encoding="utf-8")
     mesh = truth(batch)[0]
     # a turntable's camera moves to the right where the viewer's object turns by the same angle
     call = (

@@ -23,8 +23,11 @@ _STEPS = 32767
 
 def rows_html(rows: Sequence[Row]) -> str:
     """Rows of meshes, with the script that shows them: a fragment for a page or a report."""
-    script = (files("rewardft_plugins.drpose.mesh") / "viewer.js").read_text(encoding="utf-8")
-    start = 'document.querySelectorAll(".mesh-row").forEach(MeshView.show);'
+    script = (files("rewardft_plugins.humans") / "viewer.js").read_text(encoding="utf-8")
+    start = (
+        'document.querySelectorAll(".mesh-row:not(.shown)").forEach((row) => '
+        '{ row.classList.add("shown"); MeshView.show(row); });'
+    )
     body = "".join(_row_html(heading, meshes) for heading, meshes in rows)
     return (
         "<p>Drag to turn a row, or use the arrow keys on a picture.</p>"
