@@ -163,5 +163,17 @@ def export_base_command(
     _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
+@app.command("table")
+def table_command(
+    comparison: Annotated[Path, typer.Argument(help="Folder that `rewardft compare` has written.")],
+) -> None:
+    """Print a comparison's errors as Markdown, tilted and plain pictures apart."""
+    from rewardft_plugins.adhmr.table import tables
+
+    from rewardft.contracts.records import load_comparison
+
+    typer.echo(tables(load_comparison(comparison / "comparison.json")))
+
+
 def _say(text: str) -> None:
     _console.print(escape(text), highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from rewardft_plugins.adhmr.space import unpack
 from rewardft_plugins.adhmr.sticks import green, sticks
 from rewardft_plugins.humans.viewer import Row, rows_html
 
+from rewardft.files.atomic import write_bytes
 from rewardft.noise import Noise
 from rewardft.policy.batches import make_batch
 from rewardft.types import Plan
@@ -73,8 +74,11 @@ def save_figure(run: Run, step: int) -> Path | None:
     )
     path = run.folder / "samples" / f"step-{step:08d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet([picture_row(kept, i) for i in range(len(rows))]).save(path)
-    np.savez_compressed(path.with_name(f"hypotheses-{step:08d}.npz"), **vars(kept))
+    image, numbers = BytesIO(), BytesIO()
+    sheet([picture_row(kept, i) for i in range(len(rows))]).save(image, "PNG")
+    np.savez_compressed(numbers, **vars(kept))
+    write_bytes(path.with_name(f"hypotheses-{step:08d}.npz"), numbers.getvalue())
+    write_bytes(path, image.getvalue())
     return path
 
 

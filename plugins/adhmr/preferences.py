@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
 from zipfile import BadZipFile
@@ -27,6 +28,7 @@ from rewardft_plugins.adhmr.space import unpack
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.files.atomic import write_bytes
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
 from rewardft.policy.batches import make_batch
@@ -131,10 +133,9 @@ def save_preferences(path: Path, made: Preferences, making: Making) -> None:
         "facts": np.array(json.dumps(facts)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
 
 
 def load_preferences(path: Path) -> tuple[Preferences, Making]:

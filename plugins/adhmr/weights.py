@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from rewardft.errors import ComponentError
+from rewardft.files.atomic import write_bytes
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -34,7 +35,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
         name: value.detach().cpu().to(torch.float16).contiguous()
         for name, value in module.state_dict().items()
     }
-    path.write_bytes(save(state))  # unlike save_file, with the permissions of any other file
+    write_bytes(path, save(state))
 
 
 def export_run(run: Path, out: Path, average: bool) -> None:
@@ -52,4 +53,4 @@ def export_run(run: Path, out: Path, average: bool) -> None:
         )
     state = {f"denoiser.{name}": value.half() for name, value in load_file(found).items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(save(state))
+    write_bytes(out, save(state))

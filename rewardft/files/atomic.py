@@ -80,10 +80,15 @@ def check_own(path: Path, mark: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+    """Replace a file of UTF-8 text in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file in one step. Raises CheckpointError where that cannot be done."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
