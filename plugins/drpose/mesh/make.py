@@ -15,10 +15,10 @@ from rewardft_plugins.drpose.mesh.evidence import silhouette_depth
 from rewardft_plugins.drpose.mesh.files import FORMATS, as_trimesh, write_mesh
 from rewardft_plugins.drpose.mesh.pictures import read_views
 from rewardft_plugins.drpose.mesh.reconstruct import Reconstructor, true_mesh
-from rewardft_plugins.humans.viewer import Row, page_html
 from rewardft_plugins.drpose.model.sampler import split_domains
 from rewardft_plugins.humans.distances import compare
 from rewardft_plugins.humans.mesh import Mesh, turntable
+from rewardft_plugins.humans.viewer import Row, page_html
 
 from rewardft.files.atomic import write_text
 from rewardft.files.paths import file_name

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rewardft_plugins.drpose.mesh.make import distance_line, run_meshes
-from rewardft_plugins.humans.viewer import Row, rows_html
 from rewardft_plugins.drpose.report.sections import has_poses
 from rewardft_plugins.humans.mesh import Mesh
+from rewardft_plugins.humans.viewer import Row, rows_html
 
 from rewardft.runs.open import open_run, step_of_trained
 

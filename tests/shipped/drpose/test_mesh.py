@@ -22,7 +22,6 @@ from rewardft_plugins.drpose.mesh.fit import limited
 from rewardft_plugins.drpose.mesh.make import from_pictures
 from rewardft_plugins.drpose.mesh.pictures import read_views
 from rewardft_plugins.drpose.mesh.reconstruct import Reconstructor, true_mesh
-from rewardft_plugins.humans.viewer import encode, rows_html
 from rewardft_plugins.drpose.pictures import save_samples, unmirror
 from rewardft_plugins.drpose.weights import ASSETS
 from rewardft_plugins.humans.body import load_body
@@ -31,6 +30,7 @@ from rewardft_plugins.humans.camera import project as project_numpy
 from rewardft_plugins.humans.distances import compare
 from rewardft_plugins.humans.mesh import Mesh, depth_picture, turntable
 from rewardft_plugins.humans.motion import shipped_clips
+from rewardft_plugins.humans.viewer import encode, rows_html
 
 from rewardft.errors import ComponentError, DataError
 from rewardft.policy.batches import make_batch
