@@ -5,8 +5,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,7 +21,9 @@ from rewardft.comparisons.unpaired import unpaired_seeds_interval
 from rewardft.contracts.records import load_comparison
 from rewardft.evaluation.evaluate import Evaluation
 from rewardft.recipe.recipe import load_recipe
-from tests.comparisons.test_compare import begun, compare, folder, wait_for  # noqa: F401 (folder is a fixture)
+from tests import processes
+from tests.comparisons.test_compare import begun, compare, folder  # noqa: F401 (folder is a fixture)
+from tests.processes import wait_for
 
 
 def variant(*settings):
@@ -331,7 +331,6 @@ def test_runs_end_with_the_comparison_and_two_cannot_train_in_one_folder(folder)
 
     Slow steps keep the first run alive for two minutes, however busy the machine is.
     """
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     slow = "\n\n@hookimpl\ndef on_step_end(step):\n    time.sleep(0.3 if os.environ.get('SLOW') else 0)\n"
     (folder / "events.py").write_text((folder / "events.py").read_text() + slow)
     words = [
@@ -344,39 +343,18 @@ def test_runs_end_with_the_comparison_and_two_cannot_train_in_one_folder(folder)
         "--pictures",
         "0",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rewardft", *words],
-        env=environment | {"SLOW": "1"},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = processes.start(*words, env={"SLOW": "1"})
     runs = folder / "out" / "runs" / "recipe"
     wait_for(
         lambda: any(len(path.read_text().splitlines()) > 3 for path in runs.glob("*/metrics.jsonl"))
     )
     (run,) = (path.parent for path in runs.glob("*/metrics.jsonl"))
-    again = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "rewardft",
-            "run",
-            "recipe.yaml",
-            "--set",
-            "train.steps=400",
-            "--out",
-            str(run),
-            "--resume",
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    sets = ["--set", "train.steps=400"]
+    again = processes.run("run", "recipe.yaml", *sets, "--out", run, "--resume")
     assert again.returncode == 2 and "another process is training in this folder" in again.stderr
     member = Member(variant(), 3, run, load_recipe(folder / "recipe.yaml"))
     assert ending(member) == {"status": "missing", "reason": "it is still being run"}
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill(signal.SIGKILL)
     process.wait()
     wait_for(lambda: (run / "summary.json").is_file())
     summary = json.loads((run / "summary.json").read_text())
@@ -405,24 +383,16 @@ def test_a_signal_to_the_comparison_alone_saves_the_run_and_says_how_to_go_on(fo
         "--pictures",
         "0",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rewardft", *words],
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    process = processes.start(*words)
     runs = folder / "out" / "runs" / "recipe"
     wait_for(
         lambda: any(len(path.read_text().splitlines()) > 2 for path in runs.glob("*/metrics.jsonl"))
     )
-    os.kill(process.pid, number)
-    shown, _ = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert (
-        "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml" in shown
-    )
+    process.kill(number)
+    done = process.wait()
+    assert done.returncode == 130
+    how = "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml"
+    assert how in done.stdout
     (summary,) = [json.loads(path.read_text()) for path in runs.glob("*/summary.json")]
     assert summary["reason"] == "interrupted by SIGINT" and 0 < summary["step"] < 600
     assert len(begun(folder)) == 1, "no other run was begun"

@@ -5,9 +5,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +17,8 @@ from rewardft.comparisons.comparison import target_of
 from rewardft.comparisons.members import differences, expand
 from rewardft.comparisons.sources import Request, Variant
 from rewardft.contracts.records import Value, VariantRecord, load_comparison
+from tests import processes
+from tests.processes import wait_for
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, ./events.py]
@@ -278,24 +277,10 @@ def test_a_killed_comparison_goes_on_where_it_was(folder, monkeypatch):
     (folder / "out").rename(folder / "quiet")
     (folder / "begun.txt").unlink()
 
-    command = [
-        sys.executable,
-        "-m",
-        "rewardft",
-        "compare",
-        *words,
-        "--out",
-        "out",
-        "--pictures",
-        "0",
-        "--jobs",
-        "1",
-    ]
-    process = subprocess.Popen(
-        command, env=os.environ | {"PLAN": "sleep 4"}, start_new_session=True
-    )
+    quiet = ["--out", "out", "--pictures", "0", "--jobs", "1"]
+    process = processes.start("compare", *words, *quiet, env={"PLAN": "sleep 4"})
     wait_for(lambda: (folder / "begun.txt").exists() and len(begun(folder)) == 2)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill(signal.SIGKILL, group=True)
     process.wait()
     assert (
         begun(folder) == ["draft_k 3", "draft_k 4"]
@@ -308,31 +293,15 @@ def test_a_killed_comparison_goes_on_where_it_was(folder, monkeypatch):
 
 
 def test_ctrl_c_ends_the_running_one_and_begins_no_other(folder):
-    command = [
-        sys.executable,
-        "-m",
-        "rewardft",
-        "compare",
-        "recipe.yaml",
-        "--seeds",
-        "2",
-        "--out",
-        "out",
-    ]
-    process = subprocess.Popen(
-        command,
-        env=os.environ | {"PLAN": "sleep 3"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    words = ["compare", "recipe.yaml", "--seeds", "2", "--out", "out"]
+    process = processes.start(*words, env={"PLAN": "sleep 3"})
     wait_for(lambda: (folder / "begun.txt").exists())
-    os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 130 and begun(folder) == ["recipe 3".replace("recipe", "draft_k")]
+    process.kill(signal.SIGINT, group=True)
+    done = process.wait()
+    assert done.returncode == 130 and begun(folder) == ["draft_k 3"]
     assert (
         "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml --seeds 2 --out out"
-        in out
+        in done.stdout
     )
 
 
@@ -412,13 +381,6 @@ def test_differences_leave_out_what_all_share(folder):
     own, common = differences(expand(Request(variants), Path("out")))
     assert own == {"a": {"sampler.eta": 0.0}, "b": {"sampler.eta": 0.5}}
     assert "sampler.eta" not in common and common["sampler.steps"] == 3 and "seed" not in common
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def test_the_base_is_evaluated_once_where_all_judge_alike(folder):

@@ -18,6 +18,7 @@ from rewardft.files.streams import Forgiving
 from rewardft.storage.checkpoint import latest_checkpoint, step_of
 from rewardft.testing import run_recipe
 from rewardft.testing.recipes import read_steps
+from tests import processes
 from tests.bench import RECIPE
 
 PLUGIN = """
@@ -141,15 +142,19 @@ def test_a_closed_pipe_ends_nothing():
     stream.flush()
 
 
-def test_a_run_into_a_closed_pipe_goes_on_to_its_end(recipe, tmp_path):
-    path = recipe("pass")
-    command = [sys.executable, "-m", "rewardft", "run", str(path), "--out", str(tmp_path / "run")]
-    command += [word for text in SETS for word in ("--set", text)]
+def into_a_closed_pipe(words):
+    """The command line, with nobody who reads what it prints."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(command, stdout=writer, stderr=writer, timeout=120)
-    os.close(writer)
-    assert done.returncode == 0
+    sys.stdout, sys.stderr = (os.fdopen(os.dup2(writer, stream), "w") for stream in (1, 2))
+    return processes.call_main(*words)
+
+
+def test_a_run_into_a_closed_pipe_goes_on_to_its_end(recipe, tmp_path):
+    path = recipe("pass")
+    sets = [word for text in SETS for word in ("--set", text)]
+    words = ["run", str(path), "--out", str(tmp_path / "run"), *sets]
+    assert processes.Running(into_a_closed_pipe, words).wait().returncode == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
 
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from .properties import CLASSES, dataset_files, run_files
 
 PREPARED = {"data sets": dataset_files, "run folders": run_files}
-SHORT = {"data sets": 8, "run folders": 2}  # 40 of the others: seconds for all
+SHORT = {"data sets": 8, "run folders": 2}  # 20 of the others: seconds for all
 
 
 def holds(name, examples):
@@ -22,7 +22,7 @@ def holds(name, examples):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_some_inputs(name):
-    holds(name, SHORT.get(name, 40))
+    holds(name, SHORT.get(name, 20))
 
 
 @pytest.mark.slow

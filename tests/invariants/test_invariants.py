@@ -3,10 +3,7 @@
 import json
 import random
 import signal
-import subprocess
-import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,8 @@ from safetensors.torch import load_file
 from rewardft.errors import CheckpointError, RewardError
 from rewardft.testing import run_recipe
 from rewardft.testing.recipes import read_steps
+from tests import processes
+from tests.processes import wait_for
 
 RECIPE = """
 plugins: [rewardft.testing.tiny]
@@ -266,16 +265,12 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_result(recipe, tmp_path,
     ]
     sets = [part for s in steps for part in ("--set", s)]
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "rewardft", "run", str(recipe), "--out", str(out), *sets]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    wait_for_steps(out, 5)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=300)
-    assert (
-        process.returncode == 130
-        and "--resume" in output
-        and f"interrupted by {number.name}" in output
-    )
+    process = processes.start("run", recipe, "--out", out, *sets)
+    wait_for(lambda: (out / "metrics.jsonl").exists() and len(read_steps(out)) >= 5)
+    process.kill(number)
+    done = process.wait()
+    assert done.returncode == 130
+    assert "--resume" in done.stdout and f"interrupted by {number.name}" in done.stdout
     step = json.loads((out / "summary.json").read_text())["step"]
     assert 5 <= step < 40000
     assert [p.name for p in (out / "checkpoints").iterdir()] == [f"step-{step:08d}"]
@@ -283,15 +278,6 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_result(recipe, tmp_path,
     resumed = run_recipe(recipe, out, *finish, resume=True)
     whole = run_recipe(recipe, tmp_path / "whole", *finish)
     assert_same_run(whole, resumed, exact=True)
-
-
-def wait_for_steps(out, count, seconds=300):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and len(read_steps(out)) >= count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no {count} steps after {seconds} s")
 
 
 def test_a_run_that_could_not_be_built_does_not_block_its_folder(recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""One process with batch 4 equals two processes with batch 2. Run as a script, this file is one of the processes."""
+"""One process with batch 4 equals two processes with batch 2."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from rewardft.errors import CheckpointError
 from rewardft.testing import run_recipe
 from rewardft.testing.recipes import read_steps
+from tests import processes
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, ./parity.py]
@@ -137,8 +137,7 @@ def two(folder, interrupted):
     jobs += [("again", "two-drtune", ["data.batch_size=2"], False)]
     jobs += [("resumed", "interrupted", finish, True), ("whole", "whole", finish, False)]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    output, returncode = launch(__file__, folder)
-    assert returncode == 0, output
+    processes.run_ranks(carry_out_jobs, folder)
     return [json.loads((folder / f"answers-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -335,7 +334,7 @@ def exchange(accelerator):
     }
 
 
-def main(folder):
+def carry_out_jobs(folder):
     """One of the two processes: do the jobs in order, note what came of each."""
     from accelerate import Accelerator
 
@@ -352,7 +351,3 @@ def main(folder):
             answers[name] = str(error)
     (folder / f"answers-{accelerator.process_index}.json").write_text(json.dumps(answers))
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

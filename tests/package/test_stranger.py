@@ -1,7 +1,6 @@
 """A stranger's reward: one file, and a package installed by pip. Neither needs a change to the core."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from rewardft.cli import main
 from rewardft.plugins.sources import installed
 from rewardft.testing import run_recipe
+from tests import processes
 from tests.documents import ROOT, files_in
 
 MEASURE = "reward/redness"
@@ -20,12 +20,12 @@ MEASURE = "reward/redness"
 
 def run(command, cwd, **environment):
     """Run a command of the documentation with this interpreter's rewardft; returns stdout."""
-    words = [sys.executable, "-m", *command] if isinstance(command, list) else shlex.split(command)
+    words = command if isinstance(command, list) else shlex.split(command)
     if words[0] == "rewardft":
+        done = processes.run(*words[1:], cwd=cwd, env=environment)
+    else:
         words = [sys.executable, "-m", *words]
-    done = subprocess.run(
-        words, cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -5,8 +5,6 @@ import logging
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from rewardft.evaluation.evaluate import Evaluation, compare
 from rewardft.recipe.recipe import load_recipe
 from rewardft.runs.open import evaluate_run, load_trained, open_run
 from rewardft.testing import run_recipe
+from tests import processes
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, ./events.py]
@@ -415,8 +414,7 @@ def test_a_second_interrupt_says_how_to_resume(recipe, tmp_path):
     )
     sets = ["--set", "plugins=[rewardft.testing.tiny, ./slow.py]", "--set", "rewards=[{use: slow}]"]
     sets += ["--set", "evaluate.every=0"]
-    command = [sys.executable, "-m", "rewardft", "run", str(recipe), "--out", "out", *sets]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = processes.run("run", recipe, "--out", "out", *sets, cwd=tmp_path)
     assert done.returncode == 130
     assert done.stdout == (
         "interrupted at once; no checkpoint was saved yet: out\n"

@@ -106,14 +106,22 @@ def test_reward_that_raises(run_recipe):
 
 @pytest.fixture
 def run_pytest(pytester, monkeypatch):
-    """Run a fresh pytest in `pytester.path`, which has no configuration: the plugin comes by its entry point alone."""
+    """Run pytest in `pytester.path`, which has no configuration: the plugin comes by its entry point alone.
+
+    In a process of its own only where that is the point: it would import torch once more.
+    """
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    return lambda *arguments: pytester.runpytest_subprocess(
-        "-p", "no:cacheprovider", *arguments, timeout=240
-    )
+
+    def run(*arguments, fresh=False):
+        words = ["-p", "no:cacheprovider", *arguments]
+        if fresh:
+            return pytester.runpytest_subprocess(*words, timeout=240)
+        return pytester.runpytest_inprocess(*words)
+
+    return run
 
 
 def test_recipes_run_as_text_and_as_files_beside_the_test(pytester, run_pytest, tmp_path):
@@ -165,8 +173,8 @@ def test_pytest_starts_without_torch_and_without_the_plugin_if_asked(pytester, r
             assert [name for name in ("torch", "numpy", "diffusers") if name in sys.modules] == []
         """
     )
-    run_pytest().assert_outcomes(passed=1)
-    result = run_pytest("-p", "no:rewardft")
+    run_pytest(fresh=True).assert_outcomes(passed=1)
+    result = run_pytest("-p", "no:rewardft", fresh=True)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["E*fixture 'run_recipe' not found"])
 

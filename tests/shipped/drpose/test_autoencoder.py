@@ -67,7 +67,7 @@ def test_training_improves_the_reconstruction():
     before = autoencoder_psnr(LatentAutoencoder(), data)
     reports = []
     model = train_autoencoder(
-        [data], FitOptions(steps=80, batch=32, lr=3e-3, log_every=40, bf16=False), reports.append
+        [data], FitOptions(steps=80, batch=8, lr=3e-3, log_every=40, bf16=False), reports.append
     )
     after = autoencoder_psnr(model, data)
     assert after["normals"] > before["normals"] + 8

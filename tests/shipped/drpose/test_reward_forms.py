@@ -285,7 +285,7 @@ def test_training_a_form_learns_it_and_leaves_the_shared_levels_alone(posed):
         truth = draw_truth(form, data, items, load_body())
         before = form_quality(form, g_skel.fork(form.maps, form.reads), data, truth)
         network = train_form(
-            form, g_skel, [(data, truth)], FitOptions(steps=120, batch=4, lr=5e-3), print
+            form, g_skel, [(data, truth)], FitOptions(steps=50, batch=4, lr=1e-2), print
         )
         after = form_quality(form, network, data, truth)
         (key,) = after

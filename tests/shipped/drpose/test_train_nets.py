@@ -80,7 +80,7 @@ def test_skeleton_training_learns_the_maps(items, autoencoder):
     short = train_skeleton([data], FitOptions(steps=1, batch=4, bf16=False), print)
     before = skeleton_quality(short, data)
     after = skeleton_quality(
-        train_skeleton([data], FitOptions(steps=60, batch=4, lr=3e-3), print), data
+        train_skeleton([data], FitOptions(steps=30, batch=4, lr=5e-3), print), data
     )
     assert sorted(after) == ["overlay_psnr", "overlay_ssim", "psnr", "ssim"]
     assert after["psnr"] > before["psnr"] + 8
@@ -91,7 +91,7 @@ def test_judge_training_learns_joints_and_parts(items, autoencoder):
         train_judge([items], autoencoder, FitOptions(steps=1, batch=4), print), items
     )
     after = judge_quality(
-        train_judge([items], autoencoder, FitOptions(steps=60, batch=4, lr=3e-3), print), items
+        train_judge([items], autoencoder, FitOptions(steps=30, batch=4, lr=5e-3), print), items
     )
     assert after["mpjpe_mm"] < 0.8 * before["mpjpe_mm"]
     assert after["iou"] == before["iou"] > 0.8  # needs no network

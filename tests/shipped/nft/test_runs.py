@@ -1,9 +1,6 @@
 """Whole runs of DiffusionNFT: resume, cutting up, refusals, and two processes against one."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
+from tests import processes
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, rewardft_plugins.nft, rewardft_plugins.dpo]
@@ -142,19 +140,7 @@ def in_two_processes(tmp_path_factory):
         for name, sets in RUNS.items()
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        __file__,
-        str(folder),
-    ]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+    processes.run_ranks(carry_out_jobs, folder)
     return folder
 
 
@@ -168,13 +154,9 @@ def test_two_processes_equal_one(in_two_processes, tmp_path, name):
     assert_same_run(one, Finished(out, {}, read_steps(out)))
 
 
-if __name__ == "__main__":
+def carry_out_jobs(folder):
+    """One of the processes: every job in turn."""
     torch.set_num_threads(1)
-    place = Path(sys.argv[1])
-    for job, sets in json.loads((place / "jobs.json").read_text()):
-        run_recipe(
-            place / "recipe.yaml",
-            place / f"two-{job}",
-            *sets,
-            *([] if "data=" in str(sets) else ["data.batch_size=2"]),
-        )
+    for job, sets in json.loads((folder / "jobs.json").read_text()):
+        halves = [] if "data=" in str(sets) else ["data.batch_size=2"]
+        run_recipe(folder / "recipe.yaml", folder / f"two-{job}", *sets, *halves)

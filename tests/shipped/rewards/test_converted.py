@@ -5,9 +5,6 @@ encoder with cross-attention), so names, splits, constants and masks are all che
 """
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,6 +20,7 @@ from transformers import BertTokenizer
 from rewardft.errors import ComponentError, RewardError
 from rewardft.testing import check_reward
 from rewardft.testing.rewards import make_rollout
+from tests import processes
 
 from .checkpoints import (
     EMBEDDING,
@@ -371,19 +369,8 @@ def test_image_reward_needs_a_converted_folder_and_prompts(image_reward, pixels)
 
 def test_the_commands_convert(tmp_path, clip_base):
     save_file(open_clip_tensors(len(clip_tokenizer())), tmp_path / "hps.safetensors")
-    command = [
-        sys.executable,
-        "-m",
-        "rewardft",
-        "rewards",
-        "convert-hps",
-        str(tmp_path / "hps.safetensors"),
-        str(tmp_path / "out"),
-    ]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, "--base", str(clip_base)], env=environment, capture_output=True, text=True
-    )
+    words = ["convert-hps", tmp_path / "hps.safetensors", tmp_path / "out", "--base", clip_base]
+    result = processes.run("rewards", *words, env={"HF_HUB_OFFLINE": "1"})
     assert result.returncode == 0, result.stderr
     assert (
         result.stdout.strip()

@@ -5,7 +5,6 @@ import email.utils
 import inspect
 import json
 import math
-import os
 import re
 import socket
 import subprocess
@@ -23,7 +22,9 @@ from safetensors.torch import save
 from rewardft.errors import ComponentError, RewardError
 from rewardft.testing import check_reward, run_recipe
 from rewardft.testing.rewards import make_rollout
+from tests import processes
 from tests.documents import blocks, files_in, read, table_rows, words
+from tests.processes import wait_for
 
 from .pictures import batch_of, noise_pictures
 from .servers import Scripted, address, raw_server, running, says, serve
@@ -122,45 +123,22 @@ def test_a_reward_that_raises_over_there_is_reported_here(capfd):
 
 
 def test_the_command_serves_a_registered_reward():
-    command = [
-        sys.executable,
-        "-m",
-        "rewardft",
-        "rewards",
-        "serve",
-        "mean_brightness",
-        "--set",
-        "target=0.25",
-        "--port",
-        "0",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    words = ["serve", "mean_brightness", "--set", "target=0.25", "--port", "0"]
+    process = processes.start("rewards", *words)
+    wait_for(lambda: "serving" in process.stdout())
     try:
         url = re.search(
-            r"serving mean_brightness at (http://127\.0\.0\.1:\d+/) ", process.stdout.readline()
+            r"serving mean_brightness at (http://127\.0\.0\.1:\d+/) ", process.stdout()
         ).group(1)
         got = score(Remote(url), torch.full((2, 3, 4, 4), 0.75), batch_of(2))
     finally:
         process.terminate()
-        process.communicate(timeout=240)
+        process.wait()
     assert got.tolist() == pytest.approx([-0.25, -0.25])
 
 
 def test_the_command_explains_what_it_cannot_serve():
-    command = [
-        sys.executable,
-        "-m",
-        "rewardft",
-        "rewards",
-        "serve",
-        "mean_brightness",
-        "--set",
-        "target=bright",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    result = processes.run("rewards", "serve", "mean_brightness", "--set", "target=bright")
     assert result.returncode == 2
     assert result.stderr.strip() == (
         "error: reward 'mean_brightness': 1 problem\n"
