@@ -17,6 +17,8 @@ from torch import Tensor
 from rewardft.errors import ComponentError
 
 if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
     from rewardft.noise import Noise
 
 
@@ -194,6 +196,9 @@ class Transition:
     x0:       one-step estimate of the clean sample.
     epsilon:  the output expressed as a noise prediction.
     log_prob: `(b,)`, float32, averaged over the dimensions of one sample.
+    density:  the distribution that the step draws from, for policies that are not a Gaussian with
+        one deviation: over the sample `(b,)`, or over its parts `(b, n)`, tokens for instance.
+    mask:     `(b, n)` bool: which of these parts were drawn; None: all.
     """
 
     state: Any
@@ -204,6 +209,8 @@ class Transition:
     x0: Tensor | None = None
     epsilon: Tensor | None = None
     log_prob: Tensor | None = None
+    density: Distribution | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

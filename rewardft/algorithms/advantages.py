@@ -20,6 +20,7 @@ def group_advantages(
     std: Literal["global", "group"] = "global",
     epsilon: float = 1e-4,
     unbiased: bool = False,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(reward - group mean) / (std + epsilon), and which samples belong to a group whose rewards
     differ.
@@ -29,7 +30,9 @@ def group_advantages(
         std: `global`: standard deviation of all rewards of the batch, over all processes; `group`:
             of the own group.
         unbiased: divide by n - 1 in the standard deviation instead of n.
+        valid: `(b,)` bool: the V <= G members of a group that take part; None: all.
     """
+    rewards = rewards if valid is None else rewards.masked_fill(~valid, torch.nan)
     groups = rewards.reshape(-1, size)
     centre, own = moments(groups, unbiased)
     centred = groups - centre

@@ -277,5 +277,3 @@ def weighted_gradients(
     flat = torch.cat([p.flatten() for p in ctx.adapter.parameters])
     return Loss((flat * total.to(flat)).sum(), step=True)
 
-
-# -- advantages ------------------------------------------------------------------------------------

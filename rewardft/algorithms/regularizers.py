@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Distribution, kl_divergence
 
 from rewardft.errors import ComponentError
 from rewardft.policy.context import Context
 from rewardft.types import Rollout, Transition
+
+Form = Literal["epsilon_mse", "gaussian", "categorical"]
 
 
 class KL:
@@ -21,17 +24,21 @@ class KL:
             sampler.
         gaussian: the exact KL divergence of the transition densities N(mean, std^2 I) per
             dimension, mean((mean - mean_ref)^2) / (2 std^2) (Fan et al. 2023, 2305.16381);
-            stochastic samplers.
+            stochastic samplers. Of a step with a `density` of its own (a deviation for each
+            dimension, a covariance) the divergence of these, over the number of dimensions.
+        categorical: the divergence of the distributions of tokens, a mean over those drawn.
+
+    Of the last two each is 0 at a step of the other kind: a hybrid policy takes both, by name.
     """
 
     provides = frozenset({"kl"})
 
-    def __init__(self, form: Literal["epsilon_mse", "gaussian"] = "epsilon_mse") -> None:
+    def __init__(self, form: Form = "epsilon_mse") -> None:
         self.form = form
 
     @staticmethod
     def needs_for(form: str = "epsilon_mse", **_: Any) -> frozenset[str]:
-        return frozenset({"log_prob"}) if form == "gaussian" else frozenset()
+        return frozenset() if form == "epsilon_mse" else frozenset({"log_prob"})
 
     def __call__(self, new: Transition, reference: Transition) -> Tensor:
         if self.form == "epsilon_mse":
@@ -40,6 +47,13 @@ class KL:
                     "kl (epsilon_mse) needs a sampler whose steps have a noise prediction"
                 )
             return (new.epsilon - reference.epsilon).square().flatten(1).mean(1)
+        if new.density is not None and reference.density is not None:
+            return divergence(self.form, new, reference)
+        if self.form == "categorical":
+            raise ComponentError(
+                "kl (categorical) needs a policy that draws tokens, and this step has no "
+                "distribution of them. Use `form: gaussian` or `form: epsilon_mse`."
+            )
         if new.mean is None or reference.mean is None or new.log_prob is None or new.std is None:
             raise ComponentError(
                 "kl (gaussian): this step is deterministic, so the divergence of its densities is "
@@ -50,10 +64,28 @@ class KL:
         return (new.mean - reference.mean).square().flatten(1).mean(1) / (2 * new.std**2)
 
 
+def kind_of(density: Distribution) -> str:
+    """`categorical` or `gaussian`."""
+    return "categorical" if isinstance(density, Categorical) else "gaussian"
+
+
+def divergence(form: str, new: Transition, reference: Transition) -> Tensor:
+    """KL(new || reference) of the densities of a step, per dimension or token drawn, `(b,)`; 0
+    where the step is of another kind than `form`."""
+    assert new.density is not None and reference.density is not None
+    value = kl_divergence(new.density, reference.density)
+    if form != kind_of(new.density):
+        return torch.zeros_like(value if value.ndim == 1 else value[:, 0])
+    if value.ndim == 1:
+        return value / new.density.event_shape.numel()
+    mask = torch.ones_like(value) if new.mask is None else new.mask.to(value)
+    return (value * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
 @torch.no_grad()
-def trajectory_kl(ctx: Context, rollout: Rollout) -> tuple[str, Tensor]:
-    """The distance from the reference along trajectories whose steps were all kept: its form, and
-    values `(b,)`.
+def trajectory_kl(ctx: Context, rollout: Rollout) -> dict[str, Tensor]:
+    """The distance from the reference along trajectories whose steps were all kept: values `(b,)`
+    by form.
 
     Forms, by what the sampler's steps are: gaussian: some steps draw noise: the sum over them of
     the exact KL divergence of their densities, in nats per dimension. By the chain rule its mean is
@@ -68,10 +100,10 @@ def trajectory_kl(ctx: Context, rollout: Rollout) -> tuple[str, Tensor]:
     for k in range(rollout.plan.stop):
         form, value = step_distance(taken_step(ctx, rollout, k), ctx.reference(rollout, k))
         terms.setdefault(form, []).append(value)
-    if "gaussian" in terms:
-        return "gaussian", torch.stack(terms["gaussian"]).sum(0)
-    ((form, values),) = terms.items()
-    return form, torch.stack(values).mean(0)
+    drawn = {form: values for form, values in terms.items() if form in ("gaussian", "categorical")}
+    if drawn:
+        return {form: torch.stack(values).sum(0) for form, values in drawn.items()}
+    return {form: torch.stack(values).mean(0) for form, values in terms.items()}
 
 
 def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
@@ -90,6 +122,9 @@ def step_distance(new: Transition, reference: Transition) -> tuple[str, Tensor]:
 
     Raises ComponentError for a step without an output.
     """
+    if new.density is not None:
+        form = kind_of(new.density)
+        return form, divergence(form, new, reference)
     if new.log_prob is not None:
         return "gaussian", KL("gaussian")(new, reference)
     if new.epsilon is not None and reference.epsilon is not None:

@@ -126,9 +126,9 @@ def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollou
     steps = ctx.sampler.steps
     rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps if kl else 0))))
     if kl:
-        form, values = trajectory_kl(ctx, rollout)
-        result.higher_is_better[f"kl/{form}"] = None
-        add_values(result, f"kl/{form}", values, batch.copies)
+        for form, values in trajectory_kl(ctx, rollout).items():
+            result.higher_is_better[f"kl/{form}"] = None
+            add_values(result, f"kl/{form}", values, batch.copies)
         for kept in (rollout.states, rollout.outputs, rollout.log_probs):
             kept.clear()
     return rollout

@@ -145,13 +145,31 @@ class Context:
         with torch.no_grad(), self.adapter.disabled():
             return self.sampler.replay(self.policy, rollout, k, input_gradient=False)
 
-    def penalty(self, new: Transition, rollout: Rollout, k: int) -> Tensor:
+    def replay_all(self, rollout: Rollout) -> list[Transition]:
+        """Visit all steps in one call, for samplers that have `replay_all`: policies whose steps
+        are read off one pass over what was drawn."""
+        self.adapter.train_mode(torch.is_grad_enabled())
+        try:
+            steps: list[Transition] = self.sampler.replay_all(self.policy, rollout)
+            return steps
+        finally:
+            self.adapter.train_mode(False)
+
+    def reference_all(self, rollout: Rollout) -> list[Transition]:
+        """The same visit of all steps under the reference model, without autograd."""
+        with torch.no_grad(), self.adapter.disabled():
+            steps: list[Transition] = self.sampler.replay_all(self.policy, rollout)
+            return steps
+
+    def penalty(
+        self, new: Transition, rollout: Rollout, k: int, reference: Transition | None = None
+    ) -> Tensor:
         """Weighted sum of the regularizers at a visited step, `(b,)`; costs a reference call only
-        if there are any."""
+        if there are any, and none where the same visit under the reference is given."""
         total = torch.zeros(len(rollout.noise), dtype=self.dtype, device=self.device)
         if not self.regularizers:
             return total
-        reference = self.reference(rollout, k)
+        reference = self.reference(rollout, k) if reference is None else reference
         for term in self.regularizers:
             value = term.penalty(new, reference)
             if value.shape != total.shape:

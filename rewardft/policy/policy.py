@@ -11,9 +11,10 @@ from torch import Tensor
 
 
 class Policy:
-    """The model as samplers and algorithms see it: `denoise` under autocast, counted.
+    """The model as samplers and algorithms see it: `denoise`, or `call` for a policy that does
+    something else, under autocast and counted.
 
-    forwards, backwards: denoiser calls so far, and how many of them have been differentiated.
+    forwards, backwards: calls so far, and how many of them have been differentiated.
         forward_samples, backward_samples: the samples that these calls held.
     """
 
@@ -32,6 +33,18 @@ class Policy:
         if output.requires_grad:
             output.register_hook(self._count_backward)
         return output.float() if self.precision else output
+
+    def call(self, method: str, count: int, *args: Any) -> tuple[Tensor, ...]:
+        """One call of the model's `method`, which takes `count` samples through the trained network
+        and returns tensors, the first of which every loss goes through."""
+        self.forwards += 1
+        self.forward_samples += count
+        device = next(self.model.trainable.parameters()).device.type
+        with self.autocast(device):
+            outputs: tuple[Tensor, ...] = getattr(self.model, method)(*args)
+        if outputs[0].requires_grad:
+            outputs[0].register_hook(lambda gradient: self._count(count))
+        return outputs
 
     def autocast(self, device: str) -> Any:
         """Without the weight cache: a cast made under no_grad would be reused with gradients on,
@@ -57,5 +70,8 @@ class Policy:
             self.model.guidance = before
 
     def _count_backward(self, gradient: Tensor) -> None:
+        self._count(len(gradient))
+
+    def _count(self, samples: int) -> None:
         self.backwards += 1
-        self.backward_samples += len(gradient)
+        self.backward_samples += samples

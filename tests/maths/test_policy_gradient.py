@@ -325,3 +325,14 @@ def test_one_pass_is_left_alone_where_it_would_be_wrong_or_slow():
     ]
     refusals += [{"micro_batch": None}, {"micro_batch": 2}, {"dropout": True}, {"one_pass": False}]
     assert [takes_one_pass(**options) for options in refusals] == [False] * 7
+
+
+def test_members_that_are_not_valid_take_no_part_in_their_group():
+    ctx, nan = make_context(DDIM(T, eta=1.0)), math.nan
+    rewards = torch.tensor([1.0, 2.0, 9.0, 4.0, 7.0, 8.0, 5.0, 5.0, 1.0])
+    valid = torch.tensor([1, 1, 0, 0, 0, 1, 1, 1, 0]).bool()
+    got, kept = group_advantages(ctx, rewards, 3, "group", epsilon=0.0, valid=valid)
+    assert got.tolist() == [-1.0, 1.0, 0, 0, 0, 0, 0, 0, 0]  # of V = 2, V = 1, and V = 2 equal ones
+    assert kept.tolist() == [True, True, *[False] * 7]
+    without = torch.where(valid, rewards, nan)
+    assert torch.equal(group_advantages(ctx, without, 3, "group", epsilon=0.0)[0], got)

@@ -56,3 +56,34 @@ def test_gaussian_form_refuses_a_deterministic_step():
     ):
         ctx.penalty(ctx.replay(rollout, 2), rollout, 2)
     assert KL.needs_for(form="gaussian") == {"log_prob"} and KL.needs_for() == frozenset()
+
+
+def drawn(density, mask=None):
+    return Transition(state=None, log_prob=torch.zeros(2), density=density, mask=mask)
+
+
+def test_gaussian_form_of_a_deviation_for_each_dimension():
+    torch.manual_seed(1)
+    means, stds = torch.randn(2, 2, 5).double(), torch.rand(2, 2, 5).double() + 0.1
+    normals = [torch.distributions.Normal(m, s) for m, s in zip(means, stds)]
+    steps = [drawn(torch.distributions.Independent(normal, 1)) for normal in normals]
+    (mine, theirs), (own, other) = means, stds
+    closed = (other / own).log() + (own**2 + (mine - theirs) ** 2) / (2 * other**2) - 0.5
+    assert torch.allclose(KL("gaussian")(*steps), closed.mean(1))
+    assert KL("gaussian")(steps[0], steps[0]).abs().max() == 0
+    assert KL("categorical")(*steps).tolist() == [0.0, 0.0]
+
+
+def test_categorical_form_is_the_mean_over_the_tokens_that_were_drawn():
+    torch.manual_seed(2)
+    logits = torch.randn(2, 2, 3, 4).double()
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    new, reference = (drawn(torch.distributions.Categorical(logits=z), mask) for z in logits)
+    log_p, log_q = logits.log_softmax(-1)
+    each = (log_p.exp() * (log_p - log_q)).sum(-1)
+    expected = torch.stack([each[0, :2].mean(), each[1].mean()])
+    assert torch.allclose(KL("categorical")(new, reference), expected)
+    assert KL("gaussian")(new, reference).tolist() == [0.0, 0.0]
+    with pytest.raises(ComponentError, match=r"^kl \(categorical\) needs a policy that draws tok"):
+        KL("categorical")(transition(torch.zeros(2, 3), 1.0), transition(torch.zeros(2, 3), 1.0))
+    assert KL.needs_for(form="categorical") == {"log_prob"}

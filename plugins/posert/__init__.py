@@ -1,0 +1,54 @@
+"""Pose-RFT (arXiv 2508.07804) in miniature: a language model that answers with words and a human
+pose, fine-tuned by hybrid-action reinforcement.
+
+Registers the model `pose_lm`, the sampler `hybrid`, the algorithms `hygrpo` and `pose_sft`, the
+rewards `joint_accuracy`, `pose_text_similarity`, `format` and `answer_similarity`, the data sets
+`pose_dialogues`, `pose_script` and `bedlam_script`, the metric `pose_answers`, and the commands
+under `rewardft posert`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rewardft import hookimpl
+
+requires = ("adhmr", "humans")  # pictures with landmarks, kinematics, skeletons; motions
+
+Factories = Mapping[str, Callable[..., Any]]
+
+
+@hookimpl
+def register_models() -> Factories:
+    from rewardft_plugins.posert.model import PoseLM
+
+    return {"pose_lm": PoseLM}
+
+
+@hookimpl
+def register_samplers() -> Factories:
+    from rewardft_plugins.posert.hybrid import Hybrid
+
+    return {"hybrid": Hybrid}
+
+
+@hookimpl
+def register_algorithms() -> Factories:
+    from rewardft_plugins.posert.sft import PoseSFT
+
+    return {"pose_sft": PoseSFT}
+
+
+@hookimpl
+def register_datasets() -> Factories:
+    from rewardft_plugins.posert.dataset import PoseDialogues
+
+    return {"pose_dialogues": PoseDialogues}
+
+
+@hookimpl
+def register_metrics() -> Factories:
+    from rewardft_plugins.posert.metric import PoseAnswers
+
+    return {"pose_answers": PoseAnswers}

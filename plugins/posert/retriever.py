@@ -1,0 +1,108 @@
+"""Retrievers: how well a caption and a pose go together, as PoseScript's (Delmas et al. 2022,
+2210.11795), in miniature.
+
+Texts are bags of hashed word n-grams; poses are rotations (A, the reward) or joints (B, the judge).
+A and B have learned on other poses, other captions, other features and other hashes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rewardft_plugins.posert.rotations import SIZE, joints, pack, unpack
+from rewardft_plugins.posert.weights import ASSETS, load_weights, save_weights
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from rewardft.errors import ComponentError
+
+Features = Literal["rotations", "joints"]
+GRAMS = 3  # words in a row, at most
+SHIPPED: dict[str, tuple[Features, int]] = {
+    "shipped_a": ("rotations", 0),
+    "shipped_b": ("joints", 1),
+}
+
+
+class Retriever(nn.Module):
+    """Texts and poses into one space of unit vectors; calling it gives their cosines `(b,)`.
+
+    Args:
+        features: what is seen of a pose: `rotations` or `joints`.
+        salt: of the hashes.
+        buckets, width, size: of n-grams, of the layers, and of the space.
+    """
+
+    def __init__(
+        self,
+        features: Features = "rotations",
+        salt: int = 0,
+        buckets: int = 512,
+        width: int = 64,
+        size: int = 48,
+    ) -> None:
+        super().__init__()
+        self.features, self.salt, self.buckets = features, salt, buckets
+        entered = SIZE if features == "rotations" else 27 * 3
+        self.words = nn.EmbeddingBag(buckets, width, mode="sum")
+        self.text_layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, size))
+        self.pose_layers = nn.Sequential(
+            nn.Linear(entered, 2 * width),
+            nn.SiLU(),
+            nn.Linear(2 * width, width),
+            nn.SiLU(),
+            nn.Linear(width, size),
+        )
+        self.scale = nn.Parameter(torch.tensor(2.5))  # logarithm of the inverse temperature
+
+    def text(self, texts: list[str]) -> Tensor:
+        """Unit vectors `(b, size)`."""
+        grams = [self.grams(text) for text in texts]
+        starts = torch.tensor([0, *[len(g) for g in grams[:-1]]]).cumsum(0)
+        flat = torch.tensor([g for row in grams for g in row], dtype=torch.long)
+        device = self.words.weight.device
+        return normalize(self.text_layers(self.words(flat.to(device), starts.to(device))), dim=-1)
+
+    def pose(self, pose: Tensor) -> Tensor:
+        """Unit vectors `(b, size)` of vectors `(b, 132)`; differentiable."""
+        seen = pack(unpack(pose)) if self.features == "rotations" else joints(pose).flatten(1)
+        return normalize(self.pose_layers(seen), dim=-1)
+
+    def forward(self, texts: list[str], pose: Tensor) -> Tensor:
+        return (self.text(texts) * self.pose(pose.float())).sum(-1)
+
+    def grams(self, text: str) -> list[int]:
+        """Buckets of the n-grams of each part between commas; an empty text has none."""
+        found = []
+        for part in text.lower().replace(".", " ").split(","):
+            words = part.split()
+            for count in range(1, GRAMS + 1):
+                for start in range(len(words) - count + 1):
+                    gram = f"{self.salt} {' '.join(words[start : start + count])}"
+                    found.append(zlib.crc32(gram.encode()) % self.buckets)
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the weights as float16."""
+        save_weights(self, path)
+
+
+def load_retriever(given: str) -> Retriever:
+    """One of `SHIPPED`, or a file that `rewardft posert train-retriever` has written, whose name
+    ends in `_joints` or not. Raises ComponentError where there is none."""
+    features, salt = SHIPPED.get(
+        given, ("joints", 1) if Path(given).stem.endswith("_joints") else ("rotations", 0)
+    )
+    retriever = Retriever(features, salt)
+    path = Path(given).expanduser()
+    if given in SHIPPED:
+        path = ASSETS / f"retriever_{given[-1]}.safetensors"
+    elif path.suffix != ".safetensors":
+        raise ComponentError(
+            f"a retriever is {', '.join(SHIPPED)} or a .safetensors file, got {given!r}"
+        )
+    load_weights(retriever, path)
+    return retriever.requires_grad_(False).eval()
