@@ -35,9 +35,27 @@ def register_samplers() -> Factories:
 
 @hookimpl
 def register_algorithms() -> Factories:
+    from rewardft_plugins.posert.hygrpo import HyGRPO
     from rewardft_plugins.posert.sft import PoseSFT
 
-    return {"pose_sft": PoseSFT}
+    return {"hygrpo": HyGRPO, "pose_sft": PoseSFT}
+
+
+@hookimpl
+def register_rewards() -> Factories:
+    from rewardft_plugins.posert.rewards import (
+        AnswerSimilarity,
+        Format,
+        JointAccuracy,
+        PoseTextSimilarity,
+    )
+
+    return {
+        "joint_accuracy": JointAccuracy,
+        "pose_text_similarity": PoseTextSimilarity,
+        "format": Format,
+        "answer_similarity": AnswerSimilarity,
+    }
 
 
 @hookimpl
@@ -52,3 +70,10 @@ def register_metrics() -> Factories:
     from rewardft_plugins.posert.metric import PoseAnswers
 
     return {"pose_answers": PoseAnswers}
+
+
+@hookimpl
+def register_commands() -> Factories:
+    from rewardft_plugins.posert.commands import app
+
+    return {"posert": app}

@@ -129,6 +129,7 @@ class PoseDialogues:
         self.questions: list[Question] = []
         if "image" in tasks:
             self.pictures = pictures_of(root, split, mirrored)
+            self.truth = pack_axis_angle(torch.from_numpy(self.pictures.poses))
             rows = [i for i, g in enumerate(self.pictures.groups) if group in (None, g)]
             if not rows:
                 raise DataError(f"the pictures of {root} have none of the group {group!r}")
@@ -157,7 +158,7 @@ class PoseDialogues:
         """What the detector saw, and the pose."""
         assert self.pictures is not None
         seen = {name: values[question.row] for name, values in self.pictures.detected.items()}
-        pose = pack_axis_angle(torch.from_numpy(self.pictures.poses[question.row])[None])[0]
+        pose = self.truth[question.row]
         return {
             "prompt": f"{IMAGE} {ANSWER}",
             "reference": ANSWER_TEXT,

@@ -14,8 +14,8 @@ recipe's regularizers, `{use: kl, form: categorical}` for tokens and `{use: kl, 
 poses, each with a weight and a name of its own.
 
 Log-probabilities are means over the tokens of an answer and over the D dimensions of a pose, so
-that r_c is the D-th root of the ratio of the densities and e_c is of a like size as e_d. The pull on
-the pose is D times weaker than with the densities themselves: `pose_weight` makes up for it, and
+that r_c is the D-th root of the ratio of the densities and e_c is of a like size as e_d. The pull
+on the pose is D times weaker than with the densities themselves: `pose_weight` makes up for it, and
 `pose_weight: D` is the paper's objective as written, to first order in r_c - 1.
 
 Other points of the same file: `advantage: tokens` is plain GRPO, which moves the tokens by the sum
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from rewardft import Batch, Context, Loss, Scores
 from rewardft.algorithms.advantages import group_advantages
-from rewardft.algorithms.policy_gradient import clipped_ratio_loss
+from rewardft.algorithms.surrogates import clipped_ratio_loss
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.types import Plan, Rollout, Transition, micro_slices
 
@@ -142,9 +142,7 @@ class HyGRPO:
 
     def normalise(self, ctx: Context, rewards: Tensor, valid: Tensor | None = None) -> Tensor:
         """Advantages `(b,)` in groups of G, or of the V that are valid; 0 for the others."""
-        return group_advantages(
-            ctx, rewards, self.group_size, "group", self.floor, valid=valid
-        )[0]
+        return group_advantages(ctx, rewards, self.group_size, "group", self.floor, valid=valid)[0]
 
     def total(self, ctx: Context, scores: Scores, names: frozenset[str]) -> Tensor:
         """Weighted sum of some rewards, `(b,)`; NaN where none applies. Raises ComponentError for a

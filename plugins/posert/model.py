@@ -77,7 +77,7 @@ class PoseLM:
         vision: Literal["landmarks", "clip"] = "landmarks",
         clip: str | None = None,
         pose_encoder: str | None = None,
-        width: int = 96,
+        width: int = 64,
         layers: int = 2,
         heads: int = 4,
         head_width: int = 256,
@@ -167,7 +167,9 @@ class PoseLM:
         at = (tokens == self.pose_token) & mask
         place = torch.where(at.any(1), at.long().argmax(1), mask.sum(1) - 1)
         state = states[torch.arange(len(tokens), device=tokens.device), place]
-        parts: tuple[Tensor, ...] = self.trainable.head(state.float())
+        parts: tuple[Tensor, ...] = self.trainable.head(
+            state.to(self.trainable.head.mean.bias.dtype)
+        )
         return parts
 
     def is_valid(self, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class Projector(nn.Module):
         self.enter, self.leave = nn.Linear(size, width), nn.Linear(width, count * hidden)
 
     def forward(self, features: Tensor) -> Tensor:
+        features = features.to(self.enter.weight.dtype)
         x = self.leave(nn.functional.silu(self.enter(features)))
         return x.unflatten(-1, (self.count, self.hidden)).flatten(1, 2)
 
@@ -80,8 +81,9 @@ class PoseLanguageNetwork(nn.Module):
         return output.last_hidden_state, output.past_key_values
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every token, at least in float32."""
         scores: Tensor = self.lm.get_output_embeddings()(hidden)
-        return scores.float()
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def over(self, prompt: Prompt, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """One pass over prompts and finished answers `(b, l)`: what was scored before each token

@@ -14,17 +14,17 @@ from typing import Literal
 import torch
 from rewardft_plugins.posert.rotations import SIZE, joints, pack, unpack
 from rewardft_plugins.posert.weights import ASSETS, load_weights, save_weights
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, did_you_mean
 
 Features = Literal["rotations", "joints"]
 GRAMS = 3  # words in a row, at most
-SHIPPED: dict[str, tuple[Features, int]] = {
-    "shipped_a": ("rotations", 0),
-    "shipped_b": ("joints", 1),
-}
+REWARD: tuple[Features, int] = ("rotations", 0)
+JUDGE: tuple[Features, int] = ("joints", 1)
+SHIPPED = {"shipped_a": REWARD, "shipped_b": JUDGE}
 
 
 class Retriever(nn.Module):
@@ -91,18 +91,31 @@ class Retriever(nn.Module):
 
 
 def load_retriever(given: str) -> Retriever:
-    """One of `SHIPPED`, or a file that `rewardft posert train-retriever` has written, whose name
-    ends in `_joints` or not. Raises ComponentError where there is none."""
-    features, salt = SHIPPED.get(
-        given, ("joints", 1) if Path(given).stem.endswith("_joints") else ("rotations", 0)
-    )
-    retriever = Retriever(features, salt)
-    path = Path(given).expanduser()
-    if given in SHIPPED:
-        path = ASSETS / f"retriever_{given[-1]}.safetensors"
-    elif path.suffix != ".safetensors":
+    """One of `SHIPPED`, or a file that `rewardft posert train-retriever` has written.
+
+    Raises ComponentError where there is none.
+    """
+    if given not in SHIPPED and Path(given).suffix != ".safetensors":
         raise ComponentError(
-            f"a retriever is {', '.join(SHIPPED)} or a .safetensors file, got {given!r}"
+            f"a retriever is {' or '.join(SHIPPED)}, or a .safetensors file; got {given!r}."
+            f"{did_you_mean(given, SHIPPED)}"
         )
+    path = Path(given).expanduser()
+    path = ASSETS / f"retriever_{given[-1]}.safetensors" if given in SHIPPED else path
+    retriever = Retriever(*(SHIPPED[given] if given in SHIPPED else kind_of(path)))
     load_weights(retriever, path)
     return retriever.requires_grad_(False).eval()
+
+
+def kind_of(path: Path) -> tuple[Features, int]:
+    """Features and salt of the retriever in a file, by what its first layer of poses takes. Raises
+    ComponentError for a file that cannot be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            entered = file.get_slice("pose_layers.0.weight").get_shape()[1]
+    except (OSError, SafetensorError) as error:
+        raise ComponentError(
+            f"{path}: expected a retriever, as `rewardft posert train-retriever` writes it "
+            f"({error})"
+        ) from error
+    return REWARD if entered == SIZE else JUDGE

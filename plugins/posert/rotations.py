@@ -33,4 +33,5 @@ def unpack(x: Tensor) -> Tensor:
 
 def joints(x: Tensor) -> Tensor:
     """The mean shape's joints `(b, 27, 3)` in metres from the pelvis, of vectors `(b, 132)`."""
-    return joints_of(unpack(x), shipped_skeleton())
+    skeleton = shipped_skeleton()
+    return joints_of(unpack(x), skeleton.double() if x.dtype == torch.float64 else skeleton)

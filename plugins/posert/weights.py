@@ -41,3 +41,20 @@ def save_weights(module: nn.Module, path: Path) -> None:
         for name, value in module.state_dict().items()
     }
     path.write_bytes(save(state))
+
+
+def export_run(run: Path, out: Path, average: bool) -> None:
+    """The trained network of a run folder, or its average, as a float16 weight file.
+
+    Raises ComponentError when the run has not been trained in full.
+    """
+    folders = ["adapter_ema", "adapter"] if average else ["adapter"]
+    files = [run / folder / "model.safetensors" for folder in folders]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise ComponentError(
+            f"{run}: expected a finished run with `adapter: {{kind: full}}`, whose weights are in "
+            f"{files[-1]}"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(save({name: value.half() for name, value in load_file(found).items()}))

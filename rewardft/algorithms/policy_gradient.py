@@ -276,4 +276,3 @@ def weighted_gradients(
     total = (slope @ experience.gradients.to(slope)) / (len(advantage) * len(experience.steps))
     flat = torch.cat([p.flatten() for p in ctx.adapter.parameters])
     return Loss((flat * total.to(flat)).sum(), step=True)
-

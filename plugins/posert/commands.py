@@ -1,0 +1,77 @@
+"""`rewardft posert ...`: retrievers, captions, and the weights of a trained base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(
+    help="Pose-RFT: retrievers of captions and poses, captions of motions, exported weights.",
+    no_args_is_help=True,
+)
+_console = Console(stderr=True)
+
+
+@app.command("train-retriever")
+def train_retriever_command(
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    motions: Annotated[str, typer.Option(help="Motion file, or `shipped`.")] = "shipped",
+    judge: Annotated[
+        bool, typer.Option("--judge", help="B, the judge: joints, and the other half of the clips.")
+    ] = False,
+    every_clip: Annotated[
+        bool, typer.Option("--every-clip", help="On all clips, not on half of them.")
+    ] = False,
+    said: Annotated[int, typer.Option(help="Phrases of a caption.", min=1, max=12)] = 4,
+    steps: Annotated[int, typer.Option(min=1)] = 800,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Train a retriever on captions and poses of motion clips."""
+    from rewardft_plugins.posert.retriever import JUDGE, REWARD
+    from rewardft_plugins.posert.training import RetrieverSettings, recall, train_retriever
+
+    features, salt = JUDGE if judge else REWARD
+    half = None if every_clip else int(judge)
+    settings = RetrieverSettings(features, salt, half, said, steps, seed=seed)
+    retriever = train_retriever(motions, settings, _say)
+    retriever.save(out)
+    poses, texts = recall(retriever, motions, "val")
+    _say(
+        f"{out}: {out.stat().st_size / 1000:.0f} kB; recall@10 on val: {poses:.2f} of poses for "
+        f"captions, {texts:.2f} of captions for poses"
+    )
+
+
+@app.command("export-base")
+def export_base_command(
+    run: Annotated[Path, typer.Argument(help="Run folder of a supervised training.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    average: Annotated[bool, typer.Option(help="The moving average, where there is one.")] = True,
+) -> None:
+    """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
+    from rewardft_plugins.posert.weights import export_run
+
+    export_run(run, out, average)
+    _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+
+
+@app.command("captions")
+def captions_command(
+    motions: Annotated[str, typer.Option(help="Motion file, or `shipped`.")] = "shipped",
+    split: Annotated[str, typer.Option()] = "val",
+    count: Annotated[int, typer.Option(min=1)] = 10,
+) -> None:
+    """Print captions of some frames, as `pose_dialogues` gives them."""
+    from rewardft_plugins.posert.dataset import PoseDialogues
+
+    data = PoseDialogues(("text",), motions=motions, split=split, limit=count)
+    for item in (data[i] for i in range(len(data))):
+        typer.echo(f"{item['id']}: {item['caption']}")
+
+
+def _say(text: str) -> None:
+    _console.print(escape(text), highlight=False, soft_wrap=True)
