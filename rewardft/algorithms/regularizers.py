@@ -28,7 +28,7 @@ class KL:
             dimension, a covariance) the divergence of these, over the number of dimensions.
         categorical: the divergence of the distributions of tokens, a mean over those drawn.
 
-    Of the last two each is 0 at a step of the other kind: a hybrid policy takes both, by name.
+    Of the last two each is 0 at a step of the other kind: a policy with both takes both, by name.
     """
 
     provides = frozenset({"kl"})

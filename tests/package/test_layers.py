@@ -25,6 +25,7 @@ SHARED_WORDS = {
     "diversity",
     "image_statistics",
     "video",
+    "format",
 }
 
 
