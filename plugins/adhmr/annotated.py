@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from rewardft_plugins.adhmr.annotations import Annotations, read_annotations
 from rewardft_plugins.adhmr.dataset import chosen, shipped_skeleton
 from rewardft_plugins.adhmr.space import pack_rotations
-from rewardft_plugins.humans.motion import tilt
+from rewardft_plugins.humans.clip import tilt
 from torch import Tensor
 
 from rewardft.errors import DataError

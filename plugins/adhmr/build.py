@@ -23,7 +23,7 @@ from rewardft_plugins.adhmr.detector import Found, Network, detect
 from rewardft_plugins.adhmr.pictures import take, turn_to_camera
 from rewardft_plugins.humans.appearance import generator
 from rewardft_plugins.humans.body import Body, describe_body
-from rewardft_plugins.humans.motion import Clip
+from rewardft_plugins.humans.clip import Clip
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError

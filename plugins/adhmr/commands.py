@@ -42,17 +42,15 @@ def build_dataset_command(
     from rewardft_plugins.adhmr.build import Amounts, build_dataset
     from rewardft_plugins.humans.blazepose import BlazePose, find_model
     from rewardft_plugins.humans.body import describe_body, load_body
-    from rewardft_plugins.humans.motion import check_unique, read_motions, shipped_clips
+    from rewardft_plugins.humans.motion import read_clips
 
-    files = motions or []
-    clips = check_unique(clip for path in files for clip in read_motions(path)) or shipped_clips()
     model, network = load_body(body), BlazePose(find_model(detector))
     _say(describe_body(model))
     amounts = Amounts(plain, tilted, synthetic, val)
     with _console.status("photographing") as status:
         manifest = build_dataset(
             out,
-            clips,
+            read_clips(motions),
             model,
             network,
             amounts,

@@ -8,7 +8,8 @@ import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.humans.body import BETAS, PARTS
+from rewardft_plugins.humans.body import PARTS
+from rewardft_plugins.humans.body_file import BETAS
 from rewardft_plugins.humans.render import HAIR, Appearance
 
 Floats = NDArray[np.float32]

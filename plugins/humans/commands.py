@@ -30,7 +30,8 @@ def import_motion(
     ],
 ) -> None:
     """Turn motion files into one file of SMPL-X poses; tags in an existing index are kept."""
-    from rewardft_plugins.humans.motion import check_unique, read_motions, write_motions
+    from rewardft_plugins.humans.clip import check_unique
+    from rewardft_plugins.humans.motion import read_motions, write_motions
 
     clips = check_unique(clip for path in files for clip in read_motions(path))
     write_motions(out, clips)

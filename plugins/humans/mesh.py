@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from rewardft_plugins.humans.camera import HALF_EXTENT, MIRRORED, view_axes
-from rewardft_plugins.humans.render import SAMPLES, rasterise, vertex_normals
+from rewardft_plugins.humans.raster import rasterise, vertex_normals
+from rewardft_plugins.humans.render import SAMPLES
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.humans.motion import Clip, classify, thin
+from rewardft_plugins.humans.clip import Clip, classify, thin
 from rewardft_plugins.humans.retarget import solve
 from rewardft_plugins.humans.rigs import HUMANOID, HUMANOID_COLUMNS, RIGS, smplx_joint_names
 from scipy.spatial.transform import Rotation

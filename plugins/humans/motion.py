@@ -6,9 +6,7 @@ Everything is turned into `Clip`: SMPL-X body poses, at most 30 fps, y up. Reade
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rewardft_plugins.humans.archives import DAMAGED, read_archive, read_array
 from rewardft_plugins.humans.body import ASSETS
+from rewardft_plugins.humans.clip import BODY_JOINTS, FPS, Clip, check_unique, classify, thin
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
@@ -24,11 +23,6 @@ from rewardft.files.paths import read_text
 Floats = NDArray[np.float32]
 
 SHIPPED = ASSETS / "motions" / "deepmimic15.npz"
-FPS = 30.0
-BODY_JOINTS = 22
-# Degrees: a clip whose pelvis never tilts further is plain, unless its index says otherwise.
-PLAIN_TILT = 45.0
-HELD_OUT_SHARE = 0.1
 POSES = ("poses", "smpl_poses")  # all joints, those of the hands after the 22 of the body
 ROOTS, BODIES = ("root_orient", "global_orient"), ("pose_body", "body_pose")  # or in two arrays
 AMASS_RATES = ("mocap_frame_rate", "mocap_framerate")  # which say that z is up, too
@@ -39,29 +33,16 @@ LARGEST_ANGLE = 100.0  # radians: axis-angles have at most a few turns
 LARGEST_INDEX = 2**26  # bytes of an index
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One motion.
-
-    name: unique among the clips of a data set.
-    poses: `(frames, 22, 3)` float32 axis-angle, global orientation first, y up.
-    fps: frames per second, at most 30.
-    plain: upright locomotion, standing or reaching; everything else is acrobatic.
-    split: `train` or `val`; a clip is never in both.
-    licence: of the motion data, as the index states it.
-    """
-
-    name: str
-    poses: Floats
-    fps: float = FPS
-    plain: bool = True
-    split: str = "train"
-    licence: str = "unknown"
-
-
 def shipped_clips() -> list[Clip]:
     """The fifteen clips that come with the plugin."""
     return read_motions(SHIPPED)
+
+
+def read_clips(files: Sequence[Path] | None) -> list[Clip]:
+    """The clips of all files, whose names must differ; the shipped ones where no file is given."""
+    if not files:
+        return shipped_clips()
+    return check_unique(clip for path in files for clip in read_motions(path))
 
 
 def read_motions(path: Path) -> list[Clip]:
@@ -124,24 +105,6 @@ def read_motionx(path: Path) -> list[Clip]:
     ]
 
 
-def classify(
-    name: str, poses: Floats, fps: float = FPS, licence: str = "unknown", **known: Any
-) -> Clip:
-    """Make a clip, deriving what is not `known`: plain if the pelvis never tilts over 45 degrees,
-    the split by name."""
-    plain = known.get("plain", bool(tilt(poses).max() <= PLAIN_TILT))
-    held_out = zlib.crc32(name.encode()) / 2**32 < HELD_OUT_SHARE
-    split = known.get("split", "val" if held_out else "train")
-    return Clip(name, poses, fps, plain, split, licence)
-
-
-def tilt(poses: Floats) -> Floats:
-    """Angle between the pelvis' up axis and the vertical in degrees,
-    `(frames,)`; over 90 is upside down."""
-    up = Rotation.from_rotvec(poses[:, 0]).apply([0.0, 1.0, 0.0])[:, 1]
-    return np.rad2deg(np.arccos(np.clip(up, -1.0, 1.0))).astype(np.float32)
-
-
 def write_motions(out: Path, clips: Iterable[Clip]) -> None:
     """Write clips in our layout, `out` (.npz, float16) and its index `<stem>.json`, which
     `read_npz` reads.
@@ -173,22 +136,6 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     partial = path.with_name(f".partial-{path.name}")
     write(partial)
     partial.replace(path)
-
-
-def check_unique(clips: Iterable[Clip]) -> list[Clip]:
-    """Return the clips as a list.
-
-    Raises:
-        DataError: two of them have the same name, so that one clip could stand in two splits.
-    """
-    listed, seen = list(clips), set()
-    for clip in listed:
-        if clip.name in seen:
-            raise DataError(
-                f"two motion clips are named {clip.name!r}; give one of the files another name."
-            )
-        seen.add(clip.name)
-    return listed
 
 
 def _indexed_clip(path: Path, name: str, poses: Any, index: Mapping[str, Any]) -> Clip:
@@ -254,12 +201,6 @@ def _amass_clip(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Clip:
 
 def _first(arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> NDArray[Any] | None:
     return next((arrays[name] for name in names if name in arrays), None)
-
-
-def thin(frames: NDArray[Any], fps: float) -> tuple[NDArray[Any], float]:
-    """Drop frames evenly so that at most about 30 per second remain; return them and their rate."""
-    step = max(1, round(fps / FPS))
-    return frames[::step], fps / step
 
 
 def _frame_rate(path: Path, stated: NDArray[Any]) -> float:

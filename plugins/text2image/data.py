@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,7 @@ class Prompts:
             raise DataError(
                 f"prompts: expected held_out >= 0 and limit >= 1, got {held_out} and {limit}"
             )
-        wanted = [column, *(columns or ()), *([] if id_column is None else [id_column])]
-        self.items: list[dict[str, Any]] = []
-        for where, row in read_rows(self.path, wanted, split):
-            check_columns(where, wanted, list(row))
-            prompt = check_prompt(where, column, row[column])
-            id_ = str(len(self.items)) if id_column is None else str(row[id_column])
-            self.items.append(
-                {"id": id_, "prompt": prompt, **{name: row[name] for name in columns or ()}}
-            )
+        self.items = list(self.read(column, columns or [], id_column, split))
         self.check_ids(id_column)
         if not self.items:
             raise DataError(f"{self.path}: there are no prompts in it")
@@ -75,6 +67,17 @@ class Prompts:
                 f"{self.path} has splits of its own; leave `held_out` out and name one by `split`"
             )
         self.items = self.items[:limit]
+
+    def read(
+        self, column: str, columns: list[str], id_column: str | None, split: str
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of the file, checked."""
+        wanted = [column, *columns, *([] if id_column is None else [id_column])]
+        for number, (where, row) in enumerate(read_rows(self.path, wanted, split)):
+            check_columns(where, wanted, list(row))
+            prompt = check_prompt(where, column, row[column])
+            id_ = str(number) if id_column is None else str(row[id_column])
+            yield {"id": id_, "prompt": prompt, **{name: row[name] for name in columns}}
 
     def choose(self, split: str, held_out: int) -> list[dict[str, Any]]:
         """The items of a split; equal prompts are on the same side."""

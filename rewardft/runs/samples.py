@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,7 @@ def sample_run(
     out = out or folder / "samples"
     drawn = draw_both(folder, count, ids, scale, overrides)
     out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
-        facts = {
-            "ids": json.dumps(drawn.ids),
-            "step": str(drawn.step),
-            "adapter_scale": f"{scale:g}",
-            "model": name,
-        }
-        files.append(save_tensors(out / f"{name}.safetensors", tensors, facts))
+    files = list(save_drawn(drawn, scale, out))
     strength = "" if scale == 1.0 else f", scale {scale:g}"
     columns = {
         "base": as_strips(drawn.base_shown),
@@ -109,14 +101,20 @@ def sample_run(
     }
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
-        pictures = out / "pictures"
-
-        def fill(folder: Path) -> None:
-            save_both(drawn, folder)
-
-        write_folder(pictures, fill)
-        files += [grid, pictures]
+        write_folder(out / "pictures", lambda pictures: save_both(drawn, pictures))
+        files += [grid, out / "pictures"]
     return drawn, files
+
+
+def save_drawn(drawn: Drawn, scale: float, out: Path) -> Iterator[Path]:
+    """The samples themselves, before and after, with what they are of in the file's header."""
+    facts = {
+        "ids": json.dumps(drawn.ids),
+        "step": str(drawn.step),
+        "adapter_scale": f"{scale:g}",
+    }
+    for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
+        yield save_tensors(out / f"{name}.safetensors", tensors, facts | {"model": name})
 
 
 def held_out_pictures(

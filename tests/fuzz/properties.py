@@ -117,7 +117,7 @@ def dataset(folder):
     from rewardft_plugins.drpose.data.build import build_dataset
     from rewardft_plugins.drpose.data.splits import SplitPlan
     from rewardft_plugins.humans.body import load_body
-    from rewardft_plugins.humans.motion import Clip
+    from rewardft_plugins.humans.clip import Clip
 
     clip = Clip("walk", np.zeros((3, 22, 3), np.float32))
     plan = SplitPlan("train", [clip], poses=1, neighbours=1, yaws=2, targets=False)

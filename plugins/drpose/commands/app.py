@@ -22,57 +22,65 @@ app.add_typer(meshes)
 _console = Console(stderr=True)
 
 
+# Options of `build-dataset`.
+Out = Annotated[Path, typer.Argument(help="Folder to create.")]
+Motions = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Motion file (.npz, .npy, .bvh, .txt); may be repeated. Default: shipped clips."
+    ),
+]
+BodyModel = Annotated[
+    str | None,
+    typer.Option(help="Folder with SMPLX_NEUTRAL.npz, or a shipped body: anny_lowpoly, anny."),
+]
+Poses = Annotated[
+    int, typer.Option(help="Poses that farthest-point sampling takes per training split.")
+]
+Neighbours = Annotated[int, typer.Option(help="Consecutive frames per pose, itself among them.")]
+Yaws = Annotated[int, typer.Option(help="Random headings per training frame.")]
+Held = Annotated[int, typer.Option(help="Samples of each validation split.")]
+Size = Annotated[
+    int, typer.Option(help="Width and height of the pictures in pixels.", min=8, max=2048)
+]
+Seed = Annotated[int, typer.Option(help="Of headings, shapes, looks and order.")]
+Background = Annotated[
+    str, typer.Option(help="Behind the person in the conditioning images: white or random.")
+]
+Tumble = Annotated[
+    float, typer.Option(help="Share of the training samples turned at random about any axis.")
+]
+Targets = Annotated[
+    str, typer.Option(help="Which splits also hold the six views: none, val or all.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set at OUT.")]
+
+
 @app.command("build-dataset")
 def build_dataset_command(
-    out: Annotated[Path, typer.Argument(help="Folder to create.")],
-    motions: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Motion file (.npz, .npy, .bvh, .txt); may be repeated. Default: shipped clips."
-        ),
-    ] = None,
-    body: Annotated[
-        str | None,
-        typer.Option(help="Folder with SMPLX_NEUTRAL.npz, or a shipped body: anny_lowpoly, anny."),
-    ] = None,
-    poses: Annotated[
-        int, typer.Option(help="Poses that farthest-point sampling takes per training split.")
-    ] = 1500,
-    neighbours: Annotated[
-        int, typer.Option(help="Consecutive frames per pose, itself among them.")
-    ] = 10,
-    yaws: Annotated[int, typer.Option(help="Random headings per training frame.")] = 1,
-    val_samples: Annotated[int, typer.Option(help="Samples of each validation split.")] = 128,
-    size: Annotated[
-        int, typer.Option(help="Width and height of the pictures in pixels.", min=8, max=2048)
-    ] = 64,
-    seed: Annotated[int, typer.Option(help="Of headings, shapes, looks and order.")] = 0,
-    background: Annotated[
-        str, typer.Option(help="Behind the person in the conditioning images: white or random.")
-    ] = "white",
-    tumble: Annotated[
-        float,
-        typer.Option(help="Share of the training samples turned at random about any axis."),
-    ] = 0.0,
-    targets: Annotated[
-        str, typer.Option(help="Which splits also hold the six views: none, val or all.")
-    ] = "val",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a data set at OUT.")
-    ] = False,
+    out: Out,
+    motions: Motions = None,
+    body: BodyModel = None,
+    poses: Poses = 1500,
+    neighbours: Neighbours = 10,
+    yaws: Yaws = 1,
+    val_samples: Held = 128,
+    size: Size = 64,
+    seed: Seed = 0,
+    background: Background = "white",
+    tumble: Tumble = 0.0,
+    targets: Targets = "val",
+    overwrite: Overwrite = False,
 ) -> None:
     """Build (image, pose) pairs from motion clips: sample poses, render, split by clip."""
     from rewardft_plugins.drpose.data.build import build_dataset
     from rewardft_plugins.drpose.data.painter import RenderedPainter
     from rewardft_plugins.drpose.data.splits import plan_splits
     from rewardft_plugins.humans.body import describe_body, load_body
-    from rewardft_plugins.humans.motion import check_unique, read_motions, shipped_clips
+    from rewardft_plugins.humans.motion import read_clips
 
-    clips = shipped_clips()
-    if motions:
-        clips = check_unique(clip for path in motions for clip in read_motions(path))
     plans = plan_splits(
-        clips,
+        read_clips(motions),
         poses=poses,
         neighbours=neighbours,
         yaws=yaws,
@@ -80,7 +88,6 @@ def build_dataset_command(
         val_samples=val_samples,
         tumble=tumble,
     )
-    painter = RenderedPainter(background, seed)
     model = load_body(body)
     _say(describe_body(model))
     started = time.monotonic()
@@ -92,7 +99,7 @@ def build_dataset_command(
             model,
             size=size,
             seed=seed,
-            painter=painter,
+            painter=RenderedPainter(background, seed),
             overwrite=overwrite,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -124,7 +131,7 @@ def verify_dataset_command(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
 ) -> None:
     """Compare every file of a data set with the checksum in its manifest."""
-    from rewardft_plugins.drpose.data.dataset import read_manifest
+    from rewardft_plugins.drpose.data.columns import read_manifest
     from rewardft_plugins.drpose.data.storage import verify_dataset
 
     _say(read_manifest(root)["body"]["notice"])

@@ -17,19 +17,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.drpose.data.dataset import (
-    PAIR_COLUMNS,
-    TARGET_COLUMNS,
-    column_file,
-    samples_file,
-)
+from rewardft_plugins.drpose.data.columns import column_file, samples_file
+from rewardft_plugins.drpose.data.dataset import PAIR_COLUMNS, TARGET_COLUMNS
 from rewardft_plugins.drpose.data.painter import Frames, Painter, RenderedPainter
 from rewardft_plugins.drpose.data.splits import SplitPlan
 from rewardft_plugins.drpose.data.storage import new_folder, write_manifest
 from rewardft_plugins.humans.appearance import generator, random_look, random_shape
-from rewardft_plugins.humans.body import BETAS, JOINTS, Body
+from rewardft_plugins.humans.body import JOINTS, Body
+from rewardft_plugins.humans.body_file import BETAS
 from rewardft_plugins.humans.camera import HALF_EXTENT, VIEWS, project
-from rewardft_plugins.humans.motion import Clip, check_unique
+from rewardft_plugins.humans.clip import Clip, check_unique
 from rewardft_plugins.humans.render import Views, render
 from rewardft_plugins.humans.sampling import (
     farthest_points,

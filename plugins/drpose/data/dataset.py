@@ -7,26 +7,26 @@ memory mapping. `rewardft drpose build-dataset` writes it (`build.py`).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
-from rewardft_plugins.humans.archives import DAMAGED
+from rewardft_plugins.drpose.data.columns import (
+    column_file,
+    column_path,
+    open_column,
+    read_manifest,
+    read_samples,
+    resolve_split,
+    samples_file,
+    singular,
+    verify_file,
+)
 from torch import Tensor
 
-from rewardft.errors import DataError, did_you_mean
-from rewardft.files.digests import sha256_once
-from rewardft.files.paths import Place, read_text
-
-FORMAT = "rewardft-drpose"
-LARGEST_JSON = 2**28  # bytes of a manifest or a list of samples
-PlainName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # part of a file's name
-VERSION = 1
-MANIFEST = "manifest.json"
+from rewardft.errors import DataError
+from rewardft.files.paths import Place
 
 PAIR_COLUMNS = ("images", "joints", "joints2d", "offsets", "poses", "betas")
 TARGET_COLUMNS = ("normals", "colours", "labels")
@@ -110,7 +110,7 @@ class _Split:
     def __init__(
         self, root: Path, manifest: dict[str, Any], split: str, targets: bool, limit: int | None
     ) -> None:
-        self.root, self.split = root, _resolve_split(manifest, split, root)
+        self.root, self.split = root, resolve_split(manifest, split, root)
         entry = manifest["splits"][self.split]
         if targets and not entry["targets"]:
             raise DataError(
@@ -122,11 +122,11 @@ class _Split:
                 f"drpose15k: limit is {limit}; expected at least 1, or null for all samples."
             )
         columns = PAIR_COLUMNS + (TARGET_COLUMNS if targets else ())
-        self._arrays = {name: _open(self.root, self.split, name, entry) for name in columns}
-        self._samples: list[dict[str, Any]] = _read_samples(self.root, self.split, entry)
+        self._arrays = {name: open_column(self.root, self.split, name, entry) for name in columns}
+        self._samples: list[dict[str, Any]] = read_samples(self.root, self.split, entry)
         self._check_finite()
         for name in (samples_file(self.split), *(column_file(self.split, c) for c in columns)):
-            _verify(self.root / name, entry["files"][name])
+            verify_file(self.root / name, entry["files"][name])
         self._count = min(len(self._samples), limit or len(self._samples))
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ class _Split:
             "plain": plain,
             "group": "plain" if plain else "acrobatic",
         }
-        return item | {_singular(name): self._tensor(name, index) for name in self._arrays}
+        return item | {singular(name): self._tensor(name, index) for name in self._arrays}
 
     def _tensor(self, name: str, index: int) -> Tensor:
         row = torch.from_numpy(
@@ -155,176 +155,7 @@ class _Split:
             if bad.any():
                 row = int(bad.argmax())
                 raise DataError(
-                    f"{_file(self.root, self.split, name)}: row {row} (sample "
+                    f"{column_path(self.root, self.split, name)}: row {row} (sample "
                     f"{self._samples[row]['id']}) is not finite ({int(bad.sum())} such rows). The "
                     "data set is damaged; build it again."
                 )
-
-
-def read_manifest(root: Path) -> dict[str, Any]:
-    """Read and check `manifest.json` of a data set folder.
-
-    Raises:
-        DataError: it is missing, not JSON, of another format, or written by a newer version.
-    """
-    path = root / MANIFEST
-    if not path.is_file():
-        raise DataError(
-            f"no data set at {str(root)!r}: expected the file {path}. Build one with"
-            f" `rewardft drpose build-dataset {root}`."
-        )
-    try:
-        manifest = json.loads(read_text(path, LARGEST_JSON))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not readable JSON ({error}). Build the data set again."
-        ) from error
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != FORMAT
-        or "splits" not in manifest
-    ):
-        raise DataError(
-            f"{path} is not the manifest of a drpose15k data set: expected format {FORMAT!r}."
-        )
-    if manifest.get("version") != VERSION:
-        raise DataError(
-            f"{path} has format version {manifest.get('version')!r}; this rewardft reads version "
-            f"{VERSION}. Build the data set again."
-        )
-    try:
-        _Manifest.model_validate(manifest, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(
-            f"{path} is damaged at {where}: {first['msg']}. Build the data set again."
-        ) from None
-    return manifest
-
-
-class _FileFacts(BaseModel):
-    """What the manifest says of one file."""
-
-    bytes: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    dtype: str = ""
-    shape: list[int] = []
-
-
-class _SplitFacts(BaseModel):
-    count: Annotated[int, Field(ge=1)]
-    targets: bool
-    files: dict[PlainName, _FileFacts]
-
-
-class _Manifest(BaseModel):
-    """The part of a manifest that reading follows."""
-
-    splits: dict[PlainName, _SplitFacts]
-    aliases: dict[str, str] = {}
-
-
-class _Sample(BaseModel):
-    """A line of `SPLIT.samples.json`."""
-
-    id: Annotated[str, Field(min_length=1)]
-    clip: str
-    plain: bool
-
-
-def column_file(split: str, column: str) -> str:
-    """Name of the file that holds a column of a split."""
-    return f"{split}.{column}.npy"
-
-
-def samples_file(split: str) -> str:
-    """Name of the file that lists the samples of a split."""
-    return f"{split}.samples.json"
-
-
-def _resolve_split(manifest: dict[str, Any], split: str, root: Path) -> str:
-    splits, aliases = manifest["splits"], manifest.get("aliases", {})
-    name = split if split in splits else aliases.get(split, split)
-    if name not in splits:
-        raise DataError(f"{root} has no split {split!r}.{did_you_mean(split, {*splits, *aliases})}")
-    return name
-
-
-def _file(root: Path, split: str, column: str) -> Path:
-    return root / column_file(split, column)
-
-
-def _open(root: Path, split: str, column: str, entry: dict[str, Any]) -> NDArray[Any]:
-    path = _file(root, split, column)
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing, though the manifest lists it. Build the data set again."
-        )
-    expected = entry["files"].get(path.name)
-    if expected is None:
-        raise DataError(f"{root / MANIFEST} does not list {path.name}. Build the data set again.")
-    if path.stat().st_size != expected["bytes"]:
-        raise DataError(
-            f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is "
-            "truncated or was replaced. Build the data set again."
-        )
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except DAMAGED as error:
-        raise DataError(
-            f"{path} is not a readable .npy file ({error}). Build the data set again."
-        ) from error
-    if list(array.shape) != expected["shape"] or str(array.dtype) != expected["dtype"]:
-        raise DataError(
-            f"{path} holds {array.dtype} {list(array.shape)}, expected {expected['dtype']} "
-            f"{expected['shape']}. Build the data set again."
-        )
-    return array
-
-
-def _verify(path: Path, expected: dict[str, Any]) -> None:
-    """Raises DataError unless a file is the one that was built; large ones are read once."""
-    if sha256_once(path) != expected["sha256"]:
-        raise DataError(
-            f"{path} is not the file that was built: its SHA-256 is another than {MANIFEST} says. "
-            "Build the data set again."
-        )
-
-
-def _read_samples(root: Path, split: str, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    path = root / samples_file(split)
-    if path.name not in entry["files"]:
-        raise DataError(f"{root / MANIFEST} does not list {path.name}. Build the data set again.")
-    try:
-        samples = json.loads(read_text(path, LARGEST_JSON))
-    except (ValueError, RecursionError, DataError) as error:
-        raise DataError(
-            f"{path} is missing or not readable JSON ({error}). Build the data set again."
-        ) from error
-    if not isinstance(samples, list) or len(samples) != entry["count"]:
-        found = len(samples) if isinstance(samples, list) else type(samples).__name__
-        raise DataError(
-            f"{path} lists {found} samples, expected {entry['count']}. Build the data set again."
-        )
-    seen: set[str] = set()
-    for number, sample in enumerate(samples):
-        try:
-            _Sample.model_validate(sample, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise DataError(
-                f"{path}: sample {number} is damaged{f' at {where}' if where else ''}: "
-                f"{first['msg']}. Build the data set again."
-            ) from None
-        if sample["id"] in seen:
-            raise DataError(f"{path}: two samples are called {sample['id']!r:.200}.")
-        seen.add(sample["id"])
-    return samples
-
-
-def _singular(column: str) -> str:
-    """Columns that hold one thing per sample are named after it; six views and many joints stay
-    plural."""
-    return {"images": "image", "poses": "pose", "offsets": "offset"}.get(column, column)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rewardft_plugins.drpose.data.build import build_dataset
-from rewardft_plugins.drpose.data.dataset import read_manifest
+from rewardft_plugins.drpose.data.columns import read_manifest
 from rewardft_plugins.drpose.data.splits import SplitPlan
 from rewardft_plugins.humans.body import OPEN_BODIES, load_body
 from rewardft_plugins.humans.motion import shipped_clips

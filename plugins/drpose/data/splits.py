@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewardft_plugins.humans.motion import Clip
+from rewardft_plugins.humans.clip import Clip
 
 from rewardft.errors import DataError, did_you_mean
 
@@ -53,6 +53,23 @@ def plan_splits(
         DataError: `targets` is none of `none`, `val`, `all`, or a number is not positive, `tumble`
             is not within 0 and 1, or there are no clips.
     """
+    _check_numbers(poses, neighbours, yaws, val_samples, tumble, targets)
+    plans = []
+    for kind, plain in (("plain", True), ("acro", False)):
+        if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:
+            whole = targets == "all"
+            name = f"{kind}_train"
+            plans.append(SplitPlan(name, train, poses, neighbours, yaws, whole, tumble=tumble))
+        if held_out := [clip for clip in clips if clip.plain == plain and clip.split == "val"]:
+            plans.append(_validation(f"{kind}_val", held_out, val_samples, targets != "none"))
+    if not plans:
+        raise DataError("there are no motion clips to build a data set from.")
+    return plans
+
+
+def _check_numbers(
+    poses: int, neighbours: int, yaws: int, val_samples: int, tumble: float, targets: str
+) -> None:
     numbers = {"poses": poses, "neighbours": neighbours, "yaws": yaws, "val-samples": val_samples}
     if wrong := [f"{name} is {value}" for name, value in numbers.items() if value < 1]:
         raise DataError(f"{', '.join(wrong)}; expected at least 1.")
@@ -64,25 +81,6 @@ def plan_splits(
         raise DataError(f"tumble is {tumble}; expected a share from 0 to 1.")
     if targets not in TARGETS:
         raise DataError(f"targets is {targets!r}.{did_you_mean(targets, TARGETS)}")
-    plans = []
-    for kind, plain in (("plain", True), ("acro", False)):
-        if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:
-            plans.append(
-                SplitPlan(
-                    f"{kind}_train",
-                    train,
-                    poses,
-                    neighbours,
-                    yaws,
-                    targets == "all",
-                    tumble=tumble,
-                )
-            )
-        if held_out := [clip for clip in clips if clip.plain == plain and clip.split == "val"]:
-            plans.append(_validation(f"{kind}_val", held_out, val_samples, targets != "none"))
-    if not plans:
-        raise DataError("there are no motion clips to build a data set from.")
-    return plans
 
 
 def _validation(name: str, clips: list[Clip], samples: int, targets: bool) -> SplitPlan:

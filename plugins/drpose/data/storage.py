@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rewardft_plugins.drpose.data.dataset import (
+from rewardft_plugins.drpose.data.columns import (
     FORMAT,
     MANIFEST,
     VERSION,
@@ -24,7 +24,7 @@ from rewardft_plugins.drpose.data.dataset import (
 from rewardft_plugins.drpose.data.splits import SplitPlan
 from rewardft_plugins.humans.body import JOINTS, PARTS, Body, describe_body
 from rewardft_plugins.humans.camera import AZIMUTHS, HALF_EXTENT, MIRRORED, VIEWS
-from rewardft_plugins.humans.motion import Clip
+from rewardft_plugins.humans.clip import Clip
 from rewardft_plugins.humans.sampling import diversity, without_heading
 
 from rewardft.errors import DataError

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from rewardft_plugins.drpose.mesh.evidence import Evidence, project, sample
-from rewardft_plugins.humans.body import BETAS, JOINTS
+from rewardft_plugins.humans.body import JOINTS
+from rewardft_plugins.humans.body_file import BETAS
 from rewardft_plugins.humans.camera import HALF_EXTENT, view_axes
 from rewardft_plugins.humans.mesh import Mesh, seen
 from rewardft_plugins.humans.retarget import solve

@@ -6,7 +6,6 @@ colour (14 rows with face crops). The views 3 and 4 (back, left) are stored mirr
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler
 from rewardft_plugins.drpose.model.attention import BODY_VIEWS, DOMAINS
 from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder, LatentAutoencoder
+from rewardft_plugins.drpose.model.pictures import body_pictures, face_crop, straight_through_clamp
 from rewardft_plugins.drpose.model.unet import (
     MINI_UNET,
     Condition,
@@ -32,7 +32,6 @@ from rewardft_plugins.drpose.weights import (
     write_tensors,
 )
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torch.utils.checkpoint import checkpoint
 
 from rewardft.errors import ComponentError
@@ -53,50 +52,6 @@ MINI_SCHEDULE = {
     "rescale_betas_zero_snr": False,
 }
 KIND = "multiview_unet"
-
-
-def straight_through_clamp(x: Tensor) -> Tensor:
-    """Clamp to [0, 1] with the gradient of the identity: a clamped pixel can still be pulled back
-    into range."""
-    return x + (x.clamp(0, 1) - x).detach()
-
-
-def face_crop(image: Tensor) -> Tensor:
-    """The top-centre third of images `(n, 3, s, s)`, resized to `(n, 3, s, s)`."""
-    side = image.shape[-1]
-    third = side // 3
-    crop = image[..., :third, third : 2 * third]
-    return interpolate(crop, (side, side), mode="bilinear", align_corners=False)
-
-
-def body_pictures(batch: Batch) -> Tensor:
-    """Pictures of the posed body in the six stored views, `(b, 6, 3, s, s)` in [0, 1] on white:
-    the condition of PSHuman's SMPL variant.
-
-    They are the column `smpl` where the data set has one, otherwise drawn from `pose`, `betas` and
-    `offset` in grey. How PSHuman shades its own is not published. Raises `ComponentError` when the
-    batch has neither.
-    """
-    if "smpl" in batch:
-        return batch["smpl"]
-    missing = [name for name in ("pose", "betas", "offset") if name not in batch]
-    if missing:
-        raise ComponentError(
-            "this model is conditioned on pictures of the body in each view; the data set has no "
-            f"column 'smpl' and, to draw them, lacks {', '.join(missing)}"
-        )
-    from rewardft_plugins.humans.render import draw_clay
-
-    pose, betas, offset = (batch[name].cpu().numpy() for name in ("pose", "betas", "offset"))
-    drawn = draw_clay(_default_body(), pose, betas, offset, batch["image"].shape[-1])
-    return torch.from_numpy(drawn).float() / 255
-
-
-@lru_cache(maxsize=1)
-def _default_body() -> Any:
-    from rewardft_plugins.humans.body import load_body
-
-    return load_body()
 
 
 class MultiviewUNet(nn.Module):

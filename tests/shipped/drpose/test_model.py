@@ -4,12 +4,8 @@ import json
 
 import pytest
 import torch
-from rewardft_plugins.drpose.model.multiview import (
-    MINI_SCHEDULE,
-    MultiviewUNet,
-    face_crop,
-    straight_through_clamp,
-)
+from rewardft_plugins.drpose.model.multiview import MINI_SCHEDULE, MultiviewUNet
+from rewardft_plugins.drpose.model.pictures import face_crop, straight_through_clamp
 
 from rewardft.errors import ComponentError
 from rewardft.types import Batch, select_rows

@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from rewardft_plugins.drpose.model.multiview import MultiviewUNet, body_pictures, face_crop
+from rewardft_plugins.drpose.model.multiview import MultiviewUNet
+from rewardft_plugins.drpose.model.pictures import body_pictures, face_crop
 from rewardft_plugins.drpose.weights import read_tensors, write_tensors
 
 from rewardft.errors import ComponentError

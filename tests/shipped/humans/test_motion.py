@@ -9,17 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rewardft_plugins.humans import motion
 from rewardft_plugins.humans.body import JOINTS, PARENTS, load_body
+from rewardft_plugins.humans.clip import Clip, check_unique, classify, tilt
 from rewardft_plugins.humans.mocap import parse_bvh
-from rewardft_plugins.humans.motion import (
-    Clip,
-    check_unique,
-    read_motions,
-    shipped_clips,
-    tilt,
-    write_motions,
-)
+from rewardft_plugins.humans.motion import read_motions, shipped_clips, write_motions
 from rewardft_plugins.humans.retarget import _rest_joints
 from scipy.spatial.transform import Rotation
 
@@ -235,7 +228,7 @@ def test_untagged_clips_are_classified(tmp_path):
         ("upright", True),
         ("lying", False),
     ]
-    splits = [motion.classify(f"clip{i}", upright).split for i in range(2000)]
+    splits = [classify(f"clip{i}", upright).split for i in range(2000)]
     assert 0.08 < splits.count("val") / 2000 < 0.12
 
 
