@@ -1,5 +1,8 @@
-"""DiffusionNFT: online reinforcement learning on the forward process,
-for any sampler and any reward."""
+"""Online reinforcement learning on the forward process, for any sampler and any reward.
+
+Samples are scored, noised and denoised again; no step of the sampler is visited. Registers
+`diffusion_nft`, `awm`, `dgpo`, `crd` and `raft`.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,40 @@ if TYPE_CHECKING:
     from rewardft import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
+PULLS = {  # the option that pulls to the reference
+    "diffusion_nft": "`reference_weight` pulls to the reference.",
+    "awm": "`reference_weight` pulls to the reference.",
+    "dgpo": "`reference_weight` pulls to the reference.",
+    "crd": "`kl_weight` pulls to the reference.",
+    "raft": "It knows no reference.",
+}
 
 
 @hookimpl
 def register_algorithms() -> Factories:
+    from rewardft_plugins.nft.awm import AWM
+    from rewardft_plugins.nft.crd import CRD
+    from rewardft_plugins.nft.dgpo import DGPO
     from rewardft_plugins.nft.diffusion_nft import DiffusionNFT
+    from rewardft_plugins.nft.raft import RAFT
 
-    return {"diffusion_nft": DiffusionNFT}
+    return {"diffusion_nft": DiffusionNFT, "awm": AWM, "dgpo": DGPO, "crd": CRD, "raft": RAFT}
 
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
     """What would be ignored without a word, and rewards that are missing."""
-    if recipe.algorithm.use.casefold() != "diffusion_nft":
+    name = recipe.algorithm.use.casefold()
+    if name not in PULLS:
         return
     if recipe.regularizers:
         yield (
-            "algorithm 'diffusion_nft' learns from noised samples and visits no step of the "
+            f"algorithm {name!r} learns from noised samples and visits no step of the "
             "sampler, so the regularizers would never be applied. Leave `regularizers` out; "
-            "`reference_weight` pulls to the reference."
+            f"{PULLS[name]}"
         )
     if not recipe.rewards:
         yield (
-            "algorithm 'diffusion_nft' weighs its samples by the recipe's rewards, and the recipe "
+            f"algorithm {name!r} weighs its samples by the recipe's rewards, and the recipe "
             "lists none."
         )

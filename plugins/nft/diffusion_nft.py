@@ -52,30 +52,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from rewardft_plugins.nft.groups import complete_rewards
+from rewardft_plugins.nft.virtual_steps import (
+    Noised,
+    add_noise,
+    check_signal,
+    estimate,
+    mean_square,
+)
+from rewardft_plugins.nft.weight_sets import followed
 from torch import Tensor
 
 from rewardft import Context
-from rewardft.algorithms.denoising import forward_process
 from rewardft.errors import ComponentError
-from rewardft.policy.snapshots import Snapshot, blend, swapped_in, take_snapshot
+from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 
 Schedule = Literal["slow", "fast"]
-
-
-@dataclass(frozen=True)
-class Noised:
-    """Samples x0 at one timestep each: x = alpha x0 + sigma epsilon."""
-
-    x0: Tensor
-    x: Tensor
-    t: Tensor
-    alpha: Tensor
-    sigma: Tensor
-    cond: Any
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ class DiffusionNFT:
             )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
-        check_signal(ctx.policy.scheduler)
+        check_signal(ctx.policy.scheduler, "diffusion_nft")
         old, samples = self.old_policy(ctx), batch.repeat(self.group)
         with swapped_in(ctx.adapter, old):
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
@@ -138,14 +134,7 @@ class DiffusionNFT:
 
     def old_policy(self, ctx: Context) -> Snapshot:
         """v_old's tensors, moved towards the policy once per optimizer step."""
-        memory = ctx.memory
-        if "nft/old" not in memory:
-            memory["nft/old"], memory["nft/step"] = take_snapshot(ctx.adapter), ctx.step
-        if memory["nft/step"] != ctx.step:
-            blend(memory["nft/old"], ctx.adapter, self.decay(ctx.step))
-            memory["nft/step"] = ctx.step
-        old: Snapshot = memory["nft/old"]
-        return old
+        return followed(ctx, "nft/old", self.decay(ctx.step))
 
     def decay(self, step: int) -> float:
         if self.schedule == "slow":
@@ -206,55 +195,3 @@ class DiffusionNFT:
             return None
         with torch.no_grad(), ctx.adapter.disabled():
             return estimate(ctx, at)
-
-
-def complete_rewards(scores: Scores, group: int) -> Tensor:
-    """Rewards `(groups, group)`; NaN for a sample that lacks a reward which others of its group
-    have."""
-    missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
-        1, (-1, group)
-    )
-    incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
-    return scores.total.unflatten(0, (-1, group)).masked_fill(incomplete, float("nan"))
-
-
-def add_noise(ctx: Context, batch: Batch, x0: Tensor, stream: str) -> Noised:
-    """The forward process at one uniform training timestep per sample."""
-    draws = ctx.noise(batch)
-    t, alpha, sigma = forward_process(ctx.policy.scheduler, draws.uniform(f"{stream}/timestep"), x0)
-    x = alpha * x0 + sigma * draws.draw(f"{stream}/noise", x0.shape[1:])
-    return Noised(x0, x, t, alpha, sigma, ctx.encode(batch))
-
-
-def estimate(ctx: Context, at: Noised) -> Tensor:
-    """x0_hat under the policy that is in place, without guidance, in the caller's gradient mode."""
-    ctx.adapter.train_mode(torch.is_grad_enabled())
-    try:
-        with ctx.policy.unguided():
-            output = ctx.policy.denoise(at.x, at.t, at.cond).to(at.x.dtype)
-    finally:
-        ctx.adapter.train_mode(False)
-    kind = getattr(ctx.policy.scheduler.config, "prediction_type", "flow_prediction")
-    if kind == "epsilon":
-        return (at.x - at.sigma * output) / at.alpha
-    if kind == "v_prediction":
-        return at.alpha * at.x - at.sigma * output
-    return at.x - at.sigma * output if kind == "flow_prediction" else output
-
-
-def check_signal(scheduler: Any) -> None:
-    """Raises ComponentError for noise prediction on a schedule that ends in pure noise: x0_hat
-    would be infinite there."""
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    noise = alphas is not None and scheduler.config.prediction_type == "epsilon"
-    if noise and float(alphas.min()) == 0.0:
-        raise ComponentError(
-            "diffusion_nft: the model predicts noise on a schedule that ends without signal (alpha "
-            "= 0, `rescale_betas_zero_snr`), where the noise says nothing about the sample. Use a "
-            "network that predicts v, or a schedule that keeps some signal."
-        )
-
-
-def mean_square(value: Tensor) -> Tensor:
-    """`(b,)`: mean over the dimensions of a sample."""
-    return value.square().flatten(1).mean(1)

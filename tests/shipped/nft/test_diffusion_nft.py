@@ -136,7 +136,7 @@ def test_gradient_descent_on_the_algorithms_own_loss_ends_at_the_closed_form(bet
     old = {"value": ctx.module.value.detach().clone()}
     algorithm = DiffusionNFT(beta=beta, adaptive=False, reference_weight=0.0)
     one = torch.ones(len(x0), 1, dtype=torch.float64)
-    at = Noised(x0, epsilon, one[:, 0], 0 * one, one, None)
+    at = Noised(x0, epsilon, epsilon, one[:, 0], 0 * one, one, None)
     for _ in range(2):  # a quadratic: Newton's step is exact, the second one changes nothing
         loss = algorithm.loss(ctx, at, r, old).mean()
         (slope,) = torch.autograd.grad(loss, ctx.module.value, create_graph=False)
@@ -242,7 +242,13 @@ def test_the_plain_residual_is_the_error_of_the_velocity(kind):
     a = ctx.policy.scheduler.alphas_cumprod.double()[500]
     alpha, sigma = a.sqrt().expand(3, 1, 1, 1), (1 - a).sqrt().expand(3, 1, 1, 1)
     at = Noised(
-        x0, alpha * x0 + sigma * epsilon, torch.full((3,), 500), alpha, sigma, ctx.encode(batch)
+        x0,
+        epsilon,
+        alpha * x0 + sigma * epsilon,
+        torch.full((3,), 500),
+        alpha,
+        sigma,
+        ctx.encode(batch),
     )
     hat = estimate(ctx, at).detach()
     epsilon_hat = (at.x - alpha * hat) / sigma
@@ -263,7 +269,7 @@ def test_good_and_bad_samples_pull_in_opposite_directions():
     ctx, algorithm = context(), DiffusionNFT(group=3, reference_weight=0.0)
     run(ctx, algorithm)
     old, samples = ctx.memory["nft/old"], make_test_batch().repeat(1)
-    from rewardft_plugins.nft.diffusion_nft import add_noise
+    from rewardft_plugins.nft.virtual_steps import add_noise
 
     at, gradients = add_noise(ctx, samples, torch.ones(3, 3, 8, 8, dtype=torch.float64), "x"), []
     for r in (1.0, 0.0):
@@ -290,7 +296,7 @@ def test_samples_come_from_the_old_policy_and_the_policy_is_untouched():
     run(ctx, algorithm, 0)
     old = {n: v.clone() for n, v in ctx.memory["nft/old"].items()}
     move(ctx)
-    ctx.memory["nft/step"] = 1
+    ctx.memory["nft/old/step"] = 1
     before = take_snapshot(ctx.adapter)
     run(ctx, algorithm, 1)
     sampled = ctx.last_rollout.x0
@@ -317,7 +323,7 @@ def test_the_old_policy_follows_once_per_optimizer_step():
     ctx, algorithm = context(), DiffusionNFT(group=2)
     for step in (0, 300, 300, 300):
         before = {n: v.clone() for n, v in ctx.memory.get("nft/old", {}).items()}
-        stepped = ctx.memory.get("nft/step") != step
+        stepped = ctx.memory.get("nft/old/step") != step
         run(ctx, algorithm, step)
         for name, parameter in ctx.adapter.named.items():
             if before and stepped:

@@ -1,0 +1,84 @@
+"""RAFT (Dong et al. 2023, 2304.06767), best of n: learn from the best of several samples.
+
+    x0* = the sample of a group with the highest reward
+    loss = m(x0*),      m = mean (output - target)^2 at x = alpha x0* + sigma epsilon
+
+m is the pre-training loss of the network, at timesteps drawn uniformly from the training range.
+Nothing is compared with a reference or an old policy, which makes it the cheapest baseline;
+learning from positives alone, it loses diversity. A group without variance says nothing and is left
+out. Of samples that are equally good the first one is taken.
+
+Other than a released notebook (LMFlow: groups of 10, the best 8 samples across 10 prompts, 10
+rounds of 80 steps on each, through PNG files and the encoder): the best of each prompt, so that
+hard prompts are not dropped, one round per optimizer step, and its latents as they were sampled.
+flow_grpo's `sft` weighs the best of each group alike, as here.
+
+Cost per prompt, T steps, K samples: K T forwards, then 1 forward and backward per noising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from rewardft_plugins.nft.groups import complete_rewards
+from rewardft_plugins.nft.virtual_steps import add_noise, output_error
+from torch import Tensor
+
+from rewardft import Context
+from rewardft.errors import ComponentError
+from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
+
+
+@dataclass(frozen=True)
+class RAFT:
+    """Learn from the best of each group.
+
+    Args:
+        group: samples per prompt, >= 2.
+        timesteps: how many noisings the best sample is learned at, per optimizer step.
+    """
+
+    group: int = 10
+    timesteps: int = 1
+
+    needs = frozenset({"denoiser"})
+
+    def __post_init__(self) -> None:
+        if self.group < 2 or self.timesteps < 1:
+            raise ComponentError(
+                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
+            )
+
+    def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        samples = batch.repeat(self.group)
+        rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
+        best, weight = self.best(ctx, ctx.score(rollout, samples))
+        x0, total = rollout.x0[best], len(batch) * self.timesteps
+        parts = [
+            (rows, n)
+            for rows in micro_slices(len(batch), ctx.micro_batch)
+            for n in range(self.timesteps)
+        ]
+        for rows, n in parts:
+            at = add_noise(ctx, batch.select(rows), x0[rows], f"raft{n}")
+            loss = weight[rows] * output_error(ctx, at)
+            ctx.record("loss", loss)
+            yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
+
+    def best(self, ctx: Context, scores: Scores) -> tuple[Tensor, Tensor]:
+        """Rows of the best samples `(groups,)`, and 0 for groups that say nothing, else 1."""
+        rewards = complete_rewards(scores, self.group)
+        known = ~rewards.isnan()
+        high = rewards.masked_fill(~known, -torch.inf)
+        low = rewards.masked_fill(~known, torch.inf)
+        weight = (high.amax(1) > low.amin(1)).to(ctx.dtype)
+        ctx.record("groups_without_variance", 1 - weight)
+        ctx.record("gain/best", torch.where(weight > 0, high.amax(1) - rewards.nanmean(1), 0.0))
+        first = torch.arange(len(rewards), device=rewards.device) * self.group
+        return first + high.argmax(1), weight
+
+    def calls(self, steps: int, _rng: object, _reference: bool) -> tuple[int, int]:
+        """(forwards, backwards) per prompt."""
+        return self.group * steps + self.timesteps, self.timesteps
