@@ -142,6 +142,7 @@ def preference_loss(
         ctx.record("anchor", winner)
         loss = loss + anchor * winner
     record_preference(ctx, inside, loss)
+    record_changes(ctx, ((error - reference) * weights).sum(1))
     return loss
 
 
@@ -158,6 +159,15 @@ def record_preference(ctx: Context, inside: Tensor, loss: Tensor) -> None:
     ctx.record("loss", loss)
     ctx.record("implicit_accuracy", (torch.sign(inside) + 1) / 2)
     ctx.record("implicit_margin", inside)
+
+
+def record_changes(ctx: Context, change: Tensor) -> None:
+    """How much larger than the reference's the policy's errors are, of winners and of losers.
+
+    Both above 0: the policy loses both, the loser faster, which the log-sigmoid takes for success.
+    """
+    ctx.record("winner_error_change", change[0::2])
+    ctx.record("loser_error_change", change[1::2])
 
 
 def check_beta(beta: float) -> None:

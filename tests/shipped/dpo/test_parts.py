@@ -93,6 +93,19 @@ def test_one_part_that_is_the_whole_sample_is_diffusion_dpo():
     assert relative_error(part[1], whole[1]) < 1e-12
 
 
+def test_the_log_tells_when_both_of_a_pair_are_lost():
+    """Errors less the reference's, of winners and of losers apart, in sums over the parts."""
+    ctx, batch = vector_context(), vector_pairs()
+    run(ctx, DiffusionDPO(30.0, column="pose", parts=PARTS, antithetic=True), batch)
+    records = ctx.take_records()
+    e, _, output, reference = released_batch(ctx, batch, "dpo")
+    ours, theirs = (sum(released_errors(batch, one, e)) for one in (output, reference))
+    winner, loser = (ours - theirs).detach().chunk(2)
+    count = records["winner_error_change"][1]
+    assert records["winner_error_change"][0] / count == pytest.approx(float(winner.mean()))
+    assert records["loser_error_change"][0] / count == pytest.approx(float(loser.mean()))
+
+
 def test_images_have_parts_too():
     """A slice of an image's first dimension, its channels; means of parts of one size have the
     whole's mean."""
