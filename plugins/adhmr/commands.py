@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from rewardft.files.paths import Place
+
 app = typer.Typer(
     help="ADHMR: data sets, preferences and the scorer of the pose diffusion plugin.",
     no_args_is_help=True,
@@ -142,6 +144,7 @@ def build_pairs_command(
     )
 
     kind = pairing_named(pairing)
+    data, base, scorer = (whole_path(place) for place in (data, base, scorer))
     making = Making(data, split, base, scorer, hypotheses, kind, pairs, seed)
     made = make_preferences(making)
     save_preferences(out, made, making)
@@ -171,6 +174,12 @@ def table_command(
     from rewardft.contracts.records import load_comparison
 
     typer.echo(tables(load_comparison(comparison / "comparison.json")))
+
+
+def whole_path(place: str) -> str:
+    """As a recipe has it, so that the file can be asked for from any folder: absolute, or
+    `shipped`."""
+    return Place(words=("shipped",)).anchored(place, Path.cwd())
 
 
 def _say(text: str) -> None:

@@ -96,6 +96,7 @@ def rows_shown(whole: Split, ids: list[str]) -> list[int]:
 def draw(run: Run, items: list[Any], seed: int) -> NDArray[np.float32]:
     """Joints `(n, m, 27, 3)` of hypotheses of the run's model as it is now."""
     batch = make_batch(items, [0] * len(items)).repeat(HYPOTHESES)
+    batch = batch.to(next(run.model.trainable.parameters()).device)
     noise = Noise(seed, batch.ids, batch.epochs)
     plan = Plan(stop=run.sampler.steps)
     rollout = run.sampler.rollout(run.model, run.model.encode(batch), plan, noise)

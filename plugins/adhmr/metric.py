@@ -15,6 +15,8 @@ from torch import Tensor
 from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch, Rollout
 
+CPU = torch.device("cpu")
+
 
 class HMRErrors:
     """Per-item values `(n,)` in millimetres, lower is better, from `evaluate.samples_per_item`
@@ -57,7 +59,7 @@ class HMRErrors:
         errors = self.errors(found, truth)
         chosen = None
         if self.scorer is not None:
-            score = self.scorer(rollout, batch).float().cpu().unflatten(0, (-1, copies))
+            score = self.scorer.network(rollout.x0.cpu(), batch.to(CPU)).unflatten(0, (-1, copies))
             chosen, worst = score.argmax(1, keepdim=True), score.argmin(1, keepdim=True)
             each = errors["mpjpe"][0]
             values["pair_right"] = (each.gather(1, chosen) < each.gather(1, worst))[:, 0].float()

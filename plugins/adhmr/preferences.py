@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -174,6 +174,24 @@ def fingerprint(making: Making) -> str:
     return str(manifest["splits"].get(making.split, {}).get("sha256"))
 
 
+def check_agrees(file: Path, made: Making, asked: Making) -> None:
+    """Raises DataError where a recipe asks for preferences that are not those in the file.
+
+    Options that have their defaults ask for nothing.
+    """
+    wrong = [
+        f"{field.name}: {getattr(asked, field.name)!r}, the file {getattr(made, field.name)!r}"
+        for field in fields(Making)
+        if field.name not in ("root", "split")
+        and getattr(asked, field.name) not in (field.default, getattr(made, field.name))
+    ]
+    if wrong:
+        raise DataError(
+            f"{file} holds other preferences than the recipe asks for ({'; '.join(wrong)}); leave "
+            "these options out, or build the file again."
+        )
+
+
 class PosePreferences:
     """Items: id, group, the detector's columns, and by form: `winner` and `loser` `(118,)`; or
     `samples` `(m, 118)` and `scores` `(m,)`; or the winner as `pose`, to be fine-tuned on.
@@ -219,6 +237,8 @@ class PosePreferences:
                     f"{file} is about {making.root!r}, split {making.split}; the recipe asks for "
                     f"{root!r}, split {split}."
                 )
+            asked = Making(root, split, base, scorer, hypotheses, pairing, pairs, seed)
+            check_agrees(Path(file), making, asked)
 
     @staticmethod
     def tags(form: str = "pairs", **_: Any) -> frozenset[str]:

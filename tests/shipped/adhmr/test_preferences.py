@@ -81,6 +81,25 @@ def test_what_is_written_is_read_again_and_belongs_to_its_pictures(tmp_path):
         load_preferences(path)
 
 
+def test_a_recipe_that_asks_for_other_preferences_than_the_files_is_refused(tmp_path):
+    data = PosePictures(split="train")
+    making = Making(hypotheses=4, seed=3)
+    g = torch.Generator().manual_seed(1)
+    samples = torch.randn(len(data), 4, SIZE, generator=g)
+    path = tmp_path / "pairs.npz"
+    made = pair(samples, torch.randn(len(data), 4, generator=g), data.split.pose, making)
+    save_preferences(path, made, making)
+    assert len(PosePreferences(file=path)) == len(data)
+    assert len(PosePreferences(file=path, hypotheses=4, seed=3)) == len(data)
+    with pytest.raises(DataError) as error:
+        PosePreferences(file=path, hypotheses=50, pairing="truth")
+    assert str(error.value) == (
+        f"{path} holds other preferences than the recipe asks for (hypotheses: 50, the file 4; "
+        "pairing: 'truth', the file 'best_worst'); leave these options out, or build the file "
+        "again."
+    )
+
+
 def test_held_out_pictures_come_with_the_truth_and_without_preferences():
     data = PosePreferences(split="val", limit=2)
     assert len(data) == 4
