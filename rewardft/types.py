@@ -72,9 +72,8 @@ class Batch:
     """
 
     ids: tuple[str, ...]
-    epochs: tuple[
-        int, ...
-    ]  # the pass over the data in which each sample was drawn; part of its noise key
+    # The pass over the data in which each sample was drawn; part of its noise key.
+    epochs: tuple[int, ...]
     columns: Mapping[str, Any]
     copies: int = 1
 

@@ -91,10 +91,10 @@ class DDPO:
         keys = prompt_keys(batch, self.group_by, ctx.device)
         experience = roll_out(ctx, batch, self.schedule)
         rewards = ctx.score(experience.rollout, batch).rewards
-        advantage = prompt_advantages(
-            ctx, rewards, keys, self.buffer, self.min_count
-        )  # section 4.3, per prompt
+        # Section 4.3, per prompt.
+        advantage = prompt_advantages(ctx, rewards, keys, self.buffer, self.min_count)
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
+        # Equations 3 and 4.
         yield from learn(
             ctx, experience, advantage, self.surrogate, self.schedule, ~rewards.isnan()
-        )  # equations 3 and 4
+        )

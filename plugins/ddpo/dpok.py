@@ -73,9 +73,8 @@ class DPOK:
             mean = moments(ctx.gather(rewards)[None])[0].flatten()
             advantage = torch.where(kept, rewards - mean, 0.0)
         else:
-            advantage = self.value.advantage(
-                ctx, experience.rollout, scores.total
-            )  # (b, T): one per state
+            # (b, T): one per state.
+            advantage = self.value.advantage(ctx, experience.rollout, scores.total)
         yield from learn(ctx, experience, advantage, self.surrogate, self.schedule, kept)
 
     def surrogate(self, log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:

@@ -34,9 +34,8 @@ class ValueHead:
 
     def advantage(self, ctx: Context, rollout: Rollout, rewards: Tensor) -> Tensor:
         """r - V(x_k) `(b, T)` by the head as it was, then learn from these states."""
-        features = torch.stack(
-            [state_features(rollout, k) for k in sorted(rollout.states)], dim=1
-        )  # (b, T, f)
+        # (b, T, f).
+        features = torch.stack([state_features(rollout, k) for k in sorted(rollout.states)], dim=1)
         network = self.network or self.build(ctx, features.shape[-1])
         with torch.no_grad():
             advantage = rewards[:, None] - network(features).squeeze(-1)

@@ -76,9 +76,8 @@ def make_pairs(size: int, prediction: Prediction, steps: int, seed: int) -> tupl
     model, sampler, reward = DigitUNet(prediction), DDIM(steps), DigitLikelihood()
     sampler.setup(model)
     parts = [sample_pairs(model, sampler, reward, batch, seed) for batch in classes(size)]
-    pixels, rewards = (
-        torch.cat(column) for column in zip(*parts)
-    )  # (size, 2, 1, 8, 8) and (size, 2)
+    # (size, 2, 1, 8, 8) and (size, 2).
+    pixels, rewards = (torch.cat(column) for column in zip(*parts))
     first = rewards[:, 0] >= rewards[:, 1]
     mask = first[:, None, None, None]
     return torch.where(mask, pixels[:, 0], pixels[:, 1]), torch.where(

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 Factories = Mapping[str, Callable[..., Any]]
 
+# They visit no step of the sampler.
 OFF_TRAJECTORY = (
     "diffusion_dpo",
     "online_dpo",
     "group_preference",
     "spin",
     "diffusion_kto",
-)  # they visit no step of the sampler
+)
 
 
 @hookimpl

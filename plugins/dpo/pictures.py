@@ -17,6 +17,7 @@ from torch import Tensor
 from rewardft.errors import DataError
 from rewardft.files.paths import read_bytes, reason
 
+# What decoders raise.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -24,7 +25,7 @@ UNREADABLE = (
     EOFError,
     MemoryError,
     OverflowError,
-)  # what decoders raise
+)
 
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no others: some are read by running programs

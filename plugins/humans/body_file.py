@@ -15,11 +15,12 @@ from rewardft_plugins.humans.archives import DAMAGED, read_archive
 
 from rewardft.errors import DataError
 
+# The 55 skinning joints: 22 body joints, jaw, two eyes, fifteen joints for each hand.
 PART_OF_JOINT = (
     [2, 9, 10, 2, 11, 12, 2, 13, 14, 2, 13, 14, 1, 2, 2, 1, 3, 4, 5, 6, 7, 8, 1, 1, 1]
     + [7] * 15
     + [8] * 15
-)  # the 55 skinning joints: 22 body joints, jaw, two eyes, fifteen joints for each hand
+)
 
 
 BETAS = 10

@@ -195,9 +195,8 @@ def parse_deepmimic(text: str) -> tuple[Positions, float]:
         raise ValueError(
             f"frames of shape {list(rows.shape)}, expected [frames, {HUMANOID_COLUMNS}]"
         )
-    seconds = (
-        float(np.median(rows[:-1, 0])) if len(rows) > 1 else 1 / 30
-    )  # the last frame has no duration
+    # The last frame has no duration.
+    seconds = float(np.median(rows[:-1, 0])) if len(rows) > 1 else 1 / 30
     if not 1e-4 <= seconds <= 1.0:
         raise ValueError(f"frames of {seconds} s")
     kept, fps = thin(rows, 1.0 / seconds)

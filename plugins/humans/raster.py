@@ -48,9 +48,8 @@ def rasterise(screen, faces, depth, face, bary):  # type: ignore[no-untyped-def]
         ax, ay, az = screen[faces[f, 0]]
         bx, by, bz = screen[faces[f, 1]]
         cx, cy, cz = screen[faces[f, 2]]
-        area = (cx - ax) * (by - ay) - (bx - ax) * (
-            cy - ay
-        )  # positive for front faces, because y points down
+        # Positive for front faces, because y points down.
+        area = (cx - ax) * (by - ay) - (bx - ax) * (cy - ay)
         if area <= 1e-9:
             continue
         x0, x1 = (

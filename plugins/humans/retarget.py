@@ -20,13 +20,13 @@ Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 Positions = dict[str, Doubles]
 
+# Sine of the bend: below, the hinge axis is unknown; above, it is trusted fully.
 _STRAIGHT, _BENT = (
     0.1,
     0.35,
-)  # sine of the bend: below, the hinge axis is unknown; above, it is trusted fully
-_NOT_BACKWARDS = (
-    -0.3
-)  # an elbow whose hinge points further against its rest axis is taken for a badly tracked one
+)
+# An elbow whose hinge points further against its rest axis is taken for a badly tracked one.
+_NOT_BACKWARDS = -0.3
 
 
 def solve(positions: Positions) -> Floats:

@@ -90,9 +90,8 @@ def edge_density(luma: Tensor, threshold: float) -> Tensor:
         raise ComponentError(
             f"image_statistics: edges need pictures of at least 3x3 pixels, got {size}"
         )
-    kernel = (
-        torch.tensor(SOBEL, device=luma.device) / 8
-    )  # the kernel's weights sum to 8 times a change per pixel
+    # The kernel's weights sum to 8 times a change per pixel.
+    kernel = torch.tensor(SOBEL, device=luma.device) / 8
     slopes = conv2d(luma[:, None], torch.stack([kernel, kernel.T])[:, None])
     return (slopes.square().sum(1).sqrt() > threshold).float().flatten(1).mean(1)
 

@@ -123,9 +123,8 @@ class Remote:
     ) -> Answer:
         columns = {name: batch[name] for name in self.columns_of(batch)}
         body = encode_request(samples, batch, columns, self.payload, gradient)
-        limit = (
-            65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)
-        )  # base64 adds a third
+        # Base64 adds a third.
+        limit = 65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)
         try:
             return decode_answer(self.send(body, limit, stop), samples.shape, gradient)
         except (WireError, Refused) as error:

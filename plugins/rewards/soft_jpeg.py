@@ -52,9 +52,8 @@ def plane_bits(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: int)
     steps = torch.tensor(
         quantisation_steps(table, quality), device=planes.device, dtype=planes.dtype
     )
-    coefficients = soft_round(
-        block_cosines(fill_up(planes, BLOCK)) / steps
-    )  # (b, c, rows, columns, 8, 8)
+    # (b, c, rows, columns, 8, 8).
+    coefficients = soft_round(block_cosines(fill_up(planes, BLOCK)) / steps)
     means = coefficients[..., 0, 0]
     differences = torch.diff(means, dim=-1, prepend=torch.zeros_like(means[..., :1]))
     details = coefficients.flatten(-2)[..., 1:]

@@ -81,9 +81,8 @@ class Endpoint:
         }
         connection.connect()
         deadline.socket = connection.sock
-        with contextlib.suppress(
-            BrokenPipeError, ConnectionResetError
-        ):  # the answer may say why it was not read
+        # The answer may say why it was not read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         if answer.status != 200:

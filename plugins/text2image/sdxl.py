@@ -49,6 +49,7 @@ class StableDiffusionXL(LatentModel):
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = (factor * side for side in self.latent_size)
+        # Original size, corner of the crop, target size.
         sizes = [
             height,
             width,
@@ -56,7 +57,7 @@ class StableDiffusionXL(LatentModel):
             0,
             height,
             width,
-        ]  # original size, corner of the crop, target size
+        ]
         added = {
             "text_embeds": cond["pooled"].to(x.dtype),
             "time_ids": torch.tensor([sizes], dtype=x.dtype, device=x.device).expand(len(x), -1),

@@ -16,6 +16,7 @@ from .guidance import Condition, to_pixels
 from .schedules import new_schedule, read_schedule
 from .source import DTYPES, Precision, Source, load_trained, new_unet
 
+# A small U-Net may have no attention.
 LAYERS = (
     "to_q",
     "to_k",
@@ -23,7 +24,7 @@ LAYERS = (
     "to_out.0",
     "conv1",
     "conv2",
-)  # a small U-Net may have no attention
+)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+# Between the command and a plugin's code.
 WAY = (
     "rewardft",
     "typer",
@@ -16,7 +17,7 @@ WAY = (
     "pluggy",
     "torch",
     "accelerate",
-)  # between the command and a plugin's code
+)
 WHOLE = "REWARDFT_TRACEBACK"
 
 

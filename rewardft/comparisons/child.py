@@ -42,9 +42,8 @@ class Order:
 def carry_out(order: Order) -> None:
     """Make the run and end the process;
     an expected error is one message and exit code 2, as on the command line."""
-    os.setpgid(
-        0, 0
-    )  # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once
+    # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once.
+    os.setpgid(0, 0)
     end_with_parent()
     handle = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (1, 2):

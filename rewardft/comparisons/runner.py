@@ -31,9 +31,8 @@ class Outcome:
     tail: str
 
 
-Notify = Callable[
-    [Member, Outcome | None, int], None
-]  # None: it has started; the number: of all runs to make
+# None: it has started; the number: of all runs to make.
+Notify = Callable[[Member, Outcome | None, int], None]
 
 
 def pending(members: Iterable[Member]) -> list[Member]:
@@ -106,9 +105,8 @@ def run_here(
     return outcomes
 
 
-RUNNING: set[BaseProcess] = (
-    set()
-)  # the runs in processes of this one; sets are safe between threads
+# The runs in processes of this one; sets are safe between threads.
+RUNNING: set[BaseProcess] = set()
 
 
 def interrupt_runs() -> None:

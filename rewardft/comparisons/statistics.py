@@ -260,9 +260,8 @@ def t_quantile(freedom: int) -> float:
     """
     odd = freedom % 2
     k = np.arange(2 + odd, freedom - 1, 2, dtype=np.float64)
-    factors = np.concatenate(([1.0], np.cumprod((k - 1) / k)))[
-        : freedom // 2
-    ]  # cos^odd, cos^(2 + odd), ...
+    # cos^odd, cos^(2 + odd), ...
+    factors = np.concatenate(([1.0], np.cumprod((k - 1) / k)))[: freedom // 2]
     powers = odd + 2 * np.arange(len(factors))
 
     def inside(angle: float) -> float:

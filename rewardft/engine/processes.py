@@ -29,9 +29,8 @@ T = TypeVar("T")
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 LAUNCH = "torchrun --nproc_per_node 2 -m rewardft run RECIPE"
-Sums = dict[
-    str, Tensor
-]  # name -> (sum, count) `(2,)` over the samples of this process to which the value applies
+# Name -> (sum, count) `(2,)` over the samples of this process to which the value applies.
+Sums = dict[str, Tensor]
 
 
 def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
@@ -147,9 +146,8 @@ def average_metrics(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, f
             all get.
     """
     rows = [tensor for sums in steps for tensor in sums.values()]
-    rows = [
-        row.to(accelerator.device) for row in rows
-    ]  # a component may have recorded plain numbers
+    # A component may have recorded plain numbers.
+    rows = [row.to(accelerator.device) for row in rows]
     numbers = iter(torch.stack(rows).tolist() if rows else [])  # the only read from the device
     local = [{name: next(numbers) for name in sums} for sums in steps]
     return [mean_of(parts) for parts in zip(*gather_objects(accelerator, local))]

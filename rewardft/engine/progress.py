@@ -87,10 +87,11 @@ class ProgressLine:
     def on_evaluation_end(
         self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]
     ) -> None:
+        # An evaluation says nothing about the speed of steps.
         self.counted, self.began = (
             step,
             time.monotonic(),
-        )  # an evaluation says nothing about the speed of steps
+        )
         self.trained = self.latest
         over_all = {
             name: value for name, value in metrics.items() if name.partition("/")[2] not in metrics

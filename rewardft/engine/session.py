@@ -75,10 +75,9 @@ class Session:
         trained = {r.name: r for r in self.context.rewards}
         held_out = build_rewards(self.resolved.eval_rewards, self.context.device) if scored else []
         rewards = list((trained | {r.name: r for r in held_out}).values())
+        # Its calls are not training's.
         return Context(
-            policy=Policy(
-                self.model, self.context.policy.precision
-            ),  # its calls are not training's
+            policy=Policy(self.model, self.context.policy.precision),
             sampler=self.eval_sampler,
             adapter=self.adapter,
             rewards=rewards if scored else [],

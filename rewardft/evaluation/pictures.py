@@ -75,11 +75,12 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
 
     Text that is wider than its place is cut off, as pictures must stay where they are.
     """
+    # Pixels between pictures, and of a line of text.
     pillow, gap, line = (
         import_pillow("Image", "ImageDraw"),
         4,
         14,
-    )  # pixels between pictures, and of a line of text
+    )
     height, width = rows[0][0].shape[-2:]
     across, down = width + gap, height + line + gap
     image = pillow["Image"].new(

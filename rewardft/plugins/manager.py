@@ -93,9 +93,8 @@ class Plugins:
             caller = self.manager.subset_hook_caller(hook_name, others)
             try:
                 answer = caller(**arguments)
-                if isinstance(
-                    answer, list
-                ):  # run generators to their end here, where an error can be attributed
+                # Run generators to their end here, where an error can be attributed.
+                if isinstance(answer, list):
                     answer = [list(one) if inspect.isgenerator(one) else one for one in answer]
             except Exception as error:
                 self._attribute(error, hook_name)

@@ -231,9 +231,8 @@ def _who_lacks(tag: str, resolved: Resolved) -> str:
         if tag in _static(e)
     ]
     kinds = {entry.kind for entry in offering}
-    trained = [
-        c for c in resolved.components() if c is not resolved.eval_sampler
-    ]  # that one provides nothing to a run
+    # That one provides nothing to a run.
+    trained = [c for c in resolved.components() if c is not resolved.eval_sampler]
     lacking = [c for c in trained if c.entry.kind in kinds and tag not in _provides(c)]
     if not kinds:
         return "and no loaded plugin has a component that provides it"

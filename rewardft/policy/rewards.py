@@ -160,9 +160,8 @@ def call_reward(
     except Exception as error:
         if reward.on_error == "skip":
             if skipped is not None:
-                skipped[reward.name] = error.with_traceback(
-                    None
-                )  # its frames would keep the batch in memory
+                # Its frames would keep the batch in memory.
+                skipped[reward.name] = error.with_traceback(None)
             return torch.full((len(batch),), float("nan"), device=rollout.noise.device)
         report_failure(on_error, reward, error, rollout, batch)
         raise

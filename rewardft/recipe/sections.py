@@ -10,9 +10,8 @@ from pydantic import BaseModel, Field, model_validator
 from rewardft.recipe.typed_values import STRICT
 
 Name = Annotated[str, Field(min_length=1)]
-Label = Annotated[
-    str, Field(pattern=r"^[\w-]([\w.-]{0,78}[\w-])?$")
-]  # part of metric names and of folder names
+# Part of metric names and of folder names.
+Label = Annotated[str, Field(pattern=r"^[\w-]([\w.-]{0,78}[\w-])?$")]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]

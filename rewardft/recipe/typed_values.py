@@ -121,9 +121,8 @@ def _plain_words(annotation: Any, origin: Any, args: tuple[Any, ...]) -> str:
 
 
 def _constraint_words(constraints: Iterable[Any]) -> str:
-    rules = [
-        rule for c in constraints for rule in getattr(c, "metadata", [c])
-    ]  # pydantic's Field holds its bounds
+    # Pydantic's Field holds its bounds.
+    rules = [rule for c in constraints for rule in getattr(c, "metadata", [c])]
     bounds = [
         f"{word} {getattr(r, name)}" for name, word in _BOUNDS for r in rules if hasattr(r, name)
     ]

@@ -53,9 +53,8 @@ class DDPM:
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
         beta = 1 - a / a_next  # of the step from the next timestep to this one
-        mean = (a_next**0.5 * beta * x0 + (a / a_next) ** 0.5 * (1 - a_next) * state) / (
-            1 - a
-        )  # equation 7
+        # Equation 7.
+        mean = (a_next**0.5 * beta * x0 + (a / a_next) ** 0.5 * (1 - a_next) * state) / (1 - a)
         std = ((1 - a_next) / (1 - a) * beta) ** 0.5
         return gaussian_step(k, state, output, mean, std, x0, epsilon, noise, taken)
 

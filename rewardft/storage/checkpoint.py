@@ -165,9 +165,8 @@ def are_files(listed: Any) -> bool:
 
 def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
     """The state of every part of a run; only plain tensors and containers are unpickled."""
-    place = (
-        "cpu" if device.type == "cpu" else device
-    )  # torch.load does not know `cpu:0`, a launcher's name for it
+    # `torch.load` does not know `cpu:0`, a launcher's name for it.
+    place = "cpu" if device.type == "cpu" else device
     file = path / "training.pt"
     try:
         state = torch.load(file, map_location=place, weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,12 @@ app = typer.Typer(
 app.add_typer(training)
 app.add_typer(meshes)
 _console = Console(stderr=True)
+
+
+def _rendering(bar: Progress) -> Callable[[int, int], None]:
+    """Samples done, and of how many."""
+    task = bar.add_task("rendering", total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # Options of `build-dataset`.
@@ -92,7 +99,6 @@ def build_dataset_command(
     _say(describe_body(model))
     started = time.monotonic()
     with _bar() as bar:
-        task = bar.add_task("rendering", total=None)
         manifest = build_dataset(
             out,
             plans,
@@ -101,7 +107,7 @@ def build_dataset_command(
             seed=seed,
             painter=RenderedPainter(background, seed),
             overwrite=overwrite,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=_rendering(bar),
         )
     _report(out, manifest, time.monotonic() - started)
 
