@@ -66,14 +66,16 @@ class DPOK:
         self.value = ValueHead(value_lr, value_steps) if value_head else None
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        # The value head reads every state, so with one the states are kept and replayed.
         experience = roll_out(ctx, batch, self.schedule, one_pass=self.value is None)
         scores = ctx.score(experience.rollout, batch)
         rewards, kept = scores.rewards, scores.applies
         if self.value is None:
+            # Over all processes: with the own slice's mean, two processes would not equal one.
             mean = moments(ctx.gather(rewards)[None])[0].flatten()
             advantage = torch.where(kept, rewards - mean, 0.0)
         else:
-            # (b, T): one per state.
+            # (b, T), as the value differs from state to state.
             advantage = self.value.advantage(ctx, experience.rollout, scores.total)
         yield from learn(ctx, experience, advantage, self.surrogate, self.schedule, kept)
 

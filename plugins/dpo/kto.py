@@ -95,12 +95,14 @@ class DiffusionKTO:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         slices = list(pair_slices(ctx, len(batch)))
+        # Drawn for the whole batch, so that micro-batches see the same timesteps.
         draw = timestep_draws(ctx, batch.repeat(2), "kto", self.visits)
         parts = [
             self.noised(ctx, batch.select(rows), draw[2 * rows.start : 2 * rows.stop])
             for rows in slices
         ]
         references = [reference_error(ctx, at) for at in parts]
+        # The reference point is of the whole batch. Cut into parts, it costs a forward pass more.
         point = None if len(parts) == 1 else self.reference_point(ctx, parts, references)
         for i, (at, reference) in enumerate(zip(parts, references)):
             error = squared_error(ctx, at)
@@ -142,6 +144,7 @@ class DiffusionKTO:
 
     def mean_gain(self, ctx: Context, h: Tensor) -> Tensor:
         """Q `(parts,)`, the same for all samples of this batch on all processes."""
+        # Clamped at 0, as a KL divergence is; no gradient runs through it.
         return ctx.gather(h.detach()).mean(0).clamp(min=0)
 
     def loss(self, h: Tensor, q: Tensor) -> Tensor:

@@ -88,6 +88,8 @@ class GRPO:
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples = batch.repeat(self.group_size)
         noise = GroupNoise.of(ctx.noise(samples), self.group_size) if self.shared_noise else None
+        # A surrogate that compares whole steps needs the rollout's transitions, which one pass does
+        # not keep.
         one_pass = not isinstance(self.surrogate, StepSurrogate)
         experience = roll_out(ctx, samples, self.schedule, noise, one_pass)
         advantage, kept = self.advantages(ctx, ctx.score(experience.rollout, samples))
@@ -99,8 +101,10 @@ class GRPO:
             terms = [(1.0, scores.rewards)]
         else:  # a reward that does not apply to a sample (NaN) adds nothing to it, as in the total
             terms = [(r.weight, scores.by_name[r.name].nan_to_num(0.0)) for r in ctx.rewards]
+        # Normalised one by one, a reward with a large spread does not drown the others.
         parts = [(w, *self.normalise(ctx, values)) for w, values in terms]
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
+        # A group in which all rewards are equal says nothing of what is better.
         kept = torch.stack([k for _, _, k in parts]).any(0) & scores.applies
         return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept
 

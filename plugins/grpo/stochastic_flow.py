@@ -60,6 +60,8 @@ class StochasticFlow:
     def transition(
         self, k: int, state: Tensor, output: Tensor, noise: Noise, taken: Tensor | None = None
     ) -> Transition:
+        # The estimates of x0 and epsilon are the ODE's; only mean and deviation of the next state
+        # differ.
         euler = self.ode.transition(k, state, output, noise)
         if self.noise_level == 0 or (self.window is not None and k not in self.window):
             return euler
@@ -81,5 +83,7 @@ class StochasticFlow:
         """An Euler-Maruyama step of the SDE with diffusion g: x' = x + (v - g^2 score / 2)
         D + g sqrt(-D) noise."""
         s, delta = self.sigmas[k], self.sigmas[k + 1] - self.sigmas[k]
+        # grad log p_s(x) = -epsilon / s for x_s = (1 - s) x0 + s epsilon.
         score = -epsilon / s
+        # v = epsilon - x0; delta < 0, as s falls.
         return state + (epsilon - x0 - 0.5 * g**2 * score) * delta, g * (-delta) ** 0.5

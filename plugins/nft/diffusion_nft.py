@@ -115,6 +115,7 @@ class DiffusionNFT:
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         check_signal(ctx.policy.scheduler, "diffusion_nft")
         old, samples = self.old_policy(ctx), batch.repeat(self.group)
+        # Algorithm 1: samples come from v_old, not from the policy that learns.
         with swapped_in(ctx.adapter, old):
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         goodness = self.goodness(ctx, ctx.score(rollout, samples))
@@ -129,8 +130,7 @@ class DiffusionNFT:
             loss = self.loss(ctx, at, goodness[rows], old)
             yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
 
-    # -- the policy that samples
-    # ---------------------------------------------------------------------------------------
+    # -- the policy that samples -------------------------------------------------------------------
 
     def old_policy(self, ctx: Context) -> Snapshot:
         """v_old's tensors, moved towards the policy once per optimizer step."""
@@ -141,13 +141,13 @@ class DiffusionNFT:
             return min(0.001 * step, 0.5)
         return min(max(0.0075 * (step - 75), 0.0), 0.999)
 
-    # -- how good a sample is
-    # ------------------------------------------------------------------------------------------
+    # -- how good a sample is ----------------------------------------------------------------------
 
     def goodness(self, ctx: Context, scores: Scores) -> Tensor:
         """r `(b,)` in [0, 1]; 1/2 for a sample that is as good as its group's mean."""
         rewards = complete_rewards(scores, self.group)
         centred = rewards - rewards.nanmean(1, keepdim=True)
+        # nanmean: a sample without a reward takes no part, and gets r = 1/2 below.
         std = self.deviation(ctx, rewards)
         advantage = (centred / (std + 1e-4)).nan_to_num(0.0).flatten()
         ctx.record("zero_variance", (centred == 0).all(1).float())
@@ -159,6 +159,7 @@ class DiffusionNFT:
         if self.std == "group":
             centred = rewards - rewards.nanmean(1, keepdim=True)
             return centred.square().nanmean(1, keepdim=True).sqrt()
+        # The deviation of all processes' rewards, as if they were one batch.
         known = ctx.gather(rewards.flatten())
         known = known[~known.isnan()]
         return known.std(correction=0) if len(known) else known.new_zeros(())

@@ -194,9 +194,11 @@ class SRPO:
     def loss(self, ctx: Context, rollout: Rollout, batch: Batch, visit: Visit) -> Tensor:
         """`(b,)`: its gradient is that of -lambda r(restored) plus the regularizers;
         its value is a surrogate."""
+        # Known noise is what makes the jump exact: see (2) and (3).
         epsilon = rollout.noise.draw("initial", rollout.x0.shape[1:])
         state = ctx.sampler.renoise(rollout.x0, visit.k, epsilon)  # equation 1
         noised = replace(rollout.with_x0(None), states={visit.k: state}, outputs={}, log_probs={})
+        # One pass of the network: guidance would double the cost of a visit.
         with ctx.policy.unguided():
             new = ctx.replay(noised, visit.k)
             penalty = ctx.penalty(new, noised, visit.k)
@@ -210,12 +212,15 @@ class SRPO:
             value, wanting = (self.target - reward).relu(), (reward < self.target).to(reward)
         weight = self.discount(visit.j, ctx.sampler.steps)
         ctx.record("loss", penalty + weight * value)
+        # Linear in `restored`, with the reward's gradient as a constant: one denoiser graph and no
+        # reward graph at a time.
         return -weight * wanting * (restored * slope).flatten(1).sum(1) + penalty
 
     def discount(self, j: int, steps: int) -> float:
         """Equation 4."""
         if self.discount_shift is None:
             return 1.0
+        # The level in [0, 1]: 1 is pure noise.
         u = (steps - j) / steps
         return self.discount_shift * u / (1 + (self.discount_shift - 1) * u)
 
@@ -257,6 +262,7 @@ def restore(sampler: Any, new: Transition, epsilon: Tensor, j: int) -> Tensor:
     """Equations 2 and 3; alpha_j and sigma_j are read off the sampler's forward process."""
     assert new.x0 is not None and new.epsilon is not None
     one, zero = torch.ones_like(epsilon), torch.zeros_like(epsilon)
+    # renoise(x, j, e) = alpha_j x + sigma_j e for every sampler, so two probes give both.
     alpha, sigma = sampler.renoise(one, j, zero), sampler.renoise(zero, j, one)
     return new.x0 + sigma / alpha * (new.epsilon - epsilon)
 

@@ -92,8 +92,7 @@ class LatentModel:
         self.latent_size = self.size_of_latents()
         self.scheduler = self.load_scheduler()
 
-    # -- what a family gives
-    # -----------------------------------------------------------------------------------------
+    # -- what a family gives -----------------------------------------------------------------------
 
     def load_encoders(self) -> dict[str, TextEncoder]:
         """The frozen text encoders by name."""

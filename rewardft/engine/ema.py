@@ -1,8 +1,7 @@
 """The exponential moving average of what learns: smoother than the last weights, which follow every
 batch's noise.
 
-    ema_t = d_t ema_{t-1} + (1 - d_t) theta_t,      d_t = min(decay, (1 + t) / (10 + t)),      t =
-    1, 2, ...
+    ema_t = d_t ema_{t-1} + (1 - d_t) theta_t,  d_t = min(decay, (1 + t) / (10 + t)),  t = 1, 2, ...
 
 The factor rises from 2/11 to `decay`, so that the average of a short run is not its start (the
 warm-up of TensorFlow's `ExponentialMovingAverage` with `num_updates`). Training never sees the
@@ -48,5 +47,6 @@ class Ema:
         """Go on from a checkpoint's. Raises CheckpointError when they are of another adapter."""
         if self.decay is not None:
             check_fit(weights, self.adapter)
+        # Copied into what is there, which another part may hold by reference.
         for name, value in weights.items():
             self.weights[name].copy_(value)

@@ -27,7 +27,9 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Signals:
+        # Python sets handlers in the main thread alone; a notebook may run us in another.
         if threading.current_thread() is threading.main_thread():
+            # `nohup` and background shells ignore signals on purpose.
             watched = [n for n in CAUGHT if signal.getsignal(n) is not signal.SIG_IGN]
             self._before = {number: signal.signal(number, self._note) for number in watched}
         return self
@@ -38,6 +40,7 @@ class Signals:
         self.is_forged = kind is KeyboardInterrupt and bool(self._before) and not self._is_second
 
     def _note(self, number: int, frame: Any) -> None:
+        # The step in progress may hang, such as in a reward that waits for a server.
         if self.number:
             self._is_second = True
             raise KeyboardInterrupt

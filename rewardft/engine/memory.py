@@ -15,9 +15,8 @@ import time
 from functools import cache
 from typing import Any
 
-MIN_INTERVAL = (
-    0.2  # seconds; trimming takes about a millisecond, so that small models must not notice it
-)
+# Seconds; trimming takes about a millisecond, which small models must not notice.
+MIN_INTERVAL = 0.2
 
 _last = 0.0
 

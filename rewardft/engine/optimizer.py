@@ -43,6 +43,7 @@ def learning_rate_factor(schedule: str, warmup: int, steps: int) -> Callable[[in
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
+        # Past the last step the factor stays where it ended.
         done = min((step - warmup) / max(steps - warmup, 1), 1.0)
         decay: Mapping[str, float] = {
             "constant": 1.0,
@@ -84,7 +85,10 @@ class Updater:
 
         step: the number of this update, counted from 1.
         """
+        # Before the schedule moves on: this is the rate that the update is made with.
         (rate, *_) = self.schedule.get_last_lr()
+        # A failure between these lines leaves weights and optimizer of different steps, which no
+        # checkpoint may hold.
         self.is_whole = False
         self.optimizer.step()
         self.schedule.step()

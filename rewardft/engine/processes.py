@@ -5,8 +5,8 @@ Algorithms run many small backward passes per step, so the gradients are summed 
 exchanged once, after the last one. Every process draws its own slice of one global batch, and noise
 belongs to samples, so n processes with batch b compute what one process computes with batch n * b.
 
-Every function here is a collective: all processes call it, in the same order. With one process each
-    is free.
+Every function here is a collective: all processes call it, in the same order. With one process
+each is free.
 """
 
 from __future__ import annotations
@@ -113,7 +113,10 @@ def average_gradients(
         torch._foreach_mul_(gradients, 1.0 / accumulated)
     if accelerator.num_processes == 1:
         return
+    # One exchange of one flat tensor: a hundred small ones would each wait for the slowest process.
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    # Sent along, so that a parameter that has a gradient nowhere keeps None: an optimizer would
+    # decay its weight otherwise.
     present = parts[0].new_tensor([p.grad is not None for p in parameters])
     flat = accelerator.reduce(
         torch.cat([*(g.reshape(-1) for g in parts), present]), reduction="mean"
@@ -188,6 +191,7 @@ def main_decides(accelerator: Any, decide: Callable[[], T]) -> T:
             answer[0] = decide()
         except Exception as error:
             failure, answer[1] = error, str(error)
+    # Also when it failed: the others wait in this call.
     broadcast_object_list(answer)
     if failure is not None:
         raise failure

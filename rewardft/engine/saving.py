@@ -41,6 +41,7 @@ class Saver:
         """An update has been made. `other`: states in the place of some parts' own."""
         self.state: dict[str, Any] = {name: part.state_dict() for name, part in self.noted.items()}
         self.state |= other
+        # Versions tell later whether a tensor was changed in place since.
         self.versions = self.memory.versions()
 
     @property
@@ -55,6 +56,8 @@ class Saver:
             # algorithm changes so it guards with a step number, so the memory of now is sound.
             self.state["context"]["memory"] = self.memory.state_dict()
         parts = self.state | {name: part.state_dict() for name, part in self.held.items()}
+        # Until the folder is in place. After a failed save (a full disk) the rescue of a failing
+        # run must not try the same again.
         self.has_failed = True
         path = save_checkpoint(
             self.folder, self.step, self.adapter, parts, dict(self.facts), self.keep

@@ -48,6 +48,7 @@ class Session:
             "samples": samples,
             "samples_per_item": spec["samples_per_item"],
             "data": without(flat["data"], "batch_size") | spec["data"],
+            # The weight changes what is trained, not what is measured.
             "rewards": {r["name"]: without(r, "weight") for r in flat["rewards"] + spec["rewards"]},
             "metrics": spec["metrics"],
             "kl": spec["kl"],
@@ -56,6 +57,7 @@ class Session:
             "precision": flat["train"]["precision"],
             "plugins": self.plugin_files,
         }
+        # As they are read back from a file: tuples become lists, and so compare equal.
         return dict(json.loads(json.dumps(settings)))
 
     def calls_at(self, step: int) -> tuple[int, int] | None:
@@ -73,6 +75,8 @@ class Session:
         """The same model with the evaluation's sampler and seed; if `scored`, with the trained and
         held-out rewards."""
         trained = {r.name: r for r in self.context.rewards}
+        # Networks of the trained rewards are shared; a held-out reward of the same name has
+        # settings of its own.
         held_out = build_rewards(self.resolved.eval_rewards, self.context.device) if scored else []
         rewards = list((trained | {r.name: r for r in held_out}).values())
         # Its calls are not training's.
@@ -124,6 +128,8 @@ def build_session(
     if keep_reference is None:
         compared = bool(recipe.regularizers) or recipe.evaluate.kl
         keep_reference = compared or getattr(algorithm, "needs_reference", False)
+    # After the samplers are set up, and with a seed of its own, so that an adapter begins the same
+    # whatever was built before.
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
     context = Context(
         policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
@@ -208,6 +214,7 @@ def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:
     rewards = []
     for spec, component in specs:
         reward = component.build()
+        # A reward network must never learn, though the gradient runs through it.
         if isinstance(reward, nn.Module):
             reward.requires_grad_(False).eval().to(device)
         rewards.append(WeightedReward(spec.name, reward, spec.weight, spec.on_error))

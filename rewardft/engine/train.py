@@ -70,6 +70,7 @@ def train(
             trainer = build_trainer(order, peers)
             return trainer.fit()
         except BaseException as error:
+            # A second SIGTERM in the middle of the rescue would lose the checkpoint.
             with Signals():  # a launcher ends what is left of a run that has lost a process
                 cause = explain(error, out, peers, True) if trainer is None else trainer.fail(error)
             if cause is error:
@@ -96,11 +97,13 @@ def build_trainer(order: Order, peers: Peers) -> Trainer:
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
     noted |= {"meter": meter, "random": RandomState()}
     changed = put_back(order, session, origin, held | noted, checkpoint)
+    # After the counters are put back, so that a budget goes on where it was.
     meter.start(session.context.cost, state.step, state.seconds)
     copy_from_main(accelerator, [*parameters, *ema.weights.values()])
     facts = {"recipe_sha256": recipe.digest(), **origin.to_json()}
     keep = recipe.save.keep
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
+    # What was just loaded need not be saved again.
     saver.saved = state.step
     observe(order, run, state, origin, changed)
     return Trainer(
@@ -159,6 +162,8 @@ def put_back(
         changed = check_same_origin(facts, origin, order.allow_changed_plugins)
         restore(checkpoint, session.adapter, parts, order.accelerator.device)
     if order.resume and order.accelerator.is_main_process:
+        # After everything has been loaded: a checkpoint that does not fit must leave the folder as
+        # it was.
         take_up(order.out, order.recipe, checkpoint)
     return changed if order.resume else None
 

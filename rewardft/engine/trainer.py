@@ -78,8 +78,10 @@ class Trainer:
     def fit(self) -> RunSummary:
         """Evaluate, train to the last step or a stop, save, evaluate again."""
         self.plugins.call("on_run_start", run=self.run)
+        # The base, with the same samples and noise as later: differences are then paired.
         self.held_out.begin(self.state.step)
         self.stop_reason = self.held_out.alarm()
+        # That evaluation must not count as the time of the first step.
         self.parts.log.restart_clock()
         with self.signals:
             while self.state.step < self.recipe.train.steps and not self._is_over:
@@ -98,10 +100,12 @@ class Trainer:
         """All losses of one batch. The engine owns backward, accumulation and the step."""
         self.mark = time.monotonic()
         self.ctx.start_step(self.state.step)  # accumulated batches make the same choices
+        # A checkpoint of a step in the middle of a batch must draw the whole batch again.
         before = self.stream.state_dict()
         closed = True
         for loss in self.session.algorithm.losses(self.ctx, self._next_batch()):
             loss.backward()
+            # Each loss has its own denoiser graph, which backward has just freed.
             return_freed_memory()
             for name, value in loss.metrics.items():
                 self.ctx.record(name, torch.as_tensor(value, dtype=torch.float32))
@@ -126,6 +130,7 @@ class Trainer:
 
     def _next_batch(self) -> Batch:
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
+        # Only dropout draws from the global generator; seeded by place, it survives a resume.
         torch.manual_seed(keyed_seed(self.recipe.seed, self.stream.position, rank))  # dropout
         batch = self.stream.next_batch(self.recipe.data.batch_size, rank, count)
         return batch.to(self.accelerator.device)
@@ -136,6 +141,8 @@ class Trainer:
         average_gradients(self.accelerator, updater.parameters, self.recipe.train.accumulate)
         self._audit()
         norm = updater.clip()
+        # One check covers all gradients: a norm with one bad entry is bad. It comes before the
+        # update, so that the weights stay those of the last good step.
         if not torch.isfinite(norm):
             raise ComponentError(
                 f"step {state.step}: the gradient is NaN or infinite; the weights were not "
@@ -178,6 +185,7 @@ class Trainer:
             report = audit_first_step(self.session.adapter.named, values, may_be_flat)
         except AuditError as error:
             failure = error
+        # All processes leave here or none: one that went on alone would wait in the next exchange.
         raise_together(self.accelerator, failure)
         if report["gradient_norm"] == 0:  # and none was to be expected: the next step will tell
             return
@@ -191,9 +199,12 @@ class Trainer:
         state, meter, save = self.state, self.parts.meter, self.recipe.save.every
         coming = self.session.calls_at(state.step)
         meter.update(self.ctx.cost, state.step, state.seconds, coming)
+        # Clocks differ, so the main process decides for all.
         self.is_spent = main_decides(self.accelerator, lambda: meter.exhausted)
+        # A launcher may signal one process alone.
         if number := largest(self.accelerator, self.signals.number):
             self.stop_reason = f"interrupted by {signal.Signals(number).name}"
+        # A batch may take several steps at once and jump over a multiple of `save.every`.
         if self.stop_reason or (save and state.step // save > self.saver.saved // save):
             self._flush()
             self._save()
@@ -224,6 +235,7 @@ class Trainer:
         interrupted = bool(largest(self.accelerator, self.signals.number))
         if self.ctx.facts is not None and self.ctx.facts.is_open and self.state.step:
             LOG.warning("no step of this run had a gradient: nothing was trained")
+        # A machine that sends SIGTERM gives seconds, and an evaluation takes minutes.
         after = None if interrupted else self.held_out.evaluate(self.state.step)
         if self.run.is_main:
             self._save_trained()

@@ -93,6 +93,7 @@ def evaluate(
     result = Evaluation()
     for metric in metrics.values():
         metric.reset()
+    # Copies of an item go together, so that no item is cut in two.
     for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
         batch = items.repeat(per_item) if per_item > 1 else items
         batch = batch.to(ctx.device)
@@ -107,7 +108,9 @@ def evaluate(
         result.ids.extend(items.ids)
         if "group" in items:
             result.groups.extend(items["group"])
+        # The last one, for pictures.
         result.rollout = rollout
+    # Scoring records values for the training log, which these are not.
     ctx.take_records()
     result.higher_is_better |= {f"reward/{r.name}": r.weight >= 0 for r in ctx.rewards}
     add_metrics(result, metrics, per_item)
@@ -116,6 +119,7 @@ def evaluate(
 
 def add_values(result: Evaluation, name: str, values: Tensor, per_item: int) -> None:
     """File values of samples `(n * per_item,)` as those of items: means of those that apply."""
+    # NaN says that a reward does not apply; an item has a value if one of its samples has.
     by_item = values.float().unflatten(0, (-1, per_item)).nanmean(1)
     result.per_sample.setdefault(name, []).extend(by_item.cpu().tolist())
 
@@ -129,6 +133,7 @@ def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollou
         for form, values in trajectory_kl(ctx, rollout).items():
             result.higher_is_better[f"kl/{form}"] = None
             add_values(result, f"kl/{form}", values, batch.copies)
+        # The states of a whole chain are many times a sample, and metrics need none.
         for kept in (rollout.states, rollout.outputs, rollout.log_probs):
             kept.clear()
     return rollout
@@ -205,6 +210,8 @@ def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
     differences = [b - a for a, b in pairs]
     center = mean(differences)
     variance = sum((d - center) ** 2 for d in differences) / max(len(differences) - 1, 1)
+    # The normal quantile: samples are many here. Seeds, which are few, are
+    # `rewardft.comparisons.statistics`.
     half = 1.96 * math.sqrt(variance / len(differences)) if len(differences) > 1 else math.inf
     return Paired(
         name, len(pairs), mean([a for a, _ in pairs]), mean([b for _, b in pairs]), center, half

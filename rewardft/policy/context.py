@@ -91,6 +91,8 @@ class Context:
 
     def show(self, rollout: Rollout) -> Rollout:
         """Hand `rollout` to the observers of the next optimizer step, as those of `rollout` are."""
+        # Kept whole: observers draw its pictures after the step, when the algorithm is done with
+        # it.
         self.last_rollout = rollout
         return rollout
 
@@ -110,6 +112,7 @@ class Context:
         scores = evaluate_rewards(
             self.rewards, rollout, batch, gradient, self.facts, self.on_reward_error
         )
+        # Counted in samples, whatever the micro-batch, so that budgets do not depend on it.
         self.reward_evaluations += len(batch)
         self._warn_of_skips(scores)
         if not record:
@@ -134,6 +137,8 @@ class Context:
 
     def replay(self, rollout: Rollout, k: int, input_gradient: bool = False) -> Transition:
         """Visit step k again, in the caller's gradient mode."""
+        # Dropout belongs to the pass that learns. A rollout, or a replay without autograd, is of
+        # the policy as it is evaluated.
         self.adapter.train_mode(torch.is_grad_enabled())
         try:
             return self.sampler.replay(self.policy, rollout, k, input_gradient=input_gradient)
@@ -166,6 +171,7 @@ class Context:
     ) -> Tensor:
         """Weighted sum of the regularizers at a visited step, `(b,)`; costs a reference call only
         if there are any, and none where the same visit under the reference is given."""
+        # Also without regularizers: callers add it without asking.
         total = torch.zeros(len(rollout.noise), dtype=self.dtype, device=self.device)
         if not self.regularizers:
             return total
@@ -184,6 +190,7 @@ class Context:
     def record(self, name: str, value: Tensor) -> None:
         """Note a per-sample value `(b,)`; the mean over the optimizer step is logged. Nothing is
         read back here."""
+        # Reading a number back would make the host wait for the device at every call.
         self._records.setdefault(name, []).append(value.detach().reshape(-1))
 
     @property

@@ -40,6 +40,7 @@ def keep_masters(module: nn.Module) -> None:
         for owner in module.modules()
         for name, parameter in owner.named_parameters(recurse=False)
     ]
+    # Collected first: registering one adds modules to those that are walked over.
     for owner, name, parameter, dtype in found:
         if dtype in short:
             parameter.data = parameter.data.float()
@@ -89,6 +90,7 @@ class FullFineTuning:
         """Full fine-tuning has no adapter dropout; the base stays in evaluation mode."""
 
     def scale(self, factor: float) -> None:
+        # Asked of every adapter before an evaluation; 1 changes nothing.
         if factor != 1.0:
             raise ComponentError("only LoRA adapters can be scaled; this run trained all weights")
 

@@ -46,11 +46,13 @@ def evaluate_rewards(
     if not rewards:
         raise RewardError("the algorithm asks for scores, but the recipe lists no rewards")
     check_samples(rollout, batch)
+    # A leaf of its own: the gradient ends here, and no denoiser graph is held meanwhile.
     x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
     view = checked(rollout.with_x0(x0), batch)
     skipped: dict[str, Exception] = {}
     with torch.set_grad_enabled(gradient):
         by_name = {r.name: call_reward(r, view, batch, on_error, skipped) for r in rewards}
+        # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
     weights = {r.name: r.weight for r in rewards}
     present = absent_as_nan(total.detach(), by_name, weights)
@@ -61,8 +63,10 @@ def evaluate_rewards(
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
     slope = differentiate(total, x0, by_name)
+    # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
     if not torch.isfinite(slope).all():
         trace_slope(rewards, rollout, batch, on_error)
+    # Decoding is dear: what the rewards saw is kept for observers, without its graph.
     rollout._decoded = detached(view._decoded)
     values = {name: value.detach() for name, value in by_name.items()}
     return Scores(total.detach(), values, slope, skipped, present)
@@ -90,6 +94,7 @@ def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tens
     Raises RewardError when rewards apply and none of them carries a gradient.
     """
     slope = (
+        # Samples do not mix, so the gradient of the sum holds each sample's own.
         torch.autograd.grad(total.sum(), x0, allow_unused=True)[0] if total.requires_grad else None
     )
     if slope is not None:

@@ -17,16 +17,15 @@ import yaml
 
 Keys = tuple[str | int, ...]
 
-DEEPEST = (
-    50  # levels of nesting: far more than a recipe has, far fewer than Python's recursion bears
-)
-
+# Levels of nesting: far more than a recipe has, far fewer than Python's recursion bears.
+DEEPEST = 50
 LONGEST = 100_000  # characters, read in a second or two; the longest shipped recipe has 1,849
 LARGEST_INT = 2**63 - 1
 
 _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(
-    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
 _RESOLVERS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -93,6 +92,7 @@ class _StrictLoader(yaml.SafeLoader):
                 Problem(line, f"{tag!r} is a tag; recipes are data and have none: remove it.")
             )
             event.implicit = True if isinstance(event, yaml.CollectionStartEvent) else (True, False)
+        # Composed as if they were not there, so that all problems are found in one pass.
         event.anchor = event.tag = None
         if self.depth == DEEPEST:
             raise _TooDeep(problem_mark=mark)
@@ -199,6 +199,7 @@ def _pairs(
                 Problem(line, f"the key {key!r} is repeated; it is first given in line {first}.")
             )
             continue
+        # Of the key and not of its value, which may begin lines below.
         document.lines[(*keys, key)] = line
         yield key, value
 
@@ -224,6 +225,7 @@ def _whole(node: yaml.Node, text: str, document: Document) -> int:
     base = {"0x": 16, "0o": 8}.get(text[:2], 10)
     digits = (text.lstrip("+-") if base == 10 else text[2:]).lstrip("0") or "0"
     number = LARGEST_INT + 1  # more digits than are worth looking at
+    # Python takes quadratic time for the digits of a long number.
     if len(digits) <= 25:
         number = int(digits, base) * (-1 if text.startswith("-") else 1)
     if abs(number) > LARGEST_INT:

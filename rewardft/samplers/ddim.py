@@ -93,11 +93,13 @@ class DDIM:
             self.schedule.after(k),
         )
         x0, epsilon = to_x0_and_epsilon(self.kind, state, output, alpha, sigma)
+        # The noise estimate is not clamped with it: it stays the network's own.
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
         # Of x_k given x_{k+1}; 1 - a / a' with betas.
         fresh = sigma**2 - (alpha / alpha_next * sigma_next) ** 2
-        std = self.eta * sigma_next / sigma * max(fresh, 0.0) ** 0.5  # equation 16
+        # Equation 16. Rounding may take `fresh` below 0 where two levels are nearly equal.
+        std = self.eta * sigma_next / sigma * max(fresh, 0.0) ** 0.5
         mean = alpha_next * x0 + max(sigma_next**2 - std**2, 0.0) ** 0.5 * epsilon  # equation 12
         return gaussian_step(k, state, output, mean, std, x0, epsilon, noise, taken)
 

@@ -55,6 +55,7 @@ class DDPM:
         beta = 1 - a / a_next  # of the step from the next timestep to this one
         # Equation 7.
         mean = (a_next**0.5 * beta * x0 + (a / a_next) ** 0.5 * (1 - a_next) * state) / (1 - a)
+        # Equation 7, the posterior variance beta-tilde, not beta itself.
         std = ((1 - a_next) / (1 - a) * beta) ** 0.5
         return gaussian_step(k, state, output, mean, std, x0, epsilon, noise, taken)
 

@@ -1,8 +1,8 @@
 """Euler steps of the probability-flow ODE of a flow-matching model (Lipman et al. 2023,
 2210.02747).
 
-Convention of diffusers: x_s = (1 - s) * x0 + s * epsilon, s from 1 to 0; the network predicts v =
-    epsilon - x0.
+Convention of diffusers: x_s = (1 - s) * x0 + s * epsilon, s from 1 to 0; the network predicts
+v = epsilon - x0.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class FlowEuler:
         self, k: int, state: Tensor, output: Tensor, noise: Noise, taken: Tensor | None = None
     ) -> Transition:
         s, s_next = self.sigmas[k], self.sigmas[k + 1]
+        # dx/ds = v, from s down to s_next.
         mean = state + (s_next - s) * output
+        # Both follow from x_s and v, as v = epsilon - x0.
         x0, epsilon = state - s * output, state + (1 - s) * output
         return gaussian_step(k, state, output, mean, 0.0, x0, epsilon, noise, taken)
 

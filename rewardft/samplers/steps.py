@@ -18,6 +18,8 @@ def roll_out(sampler: Any, model: Any, cond: Any, plan: Plan, noise: Noise) -> R
     """Execute steps 0 .. plan.stop-1 without autograd, keeping what the plan asks for."""
     rollout = Rollout(cond=cond, noise=noise, plan=plan, decoder=model.decode)
     with torch.no_grad():
+        # Keyed by the sample and not by its place in the batch, so that a batch may be cut
+        # anywhere.
         state = noise.draw("initial", model.sample_shape(cond))
         last = Transition(state=state, next=state)
         for k in range(plan.stop):
@@ -26,6 +28,7 @@ def roll_out(sampler: Any, model: Any, cond: Any, plan: Plan, noise: Noise) -> R
             if k in plan.keep:
                 keep_step(rollout, k, last)
     if plan.stop in plan.keep:
+        # The chain stops before a step that the algorithm will run itself, with its graph.
         rollout.states[plan.stop] = last.next
     else:
         rollout.x0 = last.x0 if plan.estimate else last.next
@@ -51,6 +54,7 @@ def replay_step(
     state = rollout.states[k].detach()
     if input_gradient and torch.is_grad_enabled():
         state = state.requires_grad_(True)
+    # The same arithmetic as in the rollout, so that on-policy ratios are exactly 1.
     output = call_network(sampler, model, k, state, rollout.cond)
     return sampler.transition(k, state, output, rollout.noise, taken=state_after(rollout, k))
 
@@ -90,6 +94,8 @@ def gaussian_step(
         )
     after = mean + std * noise.draw(f"step{k}", state.shape[1:])
     scale = torch.as_tensor(std, dtype=state.dtype, device=state.device)
+    # The density is that of the state that was taken, held fixed: its gradient is by the mean
+    # alone.
     log_prob = gaussian_log_prob(after.detach() if taken is None else taken, mean, std)
     return Transition(state, after, output, mean, scale, x0, epsilon, log_prob)
 
@@ -100,4 +106,5 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
     log_density = (
         -((value - mean) ** 2) / (2 * std**2) - math.log(std) - 0.5 * math.log(2 * math.pi)
     )
+    # A mean and no sum: ratios of high-dimensional samples would be 0 or infinite.
     return log_density.flatten(1).mean(1)

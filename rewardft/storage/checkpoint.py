@@ -90,12 +90,14 @@ def drop_old(folder: Path, keep: int) -> None:
         if re.fullmatch(r"\.step-[0-9]{8,}\.([0-9]+\.tmp|old)", path.name):
             shutil.rmtree(path, ignore_errors=True)
     if keep > 0:
+        # Only after the new one is in place, so that there is always one to go on from.
         for path in checkpoints(folder)[:-keep]:
             remove_folder(path, mark="state.json")
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the oldest first; other names are not ours."""
+    # Names have leading zeros, so that their order is that of the steps.
     return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{8,}", p.name))
 
 
@@ -118,6 +120,7 @@ def read_state(path: Path) -> dict[str, Any]:
         file = path / name
         if (
             not file.is_file()
+            # The size first: it finds a truncated file without reading it.
             or file.stat().st_size != facts["bytes"]
             or sha256(file) != facts["sha256"]
         ):

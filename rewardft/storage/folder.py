@@ -91,6 +91,7 @@ def lock(handle: int) -> bool:
     except ImportError:  # not POSIX
         return True
     try:
+        # The system drops the lock with the process, however that ends: no stale lock file.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -101,6 +102,7 @@ def lock(handle: int) -> bool:
 
 def what_is_there(out: Path) -> str:
     """The run in a folder, and what can be done with it."""
+    # Before the summary: an observer may have failed after that was written.
     if (out / "error.txt").exists():
         unsaved = latest_checkpoint(out) is None
         code = ", and --allow-changed-plugins if it was a plugin that you mended"
@@ -132,6 +134,7 @@ def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     else:
         rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
         rewind_evaluations(out, step_of(checkpoint))
+    # Weights of the end of the run before: they would be taken for those of this one.
     remove_folder(out / "adapter", mark="step.json")
     remove_folder(out / "adapter_ema", mark="step.json")
     for path in (out / "summary.json", *out.glob("error*.txt")):
@@ -151,6 +154,7 @@ def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:
     """Write the recipe that goes on; the one before, if it was another, stays as
     `recipe.before-step-STEP.yaml`."""
     path = out / "recipe.yaml"
+    # The text may differ where the settings do not.
     if load_recipe(path).dump() == recipe.dump():
         return
     kept, number = out / f"recipe.before-step-{step:08d}.yaml", 1

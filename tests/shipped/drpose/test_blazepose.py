@@ -28,8 +28,7 @@ SOURCE = (
 NUMBERS = list(LANDMARKS.values())
 COLUMNS = [JOINTS.index(name) for name in LANDMARKS]
 
-# -- geometry, with small functions in place of the network
-# ------------------------------------------------------------
+# -- geometry, with small functions in place of the network ----------------------------------------
 
 
 @pytest.fixture
