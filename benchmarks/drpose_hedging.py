@@ -18,6 +18,7 @@ from rewardft_plugins.drpose.data.dataset import Drpose15k
 from rewardft_plugins.drpose.judges.pose_judge import sharpness
 from rewardft_plugins.drpose.model.multiview_compact import MultiviewCompact
 from rewardft_plugins.drpose.model.sampler import MultiviewDDIM, split_domains
+from rewardft_plugins.drpose.rewards.crisp_normals import CrispNormals
 from rewardft_plugins.drpose.rewards.crisp_pose import CrispPose
 from rewardft_plugins.drpose.rewards.forms import JointRegression
 from rewardft_plugins.drpose.rewards.pose_score import PoseScore
@@ -55,7 +56,7 @@ def table(model: MultiviewCompact, batch: Batch, latents: Tensor) -> str:
         return sharpness(split_domains(model.decode(x))[0], batch["normals"])
 
     values = {"sharpness": sharp}
-    for reward in (PoseScore(), CrispPose(), JointRegression()):
+    for reward in (PoseScore(), CrispPose(), JointRegression(), CrispNormals()):
         values[reward.name] = lambda x, batch, reward=reward: reward(make_rollout(x, batch), batch)
     for name, value in values.items():
         single = torch.stack([value(x, batch) for x in latents]).mean(0)

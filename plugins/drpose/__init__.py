@@ -2,9 +2,9 @@
 miniature and full.
 
 Registers the models `multiview_unet` and `multiview_compact`, the sampler `multiview_ddim`, the
-reward `pose_score` and its other forms `crisp_pose`, `joint_regression` and `silhouette_score`, the
-data set `drpose15k`, the metrics `pose_judge`, `mesh_judge` and `blazepose`, and the commands under
-`rewardft drpose`.
+reward `pose_score` and its other forms `crisp_pose`, `joint_regression` and `silhouette_score`,
+`crisp_normals` against blur, the data set `drpose15k`, the metrics `pose_judge`, `mesh_judge` and
+`blazepose`, and the commands under `rewardft drpose`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def register_datasets() -> Factories:
 
 @hookimpl
 def register_rewards() -> Factories:
+    from rewardft_plugins.drpose.rewards.crisp_normals import CrispNormals
     from rewardft_plugins.drpose.rewards.crisp_pose import CrispPose
     from rewardft_plugins.drpose.rewards.forms import JointRegression, SilhouetteScore
     from rewardft_plugins.drpose.rewards.pose_score import PoseScore
@@ -56,6 +57,7 @@ def register_rewards() -> Factories:
     return {
         "pose_score": PoseScore,
         "crisp_pose": CrispPose,
+        "crisp_normals": CrispNormals,
         "joint_regression": JointRegression,
         "silhouette_score": SilhouetteScore,
     }

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rewardft_plugins.drpose.commands.verdict import results_table, sentence
 from rewardft_plugins.drpose.model.sampler import split_domains
@@ -40,7 +41,7 @@ def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> Any:
     CONSOLE.print(results_table(summary.evaluation))
     CONSOLE.print(sentence(summary.evaluation), highlight=False)
     CONSOLE.print(
-        f"before, after and truth, held-out acrobatic poses: {picture}",
+        f"before, after, mesh and truth of held-out acrobatic poses: {picture}",
         highlight=False,
         soft_wrap=True,
     )
@@ -84,21 +85,38 @@ def free_folder(out: Path) -> Path:
 
 def paint(folder: Path, count: int = 5) -> Path:
     """`before_after.png` in the run folder: held-out acrobatic samples as the base and the tuned
-    model paint them, and the truth, each from the right, from behind and from the left."""
+    model paint them, the truth, and the body that was fitted to the tuned model's views, each from
+    the right, from behind and from the left."""
     session = open_run(folder)
     ctx = session.evaluation_context()
     batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
-    before = sample_colours(ctx, batch)
+    _, before = sample_views(ctx, batch)
     load_trained(session, folder)
-    groups = [
-        ("before fine-tuning", before),
-        ("after", sample_colours(ctx, batch)),
-        ("truth", batch["colours"]),
+    normals, after = sample_views(ctx, batch)
+    shown = [
+        (title, unmirror(views)[:, list(SHOWN)])
+        for title, views in (
+            ("before fine-tuning", before),
+            ("after", after),
+            ("truth", batch["colours"]),
+        )
     ]
-    shown = [(title, unmirror(views)[:, list(SHOWN)]) for title, views in groups]
     path = folder / "before_after.png"
-    save_showcase(path, batch["image"], shown)
+    groups = [*shown[:2], ("mesh of after", mesh_views(normals, after)), shown[2]]
+    save_showcase(path, batch["image"], groups)
     return path
+
+
+def mesh_views(normals: Tensor, colours: Tensor) -> Tensor:
+    """Bodies fitted to views `(n, 6, 3, s, s)`, from the directions `SHOWN`: `(n, 3, 3, s, s)`."""
+    from rewardft_plugins.drpose.mesh.reconstruct import Reconstructor
+    from rewardft_plugins.humans.mesh import turntable
+
+    turned = [
+        turntable(mesh, 4, normals.shape[-1])[1:]  # azimuths 90, 180 and 270
+        for mesh in Reconstructor()(normals, colours).meshes
+    ]
+    return torch.from_numpy(np.stack(turned)).float() / 255
 
 
 def acrobatic_items(dataset: Any, count: int) -> list[Any]:
@@ -113,8 +131,8 @@ def stack(items: list[Any]) -> Batch:
     return make_batch(items, [0] * len(items))
 
 
-def sample_colours(ctx: Any, batch: Batch) -> Tensor:
-    """The six colour views `(b, 6, 3, s, s)`, as stored."""
+def sample_views(ctx: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Normals and colours `(b, 6, 3, s, s)` of finished samples, as stored."""
     rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
     with torch.no_grad():
-        return split_domains(rollout.decoded)[1].float().cpu()
+        return split_domains(rollout.decoded.float().cpu())

@@ -76,18 +76,29 @@ def train_decoder_command(
     steps: Steps = 2600,
     lr: Lr = 2e-3,
     noise: Annotated[float, typer.Option(help="Largest noise on the latents.")] = 0.15,
+    detail: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the gradient energy in windows.")
+    ] = 0.0,
+    base: Annotated[
+        str, typer.Option(help='Folder of a base, or "shipped": decode its estimates too.')
+    ] = "",
     seed: Seed = 0,
     half: Half = False,
 ) -> None:
-    """Give an autoencoder a deeper decoder, its latents kept; prints its PSNR on held-out data."""
+    """Give an autoencoder a deeper decoder, or train on the one that it has, its latents kept;
+    prints its PSNR on held-out data."""
     from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.model.compact import CompactDenoiser
     from rewardft_plugins.drpose.training.decoder import train_decoder
     from rewardft_plugins.drpose.training.nets import FitOptions, autoencoder_psnr
-    from rewardft_plugins.drpose.weights import locate
+    from rewardft_plugins.drpose.weights import freeze, locate
 
     model = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    network = CompactDenoiser.load(locate(base, "compact")) if base else None
+    if network is not None:
+        freeze(network)
     options = FitOptions(steps=steps, batch=24, lr=lr, seed=seed, weight_decay=1e-3, average=0.998)
-    train_decoder(model, _open(data), options, typer.echo, noise=noise)
+    train_decoder(model, _open(data), options, typer.echo, noise=noise, detail=detail, base=network)
     model.save(out, half=half)
     for name, dataset in zip(val, _open(val)):
         _print(name, autoencoder_psnr(model, dataset), "dB")

@@ -61,10 +61,10 @@ class LatentAutoencoder(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         config = {"channels": self.channels, "factor": self.factor, "width": self.width}
-        return config | ({"decoder": "deep"} if self._deep else {})
+        return config | ({"decoder": "deep"} if self.is_deep else {})
 
     @property
-    def _deep(self) -> bool:
+    def is_deep(self) -> bool:
         return isinstance(self.decoder, DeepDecoder)
 
     def deepen(self) -> None:
@@ -76,7 +76,7 @@ class LatentAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, nominally in [0, 1] but not clamped."""
-        if self._deep:
+        if self.is_deep:
             return self.decoder(latents)
         return self.decoder(latents * self.std + self.mean) / 2 + 0.5
 

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder, LatentAutoencoder
 from rewardft_plugins.drpose.training.decoder import (
     crop_bodies,
+    detail_error,
+    draw_estimates,
     reconstruction_loss,
     train_decoder,
 )
@@ -151,3 +154,38 @@ def test_the_reconstruction_loss_by_hand():
 def test_a_decoder_that_there_is_not(options, message):
     with pytest.raises(ComponentError, match=message):
         LatentAutoencoder(**options)
+
+
+def test_the_detail_error_sees_missing_gradients_and_not_shifted_ones():
+    """A checkerboard of ones and zeros: every difference is 1; moved by a pixel it is as detailed."""
+    board = (torch.arange(8)[:, None] + torch.arange(9)) % 2
+    board = board.float().expand(1, 3, 8, 9)
+    moved, flat = board[..., 1:], torch.full((1, 3, 8, 8), 0.5)
+    assert detail_error(moved, board[..., :-1]).item() == pytest.approx(0.0, abs=1e-6)
+    expected = (2 + 1e-5) ** 0.5 - 1e-5**0.5
+    assert detail_error(flat, board[..., :-1]).item() == pytest.approx(expected)
+
+
+def test_a_bases_estimates_belong_to_their_pictures():
+    """A base that answers 0 leaves alpha times the clean latents, plus noise."""
+    torch.manual_seed(0)
+    model = LatentAutoencoder(width=16)
+    noisy = {"normals": (6, 3, 64, 64), "colours": (6, 3, 64, 64), "image": (3, 64, 64)}
+    items = [
+        {name: torch.rand(shape) for name, shape in noisy.items()}
+        | {"labels": torch.ones(6, 64, 64), "joints": torch.zeros(23, 3), "offset": torch.zeros(3)}
+        for _ in range(3)
+    ]
+    model.standardise(model.encode(items[0]["normals"]))
+
+    def base(x, t, picture, skeletons):
+        assert x.shape == (2, 12, 8, 16, 16) and skeletons.shape == (2, 4, 46, 32, 32)
+        return torch.zeros_like(x)
+
+    generator = torch.Generator().manual_seed(1)
+    pictures, shown, latents = draw_estimates([items], model, base, 8, generator)
+    assert (pictures.shape, shown.shape) == ((8, 3, 64, 64), (8, 64, 64))
+    clean = model.encode(pictures)
+    for found, own in zip(latents, range(8)):
+        likeness = [F.cosine_similarity(found.flatten(), c.flatten(), 0).item() for c in clean]
+        assert likeness[own] == max(likeness) > 0.2

@@ -15,6 +15,7 @@ from rewardft_plugins.drpose.commands.app import app
 from rewardft_plugins.drpose.commands.quickstart import (
     YAWS,
     free_folder,
+    mesh_views,
     paint,
     quickstart,
 )
@@ -33,6 +34,7 @@ from rewardft_plugins.drpose.pictures import (
 )
 from rewardft_plugins.humans.body import load_body
 from rewardft_plugins.humans.camera import MIRRORED, VIEWS
+from rewardft_plugins.humans.mesh import Mesh, stored_views
 from rewardft_plugins.humans.motion import shipped_clips
 from rich.console import Console
 from typer.testing import CliRunner
@@ -124,16 +126,17 @@ def test_the_summary_compares_reward_and_judge_on_all_samples_and_on_each_group(
 def test_the_picture_shows_two_held_out_acrobatic_samples_before_and_after(finished, data):
     out, _ = finished
     picture = np.asarray(Image.open(out / "before_after.png").convert("RGB")) / 255
-    # the picture given, three groups of three views, a rule after each but the last; doubled
-    assert picture.shape == (26 + 2 * 2 * 64, 2 * (64 + 3 * (2 + 3 * 64)), 3)
+    # the picture given, four groups of three views, a rule after each but the last; doubled
+    assert picture.shape == (26 + 2 * 2 * 64, 2 * (64 + 4 * (2 + 3 * 64)), 3)
     held_out = Drpose15k(str(data), "acro_val", targets=True)
     for sample in range(2):
         line = picture[26 + 128 * sample :][:128]
-        given, before, after, truth = (
+        given, before, after, mesh, truth = (
             line[:, :128],
             line[:, 132:516],
             line[:, 520:904],
-            line[:, 908:],
+            line[:, 908:1292],
+            line[:, 1296:],
         )
         views = unmirror(held_out[sample]["colours"])[2:5]
         expected = to_picture(torch.cat(list(views), dim=-1)).resize((384, 128), Image.BICUBIC)
@@ -142,6 +145,7 @@ def test_the_picture_shows_two_held_out_acrobatic_samples_before_and_after(finis
         image = to_picture(held_out[sample]["image"]).resize((128, 128), Image.BICUBIC)
         np.testing.assert_allclose(given[inside], np.asarray(image)[inside] / 255, atol=0.02)
         assert np.abs(before - truth).mean() > 0.001 < np.abs(after - truth).mean()
+        assert (mesh < 0.9).any(-1).mean() > 0.02 and np.abs(mesh - after).mean() > 0.001
 
 
 @needs_weights
@@ -342,3 +346,18 @@ def test_drpose_mini_improves(tmp_path):
             assert gain > (margin if group == "acrobatic" else -margin), f"{group}/{value}"
     smear = rows["acrobatic/pose_judge/sharpness"]
     assert smear["after"] > 0.95 * smear["before"]
+
+
+def test_meshes_are_seen_from_where_the_views_are():
+    """A body rendered in the stored views, and the mesh that is fitted to it, look alike."""
+    clip = shipped_clips()[0]
+    body = load_body("anny_lowpoly")
+    vertices, _ = body.pose(clip.poses[:1], np.zeros((1, 10), np.float32))
+    middle = (vertices.min(1) + vertices.max(1))[:, None] / 2
+    mesh = Mesh(np.ascontiguousarray((vertices - middle)[0], np.float32), body.faces)
+    normals, _ = (torch.from_numpy(x.copy()).float() / 255 for x in stored_views(mesh, 64))
+    found = mesh_views(normals[None], torch.full((1, 6, 3, 64, 64), 0.5))[0]
+    silhouettes = unmirror(normals[None])[0, [2, 3, 4]].amin(1) < 0.7
+    assert found.shape == (3, 3, 64, 64)
+    for drawn, truth in zip(found.amin(1) < 0.9, silhouettes):
+        assert (drawn & truth).sum() / (drawn | truth).sum() > 0.6
