@@ -219,7 +219,7 @@ def overturn(shots: Shots, seed: int) -> Shots:
     poses = shots.poses.copy()
     others = rng.permutation(len(poses))
     swapped = rng.uniform(size=len(poses)) < 0.5
-    legs = np.ix_(swapped, LEGS)
+    legs = np.ix_(swapped, list(LEGS))
     poses[legs] = shots.poses[others][legs]
     axis, angle = rng.uniform(-np.pi, np.pi, len(poses)), rng.uniform(*OVERTURNED, len(poses))
     level = np.stack([np.cos(axis), np.zeros(len(poses)), np.sin(axis)], axis=1)

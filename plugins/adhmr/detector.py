@@ -48,7 +48,7 @@ class Found:
 def detect(picture: NDArray[np.uint8], network: Network) -> Found:
     """Landmarks of the person in a picture `(256, 256, 3)`."""
     angle = 0.0
-    seen = network.find(picture.astype(np.float32) / 255)
+    seen = network.find(picture.astype(np.float32) / np.float32(255))
     for _ in range(TURNS):
         lean = torso_lean(seen.places)
         if abs((lean - angle + 180) % 360 - 180) < UPRIGHT:
@@ -79,7 +79,8 @@ def turned(picture: NDArray[np.uint8], degrees: float) -> Floats:
     border = np.concatenate([picture[0], picture[-1]])
     fill = tuple(int(value) for value in np.median(border, axis=0))
     image = Image.fromarray(picture).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=fill)
-    return np.asarray(image, dtype=np.float32) / 255
+    pixels: Floats = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return pixels
 
 
 def turn_back(seen: Landmarks, degrees: float) -> Landmarks:

@@ -37,6 +37,7 @@ class PoseDenoiser(nn.Module):
         self.enter = nn.Linear(SIZE + condition + 2 * FREQUENCIES, width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
         self.leave = nn.Linear(width, SIZE)
+        self.frequencies: Tensor
         frequencies = torch.exp(torch.linspace(0, -8, FREQUENCIES))
         self.register_buffer("frequencies", frequencies, persistent=False)
 

@@ -31,7 +31,8 @@ def sticks(joints: Points, paint: Paint = colour) -> Mesh:
     ring = RADIUS * (np.cos(angles)[:, None, None] * first + np.sin(angles)[:, None, None] * second)
     corners = np.concatenate([starts + ring, ends + ring]).swapaxes(0, 1)
     faces = np.arange(len(starts))[:, None, None] * 2 * _CORNERS + np.array(_SIDES)
-    painted = np.array([paint(joint) for joint in range(1, JOINTS)], np.float32) / 255
+    painted = np.array([paint(joint) for joint in range(1, JOINTS)], np.float32)
+    painted /= 255  # in place: a quotient would count as float64 for the type checker
     colours = np.repeat(np.tile(painted, (len(joints), 1)), 2 * _CORNERS, axis=0)
     return Mesh(
         corners.reshape(-1, 3).astype(np.float32), faces.reshape(-1, 3).astype(np.int32), colours

@@ -22,10 +22,8 @@ down."""
 MODEL_VARIABLE = "REWARDFT_BLAZEPOSE"
 SIDE = 256
 
-_LANDMARK_VALUES = (
-    195  # of 33 landmarks and 6 auxiliary points: x, y, z in pixels, visibility, presence
-)
-
+# Of 33 landmarks and 6 auxiliary points: x, y, z in pixels, visibility, presence.
+_LANDMARK_VALUES = 195
 _WORLD_VALUES = 117  # x, y, z in metres of the same points
 
 SOURCE = (
@@ -102,7 +100,8 @@ class BlazePose:
         found, world = self.session.run(names, {self.input: picture[None]})
         values = np.asarray(found, dtype=np.float32).reshape(-1, 5)[:33]
         metres = np.asarray(world, dtype=np.float32).reshape(-1, 3)[:33]
-        return Landmarks(values[:, :3], 1 / (1 + np.exp(-values[:, 3])), metres)
+        visible = (1 / (1 + np.exp(-values[:, 3]))).astype(np.float32)
+        return Landmarks(values[:, :3], visible, metres)
 
 
 def _open_session(path: Path) -> Any:

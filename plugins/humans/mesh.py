@@ -126,5 +126,5 @@ def seen(mesh: Mesh, right: Floats, towards: Floats, size: int = 96) -> NDArray[
 
 
 def _colours(mesh: Mesh) -> Floats:
-    plain = np.broadcast_to(np.float32(CLAY), mesh.vertices.shape)
+    plain = np.broadcast_to(np.asarray(CLAY, np.float32), mesh.vertices.shape)
     return plain if mesh.colours is None else mesh.colours

@@ -51,7 +51,7 @@ def encode(mesh: Mesh) -> dict[str, Any]:
     extent = max(HALF_EXTENT, float(np.abs(mesh.vertices).max()))
     colours = mesh.colours
     if colours is None:
-        colours = np.broadcast_to(np.float32(CLAY), mesh.vertices.shape)
+        colours = np.broadcast_to(np.asarray(CLAY, np.float32), mesh.vertices.shape)
     return {
         "extent": extent,
         "vertices": _text((mesh.vertices / extent * _STEPS).round().astype("<i2")),

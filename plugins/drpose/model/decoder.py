@@ -10,14 +10,12 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        nn.init.zeros_(self.layers[3].weight)
-        nn.init.zeros_(self.layers[3].bias)
+        # The block begins as the identity, so that a new decoder is no worse than the old one.
+        first, last = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.SiLU(), first, nn.SiLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)

@@ -85,10 +85,10 @@ def fit(
 
 def _optimizers(model: nn.Module, options: FitOptions) -> list[tuple[torch.optim.Optimizer, float]]:
     """Optimizers with their peak learning rates: one for all weights, or Muon for the layers'."""
-    matrices = set()
+    matrices: dict[nn.Parameter, None] = {}  # a set that keeps the order of the layers
     if options.muon:
         layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
-        matrices = {layer.weight for layer in layers if layer.weight.requires_grad}
+        matrices = {m.weight: None for m in layers if m.weight.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and p not in matrices]
     adamw = torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay)
     muon = [(Muon(list(matrices), options.muon), options.muon)] if matrices else []

@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every weight that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
