@@ -9,6 +9,7 @@ file systems in memory, which takes the rights of root.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -17,10 +18,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+from rewardft.storage.folder import is_held
+
 KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "pipe")
-SETS = ["train.steps=40", "train.log_every=1", "save.every=7", "evaluate.every=20"]
+SETS = ["train.steps=120", "train.log_every=1", "save.every=7", "evaluate.every=20"]
 TIMED = ("seconds", "memory", "per_second")
 
 
@@ -43,15 +47,23 @@ def command(name: str, out: Path, *words: str) -> list[str]:
 
 
 def result(out: Path) -> list[object]:
-    """Metrics and evaluations of all runs below a folder, without timings."""
+    """Metrics and evaluations of all runs below a folder, without timings, and the digests of the
+    trained weights."""
     files = sorted([*out.rglob("metrics.jsonl"), *out.rglob("evaluations/*.json")])
-    found: list[object] = []
+    weights = sorted(out.rglob("adapter/adapter_model.safetensors"))
+    found: list[object] = [digest(file) for file in weights]
     for file in files:
         records = [json.loads(line) for line in file.read_text().splitlines()]
         found.append(
             [{k: v for k, v in r.items() if not any(t in k for t in TIMED)} for r in records]
         )
     return [[str(f.relative_to(out)) for f in files], found]
+
+
+def digest(weights: Path) -> str:
+    """SHA-256 of a safetensors file after its header, which is written in no fixed order."""
+    raw = weights.read_bytes()
+    return hashlib.sha256(raw[8 + int.from_bytes(raw[:8], "little") :]).hexdigest()
 
 
 def interrupt(name: str, out: Path, kind: str, delay: float) -> int | None:
@@ -91,8 +103,6 @@ def go_on(name: str, out: Path) -> int:
 
 def settle(out: Path) -> None:
     """Wait until no run of a killed comparison holds its folder."""
-    from rewardft.storage.folder import is_held
-
     while any(is_held(path.parent) for path in out.rglob("recipe.yaml")):
         time.sleep(0.2)
 
@@ -103,22 +113,35 @@ def interruptions(folder: Path, name: str, count: int, rng: random.Random) -> in
     began = time.monotonic()
     assert subprocess.run(command(name, whole), capture_output=True).returncode == 0
     lasts, expected, different = time.monotonic() - began, result(whole), 0
+    spread = Counter[str]()
     for number in range(count):
         kind, out = KINDS[number % len(KINDS)], folder / f"{name}-{number}"
-        delay = rng.uniform(0.1, 1.0) * lasts
+        delay = rng.uniform(0.2, 0.95) * lasts
         code = interrupt(name, out, kind, delay)
         settle(out)
+        found = where(out)
+        spread[found] += 1
         again = go_on(name, out)
         same = again == 0 and result(out) == expected
         different += not same
         print(
-            f"{name} {number}: {kind} after {delay:.1f} s of {lasts:.1f}, exit {code}, "
-            f"then {again}: "
-            f"{'equal' if same else 'DIFFERENT'}",
+            f"{name} {number}: {kind} after {delay:.1f} s of {lasts:.1f}, exit {code}, {found}, "
+            f"then {again}: {'equal' if same else 'DIFFERENT'}",
             flush=True,
         )
         shutil.rmtree(out, ignore_errors=True)
+    print(f"{name}: {count} moments, {different} differ; {dict(spread)}", flush=True)
     return different
+
+
+def where(out: Path) -> str:
+    """How far the first run below a folder had come."""
+    (metrics, *_) = sorted(out.rglob("metrics.jsonl")) or [None]
+    if metrics is None:
+        return "before step 1"
+    summary = metrics.parent / "summary.json"
+    ended = summary.exists() and json.loads(summary.read_text())["status"] == "finished"
+    return "after the first run" if ended else "amid the first run"
 
 
 def full_disks(folder: Path, sizes: list[int]) -> int:
