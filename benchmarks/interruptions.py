@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -20,30 +21,63 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
+from rewardft.cli import main
 from rewardft.storage.folder import is_held
 
 KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "pipe")
 SETS = ["train.steps=120", "train.log_every=1", "save.every=7", "evaluate.every=20"]
+PRELOADED = ("accelerate", "peft", "rewardft.engine.train", "rewardft_plugins.toy")
 TIMED = ("seconds", "memory", "per_second")
+
+
+class Started:
+    """`python -m rewardft WORDS` in a process and a session of its own, without the seconds that
+    imports take: it is forked off this process, which has done them. `text`: what it prints."""
+
+    def __init__(self, words: list[str], text: Path | None) -> None:
+        self.reader: int | None = None
+        if text is None:
+            self.reader, writer = os.pipe()
+        else:
+            writer = os.open(text, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self.pid = os.fork()
+        if self.pid == 0:
+            become(words, writer)
+        os.close(writer)
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def become(words: list[str], output: int) -> NoReturn:
+    """What a new interpreter would do with the command line."""
+    os.setsid()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["rewardft", *words]
+    code = 70
+    try:
+        code = main(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def finish(words: list[str], text: Path) -> tuple[int, str]:
+    """Run a command line to its end; its exit code and what it printed."""
+    code = Started(words, text).wait()
+    return code, text.read_text(errors="replace")
 
 
 def command(name: str, out: Path, *words: str) -> list[str]:
     """The command line of a run or a comparison of the toy recipe."""
     sets = [word for text in SETS for word in ("--set", text)]
     more = ["--seeds", "2", "--pictures", "0"] if name == "compare" else []
-    return [
-        sys.executable,
-        "-m",
-        "rewardft",
-        name,
-        "toy_drtune",
-        *sets,
-        *more,
-        "--out",
-        str(out),
-        *words,
-    ]
+    return [name, "toy_drtune", *sets, *more, "--out", str(out), *words]
 
 
 def result(out: Path) -> list[object]:
@@ -68,37 +102,30 @@ def digest(weights: Path) -> str:
 
 def interrupt(name: str, out: Path, kind: str, delay: float) -> int | None:
     """Start it and end it after `delay` seconds; returns the exit code."""
-    piped = kind == "pipe"
-    with (out.parent / f"{out.name}.txt").open("w") as log:
-        process = subprocess.Popen(
-            command(name, out),
-            stdout=subprocess.PIPE if piped else log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        time.sleep(delay)
-        if piped:
-            assert process.stdout is not None
-            process.stdout.close()
-        else:
-            process.send_signal(getattr(signal, kind))
-        return process.wait(timeout=300)
+    text = None if kind == "pipe" else out.parent / f"{out.name}.txt"
+    process = Started(command(name, out), text)
+    time.sleep(delay)
+    if process.reader is not None:
+        os.close(process.reader)
+    else:
+        os.kill(process.pid, getattr(signal, kind))
+    return process.wait()
 
 
 def go_on(name: str, out: Path) -> int:
     """Resume what was interrupted; a comparison resumes by itself."""
     if name == "run" and not (out / "recipe.yaml").exists():  # it was ended before it had begun
-        return subprocess.run(command(name, out), capture_output=True).returncode
+        return finish(command(name, out), out.parent / "again.txt")[0]
     summary = out / "summary.json"
     if name == "run" and summary.exists():
         status = json.loads(summary.read_text())["status"]
         if status == "finished":
             return 0
     words = ["--resume"] if name == "run" else []
-    done = subprocess.run(command(name, out, *words), capture_output=True, text=True)
-    if done.returncode:
-        print(done.stderr[-500:])
-    return done.returncode
+    code, said = finish(command(name, out, *words), out.parent / "again.txt")
+    if code:
+        print(said[-500:])
+    return code
 
 
 def settle(out: Path) -> None:
@@ -111,7 +138,7 @@ def interruptions(folder: Path, name: str, count: int, rng: random.Random) -> in
     """Returns how many resumed results differ."""
     whole = folder / f"{name}-whole"
     began = time.monotonic()
-    assert subprocess.run(command(name, whole), capture_output=True).returncode == 0
+    assert finish(command(name, whole), folder / f"{name}-whole.txt")[0] == 0
     lasts, expected, different = time.monotonic() - began, result(whole), 0
     spread = Counter[str]()
     for number in range(count):
@@ -153,27 +180,25 @@ def full_disks(folder: Path, sizes: list[int]) -> int:
         disk.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", disk], check=True)
         try:
-            done = subprocess.run(command("run", disk / "run"), capture_output=True, text=True)
-            (line, *_) = [
-                text for text in done.stderr.splitlines() if text.startswith("error:")
-            ] or ["no message"]
+            code, said = finish(command("run", disk / "run"), folder / f"disk-{size}.txt")
+            errors = [line for line in said.splitlines() if line.startswith("error:")]
+            line = errors[0] if errors else "no message"
             out = folder / f"moved-{size}"
             if (disk / "run").exists():
                 shutil.copytree(disk / "run", out)
         finally:
             subprocess.run(["umount", disk], check=True)
-        code = go_on("run", out)
-        same = code == 0 and result(out) == expected and "Traceback" not in done.stderr
+        again = go_on("run", out)
+        same = again == 0 and result(out) == expected and "Traceback" not in said
         different += not same
         print(
-            f"disk of {size} KiB: exit {done.returncode}, {line[:110]}: "
-            f"{'equal' if same else 'DIFFERENT'}",
+            f"disk of {size} KiB: exit {code}, {line[:110]}: {'equal' if same else 'DIFFERENT'}",
             flush=True,
         )
     return different
 
 
-def main() -> int:
+def measure() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", type=int, default=30)
@@ -181,7 +206,8 @@ def main() -> int:
     parser.add_argument("--disks", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for module in PRELOADED:
+        importlib.import_module(module)
     given.folder.mkdir(parents=True)
     rng = random.Random(given.seed)
     different = interruptions(given.folder, "run", given.runs, rng)
@@ -198,4 +224,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(measure())

@@ -16,7 +16,7 @@ from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.humans.archives import DAMAGED, LARGEST, read_archive
+from rewardft_plugins.humans.archives import DAMAGED, LARGEST, fault, read_archive
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
@@ -82,7 +82,7 @@ def read_human_data(path: Path) -> Annotations:
     except DataError:
         raise
     except DAMAGED as error:
-        raise DataError(f"{path} is not a readable .npz archive: {error}") from error
+        raise DataError(f"{path} is not a readable .npz archive: {fault(error)}") from error
     orient, body = (numbers(arrays[name], path, name) for name in rotations)
     boxes = numbers(arrays["bbox_xywh"], path, "bbox_xywh")
     return Annotations(

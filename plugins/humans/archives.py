@@ -38,10 +38,17 @@ DAMAGED: tuple[type[Exception], ...] = (
 """Raised by `numpy.load(..., allow_pickle=False)` and `zipfile` on truncated, altered or foreign
 files."""
 
+
 LARGEST = 2**29  # bytes of all arrays that are read from one file: months of motion
 _LONGEST_HEADER = (
     10_000  # bytes, numpy's own limit; numpy reads a header before it looks at its length
 )
+
+
+def fault(error: Exception) -> str:
+    """What one of DAMAGED says, without the objects that numpy's parser names by their address."""
+    text = str(error) or type(error).__name__
+    return "its header is not numpy's" if " object at 0x" in text else text
 
 
 def read_archive(path: Path, wanted: Collection[str] = ()) -> dict[str, NDArray[Any]]:

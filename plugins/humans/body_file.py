@@ -11,7 +11,7 @@ from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.humans.archives import DAMAGED, read_archive
+from rewardft_plugins.humans.archives import DAMAGED, fault, read_archive
 
 from rewardft.errors import DataError
 
@@ -102,7 +102,7 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     except DataError:
         raise
     except DAMAGED as error:
-        raise DataError(f"{file} is not a readable .npz body model: {error}") from error
+        raise DataError(f"{file} is not a readable .npz body model: {fault(error)}") from error
     for name, array in arrays.items():
         if name in _NEEDED_ARRAYS and (
             not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all()

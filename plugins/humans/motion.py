@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.humans.archives import DAMAGED, read_archive, read_array
+from rewardft_plugins.humans.archives import DAMAGED, fault, read_archive, read_array
 from rewardft_plugins.humans.body import ASSETS
 from rewardft_plugins.humans.clip import BODY_JOINTS, FPS, Clip, check_unique, classify, thin
 from scipy.spatial.transform import Rotation
@@ -258,7 +258,7 @@ def _load(path: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except DAMAGED as error:
-        raise DataError(f"{path} is not a readable motion archive: {error}") from error
+        raise DataError(f"{path} is not a readable motion archive: {fault(error)}") from error
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -266,7 +266,8 @@ def decode_png(text: Any) -> Tensor:
 
 def decode_base64(name: str, text: Any) -> bytes:
     if not isinstance(text, str):
-        raise WireError(f"expected `{name}` as base64 text, got {type(text).__name__}")
+        got = "nothing" if text is None else type(text).__name__
+        raise WireError(f"expected `{name}` as base64 text, got {got}")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

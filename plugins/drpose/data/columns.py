@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
-from rewardft_plugins.humans.archives import DAMAGED
+from rewardft_plugins.humans.archives import DAMAGED, fault
 
 from rewardft.errors import DataError, did_you_mean
 from rewardft.files.digests import sha256_once
@@ -138,7 +138,7 @@ def open_column(root: Path, split: str, column: str, entry: dict[str, Any]) -> N
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGED as error:
         raise DataError(
-            f"{path} is not a readable .npy file ({error}). Build the data set again."
+            f"{path} is not a readable .npy file ({fault(error)}). Build the data set again."
         ) from error
     if list(array.shape) != expected["shape"] or str(array.dtype) != expected["dtype"]:
         raise DataError(

@@ -434,3 +434,11 @@ def test_altered_files_never_raise_anything_but_data_errors(tmp_path, source):
             assert str(path) in str(error)
         else:
             assert all(np.isfinite(clip.poses).all() for clip in clips)
+
+
+def test_a_header_that_numpy_cannot_parse(tmp_path):
+    path = tmp_path / "e.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00\x01\x00v")
+    with pytest.raises(DataError) as caught:
+        read_motions(path)
+    assert str(caught.value) == f"{path} is not a readable motion archive: its header is not numpy's"
