@@ -76,7 +76,7 @@ class DPOK:
             advantage = torch.where(kept, rewards - mean, 0.0)
         else:
             # (b, T), as the value differs from state to state.
-            advantage = self.value.advantage(ctx, experience.rollout, scores.total)
+            advantage = self.value.advantage(ctx, experience.rollout, scores.total, kept)
         yield from learn(ctx, experience, advantage, self.surrogate, self.schedule, kept)
 
     def surrogate(self, log_prob: Tensor, old: Tensor, advantage: Tensor) -> Tensor:

@@ -32,14 +32,16 @@ class ValueHead:
         self.lr, self.steps, self.width = lr, steps, width
         self.network: nn.Module | None = None
 
-    def advantage(self, ctx: Context, rollout: Rollout, rewards: Tensor) -> Tensor:
-        """r - V(x_k) `(b, T)` by the head as it was, then learn from these states."""
+    def advantage(self, ctx: Context, rollout: Rollout, rewards: Tensor, kept: Tensor) -> Tensor:
+        """r - V(x_k) `(b, T)` by the head as it was, then learn from the states of the samples that
+        are `kept`, `(b,)`: to the others no reward applies."""
         # (b, T, f).
         features = torch.stack([state_features(rollout, k) for k in sorted(rollout.states)], dim=1)
         network = self.network or self.build(ctx, features.shape[-1])
         with torch.no_grad():
             advantage = rewards[:, None] - network(features).squeeze(-1)
-        error = self.fit(ctx, network, ctx.gather(features), ctx.gather(rewards))
+        used = ctx.gather(kept)
+        error = self.fit(ctx, network, ctx.gather(features)[used], ctx.gather(rewards)[used])
         ctx.record("value_error", error.expand(len(rewards)))
         return advantage
 
@@ -61,7 +63,10 @@ class ValueHead:
         return self.network
 
     def fit(self, ctx: Context, network: nn.Module, features: Tensor, rewards: Tensor) -> Tensor:
-        """Gradient steps on all states; returns the squared error before the first."""
+        """Gradient steps on all states; returns the squared error before the first, NaN where
+        there are none."""
+        if not len(rewards):
+            return torch.tensor(float("nan"), device=ctx.device)
         first = None
         for _ in range(self.steps):
             with torch.enable_grad():

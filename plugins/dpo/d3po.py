@@ -68,13 +68,15 @@ class D3PO:
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples, steps = batch.repeat(2), ctx.sampler.steps
         rollout = ctx.rollout(samples, Plan(stop=steps, keep=frozenset(range(steps))))
-        winner, _, decided = choose_pairs(comparable_rewards(ctx.score(rollout, samples), 2))
+        scores = ctx.score(rollout, samples)
+        winner, _, decided = choose_pairs(comparable_rewards(scores, 2))
         ctx.record("ties", (~decided).float())
         chosen = self.choose_steps(ctx, rollout)
         parts = [(rows, k) for rows in pair_slices(ctx, len(batch)) for k in chosen]
         for rows, k in parts:
-            part = rollout.select(slice(2 * rows.start, 2 * rows.stop))
-            loss = self.step_loss(ctx, part, k, winner[rows], decided[rows])
+            both = slice(2 * rows.start, 2 * rows.stop)
+            part, kept = rollout.select(both), scores.applies[both]
+            loss = self.step_loss(ctx, part, k, winner[rows], decided[rows], kept)
             yield Loss(loss / (len(batch) * len(chosen)), step=(rows, k) == parts[-1])
 
     def choose_steps(self, ctx: Context, rollout: Rollout) -> list[int]:
@@ -90,10 +92,16 @@ class D3PO:
         return sorted(ctx.rng.sample(able, count))
 
     def step_loss(
-        self, ctx: Context, rollout: Rollout, k: int, winner: Tensor, decided: Tensor
+        self,
+        ctx: Context,
+        rollout: Rollout,
+        k: int,
+        winner: Tensor,
+        decided: Tensor,
+        kept: Tensor,
     ) -> Tensor:
         """Sum over the pairs of one step's loss and half its two samples' regularizers; rows 2i, 2i
-        + 1 are a pair."""
+        + 1 are a pair. Samples that are not `kept`, to which no reward applies, have none."""
         reference = ctx.reference(rollout, k)
         new = ctx.replay(rollout, k)
         assert new.log_prob is not None and reference.log_prob is not None
@@ -102,7 +110,7 @@ class D3PO:
         inside = self.beta * sign * (ratio[:, 0] - ratio[:, 1])
         loss = -logsigmoid(inside) * decided
         record_preference(ctx, inside, loss)
-        return loss.sum() + ctx.penalty(new, rollout, k).sum() / 2
+        return loss.sum() + (kept * ctx.penalty(new, rollout, k)).sum() / 2
 
     def log_ratio(self, ctx: Context, difference: Tensor) -> Tensor:
         """log clip(exp(d), 1 - c, 1 + c)."""

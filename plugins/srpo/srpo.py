@@ -206,10 +206,12 @@ class SRPO:
         ctx.record(
             "restored/change", (restored - rollout.x0).detach().square().flatten(1).mean(1).sqrt()
         )
-        reward, slope = self.reward(ctx, rollout.with_x0(restored.detach()), batch, visit)
-        value, wanting = -reward, torch.ones_like(reward)
+        seen = rollout.with_x0(restored.detach())
+        reward, slope, applies = self.reward(ctx, seen, batch, visit)
+        penalty, value, wanting = applies * penalty, -reward, torch.ones_like(reward)
         if self.target is not None:
-            value, wanting = (self.target - reward).relu(), (reward < self.target).to(reward)
+            value = applies * (self.target - reward).relu()
+            wanting = (reward < self.target).to(reward)
         weight = self.discount(visit.j, ctx.sampler.steps)
         ctx.record("loss", penalty + weight * value)
         # Linear in `restored`, with the reward's gradient as a constant: one denoiser graph and no
@@ -228,23 +230,21 @@ class SRPO:
 
     def reward(
         self, ctx: Context, restored: Rollout, batch: Batch, visit: Visit
-    ) -> tuple[Tensor, Tensor]:
-        """r of the restored samples, of the relative kind where there are words, `(b,)`, and its
-        gradient."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """r of the restored samples, of the relative kind where there are words, `(b,)`, its
+        gradient, and to which samples a reward applies."""
         where = "inverted" if visit.inverts else "restored"
         if not self.wanted:
-            value, slope = score(ctx, restored, batch, f"{where}/reward")
-            return (-value, -slope) if visit.inverts else (value, slope)
+            value, slope, applies = score(ctx, restored, batch, f"{where}/reward")
+            return (-value, -slope, applies) if visit.inverts else (value, slope, applies)
         scores = {}
         for name, words in (("wanted", self.wanted), ("unwanted", self.unwanted)):
             worded = with_word(batch, words[ctx.step % len(words)], self.column)
             scores[name] = score(ctx, restored, worded, f"{where}/{name}")
         k = self.strength_at(visit, ctx.sampler.steps)
         asked, other = ("unwanted", "wanted") if visit.inverts else ("wanted", "unwanted")
-        value, slope = (  # equations 5 and 6
-            (1 + k) * a - b for a, b in zip(scores[asked], scores[other])
-        )
-        return value, slope
+        (value, slope, applies), (less, flatter, _) = scores[asked], scores[other]
+        return (1 + k) * value - less, (1 + k) * slope - flatter, applies  # equations 5 and 6
 
     def strength_at(self, visit: Visit, steps: int) -> float:
         """Linear between its ends, by the cleaner of the visit's levels."""
@@ -267,12 +267,13 @@ def restore(sampler: Any, new: Transition, epsilon: Tensor, j: int) -> Tensor:
     return new.x0 + sigma / alpha * (new.epsilon - epsilon)
 
 
-def score(ctx: Context, rollout: Rollout, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-    """The recipe's rewards and their gradient, logged under `name`, not as the run's rewards."""
+def score(ctx: Context, rollout: Rollout, batch: Batch, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The recipe's rewards, their gradient, and to which samples one applies; logged under `name`,
+    not as the run's rewards."""
     scores = ctx.score(rollout, batch, gradient=True, record=False)
-    ctx.record(name, scores.total)
+    ctx.record(name, scores.rewards)
     assert scores.gradient is not None
-    return scores.total, scores.gradient
+    return scores.total, scores.gradient, scores.applies
 
 
 def with_word(batch: Batch, word: str, column: str) -> Batch:

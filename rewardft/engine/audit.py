@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import AuditError
 
+NOT_REPORTED = {"ignored_regularizers"}  # it would be empty
 CLAMPED_LIMIT = 0.98  # of the decoded values at or beyond the ends of [0, 1]
 
 
@@ -37,11 +38,12 @@ def audit_first_step(
         + gradient_problems(named, explained, may_be_flat)
         + pixel_problems(facts)
         + of_rewards
+        + regularizer_problems(facts)
     )
     if problems:
         shown = "\n".join(f"  - {p}" for p in problems)
         raise AuditError(f"the start-up audit stopped the run; nothing was trained\n{shown}")
-    report = {key: to_number(value) for key, value in facts.items()}
+    report = {key: to_number(value) for key, value in facts.items() if key not in NOT_REPORTED}
     norms = torch.stack([p.grad.norm() for p in named.values() if p.grad is not None])
     report.update(
         trainable_tensors=len(named),
@@ -50,6 +52,18 @@ def audit_first_step(
         tensors_with_zero_gradient=int((norms == 0).sum()),
     )
     return report
+
+
+def regularizer_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Regularizers that the recipe lists and the algorithm did not apply."""
+    ignored = facts.get("ignored_regularizers")
+    if not ignored:
+        return []
+    return [
+        f"the recipe lists regularizers ({', '.join(ignored)}), and the algorithm took its first "
+        "step without applying them (`ctx.penalty`). Leave `regularizers` out, or take an "
+        "algorithm that applies them."
+    ]
 
 
 def failure_problems(facts: Mapping[str, Any]) -> list[str]:

@@ -179,7 +179,8 @@ class Trainer:
         failure = None
         try:
             pictures = getattr(self.session.model, "pictures", True)
-            values = {"pictures": pictures, **facts.values}
+            ignored = [] if self.ctx.penalized else [r.name for r in self.ctx.regularizers]
+            values = {"pictures": pictures, "ignored_regularizers": ignored, **facts.values}
             is_last = self.state.step + 1 >= self.recipe.train.steps  # no later step would tell
             may_be_flat = self._may_be_flat and not is_last
             report = audit_first_step(self.session.adapter.named, values, may_be_flat)

@@ -43,6 +43,7 @@ class Context:
     on_reward_error: is told of a reward that fails, with what it was given.
     last_rollout: what observers are shown with the next step, see `show`.
     reward_evaluations: samples that have been scored so far.
+    penalized: whether the algorithm has applied the regularizers, see `penalty`.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
     """
 
@@ -63,6 +64,7 @@ class Context:
     on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None
     last_rollout: Rollout | None = None
     reward_evaluations: int = 0
+    penalized: bool = False
     _records: dict[str, list[Tensor]] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
 
@@ -175,6 +177,7 @@ class Context:
         total = torch.zeros(len(rollout.noise), dtype=self.dtype, device=self.device)
         if not self.regularizers:
             return total
+        self.penalized = True
         reference = self.reference(rollout, k) if reference is None else reference
         for term in self.regularizers:
             value = term.penalty(new, reference)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rewardft.errors import NonFiniteError
 from rewardft.policy.memory import tensors_in
+from rewardft.policy.untouched import Untouched
 from rewardft.types import Batch, Rollout
 
 
@@ -50,9 +51,9 @@ def all_finite(value: Any, count: int) -> bool:
     return rows is None or bool(rows.all())
 
 
-def checked(rollout: Rollout, batch: Batch) -> Rollout:
+def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
     """The same rollout, which raises NonFiniteError when the decoder makes NaN or infinite pictures
-    of samples that are finite."""
+    of samples that are finite. What it decodes is to stay `untouched`."""
     decode = rollout.decoder
     if decode is None:
         return rollout
@@ -65,6 +66,7 @@ def checked(rollout: Rollout, batch: Batch) -> Rollout:
                 "the decoder made NaN or infinite values of samples that are finite: "
                 f"{ids_at(batch, ~rows)}. Decode in float32: float16 overflows in some decoders."
             )
+        untouched.watch("rollout.decoded", decoded)
         return decoded
 
     return replace(rollout, decoder=decode_and_check)

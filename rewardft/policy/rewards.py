@@ -14,6 +14,7 @@ from torch import Tensor
 from rewardft.errors import NonFiniteError, RewardError
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import absent_as_nan, bad_slopes, check_samples, checked, ids_at
+from rewardft.policy.untouched import Untouched, check_plain
 from rewardft.types import Batch, Rollout, Scores
 
 OnError = Callable[[str, Exception, Rollout, Batch], None]
@@ -48,15 +49,19 @@ def evaluate_rewards(
     check_samples(rollout, batch)
     # A leaf of its own: the gradient ends here, and no denoiser graph is held meanwhile.
     x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
-    view = checked(rollout.with_x0(x0), batch)
+    first = facts is not None and facts.is_open
     skipped: dict[str, Exception] = {}
     with torch.set_grad_enabled(gradient):
-        by_name = {r.name: call_reward(r, view, batch, on_error, skipped) for r in rewards}
+        untouched = Untouched(rollout.with_x0(x0), batch, whole=first)
+        view = checked(rollout.with_x0(x0), batch, untouched)
+        by_name = {
+            r.name: call_reward(r, view, batch, on_error, skipped, untouched) for r in rewards
+        }
         # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
     weights = {r.name: r.weight for r in rewards}
     present = absent_as_nan(total.detach(), by_name, weights)
-    if facts is not None and facts.is_open:
+    if facts is not None and first:
         facts.note_scores(view, by_name, x0 if gradient else None)
         facts.note_failures(rewards, {name: describe(error) for name, error in skipped.items()})
         facts.note_averages(rewards, view, batch, by_name)
@@ -154,9 +159,28 @@ def call_reward(
     batch: Batch,
     on_error: OnError | None,
     skipped: dict[str, Exception] | None = None,
+    untouched: Untouched | None = None,
 ) -> Tensor:
     """One reward on one batch, checked. `on_error: skip` turns a failure into NaN and notes it in
-    `skipped`."""
+    `skipped`; what must stay `untouched` it may not change even so."""
+    value = called(reward, rollout, batch, on_error, skipped)
+    if untouched is not None:
+        try:
+            untouched.check(reward.name)
+        except RewardError as error:
+            report_failure(on_error, reward, error, rollout, batch)
+            raise
+    return value
+
+
+def called(
+    reward: WeightedReward,
+    rollout: Rollout,
+    batch: Batch,
+    on_error: OnError | None,
+    skipped: dict[str, Exception] | None,
+) -> Tensor:
+    """What a reward returns, if it may, or NaN for one that fails and is skipped."""
     try:
         value = reward.reward(rollout, batch)
         check_value(reward.name, value, batch)
@@ -211,7 +235,9 @@ def place_of(reward: Any) -> str:
 
 
 def check_value(name: str, value: Any, batch: Batch) -> None:
-    """Raises RewardError unless the value is `(b,)` and has no inf."""
+    """Raises RewardError unless the value is `(b,)` of plain numbers and has no inf."""
+    if isinstance(value, Tensor):
+        check_plain(name, value)
     if not isinstance(value, Tensor) or value.shape != (len(batch),):
         got = (
             f"a tensor of shape {tuple(value.shape)}"

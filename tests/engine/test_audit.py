@@ -169,3 +169,51 @@ def test_a_sparse_reward_is_not_refused_by_luck(tmp_path):
     run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run", *sets)
     assert [norm > 0 for norm in run.column("gradient_norm")] == [False, True, True]
     assert json.loads((tmp_path / "run" / "audit.json").read_text())["gradient_norm"] > 0
+
+
+def test_regularizers_that_an_algorithm_never_applies_stop_the_run(tmp_path):
+    from rewardft.testing import run_recipe
+
+    (tmp_path / "mine.py").write_text(WITHOUT_PENALTY)
+    (tmp_path / "recipe.yaml").write_text(LISTS_A_REGULARIZER)
+    with pytest.raises(AuditError) as caught:
+        run_recipe(tmp_path / "recipe.yaml", tmp_path / "run")
+    assert str(caught.value) == (
+        "the start-up audit stopped the run; nothing was trained\n  - the recipe lists regularizers (kl), and the "
+        "algorithm took its first step without applying them (`ctx.penalty`). Leave `regularizers` out, or take an "
+        "algorithm that applies them."
+    )
+    sound = run_recipe(tmp_path / "recipe.yaml", tmp_path / "other", "regularizers=[]")
+    assert sound.summary["status"] == "finished"
+
+
+WITHOUT_PENALTY = """\
+from rewardft import Loss, Plan, hookimpl
+
+
+class Plain:
+    needs = frozenset()
+
+    def losses(self, ctx, batch):
+        steps = ctx.sampler.steps
+        rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset({steps - 1})))
+        ctx.score(rollout, batch)
+        yield Loss(ctx.replay(rollout, steps - 1).next.square().mean(), step=True)
+
+
+@hookimpl
+def register_algorithms():
+    return {"plain": Plain}
+"""
+LISTS_A_REGULARIZER = """\
+plugins: [toy, ./mine.py]
+model: {use: toy, prediction: v_prediction}
+sampler: {use: ddim, steps: 4}
+data: {use: toy_blobs, batch_size: 2}
+rewards: [{use: brightness}]
+regularizers: [{use: kl, weight: 0.1}]
+algorithm: {use: plain}
+adapter: {rank: 2}
+optimizer: {lr: 5e-3}
+train: {steps: 1}
+"""

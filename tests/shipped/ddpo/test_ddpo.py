@@ -191,7 +191,8 @@ def test_the_value_head_learns_the_reward_of_a_state():
 
     rollout = roll_out(ctx, batch, Schedule()).rollout
     rewards, head = torch.tensor([0.0, 1.0, 2.0, 3.0]), ValueHead(lr=1e-2, steps=20)
-    advantages = [head.advantage(ctx, rollout, rewards) for _ in range(12)]
+    all_ = torch.ones(4, dtype=torch.bool)
+    advantages = [head.advantage(ctx, rollout, rewards, all_) for _ in range(12)]
     errors = torch.stack([e[0] for e in ctx._records["value_error"]])
     assert advantages[0].shape == (4, T) and errors[0] > 1 and errors[-1] < 0.05
     assert advantages[-1].square().mean() == pytest.approx(float(errors[-1]), rel=1e-5)
@@ -251,3 +252,21 @@ def test_prompt_statistics_fill_up_over_batches(recipe, tmp_path):
         4,
     ]  # 16 draws, the buffer holds 4
     assert json.loads((path / "state.json").read_text())["step"] == 8
+
+
+def test_the_value_head_does_not_learn_from_samples_without_a_reward():
+    """As if they had never been drawn: a head that saw only the others has the same weights."""
+    from rewardft.algorithms.policy_gradient import Schedule, roll_out
+
+    rewards, kept = torch.tensor([0.0, 1.0, 0.0, 3.0]), torch.tensor([True, True, False, True])
+    ctx, batch = make_context(DDIM(T, eta=1.0)), make_test_batch(4)
+    rollout = roll_out(ctx, batch, Schedule()).rollout
+    rollout.cond = None
+    heads = [ValueHead(lr=1e-2, steps=3) for _ in range(2)]
+    heads[0].advantage(ctx, rollout, rewards, kept)
+    index = torch.tensor([0, 1, 3])
+    rollout.states = {k: state[index] for k, state in rollout.states.items()}
+    ctx.memory.clear()
+    heads[1].advantage(ctx, rollout, rewards[index], torch.ones(3, dtype=torch.bool))
+    weights = [torch.cat([p.flatten() for p in head.network.parameters()]) for head in heads]
+    torch.testing.assert_close(*weights)

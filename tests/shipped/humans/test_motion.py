@@ -441,4 +441,6 @@ def test_a_header_that_numpy_cannot_parse(tmp_path):
     path.write_bytes(b"\x93NUMPY\x01\x00\x01\x00v")
     with pytest.raises(DataError) as caught:
         read_motions(path)
-    assert str(caught.value) == f"{path} is not a readable motion archive: its header is not numpy's"
+    assert (
+        str(caught.value) == f"{path} is not a readable motion archive: its header is not numpy's"
+    )

@@ -1,0 +1,95 @@
+"""What a reward must leave as it found it: the samples, their columns, and torch's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import RewardError
+from rewardft.policy.memory import tensors_in
+from rewardft.types import Batch, Rollout
+
+
+def set_device(device: torch.device) -> None:
+    """Set the default device; the CPU is what torch has without one."""
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], str]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype, "x.double()"),
+    "default device": (torch.get_default_device, set_device, "x.to(device)"),
+    "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled, "with torch.no_grad():"),
+}
+
+
+class Untouched:
+    """What a batch and torch were like before the rewards. Changes in place are counted by torch;
+    `whole` also compares the values, for a numpy view changes them uncounted."""
+
+    def __init__(self, rollout: Rollout, batch: Batch, whole: bool) -> None:
+        self.whole = whole
+        self.settings = {name: read() for name, (read, _, _) in SETTINGS.items()}
+        self.seen: list[tuple[str, Tensor, int, Tensor | None]] = []
+        self.watch("rollout.x0", rollout.x0)
+        for name, column in batch.columns.items():
+            self.watch(f"the column {name!r} of the batch", column)
+
+    def watch(self, words: str, value: Any) -> None:
+        """Remember the tensors in `value`."""
+        for tensor in tensors_in(value):
+            copy = tensor.detach().clone() if self.whole else None
+            self.seen.append((words, tensor, changes(tensor), copy))
+
+    def check(self, name: str) -> None:
+        """Raises RewardError for what the reward `name` has changed; torch's settings are put
+        back."""
+        for words, (read, put_back, cure) in SETTINGS.items():
+            now, before = read(), self.settings[words]
+            if now != before:
+                put_back(before)
+                raise RewardError(
+                    f"reward {name!r} changed torch's {words} from {before} to {now}, which "
+                    "changes the results of everything after it. Set it for the reward's own work "
+                    f"alone, such as by `{cure}`."
+                )
+        for words, tensor, before, copy in self.seen:
+            if changes(tensor) != before or (copy is not None and differ(tensor, copy)):
+                raise RewardError(
+                    f"reward {name!r} changed {words} in place, so that the other rewards and the "
+                    "update would see other samples than were drawn. Work on a copy: x = x.clone()."
+                )
+
+
+def changes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; torch does not count those of inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def differ(tensor: Tensor, copy: Tensor) -> bool:
+    """Whether any value is another; NaN is equal to itself."""
+    same = tensor.detach() == copy
+    return not bool((same | (copy != copy)).all())
+
+
+def check_plain(name: str, value: Tensor) -> None:
+    """Raises RewardError for a tensor that holds no plain numbers."""
+    kind = next((word for word, found in kinds(value) if found), None)
+    if kind is not None:
+        raise RewardError(
+            f"reward {name!r} must return plain numbers, one per sample; got {kind}. Return a "
+            "dense tensor of a floating-point type on the samples' device."
+        )
+
+
+def kinds(value: Tensor) -> list[tuple[str, bool]]:
+    """What a tensor may be other than numbers in a row, and whether it is."""
+    return [
+        ("a nested tensor", value.is_nested),
+        (f"a tensor of layout {value.layout}", value.layout != torch.strided),
+        ("a quantized tensor", value.is_quantized),
+        (f"complex numbers ({value.dtype})", value.is_complex()),
+        ("a tensor without data (on the meta device)", value.is_meta),
+    ]
