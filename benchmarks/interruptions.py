@@ -27,7 +27,7 @@ from rewardft.cli import main
 from rewardft.storage.folder import is_held
 
 KINDS = ("SIGKILL", "SIGTERM", "SIGHUP", "pipe")
-SETS = ["train.steps=120", "train.log_every=1", "save.every=7", "evaluate.every=20"]
+SETS = ["train.steps=30", "train.log_every=1", "save.every=4", "evaluate.every=15"]
 PRELOADED = ("accelerate", "peft", "rewardft.engine.train", "rewardft_plugins.toy")
 TIMED = ("seconds", "memory", "per_second")
 

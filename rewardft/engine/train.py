@@ -12,6 +12,7 @@ from rewardft.contracts.run import Run
 from rewardft.engine.ema import Ema
 from rewardft.engine.failure import Peers, explain
 from rewardft.engine.held_out import HeldOut
+from rewardft.engine.initial import load_initial
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule
@@ -84,6 +85,8 @@ def build_trainer(order: Order, peers: Peers) -> Trainer:
     checkpoint = main_decides(accelerator, lambda: claim(out, recipe, order.resume))
     state = TrainState()
     session = build_session_to_train(order, state, is_new=checkpoint is None)
+    if checkpoint is None:
+        load_initial(session.adapter, recipe)
     run = make_run(order, session)
     ema = Ema(session.adapter, recipe.train.ema)
     parameters = session.adapter.parameters
@@ -91,7 +94,8 @@ def build_trainer(order: Order, peers: Peers) -> Trainer:
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(order.resolved.dataset.build(), recipe.seed)
     meter = Meter(recipe.train.budget, accelerator.num_processes)
-    data = data_digests(order.resolved.dataset.all_options, recipe.base)
+    named = order.resolved.dataset.all_options | {"adapter.init": recipe.adapter.init}
+    data = data_digests(named, recipe.base)
     origin = Origin(accelerator.num_processes, session.plugin_files, data)
     held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}

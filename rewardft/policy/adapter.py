@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 
 from rewardft.errors import CheckpointError
+from rewardft.files.json_text import read_object
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
 
@@ -27,6 +28,27 @@ def attach(model: Any, spec: AdapterSpec, seed: int, keep_reference: bool) -> Lo
     if spec.kind == "full":
         return FullFineTuning(model, keep_reference)
     return Lora(model, spec, seed)
+
+
+def start_from(adapter: Lora | FullFineTuning, folder: Path, spec: AdapterSpec) -> None:
+    """Load the weights that `adapter.init` names. Raises CheckpointError for a folder that holds
+    none, or those of another rank, strength, place or model."""
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"adapter.init: no folder at {str(folder)!r}. Expected one with trained weights, such "
+            "as `adapter` in the folder of a run."
+        )
+    if isinstance(adapter, Lora):
+        path = folder / "adapter_config.json"
+        found = read_object(path, {"r": int}, "It must be as peft writes it.")
+        for key, own in (("r", spec.rank), ("lora_alpha", spec.alpha or spec.rank)):
+            if found.get(key) != own:
+                name = "rank" if key == "r" else "alpha"
+                raise CheckpointError(
+                    f"{path}: {key} is {found.get(key)}, and the recipe's adapter.{name} is "
+                    f"{own:g}. Set adapter.{name}={found.get(key)} to start from it."
+                )
+    load_adapter(adapter, folder)
 
 
 def load_adapter(adapter: Lora | FullFineTuning, folder: Path) -> None:

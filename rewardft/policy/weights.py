@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from rewardft.errors import CheckpointError
-
-if TYPE_CHECKING:
-    pass
 
 
 def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -19,13 +14,17 @@ def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copy_state(own: dict[str, Tensor], state: dict[str, Tensor], source: str) -> None:
-    """Copy tensor by tensor; a missing, surplus or misshapen tensor raises CheckpointError."""
+    """Copy tensor by tensor; raises CheckpointError for one that is missing, surplus, misshapen, no
+    floating-point numbers, or not finite."""
     problems = [f"missing {n}" for n in own.keys() - state.keys()]
     problems += [f"unexpected {n}" for n in state.keys() - own.keys()]
     problems += [
         f"{n}: expected shape {tuple(own[n].shape)}, got {tuple(state[n].shape)}"
         for n in own.keys() & state.keys()
         if own[n].shape != state[n].shape
+    ]
+    problems += [
+        f"{n}: {wrong}" for n in own.keys() & state.keys() if (wrong := fault(own[n], state[n]))
     ]
     if problems:
         shown = "\n".join(f"  - {p}" for p in sorted(problems)[:10])
@@ -36,3 +35,12 @@ def copy_state(own: dict[str, Tensor], state: dict[str, Tensor], source: str) ->
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
+
+
+def fault(own: Tensor, value: Tensor) -> str:
+    """What is wrong with the numbers of a tensor that is to be copied into `own`; '' if nothing
+    is."""
+    if own.is_floating_point() != value.is_floating_point() or value.is_complex():
+        return f"expected numbers of {own.dtype}, got {value.dtype}"
+    bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
+    return f"{bad:,} of its {value.numel():,} numbers are NaN or infinite" if bad else ""

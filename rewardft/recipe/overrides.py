@@ -64,6 +64,8 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
     here = f"--set {shortened(text)}: "
     if not equals or not all(path.strip().split(".")):
         return [f"{here}expected key.path=value, such as train.steps=100."]
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        return [f"{here}the key has characters that no text has."]
     keys = tuple(_key(word) for word in path.strip().split("."))
     if len(keys) > strict_yaml.DEEPEST:
         return [

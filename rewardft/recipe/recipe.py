@@ -142,7 +142,7 @@ def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe
     data, problems = _read(Path(path), origin)
     for text in overrides:
         problems += apply_override(data, text, origin)
-    problems += _anchor_plugins(data, origin)
+    problems += [*_anchor_plugins(data, origin), *_anchor_initial(data, origin)]
     found = sorted(check_sections(data), key=lambda problem: origin.line(problem[0]) or 0)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
     folded = fold_options(Recipe, data)
@@ -170,6 +170,17 @@ def _anchor_plugins(data: dict[str, Any], origin: Origin) -> Iterator[str]:
             continue
         names.append(path if base != origin.base else name)
     data["plugins"] = names
+
+
+def _anchor_initial(data: dict[str, Any], origin: Origin) -> Iterator[str]:
+    """Make `adapter.init` absolute; gives a problem for what cannot be a path."""
+    section, keys = data.get("adapter"), ("adapter", "init")
+    if not isinstance(section, dict) or not isinstance(section.get("init"), str):
+        return
+    try:
+        section["init"] = str(local_path(section["init"], origin.base_of(keys)))
+    except DataError as error:
+        yield f"{origin.where(keys)}: adapter.init: {error}"
 
 
 def _absolute(name: str, base: Path) -> str:

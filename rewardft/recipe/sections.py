@@ -74,7 +74,8 @@ class RegularizerSpec(ComponentSpec):
 class AdapterSpec(Section):
     """What is trained: a low-rank adapter, or every weight of `model.trainable`.
 
-    `alpha` defaults to `rank`.
+    `alpha` defaults to `rank`. `init`: a folder with trained weights of the same kind to start
+    from, such as `adapter/` of a run; the reference stays the base model.
     """
 
     kind: Literal["lora", "full"] = "lora"
@@ -82,6 +83,7 @@ class AdapterSpec(Section):
     alpha: Annotated[float, Field(gt=0)] | None = None
     targets: list[str] | str | None = None
     dropout: Beta = 0.0
+    init: Name | None = None
 
     @model_validator(mode="after")
     def _fill_alpha(self) -> AdapterSpec:

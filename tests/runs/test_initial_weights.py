@@ -1,0 +1,133 @@
+"""`adapter.init`: a run starts from weights that were trained before, or says why it cannot."""
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rewardft.errors import CheckpointError
+from rewardft.recipe.recipe import load_recipe
+
+RECIPE = """\
+plugins: [toy]
+model: {use: toy, prediction: v_prediction}
+sampler: {use: ddim, steps: 4}
+data: {use: toy_blobs, batch_size: 4}
+rewards: [{use: brightness}]
+algorithm: {use: draft_k, train_steps: 1}
+adapter: {rank: 2}
+optimizer: {lr: 5e-3}
+train: {steps: 2}
+"""
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def trained(run_recipe):
+    """A run's folder, copied to where the next one does not write."""
+    folder = run_recipe.folder / "first"
+    shutil.copytree(run_recipe(RECIPE).folder, folder)
+    return folder
+
+
+def start(run_recipe, folder, *overrides, text=RECIPE):
+    return run_recipe(text, f"adapter.init={folder}", *overrides, out="second")
+
+
+def change(folder, edit):
+    state = load_file(folder / WEIGHTS)
+    name = sorted(state)[0]
+    state[name] = edit(state[name])
+    save_file(state, folder / WEIGHTS)
+    return name
+
+
+def test_a_run_goes_on_from_the_weights_as_they_were(run_recipe, trained):
+    """With a learning rate of almost 0 it ends with them; without `init` it would not."""
+    run = start(run_recipe, trained / "adapter", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    before, after = (load_file(f / "adapter" / WEIGHTS) for f in (trained, run.folder))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(name.endswith("lora_B.weight") and value.any() for name, value in after.items())
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert str(trained / "adapter") in manifest["data"]
+
+
+def test_all_weights_can_be_the_start_too(run_recipe):
+    full = RECIPE.replace("{rank: 2}", "{kind: full}")
+    folder = run_recipe.folder / "first"
+    shutil.copytree(run_recipe(full).folder, folder)
+    sets = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    run = start(run_recipe, folder / "adapter", *sets, text=full)
+    before, after = (load_file(f / "adapter/model.safetensors") for f in (folder, run.folder))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_relative_folder_starts_at_the_recipe(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE.replace("{rank: 2}", "{rank: 2, init: first/adapter}"))
+    assert load_recipe(path).adapter.init == str(tmp_path / "first/adapter")
+
+
+def test_another_rank_or_strength_is_refused(run_recipe, trained):
+    folder = trained / "adapter"
+    with pytest.raises(CheckpointError) as caught:
+        start(run_recipe, folder, "adapter.rank=4")
+    assert str(caught.value) == (
+        f"{folder}/adapter_config.json: r is 2, and the recipe's adapter.rank is 4. Set adapter.rank=2 to start from it."
+    )
+    with pytest.raises(CheckpointError) as caught:
+        start(run_recipe, folder, "adapter.alpha=8")
+    assert str(caught.value) == (
+        f"{folder}/adapter_config.json: lora_alpha is 2.0, and the recipe's adapter.alpha is 8. Set adapter.alpha=2.0 to "
+        "start from it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda w: w.long(), "expected numbers of torch.float32, got torch.int64"),
+        (lambda w: w.index_fill(0, torch.tensor([0]), float("nan")), "{row} of its {all} numbers are NaN or infinite"),
+        (lambda w: w[:, :1].contiguous(), "expected shape {shape}, got ({rows}, 1)"),
+    ],
+    ids=["int64", "nan", "shape"],
+)  # fmt: skip
+def test_weights_that_do_not_fit_are_refused(run_recipe, trained, edit, said):
+    folder = trained / "adapter"
+    own = load_file(folder / WEIGHTS)
+    name = change(folder, edit)
+    shape = tuple(own[name].shape)
+    said = said.format(row=shape[1], all=own[name].numel(), shape=shape, rows=shape[0])
+    with pytest.raises(CheckpointError) as caught:
+        start(run_recipe, folder)
+    assert str(caught.value) == (
+        f"{folder}/{WEIGHTS}: does not fit this model and adapter (1 tensors differ)\n  - {name}: {said}"
+    )
+
+
+def test_a_folder_that_is_not_there(run_recipe, tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        start(run_recipe, tmp_path / "nowhere")
+    assert str(caught.value) == (
+        f"adapter.init: no folder at '{tmp_path}/nowhere'. Expected one with trained weights, such as `adapter` in the "
+        "folder of a run."
+    )
+
+
+def test_weights_of_another_model_are_refused_and_other_options_told(run_recipe, trained, caplog):
+    with caplog.at_level(logging.WARNING):
+        start(run_recipe, trained / "adapter", "model.guidance=3.0")
+    assert (
+        f"adapter.init: the weights of {trained / 'adapter'} were trained with other options of the model: guidance None "
+        "(now 3.0)"
+    ) in caplog.messages
+    path = trained / "recipe.yaml"
+    path.write_text(path.read_text().replace("use: toy\n", "use: sd15\n", 1))
+    with pytest.raises(CheckpointError) as caught:
+        run_recipe(RECIPE, f"adapter.init={trained / 'adapter'}", out="third")
+    assert str(caught.value) == (
+        f"{trained / 'adapter'}: these weights were trained in the model 'sd15' ({path}), and this recipe's is 'toy'."
+    )
