@@ -3,7 +3,7 @@ small networks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from rewardft.errors import did_you_mean
 
 if TYPE_CHECKING:
     from rewardft_plugins.drpose.data.dataset import Drpose15k
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from torch import Tensor
 
 app = typer.Typer(help="Train the plugin's small networks.", no_args_is_help=True)
@@ -63,8 +64,7 @@ def train_autoencoder_command(
         _open(data), FitOptions(steps=steps, batch=64, lr=lr, seed=seed), typer.echo
     )
     model.save(out, half=half)
-    for name, dataset in zip(val, _open(val)):
-        _print(name, autoencoder_psnr(model, dataset), "dB")
+    _measure(val, partial(autoencoder_psnr, model), "dB")
 
 
 @app.command("train-decoder")
@@ -100,8 +100,7 @@ def train_decoder_command(
     options = FitOptions(steps=steps, batch=24, lr=lr, seed=seed, weight_decay=1e-3, average=0.998)
     train_decoder(model, _open(data), options, typer.echo, noise=noise, detail=detail, base=network)
     model.save(out, half=half)
-    for name, dataset in zip(val, _open(val)):
-        _print(name, autoencoder_psnr(model, dataset), "dB")
+    _measure(val, partial(autoencoder_psnr, model), "dB")
 
 
 @app.command("train-estimator")
@@ -123,8 +122,7 @@ def train_estimator_command(
     )
     model = train_estimator(_open(data, targets=False), options, typer.echo)
     model.save(out, half=half)
-    for name, dataset in zip(val, _open(val, targets=False)):
-        _print(name, estimator_quality(model, dataset), "mm")
+    _measure(val, partial(estimator_quality, model), "mm", targets=False)
 
 
 @app.command("train-base")
@@ -149,14 +147,12 @@ def train_base_command(
     """Pre-train the compact denoiser on plain poses with targets: the base of `drpose_mini`.
 
     Every 500 steps the averaged weights are written."""
-    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from rewardft_plugins.drpose.model.compact import CompactDenoiser
     from rewardft_plugins.drpose.training.base import train_base
     from rewardft_plugins.drpose.training.nets import FitOptions
-    from rewardft_plugins.drpose.weights import freeze, locate
+    from rewardft_plugins.drpose.weights import locate
 
-    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
-    freeze(encoder)
+    encoder = _encoder(autoencoder)
     options = FitOptions(
         steps=steps,
         batch=12,
@@ -205,8 +201,7 @@ def train_skeleton_command(
     options = FitOptions(steps=steps, batch=8, lr=lr, seed=seed)
     model = train_skeleton(sets, options, typer.echo, radius=radius)
     model.save(out, half=half)
-    for name, dataset in zip(val, _open(val)):
-        _print(name, skeleton_quality(model, encode_dataset(encoder, dataset), radius))
+    _measure(val, lambda held: skeleton_quality(model, encode_dataset(encoder, held), radius))
 
 
 @app.command("train-form")
@@ -229,19 +224,17 @@ def train_form_command(
 ) -> None:
     """Fit the network of joint_regression or silhouette_score; prints its held-out error (mm) or
     IoU."""
-    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
     from rewardft_plugins.drpose.training.forms import FORMS, draw_truth, form_quality, train_form
     from rewardft_plugins.drpose.training.nets import Encoded, FitOptions, encode_dataset
-    from rewardft_plugins.drpose.weights import SHIPPED, freeze, locate
+    from rewardft_plugins.drpose.weights import SHIPPED, locate
     from rewardft_plugins.humans.body import describe_body, load_body
 
     if form not in FORMS:
         raise typer.BadParameter(f"--form is {form!r}.{did_you_mean(form, FORMS)}")
     body = load_body()
     typer.echo(describe_body(body))
-    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
-    freeze(encoder)
+    encoder = _encoder(autoencoder)
 
     def prepare(dataset: Drpose15k) -> tuple[Encoded, Tensor]:
         encoded = encode_dataset(encoder, dataset)
@@ -253,8 +246,7 @@ def train_form_command(
         FORMS[form], network, [prepare(dataset) for dataset in _open(data)], options, typer.echo
     )
     model.save(out, half=half, forked=skeleton == SHIPPED)
-    for name, dataset in zip(val, _open(val)):
-        _print(name, form_quality(FORMS[form], model, *prepare(dataset)))
+    _measure(val, lambda held: form_quality(FORMS[form], model, *prepare(held)))
 
 
 @app.command("train-judge")
@@ -269,18 +261,14 @@ def train_judge_command(
     half: Half = False,
 ) -> None:
     """Fit the independent judge; prints what it says of held-out rendered truth (mm, IoU)."""
-    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from rewardft_plugins.drpose.training.nets import FitOptions, judge_quality, train_judge
-    from rewardft_plugins.drpose.weights import freeze, locate
 
-    encoder = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
-    freeze(encoder)
+    encoder = _encoder(autoencoder)
     model = train_judge(
         _open(data), encoder, FitOptions(steps=steps, batch=16, lr=lr, seed=seed), typer.echo
     )
     model.save(out, half=half)
-    for name, dataset in zip(val, _open(val)):
-        _print(name, judge_quality(model, dataset))
+    _measure(val, partial(judge_quality, model))
 
 
 def _open(names: Sequence[str], targets: bool = True) -> list[Drpose15k]:
@@ -297,8 +285,23 @@ def _open(names: Sequence[str], targets: bool = True) -> list[Drpose15k]:
     return opened
 
 
-def _print(name: str, values: dict[str, Any], unit: str = "") -> None:
-    typer.echo(
-        f"{name}: "
-        + "  ".join(f"{key} {value:.4g} {unit}".rstrip() for key, value in values.items())
-    )
+def _encoder(folder: str) -> LatentAutoencoder:
+    """The autoencoder whose latents the other networks read; it does not learn with them."""
+    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+    from rewardft_plugins.drpose.weights import freeze, locate
+
+    encoder = LatentAutoencoder.load(locate(folder, "autoencoder"))
+    freeze(encoder)
+    return encoder
+
+
+def _measure(
+    names: Sequence[str],
+    quality: Callable[[Drpose15k], dict[str, Any]],
+    unit: str = "",
+    targets: bool = True,
+) -> None:
+    """Print what `quality` says of each held-out data set."""
+    for name, dataset in zip(names, _open(names, targets)):
+        said = (f"{key} {value:.4g} {unit}".rstrip() for key, value in quality(dataset).items())
+        typer.echo(f"{name}: " + "  ".join(said))
