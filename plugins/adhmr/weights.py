@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
 
 from rewardft.errors import ComponentError
+from rewardft.files import weights
 from rewardft.files.atomic import write_bytes
 
 ASSETS = Path(__file__).parent / "assets"
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file; raises ComponentError when it is missing, damaged or
-    does not fit."""
-    try:
-        state = load_file(path)
-        module.load_state_dict({name: value.float() for name, value in state.items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ComponentError(
-            f"{path}: expected weights as safetensors, as the commands under `rewardft adhmr` "
-            f"write them ({error})"
-        ) from error
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the weights as float16."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.detach().cpu().to(torch.float16).contiguous()
-        for name, value in module.state_dict().items()
-    }
-    write_bytes(path, save(state))
+load_weights = partial(weights.load_weights, made_by="a command under `rewardft adhmr`")
+save_weights = weights.save_weights
 
 
 def export_run(run: Path, out: Path, average: bool) -> None:

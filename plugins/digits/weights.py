@@ -1,37 +1,13 @@
-"""Read and write the plugin's small networks: float16 safetensors."""
+"""The plugin's small networks: where they lie, and the command that writes such files."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
-
-from rewardft.errors import ComponentError
+from rewardft.files import weights
 
 ASSETS = Path(__file__).parent / "assets"
 
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file;
-    raises ComponentError when it is missing, damaged or does not fit."""
-    try:
-        state = load_file(path)
-        module.load_state_dict({name: value.float() for name, value in state.items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ComponentError(
-            f"{path}: expected the weights of a {type(module).__name__} as safetensors, as the "
-            f"commands under `rewardft digits` write them ({error})"
-        ) from error
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the weights as float16."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.detach().cpu().to(torch.float16).contiguous()
-        for name, value in module.state_dict().items()
-    }
-    path.write_bytes(save(state))  # unlike save_file, with the permissions of any other file
+load_weights = partial(weights.load_weights, made_by="a command under `rewardft digits`")
+save_weights = weights.save_weights

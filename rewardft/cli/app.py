@@ -211,7 +211,9 @@ def compare(
         str | None,
         typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ..."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores out.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Concurrent runs; the cores are divided among them.")
+    ] = 1,
     launcher: Annotated[
         str, typer.Option(help="Where runs are made: local, slurm or ray.")
     ] = "local",

@@ -17,13 +17,13 @@ from rewardft.recipe.recipe import Recipe
 def build_optimizer(
     recipe: Recipe, plugins: Any, parameters: list[nn.Parameter]
 ) -> optim.Optimizer:
-    """Ask the plugins, the core last. Raises ComponentError when nobody knows the optimizer."""
+    """Ask the plugins, the core last. Raises ComponentError for an unknown optimizer."""
     options = recipe.optimizer.as_options()
     optimizer = plugins.call("create_optimizer", parameters=parameters, options=options)
     if optimizer is None:
         raise ComponentError(
-            f"optimizer.use: nobody knows {options['use']!r}. The core has 'adamw'; a plugin adds "
-            "others with the hook `create_optimizer`."
+            f"optimizer.use: unknown optimizer {options['use']!r}. The core has 'adamw'; a plugin "
+            "adds others with the hook `create_optimizer`."
         )
     return optimizer
 

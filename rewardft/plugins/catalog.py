@@ -69,7 +69,7 @@ class Entry:
 
 @dataclass
 class Catalog:
-    """Components by kind and folded name. Names do not tell case."""
+    """Components by kind and folded name. Names are case-insensitive."""
 
     entries: dict[str, dict[str, Entry]] = field(
         default_factory=lambda: {kind: {} for kind in KINDS}

@@ -216,7 +216,7 @@ def _registration_problems(plugin: LoadedPlugin, hook_name: str, answer: Any) ->
     folded = [str(name).casefold() for name in answer]
     twice = sorted({name for name in folded if folded.count(name) > 1})
     return problems + [
-        f"{head} registers {name!r} twice; names do not tell case." for name in twice
+        f"{head} registers {name!r} twice; names are case-insensitive." for name in twice
     ]
 
 

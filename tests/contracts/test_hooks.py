@@ -298,7 +298,7 @@ def test_hook_create_optimizer_when_nobody_answers(bench):
     with pytest.raises(ComponentError) as error:
         bench.run("optimizer={use: lion, lr: 0.1}")
     assert str(error.value) == (
-        "optimizer.use: nobody knows 'lion'. The core has 'adamw'; "
+        "optimizer.use: unknown optimizer 'lion'. The core has 'adamw'; "
         "a plugin adds others with the hook `create_optimizer`."
     )
 

@@ -223,7 +223,7 @@ REGISTRATIONS = {
     ),
     "one name in two cases": (
         "return {'a': print, 'A': print}",
-        "registers 'a' twice; names do not tell case.",
+        "registers 'a' twice; names are case-insensitive.",
     ),
 }
 

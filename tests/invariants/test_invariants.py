@@ -284,7 +284,7 @@ def test_a_run_that_could_not_be_built_does_not_block_its_folder(recipe, tmp_pat
     from rewardft.errors import ComponentError
 
     out = tmp_path / "run"
-    with pytest.raises(ComponentError, match="nobody knows 'lion'"):
+    with pytest.raises(ComponentError, match="unknown optimizer 'lion'"):
         run_recipe(recipe, out, "optimizer.use=lion")
     assert run_recipe(recipe, out, "train.steps=1").summary["status"] == "finished"
 

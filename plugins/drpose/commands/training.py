@@ -3,18 +3,17 @@ small networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rewardft_plugins.drpose.commands.sources import load_frozen, measure, open_sets
 
 from rewardft.errors import did_you_mean
 
 if TYPE_CHECKING:
     from rewardft_plugins.drpose.data.dataset import Drpose15k
-    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from torch import Tensor
 
 app = typer.Typer(help="Train the plugin's small networks.", no_args_is_help=True)
@@ -61,10 +60,10 @@ def train_autoencoder_command(
     )
 
     model = train_autoencoder(
-        _open(data), FitOptions(steps=steps, batch=64, lr=lr, seed=seed), typer.echo
+        open_sets(data), FitOptions(steps=steps, batch=64, lr=lr, seed=seed), typer.echo
     )
     model.save(out, half=half)
-    _measure(val, partial(autoencoder_psnr, model), "dB")
+    measure(val, partial(autoencoder_psnr, model), "dB")
 
 
 @app.command("train-decoder")
@@ -98,9 +97,11 @@ def train_decoder_command(
     if network is not None:
         freeze(network)
     options = FitOptions(steps=steps, batch=24, lr=lr, seed=seed, weight_decay=1e-3, average=0.998)
-    train_decoder(model, _open(data), options, typer.echo, noise=noise, detail=detail, base=network)
+    train_decoder(
+        model, open_sets(data), options, typer.echo, noise=noise, detail=detail, base=network
+    )
     model.save(out, half=half)
-    _measure(val, partial(autoencoder_psnr, model), "dB")
+    measure(val, partial(autoencoder_psnr, model), "dB")
 
 
 @app.command("train-estimator")
@@ -120,9 +121,9 @@ def train_estimator_command(
     options = FitOptions(
         steps=steps, batch=96, lr=lr, seed=seed, weight_decay=0.0, average=0.995, muon=0.02
     )
-    model = train_estimator(_open(data, targets=False), options, typer.echo)
+    model = train_estimator(open_sets(data, targets=False), options, typer.echo)
     model.save(out, half=half)
-    _measure(val, partial(estimator_quality, model), "mm", targets=False)
+    measure(val, partial(estimator_quality, model), "mm", targets=False)
 
 
 @app.command("train-base")
@@ -152,7 +153,7 @@ def train_base_command(
     from rewardft_plugins.drpose.training.nets import FitOptions
     from rewardft_plugins.drpose.weights import locate
 
-    encoder = _encoder(autoencoder)
+    encoder = load_frozen(autoencoder)
     options = FitOptions(
         steps=steps,
         batch=12,
@@ -165,7 +166,7 @@ def train_base_command(
     )
     first = CompactDenoiser.load(locate(start, "compact")) if start else None
     keep = partial(CompactDenoiser.save, folder=out, half=half)
-    keep(train_base(_open(data), encoder, options, typer.echo, start=first, keep=keep))
+    keep(train_base(open_sets(data), encoder, options, typer.echo, start=first, keep=keep))
 
 
 @app.command("train-skeleton")
@@ -197,11 +198,11 @@ def train_skeleton_command(
 
     encoder = load_encoder(locate(autoencoder, "autoencoder"))
     freeze(encoder)
-    sets = [encode_dataset(encoder, dataset) for dataset in _open(data)]
+    sets = [encode_dataset(encoder, dataset) for dataset in open_sets(data)]
     options = FitOptions(steps=steps, batch=8, lr=lr, seed=seed)
     model = train_skeleton(sets, options, typer.echo, radius=radius)
     model.save(out, half=half)
-    _measure(val, lambda held: skeleton_quality(model, encode_dataset(encoder, held), radius))
+    measure(val, lambda held: skeleton_quality(model, encode_dataset(encoder, held), radius))
 
 
 @app.command("train-form")
@@ -234,7 +235,7 @@ def train_form_command(
         raise typer.BadParameter(f"--form is {form!r}.{did_you_mean(form, FORMS)}")
     body = load_body()
     typer.echo(describe_body(body))
-    encoder = _encoder(autoencoder)
+    encoder = load_frozen(autoencoder)
 
     def prepare(dataset: Drpose15k) -> tuple[Encoded, Tensor]:
         encoded = encode_dataset(encoder, dataset)
@@ -243,10 +244,10 @@ def train_form_command(
     options = FitOptions(steps=steps, batch=4, lr=lr, seed=seed)
     network = SkeletonNet.load(locate(skeleton, "skeleton"))
     model = train_form(
-        FORMS[form], network, [prepare(dataset) for dataset in _open(data)], options, typer.echo
+        FORMS[form], network, [prepare(dataset) for dataset in open_sets(data)], options, typer.echo
     )
     model.save(out, half=half, forked=skeleton == SHIPPED)
-    _measure(val, lambda held: form_quality(FORMS[form], model, *prepare(held)))
+    measure(val, lambda held: form_quality(FORMS[form], model, *prepare(held)))
 
 
 @app.command("train-judge")
@@ -263,45 +264,9 @@ def train_judge_command(
     """Fit the independent judge; prints what it says of held-out rendered truth (mm, IoU)."""
     from rewardft_plugins.drpose.training.nets import FitOptions, judge_quality, train_judge
 
-    encoder = _encoder(autoencoder)
+    encoder = load_frozen(autoencoder)
     model = train_judge(
-        _open(data), encoder, FitOptions(steps=steps, batch=16, lr=lr, seed=seed), typer.echo
+        open_sets(data), encoder, FitOptions(steps=steps, batch=16, lr=lr, seed=seed), typer.echo
     )
     model.save(out, half=half)
-    _measure(val, partial(judge_quality, model))
-
-
-def _open(names: Sequence[str], targets: bool = True) -> list[Drpose15k]:
-    from rewardft_plugins.drpose.data.dataset import Drpose15k
-
-    opened = []
-    for name in names:
-        root, colon, split = name.rpartition(":")
-        if not colon:
-            raise typer.BadParameter(
-                f"expected ROOT:SPLIT, for example data/drpose:train, got {name!r}"
-            )
-        opened.append(Drpose15k(root, split, targets=targets))
-    return opened
-
-
-def _encoder(folder: str) -> LatentAutoencoder:
-    """The autoencoder whose latents the other networks read; it does not learn with them."""
-    from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
-    from rewardft_plugins.drpose.weights import freeze, locate
-
-    encoder = LatentAutoencoder.load(locate(folder, "autoencoder"))
-    freeze(encoder)
-    return encoder
-
-
-def _measure(
-    names: Sequence[str],
-    quality: Callable[[Drpose15k], dict[str, Any]],
-    unit: str = "",
-    targets: bool = True,
-) -> None:
-    """Print what `quality` says of each held-out data set."""
-    for name, dataset in zip(names, _open(names, targets)):
-        said = (f"{key} {value:.4g} {unit}".rstrip() for key, value in quality(dataset).items())
-        typer.echo(f"{name}: " + "  ".join(said))
+    measure(val, partial(judge_quality, model))
