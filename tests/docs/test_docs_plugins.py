@@ -51,7 +51,13 @@ def test_the_conformance_test_of_the_tour_passes(tmp_path, monkeypatch):
     for name in ("contrast.py", "test_contrast.py"):
         (tmp_path / name).write_text(files_in("docs/writing-a-plugin.md")[name])
     monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.import_module("test_contrast").test_contrast()
+    tested = importlib.import_module("test_contrast")
+    tested.test_contrast()
+    # It can fail: a reward that mixes the samples of a batch is found out.
+    mixing = lambda rollout, batch: rollout.decoded.mean().expand(len(batch))
+    monkeypatch.setattr(tested, "contrast", mixing)
+    with pytest.raises(AssertionError):
+        tested.test_contrast()
 
 
 def test_the_first_hook_of_the_hooks_page_runs(tmp_path, capsys):
