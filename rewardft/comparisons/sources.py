@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rewardft.comparisons.relative_paths import from_folder
 from rewardft.errors import RecipeError, did_you_mean
+from rewardft.files.paths import local_path
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import parse_budget
 
@@ -114,7 +116,11 @@ def read_comparison(path: Path, find: Finder) -> Request:
     request = Request(tuple(variants), data.get("seeds"), data.get("budget"), path.stem)
     for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))
-    return request
+    folder = local_path(path.parent, Path.cwd())
+    anchored = (
+        replace(v, settings=from_folder(folder, v.recipe, v.settings)) for v in request.variants
+    )
+    return replace(request, variants=tuple(anchored))
 
 
 def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:

@@ -16,7 +16,8 @@ class Forgiving:
     def __init__(self, target: TextIO) -> None:
         self._target = target
         if isinstance(target, io.TextIOWrapper):
-            target.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # it flushes what the target may not take
+                target.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
         """Write what the target takes; returns the length of `text` either way."""

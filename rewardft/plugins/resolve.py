@@ -59,14 +59,14 @@ class Resolved:
 
 
 def open_recipe(
-    path: Path | str, overrides: Sequence[str] = ()
+    path: Path | str, overrides: Sequence[str] = (), folder: Path | None = None
 ) -> tuple[Recipe, Plugins, Resolved]:
-    """Read a recipe, load its plugins and resolve it.
+    """Read a recipe, load its plugins and resolve it. folder: as in `read_recipe`.
 
     Raises `RecipeError` with the problems of all three at once: neither a wrong section nor a
     plugin that cannot be used hides the rest.
     """
-    recipe, problems = read_recipe(path, overrides)
+    recipe, problems = read_recipe(path, overrides, folder)
     plugins, broken = load_usable_plugins(recipe.plugins, recipe.base)
     if not problems and not broken:
         anchored, resolved = _resolve(recipe, plugins)

@@ -132,13 +132,16 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def read_recipe(path: Path | str, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+def read_recipe(
+    path: Path | str, overrides: Sequence[str] = (), folder: Path | None = None
+) -> tuple[Recipe, list[str]]:
     """A recipe and its problems; where the sections have any, it is good for looking up its
     components alone.
 
+    folder: where relative paths of the overrides start; None: the current one.
     Raises `RecipeError` for a file that cannot be read as a mapping.
     """
-    origin = Origin(str(path), base=_base_of(Path(path)))
+    origin = Origin(str(path), base=_base_of(Path(path)), folder=folder or Path.cwd())
     data, problems = _read(Path(path), origin)
     for text in overrides:
         problems += apply_override(data, text, origin)

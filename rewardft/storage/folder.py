@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, RewardftError
 from rewardft.files.atomic import remove_folder, write_text
 from rewardft.files.json_text import read_object
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -36,6 +36,7 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
         raise CheckpointError(
             f"{out}: nothing to resume; there is no recipe.yaml in it. Leave --resume out."
         )
+    check_own_recipe(out / "recipe.yaml", recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "recipe.yaml", recipe.to_yaml())
@@ -44,6 +45,29 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
             f"{out}: cannot be written ({error}). Give another folder with --out."
         ) from error
     return None
+
+
+def check_own_recipe(path: Path, recipe: Recipe) -> None:
+    """A run that could not be built left its recipe, and nothing else; any other is somebody's own.
+
+    Raises CheckpointError rather than overwrite that.
+    """
+    if os.path.lexists(path) and not is_written_by_a_run(path, recipe):
+        raise CheckpointError(
+            f"{path} is there already and was not written by a run, so it is not overwritten. Give "
+            "another folder with --out."
+        )
+
+
+def is_written_by_a_run(path: Path, recipe: Recipe) -> bool:
+    """Whether a recipe is as `Recipe.to_yaml` writes one, and not the file that is being run."""
+    try:
+        if path.samefile(recipe.source):
+            return False
+        text = path.read_text(encoding="utf-8")
+        return text == load_recipe(path).to_yaml()
+    except (OSError, UnicodeDecodeError, RewardftError):
+        return False
 
 
 def hold(out: Path, make: bool) -> int | None:

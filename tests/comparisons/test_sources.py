@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from rewardft.comparisons.sources import Variant, budget_settings, parse_vary, read_sources, vary
+from rewardft.comparisons.sources import (
+    Variant,
+    budget_settings,
+    parse_vary,
+    read_comparison,
+    read_sources,
+    vary,
+)
 from rewardft.errors import RecipeError
 
 RECIPE = "model: {use: tiny}\n"
@@ -142,3 +149,53 @@ def test_what_a_budget_sets():
         "--budget 5 cows: expected a time such as 90s, 10m or 1.5h, or a count such as 5000-forwards, 5000-backwards, "
         "5000-calls, 5000-rewards; got '5 cows', or 300-steps."
     ]
+
+
+def test_relative_paths_in_a_comparison_file_start_at_its_folder(tmp_path, monkeypatch):
+    """Wherever the command is given, and for paths that only the annotation of an option tells."""
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/mine.py").write_text(PATH_OPTION)
+    (tmp_path / "study/r.yaml").write_text(OF_PATHS)
+    (tmp_path / "study/c.yaml").write_text(
+        "recipes: [r.yaml]\nset: {plugins: [toy, ./mine.py], rewards.0.table: scores}\n"
+        "variants: {a: {rewards.0.weight: 2.0}, b: {rewards.0.table: other/scores, adapter.init: first}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    request = read_comparison(tmp_path / "study/c.yaml", find=Path)
+    home = tmp_path.resolve() / "study"
+    plugins = f'plugins=["toy", "{home}/mine.py"]'
+    assert [sorted(v.settings) for v in request.variants] == [
+        [plugins, f'rewards.0.table="{home}/scores"', "rewards.0.weight=2.0"],
+        [f'adapter.init="{home}/first"', plugins, f'rewards.0.table="{home}/other/scores"'],
+    ]
+
+
+PATH_OPTION = """\
+from pathlib import Path
+from rewardft import hookimpl
+
+
+class Table:
+    provides = frozenset({"reward_gradient"})
+
+    def __init__(self, table: Path):
+        self.table = table
+
+    def __call__(self, rollout, batch):
+        return rollout.decoded.flatten(1).mean(1)
+
+
+@hookimpl
+def register_rewards():
+    return {"table": Table}
+"""
+OF_PATHS = """\
+plugins: [toy, ./mine.py]
+model: {use: toy, prediction: v_prediction}
+sampler: {use: ddim, steps: 4}
+data: {use: toy_blobs, batch_size: 2}
+rewards: [{use: table, table: scores}]
+algorithm: {use: draft_k, train_steps: 1}
+optimizer: {lr: 5e-3}
+train: {steps: 1}
+"""

@@ -1,0 +1,57 @@
+"""Paths in a comparison file start at its folder, as those of a recipe do at the recipe's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rewardft.errors import RewardftError
+from rewardft.plugins.resolve import open_recipe
+from rewardft.recipe import strict_yaml
+
+
+def from_folder(folder: Path, recipe: Path, settings: Sequence[str]) -> tuple[str, ...]:
+    """The settings of a variant with its relative paths made absolute: a run is started from
+    anywhere. Settings that the recipe does not take are left as they are, to be reported by the
+    check of the variant."""
+    if folder == Path.cwd() or not any(holds_text(value_of(text)) for text in settings):
+        return tuple(settings)
+    try:
+        anchored, _, _ = open_recipe(recipe, settings, folder)
+    except RewardftError:
+        return tuple(settings)
+    made = anchored.dump()
+    return tuple(replaced(text, made) for text in settings)
+
+
+def value_of(setting: str) -> Any:
+    """The value of a `key=value`."""
+    return strict_yaml.parse(setting.partition("=")[2]).data
+
+
+def holds_text(value: Any) -> bool:
+    """Whether there is text in a value, other than names of components."""
+    if isinstance(value, dict):
+        return any(holds_text(item) for key, item in value.items() if key != "use")
+    return any(map(holds_text, value)) if isinstance(value, list) else isinstance(value, str)
+
+
+def replaced(setting: str, made: Any) -> str:
+    """The setting with the paths that the whole recipe, `made`, has in their places."""
+    key, before = setting.partition("=")[0].strip(), value_of(setting)
+    for word in key.split("."):
+        made = made[int(word) if isinstance(made, list) else word]
+    after = with_paths(before, made)
+    return setting if after == before else f"{key}={json.dumps(after)}"
+
+
+def with_paths(before: Any, made: Any) -> Any:
+    """`before` with each text that became an absolute path as that path."""
+    if isinstance(before, dict) and isinstance(made, dict):
+        return {key: with_paths(item, made.get(key)) for key, item in before.items()}
+    if isinstance(before, list) and isinstance(made, list) and len(before) == len(made):
+        return [with_paths(item, other) for item, other in zip(before, made)]
+    moved = isinstance(before, str) and isinstance(made, str) and before != made
+    return made if moved and Path(made).is_absolute() else before
