@@ -13,7 +13,7 @@ from rewardft.noise import Noise
 from rewardft.samplers.ddim import DDIM
 from rewardft.types import Batch, Plan
 
-STEPS, CLIP = 3, 2.5  # the paper's three steps; no joint is further than a metre from the pelvis
+STEPS, CLIP = 3, 2.5  # the paper's three steps; a metre from the pelvis along each axis
 
 
 @torch.no_grad()
