@@ -61,8 +61,13 @@ def register_rewards() -> Factories:
 @hookimpl
 def register_datasets() -> Factories:
     from rewardft_plugins.posert.dataset import PoseDialogues
+    from rewardft_plugins.posert.scripts import bedlam_script, pose_script
 
-    return {"pose_dialogues": PoseDialogues}
+    return {
+        "pose_dialogues": PoseDialogues,
+        "pose_script": pose_script,
+        "bedlam_script": bedlam_script,
+    }
 
 
 @hookimpl
