@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rewardft.engine.session import Session
 from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
-from rewardft.files.atomic import write_folder
+from rewardft.files.atomic import write_folder, write_text
 from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
 from rewardft.types import Batch, Plan
@@ -29,6 +29,7 @@ class Drawn:
     the model shows them, None where it cannot; decoded samples that are pictures need no showing.
 
     frame_rate: of samples that are videos, else None.
+    base_texts, tuned_texts: what is decoded to texts, by name.
     averaged: whether the tuned weights are the moving average `train.ema`.
     """
 
@@ -41,6 +42,8 @@ class Drawn:
     tuned_shown: Tensor | None = None
     averaged: bool = False
     frame_rate: float | None = None
+    base_texts: dict[str, list[str]] = field(default_factory=dict)
+    tuned_texts: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ def sample_run(
     """Draw samples as the run's evaluations do and write them; returns them with the files.
 
     `base.safetensors`, `tuned.safetensors`; for pictures also `grid.png`, base on the left, and the
-    folder `pictures`.
+    folder `pictures`; for texts also `texts.json`.
 
     Args:
         count: the first so many held-out samples; not used when there are `ids`.
@@ -115,6 +118,10 @@ def save_drawn(drawn: Drawn, scale: float, out: Path) -> Iterator[Path]:
     }
     for name, tensors in (("base", drawn.base), ("tuned", drawn.tuned)):
         yield save_tensors(out / f"{name}.safetensors", tensors, facts | {"model": name})
+    if drawn.base_texts:
+        texts = {"ids": drawn.ids, "base": drawn.base_texts, "tuned": drawn.tuned_texts}
+        write_text(out / "texts.json", json.dumps(texts, indent=2, ensure_ascii=False) + "\n")
+        yield out / "texts.json"
 
 
 def held_out_pictures(
@@ -150,14 +157,22 @@ def draw_both(
     rows = rows_of(dataset, ids) if ids else list(range(min(count, len(dataset))))
     size = session.recipe.evaluate.batch_size or session.recipe.data.batch_size
     batches = [batch_of(session, dataset, rows[i : i + size]) for i in range(0, len(rows), size)]
-    base, base_shown = draw(session, batches)
+    base = draw(session, batches)
     step = load_trained(session, folder)
-    groups = [group for batch in batches if "group" in batch for group in batch["group"]]
-    drawn = [id_ for batch in batches for id_ in batch.ids]
-    averaged = session.recipe.evaluate.weights == "ema"
-    tuned, tuned_shown = draw(session, batches)
-    rate = getattr(session.model, "frame_rate", None)
-    return Drawn(drawn, groups, step, base, tuned, base_shown, tuned_shown, averaged, rate)
+    tuned = draw(session, batches)
+    return Drawn(
+        ids=[id_ for batch in batches for id_ in batch.ids],
+        groups=[group for batch in batches if "group" in batch for group in batch["group"]],
+        step=step,
+        base=base.tensors,
+        tuned=tuned.tensors,
+        base_shown=base.shown,
+        tuned_shown=tuned.shown,
+        averaged=session.recipe.evaluate.weights == "ema",
+        frame_rate=getattr(session.model, "frame_rate", None),
+        base_texts=base.texts,
+        tuned_texts=tuned.texts,
+    )
 
 
 def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:
@@ -177,14 +192,25 @@ def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
     return [places[id_] for id_ in dict.fromkeys(ids)]
 
 
-def draw(session: Session, batches: Sequence[Batch]) -> tuple[dict[str, Tensor], Tensor | None]:
-    """`x0` and `decoded` as tensors by name, on the CPU, and what there is to see of them.
+@dataclass(frozen=True)
+class Samples:
+    """What one model draws, see `Drawn`."""
 
-    Of a mapping its tensors are taken, as `x0.NAME` and `decoded.NAME`. Raises ComponentError where
-    x0 holds no tensor.
+    tensors: dict[str, Tensor]
+    texts: dict[str, list[str]]
+    shown: Tensor | None
+
+
+def draw(session: Session, batches: Sequence[Batch]) -> Samples:
+    """`x0` and `decoded` as tensors by name, on the CPU, texts likewise, and what there is to see
+    of them.
+
+    Of a mapping its tensors and texts are taken, as `x0.NAME` and `decoded.NAME`. Raises
+    ComponentError where x0 holds no tensor.
     """
     ctx = session.evaluation_context(scored=False)
     parts: dict[str, list[Tensor]] = {}
+    texts: dict[str, list[str]] = {}
     shown: list[Tensor] = []
     for batch in batches:
         rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
@@ -199,10 +225,31 @@ def draw(session: Session, batches: Sequence[Batch]) -> tuple[dict[str, Tensor],
             )
         for name, value in (tensors | named_tensors("decoded", decoded)).items():
             parts.setdefault(name, []).append(value.detach().cpu())
+        for name, lines in named_texts("decoded", decoded).items():
+            texts.setdefault(name, []).extend(lines)
         if picture is not None:
             shown.append(picture.detach().cpu())
-    joined = {name: torch.cat(values).contiguous() for name, values in parts.items()}
-    return joined, torch.cat(shown) if shown else None
+    joined = {name: joined_rows(values) for name, values in parts.items()}
+    return Samples(joined, texts, torch.cat(shown) if shown else None)
+
+
+def joined_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Batches one after the other; samples of several lengths are filled up with zeros."""
+    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
+    filled = [part.new_zeros(len(part), *longest) for part in parts]
+    for whole, part in zip(filled, parts):
+        whole[(slice(None), *map(slice, part.shape[1:]))] = part
+    return torch.cat(filled)
+
+
+def named_texts(name: str, value: Any) -> dict[str, list[str]]:
+    """A list of texts under `name`, or those of a mapping under `name.KEY`."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return {name: value}
+    if not isinstance(value, Mapping):
+        return {}
+    parts = [named_texts(f"{name}.{key}", item) for key, item in value.items()]
+    return {key: lines for part in parts for key, lines in part.items()}
 
 
 def show(model: Any, decoded: Any, batch: Batch) -> Tensor | None:
