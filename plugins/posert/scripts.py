@@ -1,13 +1,13 @@
 """Captions and poses that others have published, for those who have them; neither ships.
 
-`pose_script`: PoseScript (Delmas et al. 2022, 2210.11795; CC BY-NC-SA). Its captions are JSON, `{id:
-caption or [captions]}`; another JSON says which frame each id is, `{id: [data set, sequence,
+`pose_script`: PoseScript (Delmas et al. 2022, 2210.11795; CC BY-NC-SA). Its captions are JSON,
+`{id: caption or [captions]}`; another JSON says which frame each id is, `{id: [data set, sequence,
 frame]}`; poses are in AMASS, one .npz for each sequence.
 
 `bedlam_script`: captions of BEDLAM's pictures (Black et al. 2023), JSON `{picture: caption or
-[captions]}`, with BEDLAM's annotations, .npz with `imgname` `(n,)` and `pose_cam` `(n, 66 or more)`,
-axis-angle in camera axes (x right, y down). The release of BEDLAM-Script was not at hand: this is
-the layout that its sources suggest.
+[captions]}`, with BEDLAM's annotations, .npz with `imgname` `(n,)` and `pose_cam` `(n, 66 or
+more)`, axis-angle in camera axes (x right, y down). The release of BEDLAM-Script was not at hand:
+this is the layout that its sources suggest.
 
 Nothing is unpickled.
 """

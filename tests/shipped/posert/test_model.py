@@ -120,7 +120,9 @@ def test_eyes_as_in_the_paper(batch, tmp_path):
         ComponentError, match=r"^pose_lm with `vision: clip` needs the column `pict"
     ):
         model.encode(batch)
-    with pytest.raises(ComponentError, match=r"^pose_lm: `vision: clip` needs `clip`, the folder of"):
+    with pytest.raises(
+        ComponentError, match=r"^pose_lm: `vision: clip` needs `clip`, the folder of"
+    ):
         PoseLM(None, vision="clip")
 
 
