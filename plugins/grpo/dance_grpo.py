@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .grpo import GRPO
+from .grpo import GRPO, Aggregate
 
 
 def dance_grpo(
@@ -20,7 +20,7 @@ def dance_grpo(
     std: Literal["global", "group"] = "group",
     clip: float = 1e-4,
     advantage_clip: float = 5.0,
-    aggregate: Literal["reward", "advantage"] = "reward",
+    aggregate: Aggregate = "reward",
     shared_noise: bool = True,
     updates: int = 1,
     inner_epochs: int = 1,

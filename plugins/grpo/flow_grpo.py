@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .grpo import GRPO
+from .grpo import GRPO, Aggregate
 
 
 def flow_grpo(
@@ -25,7 +25,7 @@ def flow_grpo(
     std: Literal["global", "group"] = "global",
     clip: float = 1e-4,
     advantage_clip: float = 5.0,
-    aggregate: Literal["reward", "advantage"] = "reward",
+    aggregate: Aggregate = "reward",
     updates: int = 2,
     inner_epochs: int = 1,
     timestep_fraction: float = 1.0,

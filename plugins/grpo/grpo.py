@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss, Scores
-from rewardft.algorithms.advantages import group_advantages
+from rewardft.algorithms.advantages import group_advantages, whitened
 from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
 from rewardft.algorithms.surrogates import StepSurrogate, Surrogate, clipped_ratio_loss
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
+
+Aggregate = Literal["reward", "advantage", "gdpo"]
 
 
 class GRPO:
@@ -39,7 +41,10 @@ class GRPO:
         clip: e, the half-width of the clip range of the ratio.
         advantage_clip: advantages are clamped to [-advantage_clip, advantage_clip].
         aggregate: normalise the weighted sum of the rewards (`reward`), or each reward by itself
-            and sum the weighted advantages (`advantage`).
+            and sum the weighted advantages (`advantage`); `gdpo` does that within groups, whatever
+            `std` is, and normalises the sums over the batch again, so that no reward's scale and no
+            number of rewards decides the size of a step. A reward that is nearly constant within
+            its groups is blown up to the size of the others by both of the latter.
         shared_noise: the samples of a group start from the same noise; they differ by the noise of
             the steps alone.
         updates: optimizer steps per batch; each part has members of every group.
@@ -58,7 +63,7 @@ class GRPO:
         std: Literal["global", "group"] = "global",
         clip: float = 1e-4,
         advantage_clip: float = 5.0,
-        aggregate: Literal["reward", "advantage"] = "reward",
+        aggregate: Aggregate = "reward",
         shared_noise: bool = False,
         updates: int = 1,
         inner_epochs: int = 1,
@@ -79,8 +84,13 @@ class GRPO:
             shared_noise,
         )
         self.std, self.aggregate = std, aggregate
+        self.floor = floor
         self.normalise = partial(
-            group_advantages, size=group_size, std=std, epsilon=floor, unbiased=unbiased
+            group_advantages,
+            size=group_size,
+            std="group" if aggregate == "gdpo" else std,
+            epsilon=floor,
+            unbiased=unbiased,
         )
         self.surrogate: Surrogate | StepSurrogate = partial(clipped_ratio_loss, clip=clip)
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction, skip_last)
@@ -106,6 +116,8 @@ class GRPO:
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
         # A group in which all rewards are equal says nothing of what is better.
         kept = torch.stack([k for _, _, k in parts]).any(0) & scores.applies
+        if self.aggregate == "gdpo":
+            advantage = whitened(ctx, advantage, kept, self.floor)
         return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept
 
 

@@ -27,7 +27,7 @@ import torch
 from rewardft import Batch, Context, Loss
 from rewardft.errors import ComponentError
 
-from .grpo import GRPO
+from .grpo import GRPO, Aggregate
 
 KEY = "mix_grpo/batches"
 
@@ -58,7 +58,7 @@ class MixGRPO:
         std: Literal["global", "group"] = "group",
         clip: float = 1e-4,
         advantage_clip: float = 5.0,
-        aggregate: Literal["reward", "advantage"] = "advantage",
+        aggregate: Aggregate = "advantage",
         shared_noise: bool = True,
         updates: int = 1,
         inner_epochs: int = 1,

@@ -44,6 +44,18 @@ def group_advantages(
     return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept
 
 
+def whitened(ctx: Context, values: Tensor, kept: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """(value - mean) / (std + epsilon) over the kept samples of all processes; 0 for the others.
+
+    values, kept: `(b,)`.
+    """
+    known = ctx.gather(torch.where(kept, values, torch.nan))
+    if not bool((~known.isnan()).any()):
+        return torch.zeros_like(values)
+    mean, std = (m.flatten() for m in moments(known[None]))
+    return torch.where(kept, (values - mean) / (std + epsilon), 0.0)
+
+
 def moments(rows: Tensor, unbiased: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each row, `(n, 1)` each, over the values that are not NaN."""
     known = ~rows.isnan()

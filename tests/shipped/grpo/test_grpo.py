@@ -247,6 +247,46 @@ def test_advantages_of_single_rewards_are_summed():
     assert got.tolist() == pytest.approx(expected.tolist(), abs=1e-9) and kept.all()
 
 
+def by_gdpo(rewards, weights, size):
+    """Group z-scores of each reward, their weighted sum, its z-score over the batch; in numpy."""
+    total = np.zeros(len(rewards[0]))
+    for values, weight in zip(rewards, weights):
+        groups = values.reshape(-1, size)
+        spread = groups.std(1, keepdims=True) + 1e-4
+        total += weight * ((groups - groups.mean(1, keepdims=True)) / spread).flatten()
+    return (total - total.mean()) / (total.std() + 1e-4)
+
+
+@pytest.mark.parametrize("std", ["global", "group"])
+def test_gdpo_normalises_within_groups_and_then_over_the_batch(std):
+    """So that a reward in other units changes nothing, and `std` is not asked."""
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(size=12), generator.normal(size=12)
+    got = []
+    for unit in (1.0, 1e5):
+        ctx = make_context(DDIM(T, eta=1.0))
+        ctx.rewards = [WeightedReward("a", None, 2.0), WeightedReward("b", None, 0.5)]
+        scores = scored(2 * a + 0.5 * unit * b, a=a, b=unit * b)(None, None)
+        got.append(GRPO(4, std, aggregate="gdpo").advantages(ctx, scores)[0])
+    assert got[0].tolist() == pytest.approx(by_gdpo([a, b], [2.0, 0.5], 4).tolist(), rel=1e-6)
+    assert torch.allclose(got[0], got[1], atol=1e-3)
+    plain = GRPO(4, "group", aggregate="reward").advantages(ctx, scores)[0]
+    assert not torch.allclose(plain, got[1], atol=0.1)  # the sum is the second reward alone
+
+
+def test_gdpo_over_all_processes_and_without_what_is_left_out():
+    ctx = make_context(DDIM(T, eta=1.0))
+    ctx.rewards = [WeightedReward("a", None, 1.0)]
+    a, theirs = np.array([1.0, 3.0, 2.0, 2.0]), torch.tensor([5.0, -1.0], dtype=torch.float64)
+    ctx.gather = lambda values: torch.cat([values, theirs])
+    got, kept = GRPO(2, aggregate="gdpo").advantages(ctx, scored(a, a=a)(None, None))
+    own = 1 / (1 + 1e-4)
+    everyone = np.array([-own, own, 5.0, -1.0])
+    expected = (everyone[:2] - everyone.mean()) / (everyone.std() + 1e-4)
+    assert got.tolist() == pytest.approx([*expected, 0.0, 0.0], rel=1e-6)
+    assert kept.tolist() == [True, True, False, False]
+
+
 def test_a_group_shares_its_first_noise_alone():
     ctx = make_context(DDIM(T, eta=1.0))
     noise = ctx.noise(make_test_batch(2).repeat(3))
