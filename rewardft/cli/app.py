@@ -94,6 +94,12 @@ def cp(
 
 def show(
     recipe: RecipeName,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="With a kind in the place of RECIPE: one component of that kind."
+        ),
+    ] = None,
     overrides: Overrides = [],
     load: Annotated[
         bool,
@@ -102,7 +108,12 @@ def show(
         ),
     ] = True,
 ) -> None:
-    """Say what every name in a recipe stands for, with all options, and what would be trained."""
+    """Say what every name in a recipe stands for, with all options, and what would be trained; or
+    what one component is, as in `rewardft show reward brightness`."""
+    if name is not None:
+        from rewardft.cli.component_help import show_component
+
+        return show_component(recipe, name)
     from rewardft.cli.showing import show_recipe
 
     show_recipe(recipe, overrides, load)

@@ -144,7 +144,7 @@ def check_option(
 ) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
     """One option, converted, with its problems; the keys of these begin inside the option."""
     title = f"option {parameter.name!r} of {entry.title}"
-    annotation = _annotation(entry, parameter)
+    annotation = annotation_of(entry, parameter)
     if annotation in NESTED:
         return check_nested(catalog, NESTED[annotation], value, title)
     if value is None and parameter.default is None:
@@ -183,7 +183,7 @@ def anchor_options(
     values = dict(options)
     problems: list[tuple[tuple[str, ...], str]] = []
     for key in [key for key in options if key in known]:
-        annotation, value = _annotation(entry, known[key]), options[key]
+        annotation, value = annotation_of(entry, known[key]), options[key]
         if annotation in NESTED:
             values[key], found = anchor_nested(catalog, annotation, value, key, base_of)
             problems += found
@@ -254,7 +254,7 @@ def _choices(key: str, named: Mapping[str, Any], fixed: tuple[str, ...]) -> str:
 
 
 def _missing(entry: Entry, parameter: inspect.Parameter) -> str:
-    annotation = _annotation(entry, parameter)
+    annotation = annotation_of(entry, parameter)
     words = "" if annotation is Any else f" ({type_words(annotation)})"
     if annotation in NESTED:
         words = f" (a {SINGULAR[NESTED[annotation]]}, {{use: NAME, OPTION: ...}})"
@@ -269,7 +269,7 @@ def _missing(entry: Entry, parameter: inspect.Parameter) -> str:
     return text
 
 
-def _annotation(entry: Entry, parameter: inspect.Parameter) -> Any:
+def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
     """The parameter's annotation, evaluated;
     `Any` when there is none or when it names types known to checkers only."""
     annotation = parameter.annotation

@@ -3,9 +3,14 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from .properties import CLASSES, dataset_files, run_files
+from .properties import CLASSES, dataset_files, import_plugins, run_files
 
-PREPARED = {"data sets": dataset_files, "run folders": run_files}
+PREPARED = {
+    "recipes": import_plugins,
+    "overrides": import_plugins,
+    "data sets": dataset_files,
+    "run folders": run_files,
+}
 SHORT = {"data sets": 8, "run folders": 2}  # 20 of the others: seconds for all
 
 

@@ -254,7 +254,7 @@ def test_a_failing_reward_stops_the_run_with_ids_and_a_dump(recipe, tmp_path):
     ).exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_resumes_to_the_same_result(recipe, tmp_path, number):
     """Through the command line: interrupt, resume, compare with an uninterrupted run."""
     steps = [
