@@ -109,7 +109,7 @@ def show(
     ] = True,
 ) -> None:
     """Say what every name in a recipe stands for, with all options, and what would be trained; or
-    what one component is, as in `rewardft show reward brightness`."""
+    what one component is, as in `rewardft show algorithm drtune`."""
     if name is not None:
         from rewardft.cli.component_help import show_component
 
