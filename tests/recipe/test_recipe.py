@@ -83,7 +83,14 @@ def test_defaults_are_filled_in(recipe_file):
         "rewards": [{"use": "brightness", "weight": 2.0, "on_error": "stop", "name": "brightness"}],
         "regularizers": [],
         "algorithm": {"use": "draft"},
-        "adapter": {"kind": "lora", "rank": 16, "alpha": 16.0, "targets": None, "dropout": 0.0},
+        "adapter": {
+            "kind": "lora",
+            "rank": 16,
+            "alpha": 16.0,
+            "targets": None,
+            "dropout": 0.0,
+            "init": None,
+        },
         "optimizer": {
             "use": "adamw",
             "lr": 1e-4,

@@ -62,7 +62,9 @@ def test_weights_are_written_and_read_and_must_fit(batch, tmp_path):
     x, t = torch.randn(6, SIZE), torch.full((6,), 300)
     one, other = (m.denoise(x, t, m.encode(batch)) for m in (model, again))
     assert torch.allclose(one, other, atol=5e-3)  # float16
-    with pytest.raises(ComponentError, match="expected weights as safetensors"):
+    with pytest.raises(
+        ComponentError, match=r"as safetensors, as a command under `rewardft adhmr` writes them"
+    ):
         PoseDiffusion(str(tmp_path / "m.safetensors"), width=24, blocks=1)
 
 
