@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
 
 from rewardft.errors import ComponentError
+from rewardft.files import weights
+from rewardft.files.atomic import write_bytes
 
 ASSETS = Path(__file__).parent / "assets"
 SHIPPED = "shipped"
@@ -20,27 +20,8 @@ def find(given: str, shipped: str) -> Path:
     return ASSETS / shipped if given == SHIPPED else Path(given).expanduser()
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Fill `module` from a safetensors file; raises ComponentError when it is missing, damaged or
-    does not fit."""
-    try:
-        state = load_file(path)
-        module.load_state_dict({name: value.float() for name, value in state.items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ComponentError(
-            f"{path}: expected weights as safetensors, as the commands under `rewardft posert` "
-            f"write them ({error})"
-        ) from error
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write the weights as float16."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.detach().cpu().to(torch.float16).contiguous()
-        for name, value in module.state_dict().items()
-    }
-    path.write_bytes(save(state))
+load_weights = partial(weights.load_weights, made_by="a command under `rewardft posert`")
+save_weights = weights.save_weights
 
 
 def export_run(run: Path, out: Path, average: bool) -> None:
@@ -57,4 +38,4 @@ def export_run(run: Path, out: Path, average: bool) -> None:
             f"{files[-1]}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(save({name: value.half() for name, value in load_file(found).items()}))
+    write_bytes(out, save({name: value.half() for name, value in load_file(found).items()}))

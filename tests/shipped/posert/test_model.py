@@ -45,7 +45,9 @@ def test_weights_are_written_and_read_and_must_fit(batch, tmp_path):
     assert torch.allclose(one[0], other[0], atol=0.2) and torch.allclose(
         one[1], other[1], atol=1e-2
     )
-    with pytest.raises(ComponentError, match="expected weights as safetensors"):
+    with pytest.raises(
+        ComponentError, match="as safetensors, as a command under `rewardft posert` writes"
+    ):
         PoseLM(str(tmp_path / "m.safetensors"), width=32, heads=2)
 
 
