@@ -136,14 +136,13 @@ def settle(out: Path) -> None:
 
 def interruptions(folder: Path, name: str, count: int, rng: random.Random) -> int:
     """Returns how many resumed results differ."""
-    whole = folder / f"{name}-whole"
-    began = time.monotonic()
-    assert finish(command(name, whole), folder / f"{name}-whole.txt")[0] == 0
-    lasts, expected, different = time.monotonic() - began, result(whole), 0
+    lasts = min(left_alone(folder, name, f"{name}-{word}") for word in ("timed", "whole"))
+    expected = result(folder / f"{name}-whole")
+    different = 0
     spread = Counter[str]()
     for number in range(count):
         kind, out = KINDS[number % len(KINDS)], folder / f"{name}-{number}"
-        delay = rng.uniform(0.2, 0.95) * lasts
+        delay = rng.uniform(0.1, 0.85) * lasts
         code = interrupt(name, out, kind, delay)
         settle(out)
         found = where(out)
@@ -159,6 +158,13 @@ def interruptions(folder: Path, name: str, count: int, rng: random.Random) -> in
         shutil.rmtree(out, ignore_errors=True)
     print(f"{name}: {count} moments, {different} differ; {dict(spread)}", flush=True)
     return different
+
+
+def left_alone(folder: Path, name: str, called: str) -> float:
+    """Run it to its end; returns the seconds that it took."""
+    began = time.monotonic()
+    assert finish(command(name, folder / called), folder / f"{called}.txt")[0] == 0
+    return time.monotonic() - began
 
 
 def where(out: Path) -> str:
