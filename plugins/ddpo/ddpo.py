@@ -3,21 +3,22 @@
 The policy is the sampler's step p(x_{k+1} | x_k, c) = N(mean, std^2 I); the reward comes at the end
 of the chain.
 
-    score_function (DDPO-SF): grad J = E[ sum_k grad log p(x_{k+1} | x_k, c) * A ]
-    equation 3 importance     (DDPO-IS): loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ]
-    equation 4
+    score_function (DDPO-SF), equation 3:
+        grad J = E[ sum_k grad log p(x_{k+1} | x_k, c) * A ]
+    importance (DDPO-IS), equation 4:
+        loss = E[ max(-A rho_k, -A clip(rho_k, 1 - e, 1 + e)) ]
 
 with the clip of section 4.3 (PPO's) and the advantage A = (r - mean) / std over the rewards of the
 same prompt. DDPO-SF needs fresh samples for every update. Equation numbers and the form of DDPO-SF
-are from memory; DDPO-IS, the statistics and the defaults follow the authors' PyTorch code:
-log-probabilities averaged over dimensions, e = 1e-4, statistics over the last 16 or 32 rewards of a
-prompt once there are 16, A clipped to +-5, AdamW lr 3e-4, gradient norm 1, LoRA, 50 DDIM steps with
-eta 1, guidance 5 in sampling and training, 256 samples per batch; compressibility: 4 updates per
-batch.
+have not been checked against the paper; DDPO-IS, the statistics and the defaults follow the
+authors' PyTorch code: log-probabilities averaged over dimensions, e = 1e-4, statistics over the
+last 16 or 32 rewards of a prompt once there are 16, A clipped to +-5, AdamW lr 3e-4, gradient norm
+1, LoRA, 50 DDIM steps with eta 1, guidance 5 in sampling and training, 256 samples per batch;
+compressibility: 4 updates per batch.
 
-Cost per sample: T denoiser forwards to roll out, and a forward and a backward for each of K trained
-    steps and inner epoch. A batch that feeds one update with micro-batches of one sample takes T
-    forwards and K backwards in all.
+Cost per sample: T denoiser forwards to roll out, plus a forward and a backward for each of the K
+trained steps in each inner epoch. With one update per batch and micro-batches of one sample it is
+T forwards and K backwards in all.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class DDPO:
         group_by: batch column that names the prompt; None takes the statistics of the whole batch.
         buffer, min_count: rewards remembered per prompt, and how many there must be before they are
             used.
-        updates: optimizer steps per batch; it is cut into so many parts.
+        updates: optimizer steps per batch, which is cut into that many parts.
         inner_epochs: passes over each batch.
-        timestep_fraction: part of the steps, drawn at random for every update, that learns.
+        timestep_fraction: fraction of the steps that learn, drawn at random for every update.
     """
 
     needs = frozenset({"log_prob"})
@@ -63,12 +64,14 @@ class DDPO:
         timestep_fraction: float = 1.0,
     ) -> None:
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
+        # The estimator has no ratio to correct for a policy that has moved since the rollout.
         if form == "score_function" and updates * inner_epochs != 1:
             raise ComponentError(
-                "form score_function is for fresh samples: expected updates = inner_epochs = 1, "
+                "form score_function needs fresh samples: expected updates = inner_epochs = 1, "
                 f"got {updates} and {inner_epochs}. Use `form: importance` to learn from a batch "
                 "more than once."
             )
+        # With min_count above the buffer no prompt would ever use its own statistics.
         if clip <= 0 or advantage_clip <= 0 or not 1 <= min_count <= buffer:
             raise ComponentError(
                 "expected clip > 0, advantage_clip > 0 and 1 <= min_count <= buffer, got "
@@ -88,13 +91,15 @@ class DDPO:
         )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        # First, so that a misspelt column fails before any sample is drawn.
         keys = prompt_keys(batch, self.group_by, ctx.device)
         experience = roll_out(ctx, batch, self.schedule)
         rewards = ctx.score(experience.rollout, batch).rewards
         # Section 4.3, per prompt.
         advantage = prompt_advantages(ctx, rewards, keys, self.buffer, self.min_count)
+        # A prompt whose rewards hardly vary divides by a tiny deviation; the clamp bounds that.
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
-        # Equations 3 and 4.
+        # Equations 3 and 4. Samples to which no reward applies learn nothing, penalties included.
         yield from learn(
             ctx, experience, advantage, self.surrogate, self.schedule, ~rewards.isnan()
         )

@@ -37,5 +37,6 @@ class CPS(StochasticFlow):
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:
         after = self.sigmas[k + 1]
+        # g; at the last step s' = 0, so the step is deterministic and has no density.
         std = after * math.sin(self.noise_level * math.pi / 2)
         return (1 - after) * x0 + math.sqrt(max(after**2 - std**2, 0.0)) * epsilon, std

@@ -1,11 +1,11 @@
 """DanceGRPO (Xue et al. 2025, 2505.07818): GRPO on the sampler `dance_sde`.
 
 Defaults of the authors' code for FLUX: groups of 12 that start from the same noise, mean and
-unbiased standard deviation (+ 1e-8) of the own group, clip 1e-4, advantages clipped to +-5, a
-random 0.6 of the steps but the last trained, no KL, 16 steps with eta 0.3 and shift 3, lr 1e-5.
+unbiased standard deviation (+ 1e-8) of each group, clip 1e-4, advantages clipped to +-5, training
+on a random 0.6 of the steps without the last, no KL, 16 steps with eta 0.3 and shift 3, lr 1e-5.
 
-That code draws the trained steps for each sample apart, here one draw serves an update; it takes an
-optimizer step for every 4 of the 12 samples (`updates: 3`), here there is one per batch.
+That code draws the trained steps for each sample separately; here one draw serves an update. It
+takes an optimizer step for every 4 of the 12 samples (`updates: 3`); here there is one per batch.
 """
 
 from __future__ import annotations
@@ -45,4 +45,5 @@ def dance_grpo(
     )
 
 
+# Tags are read from what is registered, which here is a function.
 dance_grpo.needs = GRPO.needs  # type: ignore[attr-defined]

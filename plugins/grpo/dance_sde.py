@@ -1,7 +1,8 @@
 """The SDE of DanceGRPO (Xue et al. 2025, 2505.07818): constant diffusion g = eta.
 
-x' = x + (v - eta^2 / 2 * score) D + eta sqrt(-D) noise,   score = -(x - (1 - s) x0) / s^2 =
--epsilon / s
+    x' = x + (v - eta^2 / 2 * score) D + eta sqrt(-D) noise
+
+with score = -(x - (1 - s) x0) / s^2 = -epsilon / s.
 """
 
 from __future__ import annotations
@@ -34,5 +35,6 @@ class DanceSDE(StochasticFlow):
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:
         if k == self.steps - 1 and not self.noisy_end:
+            # Langevin would take the mean past the estimate, to x0 - eta^2 / 2 * epsilon.
             return x0, 0.0
         return self.langevin(k, state, x0, epsilon, self.noise_level)

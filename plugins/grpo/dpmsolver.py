@@ -4,12 +4,12 @@ sampler.
 With x = alpha x0 + sigma epsilon, lambda = log(alpha / sigma), h = lambda' - lambda and the x0
 estimates of this step and the one before,
 
-    D  = x0 + h / (2 h_before) (x0 - x0_before),     x' = sigma'/sigma x + (alpha' - alpha
-    sigma'/sigma) D
+    D  = x0 + h / (2 h_before) (x0 - x0_before)
+    x' = sigma'/sigma x + (alpha' - alpha sigma'/sigma) D
 
 where alpha' - alpha sigma'/sigma = -alpha' (e^-h - 1). The first step, and a step from or to an
-infinite lambda, is of first order. Variance-preserving models (betas) and flow-matching models
-(alpha = 1 - s, sigma = s) alike.
+infinite lambda, is of first order. It serves variance-preserving models (betas) and flow-matching
+models (alpha = 1 - s, sigma = s).
 
 The step before is part of the state, so this is not a `differentiable_sampler`; it suits evaluation
 and the algorithms that learn from finished samples. It draws no noise and has no log-probabilities.
@@ -61,9 +61,11 @@ class DPMSolver:
         if hasattr(model.scheduler, "alphas_cumprod"):
             schedule = VariancePreserving(model.scheduler, self.steps, self.spacing)
             self.kind = check_prediction_type(model.scheduler.config.prediction_type)
+            # Refuses noise prediction where a level has no signal to divide by.
             schedule.check_prediction(self.kind)
             self.timesteps: list[int] | list[float] = schedule.timesteps
             self.alphas, self.sigmas = (
+                # The schedule's alphas are alpha-bar, the squares of the alpha above.
                 [a**0.5 for a in schedule.alphas],
                 [(1 - a) ** 0.5 for a in schedule.alphas],
             )
@@ -78,7 +80,9 @@ class DPMSolver:
             cond=cond, noise=noise, plan=plan, decoder=model.decode, info={ESTIMATES: {}}
         )
         with torch.no_grad():
+            # Keyed by sample, so that any way of cutting the batch gives the same states.
             state = noise.draw("initial", model.sample_shape(cond))
+            # No x0 yet, which makes the first step one of first order.
             last = Transition(state=state, next=state)
             for k in range(plan.stop):
                 before = last.x0
@@ -88,6 +92,7 @@ class DPMSolver:
                 if k in plan.keep:
                     keep_step(rollout, k, last)
                     rollout.info[ESTIMATES][k] = before
+        # The chain stops before a step that the algorithm runs itself, with its graph.
         if plan.stop in plan.keep:
             rollout.states[plan.stop], rollout.info[ESTIMATES][plan.stop] = last.next, last.x0
         else:
@@ -98,6 +103,7 @@ class DPMSolver:
         state = rollout.states[k].detach()
         if input_gradient and torch.is_grad_enabled():
             state = state.requires_grad_(True)
+        # The estimate of the step before is a constant here: its share of the gradient is lost.
         return self.step(
             k, state, call_network(self, model, k, state, rollout.cond), rollout.info[ESTIMATES][k]
         )
@@ -110,6 +116,7 @@ class DPMSolver:
             x0, epsilon = state - sigma * output, state + (1 - sigma) * output
         else:
             x0, epsilon = to_x0_and_epsilon(self.kind, state, output, alpha, sigma)
+        # x0, epsilon, data and after have the shape of the state, (b, ...).
         slope = 0.0 if before is None else self.slope(k)
         data = x0 if before is None or slope == 0.0 else x0 + slope * (x0 - before)
         ratio = sigma_next / sigma
@@ -126,6 +133,7 @@ class DPMSolver:
         """h / (2 h_before); 0 where a lambda is infinite."""
         levels = [self.level(i) for i in (k - 1, k, k + 1)]
         if any(alpha == 0 or sigma == 0 for alpha, sigma in levels):
+            # A clean end (sigma 0) or pure noise (alpha 0) has no finite lambda.
             return 0.0
         first, here, after = (math.log(alpha / sigma) for alpha, sigma in levels)
         return (after - here) / (2 * (here - first))

@@ -9,8 +9,8 @@ at once.
 
 The KL weight beta there (0.04 for GenEval and OCR, 0.01 for PickScore) goes with mean((mean -
 mean_ref)^2) / (2 g^2). `{use: kl, form: gaussian}` divides by 2 g^2 |D|, the variance of a step of
-width D, which makes it the divergence of the densities. The same pull therefore has `weight: beta *
-|D|`, for 10 equal steps a tenth of beta.
+width D, which makes it the divergence of the densities. For the same strength set `weight: beta *
+|D|`; for 10 equal steps that is a tenth of beta.
 """
 
 from __future__ import annotations
@@ -47,4 +47,5 @@ def flow_grpo(
     )
 
 
+# Tags are read from what is registered, which here is a function.
 flow_grpo.needs = GRPO.needs  # type: ignore[attr-defined]

@@ -9,8 +9,8 @@ factor 1 / (2 std^2), so that its clip range is that of
 Defaults of the released code: window 3 within the first 5 of 10 steps, `cps` at 0.8, no guidance,
 clip 1e-5, no KL, the deviation of the whole batch (+ 1e-4), groups of 24 of 48 prompts, lr 3e-4.
 There the window is drawn for every call of the sampler, so that one group may mix windows; here a
-batch has one. The released text forks a group from one ODE prefix; its code no longer does, and
-neither does this.
+batch has one. The README of that code forks a group from one ODE prefix; the code no longer does,
+and neither does this one.
 
 Denoiser calls per sample: T forwards to roll out, a forward and a backward for each step of the
 window.
@@ -32,7 +32,7 @@ class FlowGRPOFast(MixGRPO):
 
     Args:
         window: number of steps that draw noise and learn.
-        reach: the window lies within the first so many steps.
+        reach: the window lies within the first `reach` steps.
         group_size, std, clip, advantage_clip, updates, inner_epochs: as in `grpo`.
     """
 
@@ -51,8 +51,10 @@ class FlowGRPOFast(MixGRPO):
     ) -> None:
         if window > reach:
             raise ComponentError(f"expected window <= reach, got {window} and {reach}")
+        # `reach` bounds the window, so no further steps need freezing.
         super().__init__(window, strategy="random", frozen_last=0)
         self.reach = reach
+        # In place of the ratio of densities, whose clip range would be another one.
         self.grpo = PlainDistanceGRPO(
             group_size, std, clip, advantage_clip, updates=updates, inner_epochs=inner_epochs
         )

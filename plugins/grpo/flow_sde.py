@@ -31,5 +31,6 @@ class FlowSDE(StochasticFlow):
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:
         s = self.sigmas[k]
+        # At s = 1 the denominator would be 0; sigmas[1] takes its place, as in the authors' code.
         g = self.noise_level * (s / (1 - (self.sigmas[1] if s == 1 else s))) ** 0.5
         return self.langevin(k, state, x0, epsilon, g)

@@ -5,7 +5,7 @@
 
 The family is one algorithm whose papers and released codes differ in their defaults and samplers;
 see `flow_grpo.py`, `dance_grpo.py` and `mix_grpo.py`. On its own it suits U-Nets with DDIM (eta >
-0) too. A group without variance says nothing: its samples are left out, penalties included, and
+0) too. A group without variance teaches nothing: its samples are left out, penalties included, and
 counted as `groups_without_variance`. The KL is the recipe's regularizer: `{use: kl, form:
 gaussian}` is the divergence of the transition densities, mean((mean - mean_ref)^2) / (2 std^2).
 
@@ -36,20 +36,20 @@ class GRPO:
 
     Args:
         group_size: G >= 2 samples per item of a batch.
-        std: divide by the standard deviation of all rewards of the batch (`global`) or of the own
-            group (`group`).
+        std: divide by the standard deviation of all rewards of the batch (`global`) or of the
+            sample's group (`group`).
         clip: e, the half-width of the clip range of the ratio.
         advantage_clip: advantages are clamped to [-advantage_clip, advantage_clip].
         aggregate: normalise the weighted sum of the rewards (`reward`), or each reward by itself
             and sum the weighted advantages (`advantage`); `gdpo` does that within groups, whatever
             `std` is, and normalises the sums over the batch again, so that no reward's scale and no
-            number of rewards decides the size of a step. A reward that is nearly constant within
-            its groups is blown up to the size of the others by both of the latter.
-        shared_noise: the samples of a group start from the same noise; they differ by the noise of
-            the steps alone.
+            number of rewards decides the size of a step. Both `advantage` and `gdpo` blow a reward
+            that is nearly constant within its groups up to the size of the others.
+        shared_noise: the samples of a group start from the same noise and differ only by the noise
+            of the steps.
         updates: optimizer steps per batch; each part has members of every group.
         inner_epochs: passes over each batch.
-        timestep_fraction: part of the steps, drawn at random for every update, that learns.
+        timestep_fraction: fraction of the steps that learn, drawn at random for every update.
         skip_last: steps at the end of the chain that never learn.
         unbiased: divide by n - 1 in the standard deviation instead of n.
         floor: added to the standard deviation, > 0.
@@ -88,6 +88,7 @@ class GRPO:
         self.normalise = partial(
             group_advantages,
             size=group_size,
+            # GDPO normalises within groups first; the batch's deviation comes in at the end.
             std="group" if aggregate == "gdpo" else std,
             epsilon=floor,
             unbiased=unbiased,
@@ -96,6 +97,7 @@ class GRPO:
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction, skip_last)
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        # Members of a group in a row, as `group_advantages` expects them.
         samples = batch.repeat(self.group_size)
         noise = GroupNoise.of(ctx.noise(samples), self.group_size) if self.shared_noise else None
         # A surrogate that compares whole steps needs the rollout's transitions, which one pass does
@@ -116,6 +118,7 @@ class GRPO:
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
         # A group in which all rewards are equal says nothing of what is better.
         kept = torch.stack([k for _, _, k in parts]).any(0) & scores.applies
+        # A sum of K unrelated rewards has a deviation near sqrt(K); whitening takes that out.
         if self.aggregate == "gdpo":
             advantage = whitened(ctx, advantage, kept, self.floor)
         return advantage.clamp(-self.advantage_clip, self.advantage_clip), kept
@@ -134,6 +137,7 @@ class GroupNoise(Noise):
         return own
 
     def select(self, rows: slice) -> GroupNoise:
+        # A micro-batch may begin inside a group, so each row carries the name of its group.
         part = GroupNoise(self.seed, self.ids[rows], self.epochs[rows], self.device, self.dtype)
         part.groups = self.groups[rows]
         return part

@@ -9,7 +9,7 @@ by the width |D| of the step, with which its gradient otherwise shrinks:
     loss = max(-A rho^, -A clip(rho^, 1 - c, 1 + c)) / |D|
 
 Defaults of the released code: c 2e-6 (4e-6 for PickScore; log rho^ has lost a factor 1 / s, so that
-1e-4 would never clip), advantages by the deviation of the own group (+ 1e-4), groups of 24, two
+1e-4 would never clip), advantages by the deviation of each group (+ 1e-4), groups of 24, two
 updates per batch, lr 1e-4, no KL, 10 steps of `flow_sde`, guidance 4.5. There b is one number for a
 whole batch, by a slip in its reduction; here every sample has its own. Another implementation
 (Flow-Factory) leaves out 1 / |D|: `weigh: false`.
@@ -34,6 +34,7 @@ class GRPOGuard(GRPO):
             skip_last: as in `grpo`.
     """
 
+    # A tag of the flow samplers alone: only their steps have a width |D| in noise levels.
     needs = GRPO.needs | {"sde_window"}
 
     def __init__(

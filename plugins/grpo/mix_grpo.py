@@ -5,7 +5,7 @@ Ratios and penalties are taken at the window's steps alone. The window moves by 
 batches and returns to the start when it has reached the end (`progressive`), or is drawn anew for
 every batch (`random`); the paper's decaying intervals are left out. Defaults of the authors' code
 for FLUX: 25 steps, window 4, eta 0.7 with Flow-GRPO's diffusion, groups of 12 that start from the
-same noise, unbiased standard deviation (+ 1e-8) of the own group, no KL, lr 1e-5, advantages
+same noise, unbiased standard deviation (+ 1e-8) of each group, no KL, lr 1e-5, advantages
 normalised per reward before they are summed. The window never reaches the last 2 steps
 (`frozen_last`).
 
@@ -13,8 +13,8 @@ At the end that code lets the window run into the frozen steps, so that it shrin
 (`shrink: true`), and then spends 25 batches on an empty one, which are left out here. It takes an
 optimizer step for every 3 of the 12 samples (`updates: 4`); here there is one per batch.
 
-Denoiser calls per sample: T forwards to roll out, a forward and a backward for each of the window's
-    steps.
+Denoiser calls per sample: T forwards to roll out, a forward and a backward for each step of the
+window.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ class MixGRPO:
         ctx.record("window_start", torch.full((len(batch),), float(window[0])))
         ctx.sampler.window = frozenset(window)
         try:
+            # Replays must see the rollout's window, so it stays until the last loss has been taken.
             yield from self.grpo.losses(ctx, batch)
         finally:
-            ctx.sampler.window = (
-                None  # evaluations draw noise at every step, before, during and after training
-            )
+            # Evaluations draw noise at every step, before, during and after training.
+            ctx.sampler.window = None
 
     def draw_window(self, ctx: Context) -> range:
         """The steps of this batch's window."""
@@ -107,8 +107,10 @@ class MixGRPO:
             )
         whole = end - self.window + 1  # the starts from which all of the window fits
         if self.strategy == "random":
+            # Seeded by run and step: every process draws the same window.
             start = ctx.rng.randrange(whole)
         else:
+            # Kept with the checkpoint, so that a resumed run finds the window where it was.
             batches = ctx.memory.get(KEY, 0)
             ctx.memory[KEY] = batches + 1
             start = int(batches // self.shift_every % (end if self.shrink else whole))

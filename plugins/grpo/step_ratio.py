@@ -1,4 +1,4 @@
-"""Surrogates that see a whole step, the rollout's and the policy's, and not their densities alone.
+"""Surrogates that see whole steps, the rollout's and the policy's, and not only their densities.
 
 Notation: mean_old and std of the step that was taken, x' its next state, A the advantage.
 """
@@ -31,6 +31,8 @@ class Guard:
         self, sampler: Any, k: int, new: Transition, old: Transition, advantage: Tensor
     ) -> Tensor:
         """`(b,)`."""
+        # log rho + b = mean((mean - mean_old) * noise) / s. Times s, every step clips alike. The
+        # gradient runs through b too: only the sum has this form.
         std, bias = spread(old), squared_distance(new, old) / (2 * spread(old) ** 2)
         assert new.log_prob is not None and old.log_prob is not None
         ratio = torch.exp(std * (new.log_prob - old.log_prob + bias))
@@ -48,9 +50,11 @@ class DivergenceMask:
         self, sampler: Any, k: int, new: Transition, old: Transition, advantage: Tensor
     ) -> Tensor:
         """`(b,)`."""
+        # Exact for Gaussians of equal deviation. It decides what is dropped and is no penalty.
         divergence = squared_distance(new, old).detach() / (2 * spread(old) ** 2)
         assert new.log_prob is not None and old.log_prob is not None
         ratio = torch.exp(new.log_prob - old.log_prob)
+        # A step that has diverged but whose gradient leads back is kept, as PPO's maximum keeps it.
         leaving = ((ratio > 1) & (advantage > 0)) | ((ratio < 1) & (advantage < 0))
         dropped = (divergence >= self.threshold) & leaving
         return torch.where(dropped, 0.0, -advantage * ratio)
@@ -70,6 +74,7 @@ class PlainDistance:
     ) -> Tensor:
         """`(b,)`."""
         assert new.log_prob is not None and old.log_prob is not None
+        # 2 std^2 (log p - log p_old): the constants of the density cancel, the distances remain.
         ratio = torch.exp(2 * spread(old) ** 2 * (new.log_prob - old.log_prob))
         return clipped(ratio, advantage, self.clip)
 
@@ -98,4 +103,5 @@ def step_width(sampler: Any, k: int) -> float:
             "grpo_guard divides by the width of a step in noise levels, and this sampler has none. "
             "Use `flow_sde`, or set `weigh` to false."
         )
+    # Levels fall along the chain, so this is |D|.
     return float(levels[k] - levels[k + 1])

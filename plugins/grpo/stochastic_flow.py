@@ -2,9 +2,11 @@
 which they are ODEs.
 
 Notation: s from 1 (noise) to 0 (data), x_s = (1 - s) x0 + s epsilon, v = epsilon - x0 the network's
-    output, D = s' - s < 0 the step. The score is -epsilon / s, so every SDE x' = x + (v - g^2 score
-    / 2) D + g sqrt(-D) noise keeps the marginals of the ODE x' = x + v D in the limit of small
-    steps.
+output, D = s' - s < 0 the step. The score is -epsilon / s, so every SDE
+
+    x' = x + (v - g^2 score / 2) D + g sqrt(-D) noise
+
+keeps the marginals of the ODE x' = x + v D in the limit of small steps.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class StochasticFlow:
     @staticmethod
     def tags(noise_level: float = 1.0, **_: Any) -> frozenset[str]:
         return (
+            # Without noise there is no density, and nothing for a window to switch off.
             frozenset({"stochastic", "log_prob", "sde_window"}) if noise_level > 0 else frozenset()
         )
 
@@ -70,8 +73,8 @@ class StochasticFlow:
         return gaussian_step(k, state, output, mean, std, euler.x0, euler.epsilon, noise, taken)
 
     def step(self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor) -> tuple[Tensor, float]:
-        """Mean and standard deviation of the next state,
-        given the network's view of the clean sample and the noise."""
+        """Mean and standard deviation of the next state, from the network's estimates of the clean
+        sample and the noise."""
         raise NotImplementedError
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
@@ -80,8 +83,8 @@ class StochasticFlow:
     def langevin(
         self, k: int, state: Tensor, x0: Tensor, epsilon: Tensor, g: float
     ) -> tuple[Tensor, float]:
-        """An Euler-Maruyama step of the SDE with diffusion g: x' = x + (v - g^2 score / 2)
-        D + g sqrt(-D) noise."""
+        """An Euler-Maruyama step of the SDE with diffusion g:
+        x' = x + (v - g^2 score / 2) D + g sqrt(-D) noise."""
         s, delta = self.sigmas[k], self.sigmas[k + 1] - self.sigmas[k]
         # grad log p_s(x) = -epsilon / s for x_s = (1 - s) x0 + s epsilon.
         score = -epsilon / s

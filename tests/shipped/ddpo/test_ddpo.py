@@ -225,7 +225,7 @@ def test_features_of_a_state():
     [
         (
             {"form": "score_function", "updates": 2},
-            "form score_function is for fresh samples: expected updates = inner_epochs = 1, got 2 and 1. Use `form: importance` to learn from a batch more than once.",
+            "form score_function needs fresh samples: expected updates = inner_epochs = 1, got 2 and 1. Use `form: importance` to learn from a batch more than once.",
         ),
         (
             {"min_count": 40},
