@@ -88,10 +88,10 @@ def run_recipe(
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
     folder = out or Path("runs") / file_name(ready.path.stem)
-    from rewardft.engine.processes import speaks
+    from rewardft.engine.processes import is_printing
     from rewardft.engine.train import train
 
-    is_main = speaks(os.environ)  # under a launcher every process comes here
+    is_main = is_printing(os.environ)  # under a launcher every process comes here
     try:
         summary = train(
             ready.recipe, ready.plugins, ready.resolved, folder, resume, allow_changed_plugins

@@ -30,7 +30,9 @@ def audit_first_step(
 
     Raises AuditError with every failure and what usually causes it.
     """
+    # A skipped reward is NaN everywhere, so "it applies nowhere" would only repeat that it failed.
     failures = failure_problems(facts) or nothing_applies_problems(facts)
+    # All problems at once: the next attempt may wait hours in a queue.
     of_rewards = reward_problems(facts)
     explained = bool(failures or of_rewards)
     problems = (
@@ -44,10 +46,12 @@ def audit_first_step(
         shown = "\n".join(f"  - {p}" for p in problems)
         raise AuditError(f"the start-up audit stopped the run; nothing was trained\n{shown}")
     report = {key: to_number(value) for key, value in facts.items() if key not in NOT_REPORTED}
+    # Stacked: two reads from the device in all, not one for each tensor.
     norms = torch.stack([p.grad.norm() for p in named.values() if p.grad is not None])
     report.update(
         trainable_tensors=len(named),
         trainable_parameters=sum(p.numel() for p in named.values()),
+        # The norm of the norms is the norm of all gradients as one vector.
         gradient_norm=float(norms.norm()),
         tensors_with_zero_gradient=int((norms == 0).sum()),
     )
@@ -70,7 +74,7 @@ def failure_problems(facts: Mapping[str, Any]) -> list[str]:
     """Rewards with `on_error: skip` that failed on every batch of the first step."""
     return [
         f"reward {name!r} failed on all of the first step: {counts['error']}. `on_error: skip` is "
-        "for batches that fail now and then; mend the reward or remove it."
+        "for batches that fail now and then; fix the reward or remove it."
         for name, counts in facts.get("skipped", {}).items()
         if counts["failed"] == counts["batches"]
     ]
@@ -99,6 +103,7 @@ def gradient_problems(
     """
     if not named:
         return ["nothing is trainable: the adapter matched no layer"]
+    # No gradient and a gradient of zero differ: only the first proves that the graph is cut.
     missing = [n for n, p in named.items() if p.grad is None]
     present = {n: p.grad for n, p in named.items() if p.grad is not None}
     infinite = [n for n, g in present.items() if not torch.isfinite(g).all()]
@@ -115,6 +120,7 @@ def gradient_problems(
             f"({shorten(infinite)}). Try `train.precision: fp32`, fewer trained steps or "
             "`input_gradient` stopped (drtune)."
         )
+    # All of them, not some: while a new LoRA's B is zero, so is the gradient of its A.
     zeros = bool(present) and all(not g.any() for g in present.values())
     if zeros and not (infinite or explained or may_be_flat):
         problems.append(
@@ -127,10 +133,12 @@ def gradient_problems(
 
 def pixel_problems(facts: Mapping[str, Any]) -> list[str]:
     """Decoded pictures outside [0, 1], or nearly all of them at its ends."""
+    # Decoded samples that are no pictures (poses, meshes) have no range to keep to.
     if "decoded_min" not in facts or not facts.get("pictures", True):
         return []
     low, high, clamped = (float(facts[f"decoded_{name}"]) for name in ("min", "max", "clamped"))
     problems = []
+    # The margin is for rounding in x / 2 + 0.5; a wrong mapping misses by far more.
     if low < -1e-4 or high > 1 + 1e-4:
         problems.append(
             f"decoded samples range over [{low:.3g}, {high:.3g}] instead of [0, 1]: `decode` must "

@@ -33,6 +33,7 @@ class Ema:
     def update(self, step: int) -> None:
         """After optimizer step number `step`, counted from 1."""
         if self.decay is not None:
+            # d_t of the formula above.
             blend(self.weights, self.adapter, min(self.decay, (1 + step) / (10 + step)))
 
     def applied(self) -> AbstractContextManager[None]:

@@ -16,7 +16,8 @@ from typing import Any
 from rewardft.engine.processes import gather_objects
 from rewardft.errors import CheckpointError, ComponentError, PeerError, exit_called, place_of_error
 
-# What a component cannot be at fault for: the disk is full or gone, or may not be written.
+# The disk's fault, not a component's: it is full, gone or not writable. ENOENT and ENOTDIR are of a
+# folder that was removed during the run, ESTALE of a network mount.
 DISK = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -29,8 +30,9 @@ DISK = {
     errno.ENOTDIR,
     errno.ESTALE,
 }
+# torch reports a lost connection as a plain RuntimeError; only its text tells.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|socket", re.IGNORECASE)
-PATIENCE = 5.0  # seconds in which a process that has failed writes down why
+PATIENCE = 5.0  # seconds that a failed process gets to write down why
 
 
 def rescue(error: BaseException, *attempts: Callable[[], object]) -> None:
@@ -40,6 +42,7 @@ def rescue(error: BaseException, *attempts: Callable[[], object]) -> None:
             attempt()
         except Exception as second:
             notes = "; ".join([repr(second), *getattr(second, "__notes__", [])])
+            # The first error is the cause; a second one raised in its place would hide it.
             error.add_note(f"while this error was reported, another came up: {notes}")
 
 
@@ -48,6 +51,7 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
 
     interrupted: whether a user has ended the run at once, which a KeyboardInterrupt then says.
     """
+    # Let through, `sys.exit(0)` in a component would end a broken run with the status of success.
     if isinstance(error, SystemExit):
         return ComponentError(exit_called(error))
     if isinstance(error, KeyboardInterrupt) and not interrupted:
@@ -58,7 +62,7 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
     if isinstance(error, OSError) and error.errno in DISK and is_inside(error.filename, folder):
         return CheckpointError(
             f"{error.filename}: could not be written ({error.strerror}). What was saved "
-            "before is untouched: make room or mend the folder's permissions, then --resume."
+            "before is untouched: make room or fix the folder's permissions, then --resume."
         )
     if isinstance(error, RuntimeError) and LOST.search(str(error)):
         cause = peers.cause(folder)
@@ -86,8 +90,11 @@ class Peer:
             return False
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
+            # The state follows the program's name in parentheses, which may itself hold some.
+            # A zombie still has its entry: the launcher has not reaped it yet.
             return stat.rpartition(")")[2].split()[0] in "ZX"
         except OSError:
+            # Asked for once a connection is lost, so without /proc "gone" is the better guess.
             return not Path("/proc").is_dir() or not Path(f"/proc/{self.pid}").exists()
 
 
@@ -98,12 +105,14 @@ class Peers:
     def __init__(self, accelerator: Any) -> None:
         own = Peer(accelerator.process_index, socket.gethostname(), os.getpid())
         self.others: Sequence[Peer] = [p for p in gather_objects(accelerator, own) if p != own]
+        # An error file from before this is of an earlier attempt in the same folder.
         self.since = time.time()
 
     def cause(self, folder: Path) -> str | None:
         """A sentence about the process that failed; None when none of them seems to have."""
         deadline = time.monotonic() + PATIENCE
         gone: list[Peer] = []
+        # The connection breaks a moment before the process that failed has written its file.
         while self.others and not gone and time.monotonic() < deadline:
             time.sleep(0.1)
             gone = [peer for peer in self.others if peer.is_gone]
@@ -133,5 +142,6 @@ def last_words(path: Path, since: float) -> str | None:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
+    # Frames of the traceback are indented; the first other line is the error.
     errors = [line for line in lines[1:] if line[:1].isalpha() and ": " in line]
     return errors[0] if errors else None

@@ -22,8 +22,8 @@ from rewardft.recipe.recipe import Recipe
 
 
 class HeldOut:
-    """Evaluates a session as its recipe says. Every process evaluates the same; the main one
-    writes.
+    """Evaluates a session as its recipe says. Every process computes the same evaluation; the main
+    one writes it.
 
     ema: the averaged weights, where they are what is evaluated.
     wanted: whether the recipe asks for any evaluation.
@@ -45,8 +45,8 @@ class HeldOut:
         self.alarms: list[Alarm] = []
 
     def begin(self, step: int) -> None:
-        """Evaluate the base model, and `step` where the run ended between its checkpoint and its
-        evaluation."""
+        """Evaluate the base model, and also `step` where the run ended after its checkpoint and
+        before its evaluation."""
         if not self.wanted:
             return
         self.baseline = self.evaluate(0) if step == 0 else self._base()
@@ -54,13 +54,15 @@ class HeldOut:
             self.evaluate(step)
 
     def evaluate(self, step: int) -> Evaluation | None:
-        """Evaluate, if the recipe asks for it; observers are told of what is not done already."""
+        """Evaluate, if the recipe asks for it; observers hear only of new evaluations."""
         if not self.wanted:
             return None
         stored = self._stored(step)
         result = self._make(step) if stored is None else stored
+        # Not stored: they depend on `min_diversity` and the baseline, which may change on resume.
         self.alarms = self._find_alarms(result)
         facts = {"metrics": result.means(), "rollout": result.rollout, "alarms": self.alarms}
+        # A stored one is in the metrics already; told again, it would be there twice.
         if stored is None:
             self.plugins.call("on_evaluation_end", run=self.run, step=step, **facts)
         return result
@@ -70,6 +72,7 @@ class HeldOut:
         if self.spec.on_alarm != "stop":
             return None
         reason = "; ".join(alarm.sentence for alarm in self.alarms)
+        # Values computed on two machines may differ in the last bit, and an alarm with them.
         return main_decides(self.accelerator, lambda: f"alarm: {reason}" if reason else None)
 
     def compare(self, after: Evaluation | None) -> list[Paired]:
@@ -88,9 +91,12 @@ class HeldOut:
         """The evaluation of `step` that is in the folder, if it was made with the recipe's settings
         and weights."""
         settings = self.session.evaluation_settings(self.spec.samples)
+        # One process reads: on a network file system the others may not see the file yet, and a
+        # process that evaluated alone would wait for them forever.
         data = main_decides(
             self.accelerator, lambda: read_evaluation(self.run.folder, step, settings)
         )
+        # At step 0 the average is a copy of the weights, so one evaluation serves both.
         if data is None or (step > 0 and data.get("weights", "raw") != self.spec.weights):
             return None
         return Evaluation.from_json(data)
@@ -149,4 +155,5 @@ def read_evaluation(out: Path, step: int, settings: Mapping[str, Any]) -> dict[s
         return None
     keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
     data = read_object(path, keys, "Delete it: it is made again.")
+    # Other samples or noise: differences would no longer be paired.
     return data if data.get("settings") == settings else None

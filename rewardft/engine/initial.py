@@ -32,12 +32,14 @@ def check_same_base(folder: Path, recipe: Recipe) -> None:
     beside = folder.parent / "recipe.yaml"
     if not beside.is_file():
         return
+    # Shapes may fit by chance in another model, and the weights would then mean nothing.
     before, now = load_recipe(beside).model, recipe.model
     if before.use != now.use:
         raise CheckpointError(
             f"{folder}: these weights were trained in the model {before.use!r} ({beside}), and "
             f"this recipe's is {now.use!r}."
         )
+    # Only a warning: another guidance or resolution is a legitimate reason to train on.
     old, new = before.as_options(), now.as_options()
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if changed:

@@ -37,6 +37,7 @@ class Signals:
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # With our handlers set a user's Ctrl-C is only noted, so this one was raised by code.
         self.is_forged = kind is KeyboardInterrupt and bool(self._before) and not self._is_second
 
     def _note(self, number: int, frame: Any) -> None:

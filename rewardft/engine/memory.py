@@ -47,4 +47,5 @@ def peak_memory(device: Any) -> int:
 
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, Linux in kibibytes.
     return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -30,7 +30,7 @@ class Meter:
     would carry it over its budget, so it ends less than one batch below it.
 
     Where batches differ by random choices (random truncation), the algorithm says what the next one
-    will take. Of any other, it is taken to be what the dearest one so far took.
+    will take. Otherwise the estimate is the most expensive batch so far.
     """
 
     def __init__(self, budget: str | None, processes: int = 1) -> None:
@@ -38,7 +38,7 @@ class Meter:
         self.processes, self.spent, self.batch = processes, 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The dearest batch so far, by the axis that it was measured on."""
+        """The most expensive batch so far, by the axis that it was measured on."""
         return {} if self.budget is None else {self.budget.axis: self.batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -72,9 +72,10 @@ class Meter:
         if self.budget is None:
             return
         now, counted = self._spent(cost, step, seconds), self.budget.axis != "seconds"
+        # Seconds are exempt: the first batch also pays for warm-up, and a clock is no exact budget.
         if counted and self.spent == 0 and now > self.budget.amount:
             raise ComponentError(
-                f"train.budget: {self.budget} do not pay for one batch, which took {now:,.10g}"
+                f"train.budget: {self.budget} are too few for one batch, which took {now:,.10g}"
             )
         if counted and now == 0:
             axis = self.budget.axis
@@ -88,7 +89,7 @@ class Meter:
         )
         if known is not None and self.budget.axis in known:
             self.batch = self.processes * known[self.budget.axis]
-        else:  # counts may vary, so the dearest batch is what must be affordable; times jitter
+        else:  # counts vary, so the largest must be affordable; times jitter, so the last is taken
             self.batch = max(self.batch, now - self.spent) if counted else now - self.spent
         self.spent = now
 

@@ -42,6 +42,7 @@ def learning_rate_factor(schedule: str, warmup: int, steps: int) -> Callable[[in
 
     def factor(step: int) -> float:
         if step < warmup:
+            # Not step / warmup: the first update would have rate 0 and be wasted.
             return (step + 1) / warmup
         # Past the last step the factor stays where it ended.
         done = min((step - warmup) / max(steps - warmup, 1), 1.0)

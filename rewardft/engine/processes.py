@@ -26,6 +26,7 @@ from rewardft.errors import CheckpointError, ComponentError
 from rewardft.storage.folder import hold
 
 T = TypeVar("T")
+# torchrun and accelerate, Open MPI, MPICH and Slurm's PMI, MVAPICH2.
 WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 LAUNCH = "torchrun --nproc_per_node 2 -m rewardft run RECIPE"
@@ -56,6 +57,7 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
 
 def check_launcher(environment: Mapping[str, str], processes: int) -> None:
     """Raises ComponentError when a launcher wanted another number of processes than the run has."""
+    # Processes that do not know of each other would all be "the main one" and overwrite each other.
     wanted = next((int(environment[n]) for n in WORLD_SIZES if environment.get(n)), None)
     # `accelerate launch` sets an address for several processes, and without a GPU starts only one.
     alone = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
@@ -71,7 +73,7 @@ def check_launcher(environment: Mapping[str, str], processes: int) -> None:
         )
 
 
-def speaks(environment: Mapping[str, str]) -> bool:
+def is_printing(environment: Mapping[str, str]) -> bool:
     """Whether this process is the one that prints; a rank counts only beside a world size."""
     return all(
         int(environment.get(size) or 1) <= 1 or int(environment.get(rank) or 0) == 0
@@ -84,6 +86,7 @@ def alone_in(accelerator: Any, out: Path, make: bool) -> Iterator[None]:
     """Hold a run folder for all processes of this run. Raises CheckpointError on each of them when
     another run has it."""
     handles: list[int | None] = []
+    # The main process alone: a lock taken by one would look to its peers like another run's.
     main_decides(accelerator, lambda: handles.append(hold(out, make)))
     try:
         yield
@@ -110,6 +113,7 @@ def average_gradients(
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if accumulated > 1:
+        # Losses are means over a batch: their sum becomes the mean over all samples.
         torch._foreach_mul_(gradients, 1.0 / accumulated)
     if accelerator.num_processes == 1:
         return
@@ -135,6 +139,7 @@ def copy_from_main(accelerator: Any, tensors: Sequence[Tensor]) -> None:
         return
     from accelerate.utils import broadcast
 
+    # Equal seeds give equal weights on equal machines only; from here on all are equal to the bit.
     flat = broadcast(torch.cat([t.detach().reshape(-1) for t in tensors]))
     with torch.no_grad():
         for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors])):
@@ -161,6 +166,7 @@ def mean_of(parts: Sequence[dict[str, list[float]]]) -> dict[str, float]:
     means = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         total, count = (sum(part[name][i] for part in parts if name in part) for i in (0, 1))
+        # Sums and counts are added first: a mean of the processes' means would weigh them alike.
         means[name] = total / count if count else math.nan
     return means
 
@@ -204,6 +210,7 @@ def main_decides(accelerator: Any, decide: Callable[[], T]) -> T:
 def raise_together(accelerator: Any, error: Exception | None) -> None:
     """Raise the first process's error on all of them; without it, the others would wait for that
     process forever."""
+    # By rank, so that all raise the same one.
     for raised in gather_objects(accelerator, error):
         if raised is not None:
             raise raised

@@ -33,17 +33,16 @@ class ProgressLine:
 
     def __init__(self, start: int, trained: float = 0.0, every_seconds: float = 10.0) -> None:
         self.console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
-        self.start = self.counted = (
-            start  # time left is judged by the steps after `counted`, which began at `began`
-        )
+        # Time left is judged by the steps after `counted`, which began at `began`.
+        self.start = self.counted = start
         self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()
-        self.latest = self.trained = (
-            trained  # training time at the newest step, and at the last evaluation
-        )
+        # Training time (s) at the newest step, and at the last evaluation.
+        self.latest = self.trained = trained
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
+            # Names of metrics may hold brackets, which rich would take for markup.
             TextColumn("{task.fields[text]}", markup=False),
         )
         self.bar = Progress(
@@ -65,6 +64,7 @@ class ProgressLine:
     def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         text, total = describe(metrics), self.total
         self.latest = metrics.get("train_seconds", 0.0)
+        # The bar is to end where the run will.
         if metrics.get("budget_spent"):  # what the budget will pay for, as far as one can tell
             total = max(step, min(total, round(step / metrics["budget_spent"])))
         self.bar.update(self.task, completed=step, total=total, text=text)
@@ -88,11 +88,9 @@ class ProgressLine:
         self, run: Run, step: int, metrics: Mapping[str, float], alarms: Sequence[Alarm]
     ) -> None:
         # An evaluation says nothing about the speed of steps.
-        self.counted, self.began = (
-            step,
-            time.monotonic(),
-        )
+        self.counted, self.began = step, time.monotonic()
         self.trained = self.latest
+        # A name is of a group where what follows its first slash is a name of its own.
         over_all = {
             name: value for name, value in metrics.items() if name.partition("/")[2] not in metrics
         }

@@ -11,7 +11,7 @@ from rewardft.storage.checkpoint import Part, save_checkpoint
 
 
 class Saver:
-    """Saves the state of the newest whole step, also when the run fails in the middle of the next.
+    """Saves the state of the newest completed step, also when the run fails during the next one.
 
     The weights, the optimizer, the schedule and the average change in an update alone, so they are
     read when they are saved. What changes in between (the position in the data, counters, the

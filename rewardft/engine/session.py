@@ -39,8 +39,7 @@ class Session:
     plugin_files: dict[str, str] = field(default_factory=dict)
 
     def evaluation_settings(self, samples: int) -> dict[str, Any]:
-        """What the values of an evaluation follow from, beside the weights; as JSON gives it
-        back."""
+        """Everything except the weights that determines an evaluation, as JSON gives it back."""
         flat = self.recipe.dump()
         spec = flat["evaluate"]
         settings = {
@@ -53,6 +52,7 @@ class Session:
             "metrics": spec["metrics"],
             "kl": spec["kl"],
             "sampler": spec["sampler"] or flat["sampler"],
+            # The base model's options change every sample, also where weights fit both.
             "model": flat["model"],
             "precision": flat["train"]["precision"],
             "plugins": self.plugin_files,
@@ -66,6 +66,7 @@ class Session:
         plan = getattr(self.algorithm, "calls", None)
         if plan is None:
             return None
+        # A generator of its own: asking must not use up the draws of the step itself.
         choices, reference = self.context.rng_of(step), bool(self.recipe.regularizers)
         forwards, backwards = plan(self.context.sampler.steps, choices, reference)
         samples = self.recipe.data.batch_size * self.recipe.train.accumulate
@@ -127,6 +128,7 @@ def build_session(
     )
     if keep_reference is None:
         compared = bool(recipe.regularizers) or recipe.evaluate.kl
+        # A frozen copy of all weights costs as much as the model, so only where something reads it.
         keep_reference = compared or getattr(algorithm, "needs_reference", False)
     # After the samplers are set up, and with a seed of its own, so that an adapter begins the same
     # whatever was built before.

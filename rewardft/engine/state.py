@@ -35,6 +35,7 @@ class RandomState:
         return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # Generators take their state from CPU memory; the checkpoint was loaded to the device.
         torch.set_rng_state(state["cpu"].cpu())
         if state["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])

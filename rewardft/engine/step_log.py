@@ -44,6 +44,7 @@ class StepLog:
 
         rollout: of the newest step.
         """
+        # One speed for all: without a read from the device a step has no time of its own.
         elapsed, samples = time.monotonic() - self.began, position - self.position
         speed = {"samples_per_second": samples / max(elapsed, 1e-9)}
         means = average_metrics(self.accelerator, [logged.sums for logged in self.pending])
@@ -53,6 +54,7 @@ class StepLog:
             metrics = {**mean, **speed, **logged.facts}
             asked = {"run": self.run, "step": logged.step, "metrics": metrics}
             self.plugins.call("on_step_end", **asked, rollout=rollout)
+            # No early exit: a stop asked for at one step must not hide later ones from observers.
             reasons.append(self.plugins.call("stop_run", **asked))
         self.began, self.position = time.monotonic(), position
         return main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
@@ -60,5 +62,6 @@ class StepLog:
     def rescue(self, position: int) -> None:
         """Tell of what is pending when the run has failed. With several processes there are no
         means any more."""
+        # Averaging is a collective, and the process that failed may be gone.
         if self.accelerator.num_processes == 1 and self.pending:
             self.flush(position, None)

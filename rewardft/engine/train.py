@@ -30,7 +30,7 @@ from rewardft.policy.batches import Stream
 from rewardft.policy.facts import RewardFacts
 from rewardft.recipe.recipe import Recipe
 from rewardft.storage.checkpoint import Part, read_state
-from rewardft.storage.folder import claim, resumptions, take_up
+from rewardft.storage.folder import claim, resumptions, rewind_folder
 from rewardft.storage.manifest import manifest
 from rewardft.storage.origin import Origin, check_same_origin, data_digests
 from rewardft.storage.recorder import Recorder, SampleDump, check_trackers
@@ -38,7 +38,7 @@ from rewardft.storage.resume import restore
 
 
 @dataclass(frozen=True)
-class Order:
+class Job:
     """What is to be run, where, and by which processes."""
 
     recipe: Recipe
@@ -58,49 +58,54 @@ def train(
     resume: bool = False,
     allow_changed_plugins: bool = False,
 ) -> RunSummary:
-    """Run a recipe. Raises RewardftError for anything that a user can mend, once what can be saved
-    is saved."""
+    """Run a recipe. Whatever can be saved is saved before an error is raised; RewardftError is for
+    what a user can fix."""
     out = Path(out)
+    # First, as it costs nothing: a missing tracker must not surface after the model has loaded.
     check_trackers(recipe.source, recipe.train.report_to)
     accelerator = start_accelerator(recipe.train.report_to, out)
-    order = Order(recipe, plugins, resolved, out, accelerator, resume, allow_changed_plugins)
+    job = Job(recipe, plugins, resolved, out, accelerator, resume, allow_changed_plugins)
     peers = Peers(accelerator)
+    # Held until the rescue is over too: a restarted run must not write into the same folder.
     with alone_in(accelerator, out, make=not resume):
         trainer = None
         try:
-            trainer = build_trainer(order, peers)
+            trainer = build_trainer(job, peers)
             return trainer.fit()
         except BaseException as error:
             # A second SIGTERM in the middle of the rescue would lose the checkpoint.
             with Signals():  # a launcher ends what is left of a run that has lost a process
+                # Without a trainer nothing was trained, so there is nothing to save.
                 cause = explain(error, out, peers, True) if trainer is None else trainer.fail(error)
             if cause is error:
                 raise
             raise cause from error
 
 
-def build_trainer(order: Order, peers: Peers) -> Trainer:
+def build_trainer(job: Job, peers: Peers) -> Trainer:
     """All parts of a run, as new or as a checkpoint has them, and its folder ready for it."""
-    recipe, out, accelerator = order.recipe, order.out, order.accelerator
-    checkpoint = main_decides(accelerator, lambda: claim(out, recipe, order.resume))
+    recipe, out, accelerator = job.recipe, job.out, job.accelerator
+    checkpoint = main_decides(accelerator, lambda: claim(out, recipe, job.resume))
     state = TrainState()
-    session = build_session_to_train(order, state, is_new=checkpoint is None)
+    session = build_session_to_train(job, state, is_new=checkpoint is None)
     if checkpoint is None:
+        # A resumed run has these weights in its checkpoint, trained further.
         load_initial(session.adapter, recipe)
-    run = make_run(order, session)
+    run = make_run(job, session)
     ema = Ema(session.adapter, recipe.train.ema)
     parameters = session.adapter.parameters
-    optimizer = build_optimizer(recipe, order.plugins, parameters)
+    optimizer = build_optimizer(recipe, job.plugins, parameters)
     schedule = build_schedule(recipe, optimizer)
-    stream = Stream(order.resolved.dataset.build(), recipe.seed)
+    stream = Stream(job.resolved.dataset.build(), recipe.seed)
     meter = Meter(recipe.train.budget, accelerator.num_processes)
-    named = order.resolved.dataset.all_options | {"adapter.init": recipe.adapter.init}
+    named = job.resolved.dataset.all_options | {"adapter.init": recipe.adapter.init}
     data = data_digests(named, recipe.base)
     origin = Origin(accelerator.num_processes, session.plugin_files, data)
+    # Two kinds of parts, see `Saver`: those that only an update changes, and the others.
     held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
     noted |= {"meter": meter, "random": RandomState()}
-    changed = put_back(order, session, origin, held | noted, checkpoint)
+    changed = restore_parts(job, session, origin, held | noted, checkpoint)
     # After the counters are put back, so that a budget goes on where it was.
     meter.start(session.context.cost, state.step, state.seconds)
     copy_from_main(accelerator, [*parameters, *ema.weights.values()])
@@ -109,11 +114,11 @@ def build_trainer(order: Order, peers: Peers) -> Trainer:
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
     # What was just loaded need not be saved again.
     saver.saved = state.step
-    observe(order, run, state, origin, changed)
+    observe(job, run, state, origin, changed)
     return Trainer(
         Parts(
             run=run,
-            plugins=order.plugins,
+            plugins=job.plugins,
             accelerator=accelerator,
             session=session,
             state=state,
@@ -121,38 +126,38 @@ def build_trainer(order: Order, peers: Peers) -> Trainer:
             ema=ema,
             updater=Updater(parameters, optimizer, schedule, ema, recipe.train.clip_norm),
             meter=meter,
-            held_out=HeldOut(session, run, order.plugins, accelerator, ema),
+            held_out=HeldOut(session, run, job.plugins, accelerator, ema),
             saver=saver,
-            log=StepLog(order.plugins, run, accelerator, stream.position),
+            log=StepLog(job.plugins, run, accelerator, stream.position),
             peers=peers,
         )
     )
 
 
-def build_session_to_train(order: Order, state: TrainState, is_new: bool) -> Session:
+def build_session_to_train(job: Job, state: TrainState, is_new: bool) -> Session:
     """The session, with what only training needs; a new run audits its first step."""
-    accelerator = order.accelerator
-    dump = SampleDump(order.out, state, accelerator.process_index, accelerator.num_processes)
+    accelerator = job.accelerator
+    dump = SampleDump(job.out, state, accelerator.process_index, accelerator.num_processes)
     training = Training(accelerator.gather, RewardFacts() if is_new else None, dump)
-    files = order.plugins.digests()
+    files = job.plugins.digests()
     return build_session(
-        order.recipe,
-        order.resolved,
+        job.recipe,
+        job.resolved,
         accelerator.device,
         plugin_files=files,
         training=training,
     )
 
 
-def make_run(order: Order, session: Session) -> Run:
+def make_run(job: Job, session: Session) -> Run:
     """The run as observers see it."""
-    recipe, is_main = order.recipe, order.accelerator.is_main_process
+    recipe, is_main = job.recipe, job.accelerator.is_main_process
     sampler = session.context.sampler
-    return Run(order.out, recipe, is_main, recipe.train.steps, session.model, sampler)
+    return Run(job.out, recipe, is_main, recipe.train.steps, session.model, sampler)
 
 
-def put_back(
-    order: Order,
+def restore_parts(
+    job: Job,
     session: Session,
     origin: Origin,
     parts: Mapping[str, Part],
@@ -163,25 +168,26 @@ def put_back(
     changed: list[str] = []
     if checkpoint is not None:
         facts = read_state(checkpoint)
-        changed = check_same_origin(facts, origin, order.allow_changed_plugins)
-        restore(checkpoint, session.adapter, parts, order.accelerator.device)
-    if order.resume and order.accelerator.is_main_process:
+        changed = check_same_origin(facts, origin, job.allow_changed_plugins)
+        restore(checkpoint, session.adapter, parts, job.accelerator.device)
+    if job.resume and job.accelerator.is_main_process:
         # After everything has been loaded: a checkpoint that does not fit must leave the folder as
         # it was.
-        take_up(order.out, order.recipe, checkpoint)
-    return changed if order.resume else None
+        rewind_folder(job.out, job.recipe, checkpoint)
+    return changed if job.resume else None
 
 
 def observe(
-    order: Order, run: Run, state: TrainState, origin: Origin, changed: list[str] | None
+    job: Job, run: Run, state: TrainState, origin: Origin, changed: list[str] | None
 ) -> None:
     """Register the engine's own observers, and write down what the run was made with."""
-    manager, accelerator = order.plugins.manager, order.accelerator
-    manager.register(Recorder(order.out, accelerator, run.is_main), name="recorder")
+    manager, accelerator = job.plugins.manager, job.accelerator
+    manager.register(Recorder(job.out, accelerator, run.is_main), name="recorder")
     if run.is_main:
         manager.register(ProgressLine(state.step, state.seconds), name="progress")
-        resumed = [] if changed is None else resumptions(order.out, state.step, changed)
-        facts = manifest(run, order.plugins, str(accelerator.device), origin)
-        write_text(order.out / "manifest.json", encode(facts | {"resumed": resumed}, indent=2))
-    if order.recipe.train.report_to:
-        accelerator.init_trackers("rewardft", config={"recipe": order.recipe.to_yaml()})
+        # From the manifest that is about to be replaced.
+        resumed = [] if changed is None else resumptions(job.out, state.step, changed)
+        facts = manifest(run, job.plugins, str(accelerator.device), origin)
+        write_text(job.out / "manifest.json", encode(facts | {"resumed": resumed}, indent=2))
+    if job.recipe.train.report_to:
+        accelerator.init_trackers("rewardft", config={"recipe": job.recipe.to_yaml()})

@@ -131,7 +131,7 @@ class Trainer:
     def _next_batch(self) -> Batch:
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         # Only dropout draws from the global generator; seeded by place, it survives a resume.
-        torch.manual_seed(keyed_seed(self.recipe.seed, self.stream.position, rank))  # dropout
+        torch.manual_seed(keyed_seed(self.recipe.seed, self.stream.position, rank))
         batch = self.stream.next_batch(self.recipe.data.batch_size, rank, count)
         return batch.to(self.accelerator.device)
 
@@ -268,8 +268,6 @@ class Trainer:
             with self.parts.ema.applied():
                 save_trained(adapter, folder / "adapter_ema", step)
 
-    # -- failure ---------------------------------------------------------------------------------
-
     def fail(self, error: BaseException) -> BaseException:
         """Save and tell what there is; returns what to raise: `error` or what it has led to."""
         cause = explain(error, self.run.folder, self.parts.peers, not self.signals.is_forged)
@@ -292,7 +290,7 @@ class Trainer:
             )
             return
         path = saver.save(self._tell_of_checkpoint)
-        cause.add_note(f"step {saver.saved} is saved in {path}; once that is mended, --resume")
+        cause.add_note(f"step {saver.saved} is saved in {path}; once that is fixed, --resume")
 
     def _tell_of_error(self, cause: BaseException) -> None:
         if isinstance(cause, AuditError) and self.run.is_main:

@@ -129,9 +129,9 @@ def what_is_there(out: Path) -> str:
     # Before the summary: an observer may have failed after that was written.
     if (out / "error.txt").exists():
         unsaved = latest_checkpoint(out) is None
-        code = ", and --allow-changed-plugins if it was a plugin that you mended"
+        code = ", and --allow-changed-plugins if you fixed a plugin"
         how = (
-            "Once that is mended, start over in it with --resume"
+            "Once that is fixed, start over in it with --resume"
             if unsaved
             else f"Continue it with --resume{code}"
         )
@@ -144,12 +144,11 @@ def what_is_there(out: Path) -> str:
     return "a run. Continue it with --resume"
 
 
-def take_up(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
-    """Make the folder that of a run which has just taken the step of `checkpoint`, now that it has
-    been loaded.
+def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
+    """Rewind the run folder to `checkpoint`, once that has been loaded.
 
-    What came later is dropped, for it will come again; so is what said how the run ended. Without a
-    checkpoint (None) nothing is left to go on from, and the user is told so.
+    What came later is dropped, for the run will make it again, and so is how the run ended. Without
+    a checkpoint (None) the run starts over, and the user is told so.
     """
     if checkpoint is None:
         LOG.warning("%s: no checkpoint was saved; starting from step 0", out)

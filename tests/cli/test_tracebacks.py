@@ -122,5 +122,5 @@ def test_a_run_that_failed_says_so_when_its_folder_is_used_again(recipe, tmp_pat
     assert main(words) == 2
     assert capsys.readouterr().err == (
         f"error: {out} already holds a run that failed before it saved a checkpoint; error.txt says why. Once that is "
-        f"mended, start over in it with --resume, or give another folder with --out.\n"
+        f"fixed, start over in it with --resume, or give another folder with --out.\n"
     )

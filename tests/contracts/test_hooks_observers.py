@@ -188,7 +188,7 @@ def test_hook_on_run_error_is_fenced(bench):
     assert error.value.args == ("two is too many",)
     first, saved, third, second = error.value.__notes__
     kept = bench.folder / "run" / "checkpoints" / "step-00000002"
-    assert saved == f"step 2 is saved in {kept}; once that is mended, --resume"
+    assert saved == f"step 2 is saved in {kept}; once that is fixed, --resume"
     assert third.startswith("at step 2; the whole traceback is in ") and third.endswith("error.txt")
     assert (
         first == f"raised by plugin 'bad' in hook 'on_step_end' ({path}:{line_of(path, 'raise')})"

@@ -80,7 +80,7 @@ def test_a_healthy_step_is_reported_in_numbers():
             parameters(a=[0.0, 0.0]),
             {"skipped": {"r": {"batches": 2, "failed": 2, "error": "ValueError: no face"}}},
             "reward 'r' failed on all of the first step: ValueError: no face. `on_error: skip` is for batches that fail "
-            "now and then; mend the reward or remove it.",
+            "now and then; fix the reward or remove it.",
         ),
         (
             GOOD,

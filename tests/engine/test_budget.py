@@ -179,7 +179,7 @@ def test_a_finished_run_takes_no_step_more_and_a_larger_budget_goes_on(recipe, t
 def test_a_budget_below_one_batch_is_an_error(recipe, tmp_path):
     with pytest.raises(ComponentError) as caught:
         run_recipe(recipe, tmp_path / "run", "train.budget=1-rewards")
-    assert str(caught.value) == "train.budget: 1 rewards do not pay for one batch, which took 2"
+    assert str(caught.value) == "train.budget: 1 rewards are too few for one batch, which took 2"
 
 
 def test_a_budget_that_nothing_is_spent_of_is_an_error(recipe, tmp_path):

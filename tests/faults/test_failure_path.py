@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rewardft.cli import main
-from rewardft.engine.processes import check_launcher, speaks
+from rewardft.engine.processes import check_launcher, is_printing
 from rewardft.errors import CheckpointError, ComponentError
 from rewardft.files.streams import Forgiving
 from rewardft.storage.checkpoint import latest_checkpoint, step_of
@@ -101,7 +101,7 @@ def test_any_failure_saves_tells_and_is_no_success(recipe, tmp_path, capsys, fai
     assert f"failing.py:{line}" in said or 'failing.py", line ' in said
     assert step_of(latest_checkpoint(out)) == 2 and not (out / "summary.json").exists()
     assert (
-        f"step 2 is saved in {out}/checkpoints/step-00000002; once that is mended, --resume" in said
+        f"step 2 is saved in {out}/checkpoints/step-00000002; once that is fixed, --resume" in said
     )
     assert [step["step"] for step in read_steps(out)] == [1, 2]
     assert (out / "error.txt").read_text().startswith("step 2\n")
@@ -247,8 +247,8 @@ def test_launchers_and_lone_runs():
         ComponentError, match="started one process alone, which it does where there is no GPU"
     ):
         check_launcher(launched, 1)
-    assert speaks({"RANK": "1"}) and speaks({"RANK": "0", "WORLD_SIZE": "2"})
-    assert not speaks({"RANK": "1", "WORLD_SIZE": "2"})
+    assert is_printing({"RANK": "1"}) and is_printing({"RANK": "0", "WORLD_SIZE": "2"})
+    assert not is_printing({"RANK": "1", "WORLD_SIZE": "2"})
 
 
 def test_a_lost_process_is_named_and_one_that_failed_quoted(tmp_path):

@@ -63,7 +63,7 @@ def test_a_reward_that_fails_on_the_whole_first_step_stops_the_run(run, beside):
     assert str(caught.value) == (
         "the start-up audit stopped the run; nothing was trained\n"
         "  - reward 'mine' failed on all of the first step: ValueError: no face. `on_error: skip` is for batches that "
-        "fail now and then; mend the reward or remove it."
+        "fail now and then; fix the reward or remove it."
     )
 
 
