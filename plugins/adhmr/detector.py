@@ -59,9 +59,8 @@ def detect(picture: NDArray[np.uint8], network: Network) -> Found:
     return Found(landmarks.astype(np.float32), seen.world * _FLIP, _direction(angle))
 
 
-_FLIP = np.array(
-    [1.0, -1.0, -1.0], dtype=np.float32
-)  # y down and z away, to y up and z towards the camera
+# Y down and z away, to y up and z towards the camera
+_FLIP = np.array([1.0, -1.0, -1.0], dtype=np.float32)
 
 
 def torso_lean(places: Floats) -> float:

@@ -106,9 +106,8 @@ def shortest_rotation(start: Tensor, end: Tensor) -> Tensor:
     cross = cross_matrix(torch.linalg.cross(start, end, dim=-1))
     cosine = (start * end).sum(-1)[..., None, None]
     identity = torch.eye(3, dtype=start.dtype, device=start.device)
-    return (
-        identity + cross + cross @ cross / (1 + cosine).clamp(min=1e-4)
-    )  # opposite vectors have no shortest one
+    # Opposite vectors have no shortest one
+    return identity + cross + cross @ cross / (1 + cosine).clamp(min=1e-4)
 
 
 def about_axis(axis: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from rewardft_plugins.adhmr.skeleton import JOINTS, TWISTS, Skeleton
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-METRES = (
-    0.4  # one unit of the variable: joints then have a standard deviation of about 1, as twists do
-)
+# One unit of the variable: joints then have a standard deviation of about 1, as twists do
+METRES = 0.4
 PLACES = 3 * (JOINTS - 1)  # the pelvis is the origin and has none
 SIZE = PLACES + 2 * TWISTS
 PARTS = {"joints": slice(0, PLACES), "twists": slice(PLACES, SIZE)}

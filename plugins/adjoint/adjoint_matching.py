@@ -136,9 +136,8 @@ def lean_adjoint(
     adjoint = terminal
     for k in reversed(range(chosen[0], ctx.sampler.steps)):
         if k == chosen[0]:
-            mean = ctx.reference(
-                rollout, k
-            ).mean  # nobody needs the adjoint before the first chosen step
+            # Nobody needs the adjoint before the first chosen step
+            mean = ctx.reference(rollout, k).mean
             assert mean is not None
             return found | {k: (mean, adjoint)}
         mean, before = base_step(ctx, rollout, k, adjoint)

@@ -107,8 +107,7 @@ def read(file: Path) -> Iterator[dict[str, str]]:
         if set(row) != keys:
             raise DataError(
                 f"{file}:{number}: expected the keys of the first line "
-                f"({', '.join(sorted(keys))}), got "
-                f"{', '.join(sorted(row))}"
+                f"({', '.join(sorted(keys))}), got {', '.join(sorted(row))}"
             )
         yield row | {"id": str(number)}
 

@@ -14,9 +14,8 @@ from rewardft_plugins.humans.render import HAIR, Appearance
 
 Floats = NDArray[np.float32]
 
-SHAPE_SPREAD = (
-    0.5  # standard deviations; with the limit below nearly every body stays inside the picture
-)
+# Standard deviations; with the limit below nearly every body stays inside the picture
+SHAPE_SPREAD = 0.5
 SHAPE_LIMIT = 1.0
 _LIGHT_SKIN, _DARK_SKIN = np.array([0.96, 0.80, 0.69]), np.array([0.36, 0.22, 0.15])
 

@@ -40,9 +40,8 @@ files."""
 
 
 LARGEST = 2**29  # bytes of all arrays that are read from one file: months of motion
-_LONGEST_HEADER = (
-    10_000  # bytes, numpy's own limit; numpy reads a header before it looks at its length
-)
+# Bytes, numpy's own limit; numpy reads a header before it looks at its length
+_LONGEST_HEADER = 10_000
 
 
 def fault(error: Exception) -> str:

@@ -189,8 +189,7 @@ class BlockChain:
                 del owner.step
         raise ComponentError(
             f"{type(self.pipe).__name__}: the denoising loop ended without a call of "
-            "`scheduler.step`; "
-            f"this family cannot be driven by rewardft's samplers."
+            "`scheduler.step`; this family cannot be driven by rewardft's samplers."
         )
 
     def decode(self, x: Tensor, prepared: Prepared) -> Tensor:

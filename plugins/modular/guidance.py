@@ -100,14 +100,12 @@ class Guidance:
         if scale not in (None, 1.0) and not self.exists:
             raise ComponentError(
                 f"{type(self._chain.pipe).__name__} has no guidance: its network was distilled "
-                "without, "
-                f"so `guidance: {scale:g}` would do nothing. Leave it out."
+                f"without, so `guidance: {scale:g}` would do nothing. Leave it out."
             )
         if gradient == "outside" and not self.guiders:
             raise ComponentError(
                 f"{type(self._chain.pipe).__name__} has no guider, so every pass is the "
-                "conditional "
-                f"one; leave `guidance_gradient` out."
+                "conditional one; leave `guidance_gradient` out."
             )
 
 
@@ -152,8 +150,7 @@ def refuse_memory(guider: BaseGuidance) -> None:
     for key, value in momentum.items():
         raise ComponentError(
             f"{type(guider).__name__} has {key}={value}: what it remembers of earlier steps is "
-            "lost "
-            f"when a step is replayed alone. Set it to null."
+            "lost when a step is replayed alone. Set it to null."
         )
 
 

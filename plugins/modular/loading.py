@@ -75,10 +75,9 @@ def open_pipeline(source: Source) -> Any:
     ) as error:  # whatever diffusers or the hub raise says where, and here is what to do
         raise ComponentError(
             f"{source.place}: no modular pipeline could be made of it ({type(error).__name__}: "
-            f"{error}). "
-            f"Check the folder or hub id; where the family has blocks in diffusers "
+            f"{error}). Check the folder or hub id; where the family has blocks in diffusers "
             f"{diffusers.__version__} that its index does not name, give `blocks`, such as "
-            f"`blocks: WanBlocks`."
+            "`blocks: WanBlocks`."
         ) from error
 
 
@@ -92,8 +91,7 @@ def check_folder(folder: Path, source: Source) -> None:
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise ComponentError(
             f"{folder}: expected {' or '.join(INDEXES)} of a pipeline, and the folder has: "
-            f"{found}. "
-            f"Give a folder as `save_pretrained` of a pipeline writes it."
+            f"{found}. Give a folder as `save_pretrained` of a pipeline writes it."
         )
 
 
@@ -194,9 +192,8 @@ def checked(network: nn.Module, info: Mapping[str, Any], where: str) -> nn.Modul
     lacking = sorted(info["missing_keys"]) + [str(entry[0]) for entry in info["mismatched_keys"]]
     if lacking:
         raise ComponentError(
-            f"{where}: the weights do not fill the {type(network).__name__} that its "
-            "configuration describes: "
-            f"{len(lacking)} tensors are missing or misshapen, the first is {lacking[0]!r}. Fetch "
-            "them again."
+            f"{where}: the weights do not fill the {type(network).__name__} that its configuration "
+            f"describes: {len(lacking)} tensors are missing or misshapen, the first is "
+            f"{lacking[0]!r}. Fetch them again."
         )
     return network.eval().requires_grad_(False)

@@ -138,10 +138,9 @@ class Modular:
             if column not in batch:
                 raise ComponentError(
                     f"{type(self.pipe).__name__} with the workflow {self.settings.workflow!r} "
-                    "needs a column "
-                    f"`{column}`, and the data set gives: {', '.join(batch.columns)}. The data "
-                    "set `prompts` "
-                    f"has texts, `edits` has pictures with instructions."
+                    f"needs a column `{column}`, and the data set gives: "
+                    f"{', '.join(batch.columns)}. The data set `prompts` has texts, `edits` has "
+                    "pictures with instructions."
                 )
         images = batch["image"] if takes_image else [None] * len(batch)
         return [self.condition(prompt, image) for prompt, image in zip(batch["prompt"], images)]
@@ -168,10 +167,8 @@ class Modular:
         if "strength" in self.chain.input_names or bool((first == second).any()):
             raise ComponentError(
                 f"the workflow {self.settings.workflow!r} of {type(self.pipe).__name__} starts "
-                "from a picture "
-                "that is noised or kept in part, and samplers start from noise. Take a workflow "
-                "that is "
-                f"conditioned on the picture, such as image_conditioned."
+                "from a picture that is noised or kept in part, and samplers start from noise. "
+                "Take a workflow that is conditioned on the picture, such as image_conditioned."
             )
 
     def denoise(self, x: Tensor, t: Tensor, cond: Sequence[Condition]) -> Tensor:

@@ -43,9 +43,8 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
         return
     if recipe.regularizers:
         yield (
-            f"algorithm {name!r} learns from noised samples and visits no step of the "
-            "sampler, so the regularizers would never be applied. Leave `regularizers` out; "
-            f"{PULLS[name]}"
+            f"algorithm {name!r} learns from noised samples and visits no step of the sampler, so "
+            f"the regularizers would never be applied. Leave `regularizers` out; {PULLS[name]}"
         )
     if not recipe.rewards:
         yield (

@@ -134,9 +134,8 @@ class Remote:
             message = f"{self.where(batch)}: no answer in {tries}; the last: {error}"
             if self.on_failure == "stop":
                 raise RewardError(
-                    f"{message}\n"
-                    "Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on "
-                    "without it."
+                    f"{message}\nIs the server running (`rewardft rewards serve`)? `on_failure: "
+                    "nan` goes on without it."
                 ) from error
             LOG.warning("%s; going on with NaN", message)
             rewards = torch.full((len(batch),), float("nan"))

@@ -168,9 +168,8 @@ class ClipDirection(nn.Module):
         pixels = pixels_of(rollout, "clip_direction")
         if self.image not in batch:
             raise RewardError(
-                f"clip_direction compares with the pictures in batch[{self.image!r}], and the "
-                "data set gives: "
-                f"{', '.join(batch.columns)}"
+                f"clip_direction compares with the pictures in batch[{self.image!r}], and the data "
+                f"set gives: {', '.join(batch.columns)}"
             )
         with torch.no_grad():
             start = self.clip.images(batch[self.image].to(pixels))

@@ -108,9 +108,8 @@ class Deadline:
 
     def __init__(self, connection: http.client.HTTPConnection, seconds: float) -> None:
         self.connection, self.passed = connection, False
-        self.socket: socket.socket | None = (
-            None  # kept here: the connection forgets it when it reads the last answer
-        )
+        # Kept here: the connection forgets it when it reads the last answer
+        self.socket: socket.socket | None = None
         self.timer = threading.Timer(seconds, self.hang_up)
         self.timer.daemon = True
         self.timer.start()

@@ -86,9 +86,8 @@ class LatentModel:
         )
         self.encoders = self.load_encoders()
         self.cache = PromptCache(self.cache_mb * 2**20)
-        self.nothing: Condition | None = (
-            None  # the unconditional embedding on the device, once it is asked for
-        )
+        # The unconditional embedding on the device, once it is asked for
+        self.nothing: Condition | None = None
         self.latent_size = self.size_of_latents()
         self.scheduler = self.load_scheduler()
 

@@ -39,9 +39,8 @@ def check_samples(rollout: Rollout, batch: Batch) -> None:
     since = f", from the state that enters step {steps[0]} on" if steps else ""
     raise NonFiniteError(
         "the denoiser and the sampler made NaN or infinite samples: "
-        f"{ids_at(batch, ~rows)}{since}. Try train.precision fp32 or a model in float32; "
-        "if the run had gone well until here, the weights have grown too far: lower the learning "
-        "rate."
+        f"{ids_at(batch, ~rows)}{since}. Try train.precision fp32 or a model in float32; if the "
+        "run had gone well until here, the weights have grown too far: lower the learning rate."
     )
 
 

@@ -60,8 +60,7 @@ def check_same_recipe(path: Path, recipe: Recipe) -> None:
         )
         raise CheckpointError(
             f"{path.parent}: this run was started with other settings, so resuming would not "
-            f"continue it\n{lines}\n"
-            "Restore them, or start a new run with another --out."
+            f"continue it\n{lines}\nRestore them, or start a new run with another --out."
         )
 
 

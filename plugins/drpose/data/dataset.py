@@ -144,9 +144,8 @@ class _Split:
         return item | {singular(name): self._tensor(name, index) for name in self._arrays}
 
     def _tensor(self, name: str, index: int) -> Tensor:
-        row = torch.from_numpy(
-            np.array(self._arrays[name][index])
-        )  # a copy: the mapped file is read-only
+        # A copy: the mapped file is read-only
+        row = torch.from_numpy(np.array(self._arrays[name][index]))
         return row.float().div_(255.0) if name in PICTURES else row
 
     def _check_finite(self) -> None:

@@ -96,18 +96,16 @@ class Block(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         count, width, height, across = x.shape
-        rows = x.unflatten(0, (-1, len(GROUPS))).permute(
-            0, 3, 1, 4, 2
-        )  # (b, height, map, across, width)
+        # (b, height, map, across, width)
+        rows = x.unflatten(0, (-1, len(GROUPS))).permute(0, 3, 1, 4, 2)
         tokens = rows.reshape(-1, len(GROUPS) * across, width)
         q, k, v = (
             self.to_qkv(self.norm3(tokens))
             .unflatten(-1, (3, self.heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # its backward in bfloat16 is slow on a CPU
+        # Its backward in bfloat16 is slow on a CPU
+        with torch.autocast(x.device.type, enabled=False):
             mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
         out = self.to_out(mixed.transpose(1, 2).flatten(2))
         return (

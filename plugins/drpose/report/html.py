@@ -72,9 +72,8 @@ def sample_html(shown: Sequence[Shown], row: int) -> str:
     first = shown[0]
     cells = [cell_html("base", first.truth, first.base, row)]
     for s in shown[1:]:
-        if not np.array_equal(
-            s.base.normals, first.base.normals
-        ):  # another sampler, or another base
+        # Another sampler, or another base
+        if not np.array_equal(s.base.normals, first.base.normals):
             cells.append(cell_html(f"base of {s.name}", s.truth, s.base, row))
     cells += [cell_html(s.name, s.truth, s.tuned, row) for s in shown]
     style = "display:flex;flex-wrap:wrap;gap:0.75rem;margin:0.5rem 0 1.5rem"

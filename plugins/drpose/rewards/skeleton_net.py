@@ -36,10 +36,8 @@ READINGS = {
     "joints": "one joint's place per map, the mean of its softmax",
     "silhouettes": "the body's silhouette",
 }
-FORKED = (
-    "up1.",
-    "leave.",
-)  # the last level: what a fork does not share with the network that it comes from
+# The last level: what a fork does not share with the network that it comes from
+FORKED = ("up1.", "leave.")
 
 
 class ResidualBlock(nn.Module):
@@ -102,9 +100,8 @@ class SkeletonNet(nn.Module):
         }
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = torch.cat(
-            latents.chunk(2, dim=1), dim=2
-        )  # (b, 6, 2 c, h, w): normal and colour of each view
+        # (b, 6, 2 c, h, w): normal and colour of each view
+        x = torch.cat(latents.chunk(2, dim=1), dim=2)
         fine = self.fine(
             (self.enter(x.flatten(0, 1)).unflatten(0, x.shape[:2]) + self.view).flatten(0, 1)
         )

@@ -24,9 +24,8 @@ JOINT_NOISE = 0.1
 evenly below it.
 """
 
-MOST_WEIGHT = (
-    5.0  # v-loss weight min(SNR + 1, 5) / (SNR + 1): little for what is nearly clean (2303.09556)
-)
+# V-loss weight min(SNR + 1, 5) / (SNR + 1): little for what is nearly clean (2303.09556)
+MOST_WEIGHT = 5.0
 NO_SKELETON, NO_PICTURE = 0.08, 0.03  # how often a condition is left out
 _SPREAD = (0.35, 0.35, 1.0)  # an estimator errs most in depth
 
