@@ -1,4 +1,4 @@
-"""Preferences: pairs of a better and a worse image, given, sampled or played against oneself.
+"""Preferences: pairs of a better and a worse image, given, sampled or from self-play.
 
 Algorithms: `diffusion_dpo` (given pairs), `online_dpo` (best and worst of a group of samples),
 `group_preference` (all samples of a group), `d3po` (every step of two sampled trajectories), `spin`
@@ -56,7 +56,7 @@ def register_datasets() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
-    """What would be ignored without a word, and rewards that are missing."""
+    """Regularizers that would silently be ignored, and missing rewards."""
     name = recipe.algorithm.use.casefold()
     if name in OFF_TRAJECTORY and recipe.regularizers:
         yield (
@@ -64,6 +64,7 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
             "the regularizers would never be applied. Leave `regularizers` out; `beta` is what "
             "keeps the policy near the reference."
         )
+    # With `source: data` the data set brings its own scores.
     online = recipe.algorithm.options.get("source", "policy") == "policy"
     ranks = name in ("online_dpo", "d3po") or (name == "group_preference" and online)
     if ranks and not recipe.rewards:

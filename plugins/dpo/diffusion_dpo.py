@@ -11,8 +11,8 @@ one draw per pair:
 w and l, winner and loser, share the timestep t AND the noise epsilon. T and omega(lambda_t) of the
 paper are folded into beta, whose size therefore depends on l being a mean (not a sum) over
 dimensions. The reference is the adapter switched off, so the loss is log 2 at initialisation.
-Defaults: beta 5000 in the released scripts for SD 1.5 and SDXL. From background knowledge, not from
-    that code: the paper gives 2000 for SD 1.5 and the equation's number.
+Defaults: beta 5000 in the released scripts for SD 1.5 and SDXL. Not checked against the paper: that
+it gives 2000 for SD 1.5, and the equation's number.
 
 For networks that predict v, flow or the sample, `space: epsilon` converts their error to that of
 the noise prediction (`noised.py` has the factors), so that the objective is the paper's whatever
@@ -22,8 +22,8 @@ models are usually trained.
 A sample of named parts (`noised.py`) has an l and a log-sigmoid for each part, summed with the
 parts' weights, as ADHMR has it for joints and twists (Shen et al. 2025, 2505.10250; its released
 code: beta 100, t and T - 1 - t in the two halves of a batch, which `antithetic` gives). `anchor`
-adds that many times the winner's own l, so that the policy may not lose the winner while it leaves
-the loser faster: the log-sigmoid sees their difference alone.
+adds that many times the winner's own l. The log-sigmoid sees only the difference of the two, and
+would be content if the policy unlearned the winner as long as it unlearned the loser faster.
 
 Cost per pair: 2 samples forward and backward, 2 forward under the reference; one stacked call each.
 """
@@ -102,6 +102,7 @@ class DiffusionDPO:
         return Visits(self.space, self.parts, self.antithetic, self.t_range)
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        # For the whole batch: antithetic timesteps pair its halves, whatever the micro-batch.
         draw = timestep_draws(ctx, batch, "dpo", self.visits)
         parts = list(pair_slices(ctx, len(batch)))
         for rows in parts:
@@ -109,6 +110,8 @@ class DiffusionDPO:
             winner, loser = (
                 clean_samples(ctx, part, self.column, name) for name in ("winner", "loser")
             )
+            # Winner and loser share the timestep; with equal ids (`twice`) they share the noise
+            # too.
             pairs, places = interleave(winner, loser), draw[rows].repeat_interleave(2)
             at = add_noise(
                 ctx, twice(part), pairs, "dpo", self.visits, self.condition_dropout, places
@@ -135,9 +138,11 @@ def preference_loss(
     if reference is None:
         reference = reference_error(ctx, at)
     error = squared_error(ctx, at)
+    # inside (pairs, parts), weights (parts,).
     inside, weights = preference_logit(error, reference, beta), visits.weights(error)
     loss = -(logsigmoid(inside) * weights).sum(1)
     if anchor:
+        # Not relative to the reference: the winner must be denoised well, not merely better.
         winner = (error[0::2] * weights).sum(1)
         ctx.record("anchor", winner)
         loss = loss + anchor * winner
@@ -150,21 +155,23 @@ def preference_logit(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
     """`inside` `(pairs, parts)` from squared errors `(2 pairs, parts)` in the order winner, loser,
     winner, loser, ..."""
     winner, loser = (policy - reference).unflatten(0, (-1, 2)).unbind(1)
+    # The half is the released code's, and beta's default goes with it.
     return -0.5 * beta * (winner - loser)
 
 
 def record_preference(ctx: Context, inside: Tensor, loss: Tensor) -> None:
-    """Implicit accuracy: how often the policy prefers the winner more than the reference does; 1/2
-    where undecided."""
+    """Implicit accuracy: how often the policy prefers the winner more than the reference does; a
+    tie counts as 1/2."""
     ctx.record("loss", loss)
     ctx.record("implicit_accuracy", (torch.sign(inside) + 1) / 2)
     ctx.record("implicit_margin", inside)
 
 
 def record_changes(ctx: Context, change: Tensor) -> None:
-    """How much larger than the reference's the policy's errors are, of winners and of losers.
+    """How much the policy's errors exceed the reference's, for winners and for losers.
 
-    Both above 0: the policy loses both, the loser faster, which the log-sigmoid takes for success.
+    Both above 0: the policy unlearns both, the loser faster, which the log-sigmoid counts as
+    success.
     """
     ctx.record("winner_error_change", change[0::2])
     ctx.record("loser_error_change", change[1::2])
@@ -172,11 +179,13 @@ def record_changes(ctx: Context, change: Tensor) -> None:
 
 def check_beta(beta: float) -> None:
     """Raises ComponentError unless beta > 0."""
+    # Not `beta <= 0`: a NaN must be refused as well.
     if not beta > 0:
         raise ComponentError(f"beta must be above 0, got {beta}")
 
 
 def check_anchor(anchor: float) -> None:
     """Raises ComponentError unless anchor >= 0."""
+    # Likewise for a NaN.
     if not anchor >= 0:
         raise ComponentError(f"anchor must not be negative, got {anchor}")

@@ -6,18 +6,17 @@ advantages.
     loss   = -log sigmoid(inside)
 
 with l the squared error of the noise prediction as in `diffusion_dpo.py`. All samples of a group
-share timestep and noise. Where a pair says which sample is better, advantages also say by how much;
-a group of two has the advantages 1 and -1, and the loss is then that of Diffusion-DPO. The paper: G
-= 20, groups drawn once from the base model and scored by a vision-language model.
+share timestep and noise. A pair says which sample is better, advantages also by how much; a group
+of two has the advantages 1 and -1, and the loss is then that of Diffusion-DPO. The paper: G = 20,
+groups drawn once from the base model and scored by a vision-language model.
 
 From reading notes, not from the paper's code: the bracket, beta * T * lambda_t * sum_i A_i (l_i -
-l_i of the reference).
-Ours: T * lambda_t folded into beta as everywhere in this plugin, the division by G, the log-sigmoid
-    around the bracket.
+l_i of the reference). Ours: T * lambda_t folded into beta as everywhere in this plugin, the
+division by G, the log-sigmoid around the bracket.
 
 `anchor` adds the denoising loss of the samples with a positive advantage, weighted by it. A group
-whose rewards are all
-equal has no preference: it counts as a loss of 0, and `ties` logs the fraction.
+whose rewards are all equal has no preference: it counts as a loss of 0, and `ties` logs the
+fraction.
 
 Cost per group and optimizer step, T sampling steps: G * T forwards (none with `source: data`), then
 G forward and backward and G under the reference.
@@ -54,7 +53,7 @@ from rewardft.types import Batch, Loss, Plan
 
 @dataclass(frozen=True)
 class GroupPreference:
-    """Learn from groups of samples and how good each of them is.
+    """Learn from groups of samples and the score of each.
 
     Args:
         group: samples per group, G >= 2; with `source: data` as many as the data set has.
@@ -99,6 +98,7 @@ class GroupPreference:
         samples, rewards = self.scored(ctx, batch)
         advantage, decided = group_advantages(rewards)
         ctx.record("ties", (~decided).float())
+        # One draw per group: its samples are compared at one timestep and under one noise.
         draw = timestep_draws(ctx, batch, "group", self.visits)
         size = samples.shape[1]
         parts = list(pair_slices(ctx, len(batch), size))
@@ -115,6 +115,7 @@ class GroupPreference:
         """Groups of samples `(b, G, ...)` in the model's space and their rewards `(b, G)`."""
         if self.source == "data":
             return batch["samples"].to(ctx.dtype), batch["scores"]
+        # Each copy has an id of its own, so the samples of a group start from different noise.
         copies = batch.repeat(self.group)
         rollout = ctx.rollout(copies, Plan(stop=ctx.sampler.steps))
         rewards = comparable_rewards(ctx.score(rollout, copies), self.group)
@@ -126,16 +127,20 @@ class GroupPreference:
         error = squared_error(ctx, at)
         size = advantage.shape[1]
         gain = (error - reference).unflatten(0, (-1, size))  # (groups, G, parts)
+        # Summed over the group first: an advantage weighs against those of its own group alone.
         inside = -self.beta / size * (advantage[..., None] * gain).sum(1)
         weights = self.visits.weights(error)
         loss = -(logsigmoid(inside) * weights).sum(1)
         if self.anchor:
+            # Shares of the better samples, summing to 1, so that the anchor does not grow with the
+            # group.
             above = advantage.clamp(min=0)
             share = above / above.sum(1, keepdim=True).clamp(min=1e-12)
             loss = loss + self.anchor * (
                 (error * weights).sum(1).unflatten(0, (-1, size)) * share
             ).sum(1)
-        loss = loss * advantage.any(1)  # groups without a preference
+        # Without a preference inside is 0: a loss of log 2 and an anchor of 0, which count as 0.
+        loss = loss * advantage.any(1)
         record_preference(ctx, inside, loss)
         return loss
 
@@ -148,11 +153,13 @@ def group_advantages(rewards: Tensor) -> tuple[Tensor, Tensor]:
     """
     known = ~rewards.isnan()
     count = known.sum(1, keepdim=True).clamp(min=1)
+    # Replaced before any arithmetic: a NaN times 0 is still NaN.
     filled = torch.where(known, rewards, torch.zeros_like(rewards))
     centred = torch.where(
         known, filled - filled.sum(1, keepdim=True) / count, torch.zeros_like(filled)
     )
     std = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    # By comparison: the deviation of equal numbers may differ from 0 by a rounding.
     spread = torch.where(known, rewards, -torch.inf).amax(1) > torch.where(
         known, rewards, torch.inf
     ).amin(1)

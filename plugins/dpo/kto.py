@@ -1,5 +1,4 @@
-"""Diffusion-KTO (Li et al. 2024, 2404.04465): images that are wanted or unwanted, each judged on
-its own.
+"""Diffusion-KTO (Li et al. 2024, 2404.04465): wanted and unwanted images, each judged on its own.
 
 With l the squared error of the noise prediction, a mean over dimensions, as in Diffusion-DPO
 (`diffusion_dpo.py`), the loss is that of KTO (Ethayarajh et al. 2024, 2402.01306):
@@ -11,11 +10,11 @@ With l the squared error of the noise prediction, a mean over dimensions, as in 
 
 as in the released code with its defaults (`--halo sigmoid --bce_offset none`, beta_dpo 1000). There
 is no half before beta, which Diffusion-DPO's code has. That code draws wanted and unwanted images
-apart, 8 wanted ones to 2 unwanted ones in its example, and takes Q over a micro-batch of every
+separately, 8 wanted ones to 2 unwanted ones in its example, and takes Q over a micro-batch of every
 process; here each pair gives one of each, and Q is the mean over the batch.
 
-The winner of each given pair is wanted, its loser unwanted; they are judged apart, so each has a
-timestep and a noise of its own. At initialisation h = Q = 0 and the loss is w / 2. Q is the mean
+The winner of each given pair is wanted, its loser unwanted; each is judged on its own, with its own
+timestep and noise. At initialisation h = Q = 0 and the loss is w / 2. Q is the mean
 over all processes; with more than one micro-batch it takes an extra pass without autograd, so that
 it does not depend on how the batch is cut. With `accumulate`, each batch has its own Q.
 
@@ -24,7 +23,7 @@ weights, as in the released code of ADHMR (2505.10250), which adds 0.1 times the
 denoising loss (there a sum over the dimensions, here the mean): `anchor`.
 
 Cost per pair: 2 samples forward and backward, 2 under the reference (2 more forwards with several
-    micro-batches).
+micro-batches).
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class DiffusionKTO:
             for rows in slices
         ]
         references = [reference_error(ctx, at) for at in parts]
-        # The reference point is of the whole batch. Cut into parts, it costs a forward pass more.
+        # The reference point is the whole batch's, so a batch in parts needs a forward pass first.
         point = None if len(parts) == 1 else self.reference_point(ctx, parts, references)
         for i, (at, reference) in enumerate(zip(parts, references)):
             error = squared_error(ctx, at)
@@ -112,6 +111,7 @@ class DiffusionKTO:
             loss = (self.loss(h, q) * weights).sum(1)
             if self.anchor:
                 wanted = torch.zeros_like(loss)
+                # Only wanted samples: denoising unwanted ones well is not the goal.
                 wanted[0::2] = self.anchor * (error[0::2] * weights).sum(1)
                 loss = loss + wanted
             ctx.record("loss", loss)
@@ -125,7 +125,13 @@ class DiffusionKTO:
             clean_samples(ctx, batch, self.column, name) for name in ("winner", "loser")
         )
         return add_noise(
-            ctx, batch.repeat(2), interleave(winner, loser), "kto", self.visits, draw=draw
+            # `repeat` and not `twice`: different ids, hence different timesteps and noise.
+            ctx,
+            batch.repeat(2),
+            interleave(winner, loser),
+            "kto",
+            self.visits,
+            draw=draw,
         )
 
     def gain(self, policy: Tensor, reference: Tensor) -> Tensor:
@@ -149,6 +155,7 @@ class DiffusionKTO:
 
     def loss(self, h: Tensor, q: Tensor) -> Tensor:
         """`(2 pairs, parts)`; 1 - sigmoid(z) is sigmoid(-z)."""
+        # (pairs, parts) each.
         wanted, unwanted = h.unflatten(0, (-1, 2)).unbind(1)
         losses = [
             self.wanted * torch.sigmoid(q - wanted),

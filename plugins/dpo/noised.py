@@ -1,4 +1,4 @@
-"""Visits of the forward process: clean samples, noised to one timestep each, and how well a policy
+"""Visits to the forward process: clean samples, noised to one timestep each, and how well a policy
 denoises them.
 
 With x_t = alpha * x0 + sigma * epsilon and a network f, every prediction type has an error f(x_t) -
@@ -10,10 +10,10 @@ target that is a multiple of the error of its noise prediction at the same x_t:
     flow       x_t + (1 - sigma) * f          alpha = 1 - sigma
     sample     (x_t - alpha * f) / sigma      -alpha / sigma
 
-A sample may consist of named parts (joints and twists of a pose, say). The model then says where
-they are, by a mapping `parts` of names to slices of a sample's first dimension, and may weight
-their numbers by a method `part_weights(batch) -> {name: weights (b, n)}`, such as 0 for joints that
-nobody sees.
+A sample may consist of named parts, such as the joints and twists of a pose. The model then says
+where they are, by a mapping `parts` of names to slices of a sample's first dimension, and may
+weight their numbers by a method `part_weights(batch) -> {name: weights (b, n)}`, for example 0 for
+joints that are out of sight.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def add_noise(
     draw: where on the schedule each sample goes, `(b,)` in [0, 1), see `timestep_draws`; None:
         drawn here.
     """
+    # Keyed by id: the two samples of a pair under one id get the same noise.
     draws = ctx.noise(batch)
     draw = timestep_draws(ctx, batch, stream, visits) if draw is None else draw
     with torch.no_grad():
@@ -113,6 +114,7 @@ def add_noise(
             cond = ctx.policy.drop(cond, draws.uniform(f"{stream}/condition") < condition_dropout)
         epsilon = draws.draw(f"{stream}/noise", x0.shape[1:])
         t, alpha, sigma = forward_process(ctx.policy.scheduler, draw, x0)
+    # The factors of the table above. They are squared below, so the sign of `sample` drops out.
     kind = prediction_type(ctx)
     target = target_output(kind, x0, epsilon, alpha, sigma)
     scale = {"epsilon": torch.ones_like(alpha), "sample": alpha / sigma}.get(kind, alpha)
@@ -140,9 +142,12 @@ def timestep_draws(ctx: Context, batch: Batch, stream: str, visits: Visits) -> T
     if not visits.antithetic:
         return draw
     count = ctx.policy.scheduler.config.num_train_timesteps
-    fresh = len(batch) // 2 + 1  # as the released code of ADHMR cuts a batch
+    # As the released code of ADHMR cuts a batch; the surplus is cut off below.
+    fresh = len(batch) // 2 + 1
     t = (draw[:fresh] * count).long().clamp(max=count - 1)
+    # Mirrored within the range: its first timestep for its last.
     mirrored = int(low * count) + round(high * count) - 1 - t
+    # The middle of a timestep's interval, so that rounding down gives the timestep back.
     return (torch.cat([t, mirrored])[: len(batch)] + 0.5) / count
 
 
@@ -166,6 +171,7 @@ def find_parts(
     given: Mapping[str, Tensor] = (
         model.part_weights(batch) if hasattr(model, "part_weights") else {}
     )
+    # (1, 1) broadcasts over samples and numbers: all numbers of the part count alike.
     one = torch.ones(1, 1, device=x0.device, dtype=x0.dtype)
     return tuple((places[name], given.get(name, one).to(x0)) for name in parts)
 
@@ -182,6 +188,8 @@ def squared_error(ctx: Context, at: Noised) -> Tensor:
     Weights multiply the squared errors; the mean is over all numbers of the part, seen or not.
     Without guidance: what is compared with the noise is a prediction of it.
     """
+    # Adapter dropout where a gradient is taken, and nowhere else: errors that are only compared
+    # should be those of one policy.
     ctx.adapter.train_mode(torch.is_grad_enabled())
     try:
         with ctx.policy.unguided():
@@ -195,6 +203,7 @@ def squared_error(ctx: Context, at: Noised) -> Tensor:
         by_part = torch.stack(
             [(error[:, place].flatten(1) * seen).mean(1) for place, seen in at.parts], dim=1
         )
+    # (b, 1) * (b, parts).
     return at.weight[:, None] * by_part
 
 

@@ -81,11 +81,13 @@ class OnlineDPO:
             comparable_rewards(ctx.score(rollout, samples), self.group)
         )
         ctx.record("ties", (~decided).float())
+        # Row of the first sample of each group.
         groups = torch.arange(len(batch), device=winner.device) * self.group
         pairs = interleave(rollout.x0[groups + winner], rollout.x0[groups + loser])
         draws = [
             timestep_draws(ctx, batch, f"online_dpo{n}", self.visits) for n in range(self.timesteps)
         ]
+        # A timestep has a stream of its own, so each visits another noise as well.
         parts = [(rows, n) for rows in pair_slices(ctx, len(batch)) for n in range(self.timesteps)]
         for rows, n in parts:
             part = pairs[2 * rows.start : 2 * rows.stop]
@@ -103,9 +105,11 @@ def comparable_rewards(scores: Scores, group: int) -> Tensor:
     A reward that applies to nobody in a group is missing from all its totals alike; one that
     applies to some of them is not, and a total without it would rank as if that reward were 0.
     """
+    # (rewards, groups, group).
     missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
         1, (-1, group)
     )
+    # A reward that only some of the group have, or no reward at all.
     incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
     total = scores.total.unflatten(0, (-1, group))
     return torch.where(incomplete, torch.full_like(total, float("nan")), total)
@@ -114,6 +118,7 @@ def comparable_rewards(scores: Scores, group: int) -> Tensor:
 def choose_pairs(rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Column of the best and of the worst sample of each row `(groups,)`, and whether they differ
     `(groups,)` bool."""
+    # NaN can be neither best nor worst. A row of nothing else gives -inf > inf: no pair.
     low, high = (torch.where(rewards.isnan(), bound, rewards) for bound in (-torch.inf, torch.inf))
     best, worst = low.max(1), high.min(1)
     return best.indices, worst.indices, best.values > worst.values

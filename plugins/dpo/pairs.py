@@ -4,7 +4,7 @@
               NAME.txt beside the winner holds the prompt
     .jsonl    one object per line; an image is a path relative to the file, or {"base64": "..."}
     .parquet  one row per pair; an image is a path, encoded bytes, or a struct with `bytes` and
-    `path` (needs pyarrow)
+              `path` (needs pyarrow)
 
 Other fields of a line or row that are text or numbers become columns of the batch, such as `prompt`
 or `label`. What cannot be read is a DataError that names the file and the line: nothing is skipped,
@@ -59,6 +59,7 @@ class PreferencePairs:
         self.path, self.size, self.sides = Path(path), size, (winner, loser)
         self.root = self.path if self.path.is_dir() else self.path.parent
         records = ordered(read_records(self.path, winner, loser), self.path, self.sides, preference)
+        # Read and checked at once, pictures excepted: a bad line shows before training, not in it.
         self.records = check_ids([r for r in records if r is not None][:limit], self.path)
 
     def __len__(self) -> int:
@@ -73,6 +74,7 @@ class PreferencePairs:
         }
         rest = {
             k: v
+            # Lists and objects have no obvious way into a batch.
             for k, v in record.items()
             if k not in self.sides and isinstance(v, (str, int, float))
         }
@@ -123,6 +125,7 @@ def read_records(path: Path, winner: str, loser: str) -> Iterator[Record]:
 
 def read_folder(path: Path, winner: str, loser: str) -> Iterator[Record]:
     sides = {side: images_in(path / side) for side in (winner, loser)}
+    # By name and in both directions: a pair with one picture is no pair.
     alone = sorted(sides[winner].keys() ^ sides[loser].keys())
     if alone:
         raise DataError(
@@ -156,11 +159,13 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
+    # Not splitlines: it also cuts at U+2028 and others, which JSON strings may contain.
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
+        # Deep nesting exhausts the parser's recursion, which is an error of the file too.
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
         if not isinstance(record, dict):
@@ -168,6 +173,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
                 f"{path}, line {number}: expected an object with two images, got "
                 f"{type(record).__name__}"
             )
+        # The record's own id, where it has one, replaces the line's number.
         yield {"id": str(number), **record}
 
 
@@ -221,12 +227,10 @@ def check_ids(records: list[Record], path: Path) -> list[Record]:
     seen: set[str] = set()
     for record in records:
         record["id"] = str(record["id"])
+        # Two pairs under one id would be noised alike.
         if record["id"] in seen:
             raise DataError(f"{path}: two pairs have the id {record['id']!r}; ids must be unique")
         seen.add(record["id"])
     if not records:
         raise DataError(f"{path}: there are no pairs in it")
     return records
-
-
-# -- images ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ LARGEST_IMAGE = 2**28  # bytes of one file
 
 
 def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
-    """Decode to `(3, size, size)` in [0, 1]. Raises DataError for whatever is no complete image."""
+    """Decode to `(3, size, size)` in [0, 1]. Raises DataError for anything but a whole image."""
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
@@ -43,6 +43,7 @@ def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
     data = image_bytes(source, root, where)
     try:
         with warnings.catch_warnings():
+            # A few bytes may announce a picture that fills the memory; pillow only warns of it.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
@@ -57,6 +58,7 @@ def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
         ) from error
     except Image.DecompressionBombWarning as error:
         raise DataError(f"{where}: refused as too large ({error})") from error
+    # Copied, because pillow's array is read-only and torch tensors are not.
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1) / 255
 
 
@@ -88,6 +90,7 @@ def describe(source: Any) -> str:
 
 def decode_base64(text: str, where: str) -> bytes:
     try:
+        # Without `validate` foreign characters are skipped, and damage would pass as a picture.
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where}: not valid base64 ({error})") from error
@@ -96,6 +99,7 @@ def decode_base64(text: str, where: str) -> bytes:
 def read_inside(root: Path, name: str, where: str) -> bytes:
     """A file below `root`; absolute paths and those that leave the folder are refused."""
     try:
+        # Resolved before the comparison, so that neither `..` nor a link leads outside.
         path = (root / name).resolve()
         inside = path.is_relative_to(root.resolve())
         if inside:

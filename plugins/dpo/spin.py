@@ -1,4 +1,4 @@
-"""SPIN-Diffusion (Yuan et al. 2024, 2402.10210): self-play against one's own previous version.
+"""SPIN-Diffusion (Yuan et al. 2024, 2402.10210): self-play against the previous policy.
 
 The winner is an image of the data set, the loser a sample of theta_k, the policy of the previous
 iteration, on the same condition; theta_k is also the reference. Both go through the Diffusion-DPO
@@ -12,9 +12,9 @@ start, so the loss is log 2 at the first step of every iteration. The released c
 steps per iteration, three iterations, learning rate 2e-5, 200 steps of warm-up, total batch 2048.
 Needs no reward.
 
-Background knowledge, not taken from the released code: the exact form of the loss. The paper's
-loser follows the generated trajectory; here it is noised by the forward process with the winner's
-timestep and noise, like a DPO pair.
+The exact form of the loss has not been checked against the released code. The paper's loser follows
+the generated trajectory; here it is noised by the forward process with the winner's timestep and
+noise, like a DPO pair.
 
 theta_k is a copy of the adapter's tensors in `Context.memory`, so it survives a checkpoint to the
 same bits.
@@ -69,6 +69,7 @@ class Spin:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         opponent = self.opponent(ctx)
+        # theta_k draws the losers, so they change only with the iteration.
         with swapped_in(ctx.adapter, opponent):
             sample = ctx.rollout(batch, Plan(stop=ctx.sampler.steps)).x0
         data = clean_samples(ctx, batch, self.column, self.column)
@@ -76,6 +77,7 @@ class Spin:
         for rows in parts:
             pairs = interleave(data[rows], sample[rows])
             at = add_noise(ctx, twice(batch.select(rows)), pairs, "spin", Visits(self.space))
+            # theta_k is the reference as well, in place of the base model.
             with swapped_in(ctx.adapter, opponent):
                 reference = squared_error(ctx, at)
             loss = preference_loss(ctx, at, self.beta, reference=reference)
@@ -86,7 +88,9 @@ class Spin:
         memory, number = ctx.memory, ctx.step // self.iteration
         if "spin/opponent" not in memory:
             memory["spin/opponent"], memory["spin/iteration"] = take_snapshot(ctx.adapter), number
+        # By number and not on the boundary itself: with `accumulate` several batches share a step.
         if memory["spin/iteration"] != number:
+            # decay 0: theta_k becomes the policy at once.
             blend(memory["spin/opponent"], ctx.adapter, decay=0.0)
             memory["spin/iteration"] = number
         opponent: dict[str, Any] = memory["spin/opponent"]
