@@ -9,14 +9,14 @@ at the optimum of
 where x_{k+1} = m_theta(x_k) + sigma_k noise. Steps are numbered as sampled: x_0 is noise, x_T the
 finished sample. The lean adjoint is the costate of this problem under the frozen base,
 
-    a_T = -lambda grad r(x_T),      a_k = a_{k+1} + grad_x < m_base(x_k) - x_k , a_{k+1} > = (d
-    m_base / dx)^T a_{k+1}
+    a_T = -lambda grad r(x_T)
+    a_k = a_{k+1} + grad_x < m_base(x_k) - x_k , a_{k+1} > = (d m_base / dx)^T a_{k+1}
 
 and the policy is regressed on it, along trajectories of the current policy, a held constant:
 
     loss = sum_k || (m_theta(x_k) - m_base(x_k)) / sigma_k + sigma_k a_{k+1} ||^2
 
-The costate is taken behind the step, a_{k+1}, which is exact for the discrete chain: it is where
+The costate is taken after the step, a_{k+1}, which is exact for the discrete chain: it is where
 the derivative of the objective above with respect to m_theta(x_k) vanishes. Texts that write a_k
 differ by the length of one step.
 
@@ -26,13 +26,13 @@ old value) of that quantile are left out, the first batch excepted. Steps withou
 adjoint but do not learn. Defaults, of a re-implementation on SD 1.5: 50 steps, 4 trained, lambda
 100, mask at the 0.9 quantile, learning rate 3e-6 with betas (0.9, 0.95), fp32.
 
-Guidance inside the adjoint blows up, so it is used for sampling alone, as there: the base's and the
-policy's steps are taken without it. With a sampler whose noise is not memoryless the objective
-above still falls, but its optimum is no longer the tilted distribution; DDIM with another eta is
-refused.
+Guidance inside the adjoint makes it blow up, so it is used for sampling only, as there: the base's
+and the policy's steps are taken without it. With a sampler whose noise is not memoryless the
+objective above still falls, but its optimum is no longer the tilted distribution; DDIM with another
+eta is refused.
 
 Cost per sample: T forwards, one reward gradient, T reference forwards and backwards (a
-    vector-Jacobian product each, one graph in memory), K forwards and backwards.
+vector-Jacobian product each, one graph in memory), K forwards and backwards.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class AdjointMatching:
             part = rollout.select(rows)
             scores = ctx.score(part, batch.select(rows), gradient=True)
             assert scores.gradient is not None
+            # With guidance the adjoint grows from step to step until it overflows.
             with ctx.policy.unguided():
                 targets = lean_adjoint(ctx, part, -self.reward_scale * scores.gradient, chosen)
             for k in chosen:
@@ -92,6 +93,8 @@ class AdjointMatching:
                 loss = matching_loss(ctx, part, k, *targets[k])
                 ctx.record("loss", loss)
                 seen.append(loss.detach())
+                # Judged by the threshold of earlier batches, so micro-batches of one batch are
+                # treated alike.
                 kept = self.kept(ctx, loss.detach()) * scores.applies
                 if closes:
                     self.update_threshold(ctx, torch.cat(seen))
@@ -106,6 +109,7 @@ class AdjointMatching:
                 f"train_steps must be within 1 and the {len(able)} steps that draw noise, got "
                 f"{count}"
             )
+        # As in the re-implementation that the defaults come from.
         early = [k for k in able if k < 0.6 * steps]
         first = rng.sample(early, min(count // 2, len(early)))
         return sorted(first + rng.sample([k for k in able if k not in first], count - len(first)))
@@ -122,6 +126,7 @@ class AdjointMatching:
         """One update per batch, over all processes."""
         if self.mask_quantile is None:
             return
+        # quantile does not take half precision.
         value = torch.quantile(ctx.gather(losses).float(), self.mask_quantile)
         old = ctx.memory.get("adjoint/threshold")
         ctx.memory["adjoint/threshold"] = value if old is None else 0.9 * old + 0.1 * value
@@ -136,7 +141,7 @@ def lean_adjoint(
     adjoint = terminal
     for k in reversed(range(chosen[0], ctx.sampler.steps)):
         if k == chosen[0]:
-            # Nobody needs the adjoint before the first chosen step
+            # Nothing before the first chosen step asks for the adjoint: a forward is enough.
             mean = ctx.reference(rollout, k).mean
             assert mean is not None
             return found | {k: (mean, adjoint)}
@@ -151,6 +156,7 @@ def base_step(ctx: Context, rollout: Rollout, k: int, after: Tensor) -> tuple[Te
     """m_base(x_k), and (d m_base / dx)^T a_{k+1}: one vector-Jacobian product through the frozen
     base."""
     with torch.enable_grad(), ctx.adapter.disabled():
+        # Not `ctx.reference`, which has no graph: the gradient by the state is what is wanted here.
         step = ctx.sampler.replay(ctx.policy, rollout, k, input_gradient=True)
         (before,) = torch.autograd.grad(step.mean, step.state, after)
     return step.mean.detach(), before
@@ -161,6 +167,7 @@ def matching_loss(ctx: Context, rollout: Rollout, k: int, base: Tensor, adjoint:
     with ctx.policy.unguided():
         new = ctx.replay(rollout, k)
     assert new.mean is not None and new.std is not None
+    # Both means are taken at the same x_k, so sigma_k is the deviation of either.
     control = (new.mean - base) / new.std
     ctx.record("control", control.square().flatten(1).mean(1))
     return (control + new.std * adjoint).square().flatten(1).mean(1)

@@ -124,14 +124,9 @@ class DiffusionKTO:
         winner, loser = (
             clean_samples(ctx, batch, self.column, name) for name in ("winner", "loser")
         )
+        # `repeat` and not `twice`: different ids, hence different timesteps and noise.
         return add_noise(
-            # `repeat` and not `twice`: different ids, hence different timesteps and noise.
-            ctx,
-            batch.repeat(2),
-            interleave(winner, loser),
-            "kto",
-            self.visits,
-            draw=draw,
+            ctx, batch.repeat(2), interleave(winner, loser), "kto", self.visits, draw=draw
         )
 
     def gain(self, policy: Tensor, reference: Tensor) -> Tensor:

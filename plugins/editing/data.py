@@ -34,9 +34,10 @@ class Edits:
         height, width: of the pictures.
         split: `train` or `val`.
         held_out: how many pictures make up `val`, chosen by a hash of their paths.
-        limit: only the first so many of the split.
+        limit: only the first `limit` rows of the split.
 
-    Raises DataError naming file and line for what is missing, unreadable or unlike the line before.
+    Raises DataError, with file and line, for what is missing or unreadable, and for a line whose
+    keys differ from the first line's.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Edits:
         self.size = (height, width)
         self.file = Path(path)
         rows = list(read(self.file))
+        # By picture, not by row: one picture with two instructions must not be on both sides.
         chosen = held_out_pictures([row["image"] for row in rows], held_out)
         rows = [row for row in rows if (row["image"] in chosen) == (split == "val")]
         if not rows:
@@ -104,6 +106,7 @@ def read(file: Path) -> Iterator[dict[str, str]]:
             continue
         row = parsed(line, f"{file}:{number}")
         keys = keys or set(row)
+        # Columns of a batch have a value for every sample.
         if set(row) != keys:
             raise DataError(
                 f"{file}:{number}: expected the keys of the first line "
@@ -133,6 +136,7 @@ def parsed(line: str, where: str) -> dict[str, str]:
 
 def held_out_pictures(pictures: list[str], count: int) -> set[str]:
     """Paths whose rows are `val`; all rows of a picture are on one side."""
+    # Ordered by a hash, `val` is a random part that does not depend on the order of the file.
     names = sorted(set(pictures), key=lambda name: blake2b(name.encode()).digest())
     if count >= len(names) and count:
         raise DataError(f"held_out {count} leaves nothing of {len(names)} pictures to train on")

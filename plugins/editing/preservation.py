@@ -1,4 +1,4 @@
-"""`preservation`: what an edit should leave alone, it should leave alone."""
+"""`preservation`: an edit should leave the rest of the picture alone."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ def preservation(
     if mask is not None and mask in batch:
         counted = 1 - fitted(batch[mask], pixels)
     area = counted.flatten(1).sum(1)
+    # (b, 1, h, w): the mean over channels, where it counts.
     change = (pixels - before).abs().mean(1, keepdim=True) * counted
     mean = change.flatten(1).sum(1) / area.clamp(min=1e-6)
+    # Nothing to preserve is no perfect preservation.
     return torch.where(area > 0, -mean, torch.nan)
 
 
 def fitted(pictures: Tensor, pixels: Tensor) -> Tensor:
-    """Pictures in the size, type and place of the samples."""
+    """Pictures in the size, type and device of the samples."""
     pictures = pictures.to(pixels)
     if pictures.shape[-2:] == pixels.shape[-2:]:
         return pictures
+    # Antialiased: plain bilinear scaling skips pixels when it shrinks a picture.
     return F.interpolate(pictures, pixels.shape[-2:], mode="bilinear", antialias=True)

@@ -56,13 +56,13 @@ class FlowBP:
 
     Args:
         variant: sparse, bridge or lagrange.
-        train_steps: K; lagrange has 4 at most, whatever this is. null: the variant's own, and so
+        train_steps: K; lagrange has 4 at most, whatever this is. null: the variant's default, as
             for the next three.
         bias: of the draw towards late steps, >= 0.
         gamma: how far the gradient is scaled up for the steps that do not learn, in [0, 1].
         alpha: share of the gradient through the junction's input, in [0, 1].
         order: nodes of a leap, >= 1.
-        tau: errors of leaps below it count as it, > 0.
+        tau: smaller errors of leaps count as tau, > 0.
         shape, target, scale: of the loss, as in `direct`.
     """
 
@@ -80,6 +80,7 @@ class FlowBP:
     needs = frozenset({"differentiable_sampler", "reward_gradient"})
 
     def __post_init__(self) -> None:
+        # A bridge has two sides, and each must learn.
         least = 2 if self.variant == "bridge" else 1
         if self.count < least or self.order < 1 or self.tau <= 0:
             raise ComponentError(
@@ -94,7 +95,7 @@ class FlowBP:
             )
 
     def own(self, name: str) -> float:
-        """An option as it is given, or the variant's own."""
+        """An option as given, or the variant's default."""
         given = getattr(self, name)
         return float(OWN[self.variant][name] if given is None else given)
 
@@ -125,6 +126,7 @@ class FlowBP:
     def draw_bridge(self, levels: list[float], rng: random.Random) -> Chain:
         steps = len(levels) - 1
         j = rng.randrange(1, steps)
+        # At least one step on each side, and no more than the side has.
         before = min(max(round(self.count * j / steps), 1), self.count - 1, j)
         after = min(self.count - before, steps - j)
         first = self.shares(levels, range(j), before, (), rng)
@@ -142,17 +144,21 @@ class FlowBP:
         """D_i times the scale of the gradient, for `count` learning steps of a stretch."""
         chosen, left = set(always), [k for k in stretch if k not in always]
         while len(chosen) < count:
+            # Without replacement, one at a time: the weights are those of the steps that are left.
             weights = [(k + 1) ** self.own("bias") for k in left]
             chosen.add(left.pop(rng.choices(range(len(left)), weights)[0]))
         widths = {k: levels[k + 1] - levels[k] for k in stretch}
+        # Both are negative, as levels fall; their quotient is at least 1.
         whole, learning = sum(widths.values()), sum(widths[k] for k in chosen)
         scale = 1 + self.own("gamma") * (whole / learning - 1)
         return {k: scale * widths[k] for k in chosen}
 
     def draw_leaps(self, levels: list[float], rng: random.Random) -> Chain:
         steps = len(levels) - 1
+        # Gamma draws over their sum are a Dirichlet draw, from the run's own generator.
         parts = [rng.gammavariate(concentration, 1.0) for concentration in DIRICHLET]
         most = max(int(MOST_AFTER * steps), 1)
+        # j leaves a step on either side, and k < j always.
         after = min(max(round(parts[0] / sum(parts) * steps), 1), most, steps - 1)
         k = min(round(parts[2] / sum(parts) * steps), steps - after - 1)
         j = steps - after
@@ -162,7 +168,7 @@ class FlowBP:
         return Chain(*chain, j, self.own("alpha"), (first, second), self.tau)
 
     def calls(self, steps: int, rng: random.Random, reference: bool) -> tuple[int, int]:
-        """(forwards, backwards) per sample; how many steps learn is no matter of the levels."""
+        """(forwards, backwards) per sample; how many steps learn does not depend on the levels."""
         chain = self.draw([1 - k / steps for k in range(steps + 1)], rng)
         learning = len(chain.steps)
         return steps + learning * (1 + reference), learning
@@ -173,10 +179,13 @@ def node_weights(levels: Sequence[float], start: int, end: int, order: int) -> d
 
     They add up to sigma_end - sigma_start; one of them may be 0 or have another sign.
     """
+    # A short leap has fewer nodes than asked for; more would coincide.
     count = min(order, end - start)
     nodes = [start + i * (end - start) // count for i in range(count)]
     at = np.array([levels[k] for k in nodes])
     powers = np.arange(1, count + 1)
+    # Integrals of sigma^0, sigma^1, ...: weights that are exact for them are exact for every
+    # polynomial of the nodes' degree. float64, as the release computes them.
     moments = (levels[end] ** powers - levels[start] ** powers) / powers
     weights = np.linalg.solve(np.vander(at, increasing=True).T, moments)
     return {k: float(weight) for k, weight in zip(nodes, weights)}

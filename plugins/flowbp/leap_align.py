@@ -38,7 +38,7 @@ class LeapAlign:
 
     Args:
         alpha: share of the gradient through the second step's input, in [0, 1].
-        tau: errors of leaps below it count as it, > 0.
+        tau: smaller errors of leaps count as tau, > 0.
         shape, target, scale: of the loss, as in `direct`.
     """
 
@@ -67,6 +67,7 @@ class LeapAlign:
         if steps < 2:
             raise ComponentError("leap_align needs a sampler of at least 2 steps")
         k, j = sorted(rng.sample(range(steps), 2))
+        # The chain ends at level 0, so the second leap has the width -sigma_j.
         first, second = {k: levels[j] - levels[k]}, {j: -levels[j]}
         leaps = (Leap(first, j), Leap(second, steps))
         return Chain(second, first, j, self.alpha, leaps, self.tau)

@@ -1,4 +1,4 @@
-"""The gradient of a reward through a chain that is put together from a few steps of the real one.
+"""The gradient of a reward through a surrogate chain, made of a few steps of the real one.
 
 With x_i and v_i the states and velocities of the rollout, a surrogate of the sample is
 
@@ -6,7 +6,7 @@ With x_i and v_i the states and velocities of the rollout, a surrogate of the sa
 
 and x_j^ a sum of the same kind over steps before the junction j; without a junction x_c is the
 initial noise. The reward sees the true x0 (x0^ has its value swapped for it), the gradient takes
-the surrogate. Inputs of the network are constants, but for the share alpha of x_c at step j. So
+the surrogate. Inputs of the network are constants, except for the share alpha of x_c at step j. So
 with g = dL/dx0, everything is one vector-Jacobian product per step that learns, last to first:
 
     steps from j on:   cotangent a_i s_i g            (s_i scales the gradient of single steps)
@@ -33,7 +33,7 @@ from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 @dataclass(frozen=True)
 class Leap:
-    """A stretch of the chain in one: x_end^ = x_start + sum over nodes of weight * v(x_node).
+    """A stretch of the chain in one go: x_end^ = x_start + sum over nodes of weight * v(x_node).
 
     nodes: weights by step; the first one is the start. end: the step that it arrives at.
     """
@@ -53,7 +53,7 @@ class Chain:
     after, before: a_i s_i by step, from the junction on and before it.
     junction: j; None: all steps are in `after` and alpha plays no part.
     leaps: those whose errors weigh the loss; none: all samples weigh 1.
-    tau: errors below it count as it.
+    tau: smaller errors count as tau.
     """
 
     after: Mapping[int, float]
@@ -76,8 +76,9 @@ class Chain:
 
 
 def losses(ctx: Context, batch: Batch, chain: Chain, reward_loss: Direct) -> Iterator[Loss]:
-    """The losses of one optimizer step. reward_loss: says what a reward costs."""
+    """The losses of one optimizer step. reward_loss: the loss as a function of the reward."""
     stop = ctx.sampler.steps
+    # The end of the chain is no step: its state is the sample itself.
     rollout = ctx.rollout(batch, Plan(stop=stop, keep=chain.kept - {stop}))
     parts = list(micro_slices(len(batch), ctx.micro_batch))
     for rows in parts:
@@ -85,14 +86,18 @@ def losses(ctx: Context, batch: Batch, chain: Chain, reward_loss: Direct) -> Ite
         cotangent, applies = reward_loss.reward_cotangent(ctx, part, batch.select(rows))
         weight = error_weight(ctx, part, chain).view(-1, *[1] * (cotangent.ndim - 1))
         cotangent = cotangent * weight / len(batch)
+        # Last to first, because the steps before j wait for the cotangent that j passes on.
         for k in chain.steps:
             step = ctx.replay(part, k, input_gradient=k == chain.junction)
             share = chain.after[k] if k in chain.after else chain.before[k]
             penalty = torch.where(applies, ctx.penalty(step, part, k), 0.0).sum() / len(batch)
             assert step.output is not None
+            # The velocity is the network's output; its gradient is the vector-Jacobian product
+            # wanted.
             value = (step.output * (share * cotangent)).sum() + penalty
             yield Loss(value, step=rows == parts[-1] and k == chain.steps[-1])
             if k == chain.junction:
+                # Read after the engine's backward, which runs when the next loss is asked for: g_j.
                 cotangent = cotangent + chain.alpha * step.state.grad
 
 

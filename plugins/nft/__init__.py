@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from rewardft import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
-PULLS = {  # the option that pulls to the reference
+# What stands in for a regularizer, by algorithm.
+PULLS = {
     "diffusion_nft": "`reference_weight` pulls to the reference.",
     "awm": "`reference_weight` pulls to the reference.",
     "dgpo": "`reference_weight` pulls to the reference.",
     "crd": "`kl_weight` pulls to the reference.",
-    "raft": "It knows no reference.",
+    "raft": "It uses no reference.",
 }
 
 
@@ -37,7 +38,7 @@ def register_algorithms() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
-    """What would be ignored without a word, and rewards that are missing."""
+    """Regularizers that would silently be ignored, and missing rewards."""
     name = recipe.algorithm.use.casefold()
     if name not in PULLS:
         return

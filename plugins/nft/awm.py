@@ -58,13 +58,13 @@ class AWM:
     Args:
         group: samples per prompt, >= 2.
         timesteps: how many noisings each sample is learned at, one from each part of `t_range`.
-        t_range: part of the training range, from 0 without noise to 1.
+        t_range: part of the training range, from 0 (no noise) to 1.
         power: p, > 0.
         clip: c, the half-width of the clip range of the ratio.
         advantage_clip: advantages are clipped to this and divided by it.
         reference_weight, average_weight: b and b_e, >= 0.
         updates: optimizer steps per batch, each from other groups.
-        std: the deviation of all rewards of the batch (`global`) or of the own group (`group`).
+        std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
     group: int = 24
@@ -104,7 +104,9 @@ class AWM:
         samples = batch.repeat(self.group)
         rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         advantage = self.advantages(ctx, ctx.score(rollout, samples))
+        # Whole groups: an advantage means something only beside the rest of its group.
         updates = list(group_slices(len(batch), self.group, self.updates))
+        # Before the first update, while the weights are still those that drew the samples.
         old = self.old_likelihoods(ctx, samples, rollout.x0)
         for update in updates:
             parts = [
@@ -127,6 +129,7 @@ class AWM:
         rewards = complete_rewards(scores, self.group).flatten()
         advantage, _ = group_advantages(ctx, rewards, self.group, self.std)
         limit = self.advantage_clip
+        # Divided by the limit, as released: b and b_e are sized for advantages within [-1, 1].
         return advantage.clamp(-limit, limit) / limit
 
     @torch.no_grad()
@@ -143,6 +146,7 @@ class AWM:
 
     def likelihood(self, residual: Tensor, at: Noised) -> Tensor:
         """l `(b,)`."""
+        # d keeps the slope of m^p finite at m = 0; subtracting d^p makes l 0 there.
         m, p = mean_square(residual), self.power
         return -((m + FLOOR) ** p - FLOOR**p) * at.sigma.flatten() / p
 
@@ -152,6 +156,7 @@ class AWM:
         """`(b,)`."""
         output = output_of(ctx, at)
         new = self.likelihood(output - target_of(ctx, at), at)
+        # One update per batch: the policy is old itself, rho is 1 and passes the gradient on.
         old = new.detach() if old is None else old
         loss = clipped_ratio_loss(new, old, advantage, self.clip)
         ctx.record("ratio", (new - old).exp())
@@ -161,6 +166,7 @@ class AWM:
             distance = mean_square(output - reference)
             ctx.record("distance/reference", distance)
             loss = loss + self.reference_weight * distance
+        # Negative advantages raise m without bound; the distance to the average holds them.
         if self.average_weight:
             with swapped_in(ctx.adapter, average):
                 followed_output = output_of(ctx, at)

@@ -1,7 +1,7 @@
 """CRD, centred reward distillation (2603.14128): regress on the reward, centred within the group.
 
-The policy's own reward of a sample is how much better than old it denoises it, with e = v - v*, v*
-what the network would give that knew the sample, and each error divided by its own size:
+The policy's own reward for a sample is how much better than old it denoises it, with e = v - v*, v*
+the output of a network that knew the sample, and each error divided by its own size:
 
     r    = -(mean e_theta^2 / sg mean |e_theta| - mean e_old^2 / mean |e_old|)
     R    = clip(A, -5, 5) / 10 + 1/2
@@ -48,7 +48,7 @@ from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, micro_slices
 
-LEAST_SIZE = 1e-5  # of an error that another is divided by
+LEAST_SIZE = 1e-5  # of an error that is divided by
 LEAST_PULL = 1e-4  # b_kl q
 
 
@@ -58,12 +58,12 @@ class CRD:
 
     Args:
         group: samples per prompt, >= 2.
-        beta: b, > 0: how strongly the two rewards are tied; smaller is bolder.
+        beta: b, > 0: the policy's own reward is fitted to R / b, so a smaller b steps further.
         timesteps: how many noisings each sample is learned at, per optimizer step.
         kl_weight: b_kl, 0 or at least 1e-4.
         reference_guided: v_ref is the reference with the model's guidance; else without.
         advantage_clip: advantages are clipped to this.
-        std: the deviation of all rewards of the batch (`global`) or of the own group (`group`).
+        std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
     group: int = 24
@@ -103,7 +103,9 @@ class CRD:
         total = len(samples) * self.timesteps
         slices = list(micro_slices(len(samples), ctx.micro_batch))
         for n in range(self.timesteps):
+            # Centring needs r of the whole group, which a micro-batch may cut, hence two passes.
             wanted = self.first_pass(ctx, samples, rollout.x0, goal, kept, old, n)
+            # The same stream as in the first pass: the same timesteps and noise.
             for rows in slices:
                 at = add_noise(ctx, samples.select(rows), rollout.x0[rows], f"crd{n}")
                 loss = self.loss(ctx, at, goal[rows], wanted[rows], kept[rows])
@@ -128,6 +130,7 @@ class CRD:
         n: int,
     ) -> Tensor:
         """The policy's error of each sample at which its loss is 0, `(b,)`."""
+        # before: old's relative error. own: r without its group mean. (b,) each.
         before, own = torch.zeros(2, len(samples), dtype=x0.dtype, device=x0.device)
         for rows in micro_slices(len(samples), ctx.micro_batch):
             at = add_noise(ctx, samples.select(rows), x0[rows], f"crd{n}")
@@ -135,11 +138,13 @@ class CRD:
             with swapped_in(ctx.adapter, old):
                 before[rows] = relative_error(output_of(ctx, at) - target)
             own[rows] = before[rows] - relative_error(output_of(ctx, at) - target)
+        # Solves b (r - r_mean) = R - R_mean for the policy's error, with r = before - error.
         pull = (goal - self.group_mean(goal, kept)) / self.beta
         return before - self.group_mean(own, kept) - pull
 
     def group_mean(self, values: Tensor, kept: Tensor) -> Tensor:
         """`(b,)`: the mean of the own group over the samples that take part."""
+        # clamp(1): a group of which nobody takes part has mean 0, and no loss.
         part = kept.view(-1, self.group)
         total = torch.where(part, values.view(-1, self.group), 0.0).sum(1)
         return (total / part.sum(1).clamp(min=1)).repeat_interleave(self.group)
@@ -154,17 +159,20 @@ class CRD:
             return loss
         with torch.no_grad(), ctx.adapter.disabled():
             reference = output_of(ctx, at, guided=self.reference_guided)
+        # The weight runs from q for R = 0 to 1 for R = 1: good samples are held closest.
         distance, least = mean_square(output - reference), LEAST_PULL / self.kl_weight
         ctx.record("distance/reference", distance)
         return loss + self.kl_weight * (least + goal * (1 - least)) * distance
 
     def calls(self, steps: int, _rng: object, _reference: bool) -> tuple[int, int]:
         """(forwards, backwards) per prompt."""
+        # The policy twice and old once for each noising, and the reference where it has a weight.
         each = 3 + (self.kl_weight > 0)
         return self.group * (steps + each * self.timesteps), self.group * self.timesteps
 
 
 def relative_error(residual: Tensor) -> Tensor:
     """mean e^2 / sg mean |e| of each sample, `(b,)`."""
+    # A constant scale: its own gradient would undo a part of the error's.
     size = residual.detach().abs().flatten(1).mean(1).clamp(min=LEAST_SIZE)
     return mean_square(residual) / size

@@ -59,13 +59,13 @@ class DGPO:
     Args:
         group: samples per prompt, >= 2.
         timesteps: how many noisings each group is learned at, one from each part of `t_range`.
-        t_range: part of the training range, from 0 without noise to 1.
-        beta: b_d, > 0: how soon a group that is told apart is let go.
+        t_range: part of the training range, from 0 (no noise) to 1.
+        beta: b_d, > 0: the larger, the sooner a group that is well separated stops learning.
         clip: c, > 0.
         reference_weight: b, >= 0.
         advantage_clip: advantages are clipped to this and centred again.
         old_samples_after: optimizer steps after which old draws the samples; null: never.
-        std: the deviation of all rewards of the batch (`global`) or of the own group (`group`).
+        std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
     group: int = 24
@@ -102,6 +102,7 @@ class DGPO:
         shared, total = sharing(samples, self.group), len(samples) * self.timesteps
         slices = list(micro_slices(len(samples), ctx.micro_batch))
         for n in range(self.timesteps):
+            # w needs m of the whole group, which a micro-batch may cut, hence two passes.
             weight, free = self.first_pass(ctx, shared, rollout.x0, advantage, old, n)
             for rows in slices:
                 at = self.noised(ctx, shared.select(rows), rollout.x0[rows], n)
@@ -121,6 +122,7 @@ class DGPO:
         advantage, kept = group_advantages(ctx, rewards.flatten(), self.group, self.std)
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
         groups, part = advantage.view(-1, self.group), kept.view(-1, self.group)
+        # Clipping may shift the sum; with sum A = 0 what all members share cancels in S.
         mean = groups.sum(1, keepdim=True) / part.sum(1, keepdim=True).clamp(min=1)
         return torch.where(part, groups - mean, 0.0).flatten()
 
@@ -141,8 +143,11 @@ class DGPO:
                 before[rows] = mean_square(output_of(ctx, at) - target)
             with ctx.adapter.disabled():
                 reference[rows] = mean_square(output_of(ctx, at) - target)
+        # S, (groups,): negative once the good are denoised better than by the reference, the bad
+        # worse.
         margin = self.beta * (advantage * (m - reference)).view(-1, self.group).mean(1)
         ratio = (before - m).exp()
+        # rho > 1 + c: a good sample is already denoised that much better than by old.
         moved = ((advantage > 0) & (ratio > 1 + self.clip)) | (
             (advantage < 0) & (ratio < 1 - self.clip)
         )
@@ -154,6 +159,7 @@ class DGPO:
         """`(b,)`. weight: w A. free: whether m has a gradient."""
         output = output_of(ctx, at)
         m = mean_square(output - target_of(ctx, at))
+        # A constant in place of m: the loss keeps its value, the sample gives no gradient.
         loss = weight * torch.where(free, m, m.detach())
         ctx.record("loss", loss)
         if self.reference_weight == 0:

@@ -17,12 +17,11 @@ When v_old is the mean velocity of its own samples, E[v - v_old] = 0 and this is
 average goodness pulls nowhere.
 
 As in the released code the residuals are those of the estimate of x0, and each branch is divided by
-its own mean
-|x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat is affine in
-the network's output for every prediction type, so x0_plus = (1 - beta) x0_old + beta x0_theta is
-the same interpolation for epsilon, v, flow and sample models. With `adaptive: false` the residual
-is that of the velocity, (x0_hat - x0) / sigma_t, which is the flow's velocity error and, for
-variance-preserving models, the error of v = alpha epsilon - sigma x0.
+its own mean |x0_hat - x0| without gradient (`adaptive`); the sum is scaled by A_max / beta. x0_hat
+is affine in the network's output for every prediction type, so x0_plus = (1 - beta) x0_old + beta
+x0_theta is the same interpolation for epsilon, v, flow and sample models. With `adaptive: false`
+the residual is that of the velocity, (x0_hat - x0) / sigma_t, which is the flow's velocity error
+and, for variance-preserving models, the error of v = alpha epsilon - sigma x0.
 
 `reference_weight` times mean (v_theta - v_ref)^2 is added, v_ref the adapter switched off (its
 squared distance in the same velocity). v_old is a copy of the adapter's tensors in
@@ -38,11 +37,11 @@ with guidance gives samples that are not its own in that sense, and the method w
 Defaults: beta 1 (0.1 for OCR and several rewards), A_max 5, reference_weight 1e-4, groups of 24, no
 classifier-free guidance, learning rate 3e-4. The deviation is that of the rewards themselves, not
 of their distances from the group means: over the whole batch and all processes (`std: global`, the
-released configurations) or over the own group (`std: group`), divided by n, plus 1e-4. The
-adaptive divisor is at least 1e-5, as released.
+released configurations) or over each group (`std: group`), divided by n, plus 1e-4. The adaptive
+divisor is at least 1e-5, as released.
 
-Other than the released code: each sample is noised to timesteps drawn uniformly from the training
-range, where that code goes through the timesteps of its own 10-step rollout but the last.
+Unlike the released code, each sample is noised to timesteps drawn uniformly from the training
+range; that code goes through the timesteps of its own 10-step rollout without the last.
 
 Any sampler will do and only clean samples are kept. Cost per sample, T steps: T forwards, then per
 noising 1 forward and backward, 1 forward of v_old, and 1 of the reference if it has a weight.
@@ -76,17 +75,17 @@ Schedule = Literal["slow", "fast"]
 
 @dataclass(frozen=True)
 class DiffusionNFT:
-    """Learn from groups of samples, good and bad.
+    """Learn from the good and the bad samples of groups.
 
     Args:
         group: samples per prompt, >= 2.
-        beta: step from v_old to v_plus, > 0; smaller is bolder.
+        beta: step from v_old to v_plus, > 0; smaller steps further.
         advantage_max: A_max; advantages are clipped to [-A_max, A_max].
         timesteps: how many noisings each sample is learned at, per optimizer step.
         adaptive: divide each branch by its own mean error of x0; else plain velocity errors.
         reference_weight: of the squared distance to the reference's velocity, >= 0.
         schedule: how slowly v_old follows the policy.
-        std: the deviation of all rewards of the batch (`global`) or of the own group (`group`).
+        std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
     group: int = 24
@@ -146,8 +145,8 @@ class DiffusionNFT:
     def goodness(self, ctx: Context, scores: Scores) -> Tensor:
         """r `(b,)` in [0, 1]; 1/2 for a sample that is as good as its group's mean."""
         rewards = complete_rewards(scores, self.group)
-        centred = rewards - rewards.nanmean(1, keepdim=True)
         # nanmean: a sample without a reward takes no part, and gets r = 1/2 below.
+        centred = rewards - rewards.nanmean(1, keepdim=True)
         std = self.deviation(ctx, rewards)
         advantage = (centred / (std + 1e-4)).nan_to_num(0.0).flatten()
         ctx.record("zero_variance", (centred == 0).all(1).float())
@@ -172,8 +171,10 @@ class DiffusionNFT:
             x0_old = estimate(ctx, at)
         reference = self.reference_estimate(ctx, at)
         x0 = estimate(ctx, at)
+        # v_plus and v_minus as estimates of x0, in which they are the same interpolation.
         plus, minus = (x0_old + sign * self.beta * (x0 - x0_old) for sign in (1, -1))
         loss = r * self.branch(plus, at) + (1 - r) * self.branch(minus, at)
+        # Takes out what beta and A_max do to the gradient's size, as released.
         loss = loss * self.advantage_max / self.beta
         ctx.record("loss", loss)
         ctx.record("distance/old", mean_square((x0 - x0_old) / at.sigma))
@@ -187,7 +188,9 @@ class DiffusionNFT:
         """Error of v_plus or v_minus, `(b,)`."""
         residual = x0_hat - at.x0
         if not self.adaptive:
+            # The velocity's error. sigma > 0 at every training timestep.
             return mean_square(residual / at.sigma)
+        # A constant scale: its own gradient would undo a part of the error's.
         scale = residual.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
         return mean_square(residual) / scale
 

@@ -14,9 +14,11 @@ from rewardft.types import Scores
 def complete_rewards(scores: Scores, group: int) -> Tensor:
     """Rewards `(groups, group)`; NaN for a sample that lacks a reward which others of its group
     have."""
+    # (rewards, groups, group).
     missing = torch.stack([value.isnan() for value in scores.by_name.values()]).unflatten(
         1, (-1, group)
     )
+    # A total without one of the group's rewards would rank as if that reward were 0.
     incomplete = (missing & ~missing.all(2, keepdim=True)).any(0) | missing.all(0)
     return scores.total.unflatten(0, (-1, group)).masked_fill(incomplete, float("nan"))
 

@@ -5,13 +5,13 @@
 
 m is the pre-training loss of the network, at timesteps drawn uniformly from the training range.
 Nothing is compared with a reference or an old policy, which makes it the cheapest baseline;
-learning from positives alone, it loses diversity. A group without variance says nothing and is left
-out. Of samples that are equally good the first one is taken.
+learning from positives alone, it loses diversity. A group without variance teaches nothing and is
+left out. Of equally good samples the first is taken.
 
-Other than a released notebook (LMFlow: groups of 10, the best 8 samples across 10 prompts, 10
-rounds of 80 steps on each, through PNG files and the encoder): the best of each prompt, so that
-hard prompts are not dropped, one round per optimizer step, and its latents as they were sampled.
-flow_grpo's `sft` weighs the best of each group alike, as here.
+A released notebook (LMFlow) takes groups of 10, the best 8 samples across 10 prompts, and 10 rounds
+of 80 steps on each, through PNG files and the encoder. Here it is the best of each prompt, so that
+hard prompts are not dropped, one round per optimizer step, and the latents as they were sampled.
+flow_grpo's `sft` gives the best of each group the same weight, as here.
 
 Cost per prompt, T steps, K samples: K T forwards, then 1 forward and backward per noising.
 """
@@ -55,6 +55,7 @@ class RAFT:
         samples = batch.repeat(self.group)
         rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         best, weight = self.best(ctx, ctx.score(rollout, samples))
+        # Skipped groups count in the divisor, so micro-batches and processes change nothing.
         x0, total = rollout.x0[best], len(batch) * self.timesteps
         parts = [
             (rows, n)
@@ -62,15 +63,18 @@ class RAFT:
             for n in range(self.timesteps)
         ]
         for rows, n in parts:
+            # Under the prompt's id, not the sample's: which sample won does not change the noise.
             at = add_noise(ctx, batch.select(rows), x0[rows], f"raft{n}")
             loss = weight[rows] * output_error(ctx, at)
             ctx.record("loss", loss)
             yield Loss(loss.sum() / total, step=(rows, n) == parts[-1])
 
     def best(self, ctx: Context, scores: Scores) -> tuple[Tensor, Tensor]:
-        """Rows of the best samples `(groups,)`, and 0 for groups that say nothing, else 1."""
+        """Rows of the best samples `(groups,)`, and their weights: 0 in a group without variance,
+        else 1."""
         rewards = complete_rewards(scores, self.group)
         known = ~rewards.isnan()
+        # NaN can be neither best nor worst; argmax would take it for the best.
         high = rewards.masked_fill(~known, -torch.inf)
         low = rewards.masked_fill(~known, torch.inf)
         weight = (high.amax(1) > low.amin(1)).to(ctx.dtype)

@@ -37,8 +37,8 @@ def add_noise(
 ) -> Noised:
     """The forward process at one uniform training timestep per sample.
 
-    Samples of one id share timestep and noise, see `sharing`. part: of the training range, from 0
-    without noise to 1, that timesteps are drawn from.
+    Samples of one id share timestep and noise, see `sharing`. part: the part of the training range
+    that timesteps are drawn from, from 0 (no noise) to 1.
     """
     draws = ctx.noise(batch)
     level = part[0] + (part[1] - part[0]) * draws.uniform(f"{stream}/timestep")
@@ -68,7 +68,9 @@ def check_reach(reach: tuple[float, float]) -> None:
 
 
 def output_of(ctx: Context, at: Noised, guided: bool = False) -> Tensor:
-    """The network's output under the policy that is in place, in the caller's gradient mode."""
+    """The network's output under the weights in place, in the caller's gradient mode."""
+    # Adapter dropout where a gradient is taken, and nowhere else: old, reference and average are
+    # compared as they are.
     ctx.adapter.train_mode(torch.is_grad_enabled())
     try:
         with nullcontext() if guided else ctx.policy.unguided():
@@ -82,7 +84,7 @@ def prediction_type(ctx: Context) -> str:
 
 
 def target_of(ctx: Context, at: Noised) -> Tensor:
-    """The output that a network would give that knew x0: velocity, noise or sample."""
+    """The output of a network that knew x0: velocity, noise or sample."""
     return target_output(prediction_type(ctx), at.x0, at.epsilon, at.alpha, at.sigma)
 
 
@@ -92,8 +94,9 @@ def output_error(ctx: Context, at: Noised) -> Tensor:
 
 
 def estimate(ctx: Context, at: Noised) -> Tensor:
-    """x0_hat under the policy that is in place, without guidance, in the caller's gradient mode."""
+    """x0_hat under the weights in place, without guidance, in the caller's gradient mode."""
     output, kind = output_of(ctx, at), prediction_type(ctx)
+    # Each inverts x = alpha x0 + sigma epsilon; `check_signal` excludes alpha = 0 with epsilon.
     if kind == "epsilon":
         return (at.x - at.sigma * output) / at.alpha
     if kind == "v_prediction":

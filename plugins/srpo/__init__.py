@@ -1,5 +1,5 @@
-"""SRPO: a direct reward at any step of the chain,
-and rewards as the difference of two wordings of the prompt."""
+"""SRPO: a direct reward at any step of the chain, and rewards as the difference between two
+wordings of the prompt."""
 
 from __future__ import annotations
 

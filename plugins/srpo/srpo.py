@@ -5,37 +5,33 @@ Two ideas, of which the second is optional.
 **Direct-Align.** A finished sample x0 is noised again with a noise epsilon that is known, to any
 level k of the chain:
 
-    x_k = alpha_k x0 + sigma_k epsilon
-    (1)
+    x_k = alpha_k x0 + sigma_k epsilon                                                          (1)
 
-The network takes out a part of it, down to level j < k in noise, in one step
+The network takes out a part of it, down to the less noisy level j, in one step
 
-    x_j = alpha_j x0_hat(x_k) + sigma_j epsilon_hat(x_k)
-    (2)
+    x_j = alpha_j x0_hat(x_k) + sigma_j epsilon_hat(x_k)                                        (2)
 
 and the rest, which is known, is subtracted:
 
-    x0_restored = (x_j - sigma_j epsilon) / alpha_j = x0_hat + (sigma_j / alpha_j) (epsilon_hat -
-    epsilon)  (3)
+    x0_restored = (x_j - sigma_j epsilon) / alpha_j
+                = x0_hat + (sigma_j / alpha_j) (epsilon_hat - epsilon)                          (3)
 
 A perfect network restores x0 exactly from any k; a real one changes it by its own step alone. The
 reward of the restored sample is differentiated through that one step; x_k is a constant. So every
 level can learn, early ones too, at the price of one forward and one backward. Restored from level
 j, a sample counts lambda(j): little where hardly any noise is left, because late steps are what
-    reward hacking uses,
+reward hacking uses,
 
-    lambda(u) = s u / (1 + (s - 1) u),   u = (T - j) / T,   s = discount_shift
-    (4)
+    lambda(u) = s u / (1 + (s - 1) u),   u = (T - j) / T,   s = discount_shift                  (4)
 
 **Semantic relative preference.** The reward of a sample is that for a prompt with a wanted word in
 front, less that for the prompt with an unwanted one:
 
-    r_srp = (1 + k) r(x, "wanted. prompt") - r(x, "unwanted. prompt")
-    (5)
+    r_srp = (1 + k) r(x, "wanted. prompt") - r(x, "unwanted. prompt")                           (5)
 
 With a CLIP-like reward, linear in the text's embedding, this is f(x) . ((1 + k) C_wanted -
 C_unwanted): what the reward model likes whatever the prompt says cancels. It costs a second
-    evaluation of the reward, and nothing in the reward model needs to know of it.
+evaluation of the reward, and the reward model need not know of it.
 
 **The inversion branch** (`inversion`) regularises by the opposite walk. x_i with i > j, less
 noisy than level j, is noised by one step of the network up to x_j, equation 2 from i, and
@@ -80,7 +76,7 @@ DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
 
 @dataclass(frozen=True)
 class Visit:
-    """Noise to level k, go to level j by the network, k and j < T.
+    """Noise to level k, go to level j with the network, k and j < T.
 
     Levels count as the sampler's steps do, 0 is the noisiest: k < j denoises, k > j inverts.
     """
@@ -103,8 +99,7 @@ class SRPO:
         window: the part of the chain where visits begin, [0, 1] all of it, [0, 0.6] the noisy 60
             percent.
         discount_shift: s in (4), > 0; 1 is linear, null: every level counts 1.
-        wanted, unwanted: words in front of the prompt, (5); lists are gone through one step after
-            the other.
+        wanted, unwanted: words in front of the prompt, (5); of a list, one word per step, in turn.
         strength: k in (5), >= 0: one number, or two, at the clean end and at the noisiest level.
         inverted_strength: k' in (6), likewise.
         inversion: learn from the inversion branch too.
@@ -157,6 +152,7 @@ class SRPO:
             for _ in range(self.visits)
             for branch in self.branches(self.draw_visit(steps, ctx.rng))
         ]
+        # No state is kept: visits make their own from the finished sample.
         rollout = ctx.rollout(batch, Plan(stop=steps))
         ctx.score(rollout, batch)  # of the samples themselves, for the logs
         total = len(batch) * len(visits)
@@ -212,6 +208,7 @@ class SRPO:
         if self.target is not None:
             value = applies * (self.target - reward).relu()
             wanting = (reward < self.target).to(reward)
+        # `wanting` is relu's derivative: a sample above the target passes no gradient.
         weight = self.discount(visit.j, ctx.sampler.steps)
         ctx.record("loss", penalty + weight * value)
         # Linear in `restored`, with the reward's gradient as a constant: one denoiser graph and no

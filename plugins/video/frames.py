@@ -16,7 +16,7 @@ from rewardft.contracts.protocols import Reward
 
 
 class PerFrame(nn.Module):
-    """The reward of single frames, put together.
+    """An image reward over the frames of a video, reduced to one value.
 
     Args:
         reward: an image reward with its options, `{use: NAME, ...}`.
@@ -28,7 +28,7 @@ class PerFrame(nn.Module):
             checkpoint, so memory does not grow with frames.
     """
 
-    provides: frozenset[str] = frozenset()  # what the reward provides
+    provides: frozenset[str] = frozenset()  # `tags` gives the inner reward's
 
     @staticmethod
     def tags(reward: Any) -> frozenset[str]:
@@ -58,6 +58,7 @@ class PerFrame(nn.Module):
     def score(self, rollout: Rollout, batch: Batch, frames: Tensor, row: int) -> Tensor:
         """The reward of the frames `(n, c, h, w)` of one sample, `(n,)`."""
         parts = frames.split(self.at_a_time)
+        # A checkpoint would run the reward twice, and there is no graph to save.
         if not frames.requires_grad:
             return torch.cat([self.call(part, rollout, batch, row) for part in parts])
         scored = [
@@ -69,6 +70,8 @@ class PerFrame(nn.Module):
         """Frames as samples of their own, under the condition of their video."""
         rows = slice(row, row + 1)
         sample = replace(rollout.select(rows), x0=frames, decoder=unchanged)
+        # `repeat` gives frames ids of their own, so a reward that draws noise treats each by
+        # itself.
         return self.reward(sample, batch.select(rows).repeat(len(frames)))
 
     def together(self, values: Tensor) -> Tensor:
@@ -76,6 +79,7 @@ class PerFrame(nn.Module):
         known = ~values.isnan()
         if self.reduce == "mean":
             return values.nanmean(1)
+        # inf is never the lowest, and exp(-inf) = 0 adds nothing to the soft minimum.
         values = values.masked_fill(~known, torch.inf)
         if self.reduce == "min":
             lowest = values.min(1).values
@@ -83,6 +87,7 @@ class PerFrame(nn.Module):
             count = known.sum(1).clamp(min=1)
             scaled = torch.logsumexp(-values / self.temperature, 1) - count.log()
             lowest = -self.temperature * scaled
+        # A video of which no frame has a value has none either: no zero in its place.
         return torch.where(known.any(1), lowest, torch.nan)
 
 

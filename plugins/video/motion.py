@@ -1,8 +1,8 @@
-"""How a video moves. The two rewards belong together: alone, each has an optimum that is no video.
+"""How a video moves. Use the two rewards together: the optimum of either alone is no video.
 
-A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` counts
-flicker, which is motion that turns back at once; `motion_amount` counts motion of what is larger
-than a few pixels, up to what is wanted.
+A frozen picture is perfectly consistent, and noise moves most. `temporal_consistency` measures
+flicker, which is motion that turns back at once; `motion_amount` measures motion of what is larger
+than a few pixels, up to a target.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def temporal_consistency(rollout: Rollout, batch: Batch) -> Tensor:
     d^2.
     """
     videos = frames_of(rollout, "temporal_consistency", least=3)
+    # Second differences: first ones would punish all motion. (b, frames - 2, c, h, w).
     bend = videos[:, 2:] - 2 * videos[:, 1:-1] + videos[:, :-2]
     return -bend.square().flatten(1).mean(1)
 
@@ -39,12 +40,15 @@ def motion_amount(
 
     Args:
         target: the change that is enough, in units of the pixels' range.
-        pool: pixels of the squares whose means are compared, so that noise is no motion. The mean
-            of each frame is taken out, so that neither is a change of its brightness.
+        pool: side in pixels of the squares whose means are compared, so that noise does not count
+            as motion. Each frame's mean is taken out, so that a change of brightness does not
+            either.
     """
     videos = frames_of(rollout, "motion_amount", least=2)
+    # avg_pool2d refuses a window larger than the picture.
     size = min(pool, *videos.shape[-2:])
     coarse = F.avg_pool2d(videos.flatten(0, 1), size).unflatten(0, videos.shape[:2])
     coarse = coarse - coarse.mean((-2, -1), keepdim=True)
     change = (coarse[:, 1:] - coarse[:, :-1]).abs().flatten(1).mean(1)
+    # Capped: beyond the target more motion earns nothing, so noise is no way to win.
     return change.clamp(max=target) / target

@@ -1,4 +1,4 @@
-"""What these rewards read."""
+"""The decoded videos that these rewards read."""
 
 from __future__ import annotations
 
