@@ -97,7 +97,7 @@ def problems(recipe, *overrides):
 def test_noise_that_is_not_memoryless_is_refused(recipe):
     expected = (
         "algorithm 'adjoint_matching' needs memoryless noise: the sampler ddim with eta 1, got eta 0.5. Set sampler.eta "
-        "to 1; a model tuned so may be sampled with eta 0 afterwards."
+        "to 1; the tuned model may be sampled with eta 0 afterwards."
     )
     assert problems(recipe, "sampler.eta=0.5") == [expected]
     found = problems(recipe, "sampler={use: ddim, steps: 6}")
@@ -122,6 +122,6 @@ def test_a_reward_without_a_gradient_is_refused_with_what_would_do(recipe, tmp_p
 
 def test_regularizers_are_refused(recipe):
     assert problems(recipe, "regularizers=[{use: kl, weight: 0.1}]") == [
-        "algorithm 'adjoint_matching' has its distance to the base in its objective, and applies no regularizers. Leave "
+        "algorithm 'adjoint_matching' has the distance to the base in its objective, and applies no regularizers. Leave "
         "`regularizers` out; `reward_scale` sets how far the policy may go."
     ]
