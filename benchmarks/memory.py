@@ -77,7 +77,7 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
     from rewardft.policy.context import Context
     from rewardft.policy.lora import Lora
     from rewardft.policy.policy import Policy
-    from rewardft.policy.rewards import WeightedReward
+    from rewardft.policy.weighted_reward import WeightedReward
     from rewardft.samplers.ddim import DDIM
     from rewardft.types import Batch
 

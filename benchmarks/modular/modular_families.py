@@ -34,7 +34,7 @@ from rewardft import Batch, Context, Plan, Rollout
 from rewardft.algorithms.direct import Direct
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing import run_recipe
 

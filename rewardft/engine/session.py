@@ -18,7 +18,8 @@ from rewardft.policy.facts import RewardFacts
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import OnError, WeightedReward
+from rewardft.policy.rewards import OnError
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import Recipe
 
 

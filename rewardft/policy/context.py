@@ -16,7 +16,8 @@ from rewardft.noise import Noise
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import WeightedReward, describe, evaluate_rewards
+from rewardft.policy.rewards import describe, evaluate_rewards
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Rollout
-
-if TYPE_CHECKING:
-    from rewardft.policy.rewards import WeightedReward
 
 
 class RewardFacts:

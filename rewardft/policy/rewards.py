@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,19 +14,10 @@ from rewardft.errors import NonFiniteError, RewardError
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import absent_as_nan, bad_slopes, check_samples, checked, ids_at
 from rewardft.policy.untouched import Untouched, check_plain
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Rollout, Scores
 
 OnError = Callable[[str, Exception, Rollout, Batch], None]
-
-
-@dataclass(frozen=True)
-class WeightedReward:
-    """A reward with its name in the logs, its weight in the total and what to do when it fails."""
-
-    name: str
-    reward: Callable[[Rollout, Batch], Tensor]
-    weight: float = 1.0
-    on_error: str = "stop"
 
 
 def evaluate_rewards(

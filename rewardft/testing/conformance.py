@@ -20,7 +20,7 @@ from rewardft.policy.batches import make_batch
 from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.testing.tiny import TinyBlobs, TinyModel
 from rewardft.types import Batch, Plan, Rollout, select_rows
 

@@ -9,7 +9,7 @@ from rewardft_plugins.dpo.d3po import D3PO
 from rewardft_plugins.grpo.grpo import GRPO
 from rewardft_plugins.srpo.srpo import SRPO
 
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from tests.maths.test_direct_gradients import (
     T,

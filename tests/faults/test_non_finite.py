@@ -7,7 +7,8 @@ import torch
 from rewardft.algorithms.advantages import group_advantages, moments, prompt_advantages
 from rewardft.errors import NonFiniteError, RewardError
 from rewardft.noise import Noise
-from rewardft.policy.rewards import WeightedReward, evaluate_rewards
+from rewardft.policy.rewards import evaluate_rewards
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.types import Batch, Plan, Rollout
 from tests.maths.test_policy_gradient import make_context

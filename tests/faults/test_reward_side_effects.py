@@ -6,7 +6,8 @@ import torch
 from rewardft.errors import RewardError
 from rewardft.noise import Noise
 from rewardft.policy.facts import RewardFacts
-from rewardft.policy.rewards import WeightedReward, evaluate_rewards
+from rewardft.policy.rewards import evaluate_rewards
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Plan, Rollout
 
 BATCH = Batch(("a", "b"), (0, 0), {"goal": torch.zeros(2)})

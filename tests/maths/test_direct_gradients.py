@@ -13,7 +13,7 @@ from rewardft.policy.batches import make_batch
 from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.samplers.flow import FlowEuler

@@ -10,7 +10,8 @@ from torch import nn
 from rewardft.engine.audit import reward_problems
 from rewardft.errors import RewardError
 from rewardft.policy.facts import RewardFacts
-from rewardft.policy.rewards import WeightedReward, evaluate_rewards
+from rewardft.policy.rewards import evaluate_rewards
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.testing import check_reward, make_rollout
 from rewardft.testing.tiny import tiny_brightness
 from rewardft.types import Batch

@@ -283,9 +283,7 @@ class MultiviewUNet(nn.Module):
                 "the model still carries a LoRA adapter; merge it into the weights before saving"
             )
         if not isinstance(self.autoencoder, LatentAutoencoder):
-            from rewardft_plugins.drpose.model.unclip import save_unclip
-
-            return save_unclip(self, folder)
+            return self._save_full(folder)
         write_json(
             folder / "config.json",
             {"kind": KIND, "size": "mini", "face": self.face, "unet": self.unet_config},
@@ -293,3 +291,18 @@ class MultiviewUNet(nn.Module):
         self.scheduler.save_pretrained(folder)
         write_tensors(folder / "unet.safetensors", state, half=half)
         self.autoencoder.save(folder, half=half)
+
+    def _save_full(self, folder: Path) -> None:
+        from rewardft_plugins.drpose.model.unclip import UnclipParts, save_unclip
+
+        learned: Any = self.trainable
+        parts = UnclipParts(
+            unet=learned.unet,
+            unet_config=self.unet_config,
+            smpl=self.smpl,
+            conditioner=learned.conditioner,
+            autoencoder=self.autoencoder,
+            image_encoder=self.image_encoder,
+            scheduler=self.scheduler,
+        )
+        save_unclip(parts, self.source, folder)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
@@ -34,9 +34,6 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from rewardft.errors import ComponentError
-
-if TYPE_CHECKING:
-    from rewardft_plugins.drpose.model.multiview import MultiviewUNet
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 UNET_FILE = f"unet/{WEIGHTS_FILE}"
@@ -130,7 +127,7 @@ class ImageEncoder(nn.Module):
 
 @dataclass
 class UnclipParts:
-    """What `load_unclip` found in a folder."""
+    """The parts of a full-size model, as a folder holds them."""
 
     unet: Any
     unet_config: dict[str, Any]
@@ -238,28 +235,26 @@ def _noising(folder: Path) -> tuple[float, Tensor | None, Tensor | None]:
     return float(schedule.alphas_cumprod[0]), tensors["mean"], tensors["std"]
 
 
-def save_unclip(model: MultiviewUNet, folder: Path) -> None:
-    """Write the parts of a full-size model in the layout that `load_unclip` reads.
+def save_unclip(parts: UnclipParts, source: Path, folder: Path) -> None:
+    """Write a full-size model that came from `source` in the layout that `load_unclip` reads.
 
     The U-Net's configuration is the one that was read, with its own names of classes and blocks, so
     that the program that the weights come from reads them; what it needs beside these parts
     (tokenizer, text encoder, ...) is copied from the folder that was read.
     """
-    _copy_rest(model.source, folder)
+    _copy_rest(source, folder)
     (folder / "unet").mkdir(parents=True, exist_ok=True)
-    denoiser: Any = model.trainable
-    frozen: Any = model
-    write_json(folder / "unet" / "config.json", model.unet_config)
-    write_tensors(folder / UNET_FILE, denoiser.unet.state_dict())
-    write_tensors(folder / TEXT_FILE, {"embeddings": denoiser.conditioner.embeddings})
-    frozen.autoencoder.vae.save_pretrained(folder / "vae")
-    frozen.image_encoder.clip.save_pretrained(folder / "image_encoder")
-    model.scheduler.save_pretrained(folder / "scheduler")
+    write_json(folder / "unet" / "config.json", parts.unet_config)
+    write_tensors(folder / UNET_FILE, parts.unet.state_dict())
+    write_tensors(folder / TEXT_FILE, {"embeddings": parts.conditioner.embeddings})
+    parts.autoencoder.vae.save_pretrained(folder / "vae")
+    parts.image_encoder.clip.save_pretrained(folder / "image_encoder")
+    parts.scheduler.save_pretrained(folder / "scheduler")
 
 
-def _copy_rest(source: Path | None, folder: Path) -> None:
+def _copy_rest(source: Path, folder: Path) -> None:
     """Copy the parts of a pipeline that are neither trained nor written by `save_unclip`."""
-    if source is None or source.resolve() == folder.resolve():
+    if source.resolve() == folder.resolve():
         return
     written = {"unet", "vae", "image_encoder", "scheduler", TEXT_FILE}
     for part in sorted(source.iterdir()):

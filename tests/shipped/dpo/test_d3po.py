@@ -7,7 +7,7 @@ import torch
 from rewardft_plugins.dpo.d3po import D3PO
 
 from rewardft.errors import ComponentError
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Plan
 from tests.maths.test_direct_gradients import (
     T,

@@ -8,7 +8,7 @@ from rewardft_plugins.dpo.diffusion_dpo import DiffusionDPO
 from rewardft_plugins.dpo.group_preference import GroupPreference, group_advantages
 
 from rewardft.errors import ComponentError
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Plan
 from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
 from tests.shipped.dpo.vectors import JOINTS, SIZE, vector_context, vector_pairs

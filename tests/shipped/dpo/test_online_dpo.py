@@ -8,7 +8,7 @@ import torch
 from rewardft_plugins.dpo.online_dpo import OnlineDPO, choose_pairs, comparable_rewards
 
 from rewardft.errors import ComponentError
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Plan, Scores
 from tests.maths.test_direct_gradients import (
     T,

@@ -12,7 +12,7 @@ from rewardft_plugins.dpo.online_dpo import OnlineDPO
 from torch.nn.functional import logsigmoid
 
 from rewardft.errors import ComponentError
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
 from tests.shipped.dpo.cases import context, pairs
 from tests.shipped.dpo.vectors import JOINTS, SIZE, vector_context, vector_pairs

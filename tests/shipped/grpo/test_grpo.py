@@ -14,7 +14,7 @@ from rewardft_plugins.grpo.mix_grpo import MixGRPO
 from safetensors.torch import load_file
 
 from rewardft.errors import ComponentError, RecipeError
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing import run_recipe
 from rewardft.types import Scores

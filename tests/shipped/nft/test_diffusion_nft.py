@@ -9,8 +9,8 @@ import torch
 from rewardft_plugins.nft.diffusion_nft import DiffusionNFT, Noised, complete_rewards, estimate
 
 from rewardft.errors import ComponentError
-from rewardft.policy.rewards import WeightedReward
 from rewardft.policy.snapshots import swapped_in, take_snapshot
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.types import Plan, Scores

@@ -13,8 +13,8 @@ from rewardft_plugins.nft.raft import RAFT
 from rewardft_plugins.nft.virtual_steps import stratum
 
 from rewardft.errors import ComponentError
-from rewardft.policy.rewards import WeightedReward
 from rewardft.policy.snapshots import swapped_in
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.testing.conformance import check_algorithm, tiny_context

@@ -12,7 +12,7 @@ from rewardft.errors import ComponentError
 from rewardft.policy.adapter import attach
 from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.policy import Policy
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.sections import AdapterSpec
 from rewardft.testing.conformance import check_calls, gradients_of
 from tests.shipped.posert.conftest import small

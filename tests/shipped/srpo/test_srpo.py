@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
-from rewardft.policy.rewards import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import load_recipe
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
