@@ -1,6 +1,6 @@
 """Errors that a user can act on.
 
-Every message says what was expected, what was got, where, and how to mend it. The command line
+Every message says what was expected, what was got, where, and how to fix it. The command line
 prints a `RewardftError` as one message on stderr and exits with code 2; anything else is a bug and
 keeps its traceback.
 """
@@ -64,11 +64,11 @@ class DataError(RewardftError):
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' for a close match,
-    else ' Choose one of: ...'; '' without choices."""
+    """' Did you mean ...?' for a close match, else ' Choose one of: ...'; '' without choices."""
     known = sorted(choices)
     if not known:
         return ""
+    # Names are case-insensitive everywhere, so case must not count as a difference.
     folded = {c.casefold(): c for c in known}
     close = difflib.get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)
     if close:  # letters that changed places are the likeliest slip
@@ -89,4 +89,5 @@ def exit_called(stop: SystemExit) -> str:
 def place_of_error(error: BaseException) -> str:
     """'file:line' of the innermost frame that raised it; 'an unknown place' where it has none."""
     frames = traceback.extract_tb(error.__traceback__)
+    # The last frame of a traceback is where it was raised, the first where it was caught.
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"

@@ -42,6 +42,7 @@ class Noise:
 
     def draw(self, stream: str, shape: Sequence[int]) -> Tensor:
         """Standard normal noise `(b, *shape)`; the same stream always gives the same numbers."""
+        # One generator a sample: numbers drawn for a whole batch would depend on its size.
         draws = [torch.randn(tuple(shape), generator=g) for g in self._generators(stream)]
         return torch.stack(draws).to(self.device, self.dtype)
 
@@ -59,10 +60,13 @@ class Noise:
 
 def keyed_generator(*key: object) -> torch.Generator:
     """A CPU generator whose seed is a hash of `key`."""
+    # Always the CPU's: a GPU's generator gives other numbers, and may differ between GPUs.
     return torch.Generator().manual_seed(keyed_seed(*key))
 
 
 def keyed_seed(*key: object) -> int:
     """A hash of `key`, in [0, 2^63)."""
+    # The separator keeps ("a", "bc") and ("ab", "c") apart. `hash` is salted in every process.
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
+    # 63 bits: torch's tensors of keys are signed.
     return int.from_bytes(digest, "big") >> 1

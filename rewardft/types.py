@@ -65,10 +65,9 @@ def _take(value: Any, index: list[int]) -> Any:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of length
-    b.
+    """Samples of a data set. `batch["name"]` is a column: a tensor `(b, ...)` or a list of b.
 
-    copies: how many rows in a row belong to one item, see `repeat`.
+    copies: how many consecutive rows belong to one item, see `repeat`.
     """
 
     ids: tuple[str, ...]
@@ -93,6 +92,7 @@ class Batch:
 
     def select(self, rows: slice) -> Batch:
         first, last, _ = rows.indices(len(self))
+        # A slice that cuts an item in two no longer holds all of its copies.
         whole = first % self.copies == 0 and last % self.copies == 0
         columns = select_rows(self.columns, rows)
         return Batch(self.ids[rows], self.epochs[rows], columns, self.copies if whole else 1)
@@ -115,8 +115,7 @@ class Plan:
 
     stop:     steps 0 .. stop-1 are executed without autograd; step 0 is the first (noisiest) one.
     keep:     steps whose incoming state (and network output) are kept for replay. `stop` may be
-              among them: then the state that enters the first unexecuted step is kept, ready to be
-                  run live.
+              among them: the state that enters the first unexecuted step is then kept.
     estimate: the sample is the one-step estimate of x0 made at the last executed step, not the next
         state (early stop).
     """
@@ -161,6 +160,7 @@ class Rollout:
 
     def with_x0(self, x0: Any) -> Rollout:
         """The same trajectories, finished with `x0` (not decoded yet)."""
+        # What was decoded is of the other samples.
         return replace(self, x0=x0, _decoded=None)
 
     def select(self, rows: slice) -> Rollout:

@@ -32,15 +32,21 @@ def group_advantages(
         unbiased: divide by n - 1 in the standard deviation instead of n.
         valid: `(b,)` bool: the V <= G members of a group that take part; None: all.
     """
+    # NaN is how a sample takes no part, in whatever follows.
     rewards = rewards if valid is None else rewards.masked_fill(~valid, torch.nan)
+    # (groups, members); members of a group stand in a row, so no index is needed.
     groups = rewards.reshape(-1, size)
     centre, own = moments(groups, unbiased)
     centred = groups - centre
+    # Over all processes: the same batch cut over more of them must give the same advantages.
     spread = own if std == "group" else moments(ctx.gather(rewards)[None], unbiased)[1]
+    # Compared by maximum and minimum: a standard deviation of equal rewards may round to above 0.
     absent = groups.isnan()
     high, low = groups.masked_fill(absent, -torch.inf), groups.masked_fill(absent, torch.inf)
     kept = (high.amax(1) > low.amin(1)).repeat_interleave(size) & ~rewards.isnan()
+    # Such groups teach nothing; many of them mean that the reward is too easy or too hard.
     ctx.record("groups_without_variance", 1 - kept.float())
+    # With `std: group` the advantage of GRPO (Shao et al. 2024, 2402.03300).
     return torch.where(kept, (centred / (spread + epsilon)).reshape(-1), 0.0), kept
 
 
@@ -49,6 +55,7 @@ def whitened(ctx: Context, values: Tensor, kept: Tensor, epsilon: float = 1e-4) 
 
     values, kept: `(b,)`.
     """
+    # Masked and not cut out: the collective needs as many values from every process.
     known = ctx.gather(torch.where(kept, values, torch.nan))
     if not bool((~known.isnan()).any()):
         return torch.zeros_like(values)
@@ -87,16 +94,20 @@ def prompt_advantages(
         rewards, keys: `(b,)`; keys are whole numbers, one for each prompt, see `prompt_keys`. A
             reward that is NaN takes no part, and has the advantage 0.
     """
+    # (b,) of this process, and the same of all processes one after the other.
     everyone = ctx.gather(rewards)
     mean, std = (m.flatten().expand_as(rewards).clone() for m in moments(everyone[None]))
     if keys is not None:
+        # In the memory, so that a resumed run goes on with the same statistics.
         history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
         all_keys = ctx.gather(keys)
         for key in all_keys.unique().tolist():
             fresh = everyone[(all_keys == key) & ~everyone.isnan()]
             seen = torch.cat([history[str(key)], fresh]) if str(key) in history else fresh
+            # A clone: a view would keep all older rewards, in memory and in checkpoints.
             history[str(key)] = seen = seen[-buffer:].clone()
             if len(seen) >= min_count:
+                # Only rows of this process; `all_keys` may name prompts that are on none of them.
                 mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
     return torch.where(rewards.isnan(), 0.0, (rewards - mean) / (std + epsilon))
 
@@ -112,4 +123,5 @@ def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tenso
         )
     values = batch[column]
     values = values.tolist() if isinstance(values, Tensor) else values
+    # Hashes, because a position in the data or Python's `hash` would differ between processes.
     return torch.tensor([keyed_seed(value) for value in values], device=device)

@@ -42,6 +42,7 @@ class Denoising:
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
+            # Noise is keyed by sample, so micro-batches draw what the whole batch would.
             loss = self.loss(ctx, batch.select(rows))
             ctx.record("loss", loss)
             yield Loss(loss.sum() / len(batch), step=rows == parts[-1])
@@ -52,13 +53,17 @@ class Denoising:
         with torch.no_grad():
             x0 = ctx.policy.clean(batch).to(ctx.dtype)
             cond = self.drop(ctx, noise.uniform("condition"), ctx.encode(batch))
+            # A stream of its own: the rollout's noise would tie training to sampling.
             epsilon = noise.draw("denoising", x0.shape[1:])
             t, alpha, sigma = forward_process(ctx.policy.scheduler, noise.uniform("timestep"), x0)
+        # x_t = alpha * x0 + sigma * epsilon; t `(b,)`, alpha and sigma `(b, 1, ...)`.
         output = ctx.policy.denoise(alpha * x0 + sigma * epsilon, t, cond).to(x0.dtype)
+        # Schedulers of flow matching have no such key: their networks predict epsilon - x0.
         kind = getattr(ctx.policy.scheduler.config, "prediction_type", "flow_prediction")
         error = (
             (output - target_output(kind, x0, epsilon, alpha, sigma)).square().flatten(1).mean(1)
         )
+        # SNR = alpha^2 / sigma^2.
         return error * self.weight(kind, (alpha / sigma).flatten().square())
 
     def drop(self, ctx: Context, draw: Tensor, cond: Any) -> Any:
@@ -68,6 +73,7 @@ class Denoising:
 
     def weight(self, kind: str, snr: Tensor) -> Tensor:
         """The min-SNR weight `(b,)` of the squared error; 1 for noise prediction without signal."""
+        # The paper weights by min(SNR, gamma) in x0; these are its forms for the other two targets.
         if self.min_snr is None or kind not in ("epsilon", "v_prediction"):
             return torch.ones_like(snr)
         if kind == "epsilon":
@@ -80,10 +86,12 @@ def forward_process(scheduler: Any, draw: Tensor, x0: Tensor) -> tuple[Tensor, T
     shaped to multiply x0."""
     shape = (-1, *[1] * (x0.ndim - 1))
     count = scheduler.config.num_train_timesteps
+    # A draw just below 1 may round to `count`.
     index = (draw * count).long().clamp(max=count - 1)
     if hasattr(scheduler, "alphas_cumprod"):
         a = scheduler.alphas_cumprod.to(x0.device, x0.dtype)[index].view(shape)
         return index, a.sqrt(), (1 - a).sqrt()
+    # A flow's grid runs from noise to data; sorted, index 0 is the cleanest as with betas.
     order = torch.argsort(scheduler.timesteps.to(x0.device))
     sigma = scheduler.sigmas.to(x0.device, x0.dtype)[order][index].view(shape)
     return scheduler.timesteps.to(x0.device)[order][index], 1 - sigma, sigma

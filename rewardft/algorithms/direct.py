@@ -92,6 +92,7 @@ class Direct:
             )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
+        # From the step's generator: accumulated batches and all processes train the same steps.
         path = self.draw_path(ctx.sampler.steps, ctx.rng)
         if self.resamples:
             yield from self.resampled_losses(ctx, batch)
@@ -112,6 +113,7 @@ class Direct:
         by the formula above; for exact budgets."""
         length, trained, live = steps, self.resamples, False
         if not self.resamples:
+            # The same draw as in `losses`, from a generator in the same state.
             path = self.draw_path(steps, rng)
             length, trained, live = path.length, len(path.train), path.live
         return length + trained - live + trained * reference, trained
@@ -120,6 +122,7 @@ class Direct:
         """What a sampler of `steps` steps makes impossible in the worst draw, as (option,
         sentence)."""
         more = "or give the sampler more steps"
+        # The length where the draw ends the chain earliest.
         shortest = steps - max(self.early_stop, 1) + 1
         if self.early_stop > steps:
             text = f"early_stop {self.early_stop} is more than the sampler's {steps} steps."
@@ -185,6 +188,7 @@ class Direct:
             # cotangent.
             rollout = rollout.with_x0(finish(step, path).detach())
         cotangent, applies = self.reward_cotangent(ctx, rollout, batch)
+        # The loss is a mean over the whole batch, of which this is one micro-batch.
         cotangent = cotangent / total
         for k in reversed(range(path.train[0], path.length)):
             if k not in path.train:
@@ -196,6 +200,7 @@ class Direct:
                 else ctx.replay(rollout, k, self.needs_input(path, k))
             )
             penalty = torch.where(applies, ctx.penalty(step, rollout, k), 0.0)
+            # <c', step(x, f(x))>: its gradient is that of the reward by the chain rule.
             loss = (finish(step, path, k) * cotangent).sum() + penalty.sum() / total
             live = None  # the graph of a step is dropped before the next one is built
             yield Loss(loss, step=closes and k == path.train[0])
@@ -222,6 +227,7 @@ class Direct:
         output = rollout.outputs[k] if step is None else step.output
         assert output is not None
         with torch.enable_grad():
+            # The output is a constant: only the sampler's coefficients carry c' on.
             state = rollout.states[k].detach().requires_grad_(True)
             after = finish(
                 ctx.sampler.transition(k, state, output.detach(), rollout.noise), path, k
@@ -238,10 +244,12 @@ class Direct:
         """d(scale * shape(r_i)) / d(x0_i), with nothing else in memory, and which samples have a
         reward `(b,)`: the others take no part."""
         scores = ctx.score(rollout, batch, gradient=True)
+        # d loss / d reward by autograd, so that a new shape needs no derivative written by hand.
         reward = scores.total.detach().requires_grad_(True)
         with torch.enable_grad():
             loss = self.scale * shape_loss(reward, self.shape, self.target)
             (slope,) = torch.autograd.grad(loss.sum(), reward)
+        # A sample without a reward has the loss of reward 0, which is not 0 for every shape.
         ctx.record("loss", torch.where(scores.applies, loss, 0.0))
         assert scores.gradient is not None
         slope = slope.view(-1, *[1] * (scores.gradient.ndim - 1))
@@ -261,6 +269,7 @@ class Direct:
                 noise = part.noise.draw(f"resample{i}", part.x0.shape[1:])
                 again = replace(
                     part,
+                    # Only the state that enters the last step: nothing before it is visited again.
                     states={last: ctx.sampler.renoise(part.x0, last, noise)},
                     x0=None,
                     _decoded=None,

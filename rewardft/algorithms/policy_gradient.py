@@ -85,6 +85,7 @@ def roll_out(
     steps = ctx.sampler.steps
     rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps))), noise)
     check_steps(ctx, rollout.log_probs)
+    # Noted for the next batches: a one-pass rollout must know the steps before it runs.
     ctx.memory[STEPS_WITH_NOISE] = sorted(rollout.log_probs)
     return Experience(rollout)
 
@@ -120,6 +121,7 @@ def draw_steps(ctx: Context, candidates: list[int], schedule: Schedule) -> list[
             f"skip_last {schedule.skip_last} leaves none of the sampler's {ctx.sampler.steps} "
             "steps to learn from. Lower skip_last, or give the sampler more steps."
         )
+    # At least one, or a small fraction of few steps would train nothing.
     count = max(1, int(schedule.fraction * len(candidates)))
     return candidates if count == len(candidates) else sorted(ctx.rng.sample(candidates, count))
 
@@ -142,6 +144,7 @@ def learn(
             penalties.
     """
     rollout, count = experience.rollout, len(advantage)
+    # Multiplied, not cut out: shapes and the divisor stay the same on every process.
     weight = torch.ones(count).to(advantage) if kept is None else kept.to(advantage)
     if schedule.updates > count:
         raise ComponentError(
@@ -174,6 +177,7 @@ def one_update(
         for k in steps:
             new, old = ctx.replay(part, k), part.log_probs[k]
             assert new.log_prob is not None
+            # `(b,)` for all steps alike, or `(b, T)` with one for each step.
             step_advantage = own if own.ndim == 1 else own[:, k]
             if isinstance(surrogate, StepSurrogate):
                 taken = taken_step(ctx, part, k)
@@ -183,6 +187,7 @@ def one_update(
             loss = weight[rows] * (loss + ctx.penalty(new, part, k))
             record(ctx, loss, new.log_prob.detach() - old)
             yield Loss(
+                # Mean over samples and trained steps, see the top of the file.
                 loss.sum() / (len(advantage) * len(steps)),
                 step=rows == parts[-1] and k == steps[-1],
             )
@@ -201,9 +206,6 @@ def record(ctx: Context, loss: Tensor, log_ratio: Tensor) -> None:
     ctx.record("loss", loss)
     ctx.record("ratio", log_ratio.exp())
     ctx.record("log_ratio_squared", log_ratio.square())
-
-
-# -- one pass --------------------------------------------------------------------------------------
 
 
 def one_pass_applies(ctx: Context, batch: Batch, schedule: Schedule) -> bool:
@@ -232,6 +234,7 @@ def roll_out_with_gradients(
 
     Memory: a float32 copy of the trained parameters for each sample of the batch.
     """
+    # No step at all: only the conditions and the initial noise.
     whole = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})), noise)
     parameters = ctx.adapter.parameters
     size = sum(p.numel() for p in parameters)
@@ -240,11 +243,13 @@ def roll_out_with_gradients(
     for i in range(len(batch)):
         part = whole.select(slice(i, i + 1))
         for k in range(ctx.sampler.steps):
+            # By `replay`: a rollout never runs with autograd.
             with torch.set_grad_enabled(k in steps):
                 step = ctx.replay(part, k)
             if k in steps and step.log_prob is not None:  # a window may hold a deterministic step
                 gradients[i] += flat_gradient(step.log_prob.sum(), parameters)
                 trained.add(k)
+            # One state at a time: nothing is visited twice.
             part.states = {k + 1: step.next.detach()}
         finished.append(part.states[ctx.sampler.steps])
     check_steps(ctx, trained)
@@ -271,8 +276,10 @@ def weighted_gradients(
     log_prob = torch.zeros_like(advantage, requires_grad=True)
     with torch.enable_grad():
         value = surrogate(log_prob, torch.zeros_like(advantage), advantage)
+        # d loss / d log p at ratio 1, for any surrogate.
         (slope,) = torch.autograd.grad(value.sum(), log_prob)
     record(ctx, value.detach(), torch.zeros_like(advantage))
     total = (slope @ experience.gradients.to(slope)) / (len(advantage) * len(experience.steps))
+    # sum_j theta_j g_j has the gradient g: the engine's backward then adds it like any other.
     flat = torch.cat([p.flatten() for p in ctx.adapter.parameters])
     return Loss((flat * total.to(flat)).sum(), step=True)

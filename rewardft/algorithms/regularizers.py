@@ -38,6 +38,7 @@ class KL:
 
     @staticmethod
     def needs_for(form: str = "epsilon_mse", **_: Any) -> frozenset[str]:
+        # A deterministic step has no density to compare.
         return frozenset() if form == "epsilon_mse" else frozenset({"log_prob"})
 
     def __call__(self, new: Transition, reference: Transition) -> Tensor:
@@ -48,6 +49,7 @@ class KL:
                 )
             return (new.epsilon - reference.epsilon).square().flatten(1).mean(1)
         if new.density is not None and reference.density is not None:
+            # First: `mean` and `std` below assume one deviation for all dimensions.
             return divergence(self.form, new, reference)
         if self.form == "categorical":
             raise ComponentError(
@@ -61,6 +63,7 @@ class KL:
                 "DDIM's and DDPM's last step may have none, depending on the model's "
                 "`set_alpha_to_one`)."
             )
+        # Both have the sampler's deviation, so the terms of log std and of the trace vanish.
         return (new.mean - reference.mean).square().flatten(1).mean(1) / (2 * new.std**2)
 
 
@@ -74,11 +77,14 @@ def divergence(form: str, new: Transition, reference: Transition) -> Tensor:
     where the step is of another kind than `form`."""
     assert new.density is not None and reference.density is not None
     value = kl_divergence(new.density, reference.density)
+    # 0 and no error: a policy with both kinds lists both forms.
     if form != kind_of(new.density):
         return torch.zeros_like(value if value.ndim == 1 else value[:, 0])
     if value.ndim == 1:
+        # Per dimension, so that a weight means the same at every size of the sample.
         return value / new.density.event_shape.numel()
     mask = torch.ones_like(value) if new.mask is None else new.mask.to(value)
+    # At least 1: an answer may have no token that was drawn.
     return (value * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
@@ -96,12 +102,14 @@ def trajectory_kl(ctx: Context, rollout: Rollout) -> dict[str, Tensor]:
 
     Costs one reference call per step; a sampler without `transition` repeats its own call too.
     """
+    # A chain may mix forms: its last step often draws no noise.
     terms: dict[str, list[Tensor]] = {}
     for k in range(rollout.plan.stop):
         form, value = step_distance(taken_step(ctx, rollout, k), ctx.reference(rollout, k))
         terms.setdefault(form, []).append(value)
     drawn = {form: values for form, values in terms.items() if form in ("gaussian", "categorical")}
     if drawn:
+        # Divergences add up along a chain; squared differences have no such rule and are averaged.
         return {form: torch.stack(values).sum(0) for form, values in drawn.items()}
     return {form: torch.stack(values).mean(0) for form, values in terms.items()}
 

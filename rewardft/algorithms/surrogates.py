@@ -40,5 +40,6 @@ def clipped_ratio_loss(log_prob: Tensor, old: Tensor, advantage: Tensor, clip: f
 
     Schulman et al. 2017, 1707.06347, equation 7.
     """
+    # The larger loss of the two: clipping may only take away from an improvement.
     ratio = torch.exp(log_prob - old)
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))

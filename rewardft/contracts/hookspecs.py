@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rewardft.recipe.recipe import Recipe
     from rewardft.types import Rollout
 
+# Specifications are never called; their bodies raise, as a None would look like an answer.
 hookspec = pluggy.HookspecMarker("rewardft")
 hookimpl = pluggy.HookimplMarker("rewardft")
 
@@ -89,7 +90,7 @@ def register_commands() -> Factories:
 
 @hookspec
 def check_recipe(recipe: Recipe) -> Iterable[str] | None:
-    """Object to a recipe before anything is loaded: return problems as sentences, or nothing."""
+    """Object to a recipe before anything is built: return problems as sentences, or nothing."""
     raise NotImplementedError
 
 

@@ -17,6 +17,7 @@ from rewardft.errors import CheckpointError
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode
 
+# JSON has no NaN, so the file holds null; see `rewardft.files.json_text`.
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 Role = Literal["reward", "held_out", "set"]
 
@@ -35,6 +36,7 @@ AXES = {
 class Record(BaseModel):
     """Plain data; unknown keys are refused."""
 
+    # Forbidden and not ignored: a file of a newer version must not lose half of it in silence.
     model_config = {"extra": "forbid", "frozen": True}
 
 

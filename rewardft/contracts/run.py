@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Run:
-    """A run as observers see it."""
+    """A run as observers see it.
+
+    steps: at which it ends at the latest; a budget, a plugin or a signal may end it before.
+    """
 
     folder: Path
     recipe: Recipe

@@ -40,6 +40,7 @@ def start_from(adapter: Lora | FullFineTuning, folder: Path, spec: AdapterSpec) 
         )
     if isinstance(adapter, Lora):
         path = folder / "adapter_config.json"
+        # The strength alpha / r is in no tensor: weights of another one would load without a word.
         found = read_object(path, {"r": int}, "It must be as peft writes it.")
         for key, own in (("r", spec.rank), ("lora_alpha", spec.alpha or spec.rank)):
             if found.get(key) != own:
@@ -61,6 +62,7 @@ def load_adapter(adapter: Lora | FullFineTuning, folder: Path) -> None:
         )
     try:
         state = load_file(path)
+    # safetensors has error types of its own, and damaged headers raise others.
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     adapter.load_state_dict(state, str(path))

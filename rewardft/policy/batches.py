@@ -1,5 +1,5 @@
-"""The order in which samples are drawn: a pure function of the seed,
-so that resuming needs a position alone."""
+"""The order in which samples are drawn: a pure function of the seed, so that resuming needs only
+a position."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Stream:
     def next_batch(self, size: int, rank: int = 0, processes: int = 1) -> Batch:
         """The next `size` samples of this process;
         the processes take consecutive slices of one global batch."""
+        # n processes with batch b see what one process with batch n * b sees.
         start = self.position + rank * size
         self.position += size * processes
         return self._gather(range(start, start + size))
@@ -48,6 +49,7 @@ class Stream:
         return make_batch(items, epochs)
 
     def _index(self, epoch: int, offset: int) -> int:
+        # Only the order of one pass is kept: positions ascend, so it changes once a pass.
         if epoch != self._pass:
             self._order = torch.randperm(
                 len(self.dataset), generator=keyed_generator(self.seed, "order", epoch)
@@ -73,6 +75,7 @@ def make_batch(items: list[Any], epochs: list[int]) -> Batch:
 def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
     """Raises DataError when an id comes twice in one pass over the data: both samples would get
     the same noise."""
+    # Across the end of a pass an id may come twice: its noise differs by pass.
     counts = Counter(zip(ids, epochs))
     twice = sorted({id_ for (id_, _), count in counts.items() if count > 1})
     if twice:
@@ -93,6 +96,7 @@ def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]
     for start in range(0, count, size):
         items = [dataset[i] for i in range(start, min(start + size, count))]
         batch = make_batch(items, [0] * len(items))
+        # Over all batches: two samples with the same noise in different ones would be as wrong.
         ids += batch.ids
         check_unique(ids, [0] * len(ids))
         yield batch

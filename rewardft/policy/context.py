@@ -76,6 +76,7 @@ class Context:
 
     def rng_of(self, step: int) -> random.Random:
         """The choices of an optimizer step."""
+        # Text is seeded by SHA-512; Python's `hash` is salted and differs between processes.
         return random.Random(f"{self.seed}/{step}")
 
     def noise(self, batch: Batch) -> Noise:
@@ -83,10 +84,12 @@ class Context:
 
     def encode(self, batch: Batch) -> Any:
         with torch.no_grad():
+            # Encoders are frozen: a graph through them would only hold memory.
             return self.policy.encode(batch)
 
     def rollout(self, batch: Batch, plan: Plan, noise: Noise | None = None) -> Rollout:
         """Run the sampler without autograd; `noise` replaces the samples' own."""
+        # Deterministic per sample, so that the same rollout can be made again from its ids.
         noise = self.noise(batch) if noise is None else noise
         with torch.no_grad():
             rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
@@ -130,6 +133,7 @@ class Context:
     def _warn_of_skips(self, scores: Scores) -> None:
         """Once per reward: a run must not lose one without a word."""
         for name, error in scores.skipped.items():
+            # One warning a reward: a server that is down would fill the log with thousands.
             if name not in self._warned:
                 self._warned.add(name)
                 warnings.warn(
@@ -178,10 +182,12 @@ class Context:
         total = torch.zeros(len(rollout.noise), dtype=self.dtype, device=self.device)
         if not self.regularizers:
             return total
+        # The audit reports regularizers that an algorithm never applied.
         self.penalized = True
         reference = self.reference(rollout, k) if reference is None else reference
         for term in self.regularizers:
             value = term.penalty(new, reference)
+            # A shape such as (b, 1) would broadcast to (b, b) and train on wrong sums.
             if value.shape != total.shape:
                 raise ComponentError(
                     f"regularizer {term.name!r} must return one number per sample, shape "
@@ -216,6 +222,7 @@ class Context:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember, and go on counting, from where a checkpoint was."""
         self.memory.load_state_dict(state["memory"])
+        # Budgets and curves over calls go on from what the run has spent in all.
         policy, cost = self.policy, state["cost"]
         policy.forwards, policy.backwards = cost["denoiser_forwards"], cost["denoiser_backwards"]
         policy.forward_samples, policy.backward_samples = (

@@ -32,6 +32,7 @@ class RewardFacts:
         scored without gradients)."""
         if isinstance(view._decoded, Tensor):
             self._note_pixels(view._decoded.detach())
+        # Kept as tensors: a read from the device here would wait for every micro-batch.
         applies = self.values.setdefault("samples_that_rewards_apply_to", {})
         for name, value in by_name.items():
             applies[name] = applies.get(name, 0) + (~value.isnan()).sum()
@@ -43,6 +44,7 @@ class RewardFacts:
             if len(applicable):  # else there is nothing to say about it
                 norm, before = slope_norm(applicable, x0), norms.get(name)
                 if norm is not None and before is not None:
+                    # The largest of all micro-batches: a gradient in one proves that there is one.
                     norm = torch.maximum(norm, before)
                 norms[name] = norm
 
@@ -52,6 +54,7 @@ class RewardFacts:
         skipped: what each reward that failed on this batch said.
         """
         for name in (r.name for r in rewards if r.on_error == "skip"):
+            # Listed also without a failure, so that the audit can tell "some" from "all".
             counts = self.values.setdefault("skipped", {})
             facts = counts.setdefault(name, {"batches": 0, "failed": 0})
             facts["batches"] += 1
@@ -73,6 +76,7 @@ class RewardFacts:
     def _note_pixels(self, pixels: Tensor) -> None:
         values = self.values
         low, high = pixels.min(), pixels.max()
+        # A hard clamp passes no gradient at its ends, see the audit.
         clamped = ((pixels <= 0) | (pixels >= 1)).float().mean()
         before = values.get("decoded_values", 0)
         count = before + pixels.numel()
@@ -89,11 +93,13 @@ def averages_over_the_batch(
     reward: Callable[[Rollout, Batch], Tensor], value: Tensor, view: Rollout, batch: Batch
 ) -> bool:
     """Whether the samples of a batch share one value, and those of its first half another."""
+    # Equal values are the cheap sign; only then is the reward called once more.
     if len(batch) < 2 or not bool((value == value[0]).all()):
         return False
     half = slice(0, len(batch) // 2)
     with torch.no_grad():
         again = reward(view.select(half), batch.select(half))
+    # Not exactly equal: kernels round differently for other batch sizes.
     return not torch.allclose(again, value[half], rtol=1e-4, atol=1e-7)
 
 
@@ -101,5 +107,7 @@ def slope_norm(values: Tensor, x0: Tensor) -> Tensor | None:
     """Norm of d(sum of values)/d(x0); None when no gradient arrives there."""
     if not values.requires_grad:
         return None
+    # Samples do not mix, so the gradient of the sum holds each sample's own. The graph is kept: the
+    # weighted sum of the rewards is differentiated after this.
     (slope,) = torch.autograd.grad(values.sum(), x0, retain_graph=True, allow_unused=True)
     return None if slope is None else slope.norm()

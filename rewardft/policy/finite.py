@@ -24,6 +24,7 @@ def finite_rows(value: Any, count: int) -> Tensor | None:
     rows = None
     for tensor in tensors_in(value):
         if tensor.is_floating_point() and tensor.ndim and len(tensor) == count:
+            # A sample is good if all of its numbers are, in every tensor of it.
             own = torch.isfinite(tensor.detach()).reshape(count, -1).all(1)
             rows = own if rows is None else rows & own
     return rows
@@ -35,6 +36,7 @@ def check_samples(rollout: Rollout, batch: Batch) -> None:
     rows = finite_rows(rollout.x0, len(batch))
     if rows is None or bool(rows.all()):
         return
+    # The first bad state tells a denoiser that diverged from one bad last step.
     steps = sorted(k for k, state in rollout.states.items() if not all_finite(state, len(batch)))
     since = f", from the state that enters step {steps[0]} on" if steps else ""
     raise NonFiniteError(
@@ -53,6 +55,7 @@ def all_finite(value: Any, count: int) -> bool:
 def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
     """The same rollout, which raises NonFiniteError when the decoder makes NaN or infinite pictures
     of samples that are finite. What it decodes is to stay `untouched`."""
+    # Decoding is lazy, so the check goes with the decoder: it costs nothing where none decodes.
     decode = rollout.decoder
     if decode is None:
         return rollout
@@ -85,6 +88,8 @@ def bad_slopes(
     For finding a fault: the reward is called twice.
     """
     count = len(batch)
+    # First through the decoder, then with the decoded samples as a leaf: what is bad in the first
+    # pass alone is the decoder's.
     x0 = rollout.x0.detach().requires_grad_(True)
     with torch.enable_grad():
         view = rollout.with_x0(x0)
@@ -101,6 +106,7 @@ def bad_slopes(
 def bad_rows(value: Tensor, inputs: list[Tensor], count: int) -> Tensor:
     """Where d(sum of the values that apply) / d(an input) is not finite, `(count,)` bool."""
     bad = torch.zeros(count, dtype=torch.bool, device=value.device)
+    # NaN values do not apply; they must not make the sum, and all slopes with it, NaN.
     total = torch.where(value.isnan(), 0.0, value).sum()
     if not total.requires_grad:
         return bad
@@ -114,6 +120,7 @@ def absent_as_nan(
     total: Tensor, by_name: Mapping[str, Tensor], weights: Mapping[str, float]
 ) -> Tensor:
     """The totals `(b,)`, NaN for samples to which no reward of a weight applies."""
+    # A reward of weight 0 is only watched: it gives a sample no reason to learn.
     counted = [value for name, value in by_name.items() if weights[name] != 0]
     if not counted:
         return total

@@ -17,6 +17,7 @@ from rewardft.errors import ComponentError
 from rewardft.policy.weights import copy_state, to_cpu
 
 
+# A parametrization, so that layers keep their class and find their weight under its name.
 class Cast(nn.Module):
     """The weight that a layer computes with, of the one that is trained."""
 
@@ -44,6 +45,7 @@ def keep_masters(module: nn.Module) -> None:
     for owner, name, parameter, dtype in found:
         if dtype in short:
             parameter.data = parameter.data.float()
+            # unsafe: torch refuses a parametrization that changes the dtype, as this one must.
             register_parametrization(owner, name, Cast(dtype), unsafe=True)
 
 
@@ -61,12 +63,15 @@ class FullFineTuning:
 
     def __init__(self, model: Any, keep_reference: bool) -> None:
         self.model, self.module = model, model.trainable
+        # Copied before the float32 masters are made: the reference stays in the base's precision.
         self.reference = (
             copy.deepcopy(self.module).requires_grad_(False).eval() if keep_reference else None
         )
         self.module.requires_grad_(True)
+        # The base's own dropout stays off: rollout and replay must be the same policy.
         self.module.eval()
         keep_masters(self.module)
+        # The plain names, so that files load into a model that nobody has parametrized.
         self.named = {layer_name(n): p for n, p in self.module.named_parameters()}
 
     @property

@@ -34,6 +34,7 @@ class Lora:
 
         self.module: nn.Module = model.trainable
         self.pipeline_part: str | None = getattr(model, "pipeline_part", None)
+        # Before the adapter is injected: its own tensors are switched on below.
         self.module.requires_grad_(False)
         targets = lora_targets(self.module, spec.targets or getattr(model, "lora_targets", None))
         alpha = spec.rank if spec.alpha is None else spec.alpha
@@ -43,23 +44,28 @@ class Lora:
             target_modules=targets,
             lora_dropout=spec.dropout,  # type: ignore[arg-type]
         )
+        # The seed is the run's; the global generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(self.config, self.module)
         self.named = {n: p for n, p in self.module.named_parameters() if ".lora_" in n}
         for parameter in self.named.values():
+            # A bfloat16 adapter would lose updates smaller than its last bit; float64 is for tests.
             parameter.data = (
                 parameter.data.float() if parameter.dtype != torch.float64 else parameter.data
             )
             parameter.requires_grad_(True)
+        # peft's layers, whatever their class: it has one for each kind of layer that it wraps.
         self.layers = [
             m
             for m in self.module.modules()
             if hasattr(m, "lora_A") and hasattr(m, "disable_adapters")
         ]
+        # The base's own dropout stays off: rollout and replay must be the same policy.
         self.module.eval()
         self.dropouts = (
             [m for layer in self.layers for m in layer.lora_dropout.values()]
+            # Without dropout peft puts an Identity there, which need not be switched.
             if spec.dropout
             else []
         )
@@ -95,10 +101,13 @@ class Lora:
         """Multiply the adapter's strength for evaluation; 1 is as trained, 0 the base model."""
         for layer in self.layers:
             for name in layer.scaling:
+                # From the configuration: a second call must not multiply the first one's.
                 layer.scaling[name] = self.config.lora_alpha / self.config.r * factor
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The adapter's tensors by the names that peft gives them in files."""
         return {
+            # "default" is the adapter's name inside a model; peft leaves it out of files.
             PEFT_PREFIX + name.replace(".default.", "."): p.detach()
             for name, p in self.named.items()
         }
@@ -112,7 +121,9 @@ class Lora:
         """
         folder.mkdir(parents=True, exist_ok=True)
         config = {
-            k: sorted(v) if isinstance(v, set) else v for k, v in self.config.to_dict().items()
+            # Sorted: JSON has no sets, and equal adapters must give equal files.
+            k: sorted(v) if isinstance(v, set) else v
+            for k, v in self.config.to_dict().items()
         }
         facts = {
             PEFT_PREFIX + k: config[k]

@@ -23,6 +23,7 @@ class Memory(dict[str, Any]):
     def versions(self) -> list[tuple[int, int]]:
         """(identity, number of changes in place) of every tensor, in order; read nothing from the
         device."""
+        # The identity as well: a new tensor in the place of an old one begins at version 0 again.
         return [(id(tensor), tensor._version) for tensor in tensors_in(dict(self))]
 
 

@@ -23,6 +23,7 @@ class Policy:
         self.forwards = self.backwards = self.forward_samples = self.backward_samples = 0
 
     def __getattr__(self, name: str) -> Any:
+        # Whatever is not counted (decode, scheduler, sample_shape) is the model's own.
         return getattr(self.model, name)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
@@ -31,7 +32,9 @@ class Policy:
         with self.autocast(x.device.type):
             output = self.model.denoise(x, t, cond)
         if output.requires_grad:
+            # Counted when a gradient arrives: a replay that is not differentiated costs none.
             output.register_hook(self._count_backward)
+        # bfloat16 ends here: sampler arithmetic and log-probabilities are float32.
         return output.float() if self.precision else output
 
     def call(self, method: str, count: int, *args: Any) -> tuple[Tensor, ...]:
@@ -42,6 +45,7 @@ class Policy:
         device = next(self.model.trainable.parameters()).device.type
         with self.autocast(device):
             outputs: tuple[Tensor, ...] = getattr(self.model, method)(*args)
+        # On one output only: a hook on each would count the same backward several times.
         if outputs[0].requires_grad:
             outputs[0].register_hook(lambda gradient: self._count(count))
         return outputs
@@ -63,6 +67,7 @@ class Policy:
         if not hasattr(self.model, "guidance"):
             yield
             return
+        # Guidance of 1 is the conditional prediction: u + 1 * (c - u) = c.
         before, self.model.guidance = self.model.guidance, 1.0
         try:
             yield

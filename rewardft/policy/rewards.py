@@ -36,6 +36,7 @@ def evaluate_rewards(
     """
     if not rewards:
         raise RewardError("the algorithm asks for scores, but the recipe lists no rewards")
+    # Before any reward: one that divides by the samples would be blamed for their NaN.
     check_samples(rollout, batch)
     # A leaf of its own: the gradient ends here, and no denoiser graph is held meanwhile.
     x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
@@ -50,6 +51,7 @@ def evaluate_rewards(
         # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
     weights = {r.name: r.weight for r in rewards}
+    # `total` is 0 where nothing applies; `present` tells these samples from a true 0.
     present = absent_as_nan(total.detach(), by_name, weights)
     if facts is not None and first:
         facts.note_scores(view, by_name, x0 if gradient else None)
@@ -95,6 +97,7 @@ def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tens
     if slope is not None:
         return slope
     cut = [name for name, value in by_name.items() if not value.isnan().all()]
+    # Rewards that apply to nothing have no gradient by right; only the others are reported.
     if not cut:  # skipped, or not applicable to this batch
         return torch.zeros_like(x0)
     raise RewardError(
@@ -109,6 +112,7 @@ def trace_slope(
 ) -> None:
     """Say whose gradient it is that is not finite: each reward is evaluated once more, alone, to
     tell it from the others and from the decoder."""
+    # Weight 0 keeps a reward out of the total, so its gradient is in no slope.
     for reward in (r for r in rewards if r.weight != 0):
         value, at_samples, own = bad_slopes(reward.reward, rollout, batch)
         if not at_samples.any():
@@ -156,6 +160,7 @@ def call_reward(
     value = called(reward, rollout, batch, on_error, skipped)
     if untouched is not None:
         try:
+            # After each reward: after the last one it would be unknown which of them did it.
             untouched.check(reward.name)
         except RewardError as error:
             report_failure(on_error, reward, error, rollout, batch)
@@ -173,6 +178,7 @@ def called(
     """What a reward returns, if it may, or NaN for one that fails and is skipped."""
     try:
         value = reward.reward(rollout, batch)
+        # Inside the `try`: a wrong shape is a failure as much as an exception is.
         check_value(reward.name, value, batch)
     except NonFiniteError:  # no fault of the reward
         raise
@@ -181,6 +187,7 @@ def called(
             if skipped is not None:
                 # Its frames would keep the batch in memory.
                 skipped[reward.name] = error.with_traceback(None)
+            # NaN is "not applicable": a zero would be a reward, and the policy would learn from it.
             return torch.full((len(batch),), float("nan"), device=rollout.noise.device)
         report_failure(on_error, reward, error, rollout, batch)
         raise
@@ -217,6 +224,7 @@ def place_of(reward: Any) -> str:
     """'file:line' of a function or of a class; '' where Python does not know."""
     while isinstance(reward, functools.partial):
         reward = reward.func
+    # An instance has no source of its own; its class has.
     made = reward if inspect.isroutine(reward) else type(reward)
     try:
         return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
@@ -226,6 +234,7 @@ def place_of(reward: Any) -> str:
 
 def check_value(name: str, value: Any, batch: Batch) -> None:
     """Raises RewardError unless the value is `(b,)` of plain numbers and has no inf."""
+    # First: `shape` and `isinf` of a nested or sparse tensor raise errors of torch's own.
     if isinstance(value, Tensor):
         check_plain(name, value)
     if not isinstance(value, Tensor) or value.shape != (len(batch),):

@@ -27,6 +27,7 @@ def take_snapshot(adapter: Any) -> Snapshot:
 def blend(snapshot: Snapshot, adapter: Any, decay: float) -> None:
     """snapshot <- decay * snapshot + (1 - decay) * policy, in place;
     decay 0 copies the policy exactly."""
+    # `lerp_` and `copy_` would broadcast a tensor of another shape.
     check_fit(snapshot, adapter)
     for name, parameter in adapter.named.items():
         if decay == 0.0:
@@ -49,6 +50,7 @@ def swapped_in(adapter: Any, snapshot: Mapping[str, Tensor]) -> Iterator[None]:
     own = {name: parameter.data for name, parameter in adapter.named.items()}
     try:
         for name, parameter in adapter.named.items():
+            # By `.data`: the parameters stay the same objects, which the optimizer holds.
             parameter.data = snapshot[name]
         with torch.no_grad():
             yield

@@ -32,6 +32,7 @@ class Untouched:
     def __init__(self, rollout: Rollout, batch: Batch, whole: bool) -> None:
         self.whole = whole
         self.settings = {name: read() for name, (read, _, _) in SETTINGS.items()}
+        # (name, tensor, number of changes, copy of the values or None)
         self.seen: list[tuple[str, Tensor, int, Tensor | None]] = []
         self.watch("rollout.x0", rollout.x0)
         for name, column in batch.columns.items():
@@ -40,6 +41,7 @@ class Untouched:
     def watch(self, words: str, value: Any) -> None:
         """Remember the tensors in `value`."""
         for tensor in tensors_in(value):
+            # At the first step alone: a copy of every batch would double what it holds.
             copy = tensor.detach().clone() if self.whole else None
             self.seen.append((words, tensor, changes(tensor), copy))
 
@@ -49,6 +51,7 @@ class Untouched:
         for words, (read, put_back, cure) in SETTINGS.items():
             now, before = read(), self.settings[words]
             if now != before:
+                # Restored before raising: what handles the error runs under the old settings.
                 put_back(before)
                 raise RewardError(
                     f"reward {name!r} changed torch's {words} from {before} to {now}, which "

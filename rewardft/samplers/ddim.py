@@ -59,6 +59,7 @@ class DDIM:
 
     @staticmethod
     def tags(eta: float = 0.0, **_: Any) -> frozenset[str]:
+        # Asked before anything is built: an algorithm that needs densities is refused here.
         return frozenset({"stochastic", "log_prob"}) if eta > 0 else frozenset()
 
     def setup(self, model: Any) -> None:
@@ -69,6 +70,7 @@ class DDIM:
                     "ddim: flow-matching models have no timestep spacing; leave `spacing` and "
                     "`next_level` out"
                 )
+            # The scheduler's own shift is kept: published samples were made with it.
             self.kind, self.schedule = "flow_prediction", FlowMatching(model.scheduler, self.steps)
         else:
             schedule = VariancePreserving(
@@ -96,7 +98,7 @@ class DDIM:
         # The noise estimate is not clamped with it: it stays the network's own.
         if self.clip is not None:
             x0 = x0.clamp(-self.clip, self.clip)
-        # Of x_k given x_{k+1}; 1 - a / a' with betas.
+        # Variance of x_k given x_{k+1}; 1 - a / a' with betas.
         fresh = sigma**2 - (alpha / alpha_next * sigma_next) ** 2
         # Equation 16. Rounding may take `fresh` below 0 where two levels are nearly equal.
         std = self.eta * sigma_next / sigma * max(fresh, 0.0) ** 0.5

@@ -59,6 +59,7 @@ class FlowEuler:
         mean = state + (s_next - s) * output
         # Both follow from x_s and v, as v = epsilon - x0.
         x0, epsilon = state - s * output, state + (1 - s) * output
+        # std 0: an ODE draws nothing after its initial noise.
         return gaussian_step(k, state, output, mean, 0.0, x0, epsilon, noise, taken)
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:

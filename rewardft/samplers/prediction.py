@@ -36,6 +36,7 @@ def to_x0_and_epsilon(
         return alpha * x - sigma * output, alpha * output + sigma * x
     if kind == "flow_prediction":
         return x - sigma * output, x + alpha * output
+    # The network predicts x0.
     return output, (x - alpha * output) / sigma
 
 

@@ -47,19 +47,26 @@ class VariancePreserving:
             )
         refuse(config, "thresholding", "clips x0 at a quantile of each sample")
         overrides = {} if spacing is None else {"timestep_spacing": spacing}
+        # From the model's configuration: schedulers with betas share their timesteps.
         grid = DDIMScheduler.from_config(config, **overrides)
         grid.set_timesteps(steps)
         self.timesteps: list[int] = [
-            min(int(t), config.num_train_timesteps - 1) for t in grid.timesteps
+            # `leading` with an offset may point behind the last training step.
+            min(int(t), config.num_train_timesteps - 1)
+            for t in grid.timesteps
         ]
+        # Coefficients of a step are computed in float64, whatever the dtype of the states.
         cumulative = scheduler.alphas_cumprod.double()
+        # 1, or that of timestep 0 with `set_alpha_to_one: false`, as the model was trained.
         final = float(grid.final_alpha_cumprod)
         self.alphas = [float(cumulative[t]) for t in self.timesteps] + [final]
         self.strided: list[float] | None = None
         if next_level == "stride":
             stride = config.num_train_timesteps // steps
             self.strided = [
-                float(cumulative[t - stride]) if t >= stride else final for t in self.timesteps
+                # Before the start of the schedule there is only the clean sample.
+                float(cumulative[t - stride]) if t >= stride else final
+                for t in self.timesteps
             ]
 
     def level(self, k: int) -> tuple[float, float]:
@@ -100,8 +107,9 @@ class FlowMatching:
     def __init__(self, scheduler: Any, steps: int, shift: float | None = None) -> None:
         refuse(scheduler.config, "invert_sigmas", "counts noise levels from data to noise")
         refuse(scheduler.config, "stochastic_sampling", "draws all noise anew at every step")
+        # Both at once: with dynamic shifting on, diffusers ignores `shift`.
         overrides = {} if shift is None else {"shift": shift, "use_dynamic_shifting": False}
-        # the scheduler's own class: a model family may have one that knows its resolution
+        # The scheduler's own class: a model family may have one that knows its resolution.
         grid = type(scheduler).from_config(scheduler.config, **overrides)
         grid.set_timesteps(steps)
         self.timesteps = [float(t) for t in grid.timesteps]
@@ -130,6 +138,7 @@ def is_flow_matching(scheduler: Any) -> bool:
 
 def refuse(config: Any, key: str, what: str) -> None:
     """Raises ComponentError for a switch of a scheduler that these samplers would pass over."""
+    # Sampling without it would be another model's distribution, and look like a bad one.
     if config.get(key):
         raise ComponentError(
             f"the model's scheduler has `{key}: true`: it {what}, and the samplers here do not. "

@@ -21,8 +21,10 @@ def roll_out(sampler: Any, model: Any, cond: Any, plan: Plan, noise: Noise) -> R
         # Keyed by the sample and not by its place in the batch, so that a batch may be cut
         # anywhere.
         state = noise.draw("initial", model.sample_shape(cond))
+        # As if a step had led to the initial state: the loop needs no special first case.
         last = Transition(state=state, next=state)
         for k in range(plan.stop):
+            # Guidance is applied inside: the stored output is what the arithmetic used.
             output = call_network(sampler, model, k, last.next, cond)
             last = sampler.transition(k, last.next, output, noise)
             if k in plan.keep:
@@ -52,6 +54,7 @@ def replay_step(
     The log-probability is that of the stored next state where it was kept.
     """
     state = rollout.states[k].detach()
+    # A leaf: the gradient at the step's input is read off it after backward.
     if input_gradient and torch.is_grad_enabled():
         state = state.requires_grad_(True)
     # The same arithmetic as in the rollout, so that on-policy ratios are exactly 1.
@@ -62,6 +65,7 @@ def replay_step(
 def state_after(rollout: Rollout, k: int) -> Any:
     """The stored state that step k led to;
     None when it was not kept (or step k is about to be run live)."""
+    # After an early stop x0 is an estimate, not the state that the last step led to.
     if k + 1 in rollout.states or k + 1 != rollout.plan.stop or rollout.plan.estimate:
         return rollout.states.get(k + 1)
     return rollout.x0
@@ -88,10 +92,12 @@ def gaussian_step(
     """x_{k+1} ~ N(mean, std^2 I).
     std = 0 makes the step deterministic and leaves it without a log-probability."""
     if std == 0.0:
+        # A density of width 0 would make every ratio 0 / 0.
         zero = torch.zeros((), dtype=state.dtype, device=state.device)
         return Transition(
             state, next=mean, output=output, mean=mean, std=zero, x0=x0, epsilon=epsilon
         )
+    # Keyed by the step: a replay draws the same noise again without its being stored.
     after = mean + std * noise.draw(f"step{k}", state.shape[1:])
     scale = torch.as_tensor(std, dtype=state.dtype, device=state.device)
     # The density is that of the state that was taken, held fixed: its gradient is by the mean
