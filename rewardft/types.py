@@ -91,8 +91,8 @@ class Batch:
             ) from None
 
     def select(self, rows: slice) -> Batch:
+        """Some of the rows; a slice that cuts an item in two no longer has all of its copies."""
         first, last, _ = rows.indices(len(self))
-        # A slice that cuts an item in two no longer holds all of its copies.
         whole = first % self.copies == 0 and last % self.copies == 0
         columns = select_rows(self.columns, rows)
         return Batch(self.ids[rows], self.epochs[rows], columns, self.copies if whole else 1)
