@@ -66,8 +66,8 @@ def register_rewards() -> Factories:
 @hookimpl
 def register_metrics() -> Factories:
     from rewardft_plugins.drpose.judges.blazepose import BlazePoseJudge
-    from rewardft_plugins.drpose.judges.mesh_judge import MeshJudge
     from rewardft_plugins.drpose.judges.pose_judge import PoseJudge
+    from rewardft_plugins.drpose.mesh.mesh_judge import MeshJudge
 
     return {"pose_judge": PoseJudge, "mesh_judge": MeshJudge, "blazepose": BlazePoseJudge}
 

@@ -13,7 +13,6 @@ from rewardft_plugins.modular.decoding import checkpoint_decoder
 from rewardft_plugins.modular.encoding import ConditionEncoder, Embed
 from rewardft_plugins.modular.guidance import Guidance
 from rewardft_plugins.modular.latents import LatentMap, encoded, find_map
-from rewardft_plugins.modular.loading import Source, load_parts, open_pipeline
 from rewardft_plugins.modular.networks import Denoisers, attention_targets, note_calls
 from rewardft_plugins.modular.schedule import is_flow, sampling_schedule
 from rewardft_plugins.modular.settings import Settings, blocks_for, common_inputs
@@ -35,7 +34,7 @@ class Modular:
 
     Args:
         pipe: the pipeline with its components.
-        settings: see `modular`.
+        settings: see `ModularFromWeights`.
         embed: makes the condition of a prompt and a picture `(3, h, w)`, in place of the encoders.
 
     Raises ComponentError for settings that the pipeline has no use for.
@@ -67,13 +66,6 @@ class Modular:
     def frame_rate(self) -> float | None:
         """In frames per second; None of models that make images."""
         return self.settings.frame_rate if self.settings.frames else None
-
-    @classmethod
-    def load(cls, source: Source, settings: Settings) -> Modular:
-        """From a folder or the hub, with the parts that the workflow uses."""
-        pipe = open_pipeline(source)
-        load_parts(pipe, blocks_for(pipe, settings), source)
-        return cls(pipe, settings)
 
     # -- weights -------------------------------------------------------------------------------
 

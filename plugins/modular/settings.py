@@ -14,7 +14,7 @@ from rewardft.errors import ComponentError, did_you_mean
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `modular` that do not say what to load; see there."""
+    """The options of `modular` that do not say what to load; see `ModularFromWeights`."""
 
     workflow: str | None = None
     guidance: float | None = None

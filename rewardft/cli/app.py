@@ -201,6 +201,34 @@ def sample(
     sample_folder(run, count, samples, adapter_scale, out, overrides)
 
 
+# Options of `compare`.
+Vary = Annotated[
+    list[str],
+    typer.Option(
+        "--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,refl"
+    ),
+]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ..."),
+]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Concurrent runs; the cores are divided among them.")
+]
+Launcher = Annotated[str, typer.Option(help="Where runs are made: local, slurm or ray.")]
+LauncherOptions = Annotated[
+    list[str],
+    typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable."),
+]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each run with --launcher ray.")]
+Pictures = Annotated[
+    int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")
+]
+
+
 def compare(
     sources: Annotated[
         list[str],
@@ -208,34 +236,15 @@ def compare(
             metavar="RECIPE|RUN...", help="Recipes, run folders, or one comparison file."
         ),
     ],
-    vary: Annotated[
-        list[str],
-        typer.Option(
-            "--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,refl"
-        ),
-    ] = [],
+    vary: Vary = [],
     overrides: Overrides = [],
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ..."),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(min=1, help="Concurrent runs; the cores are divided among them.")
-    ] = 1,
-    launcher: Annotated[
-        str, typer.Option(help="Where runs are made: local, slurm or ray.")
-    ] = "local",
-    launcher_options: Annotated[
-        list[str],
-        typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable."),
-    ] = [],
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each run with --launcher ray.")] = 0.0,
-    pictures: Annotated[
-        int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")
-    ] = 6,
+    seeds: Seeds = None,
+    budget: Budget = None,
+    jobs: Jobs = 1,
+    launcher: Launcher = "local",
+    launcher_options: LauncherOptions = [],
+    gpus: Gpus = 0.0,
+    pictures: Pictures = 6,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")
     ] = None,

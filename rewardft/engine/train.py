@@ -98,9 +98,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(job.resolved.dataset.build(), recipe.seed)
     meter = Meter(recipe.train.budget, accelerator.num_processes)
-    named = job.resolved.dataset.all_options | {"adapter.init": recipe.adapter.init}
-    data = data_digests(named, recipe.base)
-    origin = Origin(accelerator.num_processes, session.plugin_files, data)
+    origin = origin_of(job, session)
     # Two kinds of parts, see `Saver`: those that only an update changes, and the others.
     held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
@@ -132,6 +130,13 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
             peers=peers,
         )
     )
+
+
+def origin_of(job: Job, session: Session) -> Origin:
+    """What a resumed run must have in common with this one."""
+    files = job.resolved.dataset.all_options | {"adapter.init": job.recipe.adapter.init}
+    data = data_digests(files, job.recipe.base)
+    return Origin(job.accelerator.num_processes, session.plugin_files, data)
 
 
 def build_session_to_train(job: Job, state: TrainState, is_new: bool) -> Session:

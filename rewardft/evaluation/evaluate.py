@@ -4,7 +4,7 @@ so that any two evaluations can be compared in pairs."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,13 +98,7 @@ def evaluate(
         batch = items.repeat(per_item) if per_item > 1 else items
         batch = batch.to(ctx.device)
         rollout = roll_out(ctx, batch, result, kl)
-        with torch.no_grad():
-            if ctx.rewards:
-                scores = ctx.score(rollout, batch)
-                for name, value in scores.by_name.items():
-                    add_values(result, f"reward/{name}", value, per_item)
-            for metric in metrics.values():
-                metric.update(rollout, batch)
+        measure(ctx, rollout, batch, metrics.values(), result)
         result.ids.extend(items.ids)
         if "group" in items:
             result.groups.extend(items["group"])
@@ -115,6 +109,18 @@ def evaluate(
     result.higher_is_better |= {f"reward/{r.name}": r.weight >= 0 for r in ctx.rewards}
     add_metrics(result, metrics, per_item)
     return result
+
+
+@torch.no_grad()
+def measure(
+    ctx: Context, rollout: Rollout, batch: Batch, metrics: Iterable[Any], result: Evaluation
+) -> None:
+    """File what the rewards say of finished samples, and show them to the metrics."""
+    if ctx.rewards:
+        for name, value in ctx.score(rollout, batch).by_name.items():
+            add_values(result, f"reward/{name}", value, batch.copies)
+    for metric in metrics:
+        metric.update(rollout, batch)
 
 
 def add_values(result: Evaluation, name: str, values: Tensor, per_item: int) -> None:

@@ -82,19 +82,12 @@ def build_dataset_command(
     """Build (image, pose) pairs from motion clips: sample poses, render, split by clip."""
     from rewardft_plugins.drpose.data.build import build_dataset
     from rewardft_plugins.drpose.data.painter import RenderedPainter
-    from rewardft_plugins.drpose.data.splits import plan_splits
+    from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
     from rewardft_plugins.humans.body import describe_body, load_body
     from rewardft_plugins.humans.motion import read_clips
 
-    plans = plan_splits(
-        read_clips(motions),
-        poses=poses,
-        neighbours=neighbours,
-        yaws=yaws,
-        targets=targets,
-        val_samples=val_samples,
-        tumble=tumble,
-    )
+    sampling = Sampling(poses, neighbours, yaws, val_samples, tumble, targets)
+    plans = plan_splits(read_clips(motions), sampling)
     model = load_body(body)
     _say(describe_body(model))
     started = time.monotonic()

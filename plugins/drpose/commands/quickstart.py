@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rewardft_plugins.drpose.commands.verdict import results_table, sentence
+from rewardft_plugins.drpose.data.acrobatic import acrobatic_batch
 from rewardft_plugins.drpose.model.sampler import split_domains
 from rewardft_plugins.drpose.pictures import save_showcase, unmirror
 from rich.console import Console
@@ -50,7 +50,7 @@ def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> Any:
 
 def build_data(root: Path) -> None:
     from rewardft_plugins.drpose.data.build import build_dataset
-    from rewardft_plugins.drpose.data.splits import plan_splits
+    from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
     from rewardft_plugins.humans.body import describe_body, load_body
     from rewardft_plugins.humans.motion import shipped_clips
 
@@ -68,7 +68,7 @@ def build_data(root: Path) -> None:
         task = bar.add_task("rendering", total=None)
         build_dataset(
             root,
-            plan_splits(shipped_clips(), yaws=YAWS),
+            plan_splits(shipped_clips(), Sampling(yaws=YAWS)),
             body,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -89,7 +89,7 @@ def paint(folder: Path, count: int = 5) -> Path:
     the right, from behind and from the left."""
     session = open_run(folder)
     ctx = session.evaluation_context()
-    batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
+    batch = acrobatic_batch(session.resolved.eval_dataset.build(), count)
     _, before = sample_views(ctx, batch)
     load_trained(session, folder)
     normals, after = sample_views(ctx, batch)
@@ -117,18 +117,6 @@ def mesh_views(normals: Tensor, colours: Tensor) -> Tensor:
         for mesh in Reconstructor()(normals, colours).meshes
     ]
     return torch.from_numpy(np.stack(turned)).float() / 255
-
-
-def acrobatic_items(dataset: Any, count: int) -> list[Any]:
-    """The first `count` acrobatic samples of a data set, or as many as there are."""
-    items = map(dataset.__getitem__, range(len(dataset)))
-    return list(islice((item for item in items if not item["plain"]), count))
-
-
-def stack(items: list[Any]) -> Batch:
-    from rewardft.policy.batches import make_batch
-
-    return make_batch(items, [0] * len(items))
 
 
 def sample_views(ctx: Any, batch: Batch) -> tuple[Tensor, Tensor]:

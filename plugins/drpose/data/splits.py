@@ -33,54 +33,57 @@ class SplitPlan:
     tumble: float = 0.0
 
 
-def plan_splits(
-    clips: Sequence[Clip],
-    *,
-    poses: int = 1500,
-    neighbours: int = 10,
-    yaws: int = 1,
-    targets: str = "val",
-    val_samples: int = 128,
-    tumble: float = 0.0,
-) -> list[SplitPlan]:
+@dataclass(frozen=True)
+class Sampling:
+    """What the splits take of the clips.
+
+    poses, neighbours, yaws, tumble: of each training split, as in `SplitPlan`. val_samples: of each
+        validation split. targets: the splits that also store the six views: none, val or all.
+
+    Raises DataError for a number that is not positive, a `tumble` that is not within 0 and 1, more
+    headings than whole degrees, and other `targets`.
+    """
+
+    poses: int = 1500
+    neighbours: int = 10
+    yaws: int = 1
+    val_samples: int = 128
+    tumble: float = 0.0
+    targets: str = "val"
+
+    def __post_init__(self) -> None:
+        counts = ("poses", "neighbours", "yaws", "val_samples")
+        values = {name.replace("_", "-"): getattr(self, name) for name in counts}
+        if wrong := [f"{name} is {value}" for name, value in values.items() if value < 1]:
+            raise DataError(f"{', '.join(wrong)}; expected at least 1.")
+        if self.yaws > 360:
+            raise DataError(
+                f"yaws is {self.yaws}; expected at most 360, because headings are whole degrees."
+            )
+        if not 0 <= self.tumble <= 1:
+            raise DataError(f"tumble is {self.tumble}; expected a share from 0 to 1.")
+        if self.targets not in TARGETS:
+            raise DataError(f"targets is {self.targets!r}.{did_you_mean(self.targets, TARGETS)}")
+
+
+def plan_splits(clips: Sequence[Clip], sampling: Sampling | None = None) -> list[SplitPlan]:
     """Plan `plain_train`, `plain_val`, `acro_train` and `acro_val`, those of them that have clips.
 
-    Training splits take `poses` poses with their neighbours; validation splits take `val_samples`
-    samples that are far apart, turned to several headings where there are fewer frames. `tumble`
-    is of training splits alone.
-
-    Raises:
-        DataError: `targets` is none of `none`, `val`, `all`, or a number is not positive, `tumble`
-            is not within 0 and 1, or there are no clips.
+    Validation splits take samples that are far apart, turned to several headings where there are
+    fewer frames than samples. Raises DataError where there are no clips.
     """
-    _check_numbers(poses, neighbours, yaws, val_samples, tumble, targets)
+    of = sampling or Sampling()
     plans = []
     for kind, plain in (("plain", True), ("acro", False)):
         if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:
-            whole = targets == "all"
-            name = f"{kind}_train"
-            plans.append(SplitPlan(name, train, poses, neighbours, yaws, whole, tumble=tumble))
+            amounts = (of.poses, of.neighbours, of.yaws, of.targets == "all")
+            plans.append(SplitPlan(f"{kind}_train", train, *amounts, tumble=of.tumble))
         if held_out := [clip for clip in clips if clip.plain == plain and clip.split == "val"]:
-            plans.append(_validation(f"{kind}_val", held_out, val_samples, targets != "none"))
+            views = of.targets != "none"
+            plans.append(_validation(f"{kind}_val", held_out, of.val_samples, views))
     if not plans:
         raise DataError("there are no motion clips to build a data set from.")
     return plans
-
-
-def _check_numbers(
-    poses: int, neighbours: int, yaws: int, val_samples: int, tumble: float, targets: str
-) -> None:
-    numbers = {"poses": poses, "neighbours": neighbours, "yaws": yaws, "val-samples": val_samples}
-    if wrong := [f"{name} is {value}" for name, value in numbers.items() if value < 1]:
-        raise DataError(f"{', '.join(wrong)}; expected at least 1.")
-    if yaws > 360:
-        raise DataError(
-            f"yaws is {yaws}; expected at most 360, because headings are whole degrees."
-        )
-    if not 0 <= tumble <= 1:
-        raise DataError(f"tumble is {tumble}; expected a share from 0 to 1.")
-    if targets not in TARGETS:
-        raise DataError(f"targets is {targets!r}.{did_you_mean(targets, TARGETS)}")
 
 
 def _validation(name: str, clips: list[Clip], samples: int, targets: bool) -> SplitPlan:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from rewardft_plugins.drpose.data.acrobatic import acrobatic_batch
 from rewardft_plugins.drpose.mesh.colour import paint_mesh
 from rewardft_plugins.drpose.mesh.evidence import silhouette_depth
 from rewardft_plugins.drpose.mesh.files import FORMATS, as_trimesh, write_mesh
@@ -51,14 +52,12 @@ def from_run(folder: Path, out: Path, count: int, body: str | None = None) -> Ma
 
 def run_meshes(folder: Path, count: int, body: str | None = None) -> list[Row]:
     """Base, tuned and true mesh of up to `count` held-out acrobatic samples, same noise."""
-    from rewardft_plugins.drpose.commands.quickstart import acrobatic_items, stack
-
     from rewardft.runs.open import load_trained, open_run
 
     reconstruct = Reconstructor(body)  # whose errors come before any sampling
     session = open_run(folder)
     ctx = session.evaluation_context()
-    batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
+    batch = acrobatic_batch(session.resolved.eval_dataset.build(), count)
     base = reconstruct(*_views(ctx, batch)).meshes
     load_trained(session, folder)
     tuned = reconstruct(*_views(ctx, batch)).meshes

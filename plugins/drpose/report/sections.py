@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rewardft_plugins.drpose.commands.quickstart import acrobatic_items, stack
+from rewardft_plugins.drpose.data.acrobatic import acrobatic_batch
 from rewardft_plugins.drpose.judges.pose_judge import JudgeNet
 from rewardft_plugins.drpose.model.sampler import split_domains
 from rewardft_plugins.drpose.report.html import Shown, section_html
@@ -102,7 +102,7 @@ def look(folder: Path, count: int = SAMPLES) -> Looked:
         return known
     judge = JudgeNet.load(locate(judge_weights(session), "judge"))
     freeze(judge)
-    batch = stack(acrobatic_items(session.resolved.eval_dataset.build(), count))
+    batch = acrobatic_batch(session.resolved.eval_dataset.build(), count)
     ctx = session.evaluation_context()
     base = judged(judge, ctx, batch)
     load_trained(session, folder)

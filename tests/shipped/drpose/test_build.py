@@ -8,7 +8,7 @@ from rewardft_plugins.drpose.commands.app import app
 from rewardft_plugins.drpose.data.build import build_dataset, choose_samples
 from rewardft_plugins.drpose.data.dataset import Drpose15k
 from rewardft_plugins.drpose.data.painter import RenderedPainter
-from rewardft_plugins.drpose.data.splits import SplitPlan, plan_splits
+from rewardft_plugins.drpose.data.splits import Sampling, SplitPlan, plan_splits
 from rewardft_plugins.drpose.data.storage import verify_dataset
 from rewardft_plugins.humans.body import load_body
 from rewardft_plugins.humans.camera import AZIMUTHS, HALF_EXTENT, MIRRORED, VIEWS
@@ -82,7 +82,7 @@ def test_a_share_of_the_training_samples_is_turned_about_any_axis(tmp_path, body
     named = [clips["dm_walk"], clips["dm_run"]]
     made = {}
     for share in (0.0, 0.5):
-        plans = plan_splits(named, poses=30, neighbours=1, targets="none", tumble=share)
+        plans = plan_splits(named, Sampling(poses=30, neighbours=1, targets="none", tumble=share))
         build_dataset(tmp_path / str(share), plans, body, size=8, seed=2)
         for split in ("plain_train", "plain_val"):
             made[share, split] = list(Drpose15k(str(tmp_path / str(share)), split))
@@ -98,7 +98,7 @@ def test_a_share_of_the_training_samples_is_turned_about_any_axis(tmp_path, body
 
 
 def test_manifest_says_what_was_built(tmp_path, body, clips):
-    plans = plan_splits(list(clips.values()), poses=3, neighbours=3, val_samples=4)
+    plans = plan_splits(list(clips.values()), Sampling(poses=3, neighbours=3, val_samples=4))
     manifest = build_dataset(tmp_path / "set", plans, body, size=16, seed=2)
     assert json.loads((tmp_path / "set/manifest.json").read_text()) == json.loads(
         json.dumps(manifest)
@@ -148,7 +148,9 @@ def test_headings_are_spread_and_different(body, clips):
 
 
 def test_validation_splits_reach_their_size_with_several_headings(body, clips):
-    plans = {plan.name: plan for plan in plan_splits(list(clips.values()), val_samples=128)}
+    plans = {
+        plan.name: plan for plan in plan_splits(list(clips.values()), Sampling(val_samples=128))
+    }
     samples = choose_samples(plans["plain_val"], body, seed=0)  # run and jump have 79 frames
     assert len(samples) == 128 and plans["plain_val"].yaws == 2
 
@@ -245,7 +247,7 @@ def test_a_clip_in_two_splits(tmp_path, body, clips):
 )
 def test_impossible_plans(clips, options, message):
     with pytest.raises(DataError) as caught:
-        plan_splits(list(clips.values()), **options)
+        plan_splits(list(clips.values()), Sampling(**options))
     assert str(caught.value) == message
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rewardft_plugins.drpose.data.build import build_dataset
 from rewardft_plugins.drpose.data.dataset import Drpose15k
-from rewardft_plugins.drpose.data.splits import plan_splits
+from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
 from rewardft_plugins.humans.body import load_body
 from rewardft_plugins.humans.camera import project
 from rewardft_plugins.humans.motion import shipped_clips
@@ -21,7 +21,7 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("drpose") / "mini"
-    plans = plan_splits(shipped_clips(), poses=6, neighbours=2, val_samples=5)
+    plans = plan_splits(shipped_clips(), Sampling(poses=6, neighbours=2, val_samples=5))
     build_dataset(root, plans, load_body("anny_lowpoly"), size=SIZE, seed=0)
     return root
 

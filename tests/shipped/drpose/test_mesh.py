@@ -14,12 +14,12 @@ from PIL import Image
 from rewardft_plugins.drpose.data.build import build_dataset
 from rewardft_plugins.drpose.data.dataset import Drpose15k
 from rewardft_plugins.drpose.data.hard_poses import SPLIT, build_hard_poses
-from rewardft_plugins.drpose.data.splits import plan_splits
-from rewardft_plugins.drpose.judges.mesh_judge import MeshJudge
+from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
 from rewardft_plugins.drpose.mesh.evidence import project, silhouette_depth
 from rewardft_plugins.drpose.mesh.files import write_mesh
 from rewardft_plugins.drpose.mesh.fit import limited
 from rewardft_plugins.drpose.mesh.make import from_pictures
+from rewardft_plugins.drpose.mesh.mesh_judge import MeshJudge
 from rewardft_plugins.drpose.mesh.pictures import read_views
 from rewardft_plugins.drpose.mesh.reconstruct import Reconstructor, true_mesh
 from rewardft_plugins.drpose.pictures import save_samples, unmirror
@@ -50,7 +50,7 @@ TRIANGLE = Mesh(
 def batch(tmp_path_factory):
     """Three plain held-out samples with their targets."""
     root = tmp_path_factory.mktemp("set") / "data"
-    plans = plan_splits(shipped_clips(), poses=2, neighbours=1, val_samples=3)
+    plans = plan_splits(shipped_clips(), Sampling(poses=2, neighbours=1, val_samples=3))
     build_dataset(root, plans, load_body("anny_lowpoly"))
     dataset = Drpose15k(str(root), "plain_val", targets=True)
     return make_batch([dataset[i] for i in range(3)], [0] * 3)
@@ -283,7 +283,7 @@ def test_hard_poses_are_64_held_out_acrobatic_samples(tmp_path):
 
 
 def test_another_data_set_is_no_benchmark(tmp_path):
-    plans = plan_splits(shipped_clips(), poses=1, neighbours=1, val_samples=1)
+    plans = plan_splits(shipped_clips(), Sampling(poses=1, neighbours=1, val_samples=1))
     build_dataset(tmp_path / "set", plans, load_body("anny_lowpoly"))
     with pytest.raises(DataError, match="holds another data set, without the split 'hard_poses'"):
         build_hard_poses(tmp_path / "set")

@@ -22,7 +22,7 @@ from rewardft_plugins.drpose.commands.quickstart import (
 from rewardft_plugins.drpose.commands.verdict import results_table, sentence
 from rewardft_plugins.drpose.data.build import build_dataset
 from rewardft_plugins.drpose.data.dataset import Drpose15k
-from rewardft_plugins.drpose.data.splits import plan_splits
+from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
 from rewardft_plugins.drpose.model.sampler import MultiviewDDIM
 from rewardft_plugins.drpose.pictures import (
     caption,
@@ -83,7 +83,7 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("quickstart") / "data"
     build_dataset(
         root,
-        plan_splits(shipped_clips(), poses=2, neighbours=1, val_samples=4),
+        plan_splits(shipped_clips(), Sampling(poses=2, neighbours=1, val_samples=4)),
         load_body("anny_lowpoly"),
     )
     return root
@@ -333,7 +333,9 @@ def test_drpose_mini_improves(tmp_path):
     """Acrobatic poses get better by more than the paired 95 % interval, by the reward and by every independent metric;
     plain ones do not get worse by more than theirs."""
     root = tmp_path / "data"
-    build_dataset(root, plan_splits(shipped_clips(), yaws=YAWS), load_body("anny_lowpoly"))
+    build_dataset(
+        root, plan_splits(shipped_clips(), Sampling(yaws=YAWS)), load_body("anny_lowpoly")
+    )
     run = run_recipe(MINI, tmp_path / "run", f"data.root={root}")
     rows = {row["name"]: row for row in run.summary["evaluation"]}
     for value in ("reward/crisp_pose", "pose_judge/iou", "pose_judge/mpjpe_mm"):

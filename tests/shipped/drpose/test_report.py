@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rewardft_plugins.drpose.data.build import build_dataset
-from rewardft_plugins.drpose.data.splits import plan_splits
+from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
 from rewardft_plugins.drpose.report import sections as report
 from rewardft_plugins.drpose.report.html import (
     Shown,
@@ -121,7 +121,7 @@ def comparison(tmp_path_factory):
     data = folder / "data"
     build_dataset(
         data,
-        plan_splits(shipped_clips(), poses=2, neighbours=1, val_samples=4),
+        plan_splits(shipped_clips(), Sampling(poses=2, neighbours=1, val_samples=4)),
         load_body("anny_lowpoly"),
     )
     from importlib.resources import files

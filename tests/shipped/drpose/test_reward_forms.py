@@ -243,7 +243,7 @@ def held_out(tmp_path_factory):
     pytest.importorskip("smplx")
     from rewardft_plugins.drpose.data.build import build_dataset
     from rewardft_plugins.drpose.data.dataset import Drpose15k
-    from rewardft_plugins.drpose.data.splits import plan_splits
+    from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
     from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from rewardft_plugins.drpose.training.forms import FORMS as TRAINED
     from rewardft_plugins.drpose.training.forms import draw_truth
@@ -252,7 +252,7 @@ def held_out(tmp_path_factory):
     from rewardft_plugins.humans.motion import shipped_clips
 
     root, body = tmp_path_factory.mktemp("data") / "set", load_body()
-    plans = plan_splits(shipped_clips(), poses=8, neighbours=1, val_samples=48)
+    plans = plan_splits(shipped_clips(), Sampling(poses=8, neighbours=1, val_samples=48))
     build_dataset(root, plans, body)
     encoder = LatentAutoencoder.load(ASSETS / "autoencoder")
     pairs = {}

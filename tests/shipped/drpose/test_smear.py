@@ -8,7 +8,7 @@ import pytest
 import torch
 from rewardft_plugins.drpose.data.build import build_dataset
 from rewardft_plugins.drpose.data.dataset import Drpose15k
-from rewardft_plugins.drpose.data.splits import plan_splits
+from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
 from rewardft_plugins.drpose.judges.pose_judge import sharpness
 from rewardft_plugins.drpose.model.multiview_compact import MultiviewCompact
 from rewardft_plugins.drpose.model.sampler import split_domains
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 def smeared(tmp_path_factory):
     """Batch, model, and latents `(4, 16, 12, c, h, w)` that it drew for the same pictures."""
     root = tmp_path_factory.mktemp("smear") / "data"
-    clips = plan_splits(shipped_clips(), poses=2, neighbours=1, val_samples=16)
+    clips = plan_splits(shipped_clips(), Sampling(poses=2, neighbours=1, val_samples=16))
     build_dataset(root, clips, load_body("anny_lowpoly"))
     data = Drpose15k(str(root), "acro_val", targets=True)
     batch = make_batch([data[i] for i in range(16)], [0] * 16)

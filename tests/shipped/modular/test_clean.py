@@ -5,9 +5,9 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.modular_pipelines.modular_pipeline import PipelineState
 from modular_tiny import FAMILIES, build
-from rewardft_plugins.modular import modular
 from rewardft_plugins.modular.blocks import catch
 from rewardft_plugins.modular.encoding import to_picture
+from rewardft_plugins.modular.from_weights import ModularFromWeights
 
 from rewardft import Batch
 from rewardft.errors import ComponentError, DataError
@@ -143,8 +143,8 @@ def test_the_edited_picture_is_not_the_condition(folders):
     before, after = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     columns = {"prompt": ["x", "y"], "image": before}
     batch = Batch(("0", "1"), (0, 0), {**columns, "edited": after})
-    edits = modular(**options, workflow="image_conditioned")
-    assert torch.equal(edits.clean(batch), modular(**options).clean(batch_of(after)))
+    edits = ModularFromWeights(**options, workflow="image_conditioned")
+    assert torch.equal(edits.clean(batch), ModularFromWeights(**options).clean(batch_of(after)))
     with pytest.raises(ComponentError) as caught:
         edits.clean(Batch(("0", "1"), (0, 0), columns))
     assert str(caught.value) == (

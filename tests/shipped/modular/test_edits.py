@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers as T
 from diffusers import AutoencoderKLQwenImage, QwenImageEditAutoBlocks
-from rewardft_plugins.modular import modular
 from rewardft_plugins.modular.blocks import join
 from rewardft_plugins.modular.encoding import to_picture
+from rewardft_plugins.modular.from_weights import ModularFromWeights
 from rewardft_plugins.modular.loading import Source, load_parts, open_pipeline, select_blocks
 from rewardft_plugins.modular.model import Modular
 from rewardft_plugins.modular.settings import Settings
@@ -46,7 +46,7 @@ def called(pipe, row, steps=STEPS):
 
 def test_flux2_klein_with_a_picture(folders):
     weights, workflow = str(folders["flux2_klein"]), "image_conditioned"
-    model = modular(weights=weights, workflow=workflow, height=32, width=32)
+    model = ModularFromWeights(weights=weights, workflow=workflow, height=32, width=32)
     source = Source(weights)
     pipe = open_pipeline(source)
     load_parts(pipe, select_blocks(pipe, workflow, {}), source)
@@ -97,7 +97,7 @@ def test_qwen_image_edit():
 
 
 def test_pictures_are_denoised_one_at_a_time(folders):
-    model = modular(
+    model = ModularFromWeights(
         weights=str(folders["flux2_klein"]), workflow="image_conditioned", height=32, width=32
     )
     cond = model.encode(EDITS)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from rewardft_plugins.modular import modular
+from rewardft_plugins.modular.from_weights import ModularFromWeights
 from safetensors.torch import load_file, save_file
 
 from rewardft import Batch
@@ -28,7 +28,7 @@ def batch():
 
 def refused(**options):
     with pytest.raises(ComponentError) as caught:
-        modular(**options)
+        ModularFromWeights(**options)
     return str(caught.value)
 
 
@@ -39,7 +39,7 @@ def test_from_prompts_to_pixels_as_the_standard_pipeline(family, folders):
     from rewardft.policy.policy import Policy
 
     size = {"height": 64, "width": 64}
-    model = modular(weights=str(folders[family]), **size)
+    model = ModularFromWeights(weights=str(folders[family]), **size)
     sampler = FlowEuler(3)
     sampler.setup(model)
     ctx = Context(policy=Policy(model), sampler=sampler, adapter=None)
@@ -60,7 +60,7 @@ def test_from_prompts_to_pixels_as_the_standard_pipeline(family, folders):
 
 
 def test_video_from_a_folder(folders):
-    model = modular(weights=str(folders["wan"]), frames=5, **SIZE)
+    model = ModularFromWeights(weights=str(folders["wan"]), frames=5, **SIZE)
     cond = model.encode(batch())
     x = torch.randn(2, *model.sample_shape(cond), generator=torch.Generator().manual_seed(0))
     assert model.decode(x).shape == (2, 5, 3, 32, 32)
@@ -68,8 +68,8 @@ def test_video_from_a_folder(folders):
 
 def test_blocks_that_the_index_does_not_name(folders):
     weights = str(folders["wan"])
-    named = modular(weights=weights, blocks="WanBlocks", frames=5, **SIZE)
-    found = modular(weights=weights, frames=5, **SIZE)
+    named = ModularFromWeights(weights=weights, blocks="WanBlocks", frames=5, **SIZE)
+    found = ModularFromWeights(weights=weights, frames=5, **SIZE)
     cond = [model.encode(batch()) for model in (named, found)]
     x = torch.randn(2, *named.sample_shape(cond[0]), generator=torch.Generator().manual_seed(0))
     t = torch.full((2,), 500.0)
@@ -77,7 +77,7 @@ def test_blocks_that_the_index_does_not_name(folders):
 
 
 def test_each_prompt_is_encoded_once(folders):
-    model = modular(weights=str(folders["wan"]), frames=5, **SIZE)
+    model = ModularFromWeights(weights=str(folders["wan"]), frames=5, **SIZE)
     calls = []
     model.pipe.text_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
     first = model.encode(batch())
@@ -151,7 +151,9 @@ def test_unknown_names_get_suggestions(folders):
 
 
 def test_a_workflow_that_does_not_start_from_noise(folders):
-    model = modular(weights=str(folders["z_image"]), workflow="image2image", height=64, width=64)
+    model = ModularFromWeights(
+        weights=str(folders["z_image"]), workflow="image2image", height=64, width=64
+    )
     pictures = Batch(("0",), (0,), {"prompt": ["a cat"], "image": torch.rand(1, 3, 64, 64)})
     with pytest.raises(
         ComponentError, match="starts from a picture that is noised or kept in part"
@@ -160,7 +162,7 @@ def test_a_workflow_that_does_not_start_from_noise(folders):
 
 
 def test_precision_of_parts(folders):
-    model = modular(
+    model = ModularFromWeights(
         weights=str(folders["wan"]), dtype="bf16", dtypes={"text_encoder": "fp32"}, frames=5, **SIZE
     )
     assert model.trainable.dtype == torch.bfloat16
@@ -171,10 +173,10 @@ def test_precision_of_parts(folders):
 
 
 def test_offloaded_encoders_are_put_away(folders):
-    model = modular(weights=str(folders["wan"]), offload_encoders=True, frames=5, **SIZE)
+    model = ModularFromWeights(weights=str(folders["wan"]), offload_encoders=True, frames=5, **SIZE)
     model.to(torch.device("cpu"))
     assert model.pipe.text_encoder is None
-    kept = modular(weights=str(folders["wan"]), frames=5, **SIZE)
+    kept = ModularFromWeights(weights=str(folders["wan"]), frames=5, **SIZE)
     one, other = model.encode(batch())[0], kept.encode(batch())[0]
     assert torch.equal(one.values["prompt_embeds"], other.values["prompt_embeds"])
     assert model.pipe.text_encoder is None

@@ -5,7 +5,7 @@ import json
 import diffusers
 import pytest
 import torch
-from rewardft_plugins.modular import modular
+from rewardft_plugins.modular.from_weights import ModularFromWeights
 from rewardft_plugins.text2image.flux import Flux
 from rewardft_plugins.text2image.sd3 import StableDiffusion3
 from rewardft_plugins.text2image.sdxl import StableDiffusionXL
@@ -73,7 +73,7 @@ def test_the_same_samples(family, tmp_path):
     kind, _, options = FAMILIES[family]
     folder = indexed(family, tmp_path)
     kept = kind(weights=str(folder), **SIZE, **options)
-    model = modular(weights=str(folder), guidance=options["guidance"], **SIZE)
+    model = ModularFromWeights(weights=str(folder), guidance=options["guidance"], **SIZE)
     noise = torch.randn(2, *kept.sample_shape(None), generator=torch.Generator().manual_seed(0))
     latents, pixels = finished(kept, noise)
     shape = packed if family == "flux" else torch.Tensor.clone
