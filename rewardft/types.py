@@ -98,8 +98,8 @@ class Batch:
         return Batch(self.ids[rows], self.epochs[rows], columns, self.copies if whole else 1)
 
     def repeat(self, count: int) -> Batch:
-        """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ...,
-        each with noise of its own."""
+        """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise
+        of its own."""
         index = [i for i in range(len(self)) for _ in range(count)]
         ids = tuple(f"{self.ids[i]}#{n}" for i in range(len(self)) for n in range(count))
         epochs = tuple(self.epochs[i] for i in index)

@@ -1,5 +1,5 @@
-"""Group-relative policy gradients: several samples per prompt,
-each judged against the others of its group."""
+"""Group-relative policy gradients: several samples per prompt, each judged against the others of
+its group."""
 
 from __future__ import annotations
 

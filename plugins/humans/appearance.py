@@ -35,8 +35,8 @@ def random_shape(rng: np.random.Generator) -> Floats:
 
 
 def random_look(rng: np.random.Generator) -> Appearance:
-    """Skin, shirt with long, short or no sleeves, long or short trousers, shoes,
-    hair; light from the front."""
+    """Skin, shirt with long, short or no sleeves, long or short trousers, shoes, hair; light from
+    the front."""
     skin = _LIGHT_SKIN + rng.uniform() * (_DARK_SKIN - _LIGHT_SKIN)
     shirt, trousers, shoes, hair = (_cloth(rng) for _ in range(4))
     sleeves, short = rng.integers(3), rng.uniform() < 0.3

@@ -1,5 +1,5 @@
-"""Reading numpy files from anywhere: what damaged ones can raise,
-and a ceiling on what small ones can unfold to."""
+"""Reading numpy files from anywhere: what damaged ones can raise, and a ceiling on what small ones
+can unfold to."""
 
 from __future__ import annotations
 

@@ -93,8 +93,8 @@ def read_npz(path: Path) -> list[Clip]:
 
 
 def read_motionx(path: Path) -> list[Clip]:
-    """Read Motion-X's `(frames, 322)` array: root orientation, 21 body rotations,
-    then hands, face and the rest."""
+    """Read Motion-X's `(frames, 322)` array: root orientation, 21 body rotations, then hands, face
+    and the rest."""
     rows = _load(path, lambda: read_array(path))
     if rows.ndim != 2 or rows.shape[1] != 322:
         raise DataError(

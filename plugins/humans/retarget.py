@@ -111,8 +111,8 @@ class _Solver:
     def _limb(
         self, root: str, upper: str, joint: str, end: str, axis: Doubles, only_forwards: bool
     ) -> None:
-        """Turn a two-bone limb: its bones' directions are given,
-        the bend fixes the twist of the upper bone."""
+        """Turn a two-bone limb: its bones' directions are given, the bend fixes the twist of the
+        upper bone."""
         (upper_bone, rest_upper), (lower_bone, rest_lower) = (
             self._bone(upper, joint),
             self._bone(joint, end),

@@ -63,8 +63,8 @@ def farthest_points(points: Floats, count: int, start: int | None = None) -> Ind
 
 
 def with_neighbours(frame: int, frames: int, count: int) -> range:
-    """The `count` consecutive frames around `frame`, itself among them,
-    moved inside a clip of `frames` frames."""
+    """The `count` consecutive frames around `frame`, itself among them, moved inside a clip of
+    `frames` frames."""
     count = min(count, frames)
     first = min(max(frame - (count - 1) // 2, 0), frames - count)
     return range(first, first + count)

@@ -35,8 +35,8 @@ class TextEncoder:
     def load(
         cls, source: Source, name: str, number: int, dtype: torch.dtype, length: int | None = None
     ) -> TextEncoder:
-        """`text_encoder` and `tokenizer` of a checkpoint,
-        or `text_encoder_2` and so on; `name` is its class."""
+        """`text_encoder` and `tokenizer` of a checkpoint, or `text_encoder_2` and so on; `name` is
+        its class."""
         suffix = "" if number == 1 else f"_{number}"
         tokens = "T5TokenizerFast" if name.startswith("T5") else "CLIPTokenizer"
         tokenizer = source.tokenizer(tokens, f"tokenizer{suffix}")

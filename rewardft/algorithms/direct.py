@@ -46,8 +46,8 @@ class Path:
 
     @property
     def live(self) -> bool:
-        """The last executed step learns, so it is run once, with its graph,
-        instead of rolled out and replayed."""
+        """The last executed step learns, so it is run once, with its graph, instead of rolled out
+        and replayed."""
         return self.train[-1] == self.length - 1
 
 
@@ -109,8 +109,8 @@ class Direct:
             yield from self.walk_back(ctx, part, samples, path, len(batch), rows == parts[-1])
 
     def calls(self, steps: int, rng: random.Random, reference: bool) -> tuple[int, int]:
-        """(forwards, backwards) of one trajectory with these choices,
-        by the formula above; for exact budgets."""
+        """(forwards, backwards) of one trajectory with these choices, by the formula above; for
+        exact budgets."""
         length, trained, live = steps, self.resamples, False
         if not self.resamples:
             # The same draw as in `losses`, from a generator in the same state.
@@ -179,8 +179,8 @@ class Direct:
     def walk_back(
         self, ctx: Context, rollout: Rollout, batch: Batch, path: Path, total: int, closes: bool
     ) -> Iterator[Loss]:
-        """One micro-batch: score the samples,
-        then visit the steps from the last to the first trained one."""
+        """One micro-batch: score the samples, then visit the steps from the last to the first
+        trained one."""
         last = path.length - 1
         step = live = ctx.replay(rollout, last, self.needs_input(path, last)) if path.live else None
         if step is not None:

@@ -66,8 +66,8 @@ def drtune(
     target: float = 0.0,
     scale: float = 1.0,
 ) -> Direct:
-    """DRTune: K spaced steps, gradient stopped at the denoiser's input,
-    early stop in the last m (DrPose: 2 and 8)."""
+    """DRTune: K spaced steps, gradient stopped at the denoiser's input, early stop in the last m
+    (DrPose: 2 and 8)."""
     return Direct("spaced", train_steps, False, early_stop, shape=shape, target=target, scale=scale)
 
 

@@ -107,8 +107,8 @@ def check_steps(ctx: Context, trained: Collection[int]) -> None:
 
 
 def known_steps(ctx: Context) -> list[int]:
-    """The steps that have a density: a sampler's `window` where it has one,
-    else what earlier rollouts showed."""
+    """The steps that have a density: a sampler's `window` where it has one, else what earlier
+    rollouts showed."""
     window = getattr(ctx.sampler, "window", None)
     return sorted(window) if window else ctx.memory.get(STEPS_WITH_NOISE, [])
 

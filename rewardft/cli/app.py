@@ -27,8 +27,8 @@ Overrides = Annotated[
 
 
 def build_app(words: Sequence[str]) -> typer.Typer:
-    """The application for this command line: the core's commands,
-    and a plugin's when the first word asks for one."""
+    """The application for this command line: the core's commands, and a plugin's when the first
+    word asks for one."""
     names = ", ".join(installed_names())
     app = typer.Typer(
         help="Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm.",

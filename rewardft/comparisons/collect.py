@@ -16,8 +16,8 @@ from rewardft.evaluation.evaluate import Evaluation
 
 
 def pool(runs: Sequence[RunResults]) -> list[Value]:
-    """Every value of a variant over its seeds; runs that did not end,
-    or were evaluated unlike, are left out."""
+    """Every value of a variant over its seeds; runs that did not end, or were evaluated unlike, are
+    left out."""
     pairs = [(seen.base, seen.tuned) for seen in comparable_runs(runs)]
     if not pairs:
         return []
@@ -130,8 +130,8 @@ def set_level(name: str, pairs: Sequence[tuple[Evaluation, Evaluation]]) -> Valu
 def against_best(
     runs: Mapping[str, Sequence[RunResults]], values: Mapping[str, list[Value]]
 ) -> dict[str, list[Value]]:
-    """The values with each variant's paired difference to the best other one,
-    where both saw the same samples."""
+    """The values with each variant's paired difference to the best other one, where both saw the
+    same samples."""
     result = {}
     for name, own in values.items():
         rivals = {other: theirs for other, theirs in values.items() if other != name}
@@ -175,8 +175,8 @@ def comparable(name: str, mine: RunResults, theirs: RunResults) -> bool:
 
 
 def versus(name: str, mine: Sequence[RunResults], theirs: Sequence[RunResults]) -> Interval:
-    """Difference of two variants' tuned samples, paired by sample,
-    and by seed where both have the same ones."""
+    """Difference of two variants' tuned samples, paired by sample, and by seed where both have the
+    same ones."""
     sides = [
         {seen.member.seed: seen.tuned for seen in seens if seen.tuned is not None}
         for seens in (mine, theirs)

@@ -18,8 +18,8 @@ DRAWS = 400  # of seeds above that
 
 
 def iqm_variance_over_seeds(table: Array, seed: int) -> float:
-    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds,
-    with the samples as they are."""
+    """Bootstrap variance of the interquartile mean of (S, N) over S >= 2 seeds, with the samples as
+    they are."""
     # Sorted, so that the order in which the seeds are given does not matter to the draws.
     table = table[np.argsort(np.nanmean(table, axis=1))]
     order = np.argsort(table, axis=None)[: int((~np.isnan(table)).sum())]  # NaN sorts last
@@ -31,8 +31,8 @@ def iqm_variance_over_seeds(table: Array, seed: int) -> float:
 
 @lru_cache(maxsize=64)
 def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
-    """How often each seed comes in S draws with replacement: counts (draws, S)
-    and each row's probability (draws,)."""
+    """How often each seed comes in S draws with replacement: counts (draws, S) and each row's
+    probability (draws,)."""
     if seeds > EXACT_SEEDS:
         drawn = np.random.default_rng(seed).multinomial(seeds, [1 / seeds] * seeds, size=DRAWS)
         return drawn.astype(np.float64), np.full(DRAWS, 1 / DRAWS)
@@ -45,8 +45,8 @@ def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
 
 
 def repeated_iqm(ordered: Array, counts: Array) -> Array:
-    """Interquartile means of the sorted values (n,),
-    each taken as often as a row of counts (draws, n) says."""
+    """Interquartile means of the sorted values (n,), each taken as often as a row of counts (draws,
+    n) says."""
     last = counts.cumsum(axis=1)
     total = last[:, -1:]
     cut = np.floor(TRIMMED * total)

@@ -229,8 +229,8 @@ def parse_vary(text: str) -> tuple[str, list[Any]]:
 
 
 def budget_settings(text: str) -> tuple[str, ...]:
-    """What a budget sets in a recipe: `--budget 300-steps` is a length,
-    anything else ends the run earlier or later."""
+    """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run
+    earlier or later."""
     count, _, unit = text.strip().rpartition("-")
     if unit == "steps" and count.replace("_", "").isdecimal() and int(count.replace("_", "")) > 0:
         return (f"train.steps={int(count.replace('_', ''))}", "train.budget=null")

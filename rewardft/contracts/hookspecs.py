@@ -83,8 +83,8 @@ def register_metrics() -> Factories:
 
 @hookspec
 def register_commands() -> Factories:
-    """Sub-commands of the command line: `{name: typer.Typer or function}`,
-    shown as `rewardft NAME ...`."""
+    """Sub-commands of the command line: `{name: typer.Typer or function}`, shown as
+    `rewardft NAME ...`."""
     raise NotImplementedError
 
 

@@ -1,5 +1,5 @@
-"""Held-out evaluation on fixed samples and fixed noise,
-so that any two evaluations can be compared in pairs."""
+"""Held-out evaluation on fixed samples and fixed noise, so that any two evaluations can be compared
+in pairs."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def register_regularizers() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
-    """Steps to learn from that the sampler may not execute: said here,
-    not when the random draw comes to it."""
+    """Steps to learn from that the sampler may not execute: said here, not when the random draw
+    comes to it."""
     factory = register_algorithms().get(recipe.algorithm.use.casefold())
     steps = sampler_steps(recipe)
     if factory is None or steps is None:

@@ -210,8 +210,8 @@ def anchor_nested(
 def tags_of(
     entry: Entry, attribute: str, dynamic: str | None, options: Mapping[str, Any]
 ) -> frozenset[str]:
-    """Tags of a component: its attribute,
-    joined with what its method (None: not asked) says about the options."""
+    """Tags of a component: its attribute, joined with what its method (None: not asked) says about
+    the options."""
     tags = frozenset(_look_up(entry.factory, attribute) or ())
     if (
         attribute == "provides"
@@ -284,8 +284,8 @@ def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
 
 
 def _namespace(factory: Any) -> dict[str, Any]:
-    """Globals in which the factory's annotations were written; for a class,
-    those of the class that has `__init__`."""
+    """Globals in which the factory's annotations were written; for a class, those of the class that
+    has `__init__`."""
     target = plain_callable(factory)
     if not inspect.isclass(target):
         return getattr(target, "__globals__", {})

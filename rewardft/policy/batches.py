@@ -59,8 +59,8 @@ class Stream:
 
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:
-    """Collate items; raises DataError for one without an `id` of its own,
-    or with that of another in the same pass."""
+    """Collate items; raises DataError for one without an `id` of its own, or with that of another
+    in the same pass."""
     missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
     if missing:
         raise DataError(

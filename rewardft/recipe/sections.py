@@ -59,8 +59,8 @@ class RewardSpec(ComponentSpec):
 
 
 class RegularizerSpec(ComponentSpec):
-    """A penalty that is added to the loss, `weight` times,
-    and the name that it is logged under (default: `use`)."""
+    """A penalty that is added to the loss, `weight` times, and the name that it is logged under
+    (default: `use`)."""
 
     weight: Annotated[float, Field(ge=0)]
     name: Label | None = None

@@ -96,7 +96,7 @@ class RecipeRunner:
 
 
 def read_steps(folder: Path) -> list[dict[str, float]]:
-    """The optimizer steps in a run folder's `metrics.jsonl`,
-    without the evaluation lines; null becomes NaN."""
+    """The optimizer steps in a run folder's `metrics.jsonl`, without the evaluation lines; null
+    becomes NaN."""
     lines: Sequence[str] = (folder / "metrics.jsonl").read_text().splitlines()
     return [nan_for_null(record) for record in map(json.loads, lines) if "gradient_norm" in record]

@@ -39,8 +39,8 @@ class TinyDenoiser(nn.Module):
         self.checkpointing = False
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
-        """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0,
-        CLASSES] -> `(b, c, 8, 8)`."""
+        """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0, CLASSES] ->
+        `(b, c, 8, 8)`."""
         frequencies = torch.exp(
             torch.arange(8, device=x.device, dtype=x.dtype) * (-math.log(1000.0) / 8)
         )

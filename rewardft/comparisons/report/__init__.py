@@ -1,5 +1,5 @@
-"""The report of a comparison: report.html, report.md and report.csv,
-from its record and the pictures beside it."""
+"""The report of a comparison: report.html, report.md and report.csv, from its record and the
+pictures beside it."""
 
 from __future__ import annotations
 

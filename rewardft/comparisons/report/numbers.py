@@ -1,5 +1,5 @@
-"""Numbers as a reader wants them: as many digits as the interval earns,
-and "unknown" for what is not known."""
+"""Numbers as a reader wants them: as many digits as the interval earns, and "unknown" for what is
+not known."""
 
 from __future__ import annotations
 

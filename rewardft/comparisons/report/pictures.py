@@ -1,5 +1,5 @@
-"""Pictures and videos as data URIs: each file once, no larger than a screen needs,
-and no more of them than the page can carry."""
+"""Pictures and videos as data URIs: each file once, no larger than a screen needs, and no more of
+them than the page can carry."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def value_of(variant: VariantRecord, name: str | None) -> Value | None:
 
 
 def value_names(record: ComparisonRecord) -> list[str]:
-    """All values' names: the focus, trained rewards, other values per sample,
-    values per set; groups last."""
+    """All values' names: the focus, trained rewards, other values per sample, values per set;
+    groups last."""
     roles = {"reward": 0, "held_out": 1, "set": 2}
     found: dict[str, tuple[bool, bool, int]] = {}
     first = focus(record)
