@@ -1,8 +1,8 @@
-"""Metrics of sets of samples: is the model still as varied as before, do its pictures still look
-like its pictures?
+"""Metrics of sets of samples: is the model still as varied as before, and do its pictures still
+have the same brightness, contrast and colour?
 
-Registers the metrics `diversity` and `image_statistics`. They need no weights and know no reward;
-the alarms of an evaluation watch them.
+Registers the metrics `diversity` and `image_statistics`. They need no weights and no reward; the
+alarms of an evaluation watch them.
 """
 
 from __future__ import annotations

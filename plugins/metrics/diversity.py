@@ -20,7 +20,7 @@ CHUNK = 256  # rows of a block of distances: 256 x 256 numbers are in memory at 
 
 
 class Diversity:
-    """Mean distance of two different samples: over all pairs, and over the pairs that share a
+    """Mean distance between two different samples: over all pairs, and over the pairs that share a
     condition.
 
     Values: `SPACE` over all pairs, and `SPACE_within_group`: the mean over groups of at least two
@@ -67,6 +67,7 @@ class Diversity:
         self.reset()
 
     def reset(self) -> None:
+        # Single vectors and not running sums: pairs span batches.
         self._vectors: dict[str, list[Tensor]] = {space: [] for space in self.spaces}
         self._groups: list[Any] = []
 
@@ -83,6 +84,7 @@ class Diversity:
             vectors = torch.cat(parts) if parts else torch.zeros(0, 1)
             distances = cosine_distances if space == "features" else rms_distances
             result[space] = mean_distance(vectors, distances)
+            # Each group weighs the same, so a prompt with many samples does not decide the mean.
             within = [mean_distance(vectors[index], distances) for index in rows if len(index) > 1]
             if within:
                 result[f"{space}_within_group"] = sum(within) / len(within)
@@ -114,6 +116,7 @@ def groups_of(batch: Batch, column: str | None) -> list[Any]:
         )
     name = column or next((name for name in ("group", "prompt") if name in batch), None)
     if name is None:
+        # No condition is not one common condition: nobody shares a group.
         return [None] * len(batch)
     values = batch[name]
     return [str(v) for v in (values.tolist() if isinstance(values, Tensor) else values)]
@@ -134,6 +137,7 @@ def mean_distance(vectors: Tensor, distances: Distances) -> float:
     count = len(vectors)
     if count < 2:
         return float("nan")
+    # Each pair once. float64: float32 would lose digits in a sum over millions of pairs.
     total = sum(
         float(distances(a, b).double().triu(diagonal).sum()) for a, b, diagonal in blocks(vectors)
     )
@@ -146,6 +150,7 @@ def blocks(vectors: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
     for i, first in enumerate(parts):
         yield first, first, 1
         for second in parts[i + 1 :]:
+            # From this diagonal on the block is whole.
             yield first, second, 1 - len(first)
 
 

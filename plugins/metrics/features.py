@@ -34,6 +34,7 @@ class FeatureExtractor:
         )
         self.model = load_model(folder)
         config = getattr(self.model.config, "vision_config", self.model.config)
+        # CLIP keeps the image encoder's sizes in a part of their own.
         self.size = int(config.image_size)
 
     @torch.no_grad()
@@ -43,14 +44,17 @@ class FeatureExtractor:
         views = pictures_of(decoded, "diversity (features)")
         flat = views.flatten(0, 1)
         self.model.to(flat.device)
+        # Vision models read three channels; a grey picture has them equal.
         flat = flat.expand(-1, 3, -1, -1) if flat.shape[1] == 1 else flat
         small = interpolate(
             flat, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
         )
+        # Bicubic overshoots at edges; the model was trained on pictures within [0, 1].
         pixels = (small.clamp(0, 1) - self.mean.to(flat.device)) / self.std.to(flat.device)
         return self._features(pixels).unflatten(0, views.shape[:2]).flatten(1)
 
     def _features(self, pixels: Tensor) -> Tensor:
+        # CLIP's own embedding is the projected one, which was trained to be compared by angle.
         embed = getattr(self.model, "get_image_features", None)
         output = embed(pixel_values=pixels) if embed else self.model(pixel_values=pixels)
         if isinstance(output, Tensor):

@@ -1,4 +1,4 @@
-"""`image_statistics`: plain facts about pictures that a reward hacker changes first."""
+"""`image_statistics`: plain facts about pictures, the first that reward hacking changes."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class ImageStatistics:
             "edge_density": edge_density(luma, self.edge_threshold),
             "colour_entropy": colour_entropy(flat, self.levels),
         }
+        # One row per sample, however many views it has: intervals count samples.
         for name, value in values.items():
             self._tables.setdefault(name, []).append(value.unflatten(0, count).mean(1).cpu())
 
@@ -79,6 +80,7 @@ def luma_of(pictures: Tensor) -> Tensor:
 def saturation(pictures: Tensor) -> Tensor:
     """`(n, c, h, w)` -> `(n,)`."""
     high, low = pictures.amax(1), pictures.amin(1)
+    # `where` evaluates both sides; the smallest number above 0 keeps black from dividing by 0.
     share = torch.where(high > 0, (high - low) / high.clamp_min(torch.finfo(high.dtype).tiny), 0.0)
     return share.flatten(1).mean(1)
 
@@ -98,9 +100,11 @@ def edge_density(luma: Tensor, threshold: float) -> Tensor:
 
 def colour_entropy(pictures: Tensor, levels: int) -> Tensor:
     """`(n, c, h, w)` in [0, 1] -> `(n,)` bits."""
+    # 1.0 belongs to the last bin.
     bins = (pictures * levels).long().clamp_max(levels - 1)
     place = torch.zeros_like(bins[:, 0])
     for channel in bins.unbind(1):
+        # One number per colour: the bins of the channels as digits in base `levels`.
         place = place * levels + channel
     return torch.stack([entropy(picture.flatten().bincount()) for picture in place])
 

@@ -23,4 +23,5 @@ def pictures_of(decoded: Any, metric: str) -> Tensor:
             f"3 channels, got {got}. Leave it out for this model."
         )
     views = decoded if len(shape) == 5 else decoded[:, None]
+    # Models that do not clamp overshoot a little, which a picture on a screen does not show.
     return views.float().clamp(0, 1)

@@ -14,8 +14,8 @@ from .weights import linear_stack, locate_file, read_tensors
 
 
 class Aesthetic(nn.Module):
-    """Predicted rating `(b,)`, trained on ratings of 1 to 10 and not clipped to them; no prompt is
-    read.
+    """Predicted rating `(b,)`, trained on ratings of 1 to 10 and not clipped to them. It reads no
+    prompt.
 
     The head is a stack of linear layers on the unit embedding of CLIP ViT-L/14:
     768-1024-128-64-16-1 for the "improved" predictor, 768-1 for the first one. Its sizes are read
@@ -52,6 +52,7 @@ class Aesthetic(nn.Module):
             "aesthetic",
             texts=False,
         )
+        # Only the width can be checked: another CLIP of this width gives ratings without meaning.
         reads, given = self.head[0].in_features, self.clip.model.config.projection_dim
         if reads != given:
             raise ComponentError(

@@ -46,6 +46,7 @@ class Clip(nn.Module):
         from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
         beside = source.processor or source.weights
+        # A commit belongs to one repository; the processor's has others.
         pinned = source.revision if beside == source.weights else None
 
         def load(what: str, loader: Any, place: str, revision: str | None, **options: Any) -> Any:
@@ -61,6 +62,7 @@ class Clip(nn.Module):
             source.revision,
             use_safetensors=True,
         )
+        # Only its settings: the processor itself works on 8-bit pictures, without a gradient.
         config, _ = load(
             "image processor", CLIPImageProcessor.get_image_processor_dict, beside, pinned
         )
@@ -76,6 +78,8 @@ class Clip(nn.Module):
 
     def images(self, pixels: Tensor) -> Tensor:
         """Unit embeddings `(b, d)`, float32, of images `(b, 3, h, w)` in [0, 1]."""
+        # The reward's precision is an option of its own; autocast of the training must not change
+        # what a sample is worth.
         with torch.autocast(pixels.device.type, enabled=False):
             prepared = self.preprocess(pixels.float()).to(self.dtype)
             pooled = self.model.vision_model(pixel_values=prepared).pooler_output
@@ -96,6 +100,7 @@ class Clip(nn.Module):
             "return_tensors": "pt",
         }
         tokens = self.tokenizer(prompts, **options).to(device)
+        # As for images.
         with torch.autocast(device.type, enabled=False):
             pooled = self.model.text_model(
                 tokens.input_ids, attention_mask=tokens.attention_mask

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Reward models: serve one by HTTP, convert published weights.", no_args_is_help=True
+    help="Reward models: serve one over HTTP, convert published weights.", no_args_is_help=True
 )
 
 
@@ -17,21 +17,22 @@ def serve(
     name: Annotated[str, typer.Argument(help="Registered name of the reward, such as clip_score.")],
     plugin: Annotated[
         list[str] | None,
-        typer.Option(help="Plugin that has it, as in a recipe; may be repeated. Default: rewards."),
+        typer.Option(help="Plugin to load, as in a recipe; may be repeated. Default: rewards."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Option of the reward; may be repeated."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; anyone who reaches it may ask.")
+        str, typer.Option(help="Address to listen on; anyone who can reach it may use it.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 8000,
     queue: Annotated[
-        int, typer.Option(min=0, help="Requests that may wait; more are told to come back.")
+        int, typer.Option(min=0, help="Requests that may wait; others are told to retry later.")
     ] = 16,
 ) -> None:
     """Serve any registered reward to the reward `remote` (docs/remote-reward.md)."""
+    # Imported here, so that the help shows without loading torch.
     from rewardft.runs.open import open_reward
 
     from .server import RewardServer
@@ -55,7 +56,7 @@ def convert_hps_command(
         str, typer.Option(help="Folder or hub id with the configuration and tokenizer of its CLIP.")
     ] = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
 ) -> None:
-    """Bring HPSv2's open_clip weights into the layout that the reward hps_v2 loads."""
+    """Convert HPSv2's open_clip weights to the layout that the reward hps_v2 loads."""
     from .convert import convert_hps
 
     convert_hps(source, out, base)
@@ -72,7 +73,7 @@ def convert_image_reward_command(
         str, typer.Option(help="Folder or hub id of BERT's tokenizer.")
     ] = "bert-base-uncased",
 ) -> None:
-    """Bring ImageReward's weights into the layout that the reward image_reward loads."""
+    """Convert ImageReward's weights to the layout that the reward image_reward loads."""
     from .convert import convert_image_reward
 
     convert_image_reward(source, out, tokenizer)

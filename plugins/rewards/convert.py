@@ -1,8 +1,8 @@
 """Published weights of other projects in the layout that the rewards load. Safetensors in,
 safetensors out.
 
-Names of tensors follow open_clip (for HPSv2) and BLIP's own code (for ImageReward); nothing is
-computed but the splitting and transposing of matrices.
+Names of tensors follow open_clip (for HPSv2) and BLIP's own code (for ImageReward). Matrices are
+split and transposed; nothing else is computed.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ CLIP: tuple[Rule, ...] = (
     (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
     (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
     (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
+    # Spelt so in transformers.
     (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
     (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
     (r"^visual\.proj$", "visual_projection.weight"),
@@ -64,6 +65,7 @@ BLIP: tuple[Rule, ...] = (
     ),
     (r"^blip\.visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
 )
+# Buffers that modules make for themselves, and BLIP's heads for contrastive training.
 UNUSED = re.compile(r"(position_ids|attn_mask)$|^blip\.(vision|text)_proj\.")
 
 
@@ -82,8 +84,10 @@ def clip_tensors(source: Tensors) -> Tensors:
         if UNUSED.search(name):
             continue
         if name in ("visual.proj", "text_projection"):
+            # Bare matrices that open_clip multiplies from the right; a Linear holds the transpose.
             tensors[new] = value.T.contiguous()
         elif ".attn.in_proj_" in name:
+            # Cloned, as safetensors refuses tensors that share memory.
             for part, piece in zip("qkv", value.chunk(3)):
                 tensors[new.replace("attn.in_proj_", f"self_attn.{part}_proj.")] = piece.clone()
         else:
@@ -122,7 +126,7 @@ def convert_image_reward(
     source: Path, out: Path, tokenizer: str, heads: tuple[int, int] = (16, 12)
 ) -> None:
     """ImageReward's weights -> a folder that `image_reward` loads. heads: of the image and of the
-    text encoder."""
+    text encoder, which no tensor's shape shows; the default is that of ViT-L and BERT base."""
     from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
@@ -147,6 +151,7 @@ def blip_config(tensors: Tensors, heads: tuple[int, int], source: str) -> Any:
 
     try:
         patch = tensors["vision_model.embeddings.patch_embedding.weight"]
+        # Positions of patches; the class token has one of its own.
         places = tensors["vision_model.embeddings.position_embedding"].shape[1] - 1
         words = tensors["text_encoder.embeddings.word_embeddings.weight"]
         positions = tensors["text_encoder.embeddings.position_embeddings.weight"]
@@ -178,6 +183,7 @@ def blip_config(tensors: Tensors, heads: tuple[int, int], source: str) -> Any:
         "intermediate_size": inner[1].shape[0],
         "num_attention_heads": heads[1],
         "num_hidden_layers": count_layers(tensors, r"text_encoder\.encoder\.layer\.(\d+)\."),
+        # What gives the layers their cross-attention. Words still see each other both ways.
         "is_decoder": True,
         "bos_token_id": None,
         "sep_token_id": None,
@@ -198,8 +204,8 @@ def load_beside(source: str, *loaders: Callable[[str], Any]) -> list[Any]:
 
 
 def fill(module: nn.Module, tensors: Tensors, source: str) -> None:
-    """Strictly, but for buffers that a module makes for itself. Raises ComponentError naming what
-    does not fit."""
+    """Load strictly, except for buffers that a module makes for itself. Raises ComponentError
+    naming what does not fit."""
     wanted = module.state_dict()
     wrong = [name for name in wanted if name not in tensors and not UNUSED.search(name)]
     wrong += [
@@ -212,4 +218,5 @@ def fill(module: nn.Module, tensors: Tensors, source: str) -> None:
             f"{source} does not fit: {len(wrong)} tensors are missing, surplus or of another "
             f"shape, such as {', '.join(sorted(wrong)[:3])}"
         )
+    # Checked above; strict would ask for the buffers too.
     module.load_state_dict(tensors, strict=False)

@@ -23,6 +23,7 @@ from .preprocess import Preprocess
 from .text_image import TAGS
 from .weights import fetched, linear_stack, locate_file, read_tensors
 
+# Of the released model's scores, as its code has them.
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 TOKENS = 35  # prompts are filled up or cut off to this length
 
@@ -60,6 +61,7 @@ class ImageReward(nn.Module):
         config = load("configuration", BlipConfig.from_pretrained)
         self.tokenizer = load("tokenizer", AutoTokenizer.from_pretrained)
         self.column = column
+        # BLIP was trained with torchvision's crop, which rounds half a pixel to even.
         self.preprocess = Preprocess(
             config.vision_config.image_size, quantise=quantise, middle="even"
         )
@@ -89,6 +91,7 @@ class ImageReward(nn.Module):
                 attention_mask=tokens.attention_mask,
                 encoder_hidden_states=patches,
             )
+            # The first token's state, as in BERT.
             score: Tensor = self.head(read.last_hidden_state[:, 0])
         return (score.squeeze(1) - MEAN) / STD
 
@@ -111,9 +114,10 @@ def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def load_part(module: nn.Module, tensors: dict[str, Tensor], prefix: str, source: str) -> None:
-    """Strictly. Raises ComponentError with the first tensors that are missing, surplus or
+    """Load strictly. Raises ComponentError with the first tensors that are missing, surplus or
     misshapen."""
     given, wanted = part_of(tensors, prefix), module.state_dict()
+    # A tensor that is missing on either side has the "shape" 0 or 1, which equals no other.
     wrong = [
         n
         for n in given.keys() | wanted.keys()

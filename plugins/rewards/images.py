@@ -1,4 +1,4 @@
-"""What rewards of this plugin read: decoded pixels, and the prompts beside them."""
+"""What the rewards of this plugin read: decoded pixels and their prompts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def pixels_of(rollout: Rollout, reward: str) -> Tensor:
             f"{reward} expects RGB images (b, 3, h, w) in [0, 1] as `rollout.decoded`, got {got}. "
             f"Use it with a model that decodes to images."
         )
+    # bfloat16 has steps of up to 1/256 within [0, 1], which rewards would see.
     return pixels.float()
 
 

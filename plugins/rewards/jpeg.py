@@ -55,11 +55,11 @@ def jpeg_compressibility(rollout: Rollout, batch: Batch, *, quality: int = QUALI
 
 class SoftJpeg:
     """Minus an estimate of the JPEG file's size in kilobytes, with a gradient. `incompressible`
-    turns the sign around.
+    flips the sign.
 
     The colour transform, the 4:2:0 subsampling, the cosine transform and the quantisation are
-    JPEG's; rounding is smooth, and the size is that of the quantised coefficients in bits, sum of
-    log2(1 + |q|). It ranks images as the real size does, and is not meant to equal it.
+    JPEG's; rounding is smooth, and the size is that of the quantised coefficients in bits, the sum
+    of log2(1 + |q|). It is meant to rank images as the real size does, not to equal it.
 
     Args:
         quality: 1 to 100, as in JPEG.
@@ -79,6 +79,7 @@ class SoftJpeg:
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         pixels = pixels_of(rollout, "jpeg_differentiable")
         with torch.autocast(pixels.device.type, enabled=False):
+            # 8000 bits are a kilobyte of 1000 bytes.
             return self.sign * soft_bits(pixels, self.quality) / 8000
 
 
@@ -87,4 +88,5 @@ for _reward, _range in (
     (jpeg_compressibility, (-float("inf"), 0.0)),
 ):
     _reward.space, _reward.range = "pixels", _range  # type: ignore[attr-defined]
+    # A function counts as differentiable unless it says otherwise.
     _reward.differentiable = False  # type: ignore[attr-defined]

@@ -46,6 +46,7 @@ class Preprocess:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """`(b, 3, h, w)` in [0, 1] -> `(b, 3, size, size)`, normalised."""
+        # Decoders overshoot; a picture file cannot.
         pixels = pixels.clamp(0, 1)
         pixels = quantised(pixels) if self.quantise else pixels
         square = self.cut_out(pixels) if self.fit == "crop" else self.fill_up(pixels)
@@ -55,6 +56,7 @@ class Preprocess:
     def cut_out(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         short = min(height, width)
+        # Cut off and not rounded, as transformers computes the longer edge.
         height, width = (
             self.size if n == short else int(self.size * n / short) for n in (height, width)
         )
@@ -68,6 +70,7 @@ class Preprocess:
         height, width = (round(n * self.size / longest) for n in pixels.shape[-2:])
         pixels = self.resize(pixels, height, width)
         missing_h, missing_w = self.size - height, self.size - width
+        # Zeros before normalisation: black, as in HPSv2's code.
         return F.pad(
             pixels,
             (
@@ -96,6 +99,7 @@ def read_preprocess(
     side = size.get("shortest_edge", size.get("height")) if isinstance(size, Mapping) else size
     crop = config.get("crop_size", side)
     crop = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
+    # Another filter or crop would be applied wrongly in silence, and change every reward.
     problems = []
     if config.get("resample", BICUBIC) != BICUBIC:
         problems.append(f"resample is {config['resample']}, expected {BICUBIC} (bicubic)")

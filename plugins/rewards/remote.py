@@ -26,7 +26,7 @@ Answer = tuple[Tensor, Tensor | None]
 
 
 class Remote:
-    """A reward behind HTTP; docs/remote-reward.md has the wire format and a server of a few lines.
+    """A reward behind HTTP; docs/remote-reward.md has the wire format and a short server.
 
     The batch is sent in requests of at most `batch_size` samples, at most `concurrency` of them at
     a time. A request that gets no answer (no connection, time-out, cut off, status 408, 429, 5xx)
@@ -88,6 +88,7 @@ class Remote:
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         samples = pixels_of(rollout, "remote") if self.space == "pixels" else rollout.x0.float()
+        # Logs and evaluations need no gradient, which is most of an answer.
         if self.gradient and samples.requires_grad and torch.is_grad_enabled():
             value: Tensor = AskedElsewhere.apply(
                 samples, lambda x: self.ask(x, batch, gradient=True)
@@ -98,6 +99,7 @@ class Remote:
     def ask(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
         """Rewards `(b,)` and, if wanted, gradients like the samples; the requests run side by
         side."""
+        # (b, ...) in slices; the answers are put together in the order of the slices.
         parts, stop = list(micro_slices(len(batch), self.batch_size)), threading.Event()
         with ThreadPoolExecutor(
             max_workers=self.concurrency, thread_name_prefix="remote-reward"
@@ -123,7 +125,7 @@ class Remote:
     ) -> Answer:
         columns = {name: batch[name] for name in self.columns_of(batch)}
         body = encode_request(samples, batch, columns, self.payload, gradient)
-        # Base64 adds a third.
+        # Keeps an endless answer out of memory: 4 bytes a number, doubled as base64 adds a third.
         limit = 65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)
         try:
             return decode_answer(self.send(body, limit, stop), samples.shape, gradient)
@@ -138,6 +140,7 @@ class Remote:
                     "nan` goes on without it."
                 ) from error
             LOG.warning("%s; going on with NaN", message)
+            # NaN is `not applicable`; a zero would be a reward like any other.
             rewards = torch.full((len(batch),), float("nan"))
             return rewards, torch.zeros_like(samples, device="cpu") if gradient else None
 
@@ -151,6 +154,7 @@ class Remote:
                     raise
                 asked = error.retry_after
                 pause = self.backoff * 2 ** (attempt - 1) if asked is None else asked
+                # Wakes up at once when another request of the batch has failed for good.
                 if stop.wait(min(pause, self.max_wait)):
                     raise
         raise AssertionError("attempts >= 1")
@@ -199,6 +203,7 @@ def check_options(url: str, space: str, payload: str, least: int, shortest: floa
         raise ComponentError(
             f"remote: expected a url such as http://127.0.0.1:8000/, got {url!r:.200}"
         )
+    # A url is shown in errors and manifests, where a password must not stand.
     if parts.username or parts.password:
         raise ComponentError(
             "remote: the url holds a user name or password; name the token's variable in "
@@ -206,7 +211,7 @@ def check_options(url: str, space: str, payload: str, least: int, shortest: floa
         )
     if space == "latents" and payload == "png":
         raise ComponentError(
-            "remote: latents are no pictures; use `payload: safetensors` with `space: latents`"
+            "remote: latents are not pictures; use `payload: safetensors` with `space: latents`"
         )
     if least < 1 or not shortest > 0:
         raise ComponentError(

@@ -18,10 +18,10 @@ def resize(
 ) -> Tensor:
     """Resize `(b, c, h, w)` in [0, 1] to `(b, c, height, width)`; columns first, then rows.
 
-    quantise: values exactly as pillow gives them for pictures of 8 bits, which it rounds after each
-    of the two; the gradient passes straight through the rounding. `images` must be whole steps of
-    1/255 then.
-    clip: to [0, 1] after each of the two, as pillow must and torchvision on tensors does not.
+    quantise: values exactly as pillow gives them for 8-bit pictures, which it rounds after each of
+    the two passes; the gradient passes straight through the rounding. `images` must then be whole
+    steps of 1/255.
+    clip: to [0, 1] after each pass, as pillow must and torchvision on tensors does not.
     """
     images = resize_columns(images, width, quantise, clip)
     return resize_columns(images.mT, height, quantise, clip).mT
@@ -32,6 +32,7 @@ def resize_columns(images: Tensor, width: int, quantise: bool, clip: bool) -> Te
     smooth = images @ matrix.to(images).T
     if not clip:
         return smooth
+    # The cubic kernel has negative weights, so it overshoots at edges.
     smooth = smooth.clamp(0, 1)
     return (
         replace_values(smooth, fixed_point(images.detach(), matrix.to(images.device)))
@@ -43,7 +44,9 @@ def resize_columns(images: Tensor, width: int, quantise: bool, clip: bool) -> Te
 def fixed_point(images: Tensor, matrix: Tensor) -> Tensor:
     """The product in pillow's integers: weights in steps of 2^-22, bytes in and out. Exact in
     float64."""
+    # Halves away from zero, as C code rounds by adding 0.5 and cutting off.
     whole = (matrix * 2**PRECISION_BITS).abs().add(0.5).floor() * matrix.sign()
+    # Below 2^53 every product and sum is an integer that float64 holds exactly.
     bytes_in = (255 * images.double()).round()
     return ((bytes_in @ whole.T + 2 ** (PRECISION_BITS - 1)) / 2**PRECISION_BITS).floor().clamp(
         0, 255
@@ -70,7 +73,9 @@ def resize_matrix(size: int, new_size: int) -> np.ndarray:
     """
     scale = size / new_size
     stretch = max(scale, 1.0)
+    # Pixels are squares: the middle of pixel i is at i + 1/2.
     centers = (np.arange(new_size) + 0.5) * scale
+    # Cut off as pillow does, which decides the pixels at the very edge of the kernel.
     first = np.maximum((centers - SUPPORT * stretch + 0.5).astype(int), 0)[:, None]
     behind = np.minimum((centers + SUPPORT * stretch + 0.5).astype(int), size)[:, None]
     pixels = np.arange(size)[None]

@@ -1,4 +1,4 @@
-"""Serve a reward by HTTP with the standard library: one computation at a time, and a bounded
+"""Serve a reward over HTTP with the standard library: one computation at a time, and a bounded
 queue."""
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class RewardServer(ThreadingHTTPServer):
             differentiable,
             limit,
         )
+        # One more than the queue: the request that is being computed has a place as well.
         self.places, self.one_at_a_time = threading.BoundedSemaphore(queue + 1), threading.Lock()
 
     def answer(self, body: bytes) -> bytes:
@@ -59,6 +60,7 @@ class RewardServer(ThreadingHTTPServer):
         request = decode_request(body)
         if request.gradient and not self.differentiable:
             raise WireError(f"{self.name} has no gradient; ask without it")
+        # Two batches at once could exceed the memory that one fits into.
         with self.one_at_a_time:
             return encode_answer(*score(self.reward, request))
 
@@ -73,6 +75,7 @@ def score(reward: RewardFunction, request: Request) -> tuple[Tensor, Tensor | No
         value = reward(rollout, request.batch)
     if not request.gradient:
         return value.detach(), None
+    # A sum, as reward i depends on sample i alone; without NaN, which would spread to all.
     (slope,) = torch.autograd.grad(torch.nansum(value), samples)
     return value.detach(), slope
 
@@ -122,8 +125,9 @@ class Handler(BaseHTTPRequestHandler):
         except WireError as error:
             self.reply(400, {"error": str(error)})
         except Exception as error:
-            # First: whoever is told of the failure finds its traceback in the server's log.
+            # First, so that the traceback is in the server's log when the client hears of it.
             traceback.print_exc()
+            # Not 500, after which clients ask again: this failure would come again too.
             self.reply(422, {"error": f"the reward failed: {type(error).__name__}: {error}"})
         finally:
             self.server.places.release()

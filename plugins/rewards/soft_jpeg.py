@@ -41,6 +41,7 @@ def soft_bits(pixels: Tensor, quality: int) -> Tensor:
     """Estimated bits of the coefficients of images `(b, 3, h, w)` in [0, 1]: `(b,)`."""
     matrix = torch.tensor(TO_YCBCR, device=pixels.device, dtype=pixels.dtype)
     planes = torch.einsum("dc,bchw->bdhw", matrix, 255 * pixels)
+    # JPEG's level shift. Chroma is around 0 here, as the matrix adds no 128.
     luma, chroma = planes[:, :1] - 128, planes[:, 1:]
     halved = F.avg_pool2d(fill_up(chroma, 2), 2)
     return plane_bits(luma, LUMINANCE, quality) + plane_bits(halved, CHROMINANCE, quality)
@@ -49,18 +50,21 @@ def soft_bits(pixels: Tensor, quality: int) -> Tensor:
 def plane_bits(planes: Tensor, table: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
     """Bits of colour planes `(b, c, h, w)`; a block's mean counts by its difference to the block on
     its left."""
+    # (8, 8), larger for higher frequencies, which the eye sees less.
     steps = torch.tensor(
         quantisation_steps(table, quality), device=planes.device, dtype=planes.dtype
     )
     # (b, c, rows, columns, 8, 8).
     coefficients = soft_round(block_cosines(fill_up(planes, BLOCK)) / steps)
     means = coefficients[..., 0, 0]
+    # JPEG codes the difference of a block's mean to the block before; a row's first counts whole.
     differences = torch.diff(means, dim=-1, prepend=torch.zeros_like(means[..., :1]))
     details = coefficients.flatten(-2)[..., 1:]
     return bits(differences).flatten(1).sum(1) + bits(details).flatten(1).sum(1)
 
 
 def bits(value: Tensor) -> Tensor:
+    # About the length of |q| as a binary number, which is what JPEG spends on a coefficient.
     return torch.log2(1 + value.abs())
 
 
@@ -96,6 +100,7 @@ def cosine_basis() -> list[list[float]]:
 def quantisation_steps(table: tuple[tuple[int, ...], ...], quality: int) -> list[list[float]]:
     """The table at a quality of 1 to 100: times 50 / quality below 50, times 2 - quality / 50
     above, in 1 .. 255."""
+    # Whole percents and half up, as the library computes in integers.
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     return [
         [float(min(max((entry * percent + 50) // 100, 1), 255)) for entry in row] for row in table

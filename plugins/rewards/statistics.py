@@ -31,6 +31,7 @@ def colourfulness(rollout: Rollout, batch: Batch) -> Tensor:
     red, green, blue = (255 * pixels_of(rollout, "colourfulness")).flatten(2).unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1)  # (b, 2, pixels)
     means = opponents.mean(2)
+    # A norm and not the root of a sum: its gradient is 0 at a grey picture, the root's is NaN.
     spread = (
         torch.linalg.vector_norm((opponents - means[:, :, None]).flatten(1), dim=1)
         / opponents.shape[2] ** 0.5

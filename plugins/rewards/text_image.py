@@ -1,5 +1,5 @@
-"""Rewards that are cosines of CLIP embeddings of image and prompt, differing in weights, scale and
-preparation."""
+"""Rewards that are cosines of CLIP embeddings of image and prompt. They differ in weights, scale
+and image preparation."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class TextImage(nn.Module):
 
     def cosine(self, rollout: Rollout, batch: Batch) -> Tensor:
         texts = self.clip.texts(prompts_of(batch, self.column, self.name))
+        # Both are unit vectors.
         return (self.clip.images(pixels_of(rollout, self.name)) * texts).sum(1)
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
@@ -98,6 +99,7 @@ class PickScore(TextImage):
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
         scale: Tensor = self.clip.model.logit_scale.float().exp()
+        # CLIP's training caps the scale there.
         return torch.clamp(scale, max=100) * self.cosine(rollout, batch)
 
 
@@ -106,8 +108,8 @@ class HpsV2(TextImage):
     0.35 is usual.
 
     Args: as `ClipScore`; `weights` is a converted folder (`rewardft rewards convert-hps`,
-    docs/rewards.md), for the published file is another format. As its own code does, images that
-    are no squares are filled up with black, and resizing is not clipped to [0, 1].
+    docs/rewards.md), as the published file has another format. As in its own code, images that are
+    not square are padded with black, and resizing is not clipped to [0, 1].
     """
 
     def __init__(
@@ -171,7 +173,9 @@ class ClipDirection(nn.Module):
                 f"clip_direction compares with the pictures in batch[{self.image!r}], and the data "
                 f"set gives: {', '.join(batch.columns)}"
             )
+        # The given picture is a constant; only the sample's embedding has a gradient.
         with torch.no_grad():
             start = self.clip.images(batch[self.image].to(pixels))
         moved = self.clip.images(pixels) - start
+        # eps bounds the gradient of a sample that has hardly moved.
         return torch.nn.functional.cosine_similarity(moved, after - before, dim=1, eps=1e-4)

@@ -1,5 +1,5 @@
-"""One HTTP request that ends: within its time, within its size, with a sentence for every way to
-fail."""
+"""One HTTP request that always ends: within its time, within its size, and with a sentence for
+every way to fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult
 
 BUSY = {429, 503}
-PASSING = {*BUSY, 408, 500, 502, 504}  # statuses that may be another on the next attempt
+PASSING = {*BUSY, 408, 500, 502, 504}  # statuses that may change on the next attempt
 
 
 class Unreachable(Exception):
@@ -29,7 +29,7 @@ class Unreachable(Exception):
 
 
 class Refused(Exception):
-    """An answer that another attempt would get again."""
+    """An answer that another attempt would only repeat."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class Endpoint:
         deadline = Deadline(connection, self.timeout)
         try:
             data = self.exchange(connection, deadline, body, limit)
-            if deadline.passed:  # and what was read is cut off
+            if deadline.passed:  # what was read may be cut off
                 raise TimeoutError
             return data
         except (OSError, http.client.HTTPException, ValueError, Unreachable) as error:
+            # A socket that was shut shows as many errors; the time-out is what they mean.
             if deadline.passed or isinstance(error, TimeoutError):
                 raise Unreachable(f"no complete answer within {self.timeout:g} s") from error
             raise (
@@ -76,6 +77,7 @@ class Endpoint:
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
+            # A connection per request: a server that restarts in between goes unnoticed.
             "Connection": "close",
             **self.headers,
         }
@@ -91,6 +93,7 @@ class Endpoint:
         if not re.fullmatch(r"[0-9]{1,18}", length):
             raise Refused(f"expected a Content-Length that is a number, got {length!r:.60}")
         announced = int(length)
+        # One byte more than allowed shows that there is more.
         data = b"" if announced > limit else answer.read(limit + 1)
         if max(announced, len(data)) > limit:
             size = f"{announced} bytes" if announced else "more than that"
@@ -116,6 +119,7 @@ class Deadline:
 
     def hang_up(self) -> None:
         self.passed = True
+        # shutdown and not close: it wakes the thread that waits for bytes.
         open_socket = self.socket or self.connection.sock
         if open_socket is not None:
             with contextlib.suppress(OSError):  # the other side may have hung up already

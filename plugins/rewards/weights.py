@@ -25,6 +25,7 @@ def locate_file(source: str, filename: str, revision: str | None, reward: str) -
         path = path / filename
     if path.is_file():
         return require_safetensors(path, reward)
+    # Only owner/name goes to the hub: a misspelt path must not become a download.
     if path.suffix or path.exists() or source.count("/") != 1:
         raise ComponentError(
             f"{reward}: expected a .safetensors file, a folder with {filename}, or a hub id "
@@ -42,19 +43,19 @@ def locate_file(source: str, filename: str, revision: str | None, reward: str) -
 def require_safetensors(path: Path, reward: str) -> Path:
     if path.suffix != ".safetensors":
         raise ComponentError(
-            f"{reward}: {path} is no .safetensors file. Other formats can run code when they are "
-            "read; docs/rewards.md says how to convert published weights once."
+            f"{reward}: {path} is not a .safetensors file. Other formats can run code when they "
+            "are read; docs/rewards.md says how to convert published weights once."
         )
     return path
 
 
 def fetched(load: Callable[[], Any], what: str, source: str, revision: str | None) -> Any:
-    """Run a loader of a library; its many errors become one ComponentError that names the
-    source."""
+    """Run a library's loader; its many errors become one ComponentError that names the source."""
     try:
         return load()
     except (OSError, ValueError, KeyError) as error:
         at = f" (revision {revision})" if revision else ""
+        # Libraries append advice of many lines, about options that do not exist here.
         first = str(error).strip().partition("\n")[0]
         raise ComponentError(
             f"{what} {source!r}{at} cannot be loaded: {type(error).__name__}: {first}\n"
@@ -66,7 +67,7 @@ def read_tensors(path: Path, reward: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file, as float32. Raises ComponentError for a damaged one."""
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises an error of its own, or OSError
+    except Exception as error:  # safetensors raises its own error type, or OSError
         raise ComponentError(
             f"{reward}: {path} cannot be read as safetensors (truncated?): {error}"
         ) from error
@@ -88,6 +89,7 @@ def linear_stack(tensors: dict[str, Tensor], source: str) -> nn.Sequential:
     problems = []
     for prefix in prefixes:
         weight = tensors[f"{prefix}weight"]
+        # A head may be saved without biases.
         bias = tensors.get(f"{prefix}bias", torch.zeros(len(weight)))
         if layers and weight.shape[1] != layers[-1].out_features:
             given = layers[-1].out_features

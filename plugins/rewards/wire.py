@@ -93,6 +93,7 @@ def decode_request(body: bytes) -> Request:
         raise WireError(
             f"expected one sample per id, got {len(samples)} samples and {len(ids)} ids"
         )
+    # The format has no epochs; a reward that draws noise draws it by id alone.
     return Request(
         samples, Batch(tuple(ids), (0,) * len(ids), columns), bool(message.get("gradient"))
     )
@@ -100,6 +101,7 @@ def decode_request(body: bytes) -> Request:
 
 def encode_answer(rewards: Tensor, gradient: Tensor | None) -> bytes:
     """The body of an answer; a NaN (not applicable) is sent as null."""
+    # JSON has no NaN, and half of all parsers refuse it.
     values = [None if math.isnan(value) else value for value in rewards.tolist()]
     message: dict[str, Any] = {"rewards": values}
     if gradient is not None:
@@ -147,7 +149,9 @@ def decode_answer(body: bytes, shape: torch.Size, gradient: bool) -> tuple[Tenso
 def is_number(value: Any) -> bool:
     return (
         isinstance(value, (int, float))
+        # In Python True is an int.
         and not isinstance(value, bool)
+        # JSON's integers have no limit; float32 would make infinity of a large one.
         and abs(value) <= torch.finfo(torch.float32).max
     )
 
@@ -180,7 +184,7 @@ def decode_tensor(name: str, text: Any) -> Tensor:
     as `name`."""
     try:
         tensors = load(decode_base64(name, text))
-    except Exception as error:  # safetensors raises an error of its own; WireError passes through
+    except Exception as error:  # safetensors raises its own error type; WireError passes through
         raise (
             error
             if isinstance(error, WireError)
@@ -261,6 +265,7 @@ def decode_png(text: Any) -> Tensor:
     ) as error:
         why = str(error).partition("<_io")[0].removesuffix(" image file ")
         raise WireError(f"`samples` has an entry that is no PNG file: {why}") from error
+    # Copied, because pillow's array is read-only and torch tensors are not.
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
 

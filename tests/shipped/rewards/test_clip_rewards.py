@@ -185,7 +185,7 @@ def test_a_pickled_head_is_never_read(name, folder, tmp_path):
     with pytest.raises(ComponentError) as caught:
         Aesthetic(str(tmp_path / name), clip=str(folder))
     assert str(caught.value) == (
-        f"aesthetic: {tmp_path / name} is no .safetensors file. Other formats can run code when they are read; "
+        f"aesthetic: {tmp_path / name} is not a .safetensors file. Other formats can run code when they are read; "
         f"docs/rewards.md says how to convert published weights once."
     )
 

@@ -452,7 +452,7 @@ OPTIONS = [
     ),
     (
         {"space": "latents", "payload": "png"},
-        "remote: latents are no pictures; use `payload: safetensors` with `space: latents`",
+        "remote: latents are not pictures; use `payload: safetensors` with `space: latents`",
     ),
     (
         {"attempts": 0},
