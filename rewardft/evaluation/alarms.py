@@ -54,6 +54,7 @@ def held_out_alarms(
     risen = [row for name, row in rows.items() if name in trained and gains[name] > 0]
     if not risen:
         return
+    # Difference over half-width: how clearly it rose. The floor is for half-widths of 0.
     reward = max(risen, key=lambda row: abs(row.difference) / max(row.half_width, 1e-300))
     for name, row in rows.items():
         if name not in trained and gains[name] < 0:
@@ -93,6 +94,7 @@ def range_alarms(baseline: Evaluation, now: Evaluation) -> Iterator[Alarm]:
     for name, values in now.per_sample.items():
         before = [v for v in baseline.per_sample.get(name, []) if not math.isnan(v)]
         center = mean(values)
+        # Without values there is no range to leave.
         if not name.startswith(STATISTICS) or not before or math.isnan(center):
             continue
         low, high = (quantile(before, q) for q in MIDDLE)

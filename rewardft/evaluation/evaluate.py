@@ -49,6 +49,7 @@ class Evaluation:
 
     def rows(self) -> dict[str, list[int]]:
         """Row numbers of all samples under '' and of each group under 'group/'."""
+        # The empty prefix first: values over all samples come before those of groups.
         rows = {"": list(range(len(self.ids)))}
         for i, group in enumerate(self.groups):
             rows.setdefault(f"{group}/", []).append(i)
@@ -92,6 +93,7 @@ def evaluate(
     """
     result = Evaluation()
     for metric in metrics.values():
+        # Metrics live as long as the session, and hold what the last evaluation gave them.
         metric.reset()
     # Copies of an item go together, so that no item is cut in two.
     for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
@@ -116,6 +118,7 @@ def measure(
     ctx: Context, rollout: Rollout, batch: Batch, metrics: Iterable[Any], result: Evaluation
 ) -> None:
     """File what the rewards say of finished samples, and show them to the metrics."""
+    # `score` refuses to be asked without any; metrics alone are a fair evaluation.
     if ctx.rewards:
         for name, value in ctx.score(rollout, batch).by_name.items():
             add_values(result, f"reward/{name}", value, batch.copies)
@@ -159,6 +162,7 @@ def add_metrics(result: Evaluation, metrics: Mapping[str, Any], per_item: int = 
             result.higher_is_better[full] = (
                 declared.get(key) if isinstance(declared, Mapping) else declared
             )
+            # The length tells per-sample values from a vector of other numbers.
             count = len(value) if isinstance(value, Tensor) and value.ndim == 1 else None
             if count in (len(result.ids), len(result.ids) * per_item):
                 add_values(result, full, value, count // len(result.ids))
@@ -200,10 +204,12 @@ def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
             f"the two evaluations differ in their {', '.join(unlike) or 'samples'}, so they cannot "
             "be compared in pairs. Evaluate the run again with `rewardft evaluate`."
         )
+    # A metric that only one of the two has: a row that says so, not a row left out.
     missing = [math.nan] * len(before.ids)
     rows = []
     for name in before.per_sample | after.per_sample:
         columns = [evaluation.per_sample.get(name, missing) for evaluation in (before, after)]
+        # Pairs only where both apply: a mean over different samples would show their difference.
         for prefix, chosen in before.rows().items():
             pairs = [(columns[0][i], columns[1][i]) for i in chosen]
             rows.append(pair_up(prefix + name, [p for p in pairs if not any(map(math.isnan, p))]))
@@ -215,6 +221,7 @@ def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
     infinite for fewer than two."""
     differences = [b - a for a, b in pairs]
     center = mean(differences)
+    # Unbiased, of the differences: what samples have in common cancels in each pair.
     variance = sum((d - center) ** 2 for d in differences) / max(len(differences) - 1, 1)
     # The normal quantile: samples are many here. Seeds, which are few, are
     # `rewardft.comparisons.statistics`.

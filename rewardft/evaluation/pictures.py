@@ -29,6 +29,7 @@ def as_pictures(decoded: Any) -> Tensor | None:
         or decoded.shape[-3] not in (1, 3)
     ):
         return None
+    # float32 before anything else: numpy has no bfloat16.
     pictures = decoded.detach().float().cpu().nan_to_num(0.0).clamp(0, 1)
     return pictures if pictures.ndim == 4 else torch.cat(list(pictures.unbind(1)), dim=-1)
 
@@ -76,11 +77,7 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
     Text that is wider than its place is cut off, as pictures must stay where they are.
     """
     # Pixels between pictures, and of a line of text.
-    pillow, gap, line = (
-        import_pillow("Image", "ImageDraw"),
-        4,
-        14,
-    )
+    pillow, gap, line = import_pillow("Image", "ImageDraw"), 4, 14
     height, width = rows[0][0].shape[-2:]
     across, down = width + gap, height + line + gap
     image = pillow["Image"].new(
@@ -99,6 +96,7 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
 
 def enlarge(picture: Tensor) -> Tensor:
     """`(c, h, w)` -> three channels, at least LEAST_SIDE high, by whole pixels."""
+    # Rounded up, and by whole pixels: an interpolated picture would hide what the model drew.
     factor = -(-LEAST_SIDE // picture.shape[-2])
     return picture.expand(3, -1, -1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
@@ -110,6 +108,7 @@ def save_png(path: Path, picture: Tensor) -> None:
 
 def to_image(picture: Tensor) -> Any:
     """`(c, h, w)` in [0, 1] -> a Pillow image of 8 bits."""
+    # Rounded: cutting off would darken every picture by half a level.
     array = (picture * 255).round().byte().permute(1, 2, 0).numpy()
     return import_pillow("Image")["Image"].fromarray(
         array[..., 0] if array.shape[-1] == 1 else array
@@ -129,5 +128,6 @@ def import_pillow(*names: str) -> dict[str, Any]:
 def write_image(path: Path, image: Any, kind: str = "PNG", **options: Any) -> None:
     """A Pillow image as a file of a kind that Pillow knows, complete or absent."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The format by name: the temporary file has no ending that would tell.
     image.save(temporary, format=kind, **options)
     os.replace(temporary, path)

@@ -83,14 +83,17 @@ def save_mp4(path: Path, video: Tensor, frame_rate: float, codecs: Any) -> None:
     pictures = as_pictures(video)
     assert pictures is not None
     height, width = (side + side % 2 for side in pictures.shape[-2:])
+    # Codecs count time in fractions; 23.976 must not become one with a denominator of 2^48.
     rate = Fraction(frame_rate).limit_denominator(1000)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with codecs.open(str(temporary), "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=rate, options={"crf": "18"})
+        # The one pixel format that every browser plays; its colours are shared by 2 x 2 pixels.
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for picture in pictures:
             frame = to_image(even(picture, height, width)).convert("RGB")
             file.mux(stream.encode(codecs.VideoFrame.from_image(frame)))
+        # Without a frame: what the codec still holds back.
         file.mux(stream.encode())
     os.replace(temporary, path)
 

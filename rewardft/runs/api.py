@@ -33,13 +33,14 @@ Overrides = Sequence[str] | Mapping[str, Any]
 def as_settings(overrides: Overrides) -> list[str]:
     """`{"train.steps": 10}` or `["train.steps=10"]`, as after `--set`."""
     if isinstance(overrides, Mapping):
+        # JSON is YAML, and quotes text that YAML would take for a number.
         return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
     return list(overrides)
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run folder, read when it is asked.
+    """A run folder. Nothing is read before it is asked for.
 
     summary: how the run ended; None for one that has not ended.
     """
@@ -56,6 +57,7 @@ class FinishedRun:
     def metrics(self) -> Table:
         """One row for each logged optimizer step."""
         lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        # Evaluations are lines of the same file; only optimizer steps have a gradient.
         rows = [nan_for_null(json.loads(line)) for line in lines]
         return Table([row for row in rows if "gradient_norm" in row])
 
@@ -65,6 +67,7 @@ class FinishedRun:
         path = self.folder / "summary.json"
         if self.summary is not None:
             return paired_table(self.summary.evaluation)
+        # The run is of an earlier process: its file has what `summary` would.
         from rewardft.evaluation.evaluate import Paired
 
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -89,6 +92,7 @@ class FinishedRun:
 
     def _repr_html_(self) -> str:
         ended = "" if self.summary is None else f", {self.summary.status} at {self.summary.step}"
+        # Something to see, also for a run that evaluates nothing.
         table = self.evaluation if len(self.evaluation) else Table(list(self.metrics)[-5:])
         return f"<p><b>{self.folder}</b>{ended}</p>{table._repr_html_()}"
 
@@ -104,6 +108,7 @@ class Samples:
         pictures = [path for path in self.files if path.suffix == ".png"]
         if not pictures:
             return f"<p>{len(self.drawn.ids)} samples: {', '.join(map(str, self.files))}</p>"
+        # Embedded: a link to a file would break as soon as the notebook is moved.
         data = base64.b64encode(pictures[0].read_bytes()).decode()
         return f'<img alt="base and tuned samples" src="data:image/png;base64,{data}"/>'
 
@@ -129,6 +134,7 @@ def run(
         RewardftError: what the command line would print.
     """
     path = find_recipe(str(recipe))
+    # As the command line does, so that both find each other's runs.
     folder = Path(out) if out is not None else Path("runs") / file_name(path.stem)
     opened = open_recipe(path, as_settings(overrides))
     return FinishedRun(folder, train(*opened, folder, resume, allow_changed_plugins))

@@ -1,5 +1,4 @@
-"""What is done without training: finished runs are opened and evaluated,
-a reward is built on its own."""
+"""Working without training: open and evaluate finished runs, build a reward on its own."""
 
 from __future__ import annotations
 
@@ -54,6 +53,7 @@ def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
             f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it"
         )
     recipe, plugins, resolved = open_recipe(path, overrides)
+    # A new adapter changes nothing (B = 0), so this is the base model until weights are loaded.
     return build_session(recipe, resolved, best_device(), plugin_files=plugins.digests())
 
 
@@ -65,6 +65,7 @@ def load_trained(session: Session, folder: Path) -> int:
     """
     averaged = session.recipe.evaluate.weights == "ema"
     trained = folder / ("adapter_ema" if averaged else "adapter")
+    # The newer of the two: a run that was cut off has only a checkpoint.
     checkpoint, final = latest_checkpoint(folder), step_of_trained(trained)
     if final is not None and (checkpoint is None or final >= step_of(checkpoint)):
         load_adapter(session.adapter, trained)
@@ -74,6 +75,7 @@ def load_trained(session: Session, folder: Path) -> int:
             f"{folder}: nothing trained is saved in it (no checkpoints/, and no {trained.name}/ "
             "with a step.json)"
         )
+    # Checked by SHA-256 first: damaged weights would evaluate to plausible numbers.
     state = read_state(checkpoint)
     if averaged:
         load_snapshot(read_average(checkpoint, session.context.device), session.adapter)
@@ -152,6 +154,7 @@ def evaluate_run(
     session = open_run(folder, overrides)
     recipe = session.recipe
     count = samples or recipe.evaluate.samples
+    # The base first: full fine-tuning overwrites it by loading.
     before = run_evaluation(session, count)
     step = load_trained(session, folder)
     after = run_evaluation(session, count)
@@ -159,6 +162,7 @@ def evaluate_run(
         step=step,
         samples=len(before.ids),
         weights=recipe.evaluate.weights or "raw",
+        # The same samples and noise in both, so differences are paired.
         rows=compare(before, after),
         alarms=find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity),
         changed_plugins=changed_plugins(session, folder),
@@ -174,6 +178,7 @@ def changed_plugins(session: Session, folder: Path) -> list[str]:
     path = folder / "manifest.json"
     how = "Delete it: the run is then taken to have been made with the plugins of now."
     listed = read_object(path, {}, how).get("plugins", []) if path.is_file() else []
+    # A plugin that the manifest does not list is not taken for an edited one.
     before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
     return [file for file, sha in session.plugin_files.items() if before.get(file, sha) != sha]
 
@@ -191,6 +196,7 @@ def open_reward(
     Raises PluginError for an unknown plugin or name, RecipeError with all problems of the options.
     """
     options: dict[str, Any] = {}
+    # Stands for a recipe's file in messages.
     origin = Origin(f"reward {use!r}")
     problems = [problem for text in settings for problem in apply_override(options, text, origin)]
     catalog = build_catalog(load_plugins(list(plugins), base))
@@ -202,6 +208,7 @@ def open_reward(
         raise RecipeError(origin.source, problems + [message for _, message in found])
     component = Component(entry, values)
     reward = component.build()
+    # As in a session: a reward network is frozen, though gradients run through it.
     if isinstance(reward, nn.Module):
         reward.requires_grad_(False).eval().to(best_device())
     return reward, "reward_gradient" in component.tags("provides", "tags")

@@ -104,6 +104,7 @@ def sample_run(
     }
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
+        # Replaced as a whole: pictures of an earlier, longer call must not stay among these.
         write_folder(out / "pictures", lambda pictures: save_both(drawn, pictures))
         files += [grid, out / "pictures"]
     return drawn, files
@@ -111,6 +112,7 @@ def sample_run(
 
 def save_drawn(drawn: Drawn, scale: float, out: Path) -> Iterator[Path]:
     """The samples themselves, before and after, with what they are of in the file's header."""
+    # Headers of safetensors hold text alone.
     facts = {
         "ids": json.dumps(drawn.ids),
         "step": str(drawn.step),
@@ -152,11 +154,14 @@ def draw_both(
 ) -> Drawn:
     """Base first, then the newest weights of the run. The noise is that of its evaluations."""
     session = open_run(folder, overrides)
+    # Before anything is loaded: a new adapter has no effect at any strength, so the base stays the
+    # base.
     session.adapter.scale(scale)
     dataset = session.resolved.eval_dataset.build()
     rows = rows_of(dataset, ids) if ids else list(range(min(count, len(dataset))))
     size = session.recipe.evaluate.batch_size or session.recipe.data.batch_size
     batches = [batch_of(session, dataset, rows[i : i + size]) for i in range(0, len(rows), size)]
+    # The base before the weights are loaded, see `evaluate_run`.
     base = draw(session, batches)
     step = load_trained(session, folder)
     tuned = draw(session, batches)
@@ -177,6 +182,7 @@ def draw_both(
 
 def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:
     """These rows of the held-out data, on the session's device."""
+    # Pass 0, as in evaluations: the noise is then theirs.
     batch = make_batch([dataset[i] for i in rows], [0] * len(rows))
     return batch.to(session.context.device)
 
@@ -189,6 +195,7 @@ def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
         raise DataError(
             f"there is no held-out sample {missing[0]!r}.{did_you_mean(missing[0], places)}"
         )
+    # An id given twice is drawn once: both would have the same noise.
     return [places[id_] for id_ in dict.fromkeys(ids)]
 
 
@@ -224,6 +231,7 @@ def draw(session: Session, batches: Sequence[Batch]) -> Samples:
                 f"samples are written as tensors, and this model's are of type {kind}"
             )
         for name, value in (tensors | named_tensors("decoded", decoded)).items():
+            # Off the device at once: all samples of both models together may not fit on it.
             parts.setdefault(name, []).append(value.detach().cpu())
         for name, lines in named_texts("decoded", decoded).items():
             texts.setdefault(name, []).extend(lines)
@@ -235,6 +243,7 @@ def draw(session: Session, batches: Sequence[Batch]) -> Samples:
 
 def joined_rows(parts: Sequence[Tensor]) -> Tensor:
     """Batches one after the other; samples of several lengths are filled up with zeros."""
+    # Answers and videos may have other lengths in every batch.
     longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
     filled = [part.new_zeros(len(part), *longest) for part in parts]
     for whole, part in zip(filled, parts):
@@ -272,6 +281,7 @@ def named_tensors(name: str, value: Any) -> dict[str, Tensor]:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Path:
     """A safetensors file, complete or absent."""
+    # By this process's number: two commands may draw into the same folder.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file(tensors, temporary, metadata=facts)
     os.replace(temporary, path)

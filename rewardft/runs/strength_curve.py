@@ -23,6 +23,7 @@ def draw_strengths(result: Mapping[str, Any], path: Path) -> Path | None:
     from plotly.subplots import make_subplots
 
     points = result["points"]
+    # The costs: what more reward is paid for with.
     across = [result["kl"], *(name for name in points[0]["means"] if name.startswith(DIVERSITY))]
     figure = make_subplots(rows=1, cols=len(across), shared_yaxes=True, horizontal_spacing=0.04)
     for column, name in enumerate(across, start=1):
@@ -37,6 +38,7 @@ def draw_strengths(result: Mapping[str, Any], path: Path) -> Path | None:
         template="plotly_white",
         margin={"t": 120},
     )
+    # The library goes into the file, which then opens anywhere.
     write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
     return path
 
@@ -65,7 +67,9 @@ def curve(points: Sequence[Mapping[str, Any]], name: str, knee: float | None) ->
 def half_width(point: Mapping[str, Any]) -> float | None:
     """Of the 95 % interval of the change from the base, where the total is one reward;
     None for a sum of several."""
+    # For a sum of rewards the interval would need their covariance, which is not kept.
     rows = [row for row in point["versus_base"] if row["name"].startswith("reward/")]
     if len(rows) != 1 or not rows[0]["difference"]:
         return None
+    # total = weight * value, so the interval is scaled by the weight.
     return float(abs(rows[0]["half_width"] * (point["reward"] / rows[0]["after"])))

@@ -45,11 +45,14 @@ def evaluate_scales(
 
     Raises ComponentError for a run that trained all weights.
     """
+    # Whatever the recipe says: the divergence is the axis that strengths are compared on.
     session = open_run(folder, [*overrides, "evaluate.kl=true"])
+    # First, because full fine-tuning raises here, before minutes of evaluation.
     session.adapter.scale(0.0)
     step = load_trained(session, folder)
     count = samples or session.recipe.evaluate.samples
     found: list[tuple[float, Evaluation]] = []
+    # In order, base first: `find_knee` reads the points as a curve.
     for scale in sorted({0.0, *scales}):
         session.adapter.scale(scale)
         found.append((scale, run_evaluation(session, count)))
@@ -71,6 +74,7 @@ def point(recipe: Recipe, scale: float, result: Evaluation, base: Evaluation) ->
     """One strength: the weighted total of the rewards, the divergence, all means, and the
     differences from the base."""
     means = result.means()
+    # Algorithms that learn from labelled pairs train for no reward; held-out ones stand in.
     rewards = [r for r in recipe.rewards if r.weight != 0] or recipe.evaluate.rewards
     total = sum(r.weight * means[f"reward/{r.name}"] for r in rewards) if rewards else math.nan
     kl = next(means[name] for name in result.per_sample if name.startswith("kl/"))
@@ -84,6 +88,7 @@ def find_knee(points: Sequence[dict[str, Any]]) -> tuple[float | None, str]:
     rewards, kls = [p["reward"] for p in points], [p["kl"] for p in points]
     if any(map(math.isnan, rewards)):
         return None, "no knee: the recipe has no reward that applies to these samples"
+    # Behind the highest reward the curve falls, and the chord would mean nothing.
     top = max(range(len(points)), key=lambda i: rewards[i])
     gain, cost = rewards[top] - rewards[0], kls[top] - kls[0]
     if gain <= 0 or cost <= 0:
@@ -91,6 +96,7 @@ def find_knee(points: Sequence[dict[str, Any]]) -> tuple[float | None, str]:
     if top == 1:
         highest = f"{points[top]['scale']:g}, which has the highest reward"
         return None, f"no knee: no scale lies between the base and {highest}"
+    # Both axes scaled to [0, 1] between the base and the highest reward.
     shares = [((kls[i] - kls[0]) / cost, (rewards[i] - rewards[0]) / gain) for i in range(1, top)]
     best = max(range(len(shares)), key=lambda i: shares[i][1] - shares[i][0])
     spent, earned = shares[best]

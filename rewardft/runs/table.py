@@ -21,6 +21,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Every name, in the order of its first appearance."""
+        # A set would lose the order.
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def __len__(self) -> int:
