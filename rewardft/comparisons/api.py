@@ -28,6 +28,7 @@ from rewardft.recipe.shipped import find_recipe
 from rewardft.runs.api import Overrides, as_settings
 from rewardft.runs.table import Table
 
+# What the report imports; asked for up front, or hours of runs would end without one.
 NEEDED = ("plotly", "jinja2", "pyarrow")
 
 
@@ -87,6 +88,7 @@ def compare(
     require_report()
     names = [str(source) for source in sources]
     varied = as_vary(vary)
+    # Nothing is built or trained before `finish`: a wrong recipe is reported in a second.
     request = build_request(names, Options(varied, as_settings(overrides), seeds, budget, pictures))
     folder = Path(out) if out is not None else default_folder(names)
     members = expand(request, folder)
@@ -132,6 +134,7 @@ def build_request(names: Sequence[str], options: Options) -> Request:
     variants: Sequence[Variant] = [
         variant.with_settings(*options.settings) for variant in request.variants
     ]
+    # After the settings, so that a varied key wins over one that is set for all.
     for text in options.vary:
         variants = vary(variants, *parse_vary(text))
     return replace(
@@ -145,6 +148,7 @@ def build_request(names: Sequence[str], options: Options) -> Request:
 def as_vary(vary: Mapping[str, Sequence[Any]] | Sequence[str]) -> list[str]:
     """`KEY=VALUE,VALUE` for each key."""
     if isinstance(vary, Mapping):
+        # As text, which is read as YAML: the same as after `--vary`.
         return [f"{key}={','.join(map(str, values))}" for key, values in vary.items()]
     return list(vary)
 
@@ -157,6 +161,7 @@ def comparison_row(variant: VariantRecord, name: str | None) -> dict[str, Any]:
     """One variant by what the report is about."""
     value = value_of(variant, name)
     if value is None:
+        # Without a value there is at least a reason, and seeds mostly share it.
         run = variant.runs[0]
         return {"variant": variant.name, "no result": run.reason or run.status}
     best = f"{difference(value.versus_best)} ({value.best})" if value.versus_best else ""

@@ -20,11 +20,12 @@ from rewardft.errors import RewardftError
 from rewardft.files.streams import forgive
 from rewardft.runs.open import run_recipe_file
 
+# As the command line has them: 130 is 128 + SIGINT.
 EXPECTED_ERROR, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
-class Order:
+class Job:
     """What the process is to run, and where: `folder` is the current one,
     `environment` all of its variables."""
 
@@ -39,23 +40,25 @@ class Order:
     command: Sequence[str]
 
 
-def carry_out(order: Order) -> None:
+def run_job(job: Job) -> None:
     """Make the run and end the process;
     an expected error is one message and exit code 2, as on the command line."""
     # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once.
     os.setpgid(0, 0)
     end_with_parent()
-    handle = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    handle = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    # The descriptors and not `sys.stdout`: libraries in C write there too.
     for stream in (1, 2):
         os.dup2(handle, stream)
     forgive()
-    os.chdir(order.folder)
+    os.chdir(job.folder)
+    # The server was forked once, with the environment of then; a run takes that of its own command.
     os.environ.clear()
-    os.environ.update(order.environment)
-    torch.set_num_threads(order.threads)
-    sys.argv = ["rewardft", *order.command]  # what the run's manifest keeps
+    os.environ.update(job.environment)
+    torch.set_num_threads(job.threads)
+    sys.argv = ["rewardft", *job.command]  # what the run's manifest keeps
     try:
-        summary = run_recipe_file(Path(order.recipe), Path(order.out), order.settings, order.resume)
+        summary = run_recipe_file(Path(job.recipe), Path(job.out), job.settings, job.resume)
     except RewardftError as error:
         print(
             "\n".join([f"error: {error}", *getattr(error, "__notes__", [])]),
@@ -69,10 +72,9 @@ def carry_out(order: Order) -> None:
 
 
 def end_with_parent() -> None:
-    """Send this process SIGTERM, upon which a run saves and ends, when the one that gave the order
-    is gone.
+    """Send this process SIGTERM when its parent is gone; the run then saves and ends.
 
-    Else it would train on with nobody to take note, in the folder of the run that is started next.
+    Otherwise it would go on training unseen, in a folder where the next attempt starts.
     """
     parent = multiprocessing.parent_process()
 
@@ -81,4 +83,5 @@ def end_with_parent() -> None:
             parent.join()
             os.kill(os.getpid(), signal.SIGTERM)
 
+    # A daemon: it must not keep a finished run from ending.
     threading.Thread(target=wait, daemon=True).start()

@@ -16,11 +16,12 @@ from rewardft.evaluation.evaluate import Evaluation
 
 
 def pool(runs: Sequence[RunResults]) -> list[Value]:
-    """Every value of a variant over its seeds; runs that did not end, or were evaluated unlike, are
-    left out."""
+    """Every value of a variant over its seeds; runs that did not end, or were evaluated on other
+    samples, are left out."""
     pairs = [(seen.base, seen.tuned) for seen in comparable_runs(runs)]
     if not pairs:
         return []
+    # The first run stands for all: they saw the same samples, in the same groups.
     base, trained = pairs[0][0], runs[0].trained
     places = [
         (name, prefix, rows) for name in base.per_sample for prefix, rows in base.rows().items()
@@ -48,6 +49,7 @@ def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
         return False
     if one.settings.get("data") == other.settings.get("data"):
         return True
+    # An untrained model gives the same value only for the same condition and the same noise.
     common = one.per_sample.keys() & other.per_sample.keys()
     columns = ((one.per_sample[name], other.per_sample[name]) for name in common)
     return any(mine == theirs and tells_samples_apart(mine) for mine, theirs in columns)
@@ -64,6 +66,7 @@ def same_measure(name: str, one: Evaluation, other: Evaluation) -> bool:
     """Whether a value of that name is the same reward or metric with the same settings and code
     in both."""
     code, others = one.settings.get("plugins", {}), other.settings.get("plugins", {})
+    # The code of a file plugin may have changed what a name means.
     if any(code[file] != others[file] for file in code.keys() & others.keys()):
         return False
     kind, _, rest = split_group(name, one)[0].partition("/")
@@ -79,6 +82,7 @@ def same_measure(name: str, one: Evaluation, other: Evaluation) -> bool:
 
 def table_of(evaluations: Sequence[Evaluation], name: str, rows: Sequence[int]) -> np.ndarray:
     """(seeds, samples) of one value; NaN where it does not apply."""
+    # NaN keeps the table rectangular; the statistics leave such cells out.
     columns = [e.per_sample.get(name, [math.nan] * len(e.ids)) for e in evaluations]
     return np.array([[column[i] for i in rows] for column in columns], dtype=float)
 
@@ -91,9 +95,11 @@ def per_sample(
     trained: Sequence[str],
 ) -> Value:
     """One value over all samples, or over those of a group."""
+    # (seeds, samples) each.
     before, after = (table_of([pair[i] for pair in pairs], name, rows) for i in (0, 1))
     better = pairs[0][1].higher_is_better.get(name, name.startswith("reward/") or None)
     role: Role = "reward" if name in trained else "held_out"
+    # Improvement is a rise of sign * value; without a better direction it is a plain rise.
     sign = -1.0 if better is False else 1.0
     each = [row[~np.isnan(row)] for row in after - before]
     return Value(
@@ -146,6 +152,7 @@ def with_best(
     runs: Mapping[str, Sequence[RunResults]],
 ) -> Value:
     """Only values per sample that have a better direction."""
+    # A number per set has nothing to be paired by, and a value without direction no best.
     if value.role == "set" or value.higher_is_better is None:
         return value
     sign = -1.0 if value.higher_is_better is False else 1.0
@@ -158,6 +165,7 @@ def with_best(
             and math.isfinite(same.value)
             and comparable(value.name, mine[0], comparable_runs(runs[rival])[0])
         ):
+            # Only rivals that can be paired: the best of them is named beside the difference.
             candidates.append((sign * same.value, rival))
     if not candidates:
         return value
@@ -186,6 +194,7 @@ def versus(name: str, mine: Sequence[RunResults], theirs: Sequence[RunResults]) 
     after, other = (
         table_of([side[s] for s in order], plain, rows) for side, order in zip(sides, seeds)
     )
+    # Runs of one seed share their data order and noise, so the difference is paired by it too.
     if seeds[0] == seeds[1]:
         return statistics.difference_interval(after, other)
     return unpaired_seeds_interval(after, other)
@@ -193,6 +202,7 @@ def versus(name: str, mine: Sequence[RunResults], theirs: Sequence[RunResults]) 
 
 def split_group(name: str, evaluation: Evaluation) -> tuple[str, list[int]]:
     """A value's name without its group, and the group's rows."""
+    # Names may hold slashes themselves, so only a rest that is a value makes it a group.
     for prefix, rows in evaluation.rows().items():
         if (
             prefix

@@ -47,6 +47,7 @@ def compare(
     members: of `expand`. Raises RecipeError when not one variant can be run; KeyboardInterrupt
         after Ctrl-C, with everything saved.
     """
+    # One sound variant is enough: the others appear in the report with what is wrong.
     problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
     if len(problems) == len(members):
         raise RecipeError("compare", list(dict.fromkeys(problems)))
@@ -78,8 +79,10 @@ def collect(
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     own, common = differences(list(members))
     if common.get("train.steps") == ENDLESS:
+        # A million steps is how a budget is written, not something that a reader should see.
         common["train.steps"] = "until the budget is spent"
     variants = [variant(name, runs[name], pooled[name], own.get(name, {})) for name in names]
+    # A variant that cannot be read knows no seed of its own.
     ready = [member for member in members if member.problem is None] or members
     record = ComparisonRecord(
         title=request.name
@@ -124,6 +127,7 @@ def alarms_of(runs: Sequence[RunResults]) -> list[str]:
     raised: dict[str, list[tuple[int, str]]] = {}
     for seen in runs:
         for sentence in seen.record.alarms:
+            # A sentence begins with the name of its value.
             raised.setdefault(sentence.split()[0], []).append((seen.member.seed, sentence))
     sentences = []
     for first, *others in raised.values():
@@ -147,6 +151,7 @@ def target_of(variants: Sequence[VariantRecord]) -> str | None:
         for name in trained
         if all(any(v.name == name for v in variant.values) for variant in measured)
     ]
+    # Trained for by two at least: one variant's own reward would judge the others by its terms.
     shared = [name for name in known if trained[name] > 1 or len(measured) == 1]
     return max(shared, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
 
@@ -172,6 +177,7 @@ def notes(runs: dict[str, list[RunResults]], variants: Sequence[VariantRecord]) 
     if (
         len(
             {
+                # Rounded: other hardware moves the last digits of the same base.
                 round(before.value, 6)
                 for before in compared
                 if before is not None and math.isfinite(before.value)
@@ -195,6 +201,7 @@ def weights_judged(runs: dict[str, list[RunResults]]) -> list[str]:
         for name, recipe in recipes.items()
         if recipe is not None and recipe.evaluate.weights == "ema"
     ]
+    # Worth a note only where it differs between variants.
     if not averaged or len(averaged) == sum(recipe is not None for recipe in recipes.values()):
         return []
     return [

@@ -26,6 +26,7 @@ def add_pictures(
     for variant in record.variants:
         try:
             pictures = pictures_of(runs[variant.name], out, count)
+        # A model that does not load any more must not cost the report of days of runs.
         except Exception as error:
             problems.append(f"No pictures of {variant.name}: {said(error)}")
             pictures = []
@@ -41,6 +42,7 @@ def pictures_of(runs: Sequence[RunResults], out: Path, count: int) -> list[Pictu
         return []
     name, run = seen.member.variant.name, seen.member.folder
     folder = out / "pictures" / folder_name(seen.member.variant)
+    # What the pictures follow from: any other of these, and they are drawn again.
     index, source = folder / "index.json", [name, str(run), seen.record.axes.get("steps"), count]
     if index.is_file():
         kept = json.loads(index.read_text(encoding="utf-8"))
@@ -65,6 +67,7 @@ def plugin_sections(
     members: Sequence[Member], record: ComparisonRecord, out: Path
 ) -> list[Section]:
     """What the plugins of the recipes add to the report; each is asked once, and alone."""
+    # By name and folder: `./plugin.py` of two recipes may be two plugins.
     wanted = {
         (name, member.recipe.base): None
         for member in members
@@ -76,6 +79,7 @@ def plugin_sections(
         try:
             plugins = load_plugins([name], base)
             files = {plugin.file for plugin in plugins.loaded}
+            # Listed by several recipes, under one name or several.
             if files <= asked:
                 continue
             asked |= files

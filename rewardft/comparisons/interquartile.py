@@ -22,10 +22,12 @@ def iqm_variance_over_seeds(table: Array, seed: int) -> float:
     they are."""
     # Sorted, so that the order in which the seeds are given does not matter to the draws.
     table = table[np.argsort(np.nanmean(table, axis=1))]
+    # Sorted once; a resampling only changes how often each value counts.
     order = np.argsort(table, axis=None)[: int((~np.isnan(table)).sum())]  # NaN sorts last
     counts, chances = draws_of_seeds(len(table), seed)
     estimates = repeated_iqm(table.ravel()[order], counts[:, order // table.shape[1]])
     center = chances @ estimates
+    # The bootstrap divides by S where an unbiased variance divides by S - 1.
     return float(chances @ (estimates - center) ** 2) * len(table) / (len(table) - 1)
 
 
@@ -36,6 +38,7 @@ def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
     if seeds > EXACT_SEEDS:
         drawn = np.random.default_rng(seed).multinomial(seeds, [1 / seeds] * seeds, size=DRAWS)
         return drawn.astype(np.float64), np.full(DRAWS, 1 / DRAWS)
+    # The order of a draw does not matter, so each multiset is taken once, by its probability.
     ways = itertools.combinations_with_replacement(range(seeds), seeds)
     counts = np.array([np.bincount(way, minlength=seeds) for way in ways], dtype=np.float64)
     orders = [
@@ -47,6 +50,7 @@ def draws_of_seeds(seeds: int, seed: int) -> tuple[Array, Array]:
 def repeated_iqm(ordered: Array, counts: Array) -> Array:
     """Interquartile means of the sorted values (n,), each taken as often as a row of counts (draws,
     n) says."""
+    # Counts up to each value: it lies within the middle half as far as its interval does.
     last = counts.cumsum(axis=1)
     total = last[:, -1:]
     cut = np.floor(TRIMMED * total)

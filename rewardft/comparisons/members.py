@@ -23,6 +23,7 @@ from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.manifest import version_of
 
+# Interrupted runs go on, stopped ones have ended by an alarm or a plugin's will.
 DONE = ("finished", "stopped")
 
 
@@ -74,6 +75,7 @@ class Member:
     def is_done(self) -> bool:
         """Whether the run is there and came to its end."""
         path = self.folder / "summary.json"
+        # A summary beside an error is no success.
         failed = (self.folder / "error.txt").is_file()  # of an observer, after the last step
         if failed or not path.is_file():
             return False
@@ -96,6 +98,7 @@ def expand(request: Request, out: Path) -> list[Member]:
 
 
 def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
+    # With other seeds, budget or settings a given run is only where the recipe comes from.
     given = variant.run is not None and not (request.seeds or request.budget or variant.settings)
     if request.budget:
         variant = variant.with_settings(*budget_settings(request.budget))
@@ -103,6 +106,7 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
         variant, recipe, digest, options = identify(variant if given else with_plugin(variant))
         if not given:
             check_evaluates(recipe)
+    # Kept, with its problem: a table that lost a variant without a word would mislead.
     except RewardftError as error:
         for seed in range(request.seeds or 1):
             folder = (
@@ -118,7 +122,9 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
             variant, recipe.seed, variant.run, recipe, given=True, options=options, digest=digest
         )
         return
+    # From the recipe's own seed on, so that a single run can be one of the comparison's.
     for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
+        # The digest in the name: changed settings begin anew and leave the old runs alone.
         folder = out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}"
         yield Member(variant, seed, folder, recipe, options=options, digest=digest)
 
@@ -140,6 +146,7 @@ def pool_given(members: Sequence[Member]) -> list[Member]:
     seeds: set[tuple[str, int]] = set()
     pooled = []
     for member in members:
+        # The same run given twice stays apart: pooled, it would count as a second seed.
         if member.given and member.digest and (member.digest, member.seed) not in seeds:
             seeds.add((member.digest, member.seed))
             member = replace(member, variant=first.setdefault(member.digest, member.variant))
@@ -160,13 +167,16 @@ def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
     version of rewardft.
     """
     recipe, plugins, resolved = open_recipe(variant.recipe, variant.settings)
+    # By file name, not path: the same code in another folder is the same run.
     files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
+    # Seeds of one variant share a digest.
     flat = recipe.model_copy(update={"seed": 0})
     flat._origin = recipe._origin
     versions = sorted(f"{plugin.name} {plugin.version}" for plugin in plugins.loaded)
     facts = [flat.digest(), files, versions, version_of("rewardft")]
     options = recipe.dump()
     for section in ("model", "sampler", "algorithm"):
+        # With defaults, so that one recipe may spell out what another leaves to them.
         options[section] = defaults_of(getattr(resolved, section)) | options[section]
     return variant, recipe, hashlib.sha256(json.dumps(facts).encode()).hexdigest(), options
 
@@ -181,12 +191,14 @@ def defaults_of(component: Component) -> dict[str, Any]:
     return {
         name: value
         for name, value in defaults.items()
+        # Others could not stand in a recipe, and have no text to compare by.
         if isinstance(value, (str, int, float, list, type(None)))
     }
 
 
 def with_plugin(variant: Variant) -> Variant:
     """A varied algorithm's plugin is listed as well, where the recipe does not list it."""
+    # Only for what `--vary` or `--set` brought in: a recipe's own list of plugins is its author's.
     changed = [text for text in variant.settings if key_of(text) in ("algorithm", "algorithm.use")]
     if not changed or any(key_of(text) == "plugins" for text in variant.settings):
         return variant
@@ -234,6 +246,7 @@ def differences(members: list[Member]) -> tuple[dict[str, dict[str, Any]], dict[
     from rewardft.storage.resume import flatten
 
     flat = {m.variant.name: flatten(m.options) for m in members if m.recipe is not None}
+    # The seed is what variants are pooled over.
     keys = list(
         dict.fromkeys(key for settings in flat.values() for key in settings if key != "seed")
     )

@@ -55,6 +55,7 @@ def read_run(member: Member, out: Path) -> RunResults:
 
     out: the comparison's folder, which the record's path starts at.
     """
+    # Relative, so that a comparison's folder can be moved or sent.
     place = os.path.relpath(member.folder, out)
     facts: dict[str, Any] = {"seed": member.seed, "folder": place, "command": member.repeat()}
     if member.problem is not None or member.recipe is None:
@@ -76,6 +77,7 @@ def read_run(member: Member, out: Path) -> RunResults:
     seen = RunResults(
         member, RunRecord(**facts, **ending(member)), trained=trained_values(member.recipe)
     )
+    # A run that did not end was trained for less than the others: no value of it is comparable.
     if seen.record.status in ("finished", "stopped") and len(tables) > 1 and 0 in tables:
         seen.base, seen.tuned = tables[0], tables[max(tables)]
     return seen
@@ -101,10 +103,12 @@ def ending(member: Member) -> dict[str, Any]:
         return facts | {"peak_memory": summary.get("peak_memory_bytes")}
     if error.is_file():
         lines = error.read_text(encoding="utf-8").strip().splitlines()
+        # Lines such as `ValueError: ...`; of a chain the last is what ended the run.
         raised = [line for line in lines if re.match(r"[\w.]+: ", line)] or lines
         return {"status": "failed", "reason": raised[-1], "error": "\n".join(lines[-TAIL:])}
     said = last_lines(log_file(member))
     if member.is_started or said:
+        # By its lock and not by the age of its files: a step may take an hour.
         if is_held(member.folder):
             return {"status": "missing", "reason": "it is still being run"}
         reason = "it ended without a word of why" if member.is_started else "it did not start"
@@ -127,6 +131,7 @@ def refused(member: Member, endings: Sequence[Path]) -> str:
         return ""
     said = last_lines(log).splitlines()
     place = next((i for i, line in enumerate(said) if line.startswith("error: ")), None)
+    # From the error on: lines before it are warnings of libraries.
     return "" if place is None else "\n".join(said[place:])
 
 
@@ -189,6 +194,7 @@ def evaluations(
 ) -> Iterator[Point]:
     """Held-out means, each at the cost of the step that it was made after."""
     costs = {line["step"]: line for line in lines if all(name in line for name in COSTS)}
+    # The base is evaluated before any step is logged.
     costs[0] = {"step": 0, **dict.fromkeys(COSTS, 0), "train_seconds": 0.0}
     for step, table in tables.items():
         if step in costs:

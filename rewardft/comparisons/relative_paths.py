@@ -16,6 +16,7 @@ def from_folder(folder: Path, recipe: Path, settings: Sequence[str]) -> tuple[st
     """The settings of a variant with its relative paths made absolute: a run is started from
     anywhere. Settings that the recipe does not take are left as they are, to be reported by the
     check of the variant."""
+    # Reading the recipe loads its plugins, so only where there can be a path at all.
     if folder == Path.cwd() or not any(holds_text(value_of(text)) for text in settings):
         return tuple(settings)
     try:
@@ -53,5 +54,6 @@ def with_paths(before: Any, made: Any) -> Any:
         return {key: with_paths(item, made.get(key)) for key, item in before.items()}
     if isinstance(before, list) and isinstance(made, list) and len(before) == len(made):
         return [with_paths(item, other) for item, other in zip(before, made)]
+    # Other text that changed was no path: a validator may fold a name.
     moved = isinstance(before, str) and isinstance(made, str) and before != made
     return made if moved and Path(made).is_absolute() else before

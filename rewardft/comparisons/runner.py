@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from rewardft.comparisons.child import Order, carry_out
+from rewardft.comparisons.child import Job, run_job
 from rewardft.comparisons.members import Member, program
 from rewardft.errors import ComponentError
 from rewardft.files.atomic import write_text
@@ -37,16 +37,18 @@ Notify = Callable[[Member, Outcome | None, int], None]
 
 def pending(members: Iterable[Member]) -> list[Member]:
     """Those that must be run: checked, and not done already."""
+    # Runs of an earlier, interrupted comparison are used as they are.
     return [m for m in members if m.problem is None and not m.given and not m.is_done]
 
 
-def lend_base(member: Member, others: Iterable[Member]) -> None:
+def share_baseline(member: Member, others: Iterable[Member]) -> None:
     """Give a run that has not begun the evaluation of the base that another has made: it is the
     same for all seeds.
 
     The run itself takes it only if it was made with its own settings, and makes its own otherwise.
     """
     name = Path("evaluations") / "step-00000000.json"
+    # The noise is keyed by the evaluation's seed, so the base's samples do not depend on the run's.
     lenders = [o.folder / name for o in others if o is not member and judged_alike(o, member)]
     path = next((path for path in lenders if path.is_file()), None)
     if path is not None and not member.is_started:
@@ -75,6 +77,7 @@ def run_here(
     Upon a KeyboardInterrupt the running ones are told to save and end, no other is begun, and it is
     raised again. A second one ends them at once.
     """
+    # More threads than cores would make all runs slower than one after the other.
     threads, devices = max((os.cpu_count() or 1) // max(jobs, 1), 1), visible_gpus()
     slots = list(range(jobs))
     outcomes: list[Outcome] = []
@@ -84,9 +87,10 @@ def run_here(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     member = waiting.pop(0)
-                    lend_base(member, everyone or members)
+                    share_baseline(member, everyone or members)
                     notify(member, None, len(members))
                     slot = slots.pop(0)
+                    # By slot: two runs share a GPU only where there are more jobs than GPUs.
                     device = devices[slot % len(devices)] if len(devices) > 1 else None
                     running[pool.submit(run_member, member, threads, device)] = (member, slot)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -95,6 +99,7 @@ def run_here(
                     outcomes.append(future.result())
                     notify(member, outcomes[-1], len(members))
         except KeyboardInterrupt:
+            # No new ones; those that run save a checkpoint and end.
             waiting.clear()
             interrupt_runs()
             try:
@@ -113,12 +118,14 @@ def interrupt_runs() -> None:
     """Have every running run do what it does upon Ctrl-C,
     which does not reach them: they are groups of their own."""
     for process in list(RUNNING):
+        # A process that has ended may have left its number to another.
         if process.is_alive() and process.pid is not None:
             os.kill(process.pid, signal.SIGINT)
 
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
+    # Its names stay valid in a child, where indices of our own would count anew.
     if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in listed.split(",") if name.strip()]
     import torch
@@ -137,10 +144,11 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     """
     log = log_file(member)
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Not `fork`: this process may have threads and a GPU, which do not survive it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rewardft.comparisons.child"])
     resume = member.is_started
-    order = Order(
+    job = Job(
         str(member.variant.recipe),
         member.settings,
         str(member.folder),
@@ -151,11 +159,12 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
         dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device}),
         member.command(resume),
     )
-    process = context.Process(target=carry_out, args=(order,))
+    process = context.Process(target=run_job, args=(job,))
     process.start()
     RUNNING.add(process)
     process.join()
     RUNNING.discard(process)
+    # A negative code is the signal that ended the process, such as the kernel's for want of memory.
     code = 1 if process.exitcode is None else process.exitcode
     if code < 0:  # it could not say so itself
         with log.open("a", encoding="utf-8") as file:
@@ -187,6 +196,7 @@ def hand_to_slurm(
     script = out / "slurm.sh"
     script.write_text(slurm_script(members, out, jobs), encoding="utf-8")
     try:
+        # The code of an array is that of its worst task; each member's own is in its folder.
         code = subprocess.run(["sbatch", "--wait", *options, str(script)]).returncode
     except FileNotFoundError:
         raise ComponentError(
@@ -206,6 +216,7 @@ def slurm_script(members: Sequence[Member], out: Path, jobs: int) -> str:
     lines += [f"#SBATCH --output={out / 'slurm-%A_%a.log'}", 'case "$SLURM_ARRAY_TASK_ID" in']
     for number, member in enumerate(members):
         command = shlex.join([*program(), *member.command(resume=member.is_started)])
+        # `exec`, so that Slurm's signals reach the run and not a shell that waits for it.
         log = shlex.quote(str(log_file(member)))
         lines.append(
             f"{number}) mkdir -p {shlex.quote(str(member.folder.parent))}; exec {command} > {log} "
@@ -226,11 +237,13 @@ def hand_to_ray(members: Sequence[Member], gpus: float, notify: Notify) -> list[
             "--launcher ray: the package is not installed: pip install ray"
         ) from None
     if not ray.is_initialized():
+        # Outputs are in the runs' logs; on the driver they would be mixed.
         ray.init(log_to_driver=False)
     task = ray.remote(num_gpus=gpus, num_cpus=1)(run_member)
     futures = {task.remote(member, 1): member for member in members}
     outcomes, left = list[Outcome](), list(futures)
     while left:
+        # One at a time, in the order in which they end, so that progress is told as it happens.
         (ready,), left = ray.wait(left, num_returns=1)
         outcomes.append(ray.get(ready))
         notify(futures[ready], outcomes[-1], len(members))

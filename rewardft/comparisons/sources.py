@@ -68,6 +68,7 @@ def read_sources(names: Sequence[str], find: Finder) -> Request:
     }
     for name, path in files.items():
         if not Path(name).is_dir() and is_comparison(path):
+            # It has seeds and a budget of its own, which would silently hold for the others too.
             if len(files) > 1:
                 raise RecipeError(name, [f"{name} is a comparison of its own; give it alone."])
             return read_comparison(path, find)
@@ -100,6 +101,7 @@ def read_comparison(path: Path, find: Finder) -> Request:
     if problems:
         raise RecipeError(str(path), problems)
     data = document.data
+    # A file beside the comparison goes before a shipped recipe of its name.
     beside = [path.parent / str(name) for name in data["recipes"]]
     words = list(map(str, data["recipes"]))
     found = [
@@ -114,6 +116,7 @@ def read_comparison(path: Path, find: Finder) -> Request:
         combine(v, name, settings, count) for v in variants for name, settings in named.items()
     ] or variants
     request = Request(tuple(variants), data.get("seeds"), data.get("budget"), path.stem)
+    # Last: what is varied must win over what `set` and `variants` say of the same key.
     for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))
     folder = local_path(path.parent, Path.cwd())
@@ -167,6 +170,7 @@ def settle(settings: Sequence[str], text: str) -> tuple[str, ...]:
     its value names that key itself.
     """
     key = key_of(text)
+    # Parsed, because `{use: refl, scale: 2}` settles `scale` and leaves `target` open.
     value = strict_yaml.parse(text.partition("=")[2]).data
     others = [one for one in settings if key_of(one) != key]
     below = [one for one in others if key_of(one).startswith(f"{key}.")]
@@ -198,6 +202,7 @@ def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[V
     result = []
     for variant, value in itertools.product(variants, values):
         part = words_of(value) if key == "algorithm" else f"{key.split('.')[-1]}={words_of(value)}"
+        # A name alone replaces the section: another algorithm's options would not fit.
         named = key == "algorithm" and isinstance(value, str)
         setting = f"{key}={yaml_of({'use': value} if named else value)}"
         alone = len(variants) == 1
@@ -221,6 +226,7 @@ def words_of(value: Any) -> str:
 def parse_vary(text: str) -> tuple[str, list[Any]]:
     """`key=a,b` or `key=[a, b]`: the values are read as YAML. Raises RecipeError."""
     key, equals, values = text.partition("=")
+    # As a list of YAML, so that `1e-4` is a number and `{use: x, y: [1, 2]}` one value.
     document = strict_yaml.parse(values if values.lstrip().startswith("[") else f"[{values}]")
     if not equals or not key.strip() or document.problems or not document.data:
         wanted = "expected key=value,value,... such as optimizer.lr=1e-4,1e-3."
@@ -232,6 +238,7 @@ def budget_settings(text: str) -> tuple[str, ...]:
     """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run
     earlier or later."""
     count, _, unit = text.strip().rpartition("-")
+    # A schedule can follow a number of steps, so it is set as the length, not as a budget.
     if unit == "steps" and count.replace("_", "").isdecimal() and int(count.replace("_", "")) > 0:
         return (f"train.steps={int(count.replace('_', ''))}", "train.budget=null")
     try:
@@ -261,6 +268,7 @@ def key_of(setting: str) -> str:
 
 def short_name(path: Path) -> str:
     """A file's stem, or a folder's name, which for `..` is that of the folder meant."""
+    # `.` and `..` have no name of their own.
     path = path.absolute() if path.name else path.resolve()
     path = path.resolve() if path.name == ".." else path
     return path.stem if path.suffix in (".yaml", ".yml") else path.name

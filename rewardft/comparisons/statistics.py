@@ -62,6 +62,7 @@ def mean_interval(values: ArrayLike) -> Interval:
     table = known_part(values)
     mean = mean_of_known(table)
     with np.errstate(invalid="ignore"):  # infinite values
+        # The influence function of a mean is the deviation from it.
         return symmetric(mean, spread(table - mean))
 
 
@@ -84,12 +85,14 @@ def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
     """
     table = known_part(values)
     flat = np.sort(table[~np.isnan(table)])
+    # Whole values only: the middle half as scipy's trim_mean takes it.
     cut = int(TRIMMED * flat.size)
     middle = flat[cut : flat.size - cut]
     if middle.size == 0:
         return unknown()
     with np.errstate(invalid="ignore"):
         clipped = np.clip(table, middle[0], middle[-1])
+        # Divided by the share that is kept (1/2): the influence function of a trimmed mean.
         found = spread((clipped - mean_of_known(clipped)) * (flat.size / middle.size))
         if len(table) > 1:
             found = replace(found, seeds=iqm_variance_over_seeds(table, seed))
@@ -139,6 +142,7 @@ def probability_of_improvement(after: ArrayLike, before: ArrayLike) -> Interval:
     found = spread(table - share)
     if math.isnan(found.variance):
         return unknown(share)
+    # var = p (1 - p) / n solved for n.
     pairs = share * (1 - share) / found.variance if found.variance > 0 else max(table.shape[1], 2)
     return wilson(share, pairs, found.quantile)
 
@@ -173,6 +177,7 @@ class Spread:
     def quantile(self) -> float:
         """Standard errors to each side: between Student's two quantiles,
         by the part with fewer levels."""
+        # The factor with fewer levels has the heavier tail; it weighs by its share.
         (levels, part), (more, _) = sorted(zip(self.shape, (self.seeds, self.samples)))
         share = part / self.variance if self.variance > 0 else 0.0
         few, many = t_quantile(max(levels - 1, 1)), t_quantile(max(more - 1, 1))
@@ -189,6 +194,7 @@ def spread(influence: Array) -> Spread:
     seeds, samples = influence.shape
     if influence.size == 0:
         return Spread(0.0, 0.0, (0, 0))
+    # (S, N); each cell that is known stands for as many as there are cells in all over known ones.
     known = ~np.isnan(influence)
     table = np.where(known, influence, 0.0) * (influence.size / known.sum())
     with np.errstate(invalid="ignore"):
@@ -199,6 +205,7 @@ def spread(influence: Array) -> Spread:
             table.size * max((seeds - 1) * (samples - 1), 1)
         )
     return Spread(
+        # Seeds' means keep their share of `rest`, samples' means lose it: it must count once.
         seeds=of_rows if seeds > 1 else 0.0,
         samples=max(of_columns - (rest if seeds > 1 else 0.0), 0.0) if samples > 1 else 0.0,
         shape=(seeds, samples),
@@ -261,6 +268,7 @@ def t_quantile(freedom: int) -> float:
     odd = freedom % 2
     k = np.arange(2 + odd, freedom - 1, 2, dtype=np.float64)
     # cos^odd, cos^(2 + odd), ...
+    # The ratios (k - 1) / k of neighbouring terms of the sum.
     factors = np.concatenate(([1.0], np.cumprod((k - 1) / k)))[: freedom // 2]
     powers = odd + 2 * np.arange(len(factors))
 
@@ -269,6 +277,7 @@ def t_quantile(freedom: int) -> float:
         return 2 / math.pi * (angle + series) if odd else series
 
     low, high = 0.0, math.pi / 2
+    # 60 halvings of [0, pi / 2] are below float64's resolution.
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if inside(middle) < CONFIDENCE else (low, middle)

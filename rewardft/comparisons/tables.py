@@ -20,6 +20,7 @@ def write_samples(runs: Mapping[str, Sequence[RunResults]], path: Path) -> None:
     rows = list(sample_rows(runs))
     columns = {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
     text, real = pyarrow.string(), pyarrow.float64()
+    # Stated, not inferred: a column without values would get another type in every file.
     kinds = [text, pyarrow.int64(), text, text, text, real, real]
     schema = pyarrow.schema(list(zip(COLUMNS, kinds)))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -35,6 +36,7 @@ def sample_rows(runs: Mapping[str, Sequence[RunResults]]) -> Iterator[tuple[Any,
                 continue
             groups: Sequence[str | None] = seen.base.groups or [None] * len(seen.base.ids)
             for name, before in seen.base.per_sample.items():
+                # A metric that the tuned model's evaluation lacks has rows all the same.
                 after = seen.tuned.per_sample.get(name, [float("nan")] * len(before))
                 for sample, group, base, tuned in zip(seen.base.ids, groups, before, after):
                     yield variant, seen.member.seed, sample, group, name, base, tuned

@@ -33,12 +33,14 @@ def unpaired_seeds_interval(one: ArrayLike, other: ArrayLike) -> Interval:
             "two tables (seeds, samples) of the same samples are needed, got "
             f"{[t.shape for t in tables]}."
         )
+    # Samples that all seeds of both sides have: the difference of means is then by pairs.
     known = ~np.isnan(np.concatenate(tables)).any(axis=0)
     tables = [table[:, known] for table in tables]
     samples = int(known.sum())
     if samples == 0 or min(len(table) for table in tables) == 0:
         return unknown()
     difference = tables[0].mean(axis=0) - tables[1].mean(axis=0)
+    # Of the samples' differences; it contains what single cells add, which is taken off below.
     of_columns = float(difference.var(ddof=1)) / samples if samples > 1 else 0.0
     sides = [side(table) for table in tables]
     known_sides = [one for one in sides if one.freedom]

@@ -24,11 +24,13 @@ def write_report(record: ComparisonRecord, folder: Path) -> list[Path]:
     texts = {
         "report.md": markdown,
         "report.csv": csv_text,
+        # Last, because it alone needs packages that may be missing.
         "report.html": lambda record: html_page(record, folder),
     }
     paths = []
     for name, make in texts.items():
         path = folder / name
+        # The same bytes on every system.
         path.write_text(make(record), encoding="utf-8", newline="\n")
         paths.append(path)
     return paths

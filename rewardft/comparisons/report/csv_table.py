@@ -11,6 +11,7 @@ from rewardft.comparisons.report.tables import mean_axis
 from rewardft.contracts.records import AXES, ComparisonRecord, Value, VariantRecord
 
 _INTERVALS = ("before", "after", "iqm", "versus_base", "versus_best", "probability")
+# A name that begins so would be run as code by the spreadsheet that opens the file.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -80,6 +81,7 @@ def _value(value: Value) -> dict[str, Any]:
         else str(value.higher_is_better).lower(),
         "samples": value.samples,
         "best": _text(value.best or ""),
+        # One column however many seeds: variants may have different numbers of them.
         "seed_changes": " ".join(map(repr, value.seeds)),
     }
     for name in _INTERVALS:

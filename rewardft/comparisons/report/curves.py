@@ -19,6 +19,7 @@ from rewardft.contracts.records import (
     VariantRecord,
 )
 
+# Points of all curves together, and the fewest and most of one.
 _POINTS, _LEAST, _MOST = 40_000, 40, 300
 
 
@@ -44,6 +45,7 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
     """Evenly spaced ones of the points, the first and the last among them."""
     if len(points) <= most:
         return list(points)
+    # Points as they are, not means of neighbours: a spike must stay one.
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
 
 

@@ -36,6 +36,7 @@ def html_page(record: ComparisonRecord, folder: Path) -> str:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        # A misspelled name in a template is an error, not an empty place in a report.
         undefined=jinja2.StrictUndefined,
     )
     markup = jinja2.utils.markupsafe.Markup
@@ -45,6 +46,7 @@ def html_page(record: ComparisonRecord, folder: Path) -> str:
         **_tables(record),
         gallery=gallery,
         style=markup(_read("style.css")),
+        # 4 MB, so only where there is something to draw.
         library=markup(_inside_script(plotly.get_plotlyjs())) if _has_figures(record) else "",
         scripts=[markup(_inside_script(_read(name))) for name in _SCRIPTS],
         data=markup(json_for_html(figure_data(record))),
@@ -58,6 +60,7 @@ def html_page(record: ComparisonRecord, folder: Path) -> str:
 def json_for_html(value: Any) -> str:
     """JSON that no text in it can end the script element of."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    # As JSON's own escapes, which every parser turns back.
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -70,6 +70,7 @@ def escape(text: str) -> str:
 
 def code(text: str) -> str:
     """A fenced block whose fence is longer than any in the text."""
+    # A command may itself hold backticks.
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 
@@ -112,6 +113,7 @@ def _results(record: ComparisonRecord) -> list[str]:
         for name in names
         for block in _if_any(f"### {escape(name)}", tables.value_table(record, name))
     ]
+    # The marks are explained once, where they are first seen.
     legend = "▲ better, ▼ worse, ↑ higher, ↓ lower, ≈ not separable within the 95 % interval."
     known = set(names)
     whole = [name for name in names if group_of(name, known) is None]
@@ -161,6 +163,7 @@ def _picture_rows(variant: VariantRecord) -> list[str]:
 def _sections(record: ComparisonRecord) -> list[str]:
     blocks = []
     for section in record.sections:
+        # GitHub cuts long files off, and the rest of the report with them.
         long = len(section.html) > _SECTION_CHARACTERS
         blocks += [
             f"## {escape(section.title)}",

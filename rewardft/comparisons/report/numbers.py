@@ -17,6 +17,7 @@ def number(value: float | None, width: float = math.nan, sign: bool = False) -> 
     if value is None or not math.isfinite(value):
         return UNKNOWN
     decimals = _decimals(value, width)
+    # Beyond eight decimals a number is read more easily in powers of ten.
     style = "+" if sign else ""
     text = f"{value:{style}.2e}" if decimals > 8 else f"{value:{style},.{max(decimals, 0)}f}"
     return _unsigned_zero(text).replace("-", _MINUS)
@@ -26,6 +27,7 @@ def interval(estimate: Interval | None, sign: bool = False) -> str:
     """Such as `0.412 [0.398, 0.426]`; with `sign`, `+0.02 [−0.01, +0.05]`."""
     if estimate is None or not math.isfinite(estimate.value):
         return UNKNOWN
+    # One number of digits for all three, so that the bounds can be compared with the estimate.
     width = (estimate.high - estimate.low) / 2
     if not math.isfinite(width):
         return f"{number(estimate.value, sign=sign)} [interval {UNKNOWN}]"
@@ -67,6 +69,7 @@ def plural(number_of: int, noun: str) -> str:
 
 def _decimals(value: float, width: float) -> int:
     scale = width if math.isfinite(width) and width > 0 else abs(value) / 10
+    # Two significant digits of the scale.
     return 2 if scale == 0 else 1 - math.floor(math.log10(scale))
 
 

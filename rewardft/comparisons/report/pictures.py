@@ -39,6 +39,7 @@ class Gallery:
         return {"images": self.images, "pairs": self.pairs}
 
     def _add(self, variant: int, picture: Picture) -> None:
+        # Counted as embedded: base64 is a third longer than the file.
         if sum(map(len, self.images)) >= MOST_BYTES:
             self.left_out += 1
             return
@@ -61,6 +62,7 @@ class Gallery:
             uri = self._embed(name)
             if uri is None:
                 return None
+            # The base's sample is the same in all variants that share a sampler.
             if uri not in self.images:
                 self.images.append(uri)
             self._places[name] = self.images.index(uri)
@@ -69,6 +71,7 @@ class Gallery:
     def _embed(self, name: str) -> str | None:
         try:
             path = (self._folder / name).resolve()
+            # A record may come from elsewhere: it must not embed any file of this machine.
             if not path.is_relative_to(self._folder.resolve()):
                 raise ValueError("it is outside the comparison's folder")
             return embed(path)
@@ -83,11 +86,13 @@ def embed(path: Path) -> str:
     Raises OSError for a file that is no picture.
     """
     film = path.with_suffix(".mp4")
+    # A link could lead out of the folder, which was checked for the GIF alone.
     if path.suffix == ".gif" and film.is_file() and not film.is_symlink():
         return f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode('ascii')}"
     data = path.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         image.load()
+        # Formats that browsers show; any other is converted.
         kind = _TYPES.get(image.format or "")
         if kind is None or len(data) > SMALL or max(image.size) > EDGE:
             data, kind = _smaller(image), "image/webp"

@@ -72,6 +72,7 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
     if not measured:
         return [f"No variant has a measured value of {name}."]
     (best, value), rest = measured[0], measured[1:]
+    # Beside the best estimate: a reward that rose by being hacked must not be praised alone.
     alarmed = (
         f" It raised {plural(len(ranked(record)[0].alarms), 'alarm')}."
         if ranked(record)[0].alarms
@@ -81,6 +82,7 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
         f" ({interval(value.versus_base, sign=True)} from the base)" if value.versus_base else ""
     )
     lines = [f"{best} has the best estimate of {name}: {interval(value.after)}{change}.{alarmed}"]
+    # Against the best by its pairs; ranks of estimates alone would claim too much.
     verdicts = {variant: _against_best(other, best) for variant, other in rest}
     close = [variant for variant, found in verdicts.items() if found == "not separable"]
     unknown = [variant for variant, found in verdicts.items() if found == "unknown"]
@@ -97,6 +99,7 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
 def _against_best(value: Value, best: str) -> Verdict:
     return (
         verdict(value.versus_best, value.higher_is_better)
+        # Its own difference is to another variant than the one that is named here.
         if value.best in (None, best)
         else "unknown"
     )
@@ -137,6 +140,7 @@ def _against_base(value: Value) -> str:
         return f"is not separable from the base on {value.name} (change {change})."
     verb = "raises" if value.versus_base.value > 0 else "lowers"
     judged = {"better": ", which is better", "worse": ", which is worse"}.get(said, "")
+    # "raises ..., which is better" says it twice.
     if said == "better" and value.higher_is_better:
         judged = ""
     return (
@@ -148,6 +152,7 @@ def _magnitude(change: Interval) -> Interval:
     return (
         change
         if change.value > 0
+        # Turned round, its bounds change places.
         else Interval(value=-change.value, low=-change.high, high=-change.low)
     )
 

@@ -36,6 +36,7 @@ def value_table(record: ComparisonRecord, name: str) -> Table:
     ]
     measured = [(variant, value_of(variant, name)) for variant in ranked(record)]
     found = [(variant, value) for variant, value in measured if value is not None]
+    # One scale for the column, so that bars can be compared.
     scale = _scale([value.versus_base for _, value in found])
     rows = [_value_row(variant, value, scale) for variant, value in found]
     return Table(f"{name}, with 95 % intervals", columns, rows)
@@ -136,6 +137,7 @@ def differences_table(record: ComparisonRecord) -> Table:
     keys = list(dict.fromkeys(key for settings in of_variants for key in settings))
     if {"algorithm", "algorithm.use"} & set(keys):
         keys.remove("Algorithm")  # said by the setting itself
+    # Only what differs: settings in common have a table of their own.
     keys = [
         key for key in keys if len({repr(settings.get(key, ...)) for settings in of_variants}) > 1
     ]
@@ -160,6 +162,7 @@ def _unset(variant: VariantRecord) -> Cell:
 
 
 def _setting(value: Any) -> Cell:
+    # `True` is an int in Python, and would be sorted among numbers.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return Cell(setting(value), value if is_number else setting(value))
 
@@ -248,6 +251,7 @@ def _scale(estimates: list[Interval | None]) -> tuple[float, float]:
         for bound in (e.low, e.high, e.value)
         if math.isfinite(bound)
     ]
+    # With 0 in it, or the bars would not show which side of it they are on.
     return min([0.0, *bounds]), max([0.0, *bounds])
 
 

@@ -24,6 +24,7 @@ def verdict(difference: Interval | None, higher_is_better: bool | None) -> Verdi
     """Of a difference (mine - theirs): separable only where its 95 % interval leaves out zero."""
     if difference is None or not (math.isfinite(difference.low) and math.isfinite(difference.high)):
         return "unknown"
+    # A bound of exactly 0 does not leave it out.
     if difference.low <= 0 <= difference.high:
         return "not separable"
     up = difference.low > 0
@@ -70,6 +71,7 @@ def focus(record: ComparisonRecord) -> str | None:
     measured = [variant for variant in record.variants if variant.values]
     if not measured:
         return None
+    # Only a value that all have can rank them.
     shared = set.intersection(*({value.name for value in variant.values} for variant in measured))
     trained = {
         value.name for variant in measured for value in variant.values if value.role == "reward"
