@@ -1,7 +1,7 @@
 """Two small classifiers of digits: one is the reward, the other judges what the reward has taught.
 
 They share nothing: a convolutional network on one half of the images, a perceptron on the other
-    half. A sample that fools the first has no reason to fool the second.
+half. A sample that fools the first has no reason to fool the second.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Perceptron(nn.Sequential):
 
 def classify(network: nn.Module, pixels: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     """log p(label | pixels) `(b,)`, and whether `label` is the most likely class `(b,)` bool."""
+    # Unlike log(softmax), finite for a class that the network is sure it is not.
     log_probs = network(pixels).log_softmax(1)
     return log_probs.gather(1, label[:, None])[:, 0], log_probs.argmax(1) == label
 
@@ -70,6 +71,7 @@ class DigitLikelihood(nn.Module):
         super().__init__()
         self.network = Convolutional()
         load_weights(self.network, weights or ASSETS / "likelihood.safetensors")
+        # The gradient goes to the pixels; the classifier itself must not learn from being fooled.
         self.requires_grad_(False)
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
@@ -97,6 +99,7 @@ class DigitJudge:
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
         with torch.no_grad():
+            # On the CPU, where the judge lives: it is no module that a device could be given to.
             log_prob, correct = classify(self.network, rollout.decoded.cpu(), batch["label"].cpu())
         self.log_probs.append(log_prob)
         self.correct.append(correct.float())
@@ -130,12 +133,14 @@ def train_classifier(
 ) -> nn.Module:
     """Train on one half of the images, shifted by up to a pixel, with noise."""
     images, labels = half(odd)
+    # Weights come from the global seed, batches and noise from this generator alone.
     generator = keyed_generator("digits", "classifier", odd, fit.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=fit.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, fit.steps)
     for step in range(1, fit.steps + 1):
         rows = torch.randint(len(images), (fit.batch,), generator=generator)
         pixels = shift(images[rows], generator)
+        # Clamped, as decoded samples are.
         pixels = (pixels + fit.noise * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
         loss = cross_entropy(network(pixels), labels[rows], label_smoothing=fit.smoothing)
         optimizer.zero_grad()

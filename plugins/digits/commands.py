@@ -16,11 +16,12 @@ Out = Annotated[Path, typer.Argument(help="Folder for the weights.")]
 @app.command("train-classifiers")
 def train_classifiers_command(
     out: Out,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of each.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps for each network.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
 ) -> None:
-    """Fit the reward's classifier and the judge, each on its half;
-    prints what they know of the other half."""
+    """Train the reward's classifier and the judge, each on its half of the images; prints their
+    accuracy on the other half."""
+    # Imported here, so that the help shows without loading torch.
     import torch
 
     from .classifiers import Convolutional, Fit, Perceptron, quality, train_classifier

@@ -36,6 +36,7 @@ def load_images() -> tuple[Tensor, ...]:
             "the digits come with scikit-learn, which is not installed: pip install "
             "'rewardft[digits]'"
         ) from error
+    # 17 levels, 0 to 16.
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float()[:, None] / 16
     labels = torch.from_numpy(bunch.target)
@@ -44,11 +45,13 @@ def load_images() -> tuple[Tensor, ...]:
 
 def shuffled(images: Tensor, digit: int) -> Tensor:
     """In an order that depends on the digit alone."""
+    # The file's order follows its writers, so places are drawn.
     return images[torch.randperm(len(images), generator=keyed_generator("digits", "places", digit))]
 
 
 def half(odd: bool) -> tuple[Tensor, Tensor]:
     """Images `(n, 1, 8, 8)` and labels `(n,)` at the odd or even places of every class."""
+    # By class, so that both halves have every digit equally often.
     parts = [images[int(odd) :: 2] for images in load_images()]
     labels = [torch.full((len(part),), digit) for digit, part in enumerate(parts)]
     return torch.cat(parts), torch.cat(labels)
@@ -61,6 +64,7 @@ def split_images(split: Split) -> tuple[Tensor, ...]:
     parts = [
         images[held if split == "val" else ~held] for images, held in zip(load_images(), held_out)
     ]
+    # Equally many of each: items take the classes in turn.
     count = min(map(len, parts))
     return tuple(part[:count] for part in parts)
 

@@ -49,7 +49,9 @@ def build_scheduler(prediction: str) -> DDPMScheduler | FlowMatchEulerDiscreteSc
         beta_start=0.00085,
         beta_end=0.012,
         prediction_type=prediction,
+        # Clipped estimates of x0 would cut the gradient of a reward.
         clip_sample=False,
+        # Starts at the last timestep, pure noise, however few the steps.
         timestep_spacing="trailing",
     )
 
@@ -87,6 +89,7 @@ class DigitUNet:
         if guidance < 0:
             raise ComponentError(f"guidance must not be negative, got {guidance}")
         self.guidance, self.guidance_gradient = guidance, guidance_gradient
+        # The global generator is put back, so that building a network changes no other draw.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.trainable: nn.Module = build_network()
@@ -101,7 +104,7 @@ class DigitUNet:
         self.trainable.to(device)
 
     def encode(self, batch: Batch) -> Condition:
-        """Raises ComponentError for labels that are no digits."""
+        """Raises ComponentError for labels that are not digits."""
         label = batch["label"]
         if label.is_floating_point() or int(label.min()) < 0 or int(label.max()) >= CLASSES:
             raise ComponentError(
@@ -120,6 +123,7 @@ class DigitUNet:
     def denoise(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         if self.guidance == 1.0:
             return self.predict(x, t, cond)
+        # With `outside` the unconditional half is a constant.
         inside = torch.is_grad_enabled() and self.guidance_gradient == "inside"
         with torch.set_grad_enabled(inside):
             null = self.predict(x, t, self.null(cond))
@@ -136,7 +140,7 @@ class DigitUNet:
         """Pixels `(b, 1, 8, 8)` in [0, 1], clamped with the gradient of the identity.
 
         Half the pixels of a digit are black: a hard clamp would pass no gradient from any that is a
-            little too dark.
+        little too dark.
         """
         pixels = x0.float() / 2 + 0.5
         return pixels + (pixels.clamp(0, 1) - pixels).detach()

@@ -27,8 +27,8 @@ BATCH = 128  # classes that are sampled at a time
 
 
 class DigitPairs:
-    """Winner and loser `(1, 8, 8)` in [0, 1], id, label and group; made from the shipped base when
-    first asked for.
+    """Winner and loser `(1, 8, 8)` in [0, 1], id, label and group; made from the shipped base on
+    first use.
 
     The same options always give the same pairs. It takes 2 * size samples and as many evaluations
     of `digit_likelihood`. Held-out items (`split: val`) are classes alone: nothing learns from
@@ -72,7 +72,7 @@ class DigitPairs:
 @lru_cache(maxsize=2)
 @torch.no_grad()
 def make_pairs(size: int, prediction: Prediction, steps: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Winners and losers `(size, 1, 8, 8)` in [0, 1]; of equals the first sample wins."""
+    """Winners and losers `(size, 1, 8, 8)` in [0, 1]; of two equal samples the first wins."""
     model, sampler, reward = DigitUNet(prediction), DDIM(steps), DigitLikelihood()
     sampler.setup(model)
     parts = [sample_pairs(model, sampler, reward, batch, seed) for batch in classes(size)]
@@ -95,6 +95,7 @@ def sample_pairs(
     model: DigitUNet, sampler: DDIM, reward: DigitLikelihood, batch: Batch, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Pixels `(n, 2, 1, 8, 8)` and rewards `(n, 2)` of a batch of 2n samples."""
+    # Ids of their own, or the pairs would start from the noise that training draws.
     noise = Noise(seed, [f"pair/{id_}" for id_ in batch.ids], batch.epochs)
     rollout = sampler.rollout(model, model.encode(batch), Plan(stop=sampler.steps), noise)
     rollout.decoder = model.decode

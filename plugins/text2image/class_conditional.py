@@ -37,7 +37,7 @@ class ClassConditionalUNet(UnconditionalUNet):
         if not self.unet_config.num_class_embeds:
             raise ComponentError(
                 "class_conditional_unet: the network has no class embedding (num_class_embeds is "
-                "not set); `unconditional_unet` takes it"
+                "not set); use `unconditional_unet`"
             )
 
     def encode(self, batch: Batch) -> Condition:
@@ -47,6 +47,7 @@ class ClassConditionalUNet(UnconditionalUNet):
                 "class_conditional_unet needs a column `label` of whole numbers, and the data set "
                 f"gives: {', '.join(batch.columns)}. The data set `class_labels` has one."
             )
+        # Checked here: a label out of range fails on a GPU later, and without saying where.
         label, count = batch["label"], self.unet_config.num_class_embeds
         if label.is_floating_point() or int(label.min()) < 0 or int(label.max()) >= count:
             raise ComponentError(
@@ -58,9 +59,11 @@ class ClassConditionalUNet(UnconditionalUNet):
         return replace_rows(cond, self.null(cond), mask)
 
     def null(self, cond: Condition) -> Condition:
+        # The last class is "no class"; the data never have it.
         return {"label": torch.full_like(cond["label"], self.unet_config.num_class_embeds - 1)}
 
     def denoise(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        # null + 1 * (cond - null) is cond: no second pass.
         if self.guidance == 1.0:
             return super().denoise(x, t, cond)
         x = x.to(self.trainable.dtype)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ class Prompts:
     """Prompts from a .txt, .jsonl or .parquet file, or from a folder that the `datasets` library
     saved.
 
-    Items: id, prompt, and the columns that are asked for.
+    Items: id, prompt, and the requested columns.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Prompts:
             id_column: the column that names the sample; None: its number. Noise is drawn by it.
             split: `train` or `val`; the name of a split where a saved folder has splits of its own.
             held_out: how many different prompts make up `val`; chosen by a hash of the prompt, so
-                that they stay the same when rows are added or moved.
-            limit: only the first so many samples of the split.
+                that they stay the same when rows are moved, and most of them when rows are added.
+            limit: only the first `limit` samples of the split.
 
         Raises:
-            DataError: nothing can be read, a column is missing, a prompt is no text or empty, two
-                ids are equal, or the split is empty.
+            DataError: nothing can be read, a column is missing, a prompt is not text or is empty,
+                two ids are equal, or the split is empty.
         """
         self.path = ANIMALS if path == SHIPPED else Path(path).expanduser()
         if held_out < 0 or (limit is not None and limit < 1):
@@ -57,6 +57,7 @@ class Prompts:
                 f"prompts: expected held_out >= 0 and limit >= 1, got {held_out} and {limit}"
             )
         self.items = list(self.read(column, columns or [], id_column, split))
+        # Before the split: two equal ids may be on different sides.
         self.check_ids(id_column)
         if not self.items:
             raise DataError(f"{self.path}: there are no prompts in it")
@@ -64,7 +65,7 @@ class Prompts:
             self.items = self.choose(split, held_out)
         elif held_out:
             raise DataError(
-                f"{self.path} has splits of its own; leave `held_out` out and name one by `split`"
+                f"{self.path} has splits of its own; leave `held_out` out and name one with `split`"
             )
         self.items = self.items[:limit]
 
@@ -83,6 +84,7 @@ class Prompts:
         """The items of a split; equal prompts are on the same side."""
         if split not in ("train", "val"):
             raise DataError(f"{self.path}: expected `split: train` or `split: val`, got {split!r}")
+        # A set first: a prompt that occurs twice must not be trained on and judged by.
         prompts = sorted(
             {item["prompt"] for item in self.items},
             key=lambda prompt: keyed_seed("held out", prompt),
@@ -93,8 +95,7 @@ class Prompts:
             )
         if split == "val" and not held_out:
             raise DataError(
-                f"{self.path}: `split: val` is empty; say how many prompts are held out by "
-                "`held_out`"
+                f"{self.path}: `split: val` is empty; `held_out` says how many prompts it gets"
             )
         kept_apart = set(prompts[:held_out])
         return [item for item in self.items if (item["prompt"] in kept_apart) == (split == "val")]
@@ -117,7 +118,7 @@ class Prompts:
 
 
 def check_prompt(where: str, column: str, value: Any) -> str:
-    """The prompt without blanks around it."""
+    """The prompt without surrounding blanks."""
     if not isinstance(value, str):
         raise DataError(
             f"{where}: expected text in the column {column!r}, got {type(value).__name__}"
@@ -148,6 +149,7 @@ class ClassLabels:
         return self.size
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
+        # Iterating over a sequence without __iter__ ends with an IndexError.
         if not 0 <= index < self.size:
             raise IndexError(index)
         label = index % self.classes

@@ -2,8 +2,7 @@
 checkpointing.
 
 A family adds what is its own: the classes of its denoiser and text encoders, how their outputs
-    become a condition, and how the denoiser is called. See `stable_diffusion.py` for the shortest
-    one.
+become a condition, and how the denoiser is called. See `stable_diffusion.py` for the shortest one.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ class LatentModel:
             is a constant.
         height, width: of the images in pixels; None takes the size that the denoiser was trained
             at.
-        negative_prompt: what guidance leads away from; None takes the family's own (most: the empty
-            prompt).
-        cache_mb: host memory for prompt embeddings.
-        offload_text: keep text encoders in host memory, but for the prompts that are not in the
-            cache.
-        decode_batch: images that are decoded at a time.
+        negative_prompt: what guidance leads away from; None takes the family's default (for most
+            the empty prompt).
+        cache_mb: host memory for prompt embeddings, in MiB.
+        offload_text: keep text encoders in host memory and move them to the device only for prompts
+            that are not in the cache.
+        decode_batch: number of images decoded at a time.
     """
 
     weights: Weights
@@ -85,6 +84,7 @@ class LatentModel:
             "diffusers", "AutoencoderKL", "vae", DTYPES[self.vae_dtype]
         )
         self.encoders = self.load_encoders()
+        # Text encoders are frozen, so an embedding holds for the whole run.
         self.cache = PromptCache(self.cache_mb * 2**20)
         # The unconditional embedding on the device, once it is asked for
         self.nothing: Condition | None = None
@@ -120,6 +120,7 @@ class LatentModel:
     # -- the contract ------------------------------------------------------------------------------
 
     def to(self, device: torch.device) -> None:
+        # Made again on the new device when it is asked for.
         self.device, self.nothing = torch.device(device), None
         self.trainable.to(device)
         self.vae.to(device)
@@ -146,6 +147,7 @@ class LatentModel:
         """The unconditional embedding for `count` samples."""
         if self.nothing is None:
             self.nothing = self.null_embedding()
+        # A view: the same row for every sample costs no memory.
         return {name: value.expand(count, *value.shape[1:]) for name, value in self.nothing.items()}
 
     def drop(self, cond: Condition, mask: Tensor) -> Condition:
@@ -165,7 +167,9 @@ class LatentModel:
 
     def decode(self, x0: Tensor) -> Tensor:
         """Latents `(b, c, h, w)` -> pixels `(b, 3, height, width)` in [0, 1], see `to_pixels`."""
+        # In float32 first: latents beyond the autoencoder's precision would be rounded twice.
         latents = (x0 * self.latent_scale + self.latent_shift).to(self.vae.dtype)
+        # The decoder's activations are the largest of all; a few images at a time bound them.
         parts = [self.vae.decode(part).sample for part in latents.split(self.decode_batch)]
         return to_pixels(torch.cat(parts))
 
@@ -174,6 +178,7 @@ class LatentModel:
         """The latents of `batch["image"]` `(b, 3, height, width)` in [0,
         1]: the mean of the encoder's Gaussian."""
         images = (2 * batch["image"] - 1).to(self.device, self.vae.dtype)
+        # The mean: a draw would make the same picture another target each time.
         parts = [
             self.vae.encode(part).latent_dist.mode() for part in images.split(self.decode_batch)
         ]
@@ -200,6 +205,7 @@ class LatentModel:
     @property
     def latent_scale(self) -> Any:
         """Latents times this, plus `latent_shift`, are what the decoder takes."""
+        # Channels of their own where the autoencoder lists them, else one factor for all.
         deviation = getattr(self.vae.config, "latents_std", None)
         return (
             per_channel(1.0 if deviation is None else deviation, self.device)
@@ -214,6 +220,7 @@ class LatentModel:
 
     def size_of_latents(self) -> tuple[int, int]:
         """Raises ComponentError for an image size that the model cannot make."""
+        # Each of the autoencoder's blocks but the last halves height and width.
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         default, multiple = self.default_size() * factor, factor * self.patch
         height, width = self.height or default, self.width or default

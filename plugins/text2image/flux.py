@@ -26,7 +26,7 @@ class Flux(LatentModel):
 
     Args:
         guidance: the scale that dev was distilled with: an input of the network, never a second
-            pass. schnell has none and takes 1.
+            pass. schnell has no such input and takes 1.
         t5_length: tokens that T5 reads (dev: 512, schnell: 256).
     """
 
@@ -40,7 +40,7 @@ class Flux(LatentModel):
         super().__post_init__()
         if not self.config.guidance_embeds and self.guidance != 1:
             raise ComponentError(
-                f"{self.source.place('transformer')} was not distilled with guidance (it is a "
+                f"{self.source.place('transformer')} was not distilled with guidance (it is "
                 f"schnell): `guidance: {self.guidance:g}` would do nothing. Write `guidance: 1`."
             )
         if self.negative_prompt is not None:
@@ -57,9 +57,11 @@ class Flux(LatentModel):
 
     def load_scheduler(self) -> Any:
         height, width = self.latent_size
+        # One token for each 2 x 2 block of latents.
         return load_flow_schedule(self.source, height * width // 4, unit_grid=True)
 
     def default_size(self) -> int:
+        # The transformer's config has no size; 128 latents are the 1024 pixels it was trained at.
         return 128
 
     def embed(self, prompt: str) -> Embedding:
@@ -72,11 +74,13 @@ class Flux(LatentModel):
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         b, c, h, w = x.shape
+        # (b, c, h, w) -> (b, tokens, 4 c): a block's four latents beside each other, per channel.
         tokens = (
             x.view(b, c, h // 2, 2, w // 2, 2)
             .permute(0, 2, 4, 1, 3, 5)
             .reshape(b, h * w // 4, 4 * c)
         )
+        # (tokens, 3): a text axis that is 0 for images, then row and column.
         places = torch.cartesian_prod(
             torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0)
         ).to(x)
@@ -86,6 +90,7 @@ class Flux(LatentModel):
             if self.config.guidance_embeds
             else None
         )
+        # Timesteps run to 1000; this network takes the noise level, in [0, 1].
         output: Tensor = self.trainable(
             hidden_states=tokens,
             timestep=t.to(x.dtype) / 1000,
@@ -95,4 +100,5 @@ class Flux(LatentModel):
             img_ids=places,
             txt_ids=text.new_zeros(text.shape[1], 3),
         ).sample
+        # The packing, turned round.
         return output.view(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)

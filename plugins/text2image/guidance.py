@@ -28,6 +28,8 @@ def guide(
         forward of its own.
     """
     if gradient == "outside" and torch.is_grad_enabled():
+        # Two calls: in one of both halves, autograd would keep the graph of the unconditional one
+        # too.
         conditional = predict(x, t, cond)
         with torch.no_grad():
             unconditional = predict(x, t, null)
@@ -49,4 +51,5 @@ def to_pixels(decoded: Tensor) -> Tensor:
     """From [-1, 1] to [0, 1], clamped with the gradient of the identity: a pixel beyond the ends
     can be pulled back."""
     pixels = decoded.float() / 2 + 0.5
+    # The clamped value, with a slope of 1 everywhere.
     return pixels + (pixels.clamp(0, 1) - pixels).detach()

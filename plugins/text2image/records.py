@@ -39,7 +39,7 @@ def read_txt(path: Path, columns: Sequence[str]) -> Rows:
     blank lines are passed over."""
     if len(columns) > 1:
         raise DataError(
-            f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as "
+            f"{path}: a text file has no column but the prompt; give {', '.join(columns[1:])} as "
             ".jsonl"
         )
     for number, line in lines_of(path):
@@ -50,6 +50,7 @@ def read_jsonl(path: Path) -> Rows:
     for number, line in lines_of(path):
         try:
             row = json.loads(line)
+        # Deep nesting exhausts the parser's recursion, which is an error of the file too.
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
@@ -63,9 +64,11 @@ def read_jsonl(path: Path) -> Rows:
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers."""
     try:
+        # With or without the mark that some editors put first, which would be in the first prompt.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
+    # Not splitlines: it also cuts at U+2028 and others, which JSON strings may contain.
     yield from ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
@@ -80,6 +83,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Rows:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         check_columns(str(path), columns, file.schema_arrow.names)
+        # Only the columns asked for: prompt sets often hold pictures beside the prompts.
         rows = file.read(columns=list(columns)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error

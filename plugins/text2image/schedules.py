@@ -16,10 +16,10 @@ class PipelineSchedule(FlowMatchEulerDiscreteScheduler):
     """Flow matching on the grid of the family's diffusers pipeline, whatever it passes from
     outside.
 
-    Two entries of its config say what that is (the underscore keeps diffusers from warning of
-    them): _mu: the shift that the image size asks for (see `resolution_shift`); only with
-        `use_dynamic_shifting`. _unit_grid: start from the levels 1, (T - 1) / T, ..., 1 / T, as
-        FLUX does.
+    Two entries of its config say what that is (the underscore keeps diffusers from warning about
+    them).
+    _mu: the shift for the image size (see `resolution_shift`); only with `use_dynamic_shifting`.
+    _unit_grid: start from the levels 1, (T - 1) / T, ..., 1 / T, as FLUX does.
     """
 
     def set_timesteps(
@@ -27,6 +27,7 @@ class PipelineSchedule(FlowMatchEulerDiscreteScheduler):
     ) -> None:
         """The T levels of a chain, shifted."""
         if self.config.get("_unit_grid"):  # type: ignore[attr-defined]
+            # Its own grid would end at 1 / num_train_timesteps, not at 1 / T.
             options["sigmas"] = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
         if self.config.use_dynamic_shifting:  # type: ignore[attr-defined]
             options["mu"] = self.config["_mu"]  # type: ignore[attr-defined]
@@ -41,17 +42,19 @@ def load_beta_schedule(source: Source, subfolder: str = "scheduler") -> DDIMSche
     config = source.scheduler_config(subfolder)
     if "beta_schedule" not in config and config.get("trained_betas") is None:
         raise wrong_scheduler(source, subfolder, "with betas", config)
+    # Samplers read betas alone, so any class with betas will do; DDIM's keeps all that they read.
     scheduler: DDIMScheduler = DDIMScheduler.from_config(config)
     return scheduler
 
 
 def load_flow_schedule(source: Source, tokens: int, unit_grid: bool = False) -> PipelineSchedule:
-    """The shift of a flow-matching checkpoint,
-    for images of so many tokens; see `PipelineSchedule`."""
+    """The schedule of a flow-matching checkpoint, for images of `tokens` tokens; see
+    `PipelineSchedule`."""
     config = source.scheduler_config("scheduler")
     if not str(config.get("_class_name")).startswith("FlowMatch"):
         raise wrong_scheduler(source, "scheduler", "of flow matching", config)
     scheduler: PipelineSchedule = PipelineSchedule.from_config(config)
+    # Part of the config, so that a copy made from it has the same grid.
     facts = {"_unit_grid": unit_grid, "_mu": resolution_shift(scheduler.config, tokens)}  # type: ignore[attr-defined]
     scheduler.register_to_config(**facts)  # type: ignore[attr-defined]
     return scheduler

@@ -45,6 +45,7 @@ class StableDiffusion3(LatentModel):
 
     def size_of_latents(self) -> tuple[int, int]:
         """Raises ComponentError also beyond the positions that the transformer was trained with."""
+        # Said here, in pixels; the transformer says it at its first call, in patches.
         size = super().size_of_latents()
         limit, patch = self.config.pos_embed_max_size, self.config.patch_size
         if max(size) > limit * patch:
@@ -77,12 +78,15 @@ class StableDiffusion3(LatentModel):
         """text: CLIP's tokens, widened by zeros, then T5's `(tokens, width)`; pooled: both
         projections `(width,)`."""
         clips = [self.encoders[name](prompt) for name in ("small", "large")]
+        # The last layer but one, as the model was trained; widths side by side.
         text = torch.cat([clip.hidden_states[-2][0] for clip in clips], dim=-1)
         width = int(self.config.joint_attention_dim)
         if self.t5:
             more = self.encoders["t5"](prompt).last_hidden_state[0].to(text)
         else:
+            # As diffusers' pipeline does without its third encoder.
             more = text.new_zeros(self.t5_length, width)
+        # CLIP's tokens first, widened to T5's width: the transformer reads one sequence.
         text = torch.cat([pad(text, (0, width - text.shape[-1])), more])
         return {"text": text, "pooled": torch.cat([clip.text_embeds[0] for clip in clips])}
 

@@ -44,20 +44,14 @@ class StableDiffusionXL(LatentModel):
     def null_embedding(self) -> Condition:
         if self.negative_prompt is not None:
             return super().null_embedding()
+        # Training dropped the condition to zeros, not to the empty prompt.
         return {name: torch.zeros_like(value) for name, value in self.embedded([""]).items()}
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         height, width = (factor * side for side in self.latent_size)
-        # Original size, corner of the crop, target size.
-        sizes = [
-            height,
-            width,
-            0,
-            0,
-            height,
-            width,
-        ]
+        # Original size, corner of the crop, target size: a picture that was never scaled or cut.
+        sizes = [height, width, 0, 0, height, width]
         added = {
             "text_embeds": cond["pooled"].to(x.dtype),
             "time_ids": torch.tensor([sizes], dtype=x.dtype, device=x.device).expand(len(x), -1),

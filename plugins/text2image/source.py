@@ -1,5 +1,5 @@
-"""Where weights come from: a folder in diffusers' layout, or an id on the hub. Safetensors alone,
-no remote code.
+"""Where weights come from: a folder in diffusers' layout, or an id on the hub. Only safetensors, no
+remote code.
 
 Every part of a model is loaded by a named class of diffusers or transformers from its own
 subfolder; the checkpoint cannot name a class of its own, and pickled weights are refused because
@@ -26,7 +26,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # any of them m
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["fp32", "bf16", "fp16"]
 PICKLED = (
-    "Pickled weights can run code and are never loaded; where you trust them, load them once and "
+    "Pickled weights can run code and are never loaded; if you trust them, load them once and "
     "save them with `save_pretrained(folder, safe_serialization=True)`."
 )
 LAYOUT = "Give a folder in diffusers' layout, as `save_pretrained` of a pipeline writes it."
@@ -57,11 +57,11 @@ class Source:
                     f"weights: {weights} is a folder, and folders have no revision; leave it out"
                 )
             return cls(weights, path, None, variant)
+        # A misspelt path must not become a question to the hub.
         if path.exists() or not HUB_ID.fullmatch(weights):
-            what = "a file" if path.exists() else "no folder"
+            what = "is a file" if path.exists() else "does not exist"
             raise ComponentError(
-                f"weights: expected a folder or a hub id, got {weights!r}, which is {what}. "
-                f"{LAYOUT}"
+                f"weights: expected a folder or a hub id, got {weights!r}, which {what}. {LAYOUT}"
             )
         return cls(weights, None, revision, variant)
 
@@ -79,6 +79,7 @@ class Source:
         if library == "diffusers":
             options["torch_dtype"] = dtype
         loaded, info = self.load(library, name, subfolder, options)
+        # The libraries would fill these with random numbers, and only warn.
         lacking = sorted(info["missing_keys"]) + [
             str(entry[0]) for entry in info["mismatched_keys"]
         ]
@@ -128,7 +129,7 @@ class Source:
         if self.folder is not None:
             return "The files are damaged or of another model; fetch them again."
         return (
-            f"{self.weights!r} is no folder here and was looked for on the hub: check the name, "
+            f"{self.weights!r} is not a folder here and was looked for on the hub: check the name, "
             "the revision, the network and the access token, or give a folder. Only safetensors "
             "files are accepted."
         )
@@ -187,6 +188,7 @@ def check_class(place: Path, name: str) -> None:
             f"{place / 'config.json'}: not readable JSON ({error}). Fetch it again."
         ) from error
     said = config.get("_class_name") or (config.get("architectures") or [name])[0]
+    # These share their layers; a tensor that is really missing shows when loading.
     if said != name and not {said, name} <= {
         "CLIPTextModel",
         "CLIPTextModelWithProjection",
@@ -206,6 +208,7 @@ def check_safetensors(place: Path, name: str, variant: str | None) -> None:
     names = sorted(
         p.name for p in place.iterdir() if p.suffix in (".bin", ".safetensors", ".ckpt", ".pt")
     )
+    # Pickled files beside safetensors are never touched, so they may lie there.
     if any(map(wanted.fullmatch, names)):
         return
     other_variant = any(found.endswith(".safetensors") for found in names)
@@ -241,6 +244,7 @@ def new_unet(config: dict[str, Any], seed: int) -> nn.Module:
     """Random weights that depend on the seed alone."""
     from diffusers import UNet2DModel
 
+    # The global generator is put back, so that building a network changes no other draw.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: Any = UNet2DModel(**config)

@@ -1,4 +1,4 @@
-"""Frozen text encoders, and a bounded cache of what they say: each prompt is encoded once."""
+"""Frozen text encoders, and a bounded cache of their embeddings: each prompt is encoded once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Embedding = dict[str, Tensor]  # the conditions of one prompt, without the batch
 class TextEncoder:
     """A tokenizer and its frozen network.
 
-    `length`: every prompt is padded or cut to so many tokens.
+    `length`: every prompt is padded or cut to this many tokens.
+    cut: the prompts that a warning was given for.
     """
 
     tokenizer: Any
@@ -41,6 +42,7 @@ class TextEncoder:
         tokens = "T5TokenizerFast" if name.startswith("T5") else "CLIPTokenizer"
         tokenizer = source.tokenizer(tokens, f"tokenizer{suffix}")
         network = source.network("transformers", name, f"text_encoder{suffix}", dtype)
+        # A token beyond the embeddings fails at the first prompt that has one.
         if len(tokenizer) > network.config.vocab_size:  # type: ignore[union-attr,operator]
             raise ComponentError(
                 f"{source.place(f'tokenizer{suffix}')} has {len(tokenizer)} tokens, more than the "
@@ -52,6 +54,7 @@ class TextEncoder:
     def __call__(self, prompt: str) -> Any:
         """The network's output for one prompt,
         hidden states included: `(1, length, width)` each."""
+        # To the full length, as the models were trained, so that every prompt has one shape.
         ids = self.tokenizer(
             [prompt],
             padding="max_length",
@@ -91,6 +94,7 @@ class PromptCache:
     def get(self, prompts: Sequence[str], embed: Callable[[str], Embedding]) -> Embedding:
         """The embeddings of all prompts, stacked, on the CPU;
         `embed` is asked for those that are not held."""
+        # Taken out first: a batch larger than the cache would throw out what it still needs.
         found = {prompt: self.entries[prompt] for prompt in prompts if prompt in self.entries}
         for prompt in dict.fromkeys(prompts):
             if prompt not in found:

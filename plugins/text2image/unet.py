@@ -77,6 +77,7 @@ class UnconditionalUNet:
         if self.trained is not None:
             load_trained(self.trainable, self.trained)
         self.unet_config: Any = self.trainable.config
+        # `to_out.0` is a name of two parts.
         names = {
             ".".join(name.split(".")[-depth:])
             for name, _ in self.trainable.named_modules()

@@ -44,7 +44,8 @@ def register_rewards() -> Factories:
 
 @hookimpl
 def stop_run(metrics: Mapping[str, float]) -> str | None:
-    """Brightness cannot go above 0; a run that is there has nothing left to learn."""
+    """Brightness cannot exceed 0; a run that is there has nothing left to learn."""
+    # Where the metric is missing, -1 keeps the run going.
     return (
         "brightness reached its maximum" if metrics.get("reward/brightness", -1.0) > -1e-7 else None
     )

@@ -110,7 +110,7 @@ def test_a_saved_folder_with_splits_of_its_own(tmp_path):
         f"{path}: there is no split 'valid'. Did you mean 'validation'?"
     )
     assert message(lambda: Prompts(path, held_out=2)) == (
-        f"{path} has splits of its own; leave `held_out` out and name one by `split`"
+        f"{path} has splits of its own; leave `held_out` out and name one with `split`"
     )
 
 
@@ -150,7 +150,7 @@ def test_other_mistakes(tmp_path):
         == f"{path}: cannot hold out 2 of 2 different prompts"
     )
     assert message(lambda: Prompts(path, split="val")) == (
-        f"{path}: `split: val` is empty; say how many prompts are held out by `held_out`"
+        f"{path}: `split: val` is empty; `held_out` says how many prompts it gets"
     )
     assert (
         message(lambda: Prompts(path, split="test"))

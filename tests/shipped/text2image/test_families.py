@@ -200,7 +200,7 @@ def test_flux_takes_guidance_as_an_input(build, tmp_path):
     with pytest.raises(ComponentError) as error:
         Flux(weights=str(folder), **SHORT["flux"])
     assert str(error.value) == (
-        f"{folder}/transformer was not distilled with guidance (it is a schnell): `guidance: 3.5` would do nothing. "
+        f"{folder}/transformer was not distilled with guidance (it is schnell): `guidance: 3.5` would do nothing. "
         "Write `guidance: 1`."
     )
 

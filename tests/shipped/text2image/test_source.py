@@ -75,7 +75,7 @@ def test_pickled_weights_are_refused(folder):
     file.unlink()
     assert message(lambda: load(folder)) == (
         f"{folder / 'unet'}: expected the weights of a UNet2DConditionModel as NAME.safetensors, found "
-        "diffusion_pytorch_model.bin. Pickled weights can run code and are never loaded; where you trust them, load "
+        "diffusion_pytorch_model.bin. Pickled weights can run code and are never loaded; if you trust them, load "
         "them once and save them with `save_pretrained(folder, safe_serialization=True)`."
     )
 
@@ -164,9 +164,9 @@ def test_a_tokenizer_of_another_model(folders, folder):
 
 
 def test_what_is_neither_a_folder_nor_a_hub_id(folder):
-    for weights, what in (("./nowhere", "no folder"), (f"{folder}/unet/config.json", "a file")):
+    for weights, what in (("./nowhere", "does not exist"), (f"{folder}/unet/config.json", "is a file")):
         assert message(lambda w=weights: Source.open(w)) == (
-            f"weights: expected a folder or a hub id, got {weights!r}, which is {what}. {LAYOUT}"
+            f"weights: expected a folder or a hub id, got {weights!r}, which {what}. {LAYOUT}"
         )
     assert message(lambda: Source.open(str(folder), revision="main")) == (
         f"weights: {folder} is a folder, and folders have no revision; leave it out"
@@ -182,7 +182,7 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
     text = message(lambda: load("nobody/has-this-model", revision="0123abc"))
     assert text.startswith(
         "nobody/has-this-model/unet (revision 0123abc): no UNet2DConditionModel could be loaded. "
-        "'nobody/has-this-model' is no folder here and was looked for on the hub: check the name, the revision, the "
+        "'nobody/has-this-model' is not a folder here and was looked for on the hub: check the name, the revision, the "
         "network and the access token, or give a folder. Only safetensors files are accepted.\n"
     )
 

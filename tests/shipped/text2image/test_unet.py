@@ -62,7 +62,7 @@ def test_a_network_without_classes_is_refused():
         ClassConditionalUNet(config=PIXEL_UNET)
     assert str(error.value) == (
         "class_conditional_unet: the network has no class embedding (num_class_embeds is not set); "
-        "`unconditional_unet` takes it"
+        "use `unconditional_unet`"
     )
 
 
