@@ -164,7 +164,10 @@ def test_a_tokenizer_of_another_model(folders, folder):
 
 
 def test_what_is_neither_a_folder_nor_a_hub_id(folder):
-    for weights, what in (("./nowhere", "does not exist"), (f"{folder}/unet/config.json", "is a file")):
+    for weights, what in (
+        ("./nowhere", "does not exist"),
+        (f"{folder}/unet/config.json", "is a file"),
+    ):
         assert message(lambda w=weights: Source.open(w)) == (
             f"weights: expected a folder or a hub id, got {weights!r}, which {what}. {LAYOUT}"
         )
