@@ -39,7 +39,7 @@ def read_txt(path: Path, columns: Sequence[str]) -> Rows:
     blank lines are passed over."""
     if len(columns) > 1:
         raise DataError(
-            f"{path}: a text file has no column but the prompt; give {', '.join(columns[1:])} as "
+            f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as "
             ".jsonl"
         )
     for number, line in lines_of(path):
