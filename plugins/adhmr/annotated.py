@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from rewardft_plugins.adhmr.annotations import Annotations, read_annotations
-from rewardft_plugins.adhmr.dataset import chosen, shipped_skeleton
+from rewardft_plugins.adhmr.dataset import chosen
 from rewardft_plugins.adhmr.space import pack_rotations
 from rewardft_plugins.humans.clip import tilt
+from rewardft_plugins.humans.poses.skeleton import shipped_skeleton
 from torch import Tensor
 
 from rewardft.errors import DataError

@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from rewardft_plugins.adhmr.kinematics import chain, rotations_of
-from rewardft_plugins.adhmr.skeleton import Skeleton, skeleton_of
 from rewardft_plugins.adhmr.space import Pose
 from rewardft_plugins.humans.body import Body, load_body
+from rewardft_plugins.humans.poses.kinematics import chain, rotations_of
+from rewardft_plugins.humans.poses.skeleton import Skeleton, skeleton_of
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 

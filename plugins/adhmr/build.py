@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.adhmr.dataset import COLUMNS, FORMAT, MANIFEST, VERSION, hash_of
 from rewardft_plugins.adhmr.detector import Found, Network, detect
 from rewardft_plugins.adhmr.pictures import take, turn_to_camera
 from rewardft_plugins.humans.appearance import generator
 from rewardft_plugins.humans.body import Body, describe_body
 from rewardft_plugins.humans.clip import Clip
+from rewardft_plugins.humans.poses.pictures import COLUMNS, FORMAT, MANIFEST, VERSION, hash_of
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError

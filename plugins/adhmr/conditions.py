@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 from rewardft_plugins.adhmr.detector import LANDMARKS
-from rewardft_plugins.adhmr.skeleton import JOINTS
 from rewardft_plugins.adhmr.space import METRES
+from rewardft_plugins.humans.poses.skeleton import JOINTS
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 

@@ -14,10 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rewardft_plugins.adhmr.dataset import SHIPPED, Split, find_root, read_pictures, read_split
-from rewardft_plugins.adhmr.show import many, over_picture
+from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.space import unpack
 from rewardft_plugins.adhmr.sticks import green, sticks
+from rewardft_plugins.humans.poses.pictures import (
+    SHIPPED,
+    Split,
+    find_root,
+    read_pictures,
+)
+from rewardft_plugins.humans.poses.show import many, over_picture
 from rewardft_plugins.humans.viewer import Row, rows_html
 
 from rewardft.files.atomic import write_bytes
@@ -61,16 +67,17 @@ def save_figure(run: Run, step: int) -> Path | None:
     pictures = read_pictures(root, split)
     if not pictures:
         return None
-    whole = read_split(root, split)
+    data = PosePictures(str(root), split)
+    whole = data.split
     rows = rows_shown(whole, list(pictures))
-    joints = draw(run, [whole.item(row) for row in rows], recipe.evaluate.seed)
+    joints = draw(run, [data[row] for row in rows], recipe.evaluate.seed)
     ids = np.array([whole.ids[row] for row in rows])
     kept = Kept(
         ids,
         np.stack([pictures[id_] for id_ in ids.tolist()]),
         whole.centres[rows],
         joints,
-        unpack(whole.pose[rows])["joints"].numpy(),
+        unpack(data.pose[rows])["joints"].numpy(),
     )
     path = run.folder / "samples" / f"step-{step:08d}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

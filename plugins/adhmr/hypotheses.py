@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from rewardft_plugins.adhmr.body import flesh_of, sampled_flesh
-from rewardft_plugins.adhmr.errors import aligned_distance, mean_distance
 from rewardft_plugins.adhmr.model import PoseDiffusion
 from rewardft_plugins.adhmr.space import Pose, unpack
+from rewardft_plugins.humans.poses.errors import aligned_distance, mean_distance
 from torch import Tensor
 
 from rewardft.noise import Noise

@@ -12,9 +12,9 @@ import numpy as np
 from rewardft_plugins.adhmr.annotated import cut_out, groups_of
 from rewardft_plugins.adhmr.annotations import Annotations, read_annotations
 from rewardft_plugins.adhmr.build import Shots, write_split
-from rewardft_plugins.adhmr.dataset import FORMAT, MANIFEST, VERSION
 from rewardft_plugins.adhmr.detector import Network, detect
 from rewardft_plugins.humans.blazepose import SIDE
+from rewardft_plugins.humans.poses.pictures import FORMAT, MANIFEST, VERSION
 
 from rewardft.errors import DataError
 from rewardft.files.atomic import write_folder

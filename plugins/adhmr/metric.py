@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import torch
 from rewardft_plugins.adhmr.body import mesh_of
-from rewardft_plugins.adhmr.errors import aligned_distance, mean_distance, spread
 from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import Pose, unpack
+from rewardft_plugins.humans.poses.errors import aligned_distance, mean_distance, spread
 from torch import Tensor
 
 from rewardft.files.paths import PathOrShipped

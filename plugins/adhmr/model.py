@@ -11,9 +11,9 @@ import torch
 from diffusers import DDPMScheduler
 from rewardft_plugins.adhmr.conditions import Condition, ImageCondition, LandmarkCondition
 from rewardft_plugins.adhmr.network import PoseDenoiser
-from rewardft_plugins.adhmr.show import draw_poses
 from rewardft_plugins.adhmr.space import PARTS, SIZE, Pose, unpack
 from rewardft_plugins.adhmr.weights import ASSETS, load_weights, save_weights
+from rewardft_plugins.humans.poses.show import draw_poses
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError

@@ -19,12 +19,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from rewardft_plugins.adhmr.dataset import SHIPPED, PosePictures, find_root, read_manifest
-from rewardft_plugins.adhmr.errors import mean_distance
+from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.hypotheses import draw_hypotheses
 from rewardft_plugins.adhmr.model import PoseDiffusion
 from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import unpack
+from rewardft_plugins.humans.poses.errors import mean_distance
+from rewardft_plugins.humans.poses.pictures import SHIPPED, find_root, read_manifest
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean

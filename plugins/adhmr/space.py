@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TypedDict
 
 import torch
-from rewardft_plugins.adhmr.kinematics import joints_of, rotation_matrices, twists_of
-from rewardft_plugins.adhmr.skeleton import JOINTS, TWISTS, Skeleton
+from rewardft_plugins.humans.poses.kinematics import joints_of, rotation_matrices, twists_of
+from rewardft_plugins.humans.poses.skeleton import JOINTS, TWISTS, Skeleton
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from rewardft_plugins.adhmr.show import colour
-from rewardft_plugins.adhmr.skeleton import JOINTS, PARENTS
 from rewardft_plugins.humans.mesh import Mesh
+from rewardft_plugins.humans.poses.show import colour
+from rewardft_plugins.humans.poses.skeleton import JOINTS, PARENTS
 
 Points = NDArray[np.float32]
 Paint = Callable[[int], tuple[int, int, int]]

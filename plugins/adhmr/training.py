@@ -19,10 +19,10 @@ import torch
 from rewardft_plugins.adhmr.body import chosen_skeleton
 from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.hypotheses import draw_hypotheses, true_errors
-from rewardft_plugins.adhmr.kinematics import rotation_matrices, rotations_of
 from rewardft_plugins.adhmr.model import PoseDiffusion
 from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import pack_matrices, unpack
+from rewardft_plugins.humans.poses.kinematics import rotation_matrices, rotations_of
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rewardft import hookimpl
 
-requires = ("adhmr", "humans")  # pictures with landmarks, kinematics, skeletons; motions
+requires = ("humans",)  # pictures with landmarks, kinematics, skeletons; motions
 
 Factories = Mapping[str, Callable[..., Any]]
 

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rewardft_plugins.adhmr.dataset import Split, find_root, read_split, with_mirrored
-from rewardft_plugins.adhmr.mirror import mirror_poses
 from rewardft_plugins.humans.motion import read_motions, shipped_clips
+from rewardft_plugins.humans.poses.mirror import mirror_poses
+from rewardft_plugins.humans.poses.pictures import Split, find_root, read_split, with_mirrored
 from rewardft_plugins.humans.sampling import without_heading
 from rewardft_plugins.posert import posecodes
 from rewardft_plugins.posert.rotations import SIZE, joints, pack_axis_angle

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 import torch
-from rewardft_plugins.adhmr.errors import aligned_distance, mean_distance
+from rewardft_plugins.humans.poses.errors import aligned_distance, mean_distance
 from rewardft_plugins.posert import posecodes
 from rewardft_plugins.posert.retriever import load_retriever
 from rewardft_plugins.posert.rotations import joints

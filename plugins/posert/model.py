@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
-from rewardft_plugins.adhmr.show import draw_poses
+from rewardft_plugins.humans.poses.show import draw_poses
 from rewardft_plugins.posert.encoders import Encoder, LandmarkEncoder, PictureEncoder
 from rewardft_plugins.posert.generation import Answers, Decoding, generate
 from rewardft_plugins.posert.head import PoseHead

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import torch
-from rewardft_plugins.adhmr.dataset import shipped_skeleton
-from rewardft_plugins.adhmr.kinematics import joints_of, rotation_matrices
-from rewardft_plugins.adhmr.skeleton import BODY_JOINTS
+from rewardft_plugins.humans.poses.kinematics import joints_of, rotation_matrices
+from rewardft_plugins.humans.poses.skeleton import BODY_JOINTS, shipped_skeleton
 from torch import Tensor
 from torch.nn.functional import normalize
 

@@ -107,7 +107,7 @@ def prompt_advantages(
             # A clone: a view would keep all older rewards, in memory and in checkpoints.
             history[str(key)] = seen = seen[-buffer:].clone()
             if len(seen) >= min_count:
-                # Only rows of this process; `all_keys` may name prompts that are on none of them.
+                # Only rows of this process; `all_keys` may hold keys that none of them has.
                 mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
     return torch.where(rewards.isnan(), 0.0, (rewards - mean) / (std + epsilon))
 

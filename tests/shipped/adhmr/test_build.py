@@ -11,12 +11,13 @@ from rewardft_plugins.adhmr.build import (
     plan_validation,
     upward,
 )
-from rewardft_plugins.adhmr.dataset import PosePictures, read_pictures
+from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.detector import detect, torso_lean, turn_back
 from rewardft_plugins.adhmr.pictures import SIDE, take, turn_to_camera
 from rewardft_plugins.humans.blazepose import Landmarks
 from rewardft_plugins.humans.body import load_body
 from rewardft_plugins.humans.motion import shipped_clips
+from rewardft_plugins.humans.poses.pictures import read_pictures
 
 from rewardft.errors import DataError
 

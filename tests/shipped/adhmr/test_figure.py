@@ -14,11 +14,11 @@ from rewardft_plugins.adhmr.figure import (
     read_kept,
     rows_shown,
 )
-from rewardft_plugins.adhmr.show import LEFT
-from rewardft_plugins.adhmr.skeleton import PARENTS
 from rewardft_plugins.adhmr.space import unpack
 from rewardft_plugins.adhmr.sticks import RADIUS, TRUTH, green, sticks
 from rewardft_plugins.humans.mesh import turntable
+from rewardft_plugins.humans.poses.show import LEFT
+from rewardft_plugins.humans.poses.skeleton import PARENTS
 from rewardft_plugins.humans.viewer import rows_html
 
 

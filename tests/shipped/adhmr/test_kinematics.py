@@ -12,17 +12,17 @@ from rewardft_plugins.adhmr.body import (
     sampled_flesh,
     vertices_of,
 )
-from rewardft_plugins.adhmr.errors import aligned_distance, mean_distance, spread
-from rewardft_plugins.adhmr.kinematics import (
+from rewardft_plugins.adhmr.space import SIZE, pack_rotations, unpack
+from rewardft_plugins.humans.motion import shipped_clips
+from rewardft_plugins.humans.poses.errors import aligned_distance, mean_distance, spread
+from rewardft_plugins.humans.poses.kinematics import (
     joints_of,
     rotation_matrices,
     rotations_of,
     shortest_rotation,
     twists_of,
 )
-from rewardft_plugins.adhmr.mirror import POSE_PARTNERS, mirror_poses
-from rewardft_plugins.adhmr.space import SIZE, pack_rotations, unpack
-from rewardft_plugins.humans.motion import shipped_clips
+from rewardft_plugins.humans.poses.mirror import POSE_PARTNERS, mirror_poses
 from scipy.spatial.transform import Rotation
 
 LEFT_AND_RIGHT = {23: 24, 24: 23, 25: 26, 26: 25} | dict(enumerate(POSE_PARTNERS)) | {22: 22}

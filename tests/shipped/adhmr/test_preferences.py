@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rewardft_plugins.adhmr.dataset import PosePictures, read_manifest, read_split
+from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.preferences import (
     Making,
     PosePreferences,
@@ -13,7 +13,7 @@ from rewardft_plugins.adhmr.preferences import (
     save_preferences,
 )
 from rewardft_plugins.adhmr.space import SIZE
-from rewardft_plugins.adhmr.weights import ASSETS
+from rewardft_plugins.humans.poses.pictures import PICTURES, read_manifest, read_split
 
 from rewardft.errors import DataError
 
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_again_and_belongs_to_its_pictures(tmp_path):
     making = Making(split="val", hypotheses=4)
     g = torch.Generator().manual_seed(1)
     samples = torch.randn(len(data), 4, SIZE, generator=g).half().float()
-    made = pair(samples, torch.randn(len(data), 4, generator=g), data.split.pose, making)
+    made = pair(samples, torch.randn(len(data), 4, generator=g), data.pose, making)
     path = tmp_path / "p" / "pairs.npz"
     save_preferences(path, made, making)
     again, facts = load_preferences(path)
@@ -87,7 +87,7 @@ def test_a_recipe_that_asks_for_other_preferences_than_the_files_is_refused(tmp_
     g = torch.Generator().manual_seed(1)
     samples = torch.randn(len(data), 4, SIZE, generator=g)
     path = tmp_path / "pairs.npz"
-    made = pair(samples, torch.randn(len(data), 4, generator=g), data.split.pose, making)
+    made = pair(samples, torch.randn(len(data), 4, generator=g), data.pose, making)
     save_preferences(path, made, making)
     assert len(PosePreferences(file=path)) == len(data)
     assert len(PosePreferences(file=path, hypotheses=4, seed=3)) == len(data)
@@ -121,7 +121,7 @@ def test_bad_settings_are_refused():
 
 
 def test_the_shipped_pictures_are_whole_and_split_by_clip():
-    root = ASSETS / "data"
+    root = PICTURES
     train, val = read_split(root, "train"), read_split(root, "val")
     assert read_manifest(root)["splits"]["train"]["groups"] == {"plain": 1300, "tilted": 2138}
     assert val.groups.count("plain") == 316 and val.groups.count("tilted") == 333
@@ -134,7 +134,7 @@ def test_the_shipped_pictures_are_whole_and_split_by_clip():
 
 
 def test_a_split_that_has_changed_is_refused(tmp_path):
-    for file in (ASSETS / "data").iterdir():
+    for file in PICTURES.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with (tmp_path / "val.npz").open("ab") as file:
         file.write(b"x")

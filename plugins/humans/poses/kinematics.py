@@ -9,7 +9,7 @@ differentiable.
 from __future__ import annotations
 
 import torch
-from rewardft_plugins.adhmr.skeleton import (
+from rewardft_plugins.humans.poses.skeleton import (
     BODY_JOINTS,
     END_OF_BONE,
     PARENTS,

@@ -9,10 +9,11 @@ and the toes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-from rewardft_plugins.humans.body import Body
+from rewardft_plugins.humans.body import Body, load_body
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -109,3 +110,9 @@ def skeleton_of(body: Body) -> Skeleton:
     parents = torch.tensor([max(parent, 0) for parent in PARENTS])
     offsets = joints - joints[parents]
     return Skeleton(offsets, normalize(offsets[list(END_OF_BONE.values())], dim=-1))
+
+
+@lru_cache(maxsize=1)
+def shipped_skeleton() -> Skeleton:
+    """The skeleton of the body that SMPLX_MODELS names, else of the shipped one."""
+    return skeleton_of(load_body(None))

@@ -3,13 +3,14 @@ picture."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from rewardft_plugins.adhmr.skeleton import PARENTS
-from rewardft_plugins.adhmr.space import Pose
 from rewardft_plugins.humans.camera import HALF_EXTENT
+from rewardft_plugins.humans.poses.skeleton import PARENTS
 from torch import Tensor
 
 SIDE = 128
@@ -20,8 +21,9 @@ _RIGHT_JOINTS = {2, 5, 8, 11, 14, 17, 19, 21, 24, 26}
 Points = NDArray[np.float32]
 
 
-def draw_poses(decoded: Pose) -> Tensor:
-    """`(b, 3, 128, 256)` in [0, 1]: left the camera's view, right the view from its right."""
+def draw_poses(decoded: Mapping[str, Tensor]) -> Tensor:
+    """Of decoded samples with `joints` `(b, 27, 3)`, `(b, 3, 128, 256)` in [0, 1]: left the
+    camera's view, right the view from its right."""
     joints = decoded["joints"].detach().float().cpu().numpy()
     pictures = [np.concatenate([draw(front(one)), draw(side(one))], axis=1) for one in joints]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,120 @@
+"""Pictures of people with what a detector saw on them, and their true poses: how they are stored.
+
+A data set is a folder with `manifest.json` and one archive for each split. Nothing in it is
+pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rewardft_plugins.humans.poses.mirror import mirror_detected, mirror_poses
+from torch import Tensor
+
+from rewardft.errors import DataError, did_you_mean
+
+FORMAT = "rewardft-pose-pictures"
+VERSION = 1
+MANIFEST = "manifest.json"
+SHIPPED = "shipped"
+PICTURES = Path(__file__).resolve().parents[1] / "assets" / "pictures"
+GROUPS = ("plain", "tilted")
+DETECTED = ("landmarks", "world", "turned")
+COLUMNS = ("ids", "clips", "groups", "poses", "centres", *DETECTED)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: n pictures.
+
+    poses: `(n, 22, 3)` axis-angle in the camera's frame.
+    centres: `(n, 3)` metres, the picture's centre from the pelvis.
+    detected: what the detector saw, a row for each picture.
+    """
+
+    ids: list[str]
+    groups: list[str]
+    poses: NDArray[np.float32]
+    centres: NDArray[np.float32]
+    detected: Mapping[str, Tensor]
+
+
+def find_root(root: str) -> Path:
+    """The folder that `root` names: the shipped one, or a path."""
+    return PICTURES if root == SHIPPED else Path(root).expanduser()
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Raises DataError when there is no data set at `root`, or one of another format."""
+    path = root / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{root}: expected a folder that `rewardft adhmr build-dataset` has written ({error})"
+        ) from error
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise DataError(f"{path}: expected the format {FORMAT}, version {VERSION}; build it again.")
+    return manifest
+
+
+@lru_cache(maxsize=8)
+def read_split(root: Path, name: str) -> Split:
+    """Read and check one split. Raises DataError for one that is missing, damaged or has
+    changed."""
+    manifest = read_manifest(root)
+    entry = manifest["splits"].get(name)
+    if entry is None:
+        splits = ", ".join(manifest["splits"])
+        raise DataError(
+            f"{root} has no split {name!r}; it has "
+            f"{splits}.{did_you_mean(name, manifest['splits'])}"
+        )
+    path = root / f"{name}.npz"
+    if not path.is_file() or hash_of(path) != entry["sha256"]:
+        raise DataError(
+            f"{path} is missing or differs from its checksum; build the data set again."
+        )
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {column: archive[column] for column in COLUMNS}
+    poses = arrays["poses"].astype(np.float32)
+    detected = {key: torch.from_numpy(arrays[key].astype(np.float32)) for key in DETECTED}
+    ids, groups = arrays["ids"].tolist(), arrays["groups"].tolist()
+    return Split(ids, groups, poses, arrays["centres"].astype(np.float32), detected)
+
+
+def read_pictures(root: Path, name: str) -> dict[str, NDArray[np.uint8]]:
+    """The pictures `(128, 128, 3)` that a split keeps for figures, by id; empty where it keeps
+    none."""
+    path = root / f"{name}_pictures.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(zip(archive["ids"].tolist(), archive["pictures"]))
+
+
+def with_mirrored(split: Split) -> Split:
+    """The split and its mirror pictures, whose ids end in `/mirrored`."""
+    poses = mirror_poses(split.poses)
+    seen = mirror_detected(dict(split.detected))
+    return Split(
+        split.ids + [f"{id_}/mirrored" for id_ in split.ids],
+        split.groups * 2,
+        np.concatenate([split.poses, poses]),
+        np.concatenate([split.centres, split.centres * np.array([-1, 1, 1], np.float32)]),
+        {name: torch.cat([split.detected[name], seen[name]]) for name in DETECTED},
+    )
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
