@@ -15,6 +15,7 @@ from rewardft_plugins.drpose.model.attention import BODY_VIEWS, DOMAINS
 from rewardft_plugins.drpose.model.autoencoder import KLAutoencoder, LatentAutoencoder
 from rewardft_plugins.drpose.model.pictures import body_pictures, face_crop, straight_through_clamp
 from rewardft_plugins.drpose.model.unet import (
+    MINI_SCHEDULE,
     MINI_UNET,
     Condition,
     MiniConditioner,
@@ -39,18 +40,6 @@ from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
 from rewardft.types import Batch
 
-# SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
-MINI_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-    "rescale_betas_zero_snr": False,
-}
 KIND = "multiview_unet"
 
 

@@ -21,9 +21,9 @@ from rewardft_plugins.drpose.model.compact import (
     CompactDenoiser,
     draw_skeletons,
 )
-from rewardft_plugins.drpose.model.multiview import MINI_SCHEDULE
 from rewardft_plugins.drpose.model.pictures import straight_through_clamp
 from rewardft_plugins.drpose.model.pose_estimator import PoseEstimator
+from rewardft_plugins.drpose.model.unet import MINI_SCHEDULE
 from rewardft_plugins.drpose.weights import SHIPPED, freeze, locate, on_device_of
 from rewardft_plugins.humans.body import JOINTS
 from torch import Tensor, nn

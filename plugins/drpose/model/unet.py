@@ -19,6 +19,18 @@ from torch import Tensor, nn
 
 Condition = Mapping[str, Tensor]  # tensors with the sample as leading dimension
 
+# SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
+MINI_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "rescale_betas_zero_snr": False,
+}
 MINI_TOKEN_DIM = 96
 MINI_VECTOR_DIM = 64
 # 8 latent channels, 16 x 16 latents; attention at 8 x 8 and 4 x 4. Chosen by speed on one CPU

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
 from rewardft_plugins.drpose.model.compact import CompactDenoiser, draw_skeletons
-from rewardft_plugins.drpose.model.multiview import MINI_SCHEDULE
+from rewardft_plugins.drpose.model.unet import MINI_SCHEDULE
 from rewardft_plugins.drpose.training.nets import FitOptions, Report, draw, fit
 from rewardft_plugins.humans.body import PARENTS
 from rewardft_plugins.humans.reflect import reflect, reflect_pictures

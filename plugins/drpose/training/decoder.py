@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
 from rewardft_plugins.drpose.model.compact import CompactDenoiser, draw_skeletons
-from rewardft_plugins.drpose.model.multiview import MINI_SCHEDULE
+from rewardft_plugins.drpose.model.unet import MINI_SCHEDULE
 from rewardft_plugins.drpose.training.nets import FitOptions, Report, draw, fit
 from torch import Tensor
 

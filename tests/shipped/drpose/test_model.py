@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
-from rewardft_plugins.drpose.model.multiview import MINI_SCHEDULE, MultiviewUNet
+from rewardft_plugins.drpose.model.multiview import MultiviewUNet
 from rewardft_plugins.drpose.model.pictures import face_crop, straight_through_clamp
+from rewardft_plugins.drpose.model.unet import MINI_SCHEDULE
 
 from rewardft.errors import ComponentError
 from rewardft.types import Batch, select_rows
