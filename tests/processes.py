@@ -111,6 +111,12 @@ def run(*words, cwd=None, env=None):
 
 def run_ranks(function, *arguments, count=2):
     """`function(*arguments)` on each of `count` ranks, as a launcher would start them; raises when one fails."""
+    ended = [one.wait() for one in start_ranks(function, *arguments, count=count)]
+    assert [one.returncode for one in ended] == [0] * count, "".join(e.stderr for e in ended)
+
+
+def start_ranks(function, *arguments, count=2):
+    """The same, without waiting for them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
@@ -118,9 +124,7 @@ def run_ranks(function, *arguments, count=2):
         common | {"RANK": str(i), "LOCAL_RANK": str(i)} | dict.fromkeys(SIZES, str(count))
         for i in range(count)
     ]
-    started = [Running(function, *arguments, env=rank) for rank in ranks]
-    ended = [one.wait() for one in started]
-    assert [one.returncode for one in ended] == [0] * count, "".join(e.stderr for e in ended)
+    return [Running(function, *arguments, env=rank) for rank in ranks]
 
 
 SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE")

@@ -76,9 +76,17 @@ class Updater:
         self.limit = math.inf if clip_norm is None else clip_norm
         self.is_whole = True
 
-    def clip(self) -> Tensor:
-        """The norm of the gradient before it was clipped."""
-        return torch.nn.utils.clip_grad_norm_(self.parameters, self.limit)
+    def clip(self) -> Tensor | None:
+        """The norm of the gradient before it was clipped; None where it is NaN or infinite, and
+        nothing was clipped."""
+        clip = torch.nn.utils.clip_grad_norm_
+        try:
+            # Without the flag an infinite norm would scale all gradients to 0, or to NaN.
+            return clip(self.parameters, self.limit, error_if_nonfinite=True)
+        except RuntimeError as error:
+            if "non-finite" not in str(error):
+                raise
+            return None
 
     def update(self, step: int) -> float:
         """Change the weights by the gradients, which are used up; returns the learning rate that

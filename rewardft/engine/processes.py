@@ -153,12 +153,23 @@ def average_metrics(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, f
         steps: one per optimizer step. The processes may have different names in it: what one has,
             all get.
     """
+    return [
+        mean_of(parts) for parts in zip(*gather_objects(accelerator, read_sums(accelerator, steps)))
+    ]
+
+
+def own_metrics(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, float]]:
+    """The same over the samples of this process alone, for when the others are gone."""
+    return [mean_of([sums]) for sums in read_sums(accelerator, steps)]
+
+
+def read_sums(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, list[float]]]:
+    """(sum, count) of each step as plain numbers."""
     rows = [tensor for sums in steps for tensor in sums.values()]
     # A component may have recorded plain numbers.
     rows = [row.to(accelerator.device) for row in rows]
     numbers = iter(torch.stack(rows).tolist() if rows else [])  # the only read from the device
-    local = [{name: next(numbers) for name in sums} for sums in steps]
-    return [mean_of(parts) for parts in zip(*gather_objects(accelerator, local))]
+    return [{name: next(numbers) for name in sums} for sums in steps]
 
 
 def mean_of(parts: Sequence[dict[str, list[float]]]) -> dict[str, float]:

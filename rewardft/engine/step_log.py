@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rewardft.contracts.run import Run
-from rewardft.engine.processes import Sums, average_metrics, main_decides
+from rewardft.engine.processes import Sums, average_metrics, main_decides, own_metrics
 from rewardft.types import Rollout
 
 
@@ -44,10 +44,18 @@ class StepLog:
 
         rollout: of the newest step.
         """
+        means = average_metrics(self.accelerator, [logged.sums for logged in self.pending])
+        reasons = self._tell(means, position, rollout)
+        return main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
+
+    def _tell(
+        self, means: Sequence[Mapping[str, float]], position: int, rollout: Rollout | None
+    ) -> list[str | None]:
+        """Tell the observers of the pending steps, whose `means` are given; returns what
+        `stop_run` said of each."""
         # One speed for all: without a read from the device a step has no time of its own.
         elapsed, samples = time.monotonic() - self.began, position - self.position
         speed = {"samples_per_second": samples / max(elapsed, 1e-9)}
-        means = average_metrics(self.accelerator, [logged.sums for logged in self.pending])
         reasons = []
         for mean in means:
             logged = self.pending.pop(0)  # first, so that no failure has it told twice
@@ -57,11 +65,17 @@ class StepLog:
             # No early exit: a stop asked for at one step must not hide later ones from observers.
             reasons.append(self.plugins.call("stop_run", **asked))
         self.began, self.position = time.monotonic(), position
-        return main_decides(self.accelerator, lambda: next(filter(None, reasons), None))
+        return reasons
 
     def rescue(self, position: int) -> None:
-        """Tell of what is pending when the run has failed. With several processes there are no
-        means any more."""
-        # Averaging is a collective, and the process that failed may be gone.
-        if self.accelerator.num_processes == 1 and self.pending:
-            self.flush(position, None)
+        """Tell of what is pending when the run has failed.
+
+        With several processes the values are of the samples of this one, and `processes_measured`
+        among them says so: averaging takes all processes, and the one that failed may be gone.
+        """
+        if not self.pending:
+            return
+        means = own_metrics(self.accelerator, [logged.sums for logged in self.pending])
+        if self.accelerator.num_processes > 1:
+            means = [{**mean, "processes_measured": 1.0} for mean in means]
+        self._tell(means, position, None)

@@ -16,6 +16,7 @@ from rewardft.engine.initial import load_initial
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule
+from rewardft.engine.parts import Parts
 from rewardft.engine.processes import alone_in, copy_from_main, main_decides, start_accelerator
 from rewardft.engine.progress import ProgressLine
 from rewardft.engine.saving import Saver
@@ -23,7 +24,7 @@ from rewardft.engine.session import Session, Training, build_session
 from rewardft.engine.state import RandomState, TrainState
 from rewardft.engine.step_log import StepLog
 from rewardft.engine.summary import RunSummary
-from rewardft.engine.trainer import Parts, Trainer
+from rewardft.engine.trainer import Trainer
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode
 from rewardft.policy.batches import Stream

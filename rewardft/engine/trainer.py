@@ -11,59 +11,42 @@ import logging
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from rewardft.contracts.run import Run
 from rewardft.engine.audit import audit_first_step
-from rewardft.engine.ema import Ema
-from rewardft.engine.failure import Peers, explain, rescue
-from rewardft.engine.held_out import HeldOut
+from rewardft.engine.failure import rescue
+from rewardft.engine.gradient_trace import bad_tensors, trace_gradient
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.memory import peak_memory, return_freed_memory
-from rewardft.engine.meter import Meter
-from rewardft.engine.optimizer import Updater
-from rewardft.engine.processes import average_gradients, largest, main_decides, raise_together
-from rewardft.engine.saving import Saver
-from rewardft.engine.session import Session
-from rewardft.engine.state import TrainState
-from rewardft.engine.step_log import Logged, StepLog
+from rewardft.engine.parts import Parts
+from rewardft.engine.processes import (
+    average_gradients,
+    gather_objects,
+    largest,
+    main_decides,
+    raise_together,
+)
+from rewardft.engine.rescue import fail, save_whole
+from rewardft.engine.step_log import Logged
 from rewardft.engine.summary import RunSummary, Status
-from rewardft.errors import AuditError, ComponentError
+from rewardft.errors import AuditError, ComponentError, NonFiniteError
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode
 from rewardft.noise import keyed_seed
-from rewardft.policy.batches import Stream
 from rewardft.storage.checkpoint import save_trained
 from rewardft.types import Batch
 
 LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a trainer works with, built by `rewardft.engine.train.build_trainer`."""
-
-    run: Run
-    plugins: Any
-    accelerator: Any
-    session: Session
-    state: TrainState
-    stream: Stream
-    ema: Ema
-    updater: Updater
-    meter: Meter
-    held_out: HeldOut
-    saver: Saver
-    log: StepLog
-    peers: Peers
-
-
 class Trainer:
-    """One run. `stop_reason`: why it ends before its last step."""
+    """One run.
+
+    stop_reason: why it ends before its last step. taken: the batches of the step in progress, each
+    with the seed of the global generator before it.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.recipe, self.state = parts, parts.run.recipe, parts.state
@@ -72,6 +55,7 @@ class Trainer:
         self.stream, self.held_out, self.saver = parts.stream, parts.held_out, parts.saver
         self.signals = Signals()
         self.stop_reason: str | None = None
+        self.taken: list[tuple[int, Batch]] = []
         self.is_spent = parts.meter.exhausted
         self.mark = time.monotonic()
 
@@ -131,8 +115,10 @@ class Trainer:
     def _next_batch(self) -> Batch:
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         # Only dropout draws from the global generator; seeded by place, it survives a resume.
-        torch.manual_seed(keyed_seed(self.recipe.seed, self.stream.position, rank))
+        seed = keyed_seed(self.recipe.seed, self.stream.position, rank)
+        torch.manual_seed(seed)
         batch = self.stream.next_batch(self.recipe.data.batch_size, rank, count)
+        self.taken.append((seed, batch))
         return batch.to(self.accelerator.device)
 
     def _step(self) -> None:
@@ -143,12 +129,8 @@ class Trainer:
         norm = updater.clip()
         # One check covers all gradients: a norm with one bad entry is bad. It comes before the
         # update, so that the weights stay those of the last good step.
-        if not torch.isfinite(norm):
-            raise ComponentError(
-                f"step {state.step}: the gradient is NaN or infinite; the weights were not "
-                "changed. Try a lower learning rate, train.clip_norm, or train.precision "
-                "fp32. Resume from the last checkpoint with --resume."
-            )
+        if norm is None:
+            raise self._bad_gradient()
         rate = updater.update(state.step + 1)
         state.step += 1
         self._lap()
@@ -156,6 +138,26 @@ class Trainer:
         facts = {"learning_rate": rate, **ctx.cost, "train_seconds": state.seconds}
         facts |= self.parts.meter.share(ctx.cost, state.step, state.seconds)
         self.parts.log.add(Logged(state.step, ctx.take_records(), facts))
+
+    def _bad_gradient(self) -> NonFiniteError:
+        """The error of a gradient that is not finite, with where it arose."""
+        error = NonFiniteError()
+        # First of all: what follows repeats the batch, which may fail in ways of its own.
+        rescue(error, lambda: save_whole(self.parts, error))
+        error.args = (
+            f"step {self.state.step}: the gradient is NaN or infinite, and the weights were not "
+            f"changed. {self._trace()} Try a lower learning rate, train.clip_norm, or "
+            "train.precision fp32.",
+        )
+        return error
+
+    def _trace(self) -> str:
+        """Where a bad gradient arose, from the first process that knows."""
+        batches = [(seed, batch.to(self.accelerator.device)) for seed, batch in self.taken]
+        named = self.session.adapter.named
+        own = trace_gradient(self.ctx, self.session.algorithm, batches, named)
+        found = filter(None, gather_objects(self.accelerator, own))
+        return next(found, "It did not come up again when the batch was repeated.")
 
     def _lap(self) -> None:
         """Count the time since `mark` as training."""
@@ -186,6 +188,8 @@ class Trainer:
             report = audit_first_step(self.session.adapter.named, values, may_be_flat)
         except AuditError as error:
             failure = error
+            if bad_tensors(self.session.adapter.named):  # averaged: on all processes or on none
+                error.add_note(f"a gradient is NaN or infinite. {self._trace()}")
         # All processes leave here or none: one that went on alone would wait in the next exchange.
         raise_together(self.accelerator, failure)
         if report["gradient_norm"] == 0:  # and none was to be expected: the next step will tell
@@ -197,6 +201,7 @@ class Trainer:
     def _between_steps(self) -> None:
         """A batch is done and its gradients are used: budget, signals, save, evaluate."""
         self.saver.note()
+        self.taken.clear()
         state, meter, save = self.state, self.parts.meter, self.recipe.save.every
         coming = self.session.calls_at(state.step)
         meter.update(self.ctx.cost, state.step, state.seconds, coming)
@@ -223,13 +228,9 @@ class Trainer:
         if self.saver.saved == self.state.step:
             return
         if self.run.is_main:
-            self.saver.save(self._tell_of_checkpoint)
+            self.saver.save(self.parts.tell_of_checkpoint)
         self.saver.saved = self.state.step
         self.accelerator.wait_for_everyone()
-
-    def _tell_of_checkpoint(self, path: Path) -> None:
-        step = self.saver.saved
-        self.plugins.call("on_checkpoint_saved", run=self.run, step=step, path=path)
 
     def _finish(self) -> RunSummary:
         """Evaluate and save what was trained, unless a signal came, also after the last step."""
@@ -270,29 +271,4 @@ class Trainer:
 
     def fail(self, error: BaseException) -> BaseException:
         """Save and tell what there is; returns what to raise: `error` or what it has led to."""
-        cause = explain(error, self.run.folder, self.parts.peers, not self.signals.is_forged)
-        rescue(
-            cause,
-            lambda: self.parts.log.rescue(self.stream.position),
-            lambda: self._save_whole(cause),
-            lambda: self._tell_of_error(cause),
-        )
-        return cause
-
-    def _save_whole(self, cause: BaseException) -> None:
-        """The newest whole step, if it is good and not saved."""
-        saver = self.saver
-        if not self.run.is_main or saver.step <= saver.saved or saver.has_failed:
-            return
-        if not self.parts.updater.is_good:
-            cause.add_note(
-                f"the weights of step {self.state.step} are not saved: they are not whole"
-            )
-            return
-        path = saver.save(self._tell_of_checkpoint)
-        cause.add_note(f"step {saver.saved} is saved in {path}; once that is fixed, --resume")
-
-    def _tell_of_error(self, cause: BaseException) -> None:
-        if isinstance(cause, AuditError) and self.run.is_main:
-            write_text(self.run.folder / "audit.json", encode({"failed": str(cause)}, indent=2))
-        self.plugins.call("on_run_error", run=self.run, step=self.state.step, error=cause)
+        return fail(self.parts, error, self.signals.is_forged)

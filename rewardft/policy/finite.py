@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import NonFiniteError
+from rewardft.noise import Noise
 from rewardft.policy.memory import tensors_in
 from rewardft.policy.untouched import Untouched
 from rewardft.types import Batch, Rollout
@@ -74,7 +75,7 @@ def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
     return replace(rollout, decoder=decode_and_check)
 
 
-def ids_at(batch: Batch, rows: Tensor) -> str:
+def ids_at(batch: Batch | Noise, rows: Tensor) -> str:
     """The ids of the samples that the mask `(b,)` selects."""
     return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
 
