@@ -100,6 +100,7 @@ class WatchedContext(Context):
     def penalty(
         self, new: Transition, rollout: Rollout, k: int, reference: Transition | None = None
     ) -> Tensor:
+        """The same sum; each regularizer is looked at alone before."""
         if self.regularizers and reference is None:
             reference = self.reference(rollout, k)
         for term in self.regularizers:
