@@ -75,9 +75,8 @@ def read_human_data(path: Path) -> Annotations:
         rotations = [f"{model}{mark}{name}" for name in ROTATIONS]
         missing = [name for name in (*PLAIN, *rotations) if name not in names]
         if missing:
-            raise DataError(
-                f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(names))}."
-            )
+            has = ", ".join(sorted(names))
+            raise DataError(f"{path} lacks {', '.join(missing)}; it has {has}.")
         arrays = read_archive(path, (*PLAIN, *rotations))
     except DataError:
         raise
@@ -85,9 +84,8 @@ def read_human_data(path: Path) -> Annotations:
         raise DataError(f"{path} is not a readable .npz archive: {fault(error)}") from error
     orient, body = (numbers(arrays[name], path, name) for name in rotations)
     boxes = numbers(arrays["bbox_xywh"], path, "bbox_xywh")
-    return Annotations(
-        arrays["image_path"].astype(str).ravel().tolist(), boxes, joined(path, orient, body)
-    )
+    pictures = arrays["image_path"].astype(str).ravel().tolist()
+    return Annotations(pictures, boxes, joined(path, orient, body))
 
 
 def parameters(path: Path, names: set[str]) -> tuple[str, str]:

@@ -200,9 +200,8 @@ def squared_error(ctx: Context, at: Noised) -> Tensor:
     if at.parts is None:
         by_part = error.flatten(1).mean(1, keepdim=True)
     else:
-        by_part = torch.stack(
-            [(error[:, place].flatten(1) * seen).mean(1) for place, seen in at.parts], dim=1
-        )
+        means = [(error[:, place].flatten(1) * seen).mean(1) for place, seen in at.parts]
+        by_part = torch.stack(means, dim=1)
     # (b, 1) * (b, parts).
     return at.weight[:, None] * by_part
 

@@ -91,17 +91,14 @@ def stated_bytes(file: IO[bytes], where: str) -> int:
         DataError: its elements are Python objects, which only unpickling could read.
         ValueError: this is no .npy header.
     """
-    version = np.lib.format.read_magic(file)
-    size = file.read(2 if version == (1, 0) else 4)
+    is_old = np.lib.format.read_magic(file) == (1, 0)
+    size = file.read(2 if is_old else 4)
     length = int.from_bytes(size, "little")
     if length > _LONGEST_HEADER:
         raise ValueError(f"{where} has a header of {length} bytes")
     header = io.BytesIO(size + file.read(length))
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
+    formats = np.lib.format
+    read = formats.read_array_header_1_0 if is_old else formats.read_array_header_2_0
     shape, _, dtype = read(header)
     if dtype.hasobject:
         raise DataError(f"{where} holds Python objects, which are never read; expected numbers.")

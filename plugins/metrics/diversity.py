@@ -50,9 +50,8 @@ class Diversity:
         features: Path | None = None,
         group_by: str | None = None,
     ) -> None:
-        self.spaces: list[str] = (
-            ["latents", "pixels"] if spaces is None else list(dict.fromkeys(spaces))
-        )
+        named: list[str] = ["latents", "pixels"] if spaces is None else [*spaces]
+        self.spaces = list(dict.fromkeys(named))
         self.group_by = group_by
         self.extractor: FeatureExtractor | None = None
         if features is not None:

@@ -148,9 +148,8 @@ class DGPO:
         margin = self.beta * (advantage * (m - reference)).view(-1, self.group).mean(1)
         ratio = (before - m).exp()
         # rho > 1 + c: a good sample is already denoised that much better than by old.
-        moved = ((advantage > 0) & (ratio > 1 + self.clip)) | (
-            (advantage < 0) & (ratio < 1 - self.clip)
-        )
+        good, bad = advantage > 0, advantage < 0
+        moved = (good & (ratio > 1 + self.clip)) | (bad & (ratio < 1 - self.clip))
         ctx.record("margin", margin)
         ctx.record("clipped", moved.float())
         return torch.sigmoid(margin).repeat_interleave(self.group), ~moved

@@ -267,13 +267,9 @@ class Direct:
             # The last step is nearly free of the chain before it, so one rollout serves n of them.
             for i in range(self.resamples):
                 noise = part.noise.draw(f"resample{i}", part.x0.shape[1:])
-                again = replace(
-                    part,
-                    # Only the state that enters the last step: nothing before it is visited again.
-                    states={last: ctx.sampler.renoise(part.x0, last, noise)},
-                    x0=None,
-                    _decoded=None,
-                )
+                # Only the state that enters the last step: nothing before it is visited again.
+                states = {last: ctx.sampler.renoise(part.x0, last, noise)}
+                again = replace(part, states=states, x0=None, _decoded=None)
                 closes = rows == parts[-1] and i == self.resamples - 1
                 yield from self.walk_back(
                     ctx, again, samples, path, len(batch) * self.resamples, closes

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -216,21 +216,21 @@ def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
     from rewardft.plugins.loading import load_plugins
 
     listed = load_plugins(recipe.plugins, recipe.base).registrations("register_algorithms")
-    here: set[str] = {known.casefold() for _, found in listed for known in found} | set(
-        register_algorithms()
-    )
-    if name.casefold() in here:
+    if name.casefold() in names_in(listed) | set(register_algorithms()):
         return None
     for points in installed().values():
         try:
             found = load_installed(points[0].name).registrations("register_algorithms")
         except PluginError:  # a broken plugin that nobody asked for; `rewardft plugins` reports it
             continue
-        if any(
-            known.casefold() == name.casefold() for _, factories in found for known in factories
-        ):
+        if name.casefold() in names_in(found):
             return points[0].name
     return None
+
+
+def names_in(registrations: Iterable[tuple[str, Iterable[str]]]) -> set[str]:
+    """The registered names in lower case, without the plugins that they are of."""
+    return {name.casefold() for _, found in registrations for name in found}
 
 
 def program() -> list[str]:

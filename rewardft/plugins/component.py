@@ -55,10 +55,8 @@ class Component:
         What fails in the factory is raised as `ComponentError` that names the component.
         """
         factory = self.entry.factory
-        options = {
-            name: value.build() if isinstance(value, Component) else value
-            for name, value in self.options.items()
-        }
+        given = self.options.items()
+        options = {n: v.build() if isinstance(v, Component) else v for n, v in given}
         if is_the_component(self.entry):
             return functools.update_wrapper(functools.partial(factory, **options), factory)
         try:

@@ -224,12 +224,8 @@ def _tag_problems(resolved: Resolved) -> Iterator[str]:
 def _who_lacks(tag: str, resolved: Resolved) -> str:
     """The listed components of those kinds that can provide the tag,
     and the registered ones that do."""
-    offering = [
-        e
-        for kind in resolved.catalog.kinds
-        for e in resolved.catalog.of_kind(kind)
-        if tag in _static(e)
-    ]
+    entries = (e for kind in resolved.catalog.kinds for e in resolved.catalog.of_kind(kind))
+    offering = [entry for entry in entries if tag in _static(entry)]
     kinds = {entry.kind for entry in offering}
     # That one provides nothing to a run.
     trained = [c for c in resolved.components() if c is not resolved.eval_sampler]

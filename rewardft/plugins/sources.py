@@ -223,18 +223,21 @@ def _nowhere(name: str, base: Path) -> str:
     return f"plugin {name!r} is neither an installed plugin nor an importable module.{known}"
 
 
+def _from_folder(name: str, path: Path) -> Source:
+    init = path / "__init__.py"
+    if not init.is_file():
+        raise PluginError(
+            f"plugin {name!r}: the folder {path} has no __init__.py; add one that has the hooks."
+        )
+    contents = sorted(path.rglob("*.py"))
+    return Source(
+        path.name, str(init), lambda: import_file(init, contents), contents=tuple(contents)
+    )
+
+
 def _from_path(name: str, path: Path) -> Source:
     if path.is_dir():
-        init = path / "__init__.py"
-        if not init.is_file():
-            raise PluginError(
-                f"plugin {name!r}: the folder {path} has no __init__.py; add one that has the "
-                "hooks."
-            )
-        contents = sorted(path.rglob("*.py"))
-        return Source(
-            path.name, str(init), lambda: import_file(init, contents), contents=tuple(contents)
-        )
+        return _from_folder(name, path)
     if not path.exists():
         beside = (p.name for p in path.parent.glob("*.py") if not is_init(str(p)))
         near = did_you_mean(path.name, beside) if path.parent.is_dir() else ""

@@ -19,14 +19,13 @@ def copy_state(own: dict[str, Tensor], state: dict[str, Tensor], source: str) ->
     # All checks come before the first copy: weights that are half of one state are of none.
     problems = [f"missing {n}" for n in own.keys() - state.keys()]
     problems += [f"unexpected {n}" for n in state.keys() - own.keys()]
+    both = own.keys() & state.keys()
     problems += [
         f"{n}: expected shape {tuple(own[n].shape)}, got {tuple(state[n].shape)}"
-        for n in own.keys() & state.keys()
+        for n in both
         if own[n].shape != state[n].shape
     ]
-    problems += [
-        f"{n}: {wrong}" for n in own.keys() & state.keys() if (wrong := fault(own[n], state[n]))
-    ]
+    problems += [f"{n}: {wrong}" for n in both if (wrong := fault(own[n], state[n]))]
     if problems:
         shown = "\n".join(f"  - {p}" for p in sorted(problems)[:10])
         count = len(problems)

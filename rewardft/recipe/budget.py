@@ -31,18 +31,14 @@ def parse_budget(text: str) -> Budget:
     raises ValueError with what was expected."""
     time = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text.strip())
     count = re.fullmatch(r"(\d[\d_]*)-([a-z]+)", text.strip())
-    amount = (
-        float(time[1]) * TIMES[time[2]]
-        if time
-        else float(count[1].replace("_", ""))
-        if count
-        else 0.0
-    )
-    axis = "seconds" if time else count[2] if count else ""
+    amount, axis = 0.0, ""
+    if time:
+        amount, axis = float(time[1]) * TIMES[time[2]], "seconds"
+    elif count:
+        amount, axis = float(count[1].replace("_", "")), count[2]
     if axis == "steps":
-        raise ValueError(
-            f"a number of optimizer steps is not a budget; write train.steps: {int(amount)}"
-        )
+        cure = f"write train.steps: {int(amount)}"
+        raise ValueError(f"a number of optimizer steps is not a budget; {cure}")
     if amount <= 0 or axis not in AXES:
         counted = ", ".join(f"5000-{name}" for name in AXES[:-1])
         raise ValueError(

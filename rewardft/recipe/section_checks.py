@@ -55,10 +55,8 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
         if item["type"] == "missing" and item["loc"] == keys:
             yield keys, f"{dotted(keys)} is required: {type_words(annotation, constraints)}."
         else:
-            yield (
-                keys,
-                f"{dotted(keys)}: {mismatch(annotation, _value_at(data, keys), constraints)}",
-            )
+            wrong = mismatch(annotation, _value_at(data, keys), constraints)
+            yield keys, f"{dotted(keys)}: {wrong}"
 
 
 def _locate(loc: tuple[str | int, ...]) -> tuple[type[Section], Keys]:

@@ -185,12 +185,9 @@ def _pairs(
     for key_node, value in node.value:
         line = _line(key_node)
         if not isinstance(key_node, yaml.ScalarNode) or not key_node.tag.endswith(":str"):
-            shown = (
-                getattr(key_node, "value", "")
-                if isinstance(key_node, yaml.ScalarNode)
-                else "a list or mapping"
-            )
-            document.problems.append(Problem(line, f"a key must be text, got {shown!r}."))
+            is_scalar = isinstance(key_node, yaml.ScalarNode)
+            got = key_node.value if is_scalar else "a list or mapping"
+            document.problems.append(Problem(line, f"a key must be text, got {got!r}."))
             continue
         key = _text(key_node, str(key_node.value), document)
         if (*keys, key) in document.lines:

@@ -94,9 +94,7 @@ def gaussian_step(
     if std == 0.0:
         # A density of width 0 would make every ratio 0 / 0.
         zero = torch.zeros((), dtype=state.dtype, device=state.device)
-        return Transition(
-            state, next=mean, output=output, mean=mean, std=zero, x0=x0, epsilon=epsilon
-        )
+        return Transition(state, mean, output, mean, zero, x0, epsilon)
     # Keyed by the step: a replay draws the same noise again without its being stored.
     after = mean + std * noise.draw(f"step{k}", state.shape[1:])
     scale = torch.as_tensor(std, dtype=state.dtype, device=state.device)

@@ -93,14 +93,8 @@ def paint(folder: Path, count: int = 5) -> Path:
     _, before = sample_views(ctx, batch)
     load_trained(session, folder)
     normals, after = sample_views(ctx, batch)
-    shown = [
-        (title, unmirror(views)[:, list(SHOWN)])
-        for title, views in (
-            ("before fine-tuning", before),
-            ("after", after),
-            ("truth", batch["colours"]),
-        )
-    ]
+    views = {"before fine-tuning": before, "after": after, "truth": batch["colours"]}
+    shown = [(title, unmirror(colours)[:, list(SHOWN)]) for title, colours in views.items()]
     path = folder / "before_after.png"
     groups = [*shown[:2], ("mesh of after", mesh_views(normals, after)), shown[2]]
     save_showcase(path, batch["image"], groups)

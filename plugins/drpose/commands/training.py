@@ -59,9 +59,8 @@ def train_autoencoder_command(
         train_autoencoder,
     )
 
-    model = train_autoencoder(
-        open_sets(data), FitOptions(steps=steps, batch=64, lr=lr, seed=seed), typer.echo
-    )
+    options = FitOptions(steps=steps, batch=64, lr=lr, seed=seed)
+    model = train_autoencoder(open_sets(data), options, typer.echo)
     model.save(out, half=half)
     measure(val, partial(autoencoder_psnr, model), "dB")
 

@@ -109,9 +109,8 @@ def fuse_face(tokens: Tensor) -> Tensor:
     third = side // 3
     if third == 0:  # a 2 x 2 map has no third
         return tokens
-    maps = (
-        tokens.unflatten(0, (-1, BODY_VIEWS + 1)).unflatten(2, (side, side)).permute(0, 1, 4, 2, 3)
-    )
+    rows = tokens.unflatten(0, (-1, BODY_VIEWS + 1))
+    maps = rows.unflatten(2, (side, side)).permute(0, 1, 4, 2, 3)
     face = F.interpolate(maps[:, -1].detach(), (third, third), mode="bilinear", align_corners=False)
     blend = torch.zeros_like(maps[:, 0])
     weight = torch.zeros(side, side, dtype=maps.dtype, device=maps.device)

@@ -41,6 +41,11 @@ class Residual(nn.Module):
         return x + self.c2(F.silu(self.n2(self.c1(F.silu(self.n1(x))))))
 
 
+def twice_as_wide(channels: int) -> nn.Sequential:
+    """`(b, channels, h, w)` -> `(b, channels / 2, 2 h, 2 w)`."""
+    return nn.Sequential(nn.Conv2d(channels, 2 * channels, 1), nn.PixelShuffle(2))
+
+
 class PoseEstimator(nn.Module):
     """Pictures `(b, 3, 64, 64)` in [0, 1] on white -> joints `(b, 23, 3)`, metres in the rendered
     frame.
@@ -62,14 +67,8 @@ class PoseEstimator(nn.Module):
         self.deep = nn.Sequential(
             nn.Flatten(), nn.Linear(64 * w, 256), nn.SiLU(), nn.Dropout(0.1), nn.Linear(256, 64 * w)
         )
-        self.up8, self.r8 = (
-            nn.Sequential(nn.Conv2d(4 * w, 8 * w, 1), nn.PixelShuffle(2)),
-            Residual(2 * w),
-        )
-        self.up16, self.r16 = (
-            nn.Sequential(nn.Conv2d(2 * w, 4 * w, 1), nn.PixelShuffle(2)),
-            Residual(w),
-        )
+        self.up8, self.r8 = twice_as_wide(4 * w), Residual(2 * w)
+        self.up16, self.r16 = twice_as_wide(2 * w), Residual(w)
         self.head = nn.Sequential(nn.GroupNorm(8, w), nn.SiLU(), nn.Conv2d(w, 2 * len(JOINTS), 1))
 
     @property

@@ -79,11 +79,7 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        clip: Any,
-        signal: float = 1.0,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
+        self, clip: Any, signal: float = 1.0, mean: Tensor | None = None, std: Tensor | None = None
     ) -> None:
         super().__init__()
         self.clip: Any = clip

@@ -138,13 +138,8 @@ class MultiviewDenoiser(nn.Module):
             parts.append(cond["smpl"].repeat(1, DOMAINS, 1, 1, 1).to(x.dtype))
         rows = to_published_order(torch.cat(parts, dim=2))
         steps = to_published_order(t[:, None].expand(-1, x.shape[1]))
-        output = self.unet(
-            rows,
-            steps,
-            to_published_order(tokens),
-            class_labels=to_published_order(vectors),
-            return_dict=False,
-        )[0]
+        words, labels = to_published_order(tokens), to_published_order(vectors)
+        output = self.unet(rows, steps, words, class_labels=labels, return_dict=False)[0]
         return from_published_order(output, len(x))
 
     def condition_rows(self, latents: Tensor) -> Tensor:

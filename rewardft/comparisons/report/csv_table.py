@@ -36,24 +36,9 @@ def csv_text(record: ComparisonRecord) -> str:
 def _columns() -> list[str]:
     parts = [name + bound for name in _INTERVALS for bound in ("", "_low", "_high")]
     costs = [f"mean_{axis}" for axis in AXES]
-    return [
-        "variant",
-        "algorithm",
-        "recipe",
-        "value",
-        "role",
-        "higher_is_better",
-        "samples",
-        *parts,
-        "best",
-        "seed_changes",
-        "runs",
-        "runs_ended",
-        "runs_failed",
-        "alarms",
-        *costs,
-        "peak_memory_bytes",
-    ]
+    facts = ["variant", "algorithm", "recipe", "value", "role", "higher_is_better", "samples"]
+    runs = ["best", "seed_changes", "runs", "runs_ended", "runs_failed", "alarms"]
+    return [*facts, *parts, *runs, *costs, "peak_memory_bytes"]
 
 
 def _variant(variant: VariantRecord) -> dict[str, Any]:
