@@ -25,10 +25,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards, group_slices
+from rewardft_plugins.nft.options import Count, Deviation, Group, Positive, Weight
 from rewardft_plugins.nft.virtual_steps import (
     Noised,
     add_noise,
@@ -44,7 +44,6 @@ from torch import Tensor
 from rewardft import Context
 from rewardft.algorithms.advantages import group_advantages
 from rewardft.algorithms.surrogates import clipped_ratio_loss
-from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 
@@ -67,37 +66,22 @@ class AWM:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: int = 24
-    timesteps: int = 6
+    group: Group = 24
+    timesteps: Count = 6
     t_range: tuple[float, float] = (0.1, 0.95)
-    power: float = 0.25
-    clip: float = 1.0
-    advantage_clip: float = 5.0
-    reference_weight: float = 1e-3
-    average_weight: float = 1.0
-    updates: int = 1
-    std: Literal["global", "group"] = "global"
+    power: Positive = 0.25
+    clip: Positive = 1.0
+    advantage_clip: Positive = 5.0
+    reference_weight: Weight = 1e-3
+    average_weight: Weight = 1.0
+    updates: Count = 1
+    std: Deviation = "global"
 
     needs = frozenset({"denoiser"})
     needs_reference = True
 
     def __post_init__(self) -> None:
         check_reach(self.t_range)
-        if self.group < 2 or self.timesteps < 1 or self.updates < 1:
-            raise ComponentError(
-                "expected group >= 2, timesteps >= 1 and updates >= 1, got "
-                f"{self.group}, {self.timesteps} and {self.updates}"
-            )
-        if min(self.power, self.clip, self.advantage_clip) <= 0:
-            raise ComponentError(
-                f"expected power, clip and advantage_clip > 0, got {self.power}, {self.clip} and "
-                f"{self.advantage_clip}"
-            )
-        if min(self.reference_weight, self.average_weight) < 0:
-            raise ComponentError(
-                "expected reference_weight and average_weight >= 0, got "
-                f"{self.reference_weight} and {self.average_weight}"
-            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         average = followed(ctx, "awm/average", min(0.001 * ctx.step, 0.3))

@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
+from rewardft_plugins.nft.options import Count, Deviation, Group, Positive
 from rewardft_plugins.nft.virtual_steps import (
     Noised,
     add_noise,
@@ -66,27 +66,18 @@ class CRD:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: int = 24
-    beta: float = 1.0
-    timesteps: int = 4
+    group: Group = 24
+    beta: Positive = 1.0
+    timesteps: Count = 4
     kl_weight: float = 0.1
     reference_guided: bool = True
-    advantage_clip: float = 5.0
-    std: Literal["global", "group"] = "global"
+    advantage_clip: Positive = 5.0
+    std: Deviation = "global"
 
     needs = frozenset({"denoiser"})
     needs_reference = True
 
     def __post_init__(self) -> None:
-        if self.group < 2 or self.timesteps < 1:
-            raise ComponentError(
-                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
-            )
-        if self.beta <= 0 or self.advantage_clip <= 0:
-            raise ComponentError(
-                f"expected beta > 0 and advantage_clip > 0, got {self.beta} and "
-                f"{self.advantage_clip}"
-            )
         if self.kl_weight != 0 and self.kl_weight < LEAST_PULL:
             raise ComponentError(
                 f"expected kl_weight 0 or at least {LEAST_PULL}, got {self.kl_weight}"

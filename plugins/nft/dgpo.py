@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
+from rewardft_plugins.nft.options import Count, Deviation, Group, Positive, Weight
 from rewardft_plugins.nft.virtual_steps import (
     Noised,
     add_noise,
@@ -47,7 +47,6 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.algorithms.advantages import group_advantages
-from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
@@ -68,30 +67,21 @@ class DGPO:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: int = 24
-    timesteps: int = 4
+    group: Group = 24
+    timesteps: Count = 4
     t_range: tuple[float, float] = (0.3, 1.0)
-    beta: float = 100.0
-    clip: float = 0.05
-    reference_weight: float = 0.02
-    advantage_clip: float = 5.0
+    beta: Positive = 100.0
+    clip: Positive = 0.05
+    reference_weight: Weight = 0.02
+    advantage_clip: Positive = 5.0
     old_samples_after: int | None = 200
-    std: Literal["global", "group"] = "global"
+    std: Deviation = "global"
 
     needs = frozenset({"denoiser"})
     needs_reference = True
 
     def __post_init__(self) -> None:
         check_reach(self.t_range)
-        if self.group < 2 or self.timesteps < 1:
-            raise ComponentError(
-                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
-            )
-        if min(self.beta, self.clip, self.advantage_clip) <= 0 or self.reference_weight < 0:
-            raise ComponentError(
-                "expected beta, clip and advantage_clip > 0 and reference_weight >= 0, got "
-                f"{self.beta}, {self.clip}, {self.advantage_clip} and {self.reference_weight}"
-            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         old = followed(ctx, "dgpo/old", min(0.001 * ctx.step, 0.3))

@@ -55,6 +55,7 @@ from typing import Literal
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
+from rewardft_plugins.nft.options import Count, Deviation, Group, Positive, Weight
 from rewardft_plugins.nft.virtual_steps import (
     Noised,
     add_noise,
@@ -66,7 +67,6 @@ from rewardft_plugins.nft.weight_sets import followed
 from torch import Tensor
 
 from rewardft import Context
-from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 
@@ -88,28 +88,17 @@ class DiffusionNFT:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: int = 24
-    beta: float = 1.0
-    advantage_max: float = 5.0
-    timesteps: int = 1
+    group: Group = 24
+    beta: Positive = 1.0
+    advantage_max: Positive = 5.0
+    timesteps: Count = 1
     adaptive: bool = True
-    reference_weight: float = 1e-4
+    reference_weight: Weight = 1e-4
     schedule: Schedule = "slow"
-    std: Literal["global", "group"] = "global"
+    std: Deviation = "global"
 
     needs = frozenset({"denoiser"})
     needs_reference = True
-
-    def __post_init__(self) -> None:
-        if self.group < 2 or self.timesteps < 1:
-            raise ComponentError(
-                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
-            )
-        if not (self.beta > 0 and self.advantage_max > 0 and self.reference_weight >= 0):
-            raise ComponentError(
-                f"expected beta > 0, advantage_max > 0 and reference_weight >= 0, got {self.beta}, "
-                f"{self.advantage_max} and {self.reference_weight}"
-            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         check_signal(ctx.policy.scheduler, "diffusion_nft")

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
+from rewardft_plugins.nft.options import Count, Group
 from rewardft_plugins.nft.virtual_steps import add_noise, output_error
 from torch import Tensor
 
 from rewardft import Context
-from rewardft.errors import ComponentError
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 
 
@@ -40,16 +40,10 @@ class RAFT:
         timesteps: how many noisings the best sample is learned at, per optimizer step.
     """
 
-    group: int = 10
-    timesteps: int = 1
+    group: Group = 10
+    timesteps: Count = 1
 
     needs = frozenset({"denoiser"})
-
-    def __post_init__(self) -> None:
-        if self.group < 2 or self.timesteps < 1:
-            raise ComponentError(
-                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
-            )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         samples = batch.repeat(self.group)

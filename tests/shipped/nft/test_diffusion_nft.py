@@ -431,16 +431,3 @@ def test_a_noise_prediction_without_signal_is_refused():
         "`rescale_betas_zero_snr`), where the noise says nothing about the sample. Use a network that predicts v, or a "
         "schedule that keeps some signal."
     )
-
-
-def test_bad_options_are_refused():
-    with pytest.raises(
-        ComponentError, match=r"^expected group >= 2 and timesteps >= 1, got 1 and 1$"
-    ):
-        DiffusionNFT(group=1)
-    with pytest.raises(ComponentError) as error:
-        DiffusionNFT(beta=0.0)
-    assert (
-        str(error.value)
-        == "expected beta > 0, advantage_max > 0 and reference_weight >= 0, got 0.0, 5.0 and 0.0001"
-    )

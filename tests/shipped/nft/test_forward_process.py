@@ -2,17 +2,22 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from rewardft_plugins.nft.awm import AWM
 from rewardft_plugins.nft.crd import CRD
 from rewardft_plugins.nft.dgpo import DGPO
+from rewardft_plugins.nft.diffusion_nft import DiffusionNFT
 from rewardft_plugins.nft.groups import group_slices
 from rewardft_plugins.nft.raft import RAFT
 from rewardft_plugins.nft.virtual_steps import stratum
 
 from rewardft.errors import ComponentError
+from rewardft.plugins.catalog import Entry, build_catalog
+from rewardft.plugins.component import check_options
+from rewardft.plugins.loading import load_plugins
 from rewardft.policy.snapshots import swapped_in
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
@@ -362,33 +367,33 @@ def test_parts_of_whole_groups():
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("factory", "option", "value", "wanted"),
     [
-        (lambda: RAFT(1), "expected group >= 2 and timesteps >= 1, got 1 and 1"),
-        (
-            lambda: AWM(updates=0),
-            "expected group >= 2, timesteps >= 1 and updates >= 1, got 24, 6 and 0",
-        ),
-        (lambda: AWM(power=0), "expected power, clip and advantage_clip > 0, got 0, 1.0 and 5.0"),
-        (
-            lambda: AWM(average_weight=-1),
-            "expected reference_weight and average_weight >= 0, got 0.001 and -1",
-        ),
-        (
-            lambda: AWM(t_range=(0.5, 0.2)),
-            "expected t_range as 0 <= low < high <= 1, got [0.5, 0.2]",
-        ),
-        (lambda: DGPO(group=1), "expected group >= 2 and timesteps >= 1, got 1 and 4"),
-        (
-            lambda: DGPO(beta=0),
-            "expected beta, clip and advantage_clip > 0 and reference_weight >= 0, got 0, 0.05, 5.0 and 0.02",
-        ),
-        (lambda: CRD(timesteps=0), "expected group >= 2 and timesteps >= 1, got 24 and 0"),
-        (lambda: CRD(beta=0), "expected beta > 0 and advantage_clip > 0, got 0 and 5.0"),
-        (lambda: CRD(kl_weight=1e-5), "expected kl_weight 0 or at least 0.0001, got 1e-05"),
+        (RAFT, "group", 1, "a whole number of at least 2"),
+        (AWM, "updates", 0, "a whole number of at least 1"),
+        (AWM, "power", 0, "a number above 0"),
+        (AWM, "average_weight", -1, "a number of at least 0"),
+        (DGPO, "group", 1, "a whole number of at least 2"),
+        (DGPO, "beta", 0, "a number above 0"),
+        (CRD, "timesteps", 0, "a whole number of at least 1"),
+        (CRD, "advantage_clip", 0, "a number above 0"),
+        (DiffusionNFT, "group", 1, "a whole number of at least 2"),
+        (DiffusionNFT, "reference_weight", -1, "a number of at least 0"),
     ],
 )
-def test_bad_options_are_refused(make, message):
+def test_a_recipe_is_checked_against_the_ranges(factory, option, value, wanted):
+    entry = Entry("algorithms", "this", factory, "nft", None)
+    _, problems = check_options(build_catalog(load_plugins([], Path())), entry, {option: value}, ())
+    message = (
+        f"option '{option}' of algorithm 'this': expected {wanted}, got {value} (a whole number)."
+    )
+    assert problems == [((option,), message)]
+
+
+def test_options_that_do_not_go_together_are_refused():
     with pytest.raises(ComponentError) as error:
-        make()
-    assert str(error.value) == message
+        AWM(t_range=(0.5, 0.2))
+    assert str(error.value) == "expected t_range as 0 <= low < high <= 1, got [0.5, 0.2]"
+    with pytest.raises(ComponentError) as error:
+        CRD(kl_weight=1e-5)
+    assert str(error.value) == "expected kl_weight 0 or at least 0.0001, got 1e-05"
