@@ -158,9 +158,9 @@ def export_base_command(
     average: Annotated[bool, typer.Option(help="The moving average, where there is one.")] = True,
 ) -> None:
     """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
-    from rewardft_plugins.adhmr.weights import export_run
+    from rewardft.runs.export import export_weights
 
-    export_run(run, out, average)
+    export_weights(run, out, average, prefix="denoiser.")
     _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 

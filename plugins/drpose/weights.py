@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
 
 ASSETS = Path(__file__).parent / "assets" / "weights"
+Network = TypeVar("Network", bound=nn.Module)
 SHIPPED = "shipped"  # in a recipe, in place of a path: the weights that come with this plugin
 
 
@@ -68,14 +70,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     try:
         tensors = load_file(path)
-    except Exception as error:  # safetensors raises its own SafetensorError, or OSError
-        raise ComponentError(
-            f"{path} cannot be read as safetensors (truncated?): {error}"
-        ) from error
-    return {
-        name: value.float() if value.is_floating_point() else value
-        for name, value in tensors.items()
-    }
+    except (OSError, SafetensorError) as error:
+        text = f"{path} cannot be read as safetensors (truncated?): {error}"
+        raise ComponentError(text) from error
+    return {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
@@ -121,6 +119,31 @@ def load_into(
             f"{source} does not fit the model:\n" + "\n".join(f"  - {line}" for line in shown)
         )
     module.load_state_dict(dict(tensors), strict=False)
+
+
+def save_network(module: Any, folder: Path, name: str, *, half: bool = False) -> None:
+    """Write NAME.json, the options of a network (its `config`), and NAME.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", module.config)
+    write_tensors(folder / f"{name}.safetensors", module.state_dict(), half=half)
+
+
+def build_network(kind: type[Network], config: Mapping[str, Any], source: Path) -> Network:
+    """A network with the options that a file holds. Raises `ComponentError` for options that it
+    does not have."""
+    try:
+        return kind(**config)
+    except TypeError as error:
+        raise ComponentError(f"{source} does not describe a {kind.__name__}: {error}") from None
+
+
+def load_network(kind: type[Network], folder: Path, name: str) -> Network:
+    """Read what `save_network` wrote. Raises `ComponentError` when something is missing or does not
+    fit."""
+    source, path = folder / f"{name}.json", folder / f"{name}.safetensors"
+    module = build_network(kind, read_json(source), source)
+    load_into(module, read_tensors(path), str(path))
+    return module
 
 
 def parameter_count(module: nn.Module) -> int:

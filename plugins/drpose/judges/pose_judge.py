@@ -13,15 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rewardft_plugins.drpose.model.attention import BODY_VIEWS, DOMAINS
-from rewardft_plugins.drpose.weights import (
-    freeze,
-    load_into,
-    locate,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from rewardft_plugins.drpose.weights import freeze, load_network, locate, save_network
 from rewardft_plugins.humans.body import JOINTS, PARTS
 from rewardft_plugins.humans.camera import HALF_EXTENT, MIRRORED, view_axes
 from rewardft_plugins.humans.positions import expected_position
@@ -174,18 +166,13 @@ class JudgeNet(nn.Module):
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write judge.json and judge.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "judge.json", self.config)
-        write_tensors(folder / "judge.safetensors", self.state_dict(), half=half)
+        save_network(self, folder, "judge", half=half)
 
     @classmethod
     def load(cls, folder: Path) -> JudgeNet:
         """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
         fit."""
-        model = cls(**read_json(folder / "judge.json"))
-        path = folder / "judge.safetensors"
-        load_into(model, read_tensors(path), str(path))
-        return model
+        return load_network(cls, folder, "judge")
 
 
 def _grow(x: Tensor) -> Tensor:

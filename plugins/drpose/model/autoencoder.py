@@ -8,13 +8,7 @@ from typing import Any
 
 import torch
 from rewardft_plugins.drpose.model.decoder import DeepDecoder
-from rewardft_plugins.drpose.weights import (
-    load_into,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from rewardft_plugins.drpose.weights import load_network, save_network
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
@@ -94,24 +88,13 @@ class LatentAutoencoder(nn.Module):
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write autoencoder.json and autoencoder.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "autoencoder.json", self.config)
-        write_tensors(folder / "autoencoder.safetensors", self.state_dict(), half=half)
+        save_network(self, folder, "autoencoder", half=half)
 
     @classmethod
     def load(cls, folder: Path) -> LatentAutoencoder:
         """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
         fit."""
-        config = read_json(folder / "autoencoder.json")
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ComponentError(
-                f"{folder / 'autoencoder.json'} does not describe this autoencoder: {error}"
-            ) from None
-        path = folder / "autoencoder.safetensors"
-        load_into(model, read_tensors(path), str(path))
-        return model
+        return load_network(cls, folder, "autoencoder")
 
 
 def _shallow(channels: int, factor: int, width: int) -> nn.Sequential:

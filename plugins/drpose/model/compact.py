@@ -16,13 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rewardft_plugins.drpose.weights import (
-    load_into,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from rewardft_plugins.drpose.weights import load_network, save_network
 from rewardft_plugins.humans.body import JOINTS, PARENTS
 from rewardft_plugins.humans.camera import HALF_EXTENT, MIRRORED, view_axes
 from rewardft_plugins.humans.skeleton import skeleton_maps
@@ -217,16 +211,10 @@ class CompactDenoiser(nn.Module):
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write compact.json and compact.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "compact.json", self.config)
-        write_tensors(folder / "compact.safetensors", self.state_dict(), half=half)
+        save_network(self, folder, "compact", half=half)
 
     @classmethod
     def load(cls, folder: Path) -> CompactDenoiser:
         """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
-        fit.
-        """
-        model = cls(**read_json(folder / "compact.json"))
-        path = folder / "compact.safetensors"
-        load_into(model, read_tensors(path), str(path))
-        return model
+        fit."""
+        return load_network(cls, folder, "compact")

@@ -79,12 +79,8 @@ class MultiviewUNet(nn.Module):
             )
         if size not in ("mini", "full"):
             raise ComponentError(f'size is "mini" or "full", got {size!r}')
-        self.guidance, self.guidance_gradient, self.face, self.size = (
-            guidance,
-            guidance_gradient,
-            face,
-            size,
-        )
+        self.guidance, self.guidance_gradient = guidance, guidance_gradient
+        self.face, self.size = face, size
         self.views = BODY_VIEWS + face
         self.checkpointing = False
         self.smpl = False
@@ -158,12 +154,9 @@ class MultiviewUNet(nn.Module):
             )
         self.source = Path(weights).expanduser()
         parts = load_unclip(self.source, face=self.face)
-        self.scheduler, self.autoencoder, self.unet_config = (
-            parts.scheduler,
-            parts.autoencoder,
-            parts.unet_config,
-        )
-        self.image_encoder, self.smpl = parts.image_encoder, parts.smpl
+        self.scheduler, self.autoencoder = parts.scheduler, parts.autoencoder
+        self.unet_config, self.smpl = parts.unet_config, parts.smpl
+        self.image_encoder = parts.image_encoder
         self.trainable = MultiviewDenoiser(parts.unet, parts.conditioner, face=self.face)
 
     @torch.no_grad()
@@ -232,13 +225,8 @@ class MultiviewUNet(nn.Module):
         straight-through."""
         rows = x0.flatten(0, 1)
         if self.checkpointing and torch.is_grad_enabled():
-            chunks = rows.split(self.views)
-            pixels = torch.cat(
-                [
-                    checkpoint(self.autoencoder.decode, chunk, use_reentrant=False)
-                    for chunk in chunks
-                ]
-            )
+            decode, chunks = self.autoencoder.decode, rows.split(self.views)
+            pixels = torch.cat([checkpoint(decode, c, use_reentrant=False) for c in chunks])
         else:
             pixels = self.autoencoder.decode(rows)
         return straight_through_clamp(pixels.float()).unflatten(0, x0.shape[:2])

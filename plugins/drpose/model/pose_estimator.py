@@ -13,13 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rewardft_plugins.drpose.weights import (
-    load_into,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from rewardft_plugins.drpose.weights import load_network, save_network
 from rewardft_plugins.humans.body import JOINTS
 from rewardft_plugins.humans.camera import HALF_EXTENT
 from rewardft_plugins.humans.positions import expected_position
@@ -89,16 +83,10 @@ class PoseEstimator(nn.Module):
 
     def save(self, folder: Path, *, half: bool = False) -> None:
         """Write pose_estimator.json and pose_estimator.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "pose_estimator.json", self.config)
-        write_tensors(folder / "pose_estimator.safetensors", self.state_dict(), half=half)
+        save_network(self, folder, "pose_estimator", half=half)
 
     @classmethod
     def load(cls, folder: Path) -> PoseEstimator:
         """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
-        fit.
-        """
-        model = cls(**read_json(folder / "pose_estimator.json"))
-        path = folder / "pose_estimator.safetensors"
-        load_into(model, read_tensors(path), str(path))
-        return model
+        fit."""
+        return load_network(cls, folder, "pose_estimator")

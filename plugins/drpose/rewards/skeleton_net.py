@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from rewardft_plugins.drpose.model.attention import BODY_VIEWS
 from rewardft_plugins.drpose.weights import (
     SHIPPED,
+    build_network,
     load_into,
     locate,
     read_json,
@@ -28,8 +29,6 @@ from rewardft_plugins.drpose.weights import (
     write_tensors,
 )
 from torch import Tensor, nn
-
-from rewardft.errors import ComponentError
 
 READINGS = {
     "maps": "one skeleton map per joint",
@@ -134,14 +133,10 @@ class SkeletonNet(nn.Module):
     def load(cls, folder: Path) -> SkeletonNet:
         """Read what `save` wrote. Raises `ComponentError` when something is missing or does not
         fit."""
-        config = read_json(folder / "skeleton.json")
+        source = folder / "skeleton.json"
+        config = read_json(source)
         forked = config.pop("fork_of", None)
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ComponentError(
-                f"{folder / 'skeleton.json'} does not describe this network: {error}"
-            ) from None
+        model = build_network(cls, config, source)
         shared = {} if forked is None else _shared(cls.load(locate(forked, "skeleton")))
         path = folder / "skeleton.safetensors"
         load_into(model, {**shared, **read_tensors(path)}, str(path))

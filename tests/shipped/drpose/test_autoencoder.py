@@ -60,7 +60,7 @@ def test_save_and_load(tmp_path):
 def test_a_configuration_that_is_not_ours_is_explained(tmp_path):
     LatentAutoencoder().save(tmp_path)
     (tmp_path / "autoencoder.json").write_text('{"depth": 3}')
-    with pytest.raises(ComponentError, match=r"does not describe this autoencoder.*depth"):
+    with pytest.raises(ComponentError, match=r"does not describe a LatentAutoencoder.*depth"):
         LatentAutoencoder.load(tmp_path)
 
 
