@@ -2,8 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numba
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+class Surface(NamedTuple):
+    """A posed body to be drawn.
+
+    normals: `(v, 3)`. faces: `(f, 3)` vertices. albedo: `(f, 3)` in [0, 1]. parts: `(f,)` labels.
+    """
+
+    normals: Floats
+    faces: NDArray[Any]
+    albedo: Floats
+    parts: NDArray[Any]
+
+
+class Light(NamedTuple):
+    """direction: `(3,)`, of length 1. ambient: share that comes from everywhere, in [0, 1]."""
+
+    direction: Floats
+    ambient: np.float32
+
+
+class Cameras(NamedTuple):
+    """right, towards: axes `(views, 3)`. mirrored: `(views,)`. half_extent: metres."""
+
+    right: Floats
+    towards: Floats
+    mirrored: NDArray[np.bool_]
+    half_extent: np.float32
+
+
+class Views(NamedTuple):
+    """The stored views of n bodies: uint8, mirrored views mirrored, white background.
+
+    normals, colours: `(n, 6, 3, s, s)`; labels `(n, 6, s, s)` index into the parts of a body; alpha
+    `(n, 6, s, s)` coverage. A kernel takes the views of one body.
+    """
+
+    normals: Bytes
+    colours: Bytes
+    labels: Bytes
+    alpha: Bytes
 
 
 @numba.njit(cache=True, nogil=True)
@@ -76,54 +123,25 @@ def rasterise(screen, faces, depth, face, bary):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def render_views(  # type: ignore[no-untyped-def]
-    points,
-    normals,
-    faces,
-    albedo,
-    parts,
-    light,
-    ambient,
-    right,
-    towards,
-    mirrored,
-    half_extent,
-    samples,
-    out_normals,
-    out_colours,
-    out_labels,
-    out_alpha,
-):
-    """The views of one posed body, written into the arrays `out_*`, `(views, ..., s, s)`."""
-    fine = out_labels.shape[1] * samples
+def render_views(points, surface, light, cameras, samples, out):  # type: ignore[no-untyped-def]
+    """The views of one posed body with vertices `points`, written into the arrays of `out`,
+    `(views, ..., s, s)`, each pixel the mean of `samples` x `samples`."""
+    fine = out.labels.shape[1] * samples
     depth = np.empty((fine, fine), np.float32)
     face = np.empty((fine, fine), np.int32)
     bary = np.empty((fine, fine, 2), np.float32)
     screen = np.empty_like(points)
-    for view in range(len(right)):
-        _project(points, right[view], towards[view], half_extent, fine, screen)
-        rasterise(screen, faces, depth, face, bary)
-        _resolve(
-            face,
-            bary,
-            normals,
-            faces,
-            albedo,
-            parts,
-            light,
-            ambient,
-            mirrored[view],
-            samples,
-            out_normals[view],
-            out_colours[view],
-            out_labels[view],
-            out_alpha[view],
-        )
+    for view in range(len(cameras.right)):
+        _project(points, cameras, view, fine, screen)
+        rasterise(screen, surface.faces, depth, face, bary)
+        one = Views(out.normals[view], out.colours[view], out.labels[view], out.alpha[view])
+        _resolve(face, bary, surface, light, cameras.mirrored[view], samples, one)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _project(points, right, towards, half_extent, fine, screen):  # type: ignore[no-untyped-def]
+def _project(points, cameras, view, fine, screen):  # type: ignore[no-untyped-def]
     """Orthographic: pixels to the right and down, and the depth towards the camera."""
+    right, towards, half_extent = cameras.right[view], cameras.towards[view], cameras.half_extent
     for i in range(len(points)):
         x = points[i, 0] * right[0] + points[i, 1] * right[1] + points[i, 2] * right[2]
         screen[i, 0] = (x / half_extent + 1) * 0.5 * fine
@@ -134,7 +152,7 @@ def _project(points, right, towards, half_extent, fine, screen):  # type: ignore
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _shade(  # type: ignore[no-untyped-def]
-    wa, wb, corners, normals, albedo, light, ambient, normal, total
+    wa, wb, corners, normals, albedo, light, normal, total
 ):
     """Add one fine pixel to `total`: three numbers of its normal's colour, three of its own.
 
@@ -148,8 +166,9 @@ def _shade(  # type: ignore[no-untyped-def]
         )
     # Interpolated normals are shorter than 1.
     normal /= np.sqrt(normal[0] ** 2 + normal[1] ** 2 + normal[2] ** 2) + 1e-12
-    lambert = max(0.0, normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2])
-    brightness = ambient + (1 - ambient) * lambert
+    to = light.direction
+    lambert = max(0.0, normal[0] * to[0] + normal[1] * to[1] + normal[2] * to[2])
+    brightness = light.ambient + (1 - light.ambient) * lambert
     for c in range(3):
         # y and z are flipped, as PSHuman does.
         total[c] += 0.5 + (0.5 if c == 0 else -0.5) * normal[c]
@@ -157,24 +176,9 @@ def _shade(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _resolve(  # type: ignore[no-untyped-def]
-    face,
-    bary,
-    normals,
-    faces,
-    albedo,
-    parts,
-    light,
-    ambient,
-    mirror,
-    samples,
-    out_normals,
-    out_colours,
-    out_labels,
-    out_alpha,
-):
+def _resolve(face, bary, surface, light, mirror, samples, out):  # type: ignore[no-untyped-def]
     """Average the fine pixels over white; a label is that of most of its covered fine pixels."""
-    size = out_labels.shape[0]
+    size = out.labels.shape[0]
     share = 1.0 / (samples * samples)
     votes = np.zeros(32, np.int32)
     total = np.zeros(6, np.float32)
@@ -190,15 +194,16 @@ def _resolve(  # type: ignore[no-untyped-def]
                 if f < 0:
                     continue
                 covered += 1
-                votes[parts[f]] += 1
+                votes[surface.parts[f]] += 1
                 wa, wb = bary[fy, fx, 0], bary[fy, fx, 1]
-                _shade(wa, wb, faces[f], normals, albedo[f], light, ambient, normal, total)
+                corners, colour = surface.faces[f], surface.albedo[f]
+                _shade(wa, wb, corners, surface.normals, colour, light, normal, total)
             white = samples * samples - covered  # fine pixels of background
             px = size - 1 - x if mirror else x
             for c in range(3):
-                out_normals[c, y, px] = np.uint8(255 * share * (total[c] + white) + 0.5)
-                out_colours[c, y, px] = np.uint8(
+                out.normals[c, y, px] = np.uint8(255 * share * (total[c] + white) + 0.5)
+                out.colours[c, y, px] = np.uint8(
                     255 * min(1.0, share * (total[3 + c] + white)) + 0.5
                 )
-            out_alpha[y, px] = np.uint8(255 * share * covered + 0.5)
-            out_labels[y, px] = votes.argmax() if 2 * covered >= samples * samples else 0
+            out.alpha[y, px] = np.uint8(255 * share * covered + 0.5)
+            out.labels[y, px] = votes.argmax() if 2 * covered >= samples * samples else 0

@@ -10,13 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from rewardft_plugins.humans.body import PARTS, Body
 from rewardft_plugins.humans.camera import HALF_EXTENT, MIRRORED, VIEWS, view_axes
-from rewardft_plugins.humans.raster import render_views, vertex_normals
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
+from rewardft_plugins.humans.raster import (
+    Bytes,
+    Cameras,
+    Floats,
+    Light,
+    Surface,
+    Views,
+    render_views,
+    vertex_normals,
+)
 
 SAMPLES = 3
 HAIR = len(PARTS)  # row of the hair in an albedo table, after the parts
@@ -34,20 +39,6 @@ class Appearance:
     albedo: Floats
     light: Floats
     ambient: float
-
-
-@dataclass(frozen=True)
-class Views:
-    """The six stored views of n bodies: uint8, mirrored views mirrored, white background.
-
-    normals, colours: `(n, 6, 3, s, s)`; labels `(n, 6, s, s)` index into `PARTS`; alpha `(n, 6, s,
-        s)` coverage.
-    """
-
-    normals: Bytes
-    colours: Bytes
-    labels: Bytes
-    alpha: Bytes
 
 
 def empty_views(count: int, size: int) -> Views:
@@ -74,11 +65,10 @@ def render(
         half_extent: half the width of the pictures in metres. What lies outside is cut off.
     """
     views = empty_views(len(vertices), size)
-    right, towards = view_axes()
-    mirrored = np.asarray(MIRRORED)
+    cameras = Cameras(*view_axes(), np.asarray(MIRRORED), np.float32(half_extent))
     for i, look in enumerate(looks):
         one = Views(views.normals[i], views.colours[i], views.labels[i], views.alpha[i])
-        _fill(body, vertices[i], look, right, towards, mirrored, half_extent, one)
+        _fill(body, vertices[i], look, cameras, one)
     return views
 
 
@@ -100,44 +90,23 @@ def render_front(
     """The front view of one body `(v, 3)` alone: colours `(s, s, 3)` on white and coverage
     `(s, s)`."""
     right, towards = (axes[:1] for axes in view_axes())
+    camera = Cameras(right, towards, np.zeros(1, np.bool_), np.float32(half_extent))
     out = Views(
         np.empty((1, 3, size, size), np.uint8),
         np.empty((1, 3, size, size), np.uint8),
         np.empty((1, size, size), np.uint8),
         np.empty((1, size, size), np.uint8),
     )
-    _fill(body, vertices, look, right, towards, np.zeros(1, np.bool_), half_extent, out)
+    _fill(body, vertices, look, camera, out)
     return np.ascontiguousarray(out.colours[0].transpose(1, 2, 0)), out.alpha[0]
 
 
-def _fill(
-    body: Body,
-    vertices: Floats,
-    look: Appearance,
-    right: Floats,
-    towards: Floats,
-    mirrored: NDArray[np.bool_],
-    half_extent: float,
-    out: Views,
-) -> None:
+def _fill(body: Body, vertices: Floats, look: Appearance, cameras: Cameras, out: Views) -> None:
     """Render one body into the views of `out`, which have no leading dimension here."""
     region = np.where(body.face_hair, HAIR, body.face_parts)
     points = np.ascontiguousarray(vertices, dtype=np.float32)
-    render_views(
-        points,
-        vertex_normals(points, body.faces),
-        body.faces,
-        np.ascontiguousarray(look.albedo[region]),
-        body.face_parts,
-        look.light,
-        np.float32(look.ambient),
-        right,
-        towards,
-        mirrored,
-        np.float32(half_extent),
-        SAMPLES,
-        out.normals,
-        out.colours,
-        out.labels,
-        out.alpha,
-    )
+    normals = vertex_normals(points, body.faces)
+    albedo = np.ascontiguousarray(look.albedo[region])
+    surface = Surface(normals, body.faces, albedo, body.face_parts)
+    light = Light(look.light, np.float32(look.ambient))
+    render_views(points, surface, light, cameras, SAMPLES, out)

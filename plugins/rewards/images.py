@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rewardft.errors import RewardError
@@ -22,6 +24,12 @@ def pixels_of(rollout: Rollout, reward: str) -> Tensor:
         )
     # bfloat16 has steps of up to 1/256 within [0, 1], which rewards would see.
     return pixels.float()
+
+
+def to_bytes(image: Tensor) -> NDArray[np.uint8]:
+    """An image `(3, h, w)` in [0, 1] rounded to 8 bits, `(h, w, 3)`."""
+    rounded = (image.detach().float() * 255).round().clamp(0, 255).byte()
+    return rounded.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def prompts_of(batch: Batch, column: str, reward: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rewardft.errors import ComponentError
 from rewardft.types import Batch, Rollout
 
-from .images import pixels_of
+from .images import pixels_of, to_bytes
 from .soft_jpeg import soft_bits
 
 QUALITY = 95
@@ -25,18 +25,8 @@ def kilobytes(image: Tensor, quality: int) -> float:
     """Size of a JPEG file of `image` `(3, h, w)` in [0, 1], in units of 1000 bytes."""
     from PIL import Image
 
-    data = (
-        (image.detach() * 255)
-        .round()
-        .clamp(0, 255)
-        .byte()
-        .permute(1, 2, 0)
-        .contiguous()
-        .cpu()
-        .numpy()
-    )
     buffer = io.BytesIO()
-    Image.fromarray(data).save(buffer, format="JPEG", quality=quality)
+    Image.fromarray(to_bytes(image)).save(buffer, format="JPEG", quality=quality)
     return buffer.tell() / 1000
 
 

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from rewardft.types import Batch
 
+from .images import to_bytes
+
 VERSION = 1
 MOST_PIXELS = 4096 * 4096  # of one picture: larger than any model makes, 50 MB when decoded
 MOST_BYTES = 2**30  # of all pictures of a request as float32
@@ -203,17 +205,7 @@ def encode_png(image: Tensor) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    data = (
-        (image.detach().float() * 255)
-        .round()
-        .clamp(0, 255)
-        .byte()
-        .permute(1, 2, 0)
-        .contiguous()
-        .cpu()
-        .numpy()
-    )
-    Image.fromarray(data).save(buffer, format="PNG")
+    Image.fromarray(to_bytes(image)).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
