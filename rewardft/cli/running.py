@@ -16,7 +16,6 @@ import typer
 from rewardft.cli.tables import print_comparison, print_table
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
-from rewardft.files.paths import file_name
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -87,10 +86,11 @@ def run_recipe(
 ) -> None:
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
-    folder = out or Path("runs") / file_name(ready.path.stem)
     from rewardft.engine.processes import is_printing
     from rewardft.engine.train import train
+    from rewardft.runs.api import run_folder
 
+    folder = run_folder(ready.path, out)
     is_main = is_printing(os.environ)  # under a launcher every process comes here
     try:
         summary = train(
@@ -159,9 +159,9 @@ def how_to_continue(name: str, overrides: Sequence[str], folder: Path) -> str:
 
 def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str]) -> None:
     """Evaluate a run against its base model and print the table."""
-    from rewardft.runs.open import evaluate_run
+    from rewardft.runs.api import evaluate
 
-    result = evaluate_run(folder, samples, overrides)
+    result = evaluate(folder, samples, overrides)
     if samples is not None and result.samples < samples:
         print(f"{result.samples} held-out samples are all there are; {samples} were asked for.")
     for file in result.changed_plugins:
@@ -240,9 +240,10 @@ def sample_folder(
     overrides: Sequence[str],
 ) -> None:
     """Draw samples of both models and say where they are."""
-    from rewardft.runs.samples import sample_run
+    from rewardft.runs.api import sample
 
-    drawn, files = sample_run(folder, count, ids, scale, out, overrides)
+    samples = sample(folder, count, ids, scale, out, overrides)
+    drawn, files = samples.drawn, samples.files
     if not ids and len(drawn.ids) < count:
         print(f"{len(drawn.ids)} held-out samples are all there are; {count} were asked for.")
     print(

@@ -134,10 +134,14 @@ def run(
         RewardftError: what the command line would print.
     """
     path = find_recipe(str(recipe))
-    # As the command line does, so that both find each other's runs.
-    folder = Path(out) if out is not None else Path("runs") / file_name(path.stem)
+    folder = run_folder(path, out)
     opened = open_recipe(path, as_settings(overrides))
     return FinishedRun(folder, train(*opened, folder, resume, allow_changed_plugins))
+
+
+def run_folder(recipe: Path, out: Path | str | None) -> Path:
+    """`out`, or the folder where the command line and Python find each other's runs."""
+    return Path("runs") / file_name(recipe.stem) if out is None else Path(out)
 
 
 def load_run(folder: Path | str) -> FinishedRun:
