@@ -20,7 +20,9 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
     An old `path` is replaced where it has the file `mark`, which says that it was made here.
     Raises CheckpointError where it has none: it is somebody else's.
     """
+    # Before it is filled: what would be lost anyway need not be computed.
     check_own(path, mark)
+    # A sibling: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -28,10 +30,12 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
         fill(temporary)
         if mark == MARK:
             (temporary / MARK).write_text("made by rewardft, which may replace this folder\n")
+        # Contents before the name: after a power cut there is no empty file under it.
         for file in temporary.iterdir():
             flush(file)
         flush(temporary)
         swap_in(temporary, path, mark)
+        # The rename itself is a change of the parent.
         flush(path.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -43,6 +47,7 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
 def swap_in(temporary: Path, path: Path, mark: str = MARK) -> None:
     """rename() cannot replace a folder that is not empty, so the old one steps aside first."""
     old = aside(path, mark)
+    # Between the two renames nothing is at `path`; both folders are whole beside it.
     if path.exists():
         os.rename(path, old)
     os.rename(temporary, path)
@@ -61,6 +66,7 @@ def remove_folder(path: Path, mark: str = MARK) -> None:
 
 def aside(path: Path, mark: str) -> Path:
     """Where a folder goes before it is deleted; what a kill left there is removed."""
+    # Hidden, so that nothing that lists checkpoints or runs takes it for one.
     old = path.with_name(f".{path.name}.old")
     check_own(old, mark)
     shutil.rmtree(old, ignore_errors=True)
@@ -69,6 +75,7 @@ def aside(path: Path, mark: str) -> Path:
 
 def check_own(path: Path, mark: str) -> None:
     """Raises CheckpointError unless a folder may be replaced: absent, empty, or made here."""
+    # lexists: a broken link is in the way too.
     if not os.path.lexists(path):
         return
     plain = path.is_dir() and not path.is_symlink()
@@ -88,11 +95,13 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one step. Raises CheckpointError where that cannot be done."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        # Readers see the old file or the new one, never a part of either.
         temporary.write_bytes(content)
         flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
+            # On a full disk what is left of the attempt would keep it full.
             temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: could not be written ({reason(error)})") from error
 

@@ -34,7 +34,9 @@ def sha256_once(path: Path) -> str:
     cache = Path(home).expanduser() / "rewardft" / "sha256.json"
     known = _read_digests(cache)
     if key not in known:
+        # Weights of gigabytes: minutes of reading that an unchanged file need not cost again.
         known[key] = sha256(path)
+        # A cache that cannot be written only costs time.
         with contextlib.suppress(OSError, CheckpointError):
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_text(cache, json.dumps(dict(list(known.items())[-MOST_DIGESTS:])))

@@ -13,6 +13,7 @@ from rewardft.errors import CheckpointError
 
 def encode(value: Any, indent: int | None = None) -> str:
     """`value` as JSON that every reader takes; a number that is not finite becomes null."""
+    # allow_nan=False: a NaN that slips through must fail here, not in the reader.
     return json.dumps(_null_for_nan(value), indent=indent, allow_nan=False)
 
 
@@ -33,26 +34,27 @@ def _null_for_nan(value: Any) -> Any:
     return [_null_for_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def read_object(path: Path, keys: Mapping[str, type], mend: str) -> dict[str, Any]:
+def read_object(path: Path, keys: Mapping[str, type], fix: str) -> dict[str, Any]:
     """The JSON object in a file that a run wrote.
 
     Args:
         keys: what must be in it, and of which type.
-        mend: what to do about a file that is damaged, as a sentence.
+        fix: what to do about a file that is damaged, as a sentence.
 
     Raises CheckpointError for a file that is cut short, or is none that a run wrote.
     """
     try:
+        # As bytes: `json` finds the encoding itself, and refuses what is none.
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: damaged, or not written by a run ({error}). {mend}"
+            f"{path}: damaged, or not written by a run ({error}). {fix}"
         ) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected an object, got {value!r:.60}. {mend}")
+        raise CheckpointError(f"{path}: expected an object, got {value!r:.60}. {fix}")
     for key, kind in keys.items():
         if not isinstance(value.get(key), kind):
             got = f"got {value[key]!r:.60}" if key in value else "it is not there"
             wanted = f"expected {key!r} ({kind.__name__})"
-            raise CheckpointError(f"{path}: damaged: {wanted}, {got}. {mend}")
+            raise CheckpointError(f"{path}: damaged: {wanted}, {got}. {fix}")
     return value

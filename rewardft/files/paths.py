@@ -32,9 +32,11 @@ def file_name(text: str) -> str:
     a file; others stay as they are.
     """
     plain = re.sub(r"[^\w.,=-]", "_", text).lstrip(".")
+    # Cut in bytes, which file systems count; half a character at the end is dropped.
     plain = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
     if plain and plain == text:
         return plain
+    # surrogatepass: half of a pair is text in Python, but not in UTF-8.
     mark = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
     return f"{plain}-{mark}" if plain else f"_-{mark}"
 
@@ -46,6 +48,7 @@ def local_path(text: str | os.PathLike[str], base: Path) -> Path:
     long, or an endless chain of links.
     """
     given = os.fspath(text)
+    # Messages quote the path; megabytes of it would hide what they say.
     shown = given if len(given) <= 80 else f"{given[:60]}... ({len(given):,} characters)"
     try:
         path = (base / Path(given).expanduser()).absolute()
@@ -71,6 +74,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     file: a pipe or a device might never end.
     """
     try:
+        # Opened first and asked after: a check by name could be of another file.
         with open(path, "rb", opener=_opened) as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
@@ -79,6 +83,7 @@ def read_bytes(path: Path, most: int) -> bytes:
                 raise DataError(
                     f"{path} has {facts.st_size:,} bytes; at most {most:,} are read here."
                 )
+            # Never more, also from a file that grows meanwhile.
             return file.read(most + 1)[:most]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
@@ -95,6 +100,7 @@ def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # As editors count.
         line = raw[: error.start].count(b"\n") + 1
         byte = f"byte 0x{raw[error.start]:02x}"
         raise DataError(
@@ -132,6 +138,7 @@ class Place:
         here = local_path(text.partition("/")[0], base)
         if here.exists():
             return True
+        # Taken for a hub id, it would start a download under a name that means a folder.
         if Path.cwd() != base and Path(text).exists():
             raise DataError(
                 f"{text!r} is no folder in {base}, which relative paths start at, but it is one in "
@@ -167,6 +174,7 @@ def _place(annotation: Any, value: str) -> Place | None:
     """What the annotation says about text; None where it is not a path."""
     found = None
     for part in _leaves(annotation):
+        # One of the fixed words that the option takes beside paths.
         if get_origin(part) is Literal and value in get_args(part):
             return None
         marks = [mark for mark in getattr(part, "__metadata__", ()) if isinstance(mark, Place)]
@@ -188,6 +196,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 def _opened(path: str, flags: int) -> int:
     """Without waiting for the other end of a pipe."""
+    # Windows has neither named pipes in folders nor the flag.
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

@@ -17,6 +17,7 @@ class Forgiving:
         self._target = target
         if isinstance(target, io.TextIOWrapper):
             with contextlib.suppress(OSError):  # it flushes what the target may not take
+                # A terminal that knows no `±` shows its escape instead of ending the run.
                 target.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
@@ -48,6 +49,7 @@ class Forgiving:
         if isinstance(error, BrokenPipeError):
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
+                # The descriptor itself: the interpreter flushes it once more at its end.
                 os.dup2(nowhere, self._target.fileno())
                 os.close(nowhere)
 

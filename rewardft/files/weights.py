@@ -24,6 +24,7 @@ def load_weights(module: nn.Module, path: Path, made_by: str) -> None:
         state = load_file(path)
         # Halves are for the disk alone: a module computes in the precision that it was made in.
         module.load_state_dict({name: value.float() for name, value in state.items()})
+    # RuntimeError: names or shapes that are those of another module.
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ComponentError(
             f"{path}: expected the weights of a {type(module).__name__} as safetensors, as "

@@ -19,6 +19,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_samplers() -> Factories:
+    # Imported when asked: `import rewardft` must not wait for torch.
     from rewardft.samplers.ddim import DDIM
     from rewardft.samplers.ddpm import DDPM
     from rewardft.samplers.flow import FlowEuler
@@ -54,6 +55,7 @@ def register_regularizers() -> Factories:
 def check_recipe(recipe: Recipe) -> Iterator[str]:
     """Steps to learn from that the sampler may not execute: said here, not when the random draw
     comes to it."""
+    # Only the core's own: a plugin checks its algorithms in a hook of its own.
     factory = register_algorithms().get(recipe.algorithm.use.casefold())
     steps = sampler_steps(recipe)
     if factory is None or steps is None:
@@ -95,6 +97,7 @@ def create_optimizer(
         betas=tuple(options["betas"]),
         eps=options["eps"],
         weight_decay=options["weight_decay"],
+        # None leaves the choice to torch; False would also switch its faster default off.
         fused=all(p.is_cuda for p in parameters) or None,
     )
 
@@ -103,4 +106,5 @@ def create_optimizer(
 def stop_run(metrics: Mapping[str, float]) -> str | None:
     """A loss that is not a number any more ends the run."""
     loss = metrics.get("loss")
+    # NaN alone is not equal to itself.
     return None if loss is None or loss == loss else "the loss is NaN"

@@ -37,6 +37,7 @@ class Entry:
         """The file that the factory is written in; '' for what has no Python source."""
         target = plain_callable(self.factory)
         try:
+            # Of the class or function that was written, not of a wrapper from functools.
             return inspect.getsourcefile(target) or ""
         except TypeError:
             return ""
@@ -56,6 +57,7 @@ class Entry:
     @property
     def summary(self) -> str:
         """The first line of the docstring; '' without one."""
+        # A partial's own docstring says more than that of what it wraps.
         own = (
             vars(self.factory).get("__doc__")
             if isinstance(self.factory, functools.partial)
@@ -102,6 +104,7 @@ class Catalog:
         others = [other for other in KINDS if name.casefold() in self.entries[other]]
         if others:
             text += f" {name!r} is a {SINGULAR[others[0]]}."
+        # The likeliest cause of a missing name: its plugin is installed and not listed.
         owner = unlisted_owner(kind, name, self.plugins)
         if owner is not None:
             text += f" The installed plugin {owner!r} has it: add {owner} to `plugins:`."
@@ -135,6 +138,7 @@ def build_catalog(plugins: Plugins) -> Catalog:
     catalog = Catalog(plugins=tuple(p.name for p in plugins.loaded))
     problems = []
     for entry in _registered(plugins):
+        # The first keeps the name, so that every later one is reported against it.
         first = catalog.entries[entry.kind].setdefault(entry.name.casefold(), entry)
         if first is not entry:
             problems.append(

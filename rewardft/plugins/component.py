@@ -57,6 +57,7 @@ class Component:
         factory = self.entry.factory
         given = self.options.items()
         options = {n: v.build() if isinstance(v, Component) else v for n, v in given}
+        # A plain function is not called here: its options are bound, and it scores later.
         if is_the_component(self.entry):
             return functools.update_wrapper(functools.partial(factory, **options), factory)
         try:
@@ -145,6 +146,7 @@ def check_option(
     annotation = annotation_of(entry, parameter)
     if annotation in NESTED:
         return check_nested(catalog, NESTED[annotation], value, title)
+    # `null` is the default spelled out, even where the annotation forgot `| None`.
     if value is None and parameter.default is None:
         return None, []
     try:
@@ -211,6 +213,7 @@ def tags_of(
     """Tags of a component: its attribute, joined with what its method (None: not asked) says about
     the options."""
     tags = frozenset(_look_up(entry.factory, attribute) or ())
+    # A plain function is differentiable until it says otherwise; the start-up audit finds out.
     if (
         attribute == "provides"
         and is_the_component(entry)
@@ -276,6 +279,7 @@ def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
+        # With `from __future__ import annotations` they are text. The code is the plugin's own.
         return eval(annotation, _namespace(entry.factory))
     except NameError:  # imported under TYPE_CHECKING: nothing that YAML could give
         return Any

@@ -21,6 +21,7 @@ from types import CodeType
 from typing import Any
 
 # Frames of these files stand between a plugin's import statement and its error, and say nothing.
+# Compared by file name, which frames have.
 MACHINERY = {__file__, str(Path(__file__).with_name("sources.py"))}
 _FOLDERS = (Path(importlib.__file__).parent, Path(importlib.metadata.__file__).parent)
 
@@ -43,6 +44,7 @@ def neighbours(path: Path) -> list[Path]:
     while waiting:
         for name in _imported(waiting.pop()):
             module, package = path.parent / f"{name}.py", path.parent / name / "__init__.py"
+            # A package goes before a module of its name, as Python itself has it.
             near = next((each for each in (package, module) if each.is_file()), None)
             if near is not None and near not in found and near != path:
                 inside = sorted(near.parent.rglob("*.py")) if near == package else [near]
@@ -54,6 +56,7 @@ def neighbours(path: Path) -> list[Path]:
 def _imported(path: Path) -> Iterator[str]:
     """Names of the top-level modules in a file's import statements; none where it is no Python."""
     try:
+        # Parsed, not imported: what belongs to a plugin must be known before its code runs.
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, OSError):  # importing it says what is wrong
         return
@@ -72,6 +75,7 @@ class _Beside(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         """A module of this folder, when it is a file of this folder that asks."""
+        # By who asks: two recipes' `rewards.py` would otherwise shadow each other.
         if fullname not in self.names or not Path(_asking()).is_relative_to(self.folder):
             return None
         init = self.folder / fullname / "__init__.py"
@@ -99,9 +103,11 @@ def _offer_neighbours(path: Path, contents: Sequence[Path]) -> None:
     names = {each.relative_to(path.parent).parts[0].removesuffix(".py") for each in beside}
     if not names:
         return
+    # Only modules that a finder of ours has brought in: an installed one of that name stays.
     offered = {name for one in sys.meta_path if isinstance(one, _Beside) for name in one.names}
     for module in [m for m in sys.modules if m.partition(".")[0] in names & offered]:
         del sys.modules[module]
+    # In front: an installed module of the same name must not be found first.
     sys.meta_path.insert(0, _Beside(path.parent, sorted(names)))
 
 
@@ -120,6 +126,7 @@ def import_file(path: Path, contents: list[Path]) -> Any:
 
     The name follows from path and contents: the same file is imported once, an edited one anew.
     """
+    # Of all sources: an edited neighbour makes another module, too.
     mark = hashlib.sha256(
         str(path).encode() + b"".join(p.read_bytes() for p in contents)
     ).hexdigest()[:10]
@@ -136,9 +143,11 @@ def import_file(path: Path, contents: list[Path]) -> Any:
     if spec is None:
         raise ImportError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
+    # Before it is executed, as Python does: dataclasses look their module up while it runs.
     sys.modules[name] = module
     try:
         loader.exec_module(module)
+    # Half a module must not be what a second try finds.
     except BaseException:
         for imported in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
             del sys.modules[imported]

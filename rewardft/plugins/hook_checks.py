@@ -16,6 +16,7 @@ import pluggy
 from rewardft.contracts import hookspecs
 from rewardft.errors import did_you_mean
 
+# Read off the specifications, so that no list has to be kept in step.
 HOOKS: dict[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(spec).parameters)
     for name, spec in vars(hookspecs).items()
@@ -33,6 +34,7 @@ def implementations(manager: pluggy.PluginManager, plugin: object) -> dict[str, 
     """Decorated functions of a plugin: attribute name -> (hook name, function)."""
     found = {}
     for name in dir(plugin):
+        # As pluggy itself finds them, so that nothing is checked that would not be called.
         options = manager.parse_hookimpl_opts(plugin, name)
         if options is not None:
             found[name] = (options.get("specname") or name, getattr(plugin, name))
@@ -64,6 +66,7 @@ def _function_problems(hook: str, function: Any) -> Iterator[str]:
     if hook not in HOOKS:
         yield f"there is no hook {hook!r}.{did_you_mean(hook, HOOKS)}"
         return
+    # Never awaited, it would do nothing.
     if inspect.iscoroutinefunction(function):
         yield (
             f"hook {hook!r} is `async`, and hooks are called plainly: write "
@@ -117,6 +120,7 @@ def _undecorated(plugin: object, decorated: set[str]) -> Iterator[tuple[str, Any
         if (
             name not in decorated
             and inspect.isroutine(function)
+            # A module that imports the specifications has them as attributes.
             and not hasattr(function, "rewardft_spec")
         ):
             yield name, function
@@ -128,6 +132,7 @@ def _no_hooks(manager: pluggy.PluginManager, plugin: object) -> str:
     for name, value in getattr(plugin, "__dict__", {}).items():
         if inspect.isclass(value) and value.__module__ == getattr(plugin, "__name__", None):
             inside = sorted(implementations(manager, value))
+            # Decorated, but pluggy looks at the module alone.
             if inside:
                 hooks = ", ".join(inside)
                 return (

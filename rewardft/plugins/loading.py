@@ -65,6 +65,7 @@ def load_usable_plugins(
     plugins = Plugins()
     core = core or importlib.import_module("rewardft.plugins.builtin")
     plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, _core_version())
+    # By place and not by name: the same plugin may be listed under two names.
     places: dict[str, str] = {core.__name__: BUILTIN}
     required: set[str] = set()
     broken = []
@@ -83,6 +84,7 @@ def join_errors(errors: Sequence[PluginError]) -> PluginError:
         return errors[0]
     text = "\n".join(f"  - {line}" for error in errors for line in str(error).splitlines())
     joined = PluginError(f"{len(errors)} plugins cannot be used:\n{text}")
+    # One traceback is enough to show where; all messages are in the text.
     joined.__cause__ = errors[0]
     return joined
 
@@ -94,6 +96,7 @@ def load_installed(name: str) -> Plugins:
     """
     plugins = Plugins()
     source = find(parse_request(name), Path())
+    # Without the core and without what it requires: only its own names are asked for.
     plugins.add(source, import_plugin(source), source.version)
     return plugins
 
@@ -133,6 +136,7 @@ def _load_one(
             "`plugins:`."
         )
     source = find(request, base)
+    # Listed after all, after a plugin that requires it: its version may be checked only here.
     if source.place in required:
         required.remove(source.place)
         places[source.place] = text
@@ -143,6 +147,7 @@ def _load_one(
         same = "twice" if other == text else f"twice, as {other!r} and as {text!r}"
         raise PluginError(f"plugin {source.name!r} is listed {same} ({source.place}): remove one.")
     places[source.place] = text
+    # Two of one name could not be told apart in messages and manifests.
     for loaded in plugins.loaded:
         if loaded.name.casefold() == source.name.casefold():
             raise PluginError(
@@ -153,6 +158,7 @@ def _load_one(
         plugin = import_plugin(source)
     version = source.version or getattr(plugin, "__version__", None)
     check_version(request, source.name, version)
+    # Though the recipe does not list them: the plugin's components build on theirs.
     for needed in _requires(source.name, plugin):
         place = _place_of(source.name, needed, base)
         if place not in places:

@@ -27,6 +27,7 @@ from rewardft.plugins.sources import (
 BUILTIN = "builtin"
 LABEL = r"[\w-]([\w.-]{0,78}[\w-])?"  # a name that values are logged under, in metrics and files
 NAME = r"[\w.+-]{1,80}"  # of other components
+# What these register becomes part of metric names and files, so they take fewer characters.
 LABELLED = ("register_rewards", "register_regularizers", "register_metrics")
 
 
@@ -54,6 +55,7 @@ class Plugins:
 
     def __init__(self) -> None:
         self.manager = pluggy.PluginManager("rewardft")
+        # One manager a run: two runs in one process must not see each other's plugins.
         self.manager.add_hookspecs(hookspecs)
         self.loaded: list[LoadedPlugin] = []
 
@@ -89,6 +91,7 @@ class Plugins:
         for plugin in self.loaded:
             if hook_name not in plugin.hooks:
                 continue
+            # Pluggy has no call of one plugin alone, only of all but some.
             others = [p for p in self.manager.get_plugins() if p is not plugin.module]
             caller = self.manager.subset_hook_caller(hook_name, others)
             try:
@@ -99,6 +102,7 @@ class Plugins:
             except Exception as error:
                 self._attribute(error, hook_name)
                 raise
+            # Such hooks give one answer, others a list of them.
             first_only = caller.spec is not None and caller.spec.opts["firstresult"]
             several = [] if answer is None else [answer] if first_only else answer
             answers += [(plugin.name, one) for one in several]
@@ -118,9 +122,11 @@ class Plugins:
         except RewardftError:
             raise
         except Exception as error:
+            # `call` and `results` have noted who raised it.
             note = (getattr(error, "__notes__", None) or [f"raised in hook {hook_name!r}"])[-1]
             cure = missing_package(error)
             raise PluginError(f"{type(error).__name__}: {error} ({note}){cure}") from error
+        # `results` leaves out answers that are None; here they are a forgotten `return`.
         silent = [
             p
             for p in self.loaded
@@ -139,6 +145,7 @@ class Plugins:
     def add(self, source: Source, plugin: Any, version: str | None) -> LoadedPlugin:
         """Check and register a plugin object;
         raises `PluginError` and leaves nothing half registered."""
+        # Before registering: pluggy drops what it does not know without a word.
         problems = list(hook_problems(self.manager, plugin))
         file = _file_of(plugin, source)
         if problems:
@@ -161,6 +168,7 @@ class Plugins:
         codes = {}
         for impl in getattr(self.hook, hook_name).get_hookimpls():
             function = getattr(impl.function, "__func__", impl.function)
+            # By code object: a name may occur in several plugins.
             codes[inspect.unwrap(function).__code__] = impl.plugin_name
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
             if frame.f_code in codes:
@@ -213,6 +221,7 @@ def _registration_problems(plugin: LoadedPlugin, hook_name: str, answer: Any) ->
             problems.append(
                 f"{head} registers {name!r} as {_kind_of(factory)}; expected a class or a function."
             )
+    # A dictionary cannot hold a name twice, but it can hold two that differ in case.
     folded = [str(name).casefold() for name in answer]
     twice = sorted({name for name in folded if folded.count(name) > 1})
     return problems + [

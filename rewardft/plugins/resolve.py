@@ -66,6 +66,7 @@ def open_recipe(
     Raises `RecipeError` with the problems of all three at once: neither a wrong section nor a
     plugin that cannot be used hides the rest.
     """
+    # Its sections may be wrong; its list of plugins is mostly sound and can be loaded all the same.
     recipe, problems = read_recipe(path, overrides, folder)
     plugins, broken = load_usable_plugins(recipe.plugins, recipe.base)
     if not problems and not broken:
@@ -84,7 +85,7 @@ def _look_up(recipe: Recipe, plugins: Plugins, incomplete: bool) -> list[str]:
         resolver = _Resolver(recipe, build_catalog(plugins), incomplete)
     except PluginError as error:
         return [f"{recipe.source}: {error}"]
-    resolver.resolve()
+    resolver.resolve()  # for its problems alone
     return resolver.problems
 
 
@@ -101,6 +102,7 @@ def _resolve(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, Resolved]:
     if resolved is not None and not problems:  # tags may depend on options, so these must be sound
         resolved = replace(resolved, tags=_provided(resolved))
         problems += [f"{recipe.source}: {text}" for text in _tag_problems(resolved)]
+    # Asked even then: plugins object to names and settings, which are there in any case.
     problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
     if problems or resolved is None:
         raise RecipeError(recipe.source, problems)
@@ -191,6 +193,7 @@ class _Resolver:
         given = {key: value for key, value in overrides.items() if key not in own}
         options = self.anchor(dataset.entry, given, ("evaluate", "data"))
         values, found = check_options(self.catalog, dataset.entry, options, ())
+        # A required option that is missing here (no path) is given in the `data` section.
         for path, message in problems + [(path, text) for path, text in found if path]:
             self.problems.append(f"{self.recipe.where('evaluate', 'data', *path)}: {message}")
         return Component(dataset.entry, {**dataset.options, **values})
@@ -202,6 +205,7 @@ def _provided(resolved: Resolved) -> frozenset[str]:
     single += [component for _, component in resolved.regularizers]
     tags = frozenset().union(*(_provides(c) for c in single))
     rewards = [_provides(component) for _, component in resolved.rewards]
+    # An algorithm that needs a gradient needs it of every reward.
     return tags | frozenset.intersection(*rewards) if rewards else tags
 
 
@@ -251,6 +255,7 @@ def _static(entry: Entry) -> frozenset[str]:
 def _tags_by_default(entry: Entry, attribute: str, dynamic: str) -> frozenset[str]:
     parameters = option_parameters(entry)
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    # Tags that depend on options can only be asked for where all of these are known.
     complete = len(defaults) == sum(p.kind is not p.VAR_KEYWORD for p in parameters.values())
     return tags_of(entry, attribute, dynamic if complete else None, defaults)
 

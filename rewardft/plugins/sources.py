@@ -67,6 +67,7 @@ def installed() -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         same = found.setdefault(point.name.casefold(), [])
+        # An editable install may list the same entry point twice.
         if not any(p.value == point.value for p in same):
             same.append(point)
     return found
@@ -74,6 +75,7 @@ def installed() -> dict[str, list[EntryPoint]]:
 
 def parse_request(text: str) -> Request:
     """Split 'name>=0.2'; raises `PluginError` when the requirement cannot be read."""
+    # Longest operators first, or `===` would be read as `==` and `=`.
     match = re.match(r"^(.*?)\s*((?:===|~=|==|!=|<=|>=|<|>).*)?$", text.strip())
     name, requirement = match.groups() if match else (text, None)
     try:
@@ -95,6 +97,7 @@ def find(request: Request, base: Path) -> Source:
         except DataError as error:
             raise PluginError(f"plugin {request.name!r:.200}: {error}") from None
     points = installed().get(request.name.casefold(), [])
+    # Which of them is found first depends on the order of sys.path.
     if len(points) > 1:
         owners = " and ".join(sorted(f"{_owner(p)} ({p.value})" for p in points))
         raise PluginError(
@@ -109,6 +112,7 @@ def find(request: Request, base: Path) -> Source:
             point.load,
             point.dist.version if point.dist else None,
         )
+    # Last: an installed plugin's name wins over a module that happens to have it.
     if _importable(request.name):
         return Source(request.name, request.name, lambda: importlib.import_module(request.name))
     raise PluginError(_nowhere(request.name, base))
@@ -119,6 +123,7 @@ def import_plugin(source: Source) -> Any:
     the file and the error."""
     try:
         return source.load()
+    # SystemExit too: a script with `sys.exit()` at its end is not a plugin.
     except (Exception, SystemExit) as error:
         where = error_location(error, source.place)
         message = (
@@ -137,6 +142,7 @@ def waiting_for(what: str) -> Iterator[None]:
         print(text, file=sys.stderr, flush=True)
 
     timer = threading.Timer(PATIENCE, say)
+    # It must not keep a command from ending.
     timer.daemon = True
     timer.start()
     try:
@@ -151,6 +157,7 @@ def missing_package(error: BaseException) -> str:
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     module = error.name.partition(".")[0]
+    # Packages that are imported under another name than they are installed by.
     package = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}.get(module, module)
     wanted = package.replace("_", "-").casefold()
     owners = {point.dist.name: point.dist for (point, *_) in installed().values() if point.dist}
@@ -177,6 +184,7 @@ def check_version(request: Request, name: str, version: str | None) -> None:
             "version; give its module a `__version__`."
         )
     try:
+        # prereleases: `>=0.2` must accept the 0.3.dev1 that a plugin's author works on.
         good = request.versions.contains(Version(version), prereleases=True)
     except InvalidVersion:
         raise PluginError(
@@ -195,6 +203,7 @@ def error_location(error: BaseException, place: str) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_machinery(f.filename)]
+    # The last line of the plugin's own folder: the innermost one may be in torch.
     mine = [f for f in frames if Path(f.filename).parent == Path(frames[0].filename).parent]
     return f"{mine[-1].filename}:{mine[-1].lineno}" if mine else place
 
@@ -213,6 +222,7 @@ def _importable(name: str) -> bool:
 
 
 def _nowhere(name: str, base: Path) -> str:
+    # The likeliest slip: a file is meant, and `./` is missing.
     if (base / f"{name}.py").is_file():
         return (
             f"plugin {name!r} is not installed; for the file beside the recipe write ./{name}.py."
@@ -229,6 +239,7 @@ def _from_folder(name: str, path: Path) -> Source:
         raise PluginError(
             f"plugin {name!r}: the folder {path} has no __init__.py; add one that has the hooks."
         )
+    # All of the folder: which of them a package imports is known only by running it.
     contents = sorted(path.rglob("*.py"))
     return Source(
         path.name, str(init), lambda: import_file(init, contents), contents=tuple(contents)

@@ -23,6 +23,7 @@ from rewardft.errors import CheckpointError
 from rewardft.files.atomic import remove_folder, write_folder
 from rewardft.files.digests import sha256
 
+# Raised whenever what a checkpoint holds changes its form: an older one is then refused by name.
 FORMAT = 2
 FACTS = {"step", "files"}  # what state.json must have beside the format
 
@@ -54,6 +55,7 @@ def save_checkpoint(
             for p in sorted(folder.iterdir())
         }
         text = json.dumps({"format": FORMAT, "step": step, "files": files, **state}, indent=2)
+        # Last: it lists the others, and marks the folder as a checkpoint.
         (folder / "state.json").write_text(text)
 
     path = run / "checkpoints" / f"step-{step:08d}"
@@ -78,6 +80,7 @@ def save_trained(adapter: Any, folder: Path, step: int) -> None:
     def fill(temporary: Path) -> None:
         with as_disk_error():
             adapter.save(temporary)
+        # Beside the weights and in the same rename, so that the two cannot disagree.
         (temporary / "step.json").write_text(json.dumps({"step": step}))
 
     write_folder(folder, fill, mark="step.json")
@@ -87,6 +90,7 @@ def drop_old(folder: Path, keep: int) -> None:
     """Remove what killed saves left behind, and all but the newest `keep` checkpoints (0: none of
     them)."""
     for path in folder.glob(".step-*"):
+        # Only names that `write_folder` gives: anything else hidden here is somebody's own.
         if re.fullmatch(r"\.step-[0-9]{8,}\.([0-9]+\.tmp|old)", path.name):
             shutil.rmtree(path, ignore_errors=True)
     if keep > 0:
@@ -136,6 +140,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     """`state.json` alone. Raises CheckpointError unless it is as `save_checkpoint` writes it."""
     older = "Delete the folder to resume from an older one."
     try:
+        # Every field is checked before use: the file may be cut short, or of another program.
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint ({error}). {older}") from error
@@ -158,6 +163,7 @@ def are_files(listed: Any) -> bool:
     """Whether `files` of state.json is {name: {"bytes": number, "sha256": text}}, names without
     folders."""
     return isinstance(listed, dict) and all(
+        # A name with a folder in it would let the list point outside of the checkpoint.
         Path(name).name == name
         and isinstance(facts, dict)
         and isinstance(facts.get("bytes"), int)
@@ -172,6 +178,7 @@ def read_tensors(path: Path, device: torch.device) -> dict[str, Any]:
     place = "cpu" if device.type == "cpu" else device
     file = path / "training.pt"
     try:
+        # weights_only: no code in a pickle is run, whoever made the file.
         state = torch.load(file, map_location=place, weights_only=True)
     except Exception as error:
         (reason, *_) = str(error).splitlines() or [type(error).__name__]

@@ -1,5 +1,5 @@
-"""The run folder when a run starts or is taken up again: what is in the way, what is stale, what
-was evaluated."""
+"""The run folder when a run starts or is resumed: what is in the way, what is stale, what was
+evaluated."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def claim(out: Path, recipe: Recipe, resume: bool) -> Path | None:
             raise CheckpointError(
                 f"{out} already holds {what_is_there(out)}, or give another folder with --out."
             )
+        # Before anything is changed in the folder: a refusal must leave the run as it was.
         check_same_recipe(out / "recipe.yaml", recipe)
         return latest_checkpoint(out)
     if resume:
         raise CheckpointError(
             f"{out}: nothing to resume; there is no recipe.yaml in it. Leave --resume out."
         )
+    # `--out .` beside one's own recipe must not replace it by the resolved one.
     check_own_recipe(out / "recipe.yaml", recipe)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ def check_own_recipe(path: Path, recipe: Recipe) -> None:
 def is_written_by_a_run(path: Path, recipe: Recipe) -> bool:
     """Whether a recipe is as `Recipe.to_yaml` writes one, and not the file that is being run."""
     try:
+        # Also by another spelling or a link.
         if path.samefile(recipe.source):
             return False
         text = path.read_text(encoding="utf-8")
@@ -76,6 +79,7 @@ def hold(out: Path, make: bool) -> int | None:
     It is the folder itself that is locked: nothing is left behind, whatever becomes of the process.
     None where there is no such folder; raises CheckpointError when another process holds it.
     """
+    # Before anything is read or written there, so that two starts cannot both find it free.
     handle = open_folder(out, make)
     if handle is None or lock(handle):
         return handle
@@ -92,6 +96,7 @@ def is_held(out: Path) -> bool:
     if handle is None:
         return False
     try:
+        # The lock that was taken to find out goes with the handle.
         return not lock(handle)
     finally:
         os.close(handle)
@@ -155,6 +160,7 @@ def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
         (out / "metrics.jsonl").unlink(missing_ok=True)
         drop_evaluations(out / "evaluations")
     else:
+        # Metrics before evaluations: those are kept or dropped by what the metrics know of them.
         rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
         rewind_evaluations(out, step_of(checkpoint))
     # Weights of the end of the run before: they would be taken for those of this one.

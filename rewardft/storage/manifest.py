@@ -28,6 +28,7 @@ def manifest(run: Run, plugins: Any, device: str, origin: Origin) -> dict[str, A
     import torch
 
     return {
+        # As typed: the recipe alone would not tell which overrides came from the command.
         "command": sys.argv,
         "recipe": run.recipe.source,
         "recipe_sha256": run.recipe.digest(),
@@ -62,7 +63,11 @@ def git_state() -> dict[str, Any] | None:
     """Commit and whether there are changes; None outside a repository or without git."""
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+            # With a limit: a repository on a network drive that hangs must not hang the run.
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
         status = subprocess.run(
             ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10

@@ -12,6 +12,7 @@ from typing import Any
 from rewardft.errors import CheckpointError
 
 LOG = logging.getLogger(__name__)
+# Reading a data set of terabytes at every start would take longer than many runs.
 WHOLE = 64 * 1024**2  # bytes of a file that are hashed; of a larger one, the ends and the size
 ENDS = 1024**2
 MANY = 10_000  # files of a folder that are read; of more, the names and sizes
@@ -43,6 +44,7 @@ def check_same_origin(
     before: what `Origin.to_json` gave when it was saved. Raises CheckpointError for other
     processes, other data, and, unless they are allowed, for other plugins.
     """
+    # A checkpoint that does not say is not refused for it.
     processes = before.get("processes", now.processes)
     if processes != now.processes:
         raise CheckpointError(
@@ -51,6 +53,7 @@ def check_same_origin(
             f"continue the same run. Start {processes}, or a new run with another --out."
         )
     old = before.get("data", {})
+    # Only what the checkpoint lists can have changed.
     changed = [path for path, digest in now.data.items() if old.get(path, digest) != digest]
     if changed:
         raise CheckpointError(
@@ -83,6 +86,7 @@ def check_same_plugins(
 def data_digests(options: Mapping[str, Any], base: Path) -> dict[str, str]:
     """SHA-256 of every file and folder that an option names, by its path; `base`: what relative
     paths start from."""
+    # Any text may be a path; that it exists is what tells.
     paths = [base / value for value in options.values() if isinstance(value, (str, Path)) and value]
     return {str(path): digest(path) for path in paths if exists(path)}
 
@@ -100,6 +104,7 @@ def digest(path: Path) -> str:
     total = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
+        # Relative, so that a folder that was moved as a whole is still the same data.
         total.update(f"{file.relative_to(path.parent)}:{file.stat().st_size}\n".encode())
         if len(files) <= MANY:
             for block in contents(file):

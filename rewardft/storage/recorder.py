@@ -32,6 +32,7 @@ class Recorder:
 
     @hookimpl
     def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        # The file first: a tracker's service may be down, and its error ends the run.
         self._write({"step": step, **metrics})
         self.accelerator.log(dict(metrics), step=step)
 
@@ -54,7 +55,9 @@ class Recorder:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         rank = self.accelerator.process_index
         path = run.folder / (f"error-process{rank}.txt" if rank else "error.txt")
+        # The first line is the step; those who read the error skip it.
         write_text(path, f"step {step}\n{text}")
+        # A bug's traceback is on the screen in part only; an expected error is one message.
         if not isinstance(error, (RewardftError, KeyboardInterrupt)):
             error.add_note(f"at step {step}; the whole traceback is in {path}")
         self._finish_trackers()
@@ -72,6 +75,7 @@ class Recorder:
 
 def append_line(path: Path, line: str) -> None:
     """Add a line, whole or not at all. Raises CheckpointError when it cannot be written."""
+    # A full disk may take half of a line; cut back to here, the file stays readable.
     before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
@@ -90,6 +94,7 @@ def check_trackers(source: str, names: Sequence[str]) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
+    # All names that accelerate has, and those whose package it can tell to be missing.
     known, own = set(map(str, LOGGER_TYPE_TO_CLASS)), set(map(str, LoggerType))
     missing = own - set(map(str, get_available_trackers()))
     problems = [
@@ -126,6 +131,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         record = parse_line(line)
         if record is not None:
             records.append(record)
+        # Only the last line can be a kill's; any other is damage that must not be passed over.
         elif number < len(lines):
             raise CheckpointError(
                 f"{path}:{number}: damaged: expected an object with a step, got {line[:60]!r}. "
@@ -150,6 +156,7 @@ class SampleDump:
 
     def __init__(self, folder: Path, state: Any, rank: int, processes: int) -> None:
         self.folder, self.state = folder, state
+        # Each process has its own slice of the batch, and its reward may fail at the same step.
         self.suffix = f"-process{rank}" if processes > 1 else ""
 
     def __call__(self, name: str, error: Exception, rollout: Rollout, batch: Batch) -> None:
@@ -166,6 +173,7 @@ def dump_samples(
     from safetensors.torch import save_file
 
     def fill(folder: Path) -> None:
+        # Other samples (meshes, texts) can be drawn again from the ids and epochs below.
         if isinstance(rollout.x0, Tensor):
             save_file(
                 {"x0": rollout.x0.detach().cpu().contiguous()}, folder / "samples.safetensors"

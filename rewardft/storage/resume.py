@@ -1,4 +1,4 @@
-"""Whether a run may go on, and how its parts are put back to where a checkpoint was."""
+"""Whether a run may be resumed, and how its parts are restored from a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rewardft.policy.adapter import load_adapter
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.checkpoint import Part, read_tensors
 
-# May differ on resume.
+# May change on resume: the run's length, and what is measured, logged and kept.
 FREE_KEYS = (
     "train.steps",
     "train.budget",
@@ -25,7 +25,7 @@ FREE_KEYS = (
 
 
 def restore(path: Path, adapter: Any, parts: Mapping[str, Part], device: torch.device) -> None:
-    """Put every part back to where a checkpoint was, which `read_state` has checked.
+    """Restore every part from a checkpoint that `read_state` has checked.
 
     Raises CheckpointError for a part that is missing or does not fit.
     """
@@ -36,6 +36,7 @@ def restore(path: Path, adapter: Any, parts: Mapping[str, Part], device: torch.d
             raise CheckpointError(f"{path / 'training.pt'}: holds no {name!r}. {other_way(path)}")
         try:
             part.load_state_dict(tensors[name])
+        # What parts of torch and of plugins raise for a state of another form.
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path / 'training.pt'}: its {name!r} does not fit this run "
@@ -52,6 +53,7 @@ def check_same_recipe(path: Path, recipe: Recipe) -> None:
     """Only lengths, logging, evaluation and saving may change on resume; raises CheckpointError
     otherwise."""
     before, now = flatten(load_recipe(path).dump()), flatten(recipe.dump())
+    # Both as they were resolved: a default that is written out is no change.
     keys = (k for k in before.keys() | now.keys() if not k.startswith(FREE_KEYS))
     changed = sorted(k for k in keys if before.get(k) != now.get(k))
     if changed:
