@@ -1,5 +1,5 @@
-"""The command line: an expected error is one message on stderr and exit code 2;
-any other has a traceback, and 1."""
+"""The command line: an expected error is one message on stderr and exit code 2; any other has a
+traceback, and exit code 1."""
 
 from __future__ import annotations
 
@@ -29,18 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     that is not a command of the core loads a plugin, the one installed under that name.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Before anything is printed: a closed pipe must not end a run that trains.
     forgive()
     try:
         import typer
 
         from rewardft.cli.app import build_app
 
+        # Inside the `try`: a plugin's commands are loaded here, and may fail.
         command = typer.main.get_command(build_app(words))
         carry_errors(command)
         command.main(args=words, prog_name="rewardft")
     except Carried as carried:
         return report(carried.error)
     except SystemExit as stop:  # the library's own; one of a component is carried, or comes here
+        # The library's own SystemExit comes of an exception of its own, such as a usage error.
         if type(stop.__context__).__module__.split(".")[0] in ("typer", "click"):
             return stop.code if isinstance(stop.code, int) else 1
         return report(stop)
@@ -59,6 +62,7 @@ def carry_errors(command: Any) -> None:
         except BaseException as error:
             if type(error).__module__.split(".")[0] in ("typer", "click"):
                 raise
+            # click takes an EOFError for an abort, and some OSErrors for a closed pipe.
             raise Carried(error) from None
 
     command.invoke = invoke_and_carry
@@ -77,8 +81,10 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
+    # Only now: an import that fails here must not hide an expected error above.
     from rewardft.cli.tracebacks import first_of_plugin, format_unexpected
 
+    # A file that is missing or not readable is no bug, unless a plugin's code asked for it.
     named = isinstance(error, OSError) and error.filename
     if named and not first_of_plugin(error.__traceback__):
         assert isinstance(error, OSError)

@@ -29,6 +29,7 @@ Overrides = Annotated[
 def build_app(words: Sequence[str]) -> typer.Typer:
     """The application for this command line: the core's commands, and a plugin's when the first
     word asks for one."""
+    # Names alone: no plugin is imported for `--help`.
     names = ", ".join(installed_names())
     app = typer.Typer(
         help="Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm.",
@@ -39,12 +40,14 @@ def build_app(words: Sequence[str]) -> typer.Typer:
         no_args_is_help=True,
         invoke_without_command=True,
         add_completion=False,
+        # Tracebacks are ours, see `rewardft.cli.tracebacks`.
         pretty_exceptions_enable=False,
     )
     app.callback()(about)
     commands = (ls, cp, show, check, run, evaluate, sample, compare, plugins)
     for command in commands:
         app.command()(command)
+    # The first word that is no option is the command.
     first = next((word for word in words if not word.startswith("-")), None)
     if first is not None and first not in {command.__name__ for command in commands}:
         add_plugin_commands(app, first)
@@ -251,6 +254,7 @@ def compare(
 ) -> None:
     """Run recipes to equal budgets over several seeds,
     and report what can and what cannot be told apart."""
+    # Here, as everywhere in this file: torch would add seconds to `--help`.
     from rewardft.cli.comparing import Options, compare_sources
     from rewardft.comparisons.comparison import Launch
 
@@ -259,7 +263,7 @@ def compare(
 
 
 def plugins() -> None:
-    """Try every installed plugin; one that is broken spoils only its own row."""
+    """List installed plugins and report any that fail to load."""
     from rewardft.cli.listing import list_plugins
 
     list_plugins()

@@ -35,6 +35,7 @@ def compare_sources(
     names: Sequence[str], options: Options, launch: Launch, out: Path | None
 ) -> None:
     """Run, collect and report; exit code 1 when a run failed, 130 after Ctrl-C."""
+    # First: a missing package must not come out after hours of runs.
     require_report()
     if launch.launcher not in LAUNCHERS:
         near = did_you_mean(launch.launcher, LAUNCHERS)
@@ -55,6 +56,7 @@ def compare_sources(
     record = done.record
     show(record)
     print("\n".join(str(path) for path in done.files))
+    # Whatever the report can still show: scripts go by the exit code.
     failed = [
         run
         for variant in record.variants
@@ -77,6 +79,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    # A cluster ends jobs by SIGTERM, on which Python would leave without telling the runs.
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
@@ -112,7 +115,9 @@ class Progress:
         self.ended += 1
         now = time.monotonic()
         took = now - self.starts.get(member.label, self.began)
+        # By runs that have ended, several of which may have run at once.
         left = (now - self.began) / self.ended * (self.total - self.ended)
+        # From its folder, which knows more than an exit code.
         seen = run_record(member)
         state = "done" if outcome.code == 0 else f"FAILED: {seen.reason}"
         alarms = f", {len(seen.alarms)} alarms" if seen.alarms else ""

@@ -14,6 +14,7 @@ from rewardft.plugins.loading import load_installed, load_plugins
 from rewardft.plugins.sources import installed
 from rewardft.recipe.typed_values import type_words
 
+# A kind as one says it: in the singular, or by its section's name.
 WORDS = {"data": "datasets", "dataset": "datasets"} | {one: many for many, one in SINGULAR.items()}
 
 
@@ -24,6 +25,7 @@ def show_component(word: str, name: str) -> None:
     if kind not in KINDS:
         raise RewardftError(f"there is no kind {word!r} of component.{did_you_mean(word, WORDS)}")
     entry = find(kind, name)
+    # The fixed tags alone: those that depend on options need a recipe.
     tags = {tag: ", ".join(sorted(tags_of(entry, tag, None, {}))) for tag in ("provides", "needs")}
     facts = [("plugin", entry.plugin), ("file", entry.location)]
     facts += [(tag, words) for tag, words in tags.items() if words]
@@ -40,6 +42,7 @@ def find(kind: str, name: str) -> Entry:
         found = {entry.name.casefold(): entry for entry in catalog.of_kind(kind)}
         if name.casefold() in found:
             return found[name.casefold()]
+        # Of every catalogue, so that did-you-mean knows what is in a plugin too.
         known += [entry.name for entry in found.values()]
     hint = did_you_mean(name, set(known))
     raise RewardftError(f"unknown {SINGULAR[kind]} {name!r} in the installed plugins.{hint}")

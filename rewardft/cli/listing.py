@@ -50,6 +50,7 @@ def list_everything(names: Sequence[str], only: str | None = None) -> None:
         print_table(
             kind, ("name", "plugin", "what it is"), [(e.name, e.plugin, e.summary) for e in listed]
         )
+    # Last, where they are seen: a broken plugin spoils no table.
     for problem in problems:
         print(f"\nnot listed: {problem}")
 
@@ -73,12 +74,14 @@ def copy_recipe(name: str, destination: Path) -> None:
     """Copy a recipe's text as it is; raises `RewardftError` rather than overwrite."""
     source, place = find_recipe(name), local_path(destination, Path.cwd())
     target = destination / source.name if place.is_dir() else destination
+    # Never overwritten: the copy there may have been edited.
     if local_path(target, Path.cwd()).exists():
         raise RewardftError(
             f"{target} exists and is not overwritten; give another name, or remove it first."
         )
     if not target.parent.is_dir():
         raise RewardftError(f"{target}: there is no folder {target.parent}; make it first.")
+    # As text, with its comments: these are what one copies a recipe for.
     write_text(target, read_text(source))
     command = "compare" if source.name.startswith(COMPARISON) else "run"
     print(f"{target}: a copy of {source}. Run it with: rewardft {command} {target}")

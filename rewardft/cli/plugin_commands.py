@@ -21,6 +21,7 @@ def add_plugin_commands(app: typer.Typer, name: str) -> None:
 
     Raises `PluginError` when the plugin cannot be used or has no commands of its name.
     """
+    # The library's own message lists the commands that there are.
     if name.casefold() not in {known.casefold() for known in installed_names()}:
         return
     from rewardft.plugins.loading import load_installed
@@ -31,6 +32,7 @@ def add_plugin_commands(app: typer.Typer, name: str) -> None:
         for _, found in plugins.registrations("register_commands")
         for key, value in found.items()
     }
+    # Only the one of its own name, or a plugin could take a word that belongs to another.
     mine = [value for key, value in commands.items() if key.casefold() == name.casefold()]
     if not mine:
         offered = (

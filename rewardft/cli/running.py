@@ -47,6 +47,7 @@ def prepare(name: str, overrides: Sequence[str]) -> Ready:
     if ready.recipe.train.report_to:
         from rewardft.storage.recorder import check_trackers
 
+        # Also on `check`, which must find what would stop the run.
         check_trackers(ready.recipe.where("train", "report_to"), ready.recipe.train.report_to)
     return ready
 
@@ -62,6 +63,7 @@ def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
             else:
                 print(f"{prepare(name, overrides).path}: ok")
         except RewardftError as error:
+            # All of them, so that one call checks a folder of recipes.
             failures.append(str(error))
     if failures:
         raise RewardftError("\n".join(failures))
@@ -86,6 +88,7 @@ def run_recipe(
 ) -> None:
     """Train; an interrupted run says how to go on and exits with 130."""
     ready = prepare(name, overrides)
+    # After `prepare`: a wrong recipe is reported without waiting for torch.
     from rewardft.engine.processes import is_printing
     from rewardft.engine.train import train
     from rewardft.runs.api import run_folder
@@ -97,10 +100,12 @@ def run_recipe(
             ready.recipe, ready.plugins, ready.resolved, folder, resume, allow_changed_plugins
         )
     except KeyboardInterrupt:  # at once: before the training, or a second Ctrl-C
+        # Without a manifest the run has not begun, and there is nothing to continue.
         if is_main and (folder / "manifest.json").exists():
             print(f"interrupted at once; {what_is_saved(folder)}: {folder}")
             print(how_to_continue(name, overrides, folder))
         raise
+    # Each line once, not once a process.
     if not is_main:
         return
     say_weights(ready.recipe.evaluate.weights if summary.evaluation else None)
@@ -126,6 +131,7 @@ def say_weights(weights: str | None) -> None:
 def how_it_ended(summary: RunSummary) -> str:
     """'finished at step 9 (REASON)', 'interrupted by SIGINT at step 9'."""
     status, reason, step = summary.status, summary.reason or "", summary.step
+    # "interrupted by SIGINT" says both.
     if reason.startswith(status):
         return f"{reason} at step {step}"
     return f"{status} at step {step}" + (f" ({reason})" if reason else "")
@@ -163,7 +169,7 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
 
     result = evaluate(folder, samples, overrides)
     if samples is not None and result.samples < samples:
-        print(f"{result.samples} held-out samples are all there are; {samples} were asked for.")
+        print(f"requested {samples} held-out samples, only {result.samples} available")
     for file in result.changed_plugins:
         print(f"edited since the run: {file}; the values are those of the new code")
     say_weights(result.weights)
@@ -202,6 +208,7 @@ def evaluate_strengths(
 def with_diversity(folder: Path, text: str, samples: int | None, overrides: Sequence[str]) -> str:
     """The same command with the diversity of the samples beside their rewards."""
     recipe = load_recipe(folder / "recipe.yaml", overrides)
+    # The recipe's own first, and `metrics` once.
     plugins = json.dumps(list(dict.fromkeys([*recipe.plugins, "metrics"])))
     metrics = json.dumps([*(m.as_options() for m in recipe.evaluate.metrics), {"use": "diversity"}])
     others = [
@@ -223,6 +230,7 @@ def parse_scales(text: str) -> list[float]:
         scales = [float(word) for word in text.split(",")]
     except ValueError:
         scales = [math.nan]
+    # NaN fails the comparison too.
     if not all(0 <= scale < math.inf for scale in scales):
         raise RewardftError(
             "--adapter-scale: expected numbers of at least 0 with commas between, such as "
@@ -245,7 +253,7 @@ def sample_folder(
     samples = sample(folder, count, ids, scale, out, overrides)
     drawn, files = samples.drawn, samples.files
     if not ids and len(drawn.ids) < count:
-        print(f"{len(drawn.ids)} held-out samples are all there are; {count} were asked for.")
+        print(f"requested {count} held-out samples, only {len(drawn.ids)} available")
     print(
         f"{len(drawn.ids)} samples of the base and of {drawn.name}, adapter scale {scale:g}, same "
         "noise:"
@@ -253,6 +261,7 @@ def sample_folder(
     for path in files:
         print(f"  {path}")
     if not any(path.suffix == ".png" for path in files):
+        # Said, because a missing grid looks like a fault.
         shape = "no tensors" if drawn.base_shown is None else tuple(drawn.base_shown.shape[1:])
         wanted = "(c, h, w) or (v, c, h, w), c = 1 or 3"
         print(f"no pictures: decoded samples are pictures when they are {wanted}, not {shape}")

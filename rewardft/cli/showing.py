@@ -71,11 +71,14 @@ def model_figures(ready: Ready) -> list[tuple[str, str]]:
 
     from rewardft.engine.session import build_session
 
+    # On the CPU: to count parameters no GPU is needed, and none may be free.
     session = build_session(ready.recipe, ready.resolved, torch.device("cpu"))
     trained = session.adapter.parameters
+    # By identity: weights that two modules share are in memory once.
     everything = {id(p): p for module in _modules(session.model) for p in module.parameters()}
     count, total = sum(p.numel() for p in trained), sum(p.numel() for p in everything.values())
     weights = sum(p.numel() * p.element_size() for p in everything.values())
+    # Bytes: a gradient in the weight's own precision, and AdamW's moments.
     training = sum(p.numel() * (p.element_size() + _ADAMW_BYTES) for p in trained)
     return [
         (

@@ -14,6 +14,7 @@ from rich.text import Text
 def console() -> Console:
     """Where results go. Without a terminal, lines are as long as they need be."""
     out = Console(highlight=False)
+    # Wrapped lines could not be searched by `grep`.
     return out if out.is_terminal else Console(highlight=False, width=10_000)
 
 
@@ -28,6 +29,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         box=None,
         pad_edge=False,
     )
+    # As `Text`: brackets in a name would be read as markup.
     for column in columns:
         table.add_column(Text(column))
     for row in rows:
@@ -43,6 +45,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     groups of samples are left to `summary.json` where there are many."""
     names = {row["name"] for row in rows}
     overall = [row for row in rows if row["name"].partition("/")[2] not in names]
+    # After a run one wants the result on one screen.
     kept = rows if len(rows) <= MOST_ROWS else overall
     shown = [
         (

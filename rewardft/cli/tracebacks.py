@@ -9,8 +9,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-# Between the command and a plugin's code.
-WAY = (
+# Libraries whose frames stand between the command and a plugin's code.
+LIBRARIES = (
     "rewardft",
     "typer",
     "click",
@@ -27,6 +27,7 @@ def format_unexpected(error: BaseException) -> str:
     first = None if os.environ.get(WHOLE) == "full" else first_of_plugin(error.__traceback__)
     if first is None:
         return "".join(traceback.format_exception(error)).rstrip()
+    # chain=False: causes would come with all their frames, of the core too.
     lines = traceback.format_exception(type(error), error, first, chain=False)
     lines[0] = (
         f"a plugin's code raised (most recent call last; {WHOLE}=full shows the way to it):\n"
@@ -54,11 +55,16 @@ def on_the_way() -> list[Path]:
     """Folders of the core, of the libraries between it and plugins, and of Python's own modules."""
     core = Path(__file__).resolve().parents[1]
     libraries = [
-        Path(sysconfig.get_path(kind)) / name for kind in ("purelib", "platlib") for name in WAY
+        Path(sysconfig.get_path(kind)) / name
+        for kind in ("purelib", "platlib")
+        for name in LIBRARIES
     ]
     standard = Path(sysconfig.get_path("stdlib"))
     modules = [
-        path for path in standard.iterdir() if path.name not in ("site-packages", "dist-packages")
+        # Installed packages lie inside the standard library's folder, and plugins among them.
+        path
+        for path in standard.iterdir()
+        if path.name not in ("site-packages", "dist-packages")
     ]
     return [core, *libraries, *modules]
 

@@ -102,7 +102,7 @@ def load_installed(name: str) -> Plugins:
 
 
 def list_installed_plugins() -> list[InstalledPlugin]:
-    """Try every installed plugin, each alone, so that a broken one spoils only its own row."""
+    """Try every installed plugin, each alone: one that fails to load does not hide the others."""
     return [_try_installed(point) for _, points in sorted(installed().items()) for point in points]
 
 

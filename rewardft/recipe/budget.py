@@ -1,11 +1,11 @@
-"""How much a run may spend, on which axis,
-and what it has spent: so that runs can be compared at equal cost."""
+"""How much a run may spend, and on which axis: so that runs can be compared at equal cost."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+# Not steps: a length that a schedule can follow is `train.steps`.
 AXES = ("forwards", "backwards", "calls", "rewards", "seconds")
 TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -30,6 +30,7 @@ def parse_budget(text: str) -> Budget:
     """`10m`, `90s`, `1.5h`, `5000-calls`, `2_000-rewards`;
     raises ValueError with what was expected."""
     time = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text.strip())
+    # Underscores as in Python's own numbers.
     count = re.fullmatch(r"(\d[\d_]*)-([a-z]+)", text.strip())
     amount, axis = 0.0, ""
     if time:

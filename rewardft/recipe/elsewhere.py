@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# TRL's, diffusers' and transformers' names, by the keys here.
 NAMES = {
     "optimizer.lr": "learning_rate train_learning_rate",
     "optimizer.betas": "adam_beta1 adam_beta2 train_adam_beta1 train_adam_beta2",

@@ -27,6 +27,7 @@ class Origin:
     def base_of(self, keys: Keys) -> Path:
         """The folder that a relative path at `keys` starts at: the recipe's, or that of the shell
         which gave it by `--set`."""
+        # Also as part of a section that a `--set` gave as a whole.
         given = any(keys[:end] in self.overrides for end in range(1, len(keys) + 1))
         return self.folder if given else self.base
 
@@ -46,6 +47,7 @@ class Origin:
         for end in range(len(keys), 0, -1):
             if keys[:end] in self.overrides:
                 return f"--set {shortened(self.overrides[keys[:end]])}"
+        # The section itself is in no file: a `--set` below it has made it.
         made = [text for path, text in self.overrides.items() if path[: len(keys)] == keys]
         if made and keys not in self.lines:
             return f"--set {shortened(made[0])}"
@@ -64,6 +66,7 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
     here = f"--set {shortened(text)}: "
     if not equals or not all(path.strip().split(".")):
         return [f"{here}expected key.path=value, such as train.steps=100."]
+    # Half of a pair, from a shell's bytes that are not UTF-8, could not be written to a file.
     if any("\ud800" <= letter <= "\udfff" for letter in path):
         return [f"{here}the key has characters that no text has."]
     keys = tuple(_key(word) for word in path.strip().split("."))
@@ -71,9 +74,11 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
         return [
             f"{here}a key of {len(keys):,} parts; a recipe is at most {strict_yaml.DEEPEST} deep."
         ]
+    # As in the file, so that `1e-4` is a number here too.
     document = strict_yaml.parse(value)
     if document.problems:
         return [here + problem.message for problem in document.problems]
+    # The last one could win, but two values for one key are more likely a slip.
     if keys in origin.overrides:
         other = shortened(origin.overrides[keys])
         return [f"{here}{path.strip()} is set twice; the other is --set {other}."]
@@ -92,6 +97,7 @@ def shortened(text: str) -> str:
 
 def _key(word: str) -> str | int:
     """A place in a list, or a name."""
+    # At most nine digits: Python refuses to read very long ones, with an error of its own.
     return int(word) if word.isdecimal() and word.isascii() and len(word) <= 9 else word
 
 
@@ -109,6 +115,7 @@ def _assign(data: dict[str, Any], keys: Keys, value: Any) -> str:
             return f"there is no {dotted(keys[: depth + 1])}: {_not_a_list(here, node)}."
         if depth == len(keys) - 1:
             node[key] = value
+        # An absent section is made on the way; item 0 of an absent list is a slip.
         elif isinstance(node, dict) and node.get(key) is None:
             if isinstance(keys[depth + 1], int):
                 missing = dotted(keys[: depth + 1])

@@ -88,6 +88,7 @@ class Recipe(Sections):
     def dump(self) -> dict[str, Any]:
         """The recipe as plain data with the defaults filled in; plugin files as absolute paths."""
         flat = self.as_options()
+        # Absolute: the copy in a run folder must find them from there.
         flat["plugins"] = [_absolute(name, self.base) for name in self.plugins]
         return flat
 
@@ -105,7 +106,9 @@ class Recipe(Sections):
         """SHA-256 of the resolved recipe, in hex. The folder that plugin files lie in does not
         enter it."""
         flat = self.as_options()
+        # What is in a plugin file counts elsewhere, by its own digest.
         flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
+        # Sorted: the order of keys in a file means nothing.
         return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
 
@@ -145,13 +148,17 @@ def read_recipe(
     data, problems = _read(Path(path), origin)
     for text in overrides:
         problems += apply_override(data, text, origin)
+    # Before the checks: these know nothing of where a value came from.
     problems += [*_anchor_plugins(data, origin), *_anchor_initial(data, origin)]
+    # In the order of the file, as one reads and fixes them.
     found = sorted(check_sections(data), key=lambda problem: origin.line(problem[0]) or 0)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
     folded = fold_options(Recipe, data)
     recipe = (
+        # Good enough to look names up, so that these problems too are reported at once.
         salvage(Recipe, folded)
         if found
+        # JSON mode: strict about scalars, and takes a list for a tuple.
         else Recipe.model_validate_json(json.dumps(folded), strict=True)
     )
     recipe._origin = origin
@@ -171,6 +178,7 @@ def _anchor_plugins(data: dict[str, Any], origin: Origin) -> Iterator[str]:
         except DataError as error:
             yield f"{origin.where(('plugins', index))}: plugins.{index}: {error}"
             continue
+        # Those of the file stay as written, as messages name them.
         names.append(path if base != origin.base else name)
     data["plugins"] = names
 
@@ -197,6 +205,7 @@ def _read(path: Path, origin: Origin) -> tuple[dict[str, Any], list[str]]:
     problems = [
         f"{origin.source}{f':{p.line}' if p.line else ''}: {p.message}" for p in document.problems
     ]
+    # Empty, or comments alone.
     if document.data is None and not problems:
         problems = [f"{origin.source}: the file is empty; a recipe needs {_required_words()}."]
     elif document.data is not None and not isinstance(document.data, dict):

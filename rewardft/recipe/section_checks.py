@@ -30,6 +30,7 @@ def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
         Sections.model_validate_json(json.dumps(folded), strict=True)
     except ValidationError as error:
         yield from _section_problems(error, data)
+    # What concerns two keys at once, which no single field can check.
     yield from _optimizer_problems(data.get("optimizer"))
     yield from _budget_problems(data.get("train"), data.get("optimizer"))
     yield from _average_problems(data.get("train"), data.get("evaluate"))
@@ -42,6 +43,7 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
     seen = set()
     for item in error.errors(include_url=False, include_context=False):
         section, keys = _locate(item["loc"])
+        # A union reports each alternative that failed; the reader wants one sentence for each key.
         if keys in seen:
             continue
         seen.add(keys)
@@ -50,6 +52,7 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
             near = elsewhere(key) or did_you_mean(key, section.model_fields)
             yield keys, f"{here} has no key {key!r}.{near}"
             continue
+        # An item of a list has no field: it is the section itself that has another form.
         info = section.model_fields[key] if isinstance(keys[-1], str) else None
         annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
         if item["type"] == "missing" and item["loc"] == keys:
@@ -101,6 +104,7 @@ def _budget_problems(train: Any, optimizer: Any) -> Iterator[tuple[Keys, str]]:
         parse_budget(text)
     except ValueError as error:
         yield ("train", "budget"), f"train.budget: {error}"
+    # A cosine to a step that a budget never reaches would not come down to 0.
     schedule = optimizer.get("schedule", "constant") if isinstance(optimizer, dict) else "constant"
     if schedule != "constant":
         yield (
@@ -129,6 +133,7 @@ def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:
     for index, item in enumerate(data if isinstance(data, list) else []):
         if not isinstance(item, dict):
             continue
+        # Metrics have no `name:`; their values are logged under `use`.
         named = keys[-1] != "metrics"
         name = str((named and item.get("name")) or item.get("use")).casefold()
         if name in seen:

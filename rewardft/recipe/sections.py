@@ -20,6 +20,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A section of fixed keys; anything else in it is an error."""
 
+    # Frozen: a recipe that changed after it was checked and written would not be what ran.
     model_config = {**STRICT, "extra": "forbid", "frozen": True}
 
     def as_options(self) -> dict[str, Any]:
@@ -54,6 +55,7 @@ class RewardSpec(ComponentSpec):
 
     @model_validator(mode="after")
     def _fill_name(self) -> RewardSpec:
+        # Past the freeze, once, while the section is built.
         self.__dict__["name"] = self.name or self.use
         return self
 
@@ -88,6 +90,7 @@ class AdapterSpec(Section):
     @model_validator(mode="after")
     def _fill_alpha(self) -> AdapterSpec:
         if self.alpha is None:
+            # alpha = rank: the adapter's strength alpha / rank is 1.
             self.__dict__["alpha"] = float(self.rank)
         return self
 
@@ -109,6 +112,7 @@ class OptimizerSpec(ComponentSpec):
     @model_validator(mode="after")
     def _fold_case(self) -> OptimizerSpec:
         if self.use.casefold() == "adamw":
+            # Folded here, so that nobody else has to compare without case.
             self.__dict__["use"] = "adamw"
         return self
 
@@ -190,6 +194,7 @@ class Sections(Section):
     @model_validator(mode="after")
     def _fill_weights(self) -> Sections:
         if self.evaluate.weights is None:
+            # Filled in, so that a run's copy says which weights its evaluations are of.
             weights = "raw" if self.train.ema is None else "ema"
             self.__dict__["evaluate"] = self.evaluate.model_copy(update={"weights": weights})
         return self
@@ -213,6 +218,7 @@ def fold_options(cls: type[Section], data: Any) -> Any:
     options: dict[str, Any] = {}
     takes_options = issubclass(cls, ComponentSpec)
     for key, value in data.items():
+        # An option may itself be called `options`.
         if takes_options and (key == "options" or key not in cls.model_fields):
             options[key] = value
         else:
@@ -252,6 +258,7 @@ def salvage(cls: type[Section], folded: Any) -> Any:
         section, value = section_of(cls, key), folded.get(key)
         default = None if info.is_required() else info.get_default(call_default_factory=True)
         if section is None:
+            # Of the right kind at least: what reads it must not fail on it.
             same = isinstance(value, type(default)) or default is None
             values[key] = value if same else default
             if isinstance(default, list) and same:  # of names, which are text
@@ -263,6 +270,7 @@ def salvage(cls: type[Section], folded: Any) -> Any:
             ]
         else:
             values[key] = salvage(section, value) if _names_something(section, value) else default
+    # Without validation, which has failed already.
     return cls.model_construct(**values)
 
 

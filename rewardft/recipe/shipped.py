@@ -44,6 +44,7 @@ def find_recipe(name: str) -> Path:
     """The file that `name` means: a path that exists, or a shipped recipe with or without
     `.yaml`."""
     path, there = Path(name), local_path(name, Path.cwd())
+    # A file that is there wins over a shipped recipe of its name.
     shipped = {} if there.is_file() else shipped_files()
     if path.name == name and name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]

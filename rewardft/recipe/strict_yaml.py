@@ -22,6 +22,7 @@ DEEPEST = 50
 LONGEST = 100_000  # characters, read in a second or two; the longest shipped recipe has 1,849
 LARGEST_INT = 2**63 - 1
 
+# YAML 1.2's core schema: no `1_000`, no `0777` in octal, no `12:30` in base 60.
 _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
@@ -63,6 +64,7 @@ class _StrictLoader(yaml.SafeLoader):
     """Composes nodes with the YAML 1.2 core types and notes tags, anchors and aliases as
     problems."""
 
+    # Its own: PyYAML's are YAML 1.1's, and shared by all loaders of the class.
     yaml_implicit_resolvers: dict[str, Any] = {}
 
     def __init__(self, text: str) -> None:
@@ -81,6 +83,7 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             )
             self.get_event()
+            # Something in its place, so that reading goes on to the next problem.
             return yaml.ScalarNode("tag:yaml.org,2002:null", "")
         if event.anchor is not None:
             self.problems.append(
@@ -91,10 +94,12 @@ class _StrictLoader(yaml.SafeLoader):
             self.problems.append(
                 Problem(line, f"{tag!r} is a tag; recipes are data and have none: remove it.")
             )
+            # The type then follows from the text, as without a tag.
             event.implicit = True if isinstance(event, yaml.CollectionStartEvent) else (True, False)
         # Composed as if they were not there, so that all problems are found in one pass.
         event.anchor = event.tag = None
         if self.depth == DEEPEST:
+            # Before Python's recursion limit, which would end the program in the middle of PyYAML.
             raise _TooDeep(problem_mark=mark)
         self.depth += 1
         node = super().compose_node(parent, index)
@@ -111,6 +116,7 @@ class _StrictDumper(yaml.SafeDumper):
 
 
 for _name, _pattern, _first in _RESOLVERS:
+    # The dumper too: it quotes text that the reader would take for something else.
     for _cls in (_StrictLoader, _StrictDumper):
         _cls.add_implicit_resolver(
             f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first)
@@ -127,6 +133,7 @@ def parse(text: str) -> Document:
         )
         return document
     try:
+        # Nodes and not values: only nodes know their lines.
         loader = _StrictLoader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
@@ -151,6 +158,7 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
     at = mark.line + 1 if mark else None
     if isinstance(error, _TooDeep):
         return Problem(at, f"nested more than {DEEPEST} levels deep; a recipe needs a handful.")
+    # PyYAML's words, with the commonest slips in plainer ones.
     what = getattr(error, "problem", None) or str(error)
     if "'\\t'" in what:
         return Problem(at, "a tab character cannot be used here; indent with spaces.")
@@ -190,6 +198,7 @@ def _pairs(
             document.problems.append(Problem(line, f"a key must be text, got {got!r}."))
             continue
         key = _text(key_node, str(key_node.value), document)
+        # YAML 1.1 readers let the last one win, which hides an edit further up.
         if (*keys, key) in document.lines:
             first = document.lines[(*keys, key)]
             document.problems.append(
@@ -228,6 +237,7 @@ def _whole(node: yaml.Node, text: str, document: Document) -> int:
     if abs(number) > LARGEST_INT:
         message = f"whole numbers must fit in 64 bits, got {_short(text)}."
         document.problems.append(Problem(_line(node), message))
+        # A value in its place: the problem stops the recipe, and others are found meanwhile.
         return 0
     return number
 

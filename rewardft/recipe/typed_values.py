@@ -51,6 +51,7 @@ def convert(annotation: Any, value: Any) -> Any:
         # JSON mode is strict about scalars, yet takes a list for a tuple and text for a path:
         # YAML's own vocabulary.
         return adapter.validate_json(json.dumps(value), strict=True)
+    # Pydantic's own words speak of JSON and of Python types.
     except (ValidationError, PydanticUserError):
         raise Mismatch(mismatch(annotation, value)) from None
 
@@ -70,6 +71,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
         return None
     try:
         return TypeAdapter(annotation, config=STRICT)
+    # A type that pydantic does not know is the factory's own business.
     except PydanticSchemaGenerationError:
         return None
     except (
@@ -95,6 +97,7 @@ def value_words(value: Any) -> str:
     """A YAML value in words: "'fast' (text)"."""
     if value is None:
         return "nothing (null)"
+    # Before numbers: `True` is an int in Python.
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
@@ -180,7 +183,7 @@ def _is_component(annotation: Any) -> bool:
 
 
 def _advice(wanted: set[Any], value: Any) -> str:
-    """How to mend the commonest slips."""
+    """How to fix the commonest slips."""
     if isinstance(value, str):
         return _advice_for_text(wanted, value)
     if str in wanted and isinstance(value, (bool, int, float)):

@@ -45,11 +45,13 @@ def tiny_context(
     """A context in float64 on the CPU, with an adapter away from its start, where KL is zero."""
     model = model or TinyModel(width=8)
     model.trainable.double()
+    # What `Lora` reads of a recipe's section; dropout would make two passes differ.
     spec = SimpleNamespace(kind="lora", rank=3, alpha=None, targets=None, dropout=0.0)
     adapter = Lora(model, spec, seed=1)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(2)
     for parameter in adapter.parameters:
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        # B is zero in a new adapter: A would have no gradient, and any penalty would be 0.
         parameter.data = 0.3 * noise
     sampler.setup(model)
     context = Context(
@@ -92,6 +94,7 @@ def check_algorithm(
     """
     batch = batch or tiny_batch()
     context = make_context(None)
+    # The reference for all that follows: the whole batch at once.
     expected = gradients_of(algorithm, context, batch)
     assert any(bool(g.any()) for g in expected), "every gradient is zero: nothing would be learned"
     check_calls(algorithm, context, batch)
@@ -100,6 +103,7 @@ def check_algorithm(
     single = gradients_of(algorithm, make_context(1), batch)
     assert_equal(single, expected, "a micro-batch of 1 changes the gradients")
     if not order_matters:
+        # Noise is keyed by sample, so the order may only change the order of a sum.
         backwards = gradients_of(algorithm, make_context(None), reversed_batch(batch))
         assert_equal(backwards, expected, "the order of the batch changes the gradients")
 
@@ -124,6 +128,7 @@ def check_calls(algorithm: Any, context: Context, batch: Batch) -> None:
     """The calls that were made in `context` against those that `calls` foretells."""
     if not hasattr(algorithm, "calls"):
         return
+    # The same choices as `Context.rng_of` makes, from a generator that nothing was drawn from.
     rng = random.Random(f"{context.seed}/{context.step}")
     told = algorithm.calls(context.sampler.steps, rng, bool(context.regularizers))
     policy = context.policy
@@ -144,6 +149,7 @@ def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -
     chain = context.rollout(batch, plan)
     again = context.rollout(batch, plan)
     assert torch.equal(chain.x0, again.x0), "the same noise gives another chain"
+    # To rounding only: kernels differ with the batch size.
     alone = context.rollout(batch.select(slice(0, 1)), plan)
     close = torch.allclose(alone.x0, chain.x0[:1], atol=1e-6)
     assert close, "a sample's chain depends on the batch it is in"
@@ -166,6 +172,7 @@ def check_step(context: Context, chain: Rollout, k: int) -> None:
         f"step {k} has another log-probability when it is replayed"
     )
     assert step.mean is not None and step.std is not None
+    # Independent of the sampler's own formula: torch's density of the same mean and deviation.
     density = torch.distributions.Normal(step.mean, step.std).log_prob(after)
     assert torch.allclose(step.log_prob.double(), density.flatten(1).mean(1), atol=1e-5), (
         f"step {k}: log_prob is not the Gaussian's of its mean and std"
@@ -184,6 +191,7 @@ def check_model(model: Any, batch: Batch) -> None:
     dtype = next(model.trainable.parameters()).dtype
     noise = Noise(0, batch.ids, batch.epochs, dtype=dtype)
     x = noise.draw("initial", model.sample_shape(cond))
+    # Amid the schedule, where neither signal nor noise is close to nothing.
     t = torch.full((len(batch),), 500.0)
     output = model.denoise(x, t, cond)
     assert output.shape == x.shape, f"denoise gives {tuple(output.shape)} for {tuple(x.shape)}"
@@ -192,8 +200,10 @@ def check_model(model: Any, batch: Batch) -> None:
     close = torch.allclose(alone, output[first], atol=1e-4)
     assert close, "a sample's output depends on the batch it is in"
     weights = [p for p in model.trainable.parameters() if p.requires_grad]
+    # Unused weights are allowed (a head for other inputs), but not all of them.
     found = torch.autograd.grad(output.square().sum(), weights, allow_unused=True)
     assert any(g is not None and bool(g.any()) for g in found), "no trainable weight is used"
+    # Noise will do: `decode` must pass a gradient on for any sample.
     leaf = x.clone().requires_grad_(True)
     check_decoded(model, model.decode(leaf), leaf)
 
@@ -215,6 +225,7 @@ def check_decoded(model: Any, decoded: Any, leaf: Tensor) -> None:
 def check_dataset(dataset: Any) -> None:
     """Check that items have unique ids, the same columns, and are the same when asked again."""
     assert len(dataset) > 0, "the data set is empty"
+    # The first 64: a check must end, also for a data set of millions.
     items = [dataset[i] for i in range(min(len(dataset), 64))]
     ids = [item.get("id") for item in items]
     assert all(isinstance(id_, str) for id_ in ids), "an item's `id` is text, and not all have one"
@@ -235,6 +246,7 @@ def assert_same(one: Any, two: Any, message: str) -> None:
 def assert_equal(got: Sequence[Tensor], expected: Sequence[Tensor], message: str) -> None:
     """Lists of gradients to rounding."""
     worst = max(float((a - b).abs().max()) for a, b in zip(got, expected))
+    # One scale for all tensors: a tensor that is zero but for rounding has none of its own.
     scale = max(float(b.abs().max()) for b in expected)
     assert worst <= TOLERANCE * max(scale, 1.0), f"{message}: by {worst:.2g} of {scale:.2g}"
 

@@ -18,4 +18,5 @@ from rewardft.testing.recipes import RecipeRunner
 def run_recipe(request: pytest.FixtureRequest, tmp_path: Path) -> RecipeRunner:
     """Run a recipe into `tmp_path`: `run = run_recipe("mine.yaml", "train.steps=2")`; see
     `RecipeRunner.__call__`."""
+    # Relative paths start at the test's file, wherever pytest was called from.
     return RecipeRunner(tmp_path, request.path.parent)

@@ -38,6 +38,7 @@ def run_recipe(
     allow_changed_plugins: bool = False,
 ) -> Finished:
     """Run a recipe with `key=value` overrides; raises what the run raises."""
+    # Here, as pytest imports this module when it starts.
     from rewardft.runs.open import run_recipe_file
 
     summary = run_recipe_file(Path(path), Path(out), overrides, resume, allow_changed_plugins)
@@ -85,9 +86,11 @@ class RecipeRunner:
                 self._file(recipe, name), self.folder / (out or name), *overrides, resume=resume
             )
         except RewardftError as error:
+            # The message says what is wrong; fifty frames of the core above it would not.
             raise error.with_traceback(None) from error.__cause__
 
     def _file(self, recipe: Path | str, name: str) -> Path:
+        # A path is one line; a recipe never is.
         if isinstance(recipe, Path) or "\n" not in recipe:
             return self.beside / recipe
         path = self.folder / f"{name}.yaml"

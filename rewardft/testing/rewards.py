@@ -91,6 +91,7 @@ def _check_invariance(
     backwards = _evaluate(reward, x0.flip(0), flipped, decode).flip(0)
     _assert_close(backwards, value, tolerance, "the order of the batch changes the values")
     rows = [slice(i, i + 1) for i in range(len(batch))]
+    # Finds rewards that average, rank or normalise over the batch.
     single = torch.cat([_evaluate(reward, x0[r], batch.select(r), decode) for r in rows])
     _assert_close(single, value, tolerance, "a sample's value depends on the batch it is in")
 
@@ -112,7 +113,9 @@ def _check_gradient(
     reward: Any, x0: Tensor, batch: Batch, decode: Any, differentiable: bool, tolerance: float
 ) -> float | None:
     leaf = x0.detach().clone().requires_grad_(True)
+    # NaN is "not applicable": such samples have no gradient to check.
     total = torch.nansum(reward(make_rollout(leaf, batch, decode), batch))
+    # A tag that says less than is true would keep the reward from algorithms that it fits.
     if not differentiable:
         assert not total.requires_grad, (
             "the reward says that it is not differentiable, but a gradient reaches x0"
@@ -135,10 +138,12 @@ def _compare_with_finite_differences(
     """Along the gradient itself, where the derivative is largest and rounding matters least."""
     direction = slope / slope.norm()
     expected, errors = float((slope * direction).sum()), []
+    # Too long a step bends, too short a one rounds; which is which depends on the reward.
     for size in (1e-1, 1e-2, 1e-3):
         step = size * direction * max(1.0, float(x0.norm()) / x0.numel() ** 0.5)
         scale = float(step.norm())
         up, down = (torch.nansum(_evaluate(reward, x0 + s * step, batch, decode)) for s in (1, -1))
+        # Central differences: their error falls with the square of the step.
         errors.append(abs(float(up - down) / (2 * scale) - expected) / max(abs(expected), 1e-12))
     error = min(errors)
     assert error < tolerance, (

@@ -41,6 +41,7 @@ class TinyDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """x `(b, c, 8, 8)`, t `(b,)` in [0, 1000), label `(b,)` in [0, CLASSES] ->
         `(b, c, 8, 8)`."""
+        # Sinusoids of the timestep, as in DDPM's network: (b, 8) angles, their sines and cosines.
         frequencies = torch.exp(
             torch.arange(8, device=x.device, dtype=x.dtype) * (-math.log(1000.0) / 8)
         )
@@ -54,6 +55,7 @@ class TinyDenoiser(nn.Module):
         return self.leave(h)
 
     def mix(self, h: Tensor) -> Tensor:
+        # (b, h, w, width): a linear layer works on the last dimension.
         tokens = h.permute(0, 2, 3, 1)
         tokens = tokens + self.to_out(nn.functional.silu(self.to_q(nn.functional.silu(tokens))))
         return tokens.permute(0, 3, 1, 2)
@@ -84,6 +86,7 @@ class TinyModel:
         if guidance < 0:
             raise ComponentError(f"guidance must not be negative, got {guidance}")
         self.guidance, self.guidance_gradient = guidance, guidance_gradient
+        # The weights follow from `seed`; the global generator is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.trainable: nn.Module = TinyDenoiser(width=width)
@@ -105,6 +108,7 @@ class TinyModel:
         if self.guidance == 1.0:
             return self.trainable(x, t, cond["label"])
         null = torch.full_like(cond["label"], CLASSES)
+        # Under no_grad it stays off, whatever the option says.
         inside = torch.is_grad_enabled() and self.guidance_gradient == "inside"
         with torch.set_grad_enabled(inside):
             unconditional = self.trainable(x, t, null)
@@ -115,6 +119,7 @@ class TinyModel:
         return torch.sigmoid(2 * x0)
 
     def clean(self, batch: Batch) -> Tensor:
+        # The inverse of `decode`; clamped, as 0 and 1 lie at infinity.
         return batch["image"].clamp(0.02, 0.98).logit() / 2
 
     def drop(self, cond: dict[str, Tensor], mask: Tensor) -> dict[str, Tensor]:
@@ -133,6 +138,7 @@ def make_scheduler(prediction: str) -> Any:
         beta_start=0.00085,
         beta_end=0.012,
         prediction_type=prediction,
+        # Stable Diffusion's betas. Not clipped: x0 is a logit, not a pixel.
         clip_sample=False,
         timestep_spacing="trailing",
     )
