@@ -1,10 +1,9 @@
 """Draw the imports between the folders of the core into docs/architecture.md.
 
-    python docs/draw_architecture.py           # rewrite the picture
-    python docs/draw_architecture.py --check   # exit code 1 where it is out of date
+    python docs/draw_architecture.py           # rewrite the diagram
+    python docs/draw_architecture.py --check   # exit code 1 if it is out of date
 
-Imports for types count. An arrow that follows from two others is left out: the picture shows the
-order.
+Imports for types count. Arrows that follow from others are left out, to show the order.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 START, END = "<!-- picture:start -->", "<!-- picture:end -->"
 
 
-def rooms() -> dict[str, list[Path]]:
+def packages() -> dict[str, list[Path]]:
     """The files of each folder and of each module that lies directly in the core."""
     core = ROOT / "rewardft"
     folders = [p for p in core.iterdir() if (p / "__init__.py").exists()]
@@ -28,7 +27,7 @@ def rooms() -> dict[str, list[Path]]:
 
 
 def imported(path: Path) -> set[str]:
-    """The rooms that a file imports from, at its top, in functions and for types."""
+    """The packages that a file imports from, at its top, in functions and for types."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -43,18 +42,18 @@ def imported(path: Path) -> set[str]:
 
 
 def edges() -> dict[str, set[str]]:
-    """Who imports whom, by room."""
-    all_rooms = rooms()
+    """Who imports whom, by package."""
+    found = packages()
     return {
-        room: {name for path in paths for name in imported(path)} & all_rooms.keys() - {room}
-        for room, paths in all_rooms.items()
+        package: {name for path in paths for name in imported(path)} & found.keys() - {package}
+        for package, paths in found.items()
     }
 
 
-def below(room: str, arrows: dict[str, set[str]]) -> set[str]:
-    """Everything that a room reaches."""
+def below(package: str, arrows: dict[str, set[str]]) -> set[str]:
+    """Everything that a package reaches."""
     reached: set[str] = set()
-    waiting = list(arrows[room])
+    waiting = list(arrows[package])
     while waiting:
         here = waiting.pop()
         if here not in reached:
@@ -63,16 +62,19 @@ def below(room: str, arrows: dict[str, set[str]]) -> set[str]:
     return reached
 
 
-def picture() -> str:
-    """A mermaid drawing without the arrows that follow from others."""
+def diagram() -> str:
+    """A mermaid diagram without the arrows that follow from others."""
     arrows = edges()
     lines = ["```mermaid", "graph TD"]
-    for room, targets in arrows.items():
+    for package, targets in arrows.items():
         implied = {far for near in targets for far in below(near, arrows)}
-        lines += [f"    {room} --> {target}" for target in sorted(targets - implied)]
+        lines += [f"    {package} --> {target}" for target in sorted(targets - implied)]
     count = sum(map(len, arrows.values()))
-    upward = sum(room in below(target, arrows) for room in arrows for target in arrows[room])
-    facts = f"{len(arrows)} rooms, {count} imports between them, {upward} in a circle."
+    upward = sum(
+        package in below(target, arrows) for package in arrows for target in arrows[package]
+    )
+    parts = f"{len(arrows)} packages and modules, {count} imports between them"
+    facts = f"{parts}, {upward} of them in a cycle."
     return "\n".join([*lines, "```", "", facts])
 
 
@@ -80,7 +82,7 @@ def main() -> int:
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(START)
     _, _, tail = rest.partition(END)
-    drawn = f"{head}{START}\n\n{picture()}\n\n{END}{tail}"
+    drawn = f"{head}{START}\n\n{diagram()}\n\n{END}{tail}"
     if "--check" in sys.argv:
         return int(drawn != text)
     PAGE.write_text(drawn, encoding="utf-8")

@@ -16,7 +16,7 @@ def test_the_picture_is_drawn_from_todays_imports():
     """Mended by: python docs/draw_architecture.py"""
     command = [sys.executable, str(ROOT / "docs" / "draw_architecture.py"), "--check"]
     assert subprocess.run(command).returncode == 0
-    assert ", 0 in a circle." in read("docs/architecture.md")
+    assert ", 0 of them in a cycle." in read("docs/architecture.md")
 
 
 def test_each_of_three_trips_names_at_most_eight_files_that_exist():
