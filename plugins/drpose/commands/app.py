@@ -117,7 +117,7 @@ def quickstart_command(
         list[str] | None, typer.Option("--set", help="Override a key of the recipe.")
     ] = None,
 ) -> None:
-    """Build the shipped data set, fine-tune on PoseScore, and show the metrics and a before/after
+    """Build the shipped data set, fine-tune on `crisp_pose`, and show the metrics and a before/after
     picture."""
     from rewardft_plugins.drpose.commands.quickstart import quickstart
 
