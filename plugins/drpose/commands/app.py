@@ -117,8 +117,8 @@ def quickstart_command(
         list[str] | None, typer.Option("--set", help="Override a key of the recipe.")
     ] = None,
 ) -> None:
-    """Build the shipped data set, fine-tune on `crisp_pose`, and show the metrics and a before/after
-    picture."""
+    """Build the shipped data set, fine-tune on `crisp_pose`, and show the metrics and a picture of
+    before and after."""
     from rewardft_plugins.drpose.commands.quickstart import quickstart
 
     if quickstart(data, out, sets or []).status == "interrupted":
