@@ -1,6 +1,6 @@
 """People: bodies, motion clips, cameras, rendering, looks and skeletons.
 
-The plugins about people build on these modules; on its own it adds the commands under `rewardft
+The plugins about people build on these modules; alone, this one adds the commands under `rewardft
 humans`.
 """
 

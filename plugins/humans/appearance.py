@@ -1,5 +1,5 @@
-"""Random looks: skin, clothes, hair and light, and the body's shape;
-a function of the seed and the sample alone."""
+"""Random looks: skin, clothes, hair, light and body shape, as a function of seed and sample
+alone."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _LIGHT_SKIN, _DARK_SKIN = np.array([0.96, 0.80, 0.69]), np.array([0.36, 0.22, 0.
 def generator(seed: int, key: str) -> np.random.Generator:
     """A random generator that depends on the seed and a text only: the same on every machine and
     in every order."""
+    # Python's own hash of a text differs from process to process.
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
@@ -53,8 +54,11 @@ def random_look(rng: np.random.Generator) -> Appearance:
     albedo = np.zeros((HAIR + 1, 3))
     for part in range(1, len(PARTS)):
         material = materials[PARTS[part].removeprefix("left_").removeprefix("right_")]
+        # Parts of one garment differ a little, so that limbs show before the trunk.
         albedo[part] = material * rng.uniform(0.92, 1.0)
+    # Darker than cloth: front and back of a head must be told apart.
     albedo[HAIR] = 0.6 * hair
+    # No surface is black or white: light would not show on it.
     return Appearance(
         albedo.clip(0.02, 0.95).astype(np.float32), _light(rng), float(rng.uniform(0.45, 0.6))
     )
@@ -66,6 +70,7 @@ def _cloth(rng: np.random.Generator) -> Floats:
 
 
 def _light(rng: np.random.Generator) -> Floats:
+    # In front of the body and above it, so that the condition view is never in the dark.
     azimuth, elevation = np.deg2rad(rng.uniform(-70, 70)), np.deg2rad(rng.uniform(10, 70))
     flat = np.cos(elevation)
     return np.array(

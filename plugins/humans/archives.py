@@ -1,5 +1,5 @@
-"""Reading numpy files from anywhere: what damaged ones can raise, and a ceiling on what small ones
-can unfold to."""
+"""Reading numpy files from strangers: what damaged ones can raise, and a limit on what small ones
+can unpack to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _LONGEST_HEADER = 10_000
 
 
 def fault(error: Exception) -> str:
-    """What one of DAMAGED says, without the objects that numpy's parser names by their address."""
+    """The text of one of DAMAGED, without the addresses of objects that numpy's parser prints."""
     text = str(error) or type(error).__name__
     return "its header is not numpy's" if " object at 0x" in text else text
 
@@ -53,17 +53,18 @@ def fault(error: Exception) -> str:
 def read_archive(path: Path, wanted: Collection[str] = ()) -> dict[str, NDArray[Any]]:
     """Read the arrays of an .npz file: the `wanted` ones, or all if it has none of them.
 
-    The headers are read first: nothing is unpacked when the arrays would take more than `LARGEST`
-        bytes together.
+    The headers are read first: nothing is unpacked when the arrays together would take more than
+    `LARGEST` bytes.
 
     Raises:
         DataError: the arrays are too large, or one of them holds Python objects.
-        One of DAMAGED: the file is no readable archive.
+        One of DAMAGED: the file is not a readable archive.
     """
     with ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         chosen = {name: info for name, info in members.items() if name in wanted} or members
         total = 0
+        # A few kilobytes of zip may announce terabytes of zeros.
         for name, info in chosen.items():
             with archive.open(info) as file:
                 total += stated_bytes(file, f"{path}: {name!r}")
@@ -89,11 +90,13 @@ def stated_bytes(file: IO[bytes], where: str) -> int:
 
     Raises:
         DataError: its elements are Python objects, which only unpickling could read.
-        ValueError: this is no .npy header.
+        ValueError: this is not an .npy header.
     """
     is_old = np.lib.format.read_magic(file) == (1, 0)
+    # The length field has 2 bytes in version 1.0 of the format and 4 since.
     size = file.read(2 if is_old else 4)
     length = int.from_bytes(size, "little")
+    # numpy would read the announced length first, which may be 4 GB.
     if length > _LONGEST_HEADER:
         raise ValueError(f"{where} has a header of {length} bytes")
     header = io.BytesIO(size + file.read(length))
@@ -110,7 +113,7 @@ def check_size(path: Path, total: int) -> None:
     if total > LARGEST:
         most = LARGEST // 2**20
         raise DataError(
-            f"{path} would unfold to {total / 2**20:,.0f} MiB of arrays or more; at most {most} "
+            f"{path} would unpack to {total / 2**20:,.0f} MiB of arrays or more; at most {most} "
             "MiB are read from one file. Is it a motion file? Split a larger set into several "
             "files."
         )

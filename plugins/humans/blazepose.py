@@ -1,5 +1,5 @@
-"""The landmark network of BlazePose (arXiv 2006.10204), which finds 33 points of a person in a
-photograph, where it is installed."""
+"""The landmark network of BlazePose (arXiv 2006.10204), an optional download, which finds 33 points
+of a person in a photograph."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def find_model(model: str | None) -> Path:
             if model is not None
             else f"the environment variable {MODEL_VARIABLE}"
         )
-        raise ComponentError(f"blazepose: {origin} says {given!r}, which is no file. {SOURCE}")
+        raise ComponentError(f"blazepose: {origin} says {given!r}, which is not a file. {SOURCE}")
     return path
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """What the network says of one picture; x right, y down, z away from the camera.
+    """What the network finds in one picture; x right, y down, z away from the camera.
 
     places: `(33, 3)` in the picture's pixels. visibility: `(33,)` in [0, 1]. world: `(33, 3)`
     metres from the middle of the hips.
@@ -73,6 +73,7 @@ class BlazePose:
     def __init__(self, path: Path) -> None:
         self.session = _open_session(path)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        # By shape: converters name outputs as they like.
         landmarks = [output.name for output in outputs if output.shape[1:] == [_LANDMARK_VALUES]]
         if [value.shape[1:] for value in inputs] != [[SIDE, SIDE, 3]] or len(landmarks) != 1:
             got = [[value.shape for value in values] for values in (inputs, outputs)]
@@ -87,11 +88,12 @@ class BlazePose:
 
     def __call__(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
         (values,) = self.session.run([self.output], {self.input: picture[None]})
+        # 39 rows of x, y, z, visibility, presence; the last 6 are auxiliary points.
         return np.asarray(values, dtype=np.float32).reshape(-1, 5)[:33, :2]
 
     def find(self, picture: NDArray[np.float32]) -> Landmarks:
-        """All of a picture `(256, 256, 3)` in [0, 1]. Raises ComponentError for a conversion
-        without world landmarks."""
+        """All landmarks of a picture `(256, 256, 3)` in [0, 1]. Raises ComponentError for a
+        conversion without world landmarks."""
         if len(self.worlds) != 1:
             raise ComponentError(
                 f"{self.path} has no output [n, {_WORLD_VALUES}] with the world landmarks. {SOURCE}"
@@ -100,6 +102,7 @@ class BlazePose:
         found, world = self.session.run(names, {self.input: picture[None]})
         values = np.asarray(found, dtype=np.float32).reshape(-1, 5)[:33]
         metres = np.asarray(world, dtype=np.float32).reshape(-1, 3)[:33]
+        # The network gives logits.
         visible = (1 / (1 + np.exp(-values[:, 3]))).astype(np.float32)
         return Landmarks(values[:, :3], visible, metres)
 

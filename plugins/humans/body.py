@@ -114,11 +114,14 @@ class Body:
         self.file, self.name, self.licensed = file, name, licensed
         self._model = create_model(file)
         faces = np.asarray(self._model.faces).astype(np.int64)
+        # Vertices that no face uses are left out: `anny_lowpoly` is padded with 8,701 of them to
+        # the number that smplx needs.
         self._used, flat = np.unique(faces, return_inverse=True)
         self.faces = np.ascontiguousarray(flat.reshape(faces.shape), dtype=np.int32)
         weights = self._model.lbs_weights.numpy()[self._used]
         self.template, self.skinning = self._model.v_template.numpy()[self._used], weights
         self.face_parts = _face_parts(weights, self.faces)
+        # SMPL-X places joints by regression from the vertices of the rest pose.
         self.rest_joints_all = (self._model.J_regressor @ self._model.v_template).numpy()
         self.rest_joints = self.rest_joints_all[: len(JOINTS)]
         self.face_hair = _hair(
@@ -143,6 +146,7 @@ class Body:
             if betas is None
             else torch.from_numpy(np.asarray(betas, np.float32))
         )
+        # Flat hands (15 joints each) and a face at rest: only the body moves.
         hands, face = torch.zeros(count, 45), torch.zeros(count, 3)
         # smplx falls back to parameters of its own batch size for whatever is not passed, so
         # everything is.
@@ -164,6 +168,8 @@ class Body:
         """The arrays behind `pose`, for code that needs gradients (`skinning.SkinnedBody`)."""
         model, used = self._model, self._used
         shapes = model.shapedirs[:, :, :BETAS]
+        # (486, v, 3), 9 numbers of R - I per joint. The body's 21 come first; hands and face stay
+        # at rest, so theirs would be multiplied by 0.
         bends = model.posedirs.unflatten(1, (-1, 3))[: 9 * 21, used]
         moved = model.J_regressor[: len(JOINTS)]
         return Skinning(
@@ -179,6 +185,8 @@ class Body:
     def joints(self, poses: Floats) -> Floats:
         """Joints `(n, 23, 3)` of the mean shape by forward kinematics alone: no mesh,
         thousands of poses at once."""
+        # Global rotations and places, from the pelvis outwards: parents stand before their
+        # children.
         turned = [Rotation.from_rotvec(poses[:, 0])]
         placed = [np.tile(self.rest_joints[0].astype(np.float64), (len(poses), 1))]
         for joint in range(1, len(JOINTS)):
@@ -244,6 +252,7 @@ def _find_file(where: Path) -> Path:
 
 def _face_parts(weights: Floats, faces: NDArray[np.int32]) -> NDArray[np.uint8]:
     """Give each face the body part with the largest skinning weight over its corners."""
+    # (55, 15): joints to the parts that they belong to.
     of_joint = np.eye(len(PARTS), dtype=np.float32)[np.asarray(PART_OF_JOINT)]
     return (weights @ of_joint)[faces].sum(axis=1).argmax(axis=1).astype(np.uint8)
 
@@ -251,6 +260,7 @@ def _face_parts(weights: Floats, faces: NDArray[np.int32]) -> NDArray[np.uint8]:
 def _hair(rest: Floats, faces: NDArray[np.int32], parts: NDArray[np.uint8]) -> NDArray[np.bool_]:
     head = parts == PARTS.index("head")
     centres = rest[faces].mean(axis=1)
+    # Heights and depths as shares of the head's own box: any head size will do.
     low, high = centres[head].min(axis=0), centres[head].max(axis=0)
     height = (centres[:, 1] - low[1]) / (high[1] - low[1])
     depth = (centres[:, 2] - low[2]) / (high[2] - low[2])

@@ -52,8 +52,8 @@ _MIN_VERTICES = 9930  # the smplx package indexes its landmark vertices by fixed
 
 
 def check_file(file: Path) -> bool:
-    """Check the arrays that `smplx` needs; return whether this is the licensed model (ours carries
-    a notice)."""
+    """Check the arrays that `smplx` needs; return whether this is the licensed model (the open
+    bodies carry a notice)."""
     arrays = _read_arrays(file)
     missing = [name for name in _NEEDED_ARRAYS if name not in arrays]
     if missing:
@@ -89,7 +89,7 @@ def _check_shapes(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
             raise DataError(f"{file}: the array {name!r} is {list(found)}; expected [{words}].")
     faces = arrays["f"]
     if not len(faces) or faces.min() < 0 or faces.max() >= vertices:
-        raise DataError(f"{file}: the array 'f' names vertices beyond the {vertices} there are.")
+        raise DataError(f"{file}: the array 'f' must hold faces of its {vertices} vertices.")
 
 
 def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
@@ -99,21 +99,19 @@ def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         arrays = read_archive(file, (*_NEEDED_ARRAYS, *_MORE_ARRAYS))
-    except DataError:
-        raise
     except DAMAGED as error:
         raise DataError(f"{file} is not a readable .npz body model: {fault(error)}") from error
     for name, array in arrays.items():
         if name in _NEEDED_ARRAYS and (
             not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all()
         ):
-            raise DataError(f"{file}: the array {name!r} holds something else than finite numbers.")
+            raise DataError(f"{file}: the array {name!r} must hold finite numbers only.")
     return arrays
 
 
 def create_model(file: Path) -> Any:
-    """The model of the `smplx` package, which unpickles what it is given: so it gets a file that
-    was written here, of plain arrays alone."""
+    """The model of the `smplx` package. It unpickles what it is given, so it gets a file of plain
+    arrays that was written here."""
     try:
         import smplx
     except ImportError as error:

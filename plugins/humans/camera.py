@@ -27,6 +27,7 @@ def view_axes() -> tuple[Floats, Floats]:
     mirroring not applied."""
     angle = np.deg2rad(np.asarray(AZIMUTHS, dtype=np.float64))
     zero = np.zeros_like(angle)
+    # A camera at azimuth a stands at (sin a, 0, cos a); its right is that, a quarter turn on.
     right = np.stack([np.cos(angle), zero, -np.sin(angle)], axis=1)
     towards = np.stack([np.sin(angle), zero, np.cos(angle)], axis=1)
     return right.astype(np.float32), towards.astype(np.float32)
@@ -42,7 +43,9 @@ def project(points: Floats, half_extent: float = HALF_EXTENT) -> Floats:
     Returns:
         `(..., 6, n, 2)` in [-1, 1], x right, y down, already mirrored for the mirrored views.
     """
+    # Mirroring a stored view is a change of sign of its x axis.
     right = view_axes()[0] * np.where(MIRRORED, -1.0, 1.0)[:, None]
+    # Orthographic: depth plays no part, and level cameras see the same height.
     x = np.einsum("...nc,vc->...vn", points, right)
     y = np.broadcast_to(-points[..., None, :, 1], x.shape)
     return (np.stack([x, y], axis=-1) / half_extent).astype(np.float32)

@@ -48,6 +48,7 @@ def classify(
     """Make a clip, deriving what is not `known`: plain if the pelvis never tilts over 45 degrees,
     the split by name."""
     plain = known.get("plain", bool(tilt(poses).max() <= PLAIN_TILT))
+    # By name: a clip is on the same side in every data set, whatever else is in it.
     held_out = zlib.crc32(name.encode()) / 2**32 < HELD_OUT_SHARE
     split = known.get("split", "val" if held_out else "train")
     return Clip(name, poses, fps, plain, split, licence)
@@ -56,6 +57,7 @@ def classify(
 def tilt(poses: Floats) -> Floats:
     """Angle between the pelvis' up axis and the vertical in degrees,
     `(frames,)`; over 90 is upside down."""
+    # The clip keeps a rounding beyond 1 from becoming NaN.
     up = Rotation.from_rotvec(poses[:, 0]).apply([0.0, 1.0, 0.0])[:, 1]
     return np.rad2deg(np.arccos(np.clip(up, -1.0, 1.0))).astype(np.float32)
 

@@ -29,7 +29,8 @@ def import_motion(
         list[Path], typer.Argument(help="BVH, DeepMimic .txt, AMASS or Motion-X files.")
     ],
 ) -> None:
-    """Turn motion files into one file of SMPL-X poses; tags in an existing index are kept."""
+    """Convert motion files to one file of SMPL-X poses; tags in an existing index are kept."""
+    # Imported here, so that the help shows without loading scipy.
     from rewardft_plugins.humans.clip import check_unique
     from rewardft_plugins.humans.motion import read_motions, write_motions
 

@@ -25,7 +25,8 @@ _CANDIDATES = 4
 class SurfaceDistance:
     """chamfer: mean of `to_truth` and `p2s`, mm. to_truth: from the found surface to the true one.
     p2s: "point to surface", from true points to the found surface, as in PSHuman's evaluation.
-    consistency: mean cosine between the normals of matched points, both ways, in [-1, 1]."""
+    consistency: mean cosine between the normals of matched points, in both directions, in
+    [-1, 1]."""
 
     chamfer: float
     to_truth: float
@@ -42,6 +43,7 @@ def compare(found: Mesh, truth: Mesh, samples: int = SAMPLES, seed: int = 0) -> 
     for here, there in ((0, 1), (1, 0)):
         points, faces = drawn[here]
         distance, nearest = distances(points, drawn[there], (found, truth)[there])
+        # Metres to millimetres.
         means.append(1000 * distance.mean())
         cosines.append((normals[here][faces] * normals[there][nearest]).sum(axis=1).mean())
     return SurfaceDistance(
@@ -58,8 +60,11 @@ def draw(mesh: Mesh, count: int, rng: np.random.Generator) -> tuple[Doubles, Int
         raise ValueError("a mesh without faces has no surface to draw points from")
     corners = mesh.vertices[mesh.faces].astype(np.float64)
     areas = np.linalg.norm(_spanned(corners), axis=1).cumsum()
-    shares = (np.arange(count) + rng.random(count)) / count  # one in each of as many equal parts
+    # One in each of `count` equal parts of the area: less noise than independent draws.
+    shares = (np.arange(count) + rng.random(count)) / count
     faces = np.searchsorted(areas, shares * areas[-1]).clip(max=len(areas) - 1)
+    # The square root makes the density even: area grows with the square of the distance from a
+    # corner.
     root, second = np.sqrt(rng.random(count)), rng.random(count)
     weights = np.stack([1 - root, root * (1 - second), root * second], axis=1)
     return (corners[faces] * weights[..., None]).sum(axis=1), faces
@@ -69,6 +74,7 @@ def distances(points: Doubles, samples: tuple[Doubles, Ints], mesh: Mesh) -> tup
     """Distance of points `(n, 3)` to a surface of which `samples` were drawn, and the nearest
     face."""
     places, faces = samples
+    # The nearest sample is on the nearest triangle nearly always; four make up for the rest.
     _, near = cKDTree(places).query(points, k=_CANDIDATES)
     candidates = faces[near]  # (n, k)
     corners = mesh.vertices[mesh.faces[candidates.ravel()]].astype(np.float64)
@@ -81,6 +87,7 @@ def distances(points: Doubles, samples: tuple[Doubles, Ints], mesh: Mesh) -> tup
 
 def closest_on_triangles(points: Doubles, corners: Doubles) -> Doubles:
     """The point of each triangle `(n, 3, 3)` that is nearest to each of `points`, `(n, 3)`."""
+    # Either the foot of the perpendicular is inside, or the nearest point is on an edge.
     edges = [_closest_on_segment(points, corners[:, k], corners[:, (k + 1) % 3]) for k in range(3)]
     options = np.stack(edges)
     nearest = ((options - points) ** 2).sum(axis=-1).argmin(axis=0)
@@ -93,6 +100,7 @@ def closest_on_triangles(points: Doubles, corners: Doubles) -> Doubles:
     for k in range(3):
         side = np.cross(corners[:, (k + 1) % 3] - corners[:, k], foot - corners[:, k])
         inside &= (side * normal).sum(axis=1) >= 0
+    # A triangle without area has no normal, and is its edges.
     inside &= length2[:, 0] > 1e-24
     return np.where(inside[:, None], foot, on_edge)
 

@@ -36,6 +36,7 @@ class Mesh:
 
     def subdivided(self) -> Mesh:
         """Every triangle in four, corners in the middle of its edges; no colours."""
+        # Sorted, so that both triangles at an edge find the same middle.
         edges = np.sort(self.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
         unique, place = np.unique(edges, axis=0, return_inverse=True)
         middle = place.reshape(-1, 3) + len(self.vertices)  # of the edges ab, bc and ca
@@ -51,6 +52,7 @@ def stored_views(mesh: Mesh, size: int) -> tuple[Bytes, Bytes]:
     As `render.render` paints them: normals with y and z flipped, back and left mirrored.
     """
     normals = mesh.normals()
+    # Normals from [-1, 1] to colours; (v, 6) with the mesh's own beside them.
     painted = np.concatenate([0.5 + 0.5 * normals * (1, -1, -1), _colours(mesh)], axis=1)
     pictures = []
     for right, towards, mirrored in zip(*view_axes(), MIRRORED):
@@ -88,9 +90,11 @@ def paint(mesh: Mesh, values: Floats, right: Floats, towards: Floats, size: int)
     _, face, bary = depth_picture(mesh, right, towards, fine)
     weights = np.concatenate([bary, 1 - bary.sum(axis=-1, keepdims=True)], axis=-1)
     covered = face >= 0
+    # White where nothing is.
     picture = np.ones((fine, fine, values.shape[1]), np.float32)
     corners = values[mesh.faces[face[covered]]]
     picture[covered] = (corners * weights[covered][..., None]).sum(axis=1)
+    # Averaged with the background: edges get a mixture, as `render.render` gives them.
     blocks = picture.reshape(size, SAMPLES, size, SAMPLES, -1).mean(axis=(1, 3))
     return (255 * blocks.clip(0, 1) + 0.5).astype(np.uint8).transpose(2, 0, 1)
 
@@ -120,7 +124,9 @@ def seen(mesh: Mesh, right: Floats, towards: Floats, size: int = 96) -> NDArray[
     depth, _, _ = depth_picture(mesh, right, towards, size)
     x = ((mesh.vertices @ right / HALF_EXTENT + 1) * 0.5 * size).astype(int).clip(0, size - 1)
     y = ((1 - mesh.vertices[:, 1] / HALF_EXTENT) * 0.5 * size).astype(int).clip(0, size - 1)
+    # Two pixels of tolerance in depth: a vertex is on the surface that hides it.
     near = mesh.vertices @ towards > depth[y, x] - 2 * HALF_EXTENT / size * 2
+    # At grazing angles a pixel covers too much surface for its colour to belong to one vertex.
     facing: NDArray[np.bool_] = near & (mesh.normals() @ towards > 0.2)
     return facing
 

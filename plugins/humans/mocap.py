@@ -38,7 +38,8 @@ def read_mocap(path: Path) -> Clip:
     try:
         positions, fps = parse_bvh(text) if path.suffix.lower() == ".bvh" else parse_deepmimic(text)
         named = _smplx_names(path, positions)
-        if not all(np.abs(place).max() < FARTHEST for place in named.values()):  # nor is NaN
+        # Not `>=` any: a NaN is below nothing, so it is refused as well.
+        if not all(np.abs(place).max() < FARTHEST for place in named.values()):
             raise ValueError("a joint is nowhere, or absurdly far away")
         with np.errstate(invalid="ignore", divide="ignore"):  # joints in one place: seen below
             poses = solve(named)
@@ -124,6 +125,7 @@ def _check_joints(joints: list[_BvhJoint]) -> None:
 
 
 def _bvh_rows(motion: str, columns: int) -> tuple[Doubles, float]:
+    # Announced and real numbers of frames differ in files that were cut short.
     lines = [line for line in motion.splitlines() if line.strip()]
     count = _header(lines[:1], r"frames\s*:?\s*(\d{1,9})", "Frames: COUNT")
     seconds = _header(lines[1:2], r"frame\s*time\s*:?\s*(\S+)", "Frame Time: SECONDS")
@@ -131,6 +133,7 @@ def _bvh_rows(motion: str, columns: int) -> tuple[Doubles, float]:
         raise ValueError(f"{count:g} frames of {seconds} s")
     if len(lines) - 2 < count:
         raise ValueError(f"{len(lines) - 2} frames of the {count:g} that it announces")
+    # Thinned before parsing: files of 120 frames a second are common, and text is slow.
     kept, fps = thin(np.arange(int(count)), 1.0 / seconds)
     rows = [_numbers(lines[2 + i].split()) for i in kept]
     for number, row in zip(kept, rows):
@@ -162,6 +165,7 @@ def _bvh_positions(joints: list[_BvhJoint], rows: Doubles) -> Positions:
         for channel in joint.channels:
             axis = channel[0].upper()
             if channel.endswith("position"):
+                # A position channel gives the place itself and replaces the offset.
                 shift[:, "XYZ".index(axis)] = rows[:, column]
             else:
                 order += axis
@@ -205,6 +209,7 @@ def parse_deepmimic(text: str) -> tuple[Positions, float]:
 
 def _humanoid_positions(rows: Doubles) -> Positions:
     def quaternion(column: int) -> Rotation:
+        # The file has w first, scipy wants it last.
         return Rotation.from_quat(rows[:, [column + 1, column + 2, column + 3, column]])
 
     positions, turned, column = {"root": rows[:, 1:4]}, {"root": quaternion(4)}, 8
@@ -217,6 +222,8 @@ def _humanoid_positions(rows: Doubles) -> Positions:
             own = Rotation.from_rotvec(np.outer(rows[:, column], [0.0, 0.0, 1.0]))
         column += {"ball": 4, "hinge": 1, "fixed": 0}[kind]
         turned[joint] = turned[parent] * own
+    # The rig ends at neck and ankle. A point above and one ahead of them, in metres, give their
+    # rotations a direction.
     positions["head_top"] = positions["neck"] + turned["neck"].apply([0.0, 0.18, 0.0])
     for side in ("left", "right"):
         foot = turned[f"{side}_ankle"].apply([0.18, -0.05, 0.0])
@@ -233,6 +240,7 @@ def _smplx_names(path: Path, positions: Positions) -> Positions:
     for rig in RIGS.values():
         names = smplx_joint_names(rig)
         pelvis = names["pelvis"].casefold()
+        # Whatever stands before the pelvis' name may be the prefix of all.
         for prefix in [name.removesuffix(pelvis) for name in known if name.endswith(pelvis)]:
             found = {joint: _spelling(prefix + n.casefold(), known) for joint, n in names.items()}
             if None not in found.values():

@@ -97,6 +97,7 @@ def rasterise(screen, faces, depth, face, bary):  # type: ignore[no-untyped-def]
         cx, cy, cz = screen[faces[f, 2]]
         # Positive for front faces, because y points down.
         area = (cx - ax) * (by - ay) - (bx - ax) * (cy - ay)
+        # Back faces are hidden by front ones in a closed body; slivers would divide by almost 0.
         if area <= 1e-9:
             continue
         x0, x1 = (
@@ -110,9 +111,11 @@ def rasterise(screen, faces, depth, face, bary):  # type: ignore[no-untyped-def]
         for y in range(y0, y1 + 1):
             for x in range(x0, x1 + 1):
                 px, py = x + 0.5, y + 0.5
+                # Barycentric weights: each is the area opposite its corner over the whole.
                 wa = ((cx - px) * (by - py) - (bx - px) * (cy - py)) / area
                 wb = ((ax - px) * (cy - py) - (cx - px) * (ay - py)) / area
                 wc = 1 - wa - wb
+                # Edges belong to both of their faces, so no gap shows between them.
                 if wa >= 0 and wb >= 0 and wc >= 0:
                     z = wa * az + wb * bz + wc * cz
                     if z > depth[y, x]:
@@ -180,6 +183,7 @@ def _resolve(face, bary, surface, light, mirror, samples, out):  # type: ignore[
     """Average the fine pixels over white; a label is that of most of its covered fine pixels."""
     size = out.labels.shape[0]
     share = 1.0 / (samples * samples)
+    # More than there are parts.
     votes = np.zeros(32, np.int32)
     total = np.zeros(6, np.float32)
     normal = np.zeros(3, np.float32)
@@ -206,4 +210,5 @@ def _resolve(face, bary, surface, light, mirror, samples, out):  # type: ignore[
                     255 * min(1.0, share * (total[3 + c] + white)) + 0.5
                 )
             out.alpha[y, px] = np.uint8(255 * share * covered + 0.5)
+            # A pixel that is mostly background is background.
             out.labels[y, px] = votes.argmax() if 2 * covered >= samples * samples else 0

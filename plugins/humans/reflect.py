@@ -39,9 +39,11 @@ def reflect(
     turned = flips.view(6, 1, 1)
     labels = torch.where(turned, labels.flip(-1), labels)
     normals = torch.where(turned[:, None], normals.flip(-1), normals)
+    # Reflection turns the normal's x round, which is 1 - x as a colour; the background stays white.
     x = torch.where(labels > 0, 1 - normals[:, :, 0], normals[:, :, 0])
     normals = torch.cat([x[:, :, None], normals[:, :, 1:]], dim=2)
     sign = torch.where(flips, -1.0, 1.0).view(6, 1)
+    # Left and right joints change names as well as sides.
     places = torch.stack([places[..., 0] * sign, places[..., 1]], dim=-1)[
         :, :, counterparts(JOINTS)
     ]

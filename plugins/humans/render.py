@@ -78,6 +78,7 @@ def draw_clay(body: Body, poses: Floats, betas: Floats, offsets: Floats, size: i
     poses `(n, 22, 3)` axis-angle, betas `(n, 10)`, offsets `(n, 3)`: the pelvis in metres.
     """
     vertices, joints = body.pose(poses, betas)
+    # The pelvis to the place where the clip or the fit has it.
     vertices = vertices - joints[:, :1] + offsets[:, None]
     light = np.array([0.3, 0.5, 0.81], np.float32)
     clay = Appearance(np.full((HAIR + 1, 3), 0.7, np.float32), light, ambient=0.5)
@@ -103,6 +104,7 @@ def render_front(
 
 def _fill(body: Body, vertices: Floats, look: Appearance, cameras: Cameras, out: Views) -> None:
     """Render one body into the views of `out`, which have no leading dimension here."""
+    # Hair is a matter of colour; in the labels it is a part of the head.
     region = np.where(body.face_hair, HAIR, body.face_parts)
     points = np.ascontiguousarray(vertices, dtype=np.float32)
     normals = vertex_normals(points, body.faces)

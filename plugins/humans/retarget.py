@@ -2,9 +2,8 @@
 recording.
 
 Works on positions alone, so it does not matter how a rig defines its rotations. What positions do
-not tell is filled
-in: spine rotations are shared out, the twist of a straight limb follows its parent, wrists and toes
-    do not twist.
+not tell is filled in: the spine's rotation is shared among its joints, the twist of a straight limb
+follows its parent, wrists and toes do not twist.
 """
 
 from __future__ import annotations
@@ -21,16 +20,13 @@ Floats = NDArray[np.float32]
 Positions = dict[str, Doubles]
 
 # Sine of the bend: below, the hinge axis is unknown; above, it is trusted fully.
-_STRAIGHT, _BENT = (
-    0.1,
-    0.35,
-)
+_STRAIGHT, _BENT = 0.1, 0.35
 # An elbow whose hinge points further against its rest axis is taken for a badly tracked one.
 _NOT_BACKWARDS = -0.3
 
 
 def solve(positions: Positions) -> Floats:
-    """Find poses whose limbs point as those of the recording.
+    """Find poses whose limbs point as in the recording.
 
     Args:
         positions: `(frames, 3)` for SMPL-X joint names, y up, any unit. Hips, knees, ankles, feet,
@@ -62,6 +58,7 @@ class _Solver:
         shoulders, rest_shoulders = self._middle("shoulder")
         low, rest_low = self._lower_spine(hips, shoulders, rest_shoulders)
         across, rest_across = self._across("hip")
+        # The line of the hips is taken exactly, the spine settles the turn about it.
         self.turned["pelvis"] = _align(across, low - hips, rest_across, rest_low - rest_hips)
         up, rest_up = shoulders - hips, rest_shoulders - rest_hips
         if "neck" in self.place and "spine3" in self.place:
@@ -69,15 +66,18 @@ class _Solver:
         across, rest_across = self._across("shoulder")
         self.turned["spine3"] = _align(across, up, rest_across, rest_up)
         bend = (self.turned["pelvis"].inv() * self.turned["spine3"]).as_rotvec()
+        # Three joints lead from pelvis to chest; each takes a third of the bend.
         for share, joint in enumerate(("spine1", "spine2"), start=1):
             self.turned[joint] = self.turned["pelvis"] * Rotation.from_rotvec(bend * share / 3)
 
     def head(self) -> None:
         chest = self.turned["spine3"]
         neck = self.place["neck"] if "neck" in self.place else self._middle("shoulder")[0]
+        # In the rest pose the head is above the neck and a little before it.
         self.turned["head"] = chest * _swing(
             np.array([0.0, 1.0, 0.1]), chest.inv().apply(self.place["head"] - neck)
         )
+        # Half of it in the neck, half in the head.
         bend = (chest.inv() * self.turned["head"]).as_rotvec()
         self.turned["neck"] = chest * Rotation.from_rotvec(bend / 2)
 
@@ -96,6 +96,7 @@ class _Solver:
 
     def leg(self, side: str) -> None:
         names = (f"{side}_hip", f"{side}_knee", f"{side}_ankle")
+        # Knees bend backwards, about +x on both sides.
         self._limb("pelvis", *names, np.array([1.0, 0.0, 0.0]), only_forwards=False)
         self.turned[names[2]] = self._follow(names[1], names[2], f"{side}_foot")
         self.turned[f"{side}_foot"] = self.turned[names[2]]
@@ -118,6 +119,7 @@ class _Solver:
             self._bone(joint, end),
         )
         base = self.turned[root] * _swing(rest_upper, self.turned[root].inv().apply(upper_bone))
+        # Where the hinge points if the limb does not twist against its parent.
         expected = base.apply(axis)
         hinge = np.cross(_unit(upper_bone), _unit(lower_bone))
         bend = np.linalg.norm(hinge, axis=1, keepdims=True)
@@ -125,6 +127,7 @@ class _Solver:
         if only_forwards:
             backwards = (hinge * expected).sum(axis=1, keepdims=True) < _NOT_BACKWARDS
             hinge = np.where(backwards, expected, hinge)
+        # Blended and not switched, so that a limb that straightens does not jump.
         trust = np.clip((bend - _STRAIGHT) / (_BENT - _STRAIGHT), 0.0, 1.0)
         hinge = _unit(trust * hinge + (1.0 - trust) * expected)
         rest_axis = axis - _unit(rest_upper) * (axis @ _unit(rest_upper))
@@ -158,6 +161,7 @@ class _Solver:
         joint = next((name for name in ("spine1", "spine2") if name in self.place), None)
         if joint is not None:
             height = np.linalg.norm(self.place[joint] - hips, axis=1).mean()
+            # Some rigs have a spine joint in the middle of the hips, which gives no direction.
             if height >= 1e-3 * np.linalg.norm(shoulders - hips, axis=1).mean() + 1e-6:
                 return self.place[joint], self.rest[joint]
         return shoulders, rest_shoulders

@@ -24,7 +24,8 @@ HUMANOID: tuple[tuple[str, str, tuple[float, float, float], str], ...] = (
 )
 HUMANOID_COLUMNS = 44  # duration, root position and rotation, then the joints above
 
-# How the joints of a rig are called, by the SMPL-X joint whose place they mark. `{S}` is the side.
+# Names of a rig's joints, by the SMPL-X joint whose place they mark. `{S}` is the side: Left.
+# A "Shoulder" is often the collar bone, and an "UpLeg" begins at the hip.
 _LIMBS = {
     "hip": "{S}UpLeg",
     "knee": "{S}Leg",

@@ -15,6 +15,7 @@ def without_heading(poses: Floats) -> Floats:
     """Turn every pose `(n, 22, 3)` about the vertical so that the pelvis faces +z; tilt is kept."""
     root = Rotation.from_rotvec(poses[:, 0])
     forward = root.apply([0.0, 0.0, 1.0])
+    # Only the part of the rotation about the vertical; tilt and roll are the pose's own.
     heading = np.arctan2(forward[:, 0], forward[:, 2])
     turned = poses.copy()
     turned[:, 0] = (_about_vertical(-heading) * root).as_rotvec()
@@ -47,10 +48,12 @@ def farthest_points(points: Floats, count: int, start: int | None = None) -> Ind
     returned, in that order, when `count` is not smaller than n.
     """
     flat = points.reshape(len(points), -1).astype(np.float64)
+    # Centred: the expansion below loses digits to a large common offset.
     flat -= flat.mean(axis=0)
     squares = (flat**2).sum(axis=1)
     nearest = np.full(len(flat), np.inf)
     chosen = np.empty(min(count, len(flat)), dtype=np.int64)
+    # After centring this is the point farthest from the mean.
     following = int(squares.argmax()) if start is None else start
     for place in range(len(chosen)):
         chosen[place] = following
@@ -66,6 +69,7 @@ def with_neighbours(frame: int, frames: int, count: int) -> range:
     """The `count` consecutive frames around `frame`, itself among them, moved inside a clip of
     `frames` frames."""
     count = min(count, frames)
+    # At the ends of a clip the window is moved, not shortened.
     first = min(max(frame - (count - 1) // 2, 0), frames - count)
     return range(first, first + count)
 
@@ -77,5 +81,6 @@ def diversity(joints: Floats) -> float:
     Over poses, per joint and axis, root-relative, combined as the root of the mean variance; the
     root is left out.
     """
+    # Without the root, whose variance is 0 by construction.
     relative = root_relative(joints.astype(np.float64))[:, 1:]
     return float(np.sqrt(relative.var(axis=0).mean()))

@@ -57,7 +57,9 @@ def bone_distances(joints2d: Tensor, size: int, parents: Sequence[int] = PARENTS
     along_x, along_y = (joints2d[..., ends, :] - joints2d)[..., None, None].unbind(-3)
     centres = pixel_centres(size, joints2d)
     x, y = centres - start_x, centres[:, None] - start_y  # (..., j, 1, size), (..., j, size, 1)
+    # The root is its own parent: a bone of length 0, and a disc.
     length2 = (along_x.square() + along_y.square()).clamp_min(1e-12)
+    # The nearest point of the bone, held between its ends: distances to it draw a capsule.
     share = ((x * along_x + y * along_y) / length2).clamp(0.0, 1.0)
     away_x, away_y = x - share * along_x, y - share * along_y
     # The small constant keeps the square root's gradient finite on the bone itself.

@@ -45,9 +45,11 @@ class SkinnedBody:
         joints = self._joints + torch.einsum("jck,bk->bjc", self._joint_shapes, betas)
         turns = rotations(poses)
         if self._bends is not None:
+            # Pose blend shapes go by R - I, which is 0 at rest.
             feature = (turns[:, 1:] - torch.eye(3)).flatten(1)
             rest = rest + torch.einsum("bp,pvc->bvc", feature, self._bends)
         turned, placed = _chain(turns, joints)
+        # A joint's transform is x -> R (x - rest) + placed, so its translation is placed - R rest.
         shift = placed[:, :MOVING] - (turned @ joints[:, :MOVING, :, None])[..., 0]
         matrices = torch.einsum("vj,bjac->bvac", self._weights, turned)
         vertices = (matrices @ rest[..., None])[..., 0] + self._weights @ shift
@@ -85,6 +87,7 @@ def _chain(turns: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         bone = (joints[:, joint] - joints[:, parent])[..., None]
         placed.append(placed[parent] + (turned[parent] @ bone)[..., 0])
         turned.append(turned[parent] @ turns[:, joint])
+    # The jaw keeps its rest pose and moves with the head.
     jaw = (joints[:, _JAW] - joints[:, _HEAD])[..., None]
     placed.append(placed[_HEAD] + (turned[_HEAD] @ jaw)[..., 0])
     return torch.stack(turned, dim=1), torch.stack(placed, dim=1)
@@ -94,5 +97,6 @@ def _by_moving_joint(weights: Tensor, parents: list[int]) -> Tensor:
     """Skinning weights `(v, 55)` of all joints -> `(v, 22)` of those that move."""
     owner = list(range(len(parents)))
     for joint, parent in enumerate(parents):
+        # Parents stand before their children, so a finger finds the wrist that its hand hangs on.
         owner[joint] = joint if joint < MOVING else owner[parent]
     return torch.zeros(len(weights), MOVING).index_add(1, torch.tensor(owner), weights)

@@ -1,4 +1,4 @@
-"""Meshes in a web page that needs no network: they can be turned, all of a row together."""
+"""Meshes in a web page that needs no network. They can be turned, all of a row together."""
 
 from __future__ import annotations
 
@@ -48,12 +48,14 @@ def page_html(title: str, rows: Sequence[Row]) -> str:
 
 def encode(mesh: Mesh) -> dict[str, Any]:
     """Positions in steps of 1/32767 of the extent, colours as bytes: what viewer.js decodes."""
+    # One scale for all meshes of usual size, so that bodies beside each other compare.
     extent = max(HALF_EXTENT, float(np.abs(mesh.vertices).max()))
     colours = mesh.colours
     if colours is None:
         colours = np.broadcast_to(np.asarray(CLAY, np.float32), mesh.vertices.shape)
     return {
         "extent": extent,
+        # Little-endian, as the typed arrays of every browser.
         "vertices": _text((mesh.vertices / extent * _STEPS).round().astype("<i2")),
         "colours": _text((255 * colours.clip(0, 1) + 0.5).astype(np.uint8)),
         "faces": _text(mesh.faces.astype("<u4")),

@@ -178,11 +178,11 @@ def test_a_body_file_never_runs_code(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("v_template", np.full((10475, 3), np.nan), "holds something else than finite numbers."),
-        ("weights", np.full((10475, 55), "x"), "holds something else than finite numbers."),
+        ("v_template", np.full((10475, 3), np.nan), "must hold finite numbers only."),
+        ("weights", np.full((10475, 55), "x"), "must hold finite numbers only."),
         ("J_regressor", np.zeros((2, 2)), "the array 'J_regressor' is [2, 2]; expected [55, "),
-        ("f", np.full((5, 3), 10**6), "the array 'f' names vertices beyond the "),
-        ("f", np.zeros((0, 3), int), "the array 'f' names vertices beyond the "),
+        ("f", np.full((5, 3), 10**6), "the array 'f' must hold faces of its "),
+        ("f", np.zeros((0, 3), int), "the array 'f' must hold faces of its "),
     ],
 )
 def test_a_body_of_other_arrays_is_a_sentence(tmp_path, name, value, message):

@@ -361,7 +361,7 @@ def _refusal(path):
 
 def _too_large(path, mebibytes):
     return (
-        f"{path} would unfold to {mebibytes} MiB of arrays or more; at most 512 MiB are read from one file. Is it a motion "
+        f"{path} would unpack to {mebibytes} MiB of arrays or more; at most 512 MiB are read from one file. Is it a motion "
         f"file? Split a larger set into several files."
     )
 
