@@ -185,7 +185,8 @@ def test_a_path_that_is_no_file_is_refused_with_its_origin(monkeypatch, tmp_path
     path = str(tmp_path / "no.onnx")
     monkeypatch.setenv(MODEL_VARIABLE, str(tmp_path))
     assert (
-        refusal(path) == f"blazepose: the option `model` says {path!r}, which is not a file. {SOURCE}"
+        refusal(path)
+        == f"blazepose: the option `model` says {path!r}, which is not a file. {SOURCE}"
     )
     expected = f"blazepose: the environment variable REWARDFT_BLAZEPOSE says {str(tmp_path)!r}, which is not a file. {SOURCE}"
     assert refusal() == expected
