@@ -81,9 +81,10 @@ def register_commands() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterable[str]:
-    """What only this plugin can know: the judge compares with the rendered truth, so evaluation
-    needs targets."""
+    """The judge compares with the rendered truth, so evaluation needs targets; only this plugin
+    knows that."""
     judged = any(metric.use.casefold() == "pose_judge" for metric in recipe.evaluate.metrics)
+    # `evaluate.data` overrides `data` key by key.
     targets = {**recipe.data.options, **recipe.evaluate.data}.get("targets", False)
     if judged and not targets:
         yield (
@@ -94,7 +95,7 @@ def check_recipe(recipe: Recipe) -> Iterable[str]:
 
 @hookimpl
 def on_evaluation_end(run: Run, step: int, rollout: Rollout | None) -> None:
-    """Paint the last evaluated samples, so that what the figures say can be looked at."""
+    """Save pictures of the last evaluated samples, so that the figures can be checked by eye."""
     from rewardft_plugins.drpose.pictures import save_samples
 
     if run.is_main and rollout is not None:

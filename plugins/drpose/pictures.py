@@ -57,6 +57,7 @@ def save_comparison(
     side = condition.shape[-1]
     for i in range(len(condition)):
         for j, (label, views) in enumerate(rows):
+            # Beside the middle row, as it belongs to all of them.
             left = condition[i] if j == len(rows) // 2 else torch.ones_like(condition[i])
             blocks.append(
                 torch.cat(
@@ -74,7 +75,8 @@ def save_showcase(
     scale: int = 2,
     title_height: int = 26,
 ) -> None:
-    """A picture for everyone: a row per person, the picture given, then each group under its title.
+    """A picture for newcomers: a row per person, the given picture, then each group under its
+    title.
 
     Args:
         pictures: `(n, 3, s, s)` in [0, 1], what the model is given.

@@ -31,7 +31,7 @@ def locate(weights: str | os.PathLike[str], kind: str) -> Path:
             f"; this installation of the plugin lacks them ({ASSETS})" if weights == SHIPPED else ""
         )
         raise ComponentError(
-            f"expected a folder with the {kind} weights, got {str(weights)!r}, which is no "
+            f"expected a folder with the {kind} weights, got {str(weights)!r}, which is not a "
             f"folder{hint}. "
             f'Give the path of a saved folder, or "{SHIPPED}".'
         )
@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing; is {str(path.parent)!r} a folder of saved weights?"
         ) from None
     except json.JSONDecodeError as error:
-        raise ComponentError(f"{path} is no valid JSON: {error}") from None
+        raise ComponentError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ComponentError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
@@ -73,6 +73,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         text = f"{path} cannot be read as safetensors (truncated?): {error}"
         raise ComponentError(text) from error
+    # float16 on disk halves the files; on the CPU networks run in float32.
     return {name: v.float() if v.is_floating_point() else v for name, v in tensors.items()}
 
 
@@ -86,6 +87,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = Fal
         .contiguous()
         for name, value in tensors.items()
     }
+    # Renamed when complete, so that no reader ever finds half a file.
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(save(kept))  # unlike save_file, with the permissions of any other file
     os.replace(temporary, path)
@@ -118,6 +120,7 @@ def load_into(
         raise ComponentError(
             f"{source} does not fit the model:\n" + "\n".join(f"  - {line}" for line in shown)
         )
+    # Checked above; strict would refuse what `may_lack` allows.
     module.load_state_dict(dict(tensors), strict=False)
 
 

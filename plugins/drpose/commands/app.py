@@ -44,18 +44,18 @@ BodyModel = Annotated[
 Poses = Annotated[
     int, typer.Option(help="Poses that farthest-point sampling takes per training split.")
 ]
-Neighbours = Annotated[int, typer.Option(help="Consecutive frames per pose, itself among them.")]
+Neighbours = Annotated[int, typer.Option(help="Consecutive frames per pose, including its own.")]
 Yaws = Annotated[int, typer.Option(help="Random headings per training frame.")]
 Held = Annotated[int, typer.Option(help="Samples of each validation split.")]
 Size = Annotated[
     int, typer.Option(help="Width and height of the pictures in pixels.", min=8, max=2048)
 ]
-Seed = Annotated[int, typer.Option(help="Of headings, shapes, looks and order.")]
+Seed = Annotated[int, typer.Option(help="Seed of headings, shapes, looks and order.")]
 Background = Annotated[
-    str, typer.Option(help="Behind the person in the conditioning images: white or random.")
+    str, typer.Option(help="Background of the conditioning images: white or random.")
 ]
 Tumble = Annotated[
-    float, typer.Option(help="Share of the training samples turned at random about any axis.")
+    float, typer.Option(help="Fraction of the training samples turned at random about any axis.")
 ]
 Targets = Annotated[
     str, typer.Option(help="Which splits also hold the six views: none, val or all.")
@@ -80,12 +80,14 @@ def build_dataset_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Build (image, pose) pairs from motion clips: sample poses, render, split by clip."""
+    # Imported here, so that the help shows without loading torch and scipy.
     from rewardft_plugins.drpose.data.build import build_dataset
     from rewardft_plugins.drpose.data.painter import RenderedPainter
     from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
     from rewardft_plugins.humans.body import describe_body, load_body
     from rewardft_plugins.humans.motion import read_clips
 
+    # Checked before the body is loaded: an option that is wrong should be said at once.
     sampling = Sampling(poses, neighbours, yaws, val_samples, tumble, targets)
     plans = plan_splits(read_clips(motions), sampling)
     model = load_body(body)

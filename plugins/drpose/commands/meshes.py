@@ -34,6 +34,7 @@ def reconstruct_command(
     from rewardft_plugins.humans.body import describe_body, load_body
 
     typer.echo(describe_body(load_body(body)))
+    # Only a run folder has one.
     if (source / "recipe.yaml").is_file():
         made = from_run(source, out or source / "meshes", samples, body)
     else:
@@ -69,11 +70,11 @@ def benchmark_command(
 
 @app.command("estimate")
 def estimate_command(
-    size: Annotated[int, typer.Option(min=64, help="Of the pictures in pixels.")] = 768,
-    batch: Annotated[int, typer.Option(min=1, help="Samples of a step.")] = 2,
+    size: Annotated[int, typer.Option(min=64, help="Size of the pictures in pixels.")] = 768,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 2,
     face: Annotated[bool, typer.Option(help="With face crops: 14 rows instead of 12.")] = True,
     teraflops: Annotated[
-        float, typer.Option(min=0.001, help="What the card really does a second.")
+        float, typer.Option(min=0.001, help="What the card achieves per second in practice.")
     ] = 400.0,
 ) -> None:
     """Memory and time of a step at full size, counted without weights or a GPU."""

@@ -21,14 +21,14 @@ from torch import Tensor
 from rewardft.runs.open import load_trained, open_run, run_recipe_file
 from rewardft.types import Batch, Plan
 
-SHOWN = (2, 3, 4)  # right, back, left: what the picture that is given does not show
+SHOWN = (2, 3, 4)  # right, back, left: what the given picture does not show
 CONSOLE = Console(stderr=True, markup=False)
-# Headings per training frame: the shipped clips are few, the directions one may look from are not.
+# Headings per training frame: they make up for the small number of shipped clips.
 YAWS = 4
 
 
 def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> Any:
-    """Build the data set if it is not there, run `drpose_mini`, and show what it did. Returns the
+    """Build the data set if it is not there, run `drpose_mini`, and show the result. Returns the
     run's summary."""
     build_data(data)
     recipe = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
@@ -85,11 +85,12 @@ def free_folder(out: Path) -> Path:
 
 def paint(folder: Path, count: int = 5) -> Path:
     """`before_after.png` in the run folder: held-out acrobatic samples as the base and the tuned
-    model paint them, the truth, and the body that was fitted to the tuned model's views, each from
-    the right, from behind and from the left."""
+    model generate them, the truth, and the body that was fitted to the tuned model's views, each
+    from the right, from behind and from the left."""
     session = open_run(folder)
     ctx = session.evaluation_context()
     batch = acrobatic_batch(session.resolved.eval_dataset.build(), count)
+    # The same noise twice: what differs between the two rows is the fine-tuning alone.
     _, before = sample_views(ctx, batch)
     load_trained(session, folder)
     normals, after = sample_views(ctx, batch)

@@ -1,4 +1,4 @@
-"""What the training commands are given by name: data sets, and the encoder."""
+"""What the training commands take by name: data sets and the encoder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def open_sets(names: Sequence[str], targets: bool = True) -> list[Drpose15k]:
 
     opened = []
     for name in names:
+        # From the right: a path may contain a colon.
         root, colon, split = name.rpartition(":")
         if not colon:
             raise typer.BadParameter(
@@ -42,7 +43,7 @@ def measure(
     unit: str = "",
     targets: bool = True,
 ) -> None:
-    """Print what `quality` says of each held-out data set."""
+    """Print the figures of `quality` for each held-out data set."""
     for name, dataset in zip(names, open_sets(names, targets)):
         said = (f"{key} {value:.4g} {unit}".rstrip() for key, value in quality(dataset).items())
         typer.echo(f"{name}: " + "  ".join(said))

@@ -37,7 +37,7 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimizer steps.")]
 Lr = Annotated[
     float, typer.Option(min=0.0, help="Peak learning rate; it falls to zero as a cosine.")
 ]
-Seed = Annotated[int, typer.Option(help="Of weights, batches and noise.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights, batches and noise.")]
 Half = Annotated[bool, typer.Option("--half", help="Save in float16.")]
 AUTOENCODER = Annotated[str, typer.Option(help='Folder of the autoencoder, or "shipped".')]
 
@@ -52,7 +52,7 @@ def train_autoencoder_command(
     seed: Seed = 0,
     half: Half = False,
 ) -> None:
-    """Fit the miniature's autoencoder; prints its PSNR on held-out normals and colours."""
+    """Train the miniature's autoencoder; prints its PSNR on held-out normals and colours."""
     from rewardft_plugins.drpose.training.nets import (
         FitOptions,
         autoencoder_psnr,
@@ -75,7 +75,7 @@ def train_decoder_command(
     lr: Lr = 2e-3,
     noise: Annotated[float, typer.Option(help="Largest noise on the latents.")] = 0.15,
     detail: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the gradient energy in windows.")
+        float, typer.Option(min=0.0, help="Weight of the loss on local gradient energy.")
     ] = 0.0,
     base: Annotated[
         str, typer.Option(help='Folder of a base, or "shipped": decode its estimates too.')
@@ -83,8 +83,8 @@ def train_decoder_command(
     seed: Seed = 0,
     half: Half = False,
 ) -> None:
-    """Give an autoencoder a deeper decoder, or train on the one that it has, its latents kept;
-    prints its PSNR on held-out data."""
+    """Give an autoencoder a deeper decoder, or train the decoder that it has; the latents stay the
+    same. Prints its PSNR on held-out data."""
     from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from rewardft_plugins.drpose.model.compact import CompactDenoiser
     from rewardft_plugins.drpose.training.decoder import train_decoder
@@ -113,7 +113,7 @@ def train_estimator_command(
     seed: Seed = 0,
     half: Half = False,
 ) -> None:
-    """Fit the pose estimator on (picture, pose) pairs; prints its error on held-out pictures."""
+    """Train the pose estimator on (picture, pose) pairs; prints its error on held-out pictures."""
     from rewardft_plugins.drpose.training.estimator import estimator_quality, train_estimator
     from rewardft_plugins.drpose.training.nets import FitOptions
 
@@ -131,7 +131,7 @@ def train_base_command(
     data: Roots,
     autoencoder: AUTOENCODER = "shipped",
     start: Annotated[
-        str, typer.Option(help='Go on from the weights in this folder, or "shipped".')
+        str, typer.Option(help='Continue from the weights in this folder, or "shipped".')
     ] = "",
     steps: Steps = 6000,
     minutes: Annotated[
@@ -177,12 +177,12 @@ def train_skeleton_command(
     steps: Steps = 3000,
     lr: Lr = 2e-3,
     radius: Annotated[
-        float, typer.Option(help="Of the bones, where the picture is 2 wide.")
+        float, typer.Option(help="Radius of the bones, in units where the picture is 2 wide.")
     ] = 0.04,
     seed: Seed = 11,
     half: Half = False,
 ) -> None:
-    """Fit PoseScore's network g_skel; prints held-out PSNR and SSIM of its maps (DrPose: 22.48,
+    """Train PoseScore's network g_skel; prints held-out PSNR and SSIM of its maps (DrPose: 22.48,
     0.93).
 
     For a full-size model, `--autoencoder` is the folder `vae` of its pipeline."""
@@ -197,6 +197,7 @@ def train_skeleton_command(
 
     encoder = load_encoder(locate(autoencoder, "autoencoder"))
     freeze(encoder)
+    # Encoded once: the encoder is frozen, and its passes would be most of the training.
     sets = [encode_dataset(encoder, dataset) for dataset in open_sets(data)]
     options = FitOptions(steps=steps, batch=8, lr=lr, seed=seed)
     model = train_skeleton(sets, options, typer.echo, radius=radius)
@@ -222,7 +223,7 @@ def train_form_command(
     seed: Seed = 11,
     half: Half = False,
 ) -> None:
-    """Fit the network of joint_regression or silhouette_score; prints its held-out error (mm) or
+    """Train the network of joint_regression or silhouette_score; prints its held-out error (mm) or
     IoU."""
     from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
     from rewardft_plugins.drpose.training.forms import FORMS, draw_truth, form_quality, train_form
@@ -260,7 +261,7 @@ def train_judge_command(
     seed: Seed = 1234,
     half: Half = False,
 ) -> None:
-    """Fit the independent judge; prints what it says of held-out rendered truth (mm, IoU)."""
+    """Train the independent judge; prints its error and IoU on held-out rendered truth."""
     from rewardft_plugins.drpose.training.nets import FitOptions, judge_quality, train_judge
 
     encoder = load_frozen(autoencoder)

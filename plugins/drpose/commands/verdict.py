@@ -1,5 +1,5 @@
-"""What a run of DrPose gained, for people who have not read the documentation: a table of 80
-columns and a sentence."""
+"""What a run of DrPose gained, for people who have not read the documentation: a table 80 columns
+wide and a sentence."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def gain(row: Paired) -> int:
     """1 better, -1 worse, 0 where the interval holds no change."""
     if not row.separable:
         return 0
+    # Millimetres are errors: less is better.
     return 1 if (row.difference > 0) != row.name.endswith("_mm") else -1
 
 

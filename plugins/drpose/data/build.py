@@ -3,8 +3,8 @@
 Clips are split as a whole. Of each split's frames, farthest-point sampling on root-relative joints
 (heading removed) takes `poses`, and each comes with its temporal neighbours (paper: 1.5K poses, 10
 frames each). Every frame is turned to random headings, given a random shape and look, and rendered.
-What a sample looks like depends on the seed and its place in the motion alone, so a set can be
-built again bit by bit.
+What a sample looks like depends only on the seed and its place in the motion, so a set can be
+rebuilt to the same bits.
 """
 
 from __future__ import annotations
@@ -100,9 +100,12 @@ def build_dataset(
 
 def choose_samples(plan: SplitPlan, body: Body, seed: int) -> list[_Sample]:
     """Choose frames and headings of a split, shuffled; deterministic in the seed."""
+    # In the order of the poses below.
     places = [(clip, frame) for clip in plan.clips for frame in range(len(clip.poses))]
     poses = np.concatenate([clip.poses for clip in plan.clips])
+    # Without heading: the same pose seen from behind is no other pose.
     points = root_relative(body.joints(without_heading(poses)))
+    # Neighbours of two poses may overlap; each frame is taken once.
     frames: dict[tuple[str, int], Clip] = {}
     for place in farthest_points(points, plan.poses):
         clip, frame = places[place]
@@ -113,6 +116,7 @@ def choose_samples(plan: SplitPlan, body: Body, seed: int) -> list[_Sample]:
         for (_, frame), clip in frames.items()
         for yaw in _yaws(clip, frame, plan.yaws, seed)
     ]
+    # Shuffled on disk, so that the first n samples are a random choice.
     order = generator(seed, f"order/{plan.name}").permutation(len(samples))
     return [samples[i] for i in order[: plan.limit]]
 
@@ -146,6 +150,7 @@ class _SplitWriter:
         self._folder, self._plan, self._size, self._row = folder, plan, size, 0
         columns = PAIR_COLUMNS + (TARGET_COLUMNS if plan.targets else ())
         shapes = _shapes(size)
+        # A split may be larger than the memory.
         self._files = {
             name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
                 folder / column_file(plan.name, name),
@@ -161,6 +166,8 @@ class _SplitWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # A list of samples only for a split that was finished; the folder of another is thrown
+        # away.
         if kind is None:
             text = json.dumps(self._samples, separators=(",", ":"))
             (self._folder / samples_file(self._plan.name)).write_text(text, encoding="utf-8")
@@ -176,8 +183,10 @@ class _SplitWriter:
         )
         poses = _tumbled(poses, samples, self._plan.tumble, seed)
         draws = [generator(seed, s.id) for s in samples]
+        # Shape first, then look, from one generator per sample: the order is part of the data set.
         betas = np.stack([random_shape(rng) for rng in draws])
         vertices, joints = body.pose(poses, betas)
+        # The middle of the body's box in the middle of the picture, so that every pose fits.
         centre = (vertices.min(axis=1) + vertices.max(axis=1))[:, None] / 2
         vertices, joints = vertices - centre, joints - centre
         views = render(body, vertices, [random_look(rng) for rng in draws], self._size)

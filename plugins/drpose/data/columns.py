@@ -69,7 +69,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 class _FileFacts(BaseModel):
-    """What the manifest says of one file."""
+    """The manifest's entry for one file."""
 
     bytes: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -129,6 +129,7 @@ def open_column(root: Path, split: str, column: str, entry: dict[str, Any]) -> N
     expected = entry["files"].get(path.name)
     if expected is None:
         raise DataError(f"{root / MANIFEST} does not list {path.name}. Build the data set again.")
+    # Cheap, and says more than numpy's error about a truncated file.
     if path.stat().st_size != expected["bytes"]:
         raise DataError(
             f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}: it is "
@@ -152,8 +153,8 @@ def verify_file(path: Path, expected: dict[str, Any]) -> None:
     """Raises DataError unless a file is the one that was built; large ones are read once."""
     if sha256_once(path) != expected["sha256"]:
         raise DataError(
-            f"{path} is not the file that was built: its SHA-256 is another than {MANIFEST} says. "
-            "Build the data set again."
+            f"{path} is not the file that was built: its SHA-256 differs from the one in "
+            f"{MANIFEST}. Build the data set again."
         )
 
 
@@ -183,6 +184,7 @@ def read_samples(root: Path, split: str, entry: dict[str, Any]) -> list[dict[str
                 f"{path}: sample {number} is damaged{f' at {where}' if where else ''}: "
                 f"{first['msg']}. Build the data set again."
             ) from None
+        # Noise is keyed by the id: two samples with one id would share it.
         if sample["id"] in seen:
             raise DataError(f"{path}: two samples are called {sample['id']!r:.200}.")
         seen.add(sample["id"])

@@ -68,7 +68,7 @@ class Drpose15k:
             split: name of the split; `train` and `val` mean `acro_train` and `acro_val` unless the
                 set has its own. `acro_val+plain_val` is the one after the other.
             targets: also give the six views (normals, colours, labels) of each sample.
-            limit: only the first so many samples of each split; they are a random choice, because
+            limit: only the first `limit` samples of each split; they are a random choice, because
                 samples are stored shuffled.
 
         Raises:
@@ -150,6 +150,7 @@ class _Split:
 
     def _check_finite(self) -> None:
         for name in ("joints", "joints2d", "offsets", "poses", "betas"):
+            # A NaN in a pose would make every loss of its batch NaN, far from its cause.
             bad = ~np.isfinite(self._arrays[name]).reshape(len(self._samples), -1).all(axis=1)
             if bad.any():
                 row = int(bad.argmax())

@@ -1,9 +1,9 @@
 """Hard poses: a benchmark of 64 held-out acrobatic samples.
 
 DrPose's own benchmark of hard poses, MixamoRP, was made with commercial models and is not
-available. This one takes its place here and is not comparable with it: the shipped acrobatic clips
-that nothing was trained on (a cartwheel, a kick, getting up from the floor), poses chosen far
-apart, each from one heading, rendered with the open body. The same on every machine.
+available. This one takes its place and is not comparable with it: the shipped acrobatic clips that
+nothing was trained on (a cartwheel, a kick, getting up from the floor), poses chosen far apart,
+each from one heading, rendered with the open body. It is the same on every machine.
 """
 
 from __future__ import annotations
@@ -33,5 +33,6 @@ def build_hard_poses(root: Path) -> None:
             raise DataError(f"{root} holds another data set, without the split {SPLIT!r}")
         return
     clips = [clip for clip in shipped_clips() if clip.split == "val" and not clip.plain]
+    # No neighbours and one heading: 64 poses, not a few poses many times.
     plan = SplitPlan(SPLIT, clips, poses=COUNT, neighbours=1, yaws=1, targets=True, limit=COUNT)
     build_dataset(root, [plan], load_body(OPEN_BODIES[0]), seed=SEED)

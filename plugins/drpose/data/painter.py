@@ -41,9 +41,8 @@ class Frames:
 class Painter(Protocol):
     """Paints conditioning images.
 
-    `matches_targets` says whether the images show the very person that the six rendered views show.
-    It is False for a
-    generator with portraits of its own: such a set can carry no targets.
+    `matches_targets` says whether the images show the same person as the six rendered views. It is
+    False for a generator with portraits of its own: such a set can carry no targets.
     """
 
     name: str

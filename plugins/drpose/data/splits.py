@@ -19,8 +19,8 @@ class SplitPlan:
     name: of the split. clips: whole clips, in no other split.
     poses: how many poses farthest-point sampling takes. neighbours: consecutive frames per pose,
         itself among them.
-    yaws: random headings per frame. targets: also store the six views. limit: at most so many
-        samples. tumble: share of the samples that are turned at random about any axis, 0 to 1.
+    yaws: random headings per frame. targets: also store the six views. limit: the most samples.
+        tumble: fraction of the samples that are turned at random about any axis, 0 to 1.
     """
 
     name: str
@@ -87,5 +87,6 @@ def plan_splits(clips: Sequence[Clip], sampling: Sampling | None = None) -> list
 
 
 def _validation(name: str, clips: list[Clip], samples: int, targets: bool) -> SplitPlan:
+    # One frame per pose, and as many headings (rounded up) as make up for missing frames.
     frames = sum(len(clip.poses) for clip in clips)
     return SplitPlan(name, clips, samples, 1, min(360, -(-samples // frames)), targets, samples)

@@ -1,5 +1,5 @@
-"""How a data set reaches the disk: built beside its place, synchronised, renamed; the manifest that
-describes it."""
+"""How a data set reaches the disk: built beside its place, synchronised, renamed; and the manifest
+that describes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BLOCK = 1 << 20
 
 @contextlib.contextmanager
 def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary sibling of `out` that takes its place when the block ends well, and vanishes
+    """Give a temporary sibling of `out` that takes its place if the block succeeds, and is deleted
     otherwise.
 
     Raises:
@@ -42,10 +42,13 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """
     _check_place(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, because renaming is atomic only within one file system.
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         folder.chmod(0o755)  # mkdtemp makes it private
         yield folder
+        # Without it a rename may reach the disk before the contents, and a power cut leave empty
+        # files.
         for path in [*folder.iterdir(), folder]:
             _sync(path)
         if out.exists():
@@ -166,6 +169,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
             f"{out} holds a data set already; give another folder, or --overwrite to replace it."
         )
     splits = read_manifest(out)["splits"].values()
+    # Never delete what somebody else put there.
     ours = {MANIFEST, *(name for split in splits for name in split["files"])}
     others = sorted(path.name for path in out.iterdir() if path.name not in ours)
     if others:

@@ -1,9 +1,9 @@
-"""`blazepose`: a second judge that nobody here trained, where it is installed.
+"""`blazepose`: a second judge, trained by others, where it is installed.
 
 BlazePose (arXiv 2006.10204) finds 33 landmarks of a person in a photograph. This metric compares
 twelve limb joints of the generated views with the true pose in 2D. It shares no weights and no
-training data with the rest of the plugin. It
-is for judging: optimising pixels against such a network fools it, and it gives no gradient here.
+training data with the rest of the plugin. It is for judging: optimising pixels against such a
+network fools it, and it gives no gradient here.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def limb_errors(views: Tensor, joints2d: Tensor, network: Network) -> Tensor:
     views: `(n, 6, 3, s, s)` in [0, 1] and joints2d: `(n, 6, 23, 2)` in [-1, 1], both as stored:
     back and left mirrored. Returns `(n, 6, 12)`, joints in the order of `LANDMARKS`.
     """
+    # Turned back: in a mirrored picture left and right limbs change names.
     pictures = _resize(unmirror(views).flatten(0, 1))
     # One at a time: a sample's figures cannot depend on its batch, and a network of fixed batch
     # size 1 serves too.

@@ -82,6 +82,8 @@ def triangulate(points: Tensor, weights: Tensor, half_extent: float = HALF_EXTEN
     points: `(n, 6, j, 2)` in [-1, 1], mirrored where stored so. weights: `(n, 6, j)`, positive.
     Returns `(n, j, 3)` metres in the frame of the condition camera.
     """
+    # Least squares in the ground plane: each view gives one equation x_v = axis_v . (x, z) for
+    # every joint. Heights are the same in all views, so y is their weighted mean.
     axes = torch.as_tensor(view_axes()[0], device=points.device)
     signs = torch.where(torch.tensor(MIRRORED, device=points.device), -1.0, 1.0)
     ground = (axes * signs[:, None])[:, [0, 2]]  # (6, 2): image x of a view as a function of (x, z)
@@ -89,6 +91,7 @@ def triangulate(points: Tensor, weights: Tensor, half_extent: float = HALF_EXTEN
     vector = torch.einsum("nvj,va,nvj->nja", weights, ground, points[..., 0])
     a, b, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
     det = (a * d - b * b).clamp_min(1e-8)
+    # The 2 x 2 normal equations, solved by Cramer's rule.
     x = (d * vector[..., 0] - b * vector[..., 1]) / det
     z = (a * vector[..., 1] - b * vector[..., 0]) / det
     y = -(weights * points[..., 1]).sum(1) / weights.sum(1)
@@ -121,6 +124,7 @@ class JudgeNet(nn.Module):
         self.width = width
         w = width
         self.view = nn.Parameter(torch.zeros(BODY_VIEWS, 2 * w, 1, 1))
+        # Half the resolution without losing a pixel: four neighbours become channels.
         self.enter = nn.Sequential(nn.PixelUnshuffle(2), _layer(12, 2 * w))
         self.at2 = _layer(2 * w, 2 * w)
         self.at4 = nn.Sequential(_layer(2 * w, 3 * w, 2), _layer(3 * w, 3 * w))
@@ -152,6 +156,7 @@ class JudgeNet(nn.Module):
         logits `(n, 6, 15, 64, 64)`.
         """
         count = normals.shape[:2]
+        # White becomes 0, which is what convolutions pad with.
         x = self.enter(1 - normals.flatten(0, 1))
         half = self.at2((x.unflatten(0, count) + self.view).flatten(0, 1))
         quarter = self.at4(half)
@@ -159,6 +164,7 @@ class JudgeNet(nn.Module):
         deep = self.at16(eighth)
         up = self.up4(_grow(self.up8(_grow(deep) + eighth)) + quarter)
         features = self.up2(_grow(up) + half)
+        # float32: a place is a small difference between sums over thousands of pixels.
         places = expected_position(self.joints(features).float()).unflatten(0, count)
         scores = self.confidence(deep.mean((2, 3))).float().unflatten(0, count)
         weights = scores.softmax(dim=1) + VIEW_FLOOR
@@ -206,6 +212,7 @@ class PoseJudge:
                     f"pose_judge needs the column {name!r}: give the data set `targets: true`"
                 )
         pixels = rollout.decoded
+        # Normals come first, colours second; a face crop follows the six body views.
         normals = pixels[:, : pixels.shape[1] // DOMAINS][:, :BODY_VIEWS].float()
         values = self.judge(normals, batch["labels"], batch["joints"])
         values["sharpness"] = sharpness(normals, batch["normals"].to(normals.device))
@@ -215,7 +222,7 @@ class PoseJudge:
     @torch.no_grad()
     def judge(self, normals: Tensor, labels: Tensor, joints: Tensor) -> dict[str, Tensor]:
         """Normals `(n, 6, 3, 64, 64)`, labels `(n, 6, 64, 64)`, joints `(n, 23, 3)` in metres ->
-        the tables but `sharpness`."""
+        all tables except `sharpness`."""
         self.net.to(normals.device)
         labels, joints = labels.to(normals.device), joints.to(normals.device)
         with torch.autocast(normals.device.type, enabled=False):

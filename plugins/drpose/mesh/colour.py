@@ -20,8 +20,8 @@ _EDGE = 0.03  # metres from the silhouette's edge, where pixels are mixed with t
 def paint_mesh(mesh: Mesh, colours: Tensor, depth: Tensor) -> Mesh:
     """The mesh with the colours of the views that see each vertex.
 
-    Each view counts by the square of the cosine to its camera, and as much as PSHuman trusts it.
-    Vertices that no view shows take the mean of their neighbours'.
+    Each view is weighted by the square of the cosine to its camera, times PSHuman's trust in it.
+    Vertices that no view shows take the mean of their neighbours.
 
     Args:
         mesh: metres, in the frame of the condition camera.
@@ -33,6 +33,7 @@ def paint_mesh(mesh: Mesh, colours: Tensor, depth: Tensor) -> Mesh:
     right, towards = view_axes()
     shown = np.stack([seen(mesh, *axes) for axes in zip(right, towards)]) & inside
     cosine = (mesh.normals() @ towards.T).T.clip(0)
+    # Squared, so that a view from the front drowns one at a grazing angle.
     weight = shown * cosine**2 * VIEW_WEIGHTS.numpy()[:, None]  # (6, v)
     total = weight.sum(axis=0)
     found = (read * weight[..., None]).sum(axis=0) / np.maximum(total, 1e-9)[:, None]
@@ -44,6 +45,7 @@ def _fill(
 ) -> NDArray[np.float32]:
     """Spread the known colours to the other vertices, ring by ring; grey where none is connected
     to a known one."""
+    # Three directed edges a face; with the transpose every neighbour counts both ways.
     ones = np.ones(3 * len(mesh.faces))
     start, end = mesh.faces.ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     shape = (len(colours), len(colours))

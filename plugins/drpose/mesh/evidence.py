@@ -22,7 +22,7 @@ POINTS = 96  # of each silhouette, drawn at random
 class Evidence:
     """Of b samples, in the six stored views; back and left mirrored.
 
-    places: `(b, 6, 23, 2)` joints in [-1, 1], and joints `(b, 23, 3)` in metres, by the judge.
+    places: `(b, 6, 23, 2)` joints in [-1, 1], and joints `(b, 23, 3)` in metres, from the judge.
     depth: `(b, 6, S, S)` metres to the edge of the silhouette, positive inside.
     inside: `(b, 6, 96, 2)` points of the silhouette in [-1, 1]; weight `(b, 6, 96)`: 0 where a
         silhouette has fewer.
@@ -41,12 +41,14 @@ class Evidence:
 def look_at(normals: Tensor, judge: JudgeNet, seed: int = 0) -> Evidence:
     """Read normals `(b, 6, 3, s, s)` in [0, 1] on white, as stored."""
     small = normals.flatten(0, 1)
+    # `area` averages, as the judge's training pictures were averaged by the renderer.
     if normals.shape[-1] != JUDGE_SIZE:
         small = F.interpolate(small, (JUDGE_SIZE, JUDGE_SIZE), mode="area")
     joints, places, _ = judge(small.unflatten(0, normals.shape[:2]))
     depth = silhouette_depth(normals)
     inside, weight = _draw_inside(depth, seed)
     signs = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1)  # y and z are stored flipped
+    # Decoded normals are shorter where the model is unsure.
     unit = F.normalize((2 * normals - 1) * signs, dim=2, eps=1e-6)
     return Evidence(places, joints, depth, inside, weight, unit)
 
@@ -65,6 +67,7 @@ def project(points: Tensor) -> Tensor:
 
 def sample(maps: Tensor, places: Tensor) -> Tensor:
     """Read maps `(b, 6, c, s, s)` at places `(b, 6, n, 2)` in [-1, 1]: `(b, 6, n, c)`."""
+    # Beyond the picture the nearest pixel holds, so that a vertex outside is still drawn back.
     read = F.grid_sample(
         maps.flatten(0, 1),
         places.flatten(0, 1)[:, None],
@@ -76,6 +79,7 @@ def sample(maps: Tensor, places: Tensor) -> Tensor:
 
 def _depths(normals: NDArray[np.float32]) -> NDArray[np.float32]:
     """Signed distance of one sample's views `(6, 3, s, s)` to the silhouettes' edge, metres."""
+    # Interpolated before the threshold: the edge then lies between pixels, not on them.
     darkness = torch.from_numpy(1 - normals.min(axis=1))[:, None]
     side = max(FINE, darkness.shape[-1])
     fine = F.interpolate(darkness, (side, side), mode="bilinear", align_corners=False)[:, 0]
@@ -87,12 +91,14 @@ def _signed(mask: NDArray[np.bool_], pixel: float) -> NDArray[np.float32]:
     if not mask.any():  # nothing was painted: everywhere is as far outside as can be
         return np.full(mask.shape, -2 * HALF_EXTENT, np.float32)
     inner, outer = distance_transform_edt(mask), distance_transform_edt(~mask)
+    # Distances are between pixel centres, and the edge is half a pixel before the next one.
     signed: NDArray[np.float32] = np.where(mask, inner - 0.5, 0.5 - outer).astype(np.float32)
     return signed * np.float32(pixel)
 
 
 def _draw_inside(depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """`POINTS` random points of every silhouette, and which of them are real."""
+    # A coarse grid spreads the points; on the fine one most would lie side by side.
     coarse = F.interpolate(depth, (JUDGE_SIZE, JUDGE_SIZE), mode="area")
     line = (torch.arange(JUDGE_SIZE) + 0.5) * (2 / JUDGE_SIZE) - 1
     points = torch.zeros(*depth.shape[:2], POINTS, 2)

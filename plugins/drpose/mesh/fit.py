@@ -1,7 +1,7 @@
 """Fit a body to six views: joints first, then silhouettes and normals too.
 
-PSHuman (arXiv 2409.10141) starts its meshes from an SMPL-X body fitted so, and then moves single
-vertices. In the miniature that made meshes worse (docs/decisions.md), and it stays with the body.
+PSHuman (arXiv 2409.10141) starts its meshes from an SMPL-X body fitted like this, and then moves
+single vertices. In the miniature that made meshes worse (docs/decisions.md), so the body is kept.
 Adam on the CPU, many samples at once, in two stages:
 
 1. pose, shape and place from the joints that the judge finds in the views. Views disagree, so
@@ -70,10 +70,14 @@ def fit(evidence: Evidence, body: SkinnedBody, options: FitOptions | None = None
         adam = torch.optim.Adam(groups)
         steps = options.joint_steps + options.view_steps
         for step in range(steps):
+            # Falls linearly: large turns first, then details.
             adam.param_groups[0]["lr"] = 0.003 + 0.03 * (1 - step / steps)
+            # Sums over samples in every term, so that each sample's gradient is its own.
             vertices, joints = body.pose(pose, betas, place)
             loss = joint_loss(joints, evidence)
+            # The root is left out: no direction of the body as a whole is more likely.
             loss = loss + options.prior * (pose[:, 1:].square().sum() + betas.square().sum())
+            # A silhouette pulls the nearest limb, so limbs must be near their places first.
             if step >= options.joint_steps:
                 loss = loss + sights.loss(vertices, options, step - options.joint_steps)
             adam.zero_grad()
@@ -109,6 +113,7 @@ class _Sights:
         places = project(vertices)
         depth = sample(self.evidence.depth[:, :, None], places)[..., 0]
         normals = vertex_normals(vertices, self.body.faces)
+        # Searching costs more than a step, and what is nearest changes slowly.
         if step % _COVER_EVERY == 0:
             self._nearest = self._find_nearest(places.detach())
         if step % _SEE_EVERY == 0:
@@ -117,6 +122,7 @@ class _Sights:
         return options.silhouette * edges + options.normal * self._turned(places, depth, normals)
 
     def _outside(self, depth: Tensor) -> Tensor:
+        # Vertices inside cost nothing; outside it is the distance to the edge.
         out = limited((-depth).clamp_min(0).square(), _EDGE_LIMIT)
         return (out.mean(2) * VIEW_WEIGHTS).mean(1).sum()
 
@@ -142,6 +148,7 @@ class _Sights:
 
 def _start(evidence: Evidence, body: SkinnedBody) -> tuple[Tensor, Tensor, Tensor]:
     """Pose, shape and place whose limbs point as the judge's joints do."""
+    # The jaw is no joint of the retargeting, which needs limbs and trunk alone.
     positions = {
         name: evidence.joints[:, index].double().numpy()
         for index, name in enumerate(JOINTS)
@@ -149,6 +156,7 @@ def _start(evidence: Evidence, body: SkinnedBody) -> tuple[Tensor, Tensor, Tenso
     }
     pose = torch.from_numpy(solve(positions))
     betas, place = torch.zeros(len(pose), BETAS), torch.zeros(len(pose), 3)
+    # The mean offset of all joints: one that the judge misplaces hardly moves it.
     place = (evidence.joints - body.pose(pose, betas, place)[1]).mean(1)
     return pose.requires_grad_(), betas.requires_grad_(), place.requires_grad_()
 

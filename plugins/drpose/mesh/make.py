@@ -28,7 +28,7 @@ from rewardft.types import Batch, Plan
 
 @dataclass(frozen=True)
 class Made:
-    """folder: what was written to. count: of meshes. lines: what there is to say about them."""
+    """folder: where the meshes are. count: how many. lines: a sentence about each."""
 
     folder: Path
     count: int
@@ -58,6 +58,7 @@ def run_meshes(folder: Path, count: int, body: str | None = None) -> list[Row]:
     session = open_run(folder)
     ctx = session.evaluation_context()
     batch = acrobatic_batch(session.resolved.eval_dataset.build(), count)
+    # The same noise for base and tuned: what differs is the fine-tuning alone.
     base = reconstruct(*_views(ctx, batch)).meshes
     load_trained(session, folder)
     tuned = reconstruct(*_views(ctx, batch)).meshes
@@ -72,6 +73,7 @@ def coloured_truth(reconstruct: Reconstructor, batch: Batch) -> list[Mesh]:
     """The bodies that were rendered, with the colours of their views."""
     bare = true_mesh(reconstruct.body, batch["pose"], batch["betas"], batch["offset"])
     depth = silhouette_depth(batch["normals"].float().cpu())
+    # Colours need more vertices than the form of a low-poly body.
     fine = [mesh.subdivided() if len(mesh.vertices) < 5000 else mesh for mesh in bare]
     return [paint_mesh(*triple) for triple in zip(fine, batch["colours"].float().cpu(), depth)]
 

@@ -1,4 +1,4 @@
-"""`mesh_judge`: the paper's columns about geometry and appearance, on meshes made of the views.
+"""`mesh_judge`: the paper's columns on geometry and appearance, for meshes made from the views.
 
 DrPose (arXiv 2603.02619) carves a mesh out of the generated views and reports its Chamfer distance
 and the PSNR of its renderings. Here a body is fitted to the views (`mesh/fit.py`) and compared with
@@ -95,7 +95,9 @@ class MeshJudge:
             structural_similarity_index_measure,
         )
 
+        # No alignment: a body in the wrong place is wrong.
         distance = compare(found, truth)
+        # Unlit, as the colours were read off: no light is guessed.
         painted = torch.from_numpy(stored_views(found, colours.shape[-1])[1]).float() / 255
         values = {
             "chamfer_mm": distance.chamfer,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rewardft.errors import DataError
 
-# By which names a file may be called, beside the view's own; PSHuman's are among them.
+# What a file's name may begin with; PSHuman's names are among them.
 DOMAINS = {"normals": ("normals", "normal"), "colours": ("colours", "colour", "colors", "color")}
 _ALIASES = {"front": ("front", "front_face")}
 _ENDINGS = (".png", "_masked.png")
@@ -29,12 +29,13 @@ def read_views(where: Path) -> tuple[list[str], Tensor, Tensor]:
             Back and left are as a viewer sees them. Transparent pixels become white.
 
     Raises:
-        DataError: a view is missing, a file is no picture, or the sizes do not fit.
+        DataError: a view is missing, a file is not a picture, or the sizes do not fit.
     """
     if where.is_dir():
         normals, colours = (_folder(where, names) for names in DOMAINS.values())
         if normals.shape != colours.shape:
-            raise DataError(f"{where}: normals and colours are not of one size")
+            raise DataError(f"{where}: normals and colours differ in size")
+        # `unmirror` is its own inverse: from what a viewer sees to what models store.
         return [where.name], unmirror(normals)[None], unmirror(colours)[None]
     return _sheet(where)
 
@@ -84,6 +85,7 @@ def _read(path: Path) -> Tensor:
         raise DataError(f"{path}: no such file") from None
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable picture: {error}") from error
+    # Models and judges know people on white.
     white = Image.new("RGBA", rgba.size, "white")
     shown = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
     return torch.from_numpy(shown.astype(np.float32) / 255).permute(2, 0, 1)

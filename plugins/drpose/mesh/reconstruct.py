@@ -54,8 +54,8 @@ class Reconstructor:
     def __call__(self, normals: Tensor, colours: Tensor) -> Reconstruction:
         """Normals and colours `(n, 6, 3, s, s)` in [0, 1] on white, back and left mirrored.
 
-        A sample is fitted alone, whatever its company, but a batch of another size rounds
-        otherwise, and the steps of the fit make some millimetres of that.
+        Each sample is fitted independently of the others, but a batch of another size rounds
+        differently, and the steps of the fit turn that into a few millimetres.
         """
         fits: list[Fit] = []
         meshes: list[Mesh] = []

@@ -53,6 +53,21 @@ MINI_UNET: dict[str, Any] = {
 }
 
 
+# SD-2.1-unCLIP's schedule. With "trailing" spacing a chain starts at the last timestep, so at the
+# noise that the model was trained to start from, however few the steps.
+MINI_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "rescale_betas_zero_snr": False,
+}
+
+
 def to_published_order(x: Tensor) -> Tensor:
     """`(b, 2 v, ...)` -> `(2 b v, ...)`, rows ordered (domain, sample, view)."""
     return x.unflatten(1, (DOMAINS, -1)).transpose(0, 1).flatten(0, 2)

@@ -248,6 +248,6 @@ def test_an_edit_of_the_same_size_is_found_and_a_sound_file_is_read_once(
     with pytest.raises(DataError) as caught:
         Drpose15k(str(root), split="acro_val")
     assert str(caught.value) == (
-        f"{file} is not the file that was built: its SHA-256 is another than manifest.json says. "
+        f"{file} is not the file that was built: its SHA-256 differs from the one in manifest.json. "
         "Build the data set again."
     )

@@ -193,7 +193,7 @@ def test_a_missing_folder_is_named():
     with pytest.raises(ComponentError) as error:
         MultiviewUNet(weights="no/such/folder")
     assert str(error.value) == (
-        "expected a folder with the base weights, got 'no/such/folder', which is no folder. "
+        "expected a folder with the base weights, got 'no/such/folder', which is not a folder. "
         'Give the path of a saved folder, or "shipped".'
     )
 

@@ -360,6 +360,6 @@ def test_missing_weights_are_named(tmp_path):
     with pytest.raises(ComponentError) as error:
         SilhouetteScore(weights=str(tmp_path / "none"))
     assert str(error.value) == (
-        f"expected a folder with the silhouettes weights, got {str(tmp_path / 'none')!r}, which is no folder. "
+        f"expected a folder with the silhouettes weights, got {str(tmp_path / 'none')!r}, which is not a folder. "
         'Give the path of a saved folder, or "shipped".'
     )
