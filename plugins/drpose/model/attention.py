@@ -53,6 +53,7 @@ class CpuFriendlyAttention:
             to(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for to, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
+        # Autocast would cast the float32 inputs back.
         if q.device.type == "cpu" and q.dtype is torch.bfloat16:
             with torch.autocast("cpu", enabled=False):
                 mixed = F.scaled_dot_product_attention(
@@ -79,8 +80,8 @@ def square_side(tokens: int) -> int:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise ValueError(
-            f"multi-view attention expects square feature maps, got {tokens} tokens, which is no "
-            "square"
+            f"multi-view attention expects square feature maps, got {tokens} tokens, which is not "
+            "a square"
         )
     return side
 
@@ -89,6 +90,7 @@ def join_image_rows(tokens: Tensor, views: int) -> Tensor:
     """`(n views, h w, c)` -> `(n h, views w, c)`: one sequence for each image row of a sample,
     across its views."""
     side = square_side(tokens.shape[1])
+    # Level orthographic cameras: a point of the body has the same height in every view.
     maps = tokens.unflatten(0, (-1, views)).unflatten(2, (side, side))  # (n, views, h, w, c)
     return maps.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
@@ -113,6 +115,7 @@ def fuse_face(tokens: Tensor) -> Tensor:
     maps = rows.unflatten(2, (side, side)).permute(0, 1, 4, 2, 3)
     face = F.interpolate(maps[:, -1].detach(), (third, third), mode="bilinear", align_corners=False)
     blend = torch.zeros_like(maps[:, 0])
+    # Half and half inside the head's region, the front view alone outside.
     weight = torch.zeros(side, side, dtype=maps.dtype, device=maps.device)
     weight[:third, third : 2 * third] = 0.5
     blend[..., :third, third : 2 * third] = face
@@ -138,6 +141,7 @@ class MultiviewTransformerBlock(nn.Module):
         self.norm1, self.attn1 = block.norm1, attn
         self.norm_mv = nn.LayerNorm(dim)
         self.attn_mv = Attention(query_dim=dim, heads=heads, dim_head=attn.inner_dim // heads)
+        # Zero at first, so that a block taken from a plain U-Net still computes what it did.
         for parameter in self.attn_mv.to_out[0].parameters():
             nn.init.zeros_(parameter)
         self.norm2, self.attn2 = block.norm2, block.attn2
@@ -172,6 +176,8 @@ class MultiviewTransformerBlock(nn.Module):
             return self._attend_rows(tokens)
         views = tokens.unflatten(0, (-1, self.views))
         body = self._attend_rows(views[:, :BODY_VIEWS].flatten(0, 1)).unflatten(0, (-1, BODY_VIEWS))
+        # A face crop has another scale, so its rows show other heights than those of the body
+        # views.
         return torch.cat([body, torch.zeros_like(views[:, BODY_VIEWS:])], dim=1).flatten(0, 1)
 
     def _attend_rows(self, body: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ class LatentAutoencoder(nn.Module):
     same latents can take the shallow one's place. Latents are standardised: zero mean and unit
     variance per channel over the data it was trained on.
 
-    Raises `ComponentError` when `decoder` is neither "shallow" nor "deep", or a deep one is asked
-    for another factor than 4.
+    Raises `ComponentError` when `decoder` is neither "shallow" nor "deep", or for a deep one with a
+    factor other than 4.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class LatentAutoencoder(nn.Module):
             raise ComponentError(f"the deep decoder enlarges latents 4 times, got factor {factor}")
         self.channels, self.factor, self.width = channels, factor, width
         pixels = 3 * factor**2
+        # Convolutions at the latents' size see 16 times fewer positions than at the picture's.
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(factor),
             nn.Conv2d(pixels, width, 3, padding=1),
@@ -70,6 +71,7 @@ class LatentAutoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels, nominally in [0, 1] but not clamped."""
+        # It was trained on standardised latents; the shallow one on the encoder's own.
         if self.is_deep:
             return self.decoder(latents)
         return self.decoder(latents * self.std + self.mean) / 2 + 0.5
@@ -83,6 +85,7 @@ class LatentAutoencoder(nn.Module):
         variance 1."""
         shift = latents.mean((0, 2, 3)).view(-1, 1, 1)
         scale = latents.std((0, 2, 3)).view(-1, 1, 1)
+        # On top of what was subtracted already: the latents given are standardised once.
         self.mean += shift * self.std
         self.std *= scale
 

@@ -5,8 +5,8 @@ Front and back share a silhouette pixel by pixel, because the back is stored mir
 and left. Their rows are stacked as channels of one map, and the other two views keep one each: four
 maps of 8 x 8 tokens stand for twelve. In each block convolutions work within a map, and row-wise
 attention (PSHuman, arXiv 2409.10141) joins the four: orthographic cameras at elevation 0 see a
-point of the body at the same height. As in PSHuman's variant with SMPL, what is known of the pose
-is drawn into every view; here it is the skeleton that `PoseEstimator` reads off the picture.
+point of the body at the same height. As in PSHuman's variant with SMPL, the known pose is drawn
+into every view; here it is the skeleton that `PoseEstimator` reads off the picture.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def draw_skeletons(joints: Tensor, size: int = MAP) -> Tensor:
     depth = torch.einsum("bjc,vc->bvj", points, along)
     bones = skeleton_maps(torch.stack([x, y], dim=-1), size)
     ends = [parent if parent >= 0 else joint for joint, parent in enumerate(PARENTS)]
+    # Depth says which of two crossing limbs is in front, which a drawn bone does not.
     middle = depth + depth[..., ends]
     return torch.cat([bones, bones * middle[..., None, None]], dim=2)
 
@@ -135,6 +136,7 @@ class CompactDenoiser(nn.Module):
         )
         row, drawn = 4 * channels, 2 * len(JOINTS) * (MAP // SIDE) ** 2
         maps = len(GROUPS)
+        # A map has weights of its own: the same channel is another view in each.
         self.enter = nn.Parameter(torch.randn(maps, 5 * row, width) / math.sqrt(3 * row))
         self.skeleton = nn.Parameter(torch.randn(maps, drawn, width) / 8)
         self.position = nn.Parameter(0.3 * torch.randn(maps, width, SIDE, SIDE))
@@ -144,6 +146,7 @@ class CompactDenoiser(nn.Module):
         self.time2 = nn.Linear(embedding, embedding)
         self.blocks = nn.ModuleList(Block(width, embedding, heads) for _ in range(depth))
         self.norm = nn.GroupNorm(8, width)
+        # Zero at first: the network begins by predicting 0, whatever the depth.
         self.leave = nn.Parameter(torch.zeros(maps, width, 4 * row))
         self.skip = nn.Parameter(torch.zeros(maps, 4 * row))
 
@@ -186,8 +189,10 @@ class CompactDenoiser(nn.Module):
         frequency = torch.exp(
             -math.log(1000) * torch.arange(FREQUENCIES, device=t.device) / (FREQUENCIES - 1)
         )
+        # Up to 180 radians at the noisiest step, and down to a thousandth of it.
         angle = 0.18 * t.float()[:, None] * frequency
         time = self.time2(F.silu(self.time1(torch.cat([angle.sin(), angle.cos()], dim=1))))
+        # The picture as a whole, by mean and maximum: convolutions see a part of it.
         whole = self.picture(torch.cat([picture.mean((2, 3)), picture.amax((2, 3))], dim=1))
         return F.silu((time + whole)[:, None] + self.view).flatten(0, 1)
 

@@ -31,6 +31,7 @@ class DeepDecoder(nn.Module):
         super().__init__()
         self.enter = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), Residual(width))
         self.down = nn.Conv2d(width, width, 4, 2, 1)
+        # A branch at half the resolution sees twice as far.
         self.low = nn.Sequential(
             Residual(width), nn.SiLU(), nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2)
         )
@@ -44,4 +45,5 @@ class DeepDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         hidden = self.enter(latents)
         hidden = hidden + self.low(self.down(hidden))
+        # 0.5 - out / 2: the shipped weights depend on the sign.
         return 0.5 - self.leave(self.middle(hidden)) / 2

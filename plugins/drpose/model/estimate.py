@@ -1,9 +1,9 @@
-"""What a step at full size would take, counted on tensors without memory.
+"""Memory and time of a step at full size, counted on tensors without memory.
 
 The published U-Net (SD-2.1-unCLIP's, with multi-view attention) runs forwards and backwards on the
-device "meta", where shapes are followed and nothing is computed: operations are counted by PyTorch,
-and bytes by what autograd keeps. Kernels, the allocator and the VAE's own activations are not in
-it, so a card needs more than this, and a step takes longer.
+device "meta", which follows shapes and computes nothing: operations are counted by PyTorch, and
+bytes by what autograd keeps. Kernels, the allocator and the VAE's own activations are not included,
+so a card needs more than this, and a step takes longer.
 """
 
 from __future__ import annotations
@@ -88,11 +88,15 @@ def describe(
 ) -> list[str]:
     """Lines about one optimizer step: sampling, the trained steps again, and the reference's.
 
-    teraflops: what the card really does a second; an H100 reaches some 400 of its 989 in bfloat16.
+    teraflops: what the card achieves per second in practice; an H100 reaches about 400 of its 989
+        in bfloat16.
     A backward pass counts as two forward ones, and with checkpointing as three.
     """
+    # Sampling, then for each trained step: its forward again (1), its backward with recomputation
+    # (3) and the reference's forward (1). Guidance doubles all of it.
     calls = steps * (1 + guided) + trained * (1 + guided) * (1 + 3 + 1)
     total = calls * batch * found.flops
+    # bfloat16: 2 bytes. Training in full: 12 of float32 master and two moments, 4 of gradient.
     weights = 2 * found.parameters
     doubled = batch * trained * (1 + guided)
     return [

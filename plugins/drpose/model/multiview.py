@@ -123,6 +123,7 @@ class MultiviewUNet(nn.Module):
             raise ComponentError(
                 f"{folder / 'config.json'} is of kind {config.get('kind')!r}, expected {KIND!r}"
             )
+        # Rows would be counted wrongly, and the weights would load all the same.
         if config["face"] != self.face:
             raise ComponentError(
                 f"{folder} was trained with face: {config['face']}, the recipe says {self.face}"
@@ -193,7 +194,7 @@ class MultiviewUNet(nn.Module):
 
     def drop(self, cond: Condition, mask: Tensor) -> dict[str, Tensor]:
         """The condition with the samples where `mask` `(b,)` is true made unconditional: their
-        image parts are zero."""
+        image parts are zero, and the text of the row stays, as in PSHuman."""
         keep = ~mask
         return {
             name: value * keep.to(value).view(-1, *[1] * (value.ndim - 1))
@@ -215,6 +216,8 @@ class MultiviewUNet(nn.Module):
                 torch.cat([x, x]), torch.cat([t, t]), both
             ).chunk(2)
         else:
+            # Two calls: in one of both halves, autograd would keep the graph of the unconditional
+            # one too.
             conditional = self.trainable(x, t, cond)
             with torch.no_grad():
                 unconditional = self.trainable(x, t, null)
@@ -225,6 +228,7 @@ class MultiviewUNet(nn.Module):
         straight-through."""
         rows = x0.flatten(0, 1)
         if self.checkpointing and torch.is_grad_enabled():
+            # One domain of one sample at a time: the decoder's activations are the largest of all.
             decode, chunks = self.autoencoder.decode, rows.split(self.views)
             pixels = torch.cat([checkpoint(decode, c, use_reentrant=False) for c in chunks])
         else:

@@ -1,8 +1,8 @@
-"""`multiview_compact`: the miniature of DrPose's base model, chosen for what a CPU can do in
+"""`multiview_compact`: the miniature of DrPose's base model, small enough to train on a CPU in
 minutes.
 
-The same samples, rows, views and latents as `multiview_unet` in miniature, by another network
-(`CompactDenoiser`) and under a richer condition: beside the picture, the skeleton that a frozen
+It has the same samples, rows, views and latents as `multiview_unet` in miniature, with another
+network (`CompactDenoiser`) and a richer condition: beside the picture, the skeleton that a frozen
 pose estimator reads off it, drawn into every view.
 """
 
@@ -137,5 +137,6 @@ class MultiviewCompact(nn.Module):
 
 
 def no_skeletons(latents: Tensor) -> Tensor:
-    """Empty maps for latents `(b, c, h, w)`: what the network has seen where no pose was given."""
+    """Empty maps for latents `(b, c, h, w)`: what the network was trained on where no pose was
+    given."""
     return latents.new_zeros(len(latents), len(GROUPS), 2 * len(JOINTS), MAP, MAP)

@@ -46,6 +46,7 @@ def body_pictures(batch: Batch) -> Tensor:
     from rewardft_plugins.humans.render import draw_clay
 
     pose, betas, offset = (batch[name].cpu().numpy() for name in ("pose", "betas", "offset"))
+    # At the size of the given picture, so that the encoder gives latents of the same size.
     drawn = draw_clay(_default_body(), pose, betas, offset, batch["image"].shape[-1])
     return torch.from_numpy(drawn).float() / 255
 

@@ -2,9 +2,9 @@
 every view.
 
 PSHuman's variant with SMPL takes its pose from an estimator that was trained on people in many
-poses; this small one stands for it. Joints are placed in the picture as the mean of a softmax over
-positions, which turns and moves with the picture; each has a depth at every position, of which the
-mean under the same softmax counts.
+poses; this small one takes its place. Joints are placed in the picture as the mean of a softmax
+over positions, which turns and moves with the picture. Each joint has a depth at every position;
+its depth is the mean of these under the same softmax.
 """
 
 from __future__ import annotations
@@ -70,12 +70,15 @@ class PoseEstimator(nn.Module):
         return {"width": self.width}
 
     def forward(self, pictures: Tensor) -> Tensor:
+        # White becomes 0, which is what convolutions pad with.
         fine = self.enter(1 - pictures)
         middle = self.down8(fine)
         coarse = self.down4(middle)
+        # One layer over all positions: which arm is the left one depends on the whole body.
         coarse = coarse + self.deep(coarse).view_as(coarse)
         middle = self.r8(middle + self.up8(coarse))
         fine = self.r16(fine + self.up16(middle))
+        # float32: a place is a small difference between sums over many pixels.
         heat, depth = self.head(fine).float().chunk(2, dim=1)
         place = expected_position(heat)
         towards = (heat.flatten(2).softmax(-1) * depth.flatten(2)).sum(-1)

@@ -1,8 +1,8 @@
 """`multiview_ddim`: DDIM over sets of views, and the arrangement of a set's rows.
 
 A sample is `(2 v, c, h, w)`: v views of the normal map, then v of the colour. All rows of a sample
-share the timestep; noise is independent per row, as in PSHuman. Its published sampler draws noise
-(eta 1.0, 40 steps); DrPose fine-tunes with 20 steps.
+share the timestep; noise is independent per row, as in PSHuman. PSHuman's released sampler draws
+noise (eta 1.0, 40 steps); DrPose fine-tunes with 20 steps.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class MultiviewDDIM:
         self._ddim.setup(model)
 
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
+        # Checked before the first call: a model of single pictures would fail inside the network.
         shape = model.sample_shape(cond)
         if len(shape) != 4 or shape[0] not in (DOMAINS * BODY_VIEWS, DOMAINS * (BODY_VIEWS + 1)):
             raise ComponentError(

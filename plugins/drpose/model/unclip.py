@@ -2,9 +2,9 @@
 plugin's parts.
 
 The folder holds `unet/`, `vae/`, `image_encoder/` and `scheduler/`, as diffusers and transformers
-save them, and
-`text_embeddings.safetensors`: the fixed embeddings of "a rendering image of 3D human, {view} view,
-{color|normal} map.", as a tensor `embeddings` `(2 v, tokens, dim)` with rows (domain, view).
+save them, and `text_embeddings.safetensors`: the fixed embeddings of "a rendering image of 3D
+human, {view} view, {color|normal} map.", as a tensor `embeddings` `(2 v, tokens, dim)` with rows
+(domain, view).
 """
 
 from __future__ import annotations
@@ -95,11 +95,13 @@ class ImageEncoder(nn.Module):
             "embedding_mean": torch.zeros(width) if mean is None else mean.flatten(),
             "embedding_std": torch.ones(width) if std is None else std.flatten(),
         }.items():
+            # Not in the state: they belong to the folder, and are read from it.
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """CLIP embeddings `(n, e)` of images `(n, 3, s, s)` in [0, 1], without noise."""
         side = self.clip.config.image_size
+        # Clamped, because bicubic interpolation overshoots at edges.
         resized = interpolate(
             images, (side, side), mode="bicubic", antialias=True, align_corners=False
         ).clamp(0, 1)
@@ -114,6 +116,7 @@ class ImageEncoder(nn.Module):
         scaled = (embeddings - self.embedding_mean) / self.embedding_std
         mixed = self.signal**0.5 * scaled + (1 - self.signal) ** 0.5 * noise
         noised = mixed * self.embedding_std + self.embedding_mean
+        # PSHuman gives level 0 always, so the second half of a label is a constant.
         level = torch.zeros(1, device=noised.device)
         known = get_timestep_embedding(
             level, noised.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0
@@ -143,7 +146,7 @@ def load_unclip(folder: Path, *, face: bool) -> UnclipParts:
     ]
     if missing:
         raise ComponentError(
-            f"{folder} is no full-size multi-view model: it lacks {', '.join(missing)}"
+            f"{folder} is not a full-size multi-view model: it lacks {', '.join(missing)}"
         )
     published = read_json(folder / "unet" / "config.json")
     config = unet_options(published)
@@ -167,6 +170,7 @@ def load_unclip(folder: Path, *, face: bool) -> UnclipParts:
 def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `UNet2DConditionModel` in a saved configuration: its blocks by their standard
     names, eight inputs."""
+    # The folder's config names options of PSHuman's own class too, which diffusers' does not take.
     known = set(inspect.signature(UNet2DConditionModel.__init__).parameters) - {"self"}
     options = {name: value for name, value in config.items() if name in known}
     for name in ("down_block_types", "up_block_types"):
@@ -182,8 +186,8 @@ def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def widen_input(tensors: dict[str, Tensor], unet: Any) -> dict[str, Tensor]:
-    """Give a checkpoint's `conv_in` the channels of the condition latents, at zero, where it lacks
-    them."""
+    """Give a checkpoint's `conv_in` the channels of the condition latents where it lacks them. They
+    are zero, so the widened network computes at first what the checkpoint does."""
     weight, wanted = tensors.get("conv_in.weight"), unet.conv_in.weight
     if weight is None or weight.shape[1] * 2 != wanted.shape[1]:
         return tensors
@@ -221,6 +225,7 @@ def _noising(folder: Path) -> tuple[float, Tensor | None, Tensor | None]:
     present = [(folder / name).is_dir() for name in NOISING]
     if not any(present):
         return 1.0, None, None
+    # With one of the two the noise would be mixed at the wrong scale.
     if not all(present):
         raise ComponentError(f"{folder} has one of {' and '.join(NOISING)}; expected both or none")
     schedule = DDPMScheduler.from_config(read_json(folder / NOISING[0] / "scheduler_config.json"))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 Condition = Mapping[str, Tensor]  # tensors with the sample as leading dimension
 
-# SD-2.1-unCLIP's schedule, at the timesteps that end in pure noise
+# SD-2.1-unCLIP's schedule. With "trailing" spacing a chain starts at the last timestep, the noise
+# that the model was trained to start from, however few the steps.
 MINI_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -50,21 +51,6 @@ MINI_UNET: dict[str, Any] = {
     "use_linear_projection": True,
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": MINI_VECTOR_DIM,
-}
-
-
-# SD-2.1-unCLIP's schedule. With "trailing" spacing a chain starts at the last timestep, so at the
-# noise that the model was trained to start from, however few the steps.
-MINI_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-    "set_alpha_to_one": True,
-    "rescale_betas_zero_snr": False,
 }
 
 
@@ -115,6 +101,7 @@ class MiniConditioner(nn.Module):
     def forward(self, cond: Condition) -> tuple[Tensor, Tensor]:
         """Latents `(b, 1 or 2, c, 16, 16)` -> tokens `(b, rows, 17, dim)` and vectors `(b, rows,
         vector_dim)`."""
+        # 16 tokens of the picture: 16 x 16 latents, halved twice.
         image = self.norm(
             self.encoder(cond["latents"][:, 0]).flatten(2).transpose(1, 2) + self.position
         )
@@ -152,6 +139,7 @@ class MultiviewDenoiser(nn.Module):
         if "smpl" in cond:
             parts.append(cond["smpl"].repeat(1, DOMAINS, 1, 1, 1).to(x.dtype))
         rows = to_published_order(torch.cat(parts, dim=2))
+        # A timestep for every row; all rows of a sample share it.
         steps = to_published_order(t[:, None].expand(-1, x.shape[1]))
         words, labels = to_published_order(tokens), to_published_order(vectors)
         output = self.unet(rows, steps, words, class_labels=labels, return_dict=False)[0]

@@ -73,6 +73,7 @@ def sample_html(shown: Sequence[Shown], row: int) -> str:
     cells = [cell_html("base", first.truth, first.base, row)]
     for s in shown[1:]:
         # Another sampler, or another base
+        # Bases are compared by what they generate.
         if not np.array_equal(s.base.normals, first.base.normals):
             cells.append(cell_html(f"base of {s.name}", s.truth, s.base, row))
     cells += [cell_html(s.name, s.truth, s.tuned, row) for s in shown]
@@ -96,6 +97,7 @@ def overlay_svg(normals: NDArray[np.uint8], truth: Floats, found: Floats, label:
     size = normals.shape[-1]
     parts = []
     for column, view in enumerate(DRAWN):
+        # Picture and skeleton are turned back together.
         sign = -1.0 if MIRRORED[view] else 1.0
         picture = normals[view][..., ::-1] if MIRRORED[view] else normals[view]
         parts.append(

@@ -1,5 +1,5 @@
-"""Meshes in a comparison report: base, tuned and truth of each variant's first finished run, to be
-turned. What was made is kept in the run's folder."""
+"""Meshes in a comparison report, which can be turned: base, tuned and truth of each variant's first
+finished run. They are kept in the run's folder."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def mesh_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
 def kept_meshes(folder: Path, count: int = SAMPLES) -> list[Row]:
     """Meshes of a run, made now or kept from before, if it was evaluated in the same way."""
     session = open_run(folder)
+    # All that determines the meshes: kept ones are used only if they would come out the same.
     settings = json.dumps(
         [session.evaluation_settings(count), step_of_trained(folder / "adapter")], sort_keys=True
     )
@@ -64,6 +65,7 @@ def _write(path: Path, settings: str, rows: list[Row]) -> None:
         for who, mesh in meshes:
             for field, value in vars(mesh).items():
                 parts[f"{row}_{who}_{field}"] = value
+    # Renamed when complete; the ending must be .npz, or numpy appends it.
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, **parts)
     temporary.replace(path)

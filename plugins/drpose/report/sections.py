@@ -1,8 +1,8 @@
 """DrPose's part of a comparison report: skeletons over held-out views, and the error of each joint
 by variant.
 
-Everything is read off the judge, which shares nothing with the rewards, on a few held-out acrobatic
-samples of each variant's first finished run, base and tuned with the same noise. What was found is
+Everything comes from the judge, which shares nothing with the rewards, on a few held-out acrobatic
+samples of each variant's first finished run, base and tuned with the same noise. The results are
 kept in the run's folder.
 """
 
@@ -60,8 +60,8 @@ class Looked:
 
 
 def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
-    """A section about the variants that have a finished run of the miniature multi-view model; none
-    without such.
+    """A section about the variants that have a finished run of the miniature multi-view model, if
+    there are any.
 
     Variants that were evaluated on other samples have a section of their own.
     """
@@ -104,6 +104,7 @@ def look(folder: Path, count: int = SAMPLES) -> Looked:
     freeze(judge)
     batch = acrobatic_batch(session.resolved.eval_dataset.build(), count)
     ctx = session.evaluation_context()
+    # Before the trained weights are loaded, on the same batch and so on the same noise.
     base = judged(judge, ctx, batch)
     load_trained(session, folder)
     truth = Poses(batch["joints"].numpy(), batch["joints2d"].numpy(), np.zeros((0,), np.uint8))
@@ -113,7 +114,7 @@ def look(folder: Path, count: int = SAMPLES) -> Looked:
 
 
 def judge_weights(session: Any) -> str:
-    """Those that the recipe's own judge uses, or the shipped ones."""
+    """The weights that the recipe's own judge uses, or the shipped ones."""
     metrics = session.recipe.evaluate.metrics
     return next(
         (m.options.get("weights", SHIPPED) for m in metrics if m.use.casefold() == "pose_judge"),

@@ -1,9 +1,9 @@
 """`crisp_normals`: does a set of views have as much detail as a rendered body of its size?
 
-g_skel is as sure of an average of bodies as of one body, so a reward that is read off by it pays
-for averaging. Pixels are not fooled: an average of several bodies has less gradient energy. On
-rendered bodies the energy per pixel of body is nearly the same whatever the pose, so that no
-six-view target is needed to say what is missing:
+g_skel is as sure of an average of bodies as of one body, so a reward that relies on it pays for
+averaging. Pixels are not fooled: an average of several bodies has less gradient energy. On rendered
+bodies the energy per pixel of body is nearly the same whatever the pose, so no six-view target is
+needed to say what is missing:
 
     r = -max(0, TRUTH - slack - mean over views of log(gradient energy / area of the body))
 
@@ -36,7 +36,9 @@ def log_detail(normals: Tensor) -> Tensor:
     """Log of the gradient energy per pixel of body, of pictures `(..., 3, s, s)` on white."""
     down = torch.diff(normals, dim=-2).square().sum((-3, -2, -1))
     across = torch.diff(normals, dim=-1).square().sum((-3, -2, -1))
+    # The silhouette's threshold as a ramp, so that a gradient reaches the area.
     area = ((1 - normals.amin(dim=-3)) / BACKGROUND_MARGIN).clamp(0, 1).sum((-2, -1))
+    # An empty picture has a finite value, far below any body's.
     return (down + across).clamp_min(1e-6).log() - area.clamp_min(1.0).log()
 
 
@@ -65,4 +67,5 @@ class CrispNormals:
         self.autoencoder.to(latents.device)
         normals = self.autoencoder.decode(latents.flatten(0, 1)).float().clamp(0, 1)
         detail = log_detail(normals).unflatten(0, latents.shape[:2])
+        # 0 at TRUTH - slack and above: more detail than that earns nothing.
         return -(TRUTH - self.slack - detail.mean(1)).clamp_min(0)

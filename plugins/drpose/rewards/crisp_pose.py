@@ -32,6 +32,7 @@ def expected_distance(logits: Tensor, distances: Tensor) -> Tensor:
     The mass is the square of a map: otherwise the faint probabilities of a whole empty picture
     outweigh a bone.
     """
+    # p^2, normalised: log p^2 = 2 log p, in logits, so that nothing underflows.
     mass = (2 * F.logsigmoid(logits)).flatten(-2).softmax(-1)
     return (mass * distances.flatten(-2)).sum(-1)
 
@@ -45,7 +46,7 @@ def coverage(maps: Tensor, truth: Tensor) -> Tensor:
 class CrispPose(LatentReward):
     """Reward `(b,)`, at most 0, from the same latents and the same truth as `pose_score`.
 
-    weights: folder of a skeleton network, or "shipped": g_skel, trained on with bodies at any
+    weights: folder of a skeleton network, or "shipped": g_skel, trained further with bodies at any
         angle.
     reach:   weight of the expected distance against the coverage.
     radius:  of the drawn bones, as the network was trained with.

@@ -2,7 +2,7 @@
 be compared.
 
 Reviewers of DrPose (arXiv 2603.02619) asked why the reward compares skeleton maps, and not joints
-or something else. These two read other things off the same clean latents, by networks that share
+or something else. These two read other things off the same clean latents, with networks that share
 all levels but the last with g_skel, and compare them with the same pose. Neither needs a target
 beyond the pose.
 """
@@ -67,6 +67,7 @@ def draw_silhouettes(
     """
     vertices, joints = body.pose(poses.cpu().numpy(), betas.cpu().numpy())
     vertices = vertices - joints[:, :1] + offsets.cpu().numpy()[:, None]
+    # Coverage does not depend on light or colour.
     alpha = render(body, vertices, [_PLAIN] * len(vertices), size).alpha
     return torch.from_numpy(alpha)[:, :, None].float() / 255
 

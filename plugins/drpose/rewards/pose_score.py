@@ -33,6 +33,7 @@ def cross_entropy(logits: Tensor, maps: Tensor) -> Tensor:
     The entropy is the cross-entropy's minimum, so a perfect match gives 0; gradients are those of
     the cross-entropy.
     """
+    # From logits: a sigmoid that rounds to 0 or 1 would have no gradient.
     excess = F.binary_cross_entropy_with_logits(logits, maps, reduction="none") - entropy(maps)
     return excess.flatten(1).mean(1)
 
@@ -76,6 +77,7 @@ class Lpips:
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         self.metric.to(a.device)
         grey = [maps[:, :, None].expand(-1, -1, 3, -1, -1) for maps in (a, b)]
+        # torchmetrics gives one number per call, so each sample is called for itself.
         return torch.stack([self.metric(x, y) for x, y in zip(*grey)])
 
 
@@ -133,6 +135,7 @@ class LatentReward:
                 f"autoencoder (rewardft drpose {self.command})."
             )
         self.net.to(x0.device)
+        # The training's precision must not change what a sample is worth.
         with torch.autocast(x0.device.type, enabled=False):
             return self.compare(self.net(x0.float()), batch)
 

@@ -6,8 +6,7 @@ network is a "pretrained U-Net" without further detail. This one is a small conv
 works on each view alone, its normal and colour latents side by side.
 
 The same network with another last level reads other things off the latents, for the rewards that
-PoseScore is compared
-with: see `READINGS` and `SkeletonNet.fork`.
+PoseScore is compared with: see `READINGS` and `SkeletonNet.fork`.
 """
 
 from __future__ import annotations
@@ -61,10 +60,9 @@ class ResidualBlock(nn.Module):
 class SkeletonNet(nn.Module):
     """Latents `(b, 12, c, h, w)` -> logits of skeleton maps `(b, 6, joints, 2 h, 2 w)`.
 
-    channels: of the latents. joints: number of maps. width: channels at the latents' resolution,
-        doubled at each of two
-    coarser levels. reads: what the maps mean, a key of `READINGS`. The logits of back and left
-    views are mirrored, as their latents are.
+    channels: of the latents. joints: number of maps. width: channels at the latents' resolution; 2
+    and 3 times as many at the two coarser levels. reads: what the maps mean, a key of `READINGS`.
+    The logits of back and left views are mirrored, as their latents are.
     """
 
     def __init__(
@@ -116,6 +114,7 @@ class SkeletonNet(nn.Module):
         other = SkeletonNet(self.channels, maps, self.width, reads)
         other.load_state_dict(_shared(self), strict=False)
         for name, parameter in other.named_parameters():
+            # The shared levels stay g_skel's, so that the forms differ in what they read alone.
             parameter.requires_grad_(name.startswith(FORKED))
         return other
 
@@ -125,6 +124,7 @@ class SkeletonNet(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         state = self.state_dict()
         if forked:
+            # The shared tensors would be the same megabytes again.
             state = {name: value for name, value in state.items() if name.startswith(FORKED)}
         write_json(folder / "skeleton.json", self.config | ({"fork_of": SHIPPED} if forked else {}))
         write_tensors(folder / "skeleton.safetensors", state, half=half)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from rewardft.contracts.protocols import Dataset
 
 JOINT_NOISE = 0.1
-"""Largest standard deviation of the noise on the joints, in metres; how much a sample gets is drawn
-evenly below it.
+"""Largest standard deviation of the noise on the joints, in metres; each sample's own is drawn
+uniformly below it.
 """
 
 # V-loss weight min(SNR + 1, 5) / (SNR + 1): little for what is nearly clean (2303.09556)
@@ -39,6 +39,7 @@ def disturb_joints(joints: Tensor, strength: Tensor, generator: torch.Generator)
     errors = torch.randn(joints.shape, generator=generator) * torch.tensor(_SPREAD)
     along: list[Tensor] = []
     for joint, parent in enumerate(PARENTS):
+        # An error of the elbow carries the wrist along.
         along.append(
             errors[:, joint] if parent < 0 else 0.85 * along[parent] + 0.6 * errors[:, joint]
         )
@@ -62,6 +63,7 @@ def draw_clean(
     """`count` random samples of sets with targets, all reflected or none."""
     names = ("normals", "colours", "image", "labels", "joints", "joints2d", "offset")
     normals, colours, image, labels, joints, joints2d, offset = draw(sets, count, names, generator)
+    # Into the rendered frame, in which skeletons are drawn.
     joints = joints + offset[:, None]
     if torch.rand((), generator=generator) < 0.5:
         normals, joints, _, _ = reflect(normals, joints, joints2d, labels)
@@ -78,6 +80,7 @@ def spread_timesteps(count: int, generator: torch.Generator, power: float = 0.8)
     """`(count,)` timesteps in 0 .. 999, spread over the batch evenly; a power below 1 favours the
     noisy ones.
     """
+    # One timestep from each of `count` equal parts: less noise in the loss than free draws.
     share = (
         torch.rand((), generator=generator) + torch.randperm(count, generator=generator) / count
     ) % 1
@@ -94,11 +97,14 @@ def denoising_loss(
     t = spread_timesteps(count, generator)
     alpha = alphas[t].view(-1, 1, 1, 1, 1)
     noise = torch.randn(clean.latents.shape, generator=generator)
+    # At test time skeletons come from an estimator; true joints would be trusted too much.
     strength = JOINT_NOISE * torch.rand(count, 1, 1, generator=generator)
     skeletons = draw_skeletons(disturb_joints(clean.joints, strength, generator))
+    # Left out now and then, so that the network is worth something without either condition.
     skeletons = skeletons * (torch.rand(count, 1, 1, 1, 1, generator=generator) > NO_SKELETON)
     picture = clean.picture * (torch.rand(count, 1, 1, 1, generator=generator) > NO_PICTURE)
     x = alpha.sqrt() * clean.latents + (1 - alpha).sqrt() * noise
+    # v = alpha epsilon - sigma x0 (Salimans & Ho 2022, 2202.00512).
     v = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean.latents
     inverse = 1 / (1 - alpha)  # SNR + 1
     weight = inverse.clamp(max=MOST_WEIGHT) / inverse
@@ -116,7 +122,7 @@ def train_base(
 ) -> CompactDenoiser:
     """Fit the denoiser on sets of plain poses with targets.
 
-    start: go on from this one, which is changed. keep: called with the averaged weights now and
+    start: continue from this one, which is changed. keep: called with the averaged weights now and
     then, so that a long run that is stopped leaves something.
     """
     torch.manual_seed(options.seed)

@@ -1,9 +1,9 @@
 """Training of a deeper decoder for given latents.
 
-The encoder stays, so everything that reads or makes latents stays valid. A decoder that knows
-encoded pictures alone answers a model's softer latents with softer pictures still. With a base,
-half of the batches are what that base makes of noised latents, and a term on gradient energy says
-how much detail a window has, where the absolute error, unsure of an edge's place, prefers none.
+The encoder stays, so everything that reads or makes latents stays valid. A decoder that has seen
+only encoded pictures turns a model's softer latents into even softer pictures. With a base, half of
+the batches are what that base makes of noised latents, and a term on gradient energy asks each
+window for its detail, where the absolute error, unsure of an edge's place, prefers none.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def train_decoder(
     torch.manual_seed(options.seed)
     if not autoencoder.is_deep:
         autoencoder.deepen()
+    # The encoder and its standardisation are what every other network was trained on.
     autoencoder.requires_grad_(False)
     autoencoder.decoder.requires_grad_(True)
 
@@ -100,7 +101,9 @@ def draw_estimates(
     x = alpha.sqrt() * clean + (1 - alpha).sqrt() * torch.randn(clean.shape, generator=generator)
     skeletons = draw_skeletons(joints + offset[:, None])
     v = base(x, t, autoencoder.encode(image).float(), skeletons).float()
+    # x0 from v.
     found = alpha.sqrt() * x - (1 - alpha).sqrt() * v
+    # 12 rows of a sample are alike; a random choice mixes samples in a batch.
     chosen = torch.randperm(12 * samples, generator=generator)[:count]
     pictures, bodies, found = (rows.flatten(0, 1)[chosen] for rows in (pictures, bodies, found))
     return pictures, bodies, found
@@ -115,6 +118,7 @@ def crop_bodies(
     rows = []
     for latent, image, body in zip(latents, images, bodies):
         where = body.nonzero().float()
+        # In latents, as windows are cut on their grid.
         centre = where.mean(0) / factor if len(where) else torch.full((2,), latent.shape[-1] / 2)
         shift = torch.randint(-2, 3, (2,), generator=generator)
         y, x = (centre.long() - WINDOW // 2 + shift).clamp(0, room).tolist()
@@ -133,6 +137,7 @@ def reconstruction_loss(found: Tensor, images: Tensor, bodies: Tensor) -> Tensor
 
     found, images: `(n, 3, s, s)`. bodies: `(n, s, s)` bool.
     """
+    # The body and two pixels around it: edges are what the decoder is for.
     weight = BACKGROUND + F.max_pool2d(bodies[:, None].float(), 5, 1, 2)
     error = found - images
     edges = torch.diff(error, dim=-1).abs().mean() + torch.diff(error, dim=-2).abs().mean()
@@ -148,4 +153,5 @@ def _detail(pictures: Tensor) -> Tensor:
     down = torch.diff(pictures, dim=-2)[..., :-1].square()
     across = torch.diff(pictures, dim=-1)[..., :-1, :].square()
     energy = F.avg_pool2d((down + across).mean(1, keepdim=True), DETAIL_WINDOW, DETAIL_WINDOW // 2)
+    # The root keeps single strong edges from outweighing all else; 1e-5 keeps its slope finite.
     return (energy + 1e-5).sqrt()

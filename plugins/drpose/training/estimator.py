@@ -46,6 +46,7 @@ def train_estimator(sets: Sequence[Dataset], options: FitOptions, report: Report
         pictures, joints, offsets = draw(
             sets, options.batch, ("image", "joints", "offset"), generator
         )
+        # In the rendered frame: the skeleton must lie where the body is in the picture.
         pictures, joints = vary(pictures, joints + offsets[:, None], generator)
         return pose_distance(model(pictures).float(), joints)
 

@@ -18,7 +18,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How long and how fast to fit.
+    """How long and how fast to train.
 
     minutes: the schedule ends after this time if not after `steps` (0: no limit).
     keep_every: steps from one call of `keep` to the next.
@@ -59,6 +59,7 @@ def fit(
     start, running, step = time.monotonic(), 0.0, 0
     model.train()
     while (progress := _progress(step, time.monotonic() - start, options)) < 1:
+        # 50 steps of warm-up, for moments that start at zero.
         share = min(1.0, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * progress))
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             loss = loss_of(generator)
@@ -88,6 +89,7 @@ def _optimizers(model: nn.Module, options: FitOptions) -> list[tuple[torch.optim
     matrices: dict[nn.Parameter, None] = {}  # a set that keeps the order of the layers
     if options.muon:
         layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        # Biases, norms and free parameters are no matrices, and stay with AdamW.
         matrices = {m.weight: None for m in layers if m.weight.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and p not in matrices]
     adamw = torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay)
@@ -96,7 +98,8 @@ def _optimizers(model: nn.Module, options: FitOptions) -> list[tuple[torch.optim
 
 
 def _warm_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """A moving average that forgets its first values sooner: decay (1 + n) / (10 + n) at most."""
+    """A moving average that forgets its first values sooner: its decay is at most
+    (1 + n) / (10 + n)."""
 
     def update(averages: Any, current: Any, count: Any) -> None:
         now = min(decay, (1 + float(count)) / (10 + float(count)))

@@ -48,6 +48,7 @@ def joint_error(logits: Tensor, joints2d: Tensor) -> dict[str, Tensor]:
 
 def silhouette_overlap(logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """Intersection over union of what is covered by half or more, mean over views."""
+    # A logit of 0 is a probability of one half.
     found, wanted = logits >= 0, truth >= 0.5
     union = (found | wanted).flatten(2).sum(-1)
     return {"iou": ((found & wanted).flatten(2).sum(-1) / union.clamp_min(1)).mean(1)}
@@ -60,7 +61,7 @@ FORMS = {
 
 
 def draw_truth(form: Form, data: Encoded, dataset: Dataset, body: Body) -> Tensor:
-    """What the form's network shall read off `data`, the encoded first samples of the data set.
+    """What the form's network must read off `data`, the encoded first samples of the data set.
 
     Joints `(n, 6, 23, 2)`; silhouettes `(n, 6, 1, s, s)` in [0, 1], s twice the latents' size.
     """

@@ -22,8 +22,10 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     x = matrix.bfloat16()
+    # The iteration converges for singular values up to 1, which the Frobenius norm bounds.
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
+    # X X^T is the smaller product of a wide matrix.
     x = x.T if tall else x
     for _ in range(steps):
         square = x @ x.T
@@ -58,8 +60,10 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         gradient: Tensor = weight.grad  # type: ignore[assignment]
         average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        # Nesterov: the gradient itself has a share in the step.
         ahead = gradient.lerp(average, group["momentum"])
         update = orthogonalise(ahead.flatten(1)).view_as(weight)
+        # Orthogonal updates of tall matrices have a smaller root mean square; this evens it out.
         scale = max(1.0, weight.shape[0] / weight[0].numel()) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         weight.add_(update, alpha=-group["lr"] * scale)

@@ -53,6 +53,7 @@ def train_autoencoder(
         both = torch.cat(draw(datasets, samples, ("normals", "colours"), generator), dim=1).flatten(
             0, 1
         )
+        # 12 rows of a sample are alike; 4 of them from three times as many samples are worth more.
         return both[torch.randperm(len(both), generator=generator)[: 4 * samples]]
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -63,6 +64,7 @@ def train_autoencoder(
     fit(model, loss_of, options, report)
     sample = pictures(256, torch.Generator().manual_seed(options.seed + 1))
     with torch.no_grad():
+        # Diffusion assumes latents of unit variance.
         model.standardise(model.encode(sample))
     return model
 
@@ -142,6 +144,7 @@ def train_skeleton(
     """
     torch.manual_seed(options.seed)
     model = SkeletonNet(channels=sets[0].latents.shape[2])
+    # Pooled: a set counts by its size.
     latents = torch.cat([s.latents for s in sets])
     joints2d = torch.cat([s.joints2d for s in sets])
     size = 2 * latents.shape[-1]
@@ -205,6 +208,7 @@ def train_judge(
     def loss_of(generator: torch.Generator) -> Tensor:
         names = ("normals", "joints", "joints2d", "labels")
         normals, joints, joints2d, labels = draw(sets, options.batch, names, generator)
+        # Half of the batches; single samples would each need their own swap of views.
         if torch.rand((), generator=generator) < 0.5:
             normals, joints, joints2d, labels = reflect(normals, joints, joints2d, labels)
         found, places, parts = model(worsen(normals, autoencoder, generator))
@@ -213,6 +217,7 @@ def train_judge(
         segments = F.cross_entropy(
             parts.float().flatten(0, 1), labels.flatten(0, 1).long(), weight=part_weights()
         )
+        # Metres and half picture widths are small numbers beside a cross-entropy.
         return 5 * flat + 5 * in_views + segments
 
     fit(model, loss_of, options, report)

@@ -138,7 +138,7 @@ def test_what_a_folder_lacks_is_named(tmp_path):
     with pytest.raises(ComponentError) as error:
         MultiviewUNet(weights=str(tmp_path), size="full")
     assert str(error.value) == (
-        f"{tmp_path} is no full-size multi-view model: it lacks unet, image_encoder, scheduler, text_embeddings.safetensors"
+        f"{tmp_path} is not a full-size multi-view model: it lacks unet, image_encoder, scheduler, text_embeddings.safetensors"
     )
 
 
