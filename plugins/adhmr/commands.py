@@ -29,7 +29,7 @@ def build_dataset_command(
         str | None, typer.Option(help="Folder with SMPLX_NEUTRAL.npz, or a shipped body.")
     ] = None,
     detector: Annotated[
-        str | None,
+        Path | None,
         typer.Option(help="BlazePose as ONNX; default: the variable REWARDFT_BLAZEPOSE."),
     ] = None,
     plain: Annotated[int, typer.Option(help="Training pictures of upright frames.", min=0)] = 1200,
@@ -73,7 +73,7 @@ def import_command(
     ] = None,
     val: Annotated[Path | None, typer.Option(help="The same, of the held-out split.")] = None,
     detector: Annotated[
-        str | None,
+        Path | None,
         typer.Option(help="BlazePose as ONNX; default: the variable REWARDFT_BLAZEPOSE."),
     ] = None,
 ) -> None:

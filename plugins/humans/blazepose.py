@@ -32,10 +32,10 @@ SOURCE = (
 )
 
 
-def find_model(model: str | None) -> Path:
+def find_model(model: Path | None) -> Path:
     """Path of the network's file: `model`, else REWARDFT_BLAZEPOSE. Raises `ComponentError` when
     there is none."""
-    given = model if model is not None else os.environ.get(MODEL_VARIABLE, "")
+    given = os.environ.get(MODEL_VARIABLE, "") if model is None else os.fspath(model)
     if not given:
         raise ComponentError(
             "blazepose needs the BlazePose landmark network in ONNX format, which rewardft does "

@@ -36,6 +36,7 @@ from rewardft_plugins.posert.text import (
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.files.paths import PathOrShipped
 from rewardft.noise import keyed_generator
 
 SHIPPED = "shipped"
@@ -110,8 +111,8 @@ class PoseDialogues:
     def __init__(
         self,
         tasks: Sequence[str] = ("image", "text"),
-        root: str = SHIPPED,
-        motions: str = SHIPPED,
+        root: PathOrShipped = SHIPPED,
+        motions: PathOrShipped = SHIPPED,
         split: str = "train",
         group: str | None = "plain",
         limit: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -58,7 +59,7 @@ class PictureEncoder(nn.Module):
     Column: `picture` `(b, 3, s, s)` in [0, 1], s as CLIP's configuration has it.
     """
 
-    def __init__(self, clip: str, pose: str | None = None) -> None:
+    def __init__(self, clip: Path, pose: Path | None = None) -> None:
         super().__init__()
         from transformers import AutoModel, CLIPVisionModel
 
@@ -91,7 +92,7 @@ class PictureEncoder(nn.Module):
         return torch.cat([seen, body.expand(-1, seen.shape[1], -1)], dim=-1)
 
 
-def _load(kind: Any, folder: str) -> Any:
+def _load(kind: Any, folder: Path) -> Any:
     """A transformers model from a folder on this machine. Raises ComponentError where there is
     none."""
     try:

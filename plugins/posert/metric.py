@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from rewardft_plugins.humans.poses.errors import aligned_distance, mean_distance
 from rewardft_plugins.posert import posecodes
-from rewardft_plugins.posert.retriever import load_retriever
+from rewardft_plugins.posert.retriever import RetrieverWeights, load_retriever
 from rewardft_plugins.posert.rotations import joints
 from rewardft_plugins.posert.text import CAPTION_FORM, POSE_FORM
 from torch import Tensor
@@ -41,7 +41,7 @@ class PoseAnswers:
         "sigma": None,
     }
 
-    def __init__(self, judge: str = "shipped_b") -> None:
+    def __init__(self, judge: RetrieverWeights = "shipped_b") -> None:
         self.judge = load_retriever(judge)
         self.reset()
 

@@ -27,6 +27,7 @@ from rewardft_plugins.posert.weights import SHIPPED, find, load_weights, save_we
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch
 
 
@@ -72,11 +73,11 @@ class PoseLM:
 
     def __init__(
         self,
-        weights: str | None = SHIPPED,
-        lm: str | None = None,
+        weights: PathOrShipped | None = SHIPPED,
+        lm: Path | None = None,
         vision: Literal["landmarks", "clip"] = "landmarks",
-        clip: str | None = None,
-        pose_encoder: str | None = None,
+        clip: Path | None = None,
+        pose_encoder: Path | None = None,
         width: int = 64,
         layers: int = 2,
         heads: int = 4,
@@ -199,7 +200,7 @@ class PoseLM:
         save_weights(self.trainable, path)
 
 
-def build_encoder(vision: str, clip: str | None, pose: str | None) -> Encoder:
+def build_encoder(vision: str, clip: Path | None, pose: Path | None) -> Encoder:
     """Raises ComponentError for folders that do not fit `vision`."""
     if vision == "landmarks":
         if clip is not None or pose is not None:
@@ -239,7 +240,7 @@ def build_miniature(width: int, layers: int, heads: int) -> tuple[Any, Any]:
     return LlamaForCausalLM(config), tokenizer
 
 
-def load_language_model(folder: str) -> tuple[Any, Any]:
+def load_language_model(folder: Path) -> tuple[Any, Any]:
     """A causal language model and its tokenizer, with `<POSE>` and the soft tokens added. Raises
     ComponentError where `folder` holds none."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from rewardft_plugins.posert.rotations import SIZE, joints, pack, unpack
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.files.paths import Place
 
 Features = Literal["rotations", "joints"]
 GRAMS = 3  # words in a row, at most
 REWARD: tuple[Features, int] = ("rotations", 0)
 JUDGE: tuple[Features, int] = ("joints", 1)
 SHIPPED = {"shipped_a": REWARD, "shipped_b": JUDGE}
+RetrieverWeights = Annotated[str, Place(words=tuple(SHIPPED))]
+"""One of `SHIPPED`, or a file that `rewardft posert train-retriever` has written."""
 
 
 class Retriever(nn.Module):
@@ -98,7 +101,7 @@ def load_retriever(given: str) -> Retriever:
     if given not in SHIPPED and Path(given).suffix != ".safetensors":
         raise ComponentError(
             f"a retriever is {' or '.join(SHIPPED)}, or a .safetensors file; got {given!r}."
-            f"{did_you_mean(given, SHIPPED)}"
+            f"{did_you_mean(Path(given).name, SHIPPED)}"
         )
     path = Path(given).expanduser()
     path = ASSETS / f"retriever_{given[-1]}.safetensors" if given in SHIPPED else path

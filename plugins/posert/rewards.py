@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rewardft_plugins.posert.retriever import load_retriever
+from rewardft_plugins.posert.retriever import RetrieverWeights, load_retriever
 from rewardft_plugins.posert.rotations import joints
 from rewardft_plugins.posert.text import CAPTION_FORM, POSE_FORM
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class PoseTextSimilarity(nn.Module):
         retriever: `shipped_a`, `shipped_b` (the judge of `pose_answers`), or a path.
     """
 
-    def __init__(self, retriever: str = "shipped_a") -> None:
+    def __init__(self, retriever: RetrieverWeights = "shipped_a") -> None:
         super().__init__()
         self.retriever = load_retriever(retriever)
 
@@ -89,7 +89,7 @@ class AnswerSimilarity:
             BGE-M3's (the paper's) is; null: bags of words and of pairs of words, without weights.
     """
 
-    def __init__(self, model: str | None = None) -> None:
+    def __init__(self, model: Path | None = None) -> None:
         self.embed = bags_of_words if model is None else TextEncoder(model)
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
@@ -101,7 +101,7 @@ class TextEncoder:
     """A transformers encoder and its tokenizer: texts -> `(b, h)`. Raises ComponentError for a
     folder without them."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: Path) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         try:
@@ -112,7 +112,7 @@ class TextEncoder:
         except (OSError, ValueError) as error:
             raise ComponentError(
                 f"answer_similarity: expected a folder with a text encoder of transformers and its "
-                f"tokenizer at {Path(folder)} ({error})"
+                f"tokenizer at {folder} ({error})"
             ) from error
         self.model.requires_grad_(False).eval()
 

@@ -78,7 +78,7 @@ class Captioned:
 
 
 def pose_script(
-    captions: str, index: str, amass: str, ids: str | None = None, task: Task = "text"
+    captions: Path, index: Path, amass: Path, ids: Path | None = None, task: Task = "text"
 ) -> Captioned:
     """PoseScript's captions of frames of AMASS.
 
@@ -90,8 +90,8 @@ def pose_script(
 
     Raises DataError for files that are missing or of another layout.
     """
-    texts, frames = read_captions(Path(captions)), read_json(Path(index), dict)
-    wanted = list(texts) if ids is None else [str(i) for i in read_json(Path(ids), list)]
+    texts, frames = read_captions(captions), read_json(index, dict)
+    wanted = list(texts) if ids is None else [str(i) for i in read_json(ids, list)]
     poses: dict[str, Floats] = {}
     sequences: dict[str, Floats] = {}
     for id_ in (id_ for id_ in wanted if id_ in texts):
@@ -102,26 +102,27 @@ def pose_script(
             )
         name, frame = str(entry[1]), entry[2]
         if name not in sequences:
-            sequences[name] = read_sequence(Path(amass) / name)
+            sequences[name] = read_sequence(amass / name)
         if not 0 <= frame < len(sequences[name]):
             raise DataError(f"{index}: {name} has no frame {frame}, it has {len(sequences[name])}.")
         poses[id_] = sequences[name][frame]
     return checked(texts, poses, captions, task)
 
 
-def bedlam_script(captions: str, annotations: str, task: Task = "text") -> Captioned:
+def bedlam_script(captions: Path, annotations: Path, task: Task = "text") -> Captioned:
     """Captions of BEDLAM's pictures with its poses.
 
     Args:
-        captions: the JSON file. annotations: BEDLAM's .npz.
+        captions: the JSON file.
+        annotations: BEDLAM's .npz file.
         task: text or describe.
 
     Raises DataError for files that are missing or of another layout.
     """
-    texts = read_captions(Path(captions))
-    arrays = read_arrays(Path(annotations), ("imgname", "pose_cam"))
+    texts = read_captions(captions)
+    arrays = read_arrays(annotations, ("imgname", "pose_cam"))
     names = [str(name) for name in arrays["imgname"]]
-    rows = bodies(Path(annotations), arrays["pose_cam"])
+    rows = bodies(annotations, arrays["pose_cam"])
     over = Rotation.from_euler("x", 180, degrees=True)  # y down and z away, to y up
     turned = turn_roots(rows, over)
     poses = {name: turned[i] for i, name in enumerate(names) if name in texts}
@@ -129,7 +130,7 @@ def bedlam_script(captions: str, annotations: str, task: Task = "text") -> Capti
 
 
 def checked(
-    texts: Mapping[str, list[str]], poses: Mapping[str, Floats], where: str, task: Task
+    texts: Mapping[str, list[str]], poses: Mapping[str, Floats], where: Path, task: Task
 ) -> Captioned:
     """Raises DataError where no caption has a pose."""
     if not poses:

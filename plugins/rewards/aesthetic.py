@@ -24,7 +24,7 @@ class Aesthetic(nn.Module):
     Args:
         head: safetensors file, folder or hub id; docs/rewards.md says how to convert the published
             one.
-        head_file: name of the file in a folder or hub repository.
+        head_file: its name there, where `head` is a folder or a hub id.
         head_revision: revision of a hub id.
         clip, revision, quantise, precision: the CLIP, see `ClipSource`.
     """

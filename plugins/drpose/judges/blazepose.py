@@ -9,6 +9,7 @@ network fools it, and it gives no gradient here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -136,6 +137,6 @@ class BlazePoseJudge(LimbJudge):
     """
 
     def __init__(
-        self, model: str | None = None, domain: Literal["colour", "normal"] = "colour"
+        self, model: Path | None = None, domain: Literal["colour", "normal"] = "colour"
     ) -> None:
         super().__init__(BlazePose(find_model(model)), domain)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from rewardft_plugins.drpose.mesh.reconstruct import Reconstructor, true_mesh
 from rewardft_plugins.drpose.model.sampler import split_domains
 from rewardft_plugins.drpose.weights import SHIPPED, freeze
+from rewardft_plugins.humans.body import OPEN_BODIES
 from rewardft_plugins.humans.distances import compare
 from rewardft_plugins.humans.mesh import Mesh, stored_views
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.files.paths import PathOrShipped
+from rewardft.files.paths import PathOrShipped, Place
 from rewardft.types import Batch, Rollout
 
 NEEDED = ("pose", "betas", "offset", "colours")
@@ -56,7 +57,7 @@ class MeshJudge:
     def __init__(
         self,
         weights: PathOrShipped = SHIPPED,
-        body: str | None = None,
+        body: Annotated[str, Place(words=OPEN_BODIES)] | None = None,
         lpips_weights: str | None = None,
     ) -> None:
         self._options = (body, weights)

@@ -29,6 +29,7 @@ from rewardft_plugins.humans.body import JOINTS
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch
 
 KIND = "multiview_compact"
@@ -52,9 +53,9 @@ class MultiviewCompact(nn.Module):
 
     def __init__(
         self,
-        weights: str | None = None,
-        autoencoder: str = SHIPPED,
-        estimator: str | None = SHIPPED,
+        weights: PathOrShipped | None = None,
+        autoencoder: PathOrShipped = SHIPPED,
+        estimator: PathOrShipped | None = SHIPPED,
         network: dict[str, int] | None = None,
     ) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ from rewardft_plugins.humans.skeleton import bone_distances, skeleton_maps
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.files.paths import PathOrShipped
 from rewardft.types import Batch
 
 
@@ -56,7 +57,9 @@ class CrispPose(LatentReward):
 
     name, kind = "crisp_pose", "skeleton_tumbled"
 
-    def __init__(self, weights: str = "shipped", reach: float = 2.0, radius: float = 0.04) -> None:
+    def __init__(
+        self, weights: PathOrShipped = "shipped", reach: float = 2.0, radius: float = 0.04
+    ) -> None:
         if reach < 0:
             raise ComponentError(f"crisp_pose: expected reach >= 0, got {reach}")
         super().__init__(weights)

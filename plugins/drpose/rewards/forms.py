@@ -13,7 +13,7 @@ from typing import Annotated
 
 import torch
 from rewardft_plugins.drpose.rewards.pose_score import LatentReward, pyramid_distance, skeleton_loss
-from rewardft_plugins.humans.body import Body, load_body
+from rewardft_plugins.humans.body import OPEN_BODIES, Body, load_body
 from rewardft_plugins.humans.positions import expected_position
 from rewardft_plugins.humans.render import HAIR, Appearance, render
 from torch import Tensor
@@ -98,7 +98,7 @@ class SilhouetteScore(LatentReward):
         weights: PathOrShipped = "shipped",
         bce: float = 1.0,
         perceptual: float = 1.0,
-        body: Annotated[str, Place(words=("anny_lowpoly", "anny"))] | None = None,
+        body: Annotated[str, Place(words=OPEN_BODIES)] | None = None,
     ) -> None:
         super().__init__(weights)
         self.bce, self.perceptual, self.body = bce, perceptual, load_body(body)

@@ -76,9 +76,7 @@ def amass(tmp_path):
     (tmp_path / "index.json").write_text(json.dumps(frames))
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     (tmp_path / "split.json").write_text("[7]")
-    return {name: str(tmp_path / f"{name}.json") for name in ("captions", "index")} | {
-        "amass": str(tmp_path)
-    }
+    return {name: tmp_path / f"{name}.json" for name in ("captions", "index")} | {"amass": tmp_path}
 
 
 def test_posescript_is_read_with_its_poses(amass, tmp_path):
@@ -91,7 +89,7 @@ def test_posescript_is_read_with_its_poses(amass, tmp_path):
     torso = posecodes.true_phrases(joints(torch.stack([item["pose"] for item in data])))[:, 10]
     said = [posecodes.PHRASES[i] for i in torso.tolist()]
     assert said == ["torso upright", "torso upright", "torso horizontal"]
-    (one,) = pose_script(**amass, ids=str(tmp_path / "split.json"), task="describe")
+    (one,) = pose_script(**amass, ids=tmp_path / "split.json", task="describe")
     assert one["id"] == "describe/7/0" and torch.equal(one["body"], one["pose"])
     check_dataset(data)
 
@@ -119,12 +117,12 @@ def test_bedlam_is_read_in_camera_axes(tmp_path):
     rows[:, 0] = np.pi  # upright before a camera whose y axis points down
     np.savez(tmp_path / "b.npz", imgname=np.array(["s/0.png", "s/1.png"]), pose_cam=rows)
     (tmp_path / "c.json").write_text('{"s/1.png": "Somebody in a T-pose."}')
-    (item,) = bedlam_script(str(tmp_path / "c.json"), str(tmp_path / "b.npz"))
+    (item,) = bedlam_script(tmp_path / "c.json", tmp_path / "b.npz")
     assert item["id"] == "text/s/1.png/0"
     assert torch.allclose(item["pose"], pack_axis_angle(torch.zeros(1, 22, 3))[0], atol=1e-5)
     np.savez(tmp_path / "b.npz", imgname=np.array(["x"]), pose_cam=rows[:1])
     with pytest.raises(DataError, match=r"c.json: none of its 1 captions has a pose.$"):
-        bedlam_script(str(tmp_path / "c.json"), str(tmp_path / "b.npz"))
+        bedlam_script(tmp_path / "c.json", tmp_path / "b.npz")
     np.savez(tmp_path / "b.npz", imgname=np.array([object()], dtype=object), pose_cam=rows[:1])
     with pytest.raises(DataError, match=r"holds Python objects, which are never read"):
-        bedlam_script(str(tmp_path / "c.json"), str(tmp_path / "b.npz"))
+        bedlam_script(tmp_path / "c.json", tmp_path / "b.npz")
