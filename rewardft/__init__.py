@@ -22,6 +22,7 @@ from rewardft.errors import (
     RewardftError,
 )
 
+# For type checkers and editors; at run time `__getattr__` does the same.
 if TYPE_CHECKING:
     from rewardft.comparisons.api import compare
     from rewardft.contracts.alarm import Alarm
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __version__: str
 
+# Lazy, because `rewardft --help` and pytest import this package.
 _HOMES = {
     "rewardft.comparisons.api": "compare",
     "rewardft.contracts.alarm": "Alarm",
@@ -111,4 +113,5 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("rewardft")
     if name not in _LAZY:
         raise AttributeError(f"module 'rewardft' has no attribute {name!r}")
+    # Not stored: `import_module` finds the module in `sys.modules` the next time.
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -29,11 +29,13 @@ def select_rows(value: Any, rows: slice) -> Any:
     numbers and strings belong to the whole batch and are returned as they are.
     """
     if isinstance(value, Tensor):
+        # A number without dimensions belongs to the whole batch.
         return value[rows] if value.ndim else value
     if isinstance(value, (list, tuple)):
         return value[rows]
     if isinstance(value, Mapping):
         return {key: select_rows(item, rows) for key, item in value.items()}
+    # Before dataclasses: `Batch` and `Rollout` are such, and cut more than their fields.
     if hasattr(value, "select"):
         return value.select(rows)
     if is_dataclass(value) and not isinstance(value, type):
@@ -46,6 +48,7 @@ def select_rows(value: Any, rows: slice) -> Any:
 def move(value: Any, device: torch.device) -> Any:
     """Copy every tensor inside dictionaries, lists and tuples to `device`."""
     if isinstance(value, Tensor):
+        # The copy may overlap with what the host does next; kernels wait for it by themselves.
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
@@ -100,6 +103,7 @@ class Batch:
     def repeat(self, count: int) -> Batch:
         """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise
         of its own."""
+        # Copies stand in a row, so that a group is a slice.
         index = [i for i in range(len(self)) for _ in range(count)]
         ids = tuple(f"{self.ids[i]}#{n}" for i in range(len(self)) for n in range(count))
         epochs = tuple(self.epochs[i] for i in index)
@@ -255,17 +259,11 @@ class Loss:
 
     def backward(self) -> None:
         """Raises ComponentError for a value that nothing can be learned from."""
-        if (
-            not isinstance(self.value, Tensor)
-            or self.value.ndim > 0
-            or not self.value.requires_grad
-        ):
-            shown = (
-                f"shape {tuple(self.value.shape)}"
-                if isinstance(self.value, Tensor)
-                else type(self.value).__name__
-            )
-            cut = isinstance(self.value, Tensor) and not self.value.requires_grad
+        value, is_tensor = self.value, isinstance(self.value, Tensor)
+        # Checked here, where the algorithm can be named; torch would speak of a grad_fn.
+        if not is_tensor or value.ndim > 0 or not value.requires_grad:
+            shown = f"shape {tuple(value.shape)}" if is_tensor else type(value).__name__
+            cut = is_tensor and not value.requires_grad
             why = ", without a gradient: no replay went into it, or a detach or no_grad cuts it"
             raise ComponentError(
                 "a Loss must hold one number with a gradient to the trained weights; got "

@@ -110,6 +110,7 @@ def known_steps(ctx: Context) -> list[int]:
     """The steps that have a density: a sampler's `window` where it has one, else what earlier
     rollouts showed."""
     window = getattr(ctx.sampler, "window", None)
+    # Empty before the first rollout: which steps draw noise is only seen then.
     return sorted(window) if window else ctx.memory.get(STEPS_WITH_NOISE, [])
 
 
@@ -217,6 +218,7 @@ def one_pass_applies(ctx: Context, batch: Batch, schedule: Schedule) -> bool:
     at a time anyway. With regularizers each step would need two backward passes instead of one, and
     adapter dropout makes the replay another policy.
     """
+    # One sample at a time anyway, so that taking its gradients in turn costs nothing.
     single = schedule.updates == schedule.inner_epochs == 1 and (ctx.micro_batch or len(batch)) == 1
     return (
         single

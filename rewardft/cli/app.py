@@ -44,6 +44,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(about)
+    # In the order of a first acquaintance; `--help` lists them so.
     commands = (ls, cp, show, check, run, evaluate, sample, compare, plugins)
     for command in commands:
         app.command()(command)
@@ -64,6 +65,7 @@ def about(
         from rewardft import __version__
 
         print(f"rewardft {__version__}")
+        # Eager: `--version` is answered before a command is asked for.
         raise typer.Exit
 
 
@@ -176,6 +178,7 @@ def evaluate(
     """Compare a run's model with its base model on held-out samples and the same noise."""
     from rewardft.cli.running import evaluate_folder, evaluate_strengths
 
+    # One strength or several is one question to the user, and two functions behind it.
     if adapter_scale is None:
         evaluate_folder(run, samples, overrides)
     else:

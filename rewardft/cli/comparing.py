@@ -51,6 +51,7 @@ def compare_sources(
             say_what_is_done(members)
             done = finish(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:
+        # The same command: runs that are done are recognised by their digest.
         print(f"interrupted; finished runs are kept. Continue with: {command}")
         raise
     record = done.record
@@ -157,6 +158,7 @@ def show(record: ComparisonRecord) -> None:
         )
     columns = ("variant", "base", "tuned", "difference (95 %)", "to the best other (95 %)")
     print_table(name or "held-out values", columns, rows)
+    # Under the table, as they limit what it says.
     for note in record.notes:
         print(note)
     for variant in record.variants:

@@ -39,6 +39,7 @@ class Ready:
 def prepare(name: str, overrides: Sequence[str]) -> Ready:
     """Read, load and resolve a recipe; builds nothing. Raises `RewardftError`."""
     path = find_recipe(name)
+    # A likely slip, as both are shipped under names.
     if is_comparison(path):
         raise RecipeError(
             name, [f"{name} compares several recipes; run it with: rewardft compare {name}"]
@@ -229,6 +230,7 @@ def parse_scales(text: str) -> list[float]:
     try:
         scales = [float(word) for word in text.split(",")]
     except ValueError:
+        # Refused below, with the same message as any other number that will not do.
         scales = [math.nan]
     # NaN fails the comparison too.
     if not all(0 <= scale < math.inf for scale in scales):

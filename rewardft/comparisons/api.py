@@ -130,6 +130,7 @@ def default_folder(names: Sequence[str]) -> Path:
 
 def build_request(names: Sequence[str], options: Options) -> Request:
     """Sources, settings, then what is varied; seeds and budget given here win over a file's."""
+    # In the order of strength: sources, settings for all, what is varied, then seeds and budget.
     request = read_sources(names, find_recipe)
     variants: Sequence[Variant] = [
         variant.with_settings(*options.settings) for variant in request.variants
@@ -164,6 +165,7 @@ def comparison_row(variant: VariantRecord, name: str | None) -> dict[str, Any]:
         # Without a value there is at least a reason, and seeds mostly share it.
         run = variant.runs[0]
         return {"variant": variant.name, "no result": run.reason or run.status}
+    # The rival is named: each variant's best other is another one.
     best = f"{difference(value.versus_best)} ({value.best})" if value.versus_best else ""
     return {
         "variant": variant.name,

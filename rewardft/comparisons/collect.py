@@ -26,6 +26,7 @@ def pool(runs: Sequence[RunResults]) -> list[Value]:
     places = [
         (name, prefix, rows) for name in base.per_sample for prefix, rows in base.rows().items()
     ]
+    # Each value over all samples, then over those of each group.
     values = [per_sample(name, prefix, rows, pairs, trained) for name, prefix, rows in places]
     return values + [set_level(name, pairs) for name in base.overall]
 
@@ -101,6 +102,7 @@ def per_sample(
     role: Role = "reward" if name in trained else "held_out"
     # Improvement is a rise of sign * value; without a better direction it is a plain rise.
     sign = -1.0 if better is False else 1.0
+    # A seed's own mean, over the samples that have a value in both.
     each = [row[~np.isnan(row)] for row in after - before]
     return Value(
         name=prefix + name,

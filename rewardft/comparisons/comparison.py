@@ -77,6 +77,7 @@ def collect(
     names = list(dict.fromkeys(member.variant.name for member in members))
     runs = {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
+    # What differs goes to the variants, what is shared is said once.
     own, common = differences(list(members))
     if common.get("train.steps") == ENDLESS:
         # A million steps is how a budget is written, not something that a reader should see.
@@ -99,6 +100,7 @@ def collect(
     )
     write_samples(runs, out / "samples.parquet")
     record.save(out / "comparison.json")  # what follows opens models, and may fail
+    # After the record is saved: these load models, and a kill here loses no number.
     record = add_pictures(record, runs, out, pictures)
     record = record.model_copy(update={"sections": plugin_sections(members, record, out)})
     record.save(out / "comparison.json")
@@ -109,6 +111,7 @@ def variant(
     name: str, runs: Sequence[RunResults], values: list[Value], own: dict[str, object]
 ) -> VariantRecord:
     """One variant's record, without its pictures. Alarms are those of any of its seeds."""
+    # All seeds of a variant have one recipe; of a variant that is wrong none has.
     recipe = next((seen.member.recipe for seen in runs if seen.member.recipe is not None), None)
     return VariantRecord(
         name=name,
@@ -131,6 +134,7 @@ def alarms_of(runs: Sequence[RunResults]) -> list[str]:
             raised.setdefault(sentence.split()[0], []).append((seen.member.seed, sentence))
     sentences = []
     for first, *others in raised.values():
+        # One sentence a value: the figures of the first seed, and who else saw it.
         also = f", and in seed {', '.join(str(seed) for seed, _ in others)} too" if others else ""
         sentences.append(f"{first[1]} (seed {first[0]}{also})" if len(runs) > 1 else first[1])
     return sentences
@@ -160,6 +164,7 @@ def notes(runs: dict[str, list[RunResults]], variants: Sequence[VariantRecord]) 
     """What a reader must know before believing a ranking."""
     found = []
     counts = {name: sum(seen.tuned is not None for seen in seens) for name, seens in runs.items()}
+    # Each note is a reason not to take the ranking at its word.
     single = [name for name, count in counts.items() if count == 1]
     if single:
         found.append(

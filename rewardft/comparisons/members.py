@@ -59,6 +59,7 @@ class Member:
     def command(self, resume: bool = False) -> list[str]:
         """The words of `rewardft run` that make this run."""
         sets = [word for text in self.settings for word in ("--set", text)]
+        # As one would type it, so that a run can be repeated without the comparison.
         words = ["run", str(self.variant.recipe), *sets, "--out", str(self.folder)]
         return [*words, "--resume"] if resume else words
 

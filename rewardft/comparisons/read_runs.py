@@ -57,6 +57,7 @@ def read_run(member: Member, out: Path) -> RunResults:
     """
     # Relative, so that a comparison's folder can be moved or sent.
     place = os.path.relpath(member.folder, out)
+    # What is known of any run, also of one that never began.
     facts: dict[str, Any] = {"seed": member.seed, "folder": place, "command": member.repeat()}
     if member.problem is not None or member.recipe is None:
         said = (member.problem or "").splitlines()
@@ -163,6 +164,7 @@ def made_like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]
     if not found:
         return {}
     last = found[max(found)]
+    # A curve over evaluations of different samples or settings would show the change of these.
     comparable = {
         step: one
         for step, one in found.items()
@@ -198,6 +200,7 @@ def evaluations(
     costs[0] = {"step": 0, **dict.fromkeys(COSTS, 0), "train_seconds": 0.0}
     for step, table in tables.items():
         if step in costs:
+            # An evaluation is free on these axes: what it costs is not training.
             yield Point(axes=axes_of(costs[step], processes), values=table.means())
 
 

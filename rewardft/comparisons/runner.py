@@ -240,6 +240,7 @@ def hand_to_ray(members: Sequence[Member], gpus: float, notify: Notify) -> list[
         # Outputs are in the runs' logs; on the driver they would be mixed.
         ray.init(log_to_driver=False)
     task = ray.remote(num_gpus=gpus, num_cpus=1)(run_member)
+    # All at once: Ray starts as many as it has room for.
     futures = {task.remote(member, 1): member for member in members}
     outcomes, left = list[Outcome](), list(futures)
     while left:

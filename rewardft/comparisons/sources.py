@@ -109,6 +109,7 @@ def read_comparison(path: Path, find: Finder) -> Request:
         for word, near in zip(words, beside)
     ]
     variants = distinct(Variant(short_name(recipe), recipe, word=word) for recipe, word in found)
+    # Settings of the file for all, then of each variant, so that the narrower one wins.
     variants = [v.with_settings(*as_settings(data.get("set") or {})) for v in variants]
     named = {name: as_settings(changes) for name, changes in (data.get("variants") or {}).items()}
     count = len(variants)
@@ -133,6 +134,7 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
             yield f"{where}: a comparison has no key {key!r}.{did_you_mean(str(key), FILE_KEYS)}"
         elif (
             not isinstance(value, FILE_KEYS[key][0])
+            # `true` is an int in Python, and no number of seeds.
             or isinstance(value, bool)
             or is_too_few(key, value)
         ):
@@ -173,6 +175,7 @@ def settle(settings: Sequence[str], text: str) -> tuple[str, ...]:
     # Parsed, because `{use: refl, scale: 2}` settles `scale` and leaves `target` open.
     value = strict_yaml.parse(text.partition("=")[2]).data
     others = [one for one in settings if key_of(one) != key]
+    # Settings of a section's own keys, which a new section must not wipe out in silence.
     below = [one for one in others if key_of(one).startswith(f"{key}.")]
     after = [
         one for one in below if leaves_open(value, key_of(one).removeprefix(f"{key}.").split("."))
@@ -201,6 +204,7 @@ def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[V
     """
     result = []
     for variant, value in itertools.product(variants, values):
+        # A variant is named by what was varied; an algorithm's name speaks for itself.
         part = words_of(value) if key == "algorithm" else f"{key.split('.')[-1]}={words_of(value)}"
         # A name alone replaces the section: another algorithm's options would not fit.
         named = key == "algorithm" and isinstance(value, str)

@@ -220,6 +220,7 @@ def symmetric(value: float, found: Spread) -> Interval:
 
 def wilson(share: float, pairs: float, quantile: float) -> Interval:
     """Wilson's score interval (1927, eq. 1) of a share of so many independent pairs."""
+    # z^2 / n of the paper.
     weight = quantile**2 / pairs
     center = (share + weight / 2) / (1 + weight)
     half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
@@ -236,6 +237,7 @@ def known_part(values: ArrayLike) -> Array:
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
         raise DataError(f"statistics need a table (seeds, samples), got the shape {table.shape}.")
+    # A seed or sample without values has no degrees of freedom to offer.
     known = ~np.isnan(table)
     return table[known.any(axis=1)][:, known.any(axis=0)]
 

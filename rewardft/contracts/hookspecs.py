@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("rewardft")
 hookimpl = pluggy.HookimplMarker("rewardft")
 
+# Called once, when the recipe's components are looked up; the factories run later.
 Factories = Mapping[str, Callable[..., Any]]
 
 
@@ -94,6 +95,7 @@ def check_recipe(recipe: Recipe) -> Iterable[str] | None:
     raise NotImplementedError
 
 
+# firstresult: the first answer that is not None ends the asking.
 @hookspec(firstresult=True)
 def create_optimizer(
     parameters: list[nn.Parameter], options: Mapping[str, Any]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class Model(Protocol):
     """A model family: owns weights, conditioning and decoding."""
 
+    # An attribute and not a method: full fine-tuning puts its frozen copy there.
     trainable: nn.Module  # where the adapter goes, or what full fine-tuning trains
 
     def encode(self, batch: Batch) -> Any:
@@ -63,6 +64,7 @@ class DiffusionModel(Model, Protocol):
 class Sampler(Protocol):
     """Turns noise into samples, and can visit a kept step again."""
 
+    # The T that plans, budgets and the checks of recipes count by.
     steps: int
 
     def setup(self, model: Any) -> None:

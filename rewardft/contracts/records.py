@@ -19,6 +19,7 @@ from rewardft.files.json_text import encode
 
 # JSON has no NaN, so the file holds null; see `rewardft.files.json_text`.
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+# Trained for; measured per sample only; one number for the whole set.
 Role = Literal["reward", "held_out", "set"]
 
 # Axes that curves are drawn on and that budgets are given in. "calls" are samples through the
@@ -67,6 +68,7 @@ class Value(Record):
     role: Role
     higher_is_better: bool | None = True
     samples: int
+    # None where nothing was measured; NaN bounds where a single value has no interval.
     before: Interval | None = None
     after: Interval | None = None
     iqm: Interval | None = None
@@ -105,6 +107,7 @@ class RunRecord(Record):
     training: list[Point] = []
     evaluations: list[Point] = []
     alarms: list[str] = []
+    # Empty for a run that was handed in: how it was made is not known.
     command: str = ""
 
 
@@ -160,6 +163,7 @@ class ComparisonRecord(Record):
     common: dict[str, Any] = {}
     variants: list[VariantRecord]
     notes: list[str] = []
+    # With defaults: a record that lacks them loads all the same.
     sections: list[Section] = []
     versions: dict[str, str | None] = {}
 

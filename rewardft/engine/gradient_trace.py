@@ -57,6 +57,7 @@ class WatchedPolicy(Policy):
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         output = super().denoise(x, t, cond)
+        # Detached: the repetition is of this call alone, not of the chain that led to it.
         state, denoise = x.detach(), super().denoise
 
         def again(rows: slice) -> Tensor:
@@ -73,6 +74,7 @@ class WatchedPolicy(Policy):
     def _keep(self, output: Tensor, count: int, again: Callable[[slice], Tensor] | None) -> None:
         if not output.requires_grad:
             return
+        # Guidance or a repeated batch may give a call other rows than the batch has.
         known = len(self.samples) == count
         names = self.samples if known else [f"in row {row} of {count}" for row in range(count)]
         kept = Call(names, output.detach(), again)
@@ -91,6 +93,7 @@ class WatchedContext(Context):
     said: list[str] = field(default_factory=list)
 
     def replay(self, rollout: Rollout, k: int, input_gradient: bool = False) -> Transition:
+        # The noise has the ids of a micro-batch, in the order of its rows.
         batch, self.policy.samples = self.policy.samples, rollout.noise.ids
         try:
             return super().replay(rollout, k, input_gradient)
@@ -102,6 +105,7 @@ class WatchedContext(Context):
     ) -> Tensor:
         """The same sum; each regularizer is looked at alone before."""
         if self.regularizers and reference is None:
+            # Once for all terms, and handed on below, as the run itself does it.
             reference = self.reference(rollout, k)
         for term in self.regularizers:
             value = term.penalty(new, reference)
@@ -120,6 +124,7 @@ def bad_slope(value: Tensor, output: Tensor | None) -> Tensor:
     """Where d value / d output is not finite, `(b,)` bool."""
     slope = None
     if value.requires_grad and output is not None and output.requires_grad:
+        # The graph is kept for the backward pass of the loss.
         (slope,) = torch.autograd.grad(value.sum(), output, retain_graph=True, allow_unused=True)
     return torch.zeros_like(value, dtype=torch.bool) if slope is None else bad_rows(slope)
 
@@ -135,6 +140,7 @@ def trace_gradient(
 
     batches: of the optimizer step, each with the seed of the global generator before it.
     """
+    # First, on the gradients as they are: what follows clears them.
     if (overflow := of_the_norm(named)) is not None:
         return overflow
     found: list[str] = []
@@ -143,6 +149,7 @@ def trace_gradient(
         watched = watch(context, batch)
         # To its end, also when the place is found: other processes wait in its exchanges.
         for loss in algorithm.losses(watched, batch):
+            # Each loss alone, so that a bad gradient is of this one.
             clear(named)
             loss.backward()
             if not found:
@@ -170,6 +177,7 @@ def watch(context: Context, batch: Batch) -> WatchedContext:
     """The same context with a policy that keeps its calls, and a memory of its own."""
     own = {one.name: getattr(context, one.name) for one in fields(Context)}
     own |= {"policy": WatchedPolicy(context.policy, batch.ids), "facts": None, "_records": {}}
+    # No failures are written: the samples of this batch are on the disk if they are bad.
     own |= {"memory": copy.deepcopy(context.memory), "on_reward_error": None}
     watched = WatchedContext(**own)
     watched.start_step(context.step)
@@ -230,6 +238,7 @@ def bad_alone(call: Call, named: Mapping[str, nn.Parameter]) -> Tensor:
         clear(named)
         rows = slice(row, row + 1)
         with torch.enable_grad():
+            # With the gradient that came back in the run: only the denoiser's own pass is repeated.
             call.again(rows).backward(call.gradient[rows])
         bad[row] = bool(bad_tensors(named))
     return bad

@@ -19,6 +19,7 @@ def spent_on_axes(
         "steps": step,
         "forwards": forwards,
         "backwards": backwards,
+        # Samples through the network; a backward pass counts like a forward one.
         "calls": forwards + backwards,
         "rewards": processes * cost["reward_evaluations"],
         "seconds": seconds,
@@ -77,6 +78,7 @@ class Meter:
             raise ComponentError(
                 f"train.budget: {self.budget} are too few for one batch, which took {now:,.10g}"
             )
+        # Such as `rewards` for an algorithm that scores nothing: the run would go on for ever.
         if counted and now == 0:
             axis = self.budget.axis
             raise ComponentError(
@@ -88,6 +90,7 @@ class Meter:
             else dict(zip(("forwards", "backwards", "calls"), (*coming, sum(coming))))
         )
         if known is not None and self.budget.axis in known:
+            # `coming` is of one process; the budget is of all.
             self.batch = self.processes * known[self.budget.axis]
         else:  # counts vary, so the largest must be affordable; times jitter, so the last is taken
             self.batch = max(self.batch, now - self.spent) if counted else now - self.spent

@@ -18,6 +18,7 @@ def fail(parts: Parts, error: BaseException, is_forged: bool) -> BaseException:
     cause = explain(error, parts.run.folder, parts.peers, not is_forged)
     rescue(
         cause,
+        # In this order: metrics and weights before observers, which may fail themselves.
         lambda: parts.log.rescue(parts.stream.position),
         lambda: save_whole(parts, cause),
         lambda: tell_of_error(parts, cause),
@@ -29,6 +30,7 @@ def save_whole(parts: Parts, cause: BaseException) -> None:
     """Save the newest whole step, if it is good and not saved; what became of it is noted on
     `cause`."""
     saver = parts.saver
+    # A save that has failed once would fail again, and hide the first error.
     if not parts.run.is_main or saver.step <= saver.saved or saver.has_failed:
         return
     if not parts.updater.is_good:

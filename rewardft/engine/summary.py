@@ -42,6 +42,7 @@ class RunSummary:
             "reason": self.reason,
             "step": self.step,
             "samples": self.samples,
+            # Flat, under the names that the metrics have, so that one reader serves both.
             **self.cost,
             "train_seconds": self.train_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,

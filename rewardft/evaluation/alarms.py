@@ -37,6 +37,7 @@ def find_alarms(
 
     Raises CheckpointError when the two evaluations were not made alike.
     """
+    # Over all samples: groups are smaller, and would raise false alarms more often.
     rows = {row.name: row for row in compare(baseline, now) if row.name in now.per_sample}
     return [
         *held_out_alarms(rows, now.higher_is_better, trained),
@@ -67,6 +68,7 @@ def held_out_alarms(
 
 def gain(row: Paired, higher_is_better: bool | None) -> int:
     """1 better, -1 worse, 0 where neither direction is better or the interval holds 0."""
+    # Within the interval a change may be noise, in either direction.
     if higher_is_better is None or not row.separable:
         return 0
     return 1 if (row.difference > 0) == higher_is_better else -1
@@ -97,6 +99,7 @@ def range_alarms(baseline: Evaluation, now: Evaluation) -> Iterator[Alarm]:
         # Without values there is no range to leave.
         if not name.startswith(STATISTICS) or not before or math.isnan(center):
             continue
+        # Of single samples, while what is compared is a mean: see the top of the file.
         low, high = (quantile(before, q) for q in MIDDLE)
         slack = 1e-6 * max(abs(low), abs(high), 1.0)  # rounding, where all values are the same
         if not min(low, mean(before)) - slack <= center <= max(high, mean(before)) + slack:

@@ -65,6 +65,7 @@ class Entry:
         )
         target = plain_callable(self.factory)
         doc = own or getattr(target, "__doc__", None) or ""
+        # "Name(field: type, ...)" says nothing that the options do not.
         generated = doc.startswith(f"{getattr(target, '__name__', '')}(")  # what @dataclass writes
         return "" if generated or not doc.strip() else doc.strip().splitlines()[0]
 
@@ -124,6 +125,7 @@ def unlisted_owner(kind: str, name: str, listed: Sequence[str]) -> str | None:
 def _names_of(plugin: str, kind: str) -> frozenset[str]:
     """What an installed plugin registers; nothing of one that is broken, which nobody asked for."""
     try:
+        # Cached: several wrong names in one recipe would import all plugins several times.
         found = load_installed(plugin).registrations(f"register_{kind}")
     except PluginError:
         return frozenset()

@@ -73,6 +73,7 @@ def load_usable_plugins(
         try:
             _load_one(plugins, text, base, places, required)
         except PluginError as error:
+            # So that the message can name the entry's line in the recipe.
             error.entry = index
             broken.append(error)
     return plugins, broken
@@ -113,6 +114,7 @@ def _try_installed(point: EntryPoint) -> InstalledPlugin:
     try:
         plugin = import_plugin(source)
         requires = _requires(source.name, plugin)
+        # Registered too: hooks that are wrong show only then.
         loaded = Plugins().add(source, plugin, version)
     except PluginError as error:
         return InstalledPlugin(point.name, package, version, problem=str(error))
@@ -156,6 +158,7 @@ def _load_one(
             )
     with waiting_for(f"plugin {source.name!r} to be imported ({source.place})"):
         plugin = import_plugin(source)
+    # A file has no metadata; its module may say.
     version = source.version or getattr(plugin, "__version__", None)
     check_version(request, source.name, version)
     # Though the recipe does not list them: the plugin's components build on theirs.

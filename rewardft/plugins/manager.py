@@ -154,6 +154,7 @@ class Plugins:
             self.manager.register(plugin, name=source.name)
             self.manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
+            # Nothing half registered is left: the next plugin is checked against the others.
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
             raise PluginError(_sentence(source.name, file, str(error))) from error

@@ -203,6 +203,7 @@ def _provided(resolved: Resolved) -> frozenset[str]:
     """What the components offer together; of the rewards only what every one of them offers."""
     single = [resolved.model, resolved.sampler, resolved.dataset, resolved.algorithm]
     single += [component for _, component in resolved.regularizers]
+    # Any one of them is enough: a sampler has log-probabilities, a model a decoder.
     tags = frozenset().union(*(_provides(c) for c in single))
     rewards = [_provides(component) for _, component in resolved.rewards]
     # An algorithm that needs a gradient needs it of every reward.

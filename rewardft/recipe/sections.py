@@ -27,6 +27,7 @@ class Section(BaseModel):
         """The section as it is written in YAML: component options beside the fixed keys."""
         values = {
             name: _plain(getattr(self, name))
+            # `options` is flattened below: in YAML it has no key of its own.
             for name in type(self).model_fields
             if name != "options"
         }
@@ -43,6 +44,7 @@ class ComponentSpec(Section):
 class DataSpec(ComponentSpec):
     """The data set, and how many of its samples make a batch."""
 
+    # Per process: n processes make a global batch of n times this.
     batch_size: Count = 1
 
 
@@ -227,6 +229,7 @@ def fold_options(cls: type[Section], data: Any) -> Any:
 
 
 def _fold_field(cls: type[Section], key: str, value: Any) -> Any:
+    # Plain values have no options inside.
     section = section_of(cls, key)
     if section is None:
         return value

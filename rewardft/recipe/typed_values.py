@@ -44,6 +44,7 @@ class Mismatch(Exception):
 
 def convert(annotation: Any, value: Any) -> Any:
     """Return `value` converted to `annotation`, or raise `Mismatch`."""
+    # Without one there is nothing to check against: the factory decides.
     adapter = _adapter(annotation)
     if adapter is None:
         return value
@@ -83,6 +84,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
 def type_words(annotation: Any, constraints: Iterable[Any] = ()) -> str:
     """An annotation in words: 'a whole number of at least 1', "one of 'stop', 'skip'"."""
     origin, args = get_origin(annotation), get_args(annotation)
+    # The bounds are part of the sentence: "a whole number of at least 1".
     if origin is Annotated:
         return type_words(args[0], [*args[1:], *constraints])
     if origin is Literal:
@@ -145,6 +147,7 @@ def _literal(value: Any) -> str:
 
 
 def _either(words: list[str]) -> str:
+    # `list[str] | tuple[str, ...]` is "a list" twice.
     unique = list(dict.fromkeys(words))
     return unique[0] if len(unique) == 1 else f"{', '.join(unique[:-1])} or {unique[-1]}"
 
@@ -196,6 +199,7 @@ def _advice(wanted: set[Any], value: Any) -> str:
 
 
 def _advice_for_text(wanted: set[Any], value: str) -> str:
+    # `yes` and `on` are text in YAML 1.2, and truth values in most people's memory.
     if bool in wanted and value.casefold() in _TRUTH_WORDS:
         return "write true or false, without quotes"
     if wanted & {int, float} and _reads_as_number(value):

@@ -91,6 +91,7 @@ class FinishedRun:
         return self.session.adapter
 
     def _repr_html_(self) -> str:
+        # A run that is still going has metrics and no end.
         ended = "" if self.summary is None else f", {self.summary.status} at {self.summary.step}"
         # Something to see, also for a run that evaluates nothing.
         table = self.evaluation if len(self.evaluation) else Table(list(self.metrics)[-5:])

@@ -96,6 +96,7 @@ def read_average(checkpoint: Path, device: torch.device) -> Snapshot:
 
 def step_of_trained(folder: Path) -> int | None:
     """The step that the weights in `adapter/` are of; None when there are none."""
+    # Without it the weights are not a run's own.
     path = folder / "step.json"
     how = f"Delete {folder} to use the newest checkpoint."
     return int(read_object(path, {"step": int}, how)["step"]) if path.is_file() else None

@@ -98,6 +98,7 @@ def sample_run(
     out.mkdir(parents=True, exist_ok=True)
     files = list(save_drawn(drawn, scale, out))
     strength = "" if scale == 1.0 else f", scale {scale:g}"
+    # Titles say which weights and which strength: the file outlives the command.
     columns = {
         "base": as_strips(drawn.base_shown),
         f"{drawn.name}{strength}": as_strips(drawn.tuned_shown),
@@ -138,6 +139,7 @@ def save_both(drawn: Drawn, folder: Path, prefix: str = "") -> list[PicturePair]
     """`PREFIXbase-ID.png` and `PREFIXtuned-ID.png` of every sample; of videos as `.gif`."""
     base = save_shown(drawn, drawn.base_shown, folder, f"{prefix}base-")
     tuned = save_shown(drawn, drawn.tuned_shown, folder, f"{prefix}tuned-")
+    # A data set without groups has none, which must not shorten the `zip`.
     groups: Sequence[str | None] = drawn.groups or [None] * len(drawn.ids)
     return [PicturePair(*row) for row in zip(drawn.ids, groups, base, tuned)]
 
@@ -159,6 +161,7 @@ def draw_both(
     session.adapter.scale(scale)
     dataset = session.resolved.eval_dataset.build()
     rows = rows_of(dataset, ids) if ids else list(range(min(count, len(dataset))))
+    # As evaluations take them, which is known to fit into memory.
     size = session.recipe.evaluate.batch_size or session.recipe.data.batch_size
     batches = [batch_of(session, dataset, rows[i : i + size]) for i in range(0, len(rows), size)]
     # The base before the weights are loaded, see `evaluate_run`.
@@ -221,6 +224,7 @@ def draw(session: Session, batches: Sequence[Batch]) -> Samples:
     shown: list[Tensor] = []
     for batch in batches:
         rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
+        # Decoding and drawing too: `rollout` has no graph, but the decoder would build one.
         with torch.no_grad():
             decoded = rollout.decoded
             picture = show(session.model, decoded, batch)

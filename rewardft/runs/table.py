@@ -37,6 +37,7 @@ class Table:
         """One column, without the rows that lack it. Raises KeyError for a name that no row has."""
         if name not in self.columns:
             raise KeyError(f"there is no column {name!r}; the columns are {self.columns}")
+        # Evaluations and steps have different columns; a missing one is not a NaN.
         return [row[name] for row in self.rows if name in row]
 
     def _repr_html_(self) -> str:
@@ -61,6 +62,7 @@ def shown(value: Any) -> str:
 
 def difference_of(row: Any) -> str:
     """With its interval, where there are samples enough for one."""
+    # Infinite for fewer than two pairs.
     half = f" ± {row.half_width:.2g}" if math.isfinite(row.half_width) else ""
     return f"{row.difference:+.3g}{half}"
 

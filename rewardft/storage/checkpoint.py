@@ -70,6 +70,7 @@ def as_disk_error() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
+        # The first line: torch adds a C++ stack.
         raise OSError(str(error).partition("\n")[0]) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# Names and where they live: torch is imported with the first of them that is used.
 _LAZY = {
     "Finished": "rewardft.testing.recipes",
     "RecipeRunner": "rewardft.testing.recipes",

@@ -80,6 +80,7 @@ class RecipeRunner:
         """
         __tracebackhide__ = True  # pytest then ends its traceback at the line of the test
         self._calls += 1
+        # A run folder is never overwritten, so each call has its own.
         name = f"run{self._calls}" if self._calls > 1 else "run"
         try:
             return run_recipe(

@@ -136,6 +136,7 @@ def _compare_with_finite_differences(
     reward: Any, x0: Tensor, batch: Batch, decode: Any, slope: Tensor, tolerance: float
 ) -> float:
     """Along the gradient itself, where the derivative is largest and rounding matters least."""
+    # Of length 1, so that the directional derivative is the gradient's norm.
     direction = slope / slope.norm()
     expected, errors = float((slope * direction).sum()), []
     # Too long a step bends, too short a one rounds; which is which depends on the reward.
@@ -145,6 +146,7 @@ def _compare_with_finite_differences(
         up, down = (torch.nansum(_evaluate(reward, x0 + s * step, batch, decode)) for s in (1, -1))
         # Central differences: their error falls with the square of the step.
         errors.append(abs(float(up - down) / (2 * scale) - expected) / max(abs(expected), 1e-12))
+    # The best of the three: a reward that is differentiable agrees at one scale at least.
     error = min(errors)
     assert error < tolerance, (
         f"the gradient differs from finite differences by {error:.1%} along its own direction"
@@ -154,6 +156,7 @@ def _compare_with_finite_differences(
 
 def _check_weights(reward: Any) -> None:
     for name, parameter in reward.named_parameters() if isinstance(reward, nn.Module) else ():
+        # A reward's own backward pass would add to weights that an optimizer may hold.
         assert parameter.grad is None, (
             f"evaluating the reward left a gradient on its own weight {name}"
         )

@@ -161,6 +161,7 @@ class TinyBlobs:
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         if not 0 <= index < self.size:
             raise IndexError(index)
+        # By index: an item is the same however often, and in whatever order, it is read.
         generator = keyed_generator("tiny_blobs", self.split, index)
         label = index % CLASSES
         quadrant = torch.tensor([2.0 + 4 * (label // 2), 2.0 + 4 * (label % 2)])

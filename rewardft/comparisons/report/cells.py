@@ -25,6 +25,7 @@ class Cell:
     kept as it is."""
 
     text: str
+    # None sorts last, in either direction.
     sort: float | str | None = None
     verdict: Verdict | None = None
     bar: Bar | None = None

@@ -28,6 +28,7 @@ def csv_text(record: ComparisonRecord) -> str:
     for variant in record.variants:
         of_variant = _variant(variant)
         writer.writerows(
+            # One row at least: a variant that failed must not be missing from the table.
             [{**of_variant, **_value(value)} for value in variant.values] or [of_variant]
         )
     return buffer.getvalue()

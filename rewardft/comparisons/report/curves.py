@@ -26,6 +26,7 @@ _POINTS, _LEAST, _MOST = 40_000, 40, 300
 def figure_data(record: ComparisonRecord) -> dict[str, Any]:
     """All that the page's scripts read, best variant first."""
     runs = sum(len(variant.runs) for variant in record.variants)
+    # The same for every run, or curves would seem to differ in their noise.
     most = points_per_curve(runs)
     name = focus(record)
     return {
@@ -51,6 +52,7 @@ def thin(points: Sequence[Point], most: int) -> list[Point]:
 
 def columns(points: Sequence[Point]) -> dict[str, dict[str, list[float | None]]]:
     """One list per axis and per value, null where a point lacks it."""
+    # Columns and not rows: names are then in the file once.
     axes = dict.fromkeys(name for point in points for name in point.axes)
     values = dict.fromkeys(name for point in points for name in point.values)
     return {

@@ -65,6 +65,7 @@ def json_for_html(value: Any) -> str:
 
 
 def _texts(record: ComparisonRecord) -> dict[str, Any]:
+    # Some are folded away: a comparison may have a hundred variants.
     said = sentences(record)
     return {
         "record": record,
@@ -85,6 +86,7 @@ def _tables(record: ComparisonRecord) -> dict[str, Any]:
         "main": tables.value_table(record, first) if first in known and first is not None else None,
         "overview": tables.overview_table(record, [name for name in names if name not in grouped]),
         "groups": tables.overview_table(record, grouped, "groups of samples"),
+        # The first has its table at the top.
         "values": {name: tables.value_table(record, name) for name in names if name != first},
         "alarms": tables.alarm_table(record),
         "failures": tables.failure_table(record),

@@ -15,6 +15,7 @@ from rewardft.comparisons.report.sentences import lead, sentences
 from rewardft.comparisons.report.verdicts import focus, group_of, ranked, value_names
 from rewardft.contracts.records import ComparisonRecord, VariantRecord
 
+# Names of metrics are full of underscores, which Markdown takes for emphasis.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!$])")
 _VARIANTS_PICTURED, _PICTURES_EACH, _SECTION_CHARACTERS = 12, 2, 20_000
 
@@ -65,6 +66,7 @@ def _commands(record: ComparisonRecord) -> list[str]:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
+    # On one line: a line break would end a table's row.
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
@@ -131,6 +133,7 @@ def _results(record: ComparisonRecord) -> list[str]:
     return [
         "## Results",
         legend,
+        # The value that the comparison is about comes before the overview, all others after it.
         *(full[:2] if names[0] == first else []),
         *overview,
         *(full[2:] if names[0] == first else full),
@@ -140,6 +143,7 @@ def _results(record: ComparisonRecord) -> list[str]:
 
 
 def _pictures(record: ComparisonRecord) -> list[str]:
+    # The best ones; report.html has them all.
     shown = [variant for variant in ranked(record) if variant.pictures][:_VARIANTS_PICTURED]
     if not shown:
         return []

@@ -49,6 +49,7 @@ def lead(record: ComparisonRecord) -> list[str]:
         for variant in record.variants
         if (value := value_of(variant, name)) is not None
     }
+    # The commonest overclaim, so it is said up front.
     if seeds == {1}:
         lines.append(
             "One seed each: the intervals cover the samples, not the seeds, so this is no ranking "
@@ -136,6 +137,7 @@ def _against_base(value: Value) -> str:
             "not known."
         )
     if said == "not separable":
+        # With its interval: "not separable" must not be read as "no change".
         change = interval(value.versus_base, sign=True)
         return f"is not separable from the base on {value.name} (change {change})."
     verb = "raises" if value.versus_base.value > 0 else "lowers"
@@ -160,6 +162,7 @@ def _magnitude(change: Interval) -> Interval:
 def _levels(value: Value) -> str:
     if value.before is None or value.after is None:
         return ""
+    # Both levels with the digits that the tuned one's interval earns.
     width = (value.after.high - value.after.low) / 2
     before, after = (number(estimate.value, width) for estimate in (value.before, value.after))
     return f", from {before} to {after}"
@@ -188,6 +191,7 @@ def _other_values(variant: VariantRecord, name: str) -> list[str]:
     others = [
         v
         for v in variant.values
+        # Groups would make the sentence a table.
         if v.name != name and v.role != "reward" and group_of(v.name, names) is None
     ]
     said: dict[Verdict, list[str]] = {}

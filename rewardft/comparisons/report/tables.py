@@ -34,6 +34,7 @@ def value_table(record: ComparisonRecord, name: str) -> Table:
         "Change, each seed",
         "Samples",
     ]
+    # Variants without this value are left out here; the overview says that they lack it.
     measured = [(variant, value_of(variant, name)) for variant in ranked(record)]
     found = [(variant, value) for variant, value in measured if value is not None]
     # One scale for the column, so that bars can be compared.
@@ -47,6 +48,7 @@ def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float])
     change = value.versus_base
     against = f"{interval(value.versus_best, sign=True)} against {value.best}"
     rival = against if value.versus_best and value.best else "none"
+    # Single seeds get the digits of the pooled change: more would be noise.
     width = (change.high - change.low) / 2 if change else math.nan
     seeds = ", ".join(number(seed, width, sign=True) for seed in value.seeds)
     return [
@@ -84,6 +86,7 @@ def _overview_cell(value: Value | None) -> Cell:
     if value is None:
         return Cell("not measured")
     if value.versus_base is None:
+        # Without a base the value itself is all there is, and says so.
         return Cell(f"{interval(value.after)} (tuned)", _middle(value.after))
     said = verdict(value.versus_base, value.higher_is_better)
     return Cell(interval(value.versus_base, sign=True), _middle(value.versus_base), said)
@@ -109,6 +112,7 @@ def cost_table(record: ComparisonRecord) -> Table:
 
 def _cost_row(variant: VariantRecord) -> list[Cell]:
     ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
+    # The most and not the mean: it is what a machine must have.
     memory = max((run.peak_memory for run in ended if run.peak_memory is not None), default=None)
     seconds = mean_axis(ended, "seconds")
     counts = [
@@ -169,6 +173,7 @@ def _setting(value: Any) -> Cell:
 
 def setting(value: Any) -> str:
     """A setting as a recipe writes it."""
+    # YAML's words, so that a setting can be copied back.
     words = {True: "true", False: "false", None: "null"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
@@ -185,6 +190,7 @@ def failure_table(record: ComparisonRecord) -> Table:
         ]
         for variant in record.variants
         for run in variant.runs
+        # Stopped runs too: by an alarm or a plugin, which a reader wants to know of.
         if run.status != "finished"
     ]
     columns = ["Variant", "Seed", "Status", "Reason", "Last lines of the error"]

@@ -56,6 +56,7 @@ def group_of(name: str, names: set[str]) -> str | None:
     """The group in `group/value`: a name is grouped where the rest of it is the name of a value
     over all samples."""
     parts = name.split("/")
+    # Every cut: groups and values may both have slashes in their names.
     rests = (("/".join(parts[:cut]), "/".join(parts[cut:])) for cut in range(1, len(parts)))
     return next((group for group, rest in rests if rest in names), None)
 
