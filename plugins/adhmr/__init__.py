@@ -1,5 +1,5 @@
 """ADHMR (arXiv 2505.10250) in miniature: a diffusion model of human poses given a picture, aligned
-by a learned scorer and preferences.
+with a learned scorer and preferences.
 
 Registers the model `pose_diffusion`, the reward `hmr_scorer`, the data sets `pose_pictures`,
 `annotated_pictures` and `pose_preferences`, the metric `hmr_errors`, and the commands under
@@ -67,7 +67,7 @@ def register_commands() -> Factories:
 
 @hookimpl
 def on_evaluation_end(run: Run, step: int) -> None:
-    """Draw hypotheses over pictures, so that what the figures say can be looked at."""
+    """Draw hypotheses over pictures, so that the figures can be checked by eye."""
     from rewardft_plugins.adhmr.figure import save_figure
     from rewardft_plugins.adhmr.model import PoseDiffusion
 

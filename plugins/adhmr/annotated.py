@@ -29,7 +29,7 @@ class AnnotatedPictures:
 
     Args:
         file: HumanData as `.npz`, or annotations of ScoreHypo as `.json`.
-        images: folder that the annotations' names start at; null: no pictures, truths alone.
+        images: folder that the annotations' names are relative to; null: no pictures, only truths.
         side: of the pictures, in pixels.
         group, limit: as in `pose_pictures`.
     """
@@ -77,10 +77,12 @@ def cut_out(images: Path, name: str, box: NDArray[np.float32], side: int) -> NDA
 
     Raises DataError for a picture that is missing, damaged, or outside `images`.
     """
+    # Resolved before the comparison, so that neither `..` nor a link leads outside.
     path = (images / name).resolve()
     if not path.is_relative_to(images.resolve()):
-        raise DataError(f"{name!r}: annotations may name pictures below {images} alone.")
+        raise DataError(f"{name!r}: annotations may only name pictures below {images}.")
     left, top, width, height = (float(value) for value in box)
+    # A square, so that nobody is stretched; larger than the box, which often cuts hands and feet.
     half = MARGIN * max(width, height) / 2
     x, y = left + width / 2, top + height / 2
     try:
@@ -93,8 +95,7 @@ def cut_out(images: Path, name: str, box: NDArray[np.float32], side: int) -> NDA
             )
     except FileNotFoundError:
         raise DataError(
-            f"{path}: there is no such picture; is {images} the folder that the annotations' names "
-            "start at?"
+            f"{path}: there is no such picture; are the annotations' names relative to {images}?"
         ) from None
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
         raise DataError(f"{path} is not a readable picture: {error}") from error

@@ -1,7 +1,7 @@
 """People in pictures as other data sets describe them: HumanData archives (`.npz`), which ADHMR's
 scorer is trained on, and ScoreHypo's annotations of 3DPW and Human3.6M (`.json`).
 
-Read are the pictures' names, the people's boxes and their poses; nothing is ever unpickled.
+Only the pictures' names, the people's boxes and their poses are read; nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def read_human_data(path: Path) -> Annotations:
     try:
         with ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
+        # Names first: of what the archive holds beside these arrays, nothing is unpacked.
         model, mark = parameters(path, names)
         rotations = [f"{model}{mark}{name}" for name in ROTATIONS]
         missing = [name for name in (*PLAIN, *rotations) if name not in names]
@@ -89,7 +90,7 @@ def read_human_data(path: Path) -> Annotations:
 
 
 def parameters(path: Path, names: set[str]) -> tuple[str, str]:
-    """The body model whose parameters an archive holds, and the mark behind its name."""
+    """The body model whose parameters an archive holds, and the separator after its name."""
     for model in MODELS:
         for mark in ("/", "."):
             if any(name.startswith(model + mark) for name in names):
@@ -157,6 +158,8 @@ def joined(path: Path, orient: Floats, body: Floats) -> Floats:
             f"{path}: expected orientations of 3 and body poses of at least {wanted} numbers for "
             f"each person, got {list(orient.shape)} and {list(body.shape)}"
         )
+    # Only the root turns: the body's rotations are relative to it. Hands (beyond 22 joints) are
+    # cut.
     half = Rotation.from_rotvec([np.pi, 0.0, 0.0])
     turned = (half * Rotation.from_rotvec(orient)).as_rotvec() if len(orient) else orient
     return np.concatenate([turned, body[:, :wanted]], axis=1, dtype=np.float32).reshape(-1, 22, 3)
@@ -176,6 +179,7 @@ def checked(found: Annotations, path: Path) -> Annotations:
             f"{path}: boxes and poses must be finite numbers, a box at least 4 of them, got "
             f"{list(boxes.shape)}."
         )
+    # A box without area would cut out nothing, and the detector would see black.
     empty = np.flatnonzero((boxes[:, 2:_BOX] <= 0).any(1))
     if len(empty):
         raise DataError(

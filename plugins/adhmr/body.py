@@ -33,6 +33,7 @@ def axis_angles_of(pose: Pose) -> Tensor:
     """Local rotations `(..., 22, 3)` in radians, by inverse kinematics; no gradient."""
     shape = pose["joints"].shape[:-2]
     joints, twists = pose["joints"].reshape(-1, 27, 3), pose["twists"].reshape(-1, 20, 2)
+    # float64: differences of nearly parallel bones lose most digits of float32.
     skeleton = chosen_skeleton().double()
     rotations = rotations_of(joints.detach().double(), twists.detach().double(), skeleton)
     vectors = Rotation.from_matrix(rotations.reshape(-1, 3, 3).numpy()).as_rotvec()
@@ -55,6 +56,7 @@ def sampled_flesh(count: int | None = 300) -> Flesh:
     head."""
     body = chosen_body()
     every = 1 if count is None else max(len(body.template) // count, 1)
+    # Jaw and eyes go with the head (15), fingers with their wrists (20, 21).
     follows = torch.tensor([*range(22), 15, 15, 15, *[20] * 15, *[21] * 15])
     skinning = torch.from_numpy(np.asarray(body.skinning)[::every].copy()).float()
     weights = torch.zeros(len(skinning), 22).index_add_(1, follows, skinning)
@@ -70,6 +72,7 @@ def flesh_of(pose: Pose, flesh: Flesh) -> Tensor:
     skeleton = chosen_skeleton()
     rotations = rotations_of(pose["joints"], pose["twists"], skeleton)
     turned, places = chain(rotations, skeleton)
+    # A joint's transform is x -> R (x - rest) + place, so its translation is place - R rest.
     moved = places - (turned @ flesh.rest[..., None])[..., 0]
     turn = torch.einsum("vj,bjik->bvik", flesh.weights, turned)
     return (turn @ flesh.places[..., None])[..., 0] + torch.einsum(
@@ -80,8 +83,8 @@ def flesh_of(pose: Pose, flesh: Flesh) -> Tensor:
 def mesh_of(pose: Pose) -> Tensor:
     """All vertices of the mean shape, relative to the pelvis, `(..., v, 3)` metres.
 
-    A body without pose blend shapes, as the open one, needs plain skinning alone: the same to a
-    hundredth of a millimetre as by `smplx`, in a twentieth of the time.
+    A body without pose blend shapes, such as the open one, needs only plain skinning: the same to a
+    hundredth of a millimetre as with `smplx`, in a twentieth of the time.
     """
     if chosen_body().skinning_arrays().bends is not None:
         return vertices_of(pose)
@@ -95,7 +98,7 @@ def mesh_of(pose: Pose) -> Tensor:
 
 
 def vertices_of(pose: Pose) -> Tensor:
-    """The same by the package `smplx`, with every correction that the body has."""
+    """The same with the package `smplx` and every correction that the body has."""
     vectors = axis_angles_of(pose)
     flat = vectors.reshape(-1, 22, 3).numpy()
     parts = []

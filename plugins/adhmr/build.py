@@ -1,11 +1,11 @@
 """Build a `pose_pictures` data set: poses from motion clips, their pictures, and what a detector
-sees on them.
+sees in them.
 
 Clips are split as a whole. `plain` pictures show frames in which the pelvis stands upright,
 `tilted` ones those in which it leans by more than 60 degrees. `synthetic` pictures are tilted too:
 frames of the training clips, half of them with the legs of another frame, turned over at random;
-nobody moved like that, but preferences need pictures alone. What a picture looks like follows from
-the seed and its id.
+nobody moved like that, but preferences need only pictures. What a picture looks like is determined
+by the seed and its id.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ def photograph(
     poses = turn_to_camera(shots.poses[rows], ids, seed)
     taken = take(body, poses, ids, seed)
     found: list[Found] = [detect(shot.picture, network) for shot in taken]
+    # Half the size: 0.001 rad and a millimetre are far below the detector's error.
     return {
         "poses": poses.astype(np.float16),
         "centres": np.stack([shot.centre for shot in taken]).astype(np.float16),
@@ -201,6 +202,7 @@ def choose(
         raise DataError(
             f"the clips have no {kind} frames; ask for 0 of them, or give other motions."
         )
+    # The turn is a part of the id, so a frame that is taken twice gets another camera.
     order = generator(seed, f"order/{kind}").permutation(len(frames))
     taken = [(*frames[order[i % len(frames)]], i // len(frames)) for i in range(count)]
     return Shots(
@@ -217,11 +219,13 @@ def overturn(shots: Shots, seed: int) -> Shots:
     """The shots with half of them on others' legs, and all turned over about a level axis."""
     rng = generator(seed, "overturn")
     poses = shots.poses.copy()
+    # The legs of another frame: more poses than anybody performed, each half plausible by itself.
     others = rng.permutation(len(poses))
     swapped = rng.uniform(size=len(poses)) < 0.5
     legs = np.ix_(swapped, list(LEGS))
     poses[legs] = shots.poses[others][legs]
     axis, angle = rng.uniform(-np.pi, np.pi, len(poses)), rng.uniform(*OVERTURNED, len(poses))
+    # About level axes alone: turning about the vertical would only change the heading.
     level = np.stack([np.cos(axis), np.zeros(len(poses)), np.sin(axis)], axis=1)
     turn = Rotation.from_rotvec(np.deg2rad(angle)[:, None] * level)
     poses[:, 0] = (turn * Rotation.from_rotvec(poses[:, 0])).as_rotvec()

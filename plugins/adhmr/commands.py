@@ -38,7 +38,7 @@ def build_dataset_command(
         int, typer.Option(help="Training pictures of frames that are turned over.", min=0)
     ] = 1200,
     val: Annotated[int, typer.Option(help="Held-out pictures of each kind.", min=1)] = 330,
-    seed: Annotated[int, typer.Option(help="Of frames, cameras, looks and occluders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of frames, cameras, looks and occluders.")] = 0,
 ) -> None:
     """Photograph poses of motion clips, find landmarks on the pictures, split by clip."""
     from rewardft_plugins.adhmr.build import Amounts, build_dataset
@@ -67,23 +67,25 @@ def build_dataset_command(
 @app.command("import")
 def import_command(
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
-    images: Annotated[Path, typer.Option(help="Folder that the annotations' names start at.")],
+    images: Annotated[
+        Path, typer.Option(help="Folder that the annotations' names are relative to.")
+    ],
     train: Annotated[
         Path | None, typer.Option(help="HumanData (.npz) or ScoreHypo (.json).")
     ] = None,
-    val: Annotated[Path | None, typer.Option(help="The same, of the held-out split.")] = None,
+    val: Annotated[Path | None, typer.Option(help="The same for the held-out split.")] = None,
     detector: Annotated[
         Path | None,
         typer.Option(help="BlazePose as ONNX; default: the variable REWARDFT_BLAZEPOSE."),
     ] = None,
 ) -> None:
-    """Find landmarks of the people whom annotations of other data sets name."""
+    """Find landmarks of the people in other data sets' annotations."""
     from rewardft_plugins.adhmr.importing import import_annotations
     from rewardft_plugins.humans.blazepose import BlazePose, find_model
 
     given = {name: file for name, file in (("train", train), ("val", val)) if file is not None}
     if not given:
-        raise typer.BadParameter("give annotations by --train, --val, or both")
+        raise typer.BadParameter("give annotations with --train, --val, or both")
     network = BlazePose(find_model(detector))
     with _console.status("reading") as status:
         manifest = import_annotations(
@@ -103,9 +105,10 @@ def train_scorer_command(
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     data: Annotated[str, typer.Option(help="Data set of pictures, or `shipped`.")] = "shipped",
     base: Annotated[str, typer.Option(help="The base's weights, or `shipped`.")] = "shipped",
-    hypotheses: Annotated[int, typer.Option(help="Of each picture.", min=2)] = 10,
+    hypotheses: Annotated[int, typer.Option(help="Hypotheses per picture.", min=2)] = 10,
     on_noise: Annotated[
-        bool, typer.Option("--on-noise", help="On noise around the truth, as in the paper.")
+        bool,
+        typer.Option("--on-noise", help="Train on noise around the truth, as in the paper."),
     ] = False,
     limit: Annotated[int | None, typer.Option(help="Pictures of each group.", min=1)] = None,
     steps: Annotated[int, typer.Option(min=1)] = 2000,
@@ -130,12 +133,12 @@ def build_pairs_command(
     split: Annotated[str, typer.Option()] = "train",
     base: Annotated[str, typer.Option(help="The base's weights, or `shipped`.")] = "shipped",
     scorer: Annotated[str, typer.Option(help="The scorer's weights, or `shipped`.")] = "shipped",
-    hypotheses: Annotated[int, typer.Option(help="Of each picture.")] = 20,
+    hypotheses: Annotated[int, typer.Option(help="Hypotheses per picture.")] = 20,
     pairing: Annotated[str, typer.Option(help="best_worst, top_bottom or truth.")] = "best_worst",
-    pairs: Annotated[int, typer.Option(help="Pairs of each picture with top_bottom.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of the hypotheses.")] = 0,
+    pairs: Annotated[int, typer.Option(help="Pairs per picture with top_bottom.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the hypotheses.")] = 0,
 ) -> None:
-    """Draw hypotheses of the base, rank them by the scorer and write them as preferences."""
+    """Draw hypotheses from the base, rank them with the scorer and write them as preferences."""
     from rewardft_plugins.adhmr.preferences import (
         Making,
         make_preferences,
@@ -144,6 +147,7 @@ def build_pairs_command(
     )
 
     kind = pairing_named(pairing)
+    # The file says what it was made of, and may be read from any folder.
     data, base, scorer = (whole_path(place) for place in (data, base, scorer))
     making = Making(data, split, base, scorer, hypotheses, kind, pairs, seed)
     made = make_preferences(making)
@@ -155,7 +159,9 @@ def build_pairs_command(
 def export_base_command(
     run: Annotated[Path, typer.Argument(help="Run folder of a pre-training.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    average: Annotated[bool, typer.Option(help="The moving average, where there is one.")] = True,
+    average: Annotated[
+        bool, typer.Option(help="Write the moving average, where there is one.")
+    ] = True,
 ) -> None:
     """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
     from rewardft.runs.export import export_weights
@@ -168,7 +174,7 @@ def export_base_command(
 def table_command(
     comparison: Annotated[Path, typer.Argument(help="Folder that `rewardft compare` has written.")],
 ) -> None:
-    """Print a comparison's errors as Markdown, tilted and plain pictures apart."""
+    """Print a comparison's errors as Markdown, tilted and plain pictures separately."""
     from rewardft_plugins.adhmr.table import tables
 
     from rewardft.contracts.records import load_comparison

@@ -25,7 +25,7 @@ class Condition(Protocol):
 
 
 class LandmarkCondition(nn.Module):
-    """The detector's columns as one vector, all of a size near 1; nothing to be learned.
+    """The detector's columns as one vector, all of a size near 1; nothing is learned.
 
     `landmarks` `(b, 33, 4)`: x, y, z in half widths of the picture (x right, y up, z towards the
     camera) and visibility in [0, 1]; `world` `(b, 33, 3)`: metres from the middle of the hips;
@@ -45,8 +45,8 @@ class LandmarkCondition(nn.Module):
 
 
 class ImageCondition(nn.Module):
-    """Features in the manner of ScoreHypo's HRNet: a fine and a coarse branch that exchange what
-    they found.
+    """Features in the manner of ScoreHypo's HRNet: a fine and a coarse branch that exchange
+    features.
 
     The column `picture` `(b, 3, s, s)` in [0, 1] becomes a global vector, where each joint is seen
     (the mean of a heat map), and the features at these places. Two branches of a few channels here;
@@ -78,6 +78,7 @@ class ImageCondition(nn.Module):
             )
         fine, coarse = self.features(batch["picture"].float())
         places = self.places(fine)
+        # Pixel-aligned: what a joint's place looks like, beside where it is.
         near = grid_sample(self.local(fine), places[:, :, None], align_corners=False)[..., 0]
         whole = self.globe(coarse.mean((2, 3)))
         return torch.cat([whole, places.flatten(1), near.flatten(1)], dim=1)

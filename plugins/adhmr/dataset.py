@@ -1,4 +1,4 @@
-"""`pose_pictures`: what a detector saw on pictures of people, and their true poses."""
+"""`pose_pictures`: what a detector saw in pictures of people, and their true poses."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def chosen(groups: list[str], group: str | None, limit: int | None) -> list[int]
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}")
     wanted = GROUPS if group is None else (group,)
+    # Per group, so that a small limit still shows both.
     rows = [[i for i, g in enumerate(groups) if g == name][:limit] for name in wanted]
     return sorted(row for part in rows for row in part)
 
@@ -42,7 +43,7 @@ class PosePictures:
         root: folder of the data set; `shipped`: the miniature that comes with the plugin humans.
         split: such as train or val.
         group: plain or tilted alone; null: both.
-        limit: the first so many of each group.
+        limit: only the first `limit` of each group.
         mirrored: each picture also as the mirror shows it.
     """
 

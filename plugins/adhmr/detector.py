@@ -1,5 +1,5 @@
-"""Landmarks of a person in a picture, found by BlazePose (Bazarevsky et al. 2020, 2006.10204), once
-and for all.
+"""Landmarks of a person in a picture, found by BlazePose (Bazarevsky et al. 2020, 2006.10204) when
+a data set is built.
 
 The network expects people who stand upright. MediaPipe's tracker therefore turns its crop by the
 direction from the hips to the shoulders that the last frame had; on a single picture the same is
@@ -19,7 +19,7 @@ from rewardft_plugins.humans.blazepose import SIDE, Landmarks
 Floats = NDArray[np.float32]
 
 LANDMARKS = 33
-TURNS = 2  # at most so many further looks
+TURNS = 2  # further looks, at most
 UPRIGHT = 20.0  # degrees: a torso that leans no further in the crop needs no turn
 _SHOULDERS, _HIPS = (11, 12), (23, 24)
 
@@ -32,12 +32,11 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What the detector says of one picture.
+    """What the detector finds in one picture.
 
     landmarks: `(33, 4)` x, y, z in half widths of the picture from its centre (x right, y up, z
-        towards the camera) and
-    visibility. world: `(33, 3)` metres, same axes. turned: `(2,)` cosine and sine of the last
-        crop's angle.
+        towards the camera) and visibility. world: `(33, 3)` metres, same axes. turned: `(2,)`
+        cosine and sine of the last crop's angle.
     """
 
     landmarks: Floats
@@ -51,6 +50,7 @@ def detect(picture: NDArray[np.uint8], network: Network) -> Found:
     seen = network.find(picture.astype(np.float32) / np.float32(255))
     for _ in range(TURNS):
         lean = torso_lean(seen.places)
+        # The difference of two angles, brought to -180 .. 180.
         if abs((lean - angle + 180) % 360 - 180) < UPRIGHT:
             break
         angle = lean
@@ -66,6 +66,7 @@ _FLIP = np.array([1.0, -1.0, -1.0], dtype=np.float32)
 def torso_lean(places: Floats) -> float:
     """Degrees, clockwise, from the picture's upright to the direction from the hips to the
     shoulders."""
+    # y points down, so the upright is -y.
     up = places[list(_SHOULDERS), :2].mean(0) - places[list(_HIPS), :2].mean(0)
     return float(np.rad2deg(np.arctan2(up[0], -up[1])))
 
@@ -75,6 +76,7 @@ def turned(picture: NDArray[np.uint8], degrees: float) -> Floats:
     border's colour."""
     from PIL import Image
 
+    # The median: an occluder at the border does not colour the corners.
     border = np.concatenate([picture[0], picture[-1]])
     fill = tuple(int(value) for value in np.median(border, axis=0))
     image = Image.fromarray(picture).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=fill)

@@ -1,4 +1,4 @@
-"""Hypotheses to look at: over their pictures, from the side and in space; kept after every
+"""Pictures of hypotheses: over their photographs, from the side and in space; kept after every
 evaluation, shown in reports."""
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def save_figure(run: Run, step: int) -> Path | None:
     recipe = run.recipe
     options = {**recipe.data.options, **recipe.evaluate.data}
     root, split = find_root(str(options.get("root", SHIPPED))), str(options.get("split", "train"))
+    # Annotated or photographed data keep no small pictures beside their columns.
     if "file" in recipe.evaluate.data or recipe.model.options.get("condition") == "image":
         return None
     pictures = read_pictures(root, split)
@@ -84,6 +85,7 @@ def save_figure(run: Run, step: int) -> Path | None:
     image, numbers = BytesIO(), BytesIO()
     sheet([picture_row(kept, i) for i in range(len(rows))]).save(image, "PNG")
     np.savez_compressed(numbers, **vars(kept))
+    # Numbers first: where the figure exists, they do.
     write_bytes(path.with_name(f"hypotheses-{step:08d}.npz"), numbers.getvalue())
     write_bytes(path, image.getvalue())
     return path
@@ -104,6 +106,7 @@ def draw(run: Run, items: list[Any], seed: int) -> NDArray[np.float32]:
     """Joints `(n, m, 27, 3)` of hypotheses of the run's model as it is now."""
     batch = make_batch(items, [0] * len(items)).repeat(HYPOTHESES)
     batch = batch.to(next(run.model.trainable.parameters()).device)
+    # The evaluation's seed, so that base and tuned model start from the same noise.
     noise = Noise(seed, batch.ids, batch.epochs)
     plan = Plan(stop=run.sampler.steps)
     rollout = run.sampler.rollout(run.model, run.model.encode(batch), plan, noise)
@@ -155,6 +158,7 @@ def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
 def first_and_last(run: Path) -> tuple[Kept, Kept] | None:
     """What the first and the last evaluation of a run kept."""
     files = sorted((run / "samples").glob("hypotheses-*.npz"))
+    # The first evaluation comes before any step, so it shows the base.
     return (read_kept(files[0]), read_kept(files[-1])) if len(files) > 1 else None
 
 

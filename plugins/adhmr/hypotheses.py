@@ -1,4 +1,4 @@
-"""Hypotheses of the base model for given pictures, and how good they truly are."""
+"""Hypotheses of the base model for given pictures, and their true errors."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def draw_hypotheses(model: PoseDiffusion, batch: Batch, count: int, seed: int) -
     sampler = DDIM(STEPS, clip=CLIP)
     sampler.setup(model)
     copies = batch.repeat(count)
+    # Ids of their own, or hypotheses would start from the noise that training draws.
     noise = Noise(seed, [f"hypothesis/{id_}" for id_ in copies.ids], copies.epochs)
     rollout = sampler.rollout(model, model.encode(copies), Plan(stop=STEPS), noise)
     drawn: Tensor = rollout.x0.unflatten(0, (-1, count))
@@ -37,6 +38,7 @@ def true_errors(hypotheses: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """
     found, true = unpack(hypotheses), unpack(truth)
     joints, right = found["joints"], true["joints"][:, None]
+    # Some hundred vertices are enough to rank hypotheses, and thousands of meshes fit in memory.
     flesh = sampled_flesh()
     flat: Pose = {"joints": joints.flatten(0, 1), "twists": found["twists"].flatten(0, 1)}
     mesh = flesh_of(flat, flesh).unflatten(0, joints.shape[:2])

@@ -1,5 +1,5 @@
-"""A `pose_pictures` data set of annotated photographs: what the detector sees of each person, once
-and for all."""
+"""A `pose_pictures` data set from annotated photographs: what the detector sees of each person,
+found once."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ def import_annotations(
 
     Args:
         files: annotations of each split, read by `read_annotations`.
-        images: folder that their names start at.
+        images: folder that their names are relative to.
 
     Raises DataError when `out` exists, or annotations or pictures are not what they should be.
     """
     if out.exists():
         raise DataError(f"{out} exists; give a folder that does not exist yet.")
+    # All are read before any is written or detected, which takes the longest.
     splits = {name: read_annotations(file) for name, file in files.items()}
     manifest: dict[str, Any] = {
         "format": FORMAT,

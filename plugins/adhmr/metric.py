@@ -24,7 +24,7 @@ class HMRErrors:
 
     `mpjpe`, `pa_mpjpe`, `pve`: mean over the hypotheses. `..._mean`: of their mean pose.
     `..._best`: of the hypothesis that is best by that error. `..._chosen`: of the one that the
-        scorer likes best.
+    scorer ranks first.
     `spread`: how far the hypotheses lie apart. `pair_right`: 1 where the scorer's best hypothesis
     has a lower MPJPE than its worst. Batches need the truth as the column `pose`.
 
@@ -54,6 +54,8 @@ class HMRErrors:
             "joints": rollout.decoded["joints"].float().cpu().unflatten(0, (-1, copies)),
             "twists": rollout.decoded["twists"].float().cpu().unflatten(0, (-1, copies)),
         }
+        # Copies of an item are in a row and share its truth. One value per item: hypotheses of one
+        # picture are not independent, and as rows they would make intervals too narrow.
         truth = unpack(batch["pose"][::copies].float().cpu())
         values = {"spread": spread(found["joints"])}
         errors = self.errors(found, truth)
@@ -89,5 +91,6 @@ class HMRErrors:
 
 def mean_pose(found: Pose) -> Pose:
     """The mean of hypotheses `(n, m, ...)` over m; of the twists the mean direction."""
+    # Directions, whose mean is shorter than 1; their angle is what counts.
     twists = torch.nn.functional.normalize(found["twists"].mean(1), dim=-1, eps=1e-6)
     return {"joints": found["joints"].mean(1), "twists": twists}

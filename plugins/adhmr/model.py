@@ -66,6 +66,7 @@ class PoseDiffusion:
     ) -> None:
         if width < 1 or blocks < 1:
             raise ComponentError(f"width and blocks must be at least 1, got {width} and {blocks}")
+        # The global generator is put back, so that building a model changes no other draw.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.condition: Condition = (
@@ -78,6 +79,7 @@ class PoseDiffusion:
             load_weights(
                 self.networks(), shipped if weights == SHIPPED else Path(weights).expanduser()
             )
+        # It was trained with the base; preferences are to change the policy, not what it sees.
         self.condition.requires_grad_(False).eval()
 
     def networks(self) -> nn.ModuleDict:

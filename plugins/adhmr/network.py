@@ -38,6 +38,7 @@ class PoseDenoiser(nn.Module):
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
         self.leave = nn.Linear(width, SIZE)
         self.frequencies: Tensor
+        # Periods from 6 to 19,000 timesteps: neighbours differ, and so do beginning and end.
         frequencies = torch.exp(torch.linspace(0, -8, FREQUENCIES))
         self.register_buffer("frequencies", frequencies, persistent=False)
 

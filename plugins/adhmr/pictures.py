@@ -1,8 +1,8 @@
 """Pictures for the detector: a body before a camera, with a light, clothes, a background and now
 and then an occluder.
 
-What a picture looks like follows from the seed and its id alone, so that it can be drawn again for
-a report.
+What a picture looks like is determined by the seed and its id alone, so it can be drawn again for a
+report.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class Shot:
 
 
 def turn_to_camera(poses: Floats, ids: list[str], seed: int) -> Floats:
-    """Poses `(n, 22, 3)` in the frame of a camera of its own each: x right, y up, z towards the
-    camera.
+    """Poses `(n, 22, 3)`, each in the frame of its own camera: x right, y up, z towards the camera.
 
     Headings are uniform; the camera looks down by up to 25 degrees, up by up to 10, and rolls by up
     to 5.
@@ -47,6 +46,8 @@ def turn_to_camera(poses: Floats, ids: list[str], seed: int) -> Floats:
     for row, id_ in enumerate(ids):
         rng = generator(seed, f"camera/{id_}")
         angles = [rng.uniform(-180, 180), rng.uniform(*PITCH), rng.uniform(-ROLL, ROLL)]
+        # Capital letters would be axes that turn along; these are fixed: heading, then pitch, then
+        # roll.
         camera = Rotation.from_euler("yxz", angles, degrees=True)
         turned[row, 0] = (camera * Rotation.from_rotvec(poses[row, 0])).as_rotvec()
     return turned
@@ -63,6 +64,7 @@ def take(body: Body, poses: Floats, ids: list[str], seed: int) -> list[Shot]:
 
 def _shot(body: Body, vertices: Floats, rng: np.random.Generator) -> Shot:
     shift = np.array([*rng.uniform(-SHIFT, SHIFT, 2), 0.0])
+    # Off the centre a little, or the network would learn that people are in the middle.
     centre = ((vertices.min(0) + vertices.max(0)) / 2 + shift).astype(np.float32)
     colours, alpha = render_front(body, vertices - centre, random_look(rng), SIDE, HALF_EXTENT)
     picture = _before(_background(rng), colours.astype(np.float32), alpha[..., None] / 255.0)

@@ -1,9 +1,9 @@
 """`pose_preferences`: hypotheses of the base, ranked by the scorer, as pairs or groups.
 
-Of each picture M hypotheses are drawn and scored. Pairs are the best against the worst
+For each picture M hypotheses are drawn and scored. Pairs are the best against the worst
 (`best_worst`), the k best against the k worst in order (`top_bottom`), or the truth against the
 worst (`truth`), which is how the released code of ADHMR pairs where the truth is known. They are
-made when first asked for, or once by `rewardft adhmr build-pairs`, which writes one archive.
+made on first use, or once with `rewardft adhmr build-pairs`, which writes one archive.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FORMAT = "rewardft-pose-preferences"
 
 
 def pairing_named(name: str) -> Pairing:
-    """Raises DataError for a pairing that there is not."""
+    """Raises DataError for an unknown pairing."""
     if name not in PAIRINGS:
         raise DataError(f"there is no pairing {name!r}.{did_you_mean(name, PAIRINGS)}")
     return cast(Pairing, name)
@@ -51,7 +51,7 @@ def pairing_named(name: str) -> Pairing:
 
 @dataclass(frozen=True)
 class Making:
-    """What preferences follow from. `data`: fingerprint of the pictures' split."""
+    """All that determines preferences."""
 
     root: str = SHIPPED
     split: str = "train"
@@ -108,6 +108,7 @@ def pair(samples: Tensor, scores: Tensor, truth: Tensor, making: Making) -> Pref
     """Winners and losers by the scores, and how many of the pairs are right."""
     order = scores.argsort(dim=1, descending=True)
     count = making.pairs if making.pairing == "top_bottom" else 1
+    # Flipped, so that the best is paired with the very worst, the second with the second worst.
     best, worst = order[:, :count], order[:, -count:].flip(1)
     rows = torch.arange(len(samples))[:, None].expand(-1, count)
     losers = samples[rows, worst].flatten(0, 1)
@@ -122,7 +123,7 @@ def pair(samples: Tensor, scores: Tensor, truth: Tensor, making: Making) -> Pref
 
 
 def save_preferences(path: Path, made: Preferences, making: Making) -> None:
-    """One archive, with what it follows from; complete or absent."""
+    """One archive, with the settings that it was made with; complete or absent."""
     facts = asdict(making) | {"format": FORMAT, "data": fingerprint(making)}
     arrays = {
         "samples": made.samples.half().numpy(),
@@ -154,7 +155,7 @@ def load_preferences(path: Path) -> tuple[Preferences, Making]:
         ) from error
     if wrong or data != fingerprint(making):
         raise DataError(
-            f"{path} was made of other pictures than {making.root!r} has now; build it again."
+            f"{path} was made from other pictures than {making.root!r} has now; build it again."
         )
     tensors = {
         name: torch.from_numpy(arrays[name].astype(np.float32))
@@ -202,10 +203,10 @@ class PosePreferences:
     Args:
         root, split: as in `pose_pictures`.
         form: pairs, groups or winners.
-        file: preferences on disk; null: made when first asked for, from the options below.
+        file: preferences on disk; null: made on first use, from the options below.
         base, scorer: weights of the model that draws and of the scorer that ranks.
-        hypotheses: M, of each picture. The released code: 50.
-        pairing, pairs: see the module; k pairs of a picture with top_bottom.
+        hypotheses: M, for each picture. The released code: 50.
+        pairing, pairs: see the module; k pairs per picture with top_bottom.
         seed: of the hypotheses' noise.
         limit: held-out pictures of each group.
     """
@@ -258,6 +259,7 @@ class PosePreferences:
             item = dict(self.pictures[index])
             return item | {"samples": self.made.samples[index], "scores": self.made.scores[index]}
         item = dict(self.pictures[int(self.made.rows[index])])
+        # A picture may have several pairs, and noise is keyed by id.
         item["id"] = f"{item['id']}/{index}"
         if self.form == "winners":
             return item | {"pose": self.made.winners[index]}

@@ -4,7 +4,7 @@ known.
 HMR-Scorer (Shen et al. 2025, 2505.10250) reads image features at the projected joints, which are
 pixel-aligned, and a global map. The miniature has what the detector saw: residuals between the
 hypothesis' joints and the landmarks of the same joints, in the picture and in space, and all
-landmarks as the global view. It is differentiable in the hypothesis, as the reward that it is.
+landmarks as the global view. As a reward, it is differentiable in the hypothesis.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _SOFT = 1e-4  # under the root of squared distances, so that it has a slope at 0
 
 
 class ScorerNet(nn.Module):
-    """Raw score `(b,)` of hypotheses `(b, 118)`, higher is better; compare those of one picture
-    alone."""
+    """Raw score `(b,)` of hypotheses `(b, 118)`, higher is better; only scores of the same picture
+    compare."""
 
     def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
@@ -82,10 +82,12 @@ def residuals(joints: Tensor, batch: Batch) -> Tensor:
     world = batch["world"].float()[:, list(MATCHES.values())]
     seen = landmarks[..., 3:]
     flat = HALF_EXTENT * landmarks[..., :2] - near[..., :2]
+    # Where the body is in the picture says nothing of its pose, so the common shift goes out.
     flat = flat - (flat * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1e-3)
     length = (flat.square().sum(-1, keepdim=True) + _SOFT).sqrt()
     hips = joints[:, list(_HIPS)].mean(1, keepdim=True)
     deep = world - (near - hips)
+    # Brought to a size near 1, like the rest of the input.
     parts = [5 * flat * seen, 2 * deep, 5 * length * seen]
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 

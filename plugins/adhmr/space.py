@@ -34,6 +34,7 @@ def unpack(x: Tensor) -> Pose:
     """`(..., 118)` as joints and twists, of whatever length these are."""
     joints = METRES * x[..., PARTS["joints"]].unflatten(-1, (JOINTS - 1, 3))
     twists = x[..., PARTS["twists"]].unflatten(-1, (TWISTS, 2))
+    # A zero for the pelvis. Twists of any length are directions; eps guards the zero vector.
     return {"joints": pad(joints, (0, 0, 1, 0)), "twists": normalize(twists, dim=-1, eps=1e-6)}
 
 

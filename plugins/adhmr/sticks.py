@@ -1,4 +1,4 @@
-"""Skeletons as meshes, to be turned: every bone a thin prism."""
+"""Skeletons as meshes for the viewer: every bone is a thin prism."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def sticks(joints: Points, paint: Paint = colour) -> Mesh:
 def across(bones: Points) -> tuple[Points, Points]:
     """Two unit vectors across each bone `(n, 3)`, right-handed with it."""
     along = bones / np.linalg.norm(bones, axis=1, keepdims=True).clip(1e-6)
+    # Any direction that is not nearly the bone's own will do.
     other = np.where(np.abs(along[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[1.0, 0.0, 0.0]])
     first = np.cross(other, along)
     first /= np.linalg.norm(first, axis=1, keepdims=True).clip(1e-6)

@@ -55,6 +55,8 @@ def row(variants: Sequence[VariantRecord], group: str, name: str, title: str) ->
     digits = 1 if name.startswith("hmr_errors") and not name.endswith("pair_right") else 2
     changes = [change(value.versus_base if value else None, digits) for value in found]
     if len(variants) == 2:
+        # The comparison gives each variant its difference from the best other one: of two, the
+        # other.
         changes.append(change(found[0].versus_best if found[0] else None, digits))
     return [title, f"{bases[0].value:.{digits}f}", *changes]
 

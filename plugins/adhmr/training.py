@@ -6,8 +6,8 @@ For every pair i, j of a picture's hypotheses and every error metric
     p_ij = sigmoid(sigma * (s_i - s_j))        sigma = 5
     loss = binary cross-entropy of p_ij with [error_i < error_j]
 
-The paper's hypotheses are noise on the true pose. The base's own samples are what the scorer will
-have to rank, and it ranks them better when it has learned on them: that is the default here.
+The paper's hypotheses are noise on the true pose. Here the scorer learns on the base's own samples
+by default: those are what it has to rank, and it ranks them better for it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ CHUNK = 200
 
 @dataclass(frozen=True)
 class ScorerSettings:
-    """hypotheses: of each picture. on_noise: on noise around the truth, as in the paper, not on the
-    base's samples. pictures: at a time. jitter: noise on the landmarks, in half widths."""
+    """hypotheses: per picture. on_noise: train on noise around the truth, as in the paper, not on
+    the base's samples. pictures: per step. jitter: noise on the landmarks, in half widths."""
 
     hypotheses: int = 10
     on_noise: bool = False
@@ -96,6 +96,7 @@ def loss_of(
     """RankNet on some pictures, their landmarks jittered."""
     columns = {name: ranked.batch[name][rows] for name in ("landmarks", "world", "turned")}
     shape = columns["landmarks"].shape
+    # Landmarks repeat exactly in training; without noise the scorer would know pictures by heart.
     moved = jitter * torch.randn(shape, generator=generator)
     moved[..., 3] = 0.0  # visibility
     columns["landmarks"] = columns["landmarks"] + moved
@@ -109,6 +110,7 @@ def loss_of(
 def ranknet(scores: Tensor, errors: Tensor, sigma: float = SIGMA) -> Tensor:
     """The loss of scores `(n, m)` for errors `(metrics, n, m)`, a mean over metrics, pictures and
     pairs."""
+    # Each pair once.
     first, second = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
     logits = sigma * (scores[:, first] - scores[:, second])
     better = (errors[..., first] < errors[..., second]).to(logits.dtype)
@@ -137,6 +139,7 @@ def noisy_truth(truth: Tensor, settings: ScorerSettings) -> Tensor:
     skeleton = chosen_skeleton()
     rotations = rotations_of(pose["joints"], pose["twists"], skeleton)
     generator = keyed_generator("noisy", settings.seed, len(truth))
+    # From nearly right to quite wrong, so that every pair has a clear better one.
     levels = torch.linspace(*NOISE, settings.hypotheses)
     turned = [
         rotations @ rotation_matrices(level * torch.randn(len(truth), 22, 3, generator=generator))

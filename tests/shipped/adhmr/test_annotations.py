@@ -245,7 +245,7 @@ def test_the_command_says_what_it_needs(people, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("REWARDFT_BLAZEPOSE", raising=False)
     images = ["--images", str(people[0] / "images")]
     assert main(["adhmr", "import", str(tmp_path / "set"), *images]) == 2
-    assert "give annotations by --train, --val, or both" in capsys.readouterr().err
+    assert "give annotations with --train, --val, or both" in capsys.readouterr().err
     train = ["--train", str(human_data(people))]
     assert main(["adhmr", "import", str(tmp_path / "set"), *images, *train]) != 0
     assert "needs the BlazePose landmark network" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_what_is_written_is_read_again_and_belongs_to_its_pictures(tmp_path):
         arrays = {name: archive[name] for name in archive.files}
     arrays["facts"] = np.array(str(arrays["facts"]).replace(fingerprint(making), "0" * 64))
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(DataError, match="was made of other pictures than 'shipped' has now"):
+    with pytest.raises(DataError, match="was made from other pictures than 'shipped' has now"):
         load_preferences(tmp_path / "other.npz")
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError, match="expected preferences that `rewardft adhmr build-pairs`"):
