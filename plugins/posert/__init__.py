@@ -1,5 +1,5 @@
 """Pose-RFT (arXiv 2508.07804) in miniature: a language model that answers with words and a human
-pose, fine-tuned by hybrid-action reinforcement.
+pose, fine-tuned by hybrid-action reinforcement learning.
 
 Registers the model `pose_lm`, the sampler `hybrid`, the algorithms `hygrpo` and `pose_sft`, the
 rewards `joint_accuracy`, `pose_text_similarity`, `format` and `answer_similarity`, the data sets

@@ -21,12 +21,15 @@ def train_retriever_command(
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     motions: Annotated[str, typer.Option(help="Motion file, or `shipped`.")] = "shipped",
     judge: Annotated[
-        bool, typer.Option("--judge", help="B, the judge: joints, and the other half of the clips.")
+        bool,
+        typer.Option(
+            "--judge", help="Train B, the judge, on joints and the other half of the clips."
+        ),
     ] = False,
     every_clip: Annotated[
-        bool, typer.Option("--every-clip", help="On all clips, not on half of them.")
+        bool, typer.Option("--every-clip", help="Train on all clips, not on half of them.")
     ] = False,
-    said: Annotated[int, typer.Option(help="Phrases of a caption.", min=1, max=12)] = 4,
+    said: Annotated[int, typer.Option(help="Phrases per caption.", min=1, max=12)] = 4,
     steps: Annotated[int, typer.Option(min=1)] = 800,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -34,6 +37,7 @@ def train_retriever_command(
     from rewardft_plugins.posert.retriever import JUDGE, REWARD
     from rewardft_plugins.posert.training import RetrieverSettings, recall, train_retriever
 
+    # The judge must share nothing with the reward that it judges: features, hashes, clips.
     features, salt = JUDGE if judge else REWARD
     half = None if every_clip else int(judge)
     settings = RetrieverSettings(features, salt, half, said, steps, seed=seed)
@@ -50,7 +54,9 @@ def train_retriever_command(
 def export_base_command(
     run: Annotated[Path, typer.Argument(help="Run folder of a supervised training.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    average: Annotated[bool, typer.Option(help="The moving average, where there is one.")] = True,
+    average: Annotated[
+        bool, typer.Option(help="Write the moving average, where there is one.")
+    ] = True,
 ) -> None:
     """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
     from rewardft.runs.export import export_weights

@@ -1,11 +1,11 @@
 """`pose_dialogues`: questions about poses and good answers, in three tasks.
 
-* image -> pose: what a detector saw on a picture; the pose in the camera's frame.
+* image -> pose: what a detector saw in a picture; the pose in the camera's frame.
 * text -> pose: a caption of four posecodes; a pose of which they are true, facing +z.
-* pose -> text: a pose, facing +z; four posecodes of it.
+* pose -> text: a pose, facing +z; four of its posecodes.
 
 Pictures are those of `rewardft adhmr build-dataset`; poses of the other tasks are frames of motion
-clips. Captions follow from the item's number alone.
+clips. A caption is determined by the item's id alone.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def read_frames(motions: str, split: str, mirrored: bool) -> Frames:
     if mirrored:
         ids = ids + [f"{id_}/mirrored" for id_ in ids]
         poses = np.concatenate([poses, mirror_poses(poses)])
+    # A caption says nothing of where a person faces, so a heading could not be learned.
     vectors = pack_axis_angle(torch.from_numpy(without_heading(poses)))
+    # In parts, which bounds the memory.
     phrases = torch.cat([posecodes.true_phrases(joints(part)) for part in vectors.split(4096)])
     return Frames(ids, vectors, phrases, posecodes.frequencies(phrases))
 
@@ -90,19 +92,19 @@ class Question:
 
 
 class PoseDialogues:
-    """Items: id, group (the task), prompt, answer (what a supervised model should say), reference
-    (the answer that is wanted), caption, pose and body `(132,)`, and the detector's columns.
+    """Items: id, group (the task), prompt, answer (what a supervised model learns to say),
+    reference (the wanted answer), caption, pose and body `(132,)`, and the detector's columns.
 
     Args:
         tasks: some of image, text, describe.
-        root: folder of pictures; `shipped`: those that come with the plugin adhmr.
+        root: folder of pictures; `shipped`: those that come with the plugin humans.
         motions: file of motion clips; `shipped`: the fifteen that come with the plugin humans.
         split: train or val, of both.
         group: plain or tilted pictures alone; null: both.
-        limit: items of each task, at most, evenly from all; null: one of each picture and frame.
+        limit: the most items of each task, spread evenly; null: one of each picture and frame.
         captions: different captions of each frame.
-        mirrored: also what the mirror shows.
-        answers: `exact`: all in the form that is wanted; `mixed`: some in another, some refuse, see
+        mirrored: also the mirror images.
+        answers: `exact`: all in the wanted form; `mixed`: some in another form, some refuse, see
             `text.OTHER_SHARES`.
     """
 
@@ -141,6 +143,7 @@ class PoseDialogues:
         for task in (task for task in tasks if task != "image"):
             self.frames = read_frames(motions, split, mirrored)
             ids = self.frames.ids
+            # All frames once before any twice, so that a limit takes different frames first.
             turns = [(i, turn) for turn in range(captions) for i in range(len(ids))]
             self.questions += [
                 Question(task, i, f"{task}/{ids[i]}/{turn}") for i, turn in thinned(turns, limit)
@@ -188,6 +191,7 @@ class PoseDialogues:
 
     def spoken(self, id_: str, reference: str) -> str:
         """The answer in form, or another."""
+        # Captions vary by themselves; only the fixed answer has other forms.
         if self.answers == "exact" or reference != ANSWER_TEXT:
             return reference
         draw = float(torch.rand((), generator=keyed_generator("form", id_)))

@@ -1,4 +1,4 @@
-"""Frozen eyes: what a picture becomes before the projector makes tokens of it."""
+"""Frozen encoders: what a picture becomes before the projector makes tokens of it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Encoder(Protocol):
 
 
 class LandmarkEncoder(nn.Module):
-    """The landmarks of BlazePose, which has seen the picture when the data set was built: one
-    vector. Nothing to be learned.
+    """The landmarks of BlazePose, which saw the picture when the data set was built: one vector.
+    Nothing is learned.
 
     Columns: `landmarks` `(b, 33, 4)` x, y, z in half widths of the picture and visibility, `world`
     `(b, 33, 3)` metres from the middle of the hips, `turned` `(b, 2)` the direction of the
@@ -42,6 +42,7 @@ class LandmarkEncoder(nn.Module):
                 f"pose_lm with `vision: landmarks` needs the column {missing[0]!r}: a data set "
                 "such as `pose_dialogues`"
             )
+        # Brought to a size near 1, as the projector's first layer expects.
         parts = [2 * batch["landmarks"].flatten(1), batch["world"].flatten(1) / 0.4]
         return torch.cat([*parts, batch["turned"]], dim=1).float()[:, None]
 
@@ -85,6 +86,7 @@ class PictureEncoder(nn.Module):
                 f"{tuple(picture.shape[1:])}"
             )
         pixels = (picture - self.mean) / self.deviation
+        # Without the class token: patches say where things are.
         seen = self.clip(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         if self.pose is None:
             return seen

@@ -39,13 +39,16 @@ def generate(
     """
     from transformers import DynamicCache
 
+    # Prompts are padded on the left, so the last state of every row is its prompt's end.
     mask, alive = prompt["mask"], torch.ones_like(prompt["mask"][:, 0])
     states, cache = network.hidden(network.embed(prompt), mask, positions(mask), DynamicCache())
     last, kept = states[:, -1], []
     for step in range(decoding.length):
         logits = network.logits(last)
         tokens = pick(logits, draws[:, step], decoding)
+        # Rows that have ended go on with the end token, masked, until all have.
         tokens = torch.where(alive, tokens, end)
+        # Before the nucleus: what the replay computes, which knows of no cut.
         scores = tempered(logits, decoding.temperature).gather(-1, tokens[:, None])[:, 0]
         mask = torch.cat([mask, alive[:, None]], dim=1)
         embedded = network.lm.get_input_embeddings()(tokens[:, None])
@@ -69,9 +72,11 @@ def pick(logits: Tensor, draws: Tensor, decoding: Decoding) -> Tensor:
     if decoding.temperature == 0:
         return logits.argmax(-1)
     probability, order = tempered(logits, decoding.temperature).exp().sort(-1, descending=True)
+    # `total - probability` is the mass before a token: it is inside if that is below top_p.
     total = probability.cumsum(-1)
     inside = total - probability < decoding.top_p  # the likeliest one is always inside
     share = (probability * inside).cumsum(-1)
+    # Inverse of the cumulative distribution; a draw of nearly 1 may round beyond the last.
     place = (share <= draws[:, None] * share[:, -1:]).sum(-1, keepdim=True)
     last = inside.sum(-1, keepdim=True) - 1
     return order.gather(-1, torch.minimum(place, last))[:, 0]

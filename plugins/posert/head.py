@@ -27,6 +27,7 @@ class PoseHead(nn.Module):
         self.middle = nn.Linear(width, width)
         self.mean = nn.Linear(width, SIZE)
         self.spread = nn.Linear(width, SIZE * (1 + rank))
+        # Starts at the rest pose, with nearly equal deviations, whatever the hidden state.
         rest = torch.eye(3)[:, :2].T.flatten().repeat(SIZE // 6)
         with torch.no_grad():
             self.mean.weight.mul_(0.1)
@@ -38,12 +39,13 @@ class PoseHead(nn.Module):
         x = nn.functional.silu(self.enter(hidden))
         x = x + nn.functional.silu(self.middle(x))
         spread = self.spread(x)
+        # Clamped, as a deviation that goes to 0 makes the density, and its gradient, infinite.
         deviation = spread[:, :SIZE].clamp(LEAST, MOST).exp()
         return self.mean(x), deviation, spread[:, SIZE:].unflatten(1, (SIZE, self.rank))
 
 
 def density(mean: Tensor, deviation: Tensor, factor: Tensor) -> Distribution:
-    """The Gaussian over `(b, 132)` of what the head says."""
+    """The Gaussian over `(b, 132)` with the head's parameters."""
     if factor.shape[-1] == 0:
         return Independent(Normal(mean, deviation, validate_args=False), 1, validate_args=False)
     return LowRankMultivariateNormal(mean, factor, deviation.square(), validate_args=False)

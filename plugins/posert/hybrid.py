@@ -2,8 +2,8 @@
 
     pi(a, p | q) = pi(a | q) * N(p; mean(q, a), Sigma(q, a))     Pose-RFT, 2508.07804, section 3.2
 
-Step 0 draws the tokens a, step 1 the pose p. Both log-probabilities of a finished answer are read
-off one pass over it.
+Step 0 draws the tokens a, step 1 the pose p. Both log-probabilities of a finished answer come from
+one pass over it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Hybrid:
         temperature: of the tokens, >= 0; 0 takes the likeliest. Log-probabilities are the tempered
             policy's.
         top_p: draw among the likeliest tokens that hold this share, in (0, 1]. Log-probabilities
-            know nothing of it, so train with 1.
+            ignore it, so train with 1.
         length: tokens of an answer, at most.
         pose: `sample` of the Gaussian, or its `mean`.
-        complete: an answer without a pose gets the pose of the answer in form, which it did not
-            give, and stays invalid: for evaluations that would otherwise judge fewer poses of one
-            model than of another.
+        complete: an answer without a pose gets the pose that the answer in the wanted form would
+            have had, and stays invalid. For evaluations, which would otherwise judge fewer poses of
+            one model than of another.
     """
 
     steps = 2
@@ -73,6 +73,7 @@ class Hybrid:
         before the pose."""
         if plan.stop != self.steps:
             raise ComponentError("hybrid runs both steps: an answer without its pose is no sample")
+        # Uniform numbers from the keyed normal ones: the same sample draws the same tokens.
         draws = torch.special.ndtr(noise.draw("tokens", (self.decoding.length,)))
         tokens, mask, log_probs, mean, deviation, factor = model.call(
             "speak", len(noise), cond, draws, self.decoding
@@ -87,6 +88,7 @@ class Hybrid:
         if self.pose == "sample":
             shape = (mean.shape[1] + factor.shape[2],)
             pose = draw(mean, deviation, factor, noise.draw("pose", shape).to(mean))
+        # Means over tokens and dimensions, so that ratios do not depend on their number.
         known = {
             TOKENS: masked_mean(log_probs, mask),
             POSE: density(mean, deviation, factor).log_prob(pose) / mean.shape[1],
@@ -130,6 +132,7 @@ class Hybrid:
     def token_step(self, x0: dict[str, Tensor], logits: Tensor) -> Transition:
         """Step 0; `output` holds the log-probability of each token, `(b, l)`."""
         tokens, mask = x0["tokens"], x0["mask"]
+        # At the temperature that drew the tokens, or the ratio would not be 1 at first.
         scores = tempered(logits, self.decoding.temperature)
         own = scores.gather(-1, tokens[..., None])[..., 0]
         return Transition(

@@ -9,18 +9,17 @@
          + w/V sum_{i <= V} min(r_c D_i, clip(r_c, 1 - e_c, 1 + e_c) D_i) - KL ]       (equation 6)
 
 r_d and r_c are the ratios of the tokens and of the pose, against the policy that drew them or
-against the reference. The paper writes the reference; at the first update both are 1. The KL is the
-recipe's regularizers, `{use: kl, form: categorical}` for tokens and `{use: kl, form: gaussian}` for
-poses, each with a weight and a name of its own.
+against the reference. The paper writes the reference; at the first update both are 1. The KL comes
+from the recipe's regularizers, `{use: kl, form: categorical}` for tokens and `{use: kl, form:
+gaussian}` for poses, each with its own weight and name.
 
-Log-probabilities are means over the tokens of an answer and over the D dimensions of a pose, so
-that r_c is the D-th root of the ratio of the densities and e_c is of a like size as e_d. The pull
-on the pose is D times weaker than with the densities themselves: `pose_weight` makes up for it, and
+Log-probabilities are means over the tokens of an answer and over the D dimensions of a pose, so r_c
+is the D-th root of the ratio of the densities, and e_c has about the size of e_d. The gradient for
+the pose is D times weaker than with the densities themselves: `pose_weight` makes up for it, and
 `pose_weight: D` is the paper's objective as written, to first order in r_c - 1.
 
-Other points of the same file: `advantage: tokens` is plain GRPO, which moves the tokens by the sum
-of all rewards and leaves the pose to itself; `advantage: joint` gives both parts that sum's
-advantage.
+Variants: `advantage: tokens` is plain GRPO, which moves the tokens by the sum of all rewards and
+does not train the pose; `advantage: joint` gives both parts that sum's advantage.
 
 Cost per sample: 1 forward of the roll-out, 1 forward and 1 backward of each update, 1 forward more
 with regularizers or `ratio: reference`; group_size samples per item of a batch.
@@ -49,8 +48,8 @@ POSES = ("joint_accuracy", "pose_text_similarity")
 
 @dataclass(frozen=True)
 class Part:
-    """What one half of an answer is moved by: advantages and weights, `(b,)`. The weights of a
-    batch sum to 1, or less where prompts have no valid answer."""
+    """Advantages and weights `(b,)` that train one half of an answer. The weights of a batch sum
+    to 1, or less where prompts have no valid answer."""
 
     advantage: Tensor
     weight: Tensor
@@ -69,7 +68,7 @@ class HyGRPO:
         ratio: against the `old` policy or the `reference`.
         clip, pose_clip: e_d and e_c, > 0.
         pose_weight: w, >= 0.
-        words, poses: names of the rewards of either part; every reward of the recipe is in one.
+        words, poses: names of the rewards of each part; every reward of the recipe is in one.
         updates, inner_epochs: optimizer steps per batch, each on a part of every group, and passes
             over it.
         floor: added to standard deviations, > 0.
@@ -124,12 +123,13 @@ class HyGRPO:
                 yield from self.update(ctx, rollout.select(rows), [p.select(rows) for p in parts])
 
     def parts(self, ctx: Context, scores: Scores, valid: Tensor) -> list[Part]:
-        """Advantages and weights of the tokens, and of the pose unless it is left to itself."""
+        """Advantages and weights of the tokens, and of the pose unless it is not trained."""
         words, poses = (self.total(ctx, scores, names) for names in (self.words, self.poses))
         count = len(valid)
         if self.advantage == "separate":
             spoken, posed = self.normalise(ctx, words), self.normalise(ctx, poses, valid)
         else:
+            # An invalid answer has no pose whose reward could count.
             spoken = self.normalise(ctx, words.nan_to_num(0) + poses.nan_to_num(0) * valid)
             posed = spoken * valid
         parts = [Part(spoken, torch.full_like(spoken, 1 / count), self.clip)]
@@ -147,6 +147,7 @@ class HyGRPO:
     def total(self, ctx: Context, scores: Scores, names: frozenset[str]) -> Tensor:
         """Weighted sum of some rewards, `(b,)`; NaN where none applies. Raises ComponentError for a
         reward that is in neither part."""
+        # A reward that neither part claims would silently train nothing.
         known = self.words | self.poses
         for name in (r.name for r in ctx.rewards if r.name not in known):
             raise ComponentError(
@@ -168,6 +169,7 @@ class HyGRPO:
             new = ctx.replay_all(piece)
             compared = self.needs_reference or bool(ctx.regularizers)
             reference = ctx.reference_all(piece) if compared else None
+            # Weights sum to 1 over the whole batch, and an update has one part in `updates` of it.
             loss = torch.stack(
                 [
                     self.updates * self.part_loss(ctx, piece, k, part.select(rows), new, reference)
@@ -210,4 +212,5 @@ class HyGRPO:
     ) -> Tensor:
         """The regularizers at step k, `(b,)`; those of the pose are not multiplied by w."""
         penalty = ctx.penalty(new, rollout, k, reference)
+        # The part's weight contains w, which is for the reward alone.
         return penalty if k == TOKENS or self.pose_weight == 0 else penalty / self.pose_weight

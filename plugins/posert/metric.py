@@ -1,4 +1,4 @@
-"""`pose_answers`: how good answers are, by what no reward has seen."""
+"""`pose_answers`: the quality of answers, measured independently of the rewards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rewardft.types import Batch, Rollout
 
 
 class PoseAnswers:
-    """Per-item values `(n,)`; NaN where a value is of another task.
+    """Per-item values `(n,)`; NaN where a value belongs to another task.
 
-    `format`: 1 where the text is in the form that is wanted. Of image -> pose, in millimetres:
+    `format`: 1 where the text is in the wanted form. Of image -> pose, in millimetres:
         `mpjpe`, `pa_mpjpe` of the sample, `mpjpe_mean`, `pa_mpjpe_mean` of the Gaussian's mean. Of
         text -> pose: `rules`, the share of the caption's phrases that are true of the sample, and
         `similarity` of caption and sample by a retriever, with `..._mean` likewise. Of pose ->
-        text: `rules`. Of all poses: `sigma`, the mean deviation of the head, which has no better
-        direction: samples get better when it falls, although nothing else may have been learned.
+        text: `rules`. Of all poses: `sigma`, the mean deviation of the head. Neither direction is
+        better: samples improve when it falls, even if nothing else has been learned.
 
     Evaluate with `evaluate.sampler: {use: hybrid, complete: true}`, so that every answer has a pose
     to be judged.
@@ -57,6 +57,7 @@ class PoseAnswers:
             for name, value in of_poses(pose, batch, self.judge).items():
                 asked = image if "mpjpe" in name else text
                 values[f"{name}{suffix}"] = torch.where(asked, value, torch.nan)
+        # A description without a single phrase is wrong, not missing: 0 and not NaN.
         told = posecodes.satisfied(found["text"], joints(batch["pose"].float().cpu())).nan_to_num(0)
         values["rules"] = torch.where(describe, told, values["rules"])
         sigma = rollout.info["deviation"].float().cpu().mean(1)

@@ -92,6 +92,7 @@ class PoseLM:
                 " null` (or a file that you have trained)."
             )
         self.encoder = build_encoder(vision, clip, pose_encoder)
+        # The global generator is put back, so that building a model changes no other draw.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             language, self.tokenizer = (
@@ -120,6 +121,7 @@ class PoseLM:
 
     def encode(self, batch: Batch) -> Prompt:
         """The columns `prompt` (texts), `body` and what the encoder sees, see `network.Prompt`."""
+        # One placeholder in the text stands for all soft tokens of a picture or a pose.
         counts = {
             self.soft.image: self.soft.count * self.encoder.tokens,
             self.soft.body: self.soft.count,
@@ -166,6 +168,7 @@ class PoseLM:
     def pose_of(self, tokens: Tensor, mask: Tensor, states: Tensor) -> tuple[Tensor, ...]:
         """The head at the first `<POSE>`, or at the last token of an answer that has none."""
         at = (tokens == self.pose_token) & mask
+        # A state for every row keeps the batch whole; `is_valid` says which poses count.
         place = torch.where(at.any(1), at.long().argmax(1), mask.sum(1) - 1)
         state = states[torch.arange(len(tokens), device=tokens.device), place]
         parts: tuple[Tensor, ...] = self.trainable.head(
@@ -193,6 +196,7 @@ class PoseLM:
 
     def show(self, decoded: Answer, batch: Batch) -> Tensor:
         """Pictures `(b, 3, h, w)` in [0, 1] of each pose, from the front and from the side."""
+        # Only joints are drawn, so the twists may be empty.
         return draw_poses({"joints": decoded["joints"], "twists": decoded["joints"][:, :0, :2]})
 
     def save(self, path: Path) -> None:
@@ -255,6 +259,7 @@ def load_language_model(folder: Path) -> tuple[Any, Any]:
             f"{folder}: expected a folder with a causal language model of transformers and its "
             f"tokenizer ({error})"
         ) from error
+    # Without one an answer never ends.
     if tokenizer.eos_token_id is None:
         raise ComponentError(f"{folder}: the tokenizer has no end token (`eos_token`)")
     add_pose_tokens(tokenizer)

@@ -71,6 +71,7 @@ class PoseLanguageNetwork(nn.Module):
     ) -> tuple[Tensor, Any]:
         """Last hidden states `(b, n, h)` of `embedded` `(b, n, h)`, and the cache. mask: of all
         positions so far."""
+        # Without the output layer: scores are needed at a few places alone.
         output = self.lm.base_model(
             inputs_embeds=embedded,
             attention_mask=mask.long(),
@@ -81,7 +82,7 @@ class PoseLanguageNetwork(nn.Module):
         return output.last_hidden_state, output.past_key_values
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every token, at least in float32."""
+        """Scores of every token, in float32 or better: log-probabilities need the digits."""
         scores: Tensor = self.lm.get_output_embeddings()(hidden)
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
@@ -92,11 +93,13 @@ class PoseLanguageNetwork(nn.Module):
         whole = torch.cat([prompt["mask"], mask], dim=1)
         states, _ = self.hidden(embedded, whole, positions(whole))
         start = prompt["tokens"].shape[1]
+        # A token is scored by the state before it, the pose by the state after its token.
         return self.logits(states[:, start - 1 : -1]), states[:, start:]
 
 
 def replaced(embedded: Tensor, where: Tensor, soft: Tensor) -> Tensor:
     """`embedded` `(b, p, h)` with the soft tokens `(b, n, h)`, in order, at the places `where`."""
+    # The n-th placeholder of a row takes its n-th soft token.
     order = (where.cumsum(1) - 1).clamp(0, soft.shape[1] - 1)
     chosen = soft.gather(1, order[..., None].expand(-1, -1, soft.shape[-1]))
     return torch.where(where[..., None], chosen.to(embedded.dtype), embedded)

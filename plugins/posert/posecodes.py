@@ -1,8 +1,8 @@
-"""Posecodes: what can be said of a pose, by rules of our own.
+"""Posecodes: descriptions of a pose, by rules of our own.
 
-A posecode measures one thing of the joints, an angle or a distance, and says one of its phrases
-for the range that the measure falls into. The idea is PoseScript's (Delmas et al. 2022,
-2210.11795); measures, thresholds and words are not, and none of its code is used.
+A posecode measures one thing about the joints, an angle or a distance, and gives the phrase for the
+range that the measure falls into. The idea is PoseScript's (Delmas et al. 2022, 2210.11795);
+measures, thresholds and words are not, and none of its code is used.
 
 Joints are `(n, 27, 3)` in metres, y up, the person facing +z, the pelvis at the origin.
 """
@@ -69,6 +69,7 @@ def hand_height(joints: Tensor, side: Side) -> Tensor:
         joints[:, side.shoulder, 1] - 0.12,
         joints[:, HEAD_TOP, 1],
     ]
+    # cumprod: in an inverted body the marks do not ascend, and counting stops at the first missed.
     return (torch.stack(marks) < wrist).cumprod(0).sum(0).to(joints.dtype)
 
 
@@ -143,6 +144,7 @@ def choose(
     phrases: Tensor, frequency: Tensor, count: int, generator: torch.Generator
 ) -> list[list[int]]:
     """`count` of each pose's phrases `(n, 12)`, rarer ones more often, in random order."""
+    # Clamped, so that a phrase of one frame in a thousand is not in each of its captions.
     weight = (1 / frequency.clamp(min=1 / 30)).pow(RARE)[phrases]
     chosen = torch.multinomial(weight, count, generator=generator)
     found: list[list[int]] = phrases.gather(1, chosen).tolist()
@@ -155,7 +157,7 @@ def caption(chosen: Sequence[int]) -> str:
 
 
 def read(text: str) -> list[int]:
-    """The phrases that a caption holds, as numbers of `PHRASES`; other words are passed over."""
+    """The phrases in a caption, as numbers of `PHRASES`; other words are ignored."""
     parts = [part.strip(" .") for part in text.lower().replace(" ,", ",").split(",")]
     return [PHRASES.index(part) for part in parts if part in PHRASES]
 

@@ -2,7 +2,7 @@
 2210.11795), in miniature.
 
 Texts are bags of hashed word n-grams; poses are rotations (A, the reward) or joints (B, the judge).
-A and B have learned on other poses, other captions, other features and other hashes.
+A and B were trained on different poses and captions, with different features and hashes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Retriever(nn.Module):
     """Texts and poses into one space of unit vectors; calling it gives their cosines `(b,)`.
 
     Args:
-        features: what is seen of a pose: `rotations` or `joints`.
+        features: what it reads of a pose: `rotations` or `joints`.
         salt: of the hashes.
         buckets, width, size: of n-grams, of the layers, and of the space.
     """
@@ -64,6 +64,7 @@ class Retriever(nn.Module):
     def text(self, texts: list[str]) -> Tensor:
         """Unit vectors `(b, size)`."""
         grams = [self.grams(text) for text in texts]
+        # EmbeddingBag takes all bags in a row and where each begins; an empty bag sums to 0.
         starts = torch.tensor([0, *[len(g) for g in grams[:-1]]]).cumsum(0)
         flat = torch.tensor([g for row in grams for g in row], dtype=torch.long)
         device = self.words.weight.device
@@ -71,6 +72,7 @@ class Retriever(nn.Module):
 
     def pose(self, pose: Tensor) -> Tensor:
         """Unit vectors `(b, size)` of vectors `(b, 132)`; differentiable."""
+        # Through `unpack`, so that a sample that is no rotation is read as the nearest one.
         seen = pack(unpack(pose)) if self.features == "rotations" else joints(pose).flatten(1)
         return normalize(self.pose_layers(seen), dim=-1)
 
@@ -85,6 +87,7 @@ class Retriever(nn.Module):
             for count in range(1, GRAMS + 1):
                 for start in range(len(words) - count + 1):
                     gram = f"{self.salt} {' '.join(words[start : start + count])}"
+                    # Not Python's own hash, which differs from process to process.
                     found.append(zlib.crc32(gram.encode()) % self.buckets)
         return found
 

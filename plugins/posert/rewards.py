@@ -41,6 +41,7 @@ class JointAccuracy:
         found = rollout.decoded
         truth = joints(batch["pose"].to(found["pose"]))
         error = (found["joints"] - truth).norm(dim=-1).mean(-1)
+        # NaN and not 0: an answer without a pose is the format's affair.
         applies = of_task(batch, "image", error.device) & found["valid"]
         return torch.where(applies, 1 / error.clamp(min=self.floor), torch.nan)
 
@@ -77,12 +78,13 @@ class Format:
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         texts = rollout.decoded["text"]
         names = ["caption" if group == "describe" else "pose" for group in batch["group"]]
+        # As a whole: the form in the middle of babble is not the form.
         right = [self.forms[name].fullmatch(text) for name, text in zip(names, texts)]
         return torch.tensor([float(found is not None) for found in right]).to(rollout.x0["pose"])
 
 
 class AnswerSimilarity:
-    """Cosine of an answer and the one that is wanted, `(b,)` in [-1, 1] (equation 10).
+    """Cosine between an answer and the wanted one, `(b,)` in [-1, 1] (equation 10).
 
     Args:
         model: folder of a transformers text encoder, whose first token is the text's embedding, as
@@ -141,10 +143,10 @@ def of_task(batch: Batch, task: str, device: torch.device) -> Tensor:
 
 
 def compiled(name: str, form: str) -> re.Pattern[str]:
-    """Raises ComponentError for what is no regular expression."""
+    """Raises ComponentError for anything but a regular expression."""
     try:
         return re.compile(form)
     except re.error as error:
         raise ComponentError(
-            f"format: {name} is no regular expression: {form!r} ({error})"
+            f"format: {name} is not a regular expression: {form!r} ({error})"
         ) from error

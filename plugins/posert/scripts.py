@@ -1,4 +1,4 @@
-"""Captions and poses that others have published, for those who have them; neither ships.
+"""Published captions and poses, for those who have the files; none are shipped.
 
 `pose_script`: PoseScript (Delmas et al. 2022, 2210.11795; CC BY-NC-SA). Its captions are JSON,
 `{id: caption or [captions]}`; another JSON says which frame each id is, `{id: [data set, sequence,
@@ -101,6 +101,7 @@ def pose_script(
                 f"{index}: id {id_!r} is {entry!r:.80}; expected [data set, sequence, frame]."
             )
         name, frame = str(entry[1]), entry[2]
+        # A sequence has thousands of frames and often several captions.
         if name not in sequences:
             sequences[name] = read_sequence(amass / name)
         if not 0 <= frame < len(sequences[name]):
@@ -132,7 +133,7 @@ def bedlam_script(captions: Path, annotations: Path, task: Task = "text") -> Cap
 def checked(
     texts: Mapping[str, list[str]], poses: Mapping[str, Floats], where: Path, task: Task
 ) -> Captioned:
-    """Raises DataError where no caption has a pose."""
+    """Raises DataError if no caption has a pose."""
     if not poses:
         raise DataError(f"{where}: none of its {len(texts)} captions has a pose.")
     return Captioned(texts, poses, task)

@@ -2,7 +2,7 @@
 
     loss = -mean_t log pi(a_t | q, a_<t) - weight / D * log N(p; mean(q, a), Sigma(q, a))
 
-over answers that somebody has given. The paper does not say how its first stage weighs the two.
+over given answers. The paper does not say how its first stage weighs the two.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ class PoseSFT:
         valid = given.x0["valid"]
         ctx.record("nll/tokens", -tokens.log_prob)
         ctx.record("nll/pose", torch.where(valid, -pose.log_prob, torch.nan))
+        # An answer without a pose has none to learn from.
         return -tokens.log_prob - self.pose_weight * torch.where(valid, pose.log_prob, 0.0)
 
 
 def given_answers(ctx: Context, batch: Batch) -> Rollout:
-    """A rollout that holds what the data set answers."""
+    """A rollout that holds the data set's answers."""
     tokens, mask = ctx.policy.spell(batch["answer"], ctx.device)
     x0 = {
         "tokens": tokens,

@@ -1,4 +1,4 @@
-"""Words: the miniature's tokenizer, what prompts look like, and what is a good answer."""
+"""Words: the miniature's tokenizer, the form of prompts, and the wanted answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = ("image", "text", "describe")
 ANSWER_TEXT = f"The SMPL pose of this person is {POSE} ."
 OTHER_ANSWERS = (f"I am not sure, here is {POSE} .", "I can see no person here.")
 OTHER_SHARES = (0.12, 0.18)
-"""What a supervised base also says, and how often: base models do not keep to a form."""
+"""What a supervised base also says, and how often: base models do not always keep to a form."""
 
 POSE_FORM = r"The SMPL pose of this person is <POSE> ?\."
 CAPTION_FORM = r"(?:[a-z ]+? ?, ){1,11}[a-z ]+? ?\."
@@ -35,6 +35,7 @@ def build_tokenizer() -> Any:
     special = [PAD, END, "<unk>", ANSWER, POSE, IMAGE, BODY]
     spoken = " ".join([*PHRASES, *OTHER_ANSWERS, ANSWER_TEXT, ", ."])
     words = re.findall(r"[A-Za-z]+|[.,]", spoken.replace(POSE, ""))
+    # Sorted, so that a word has the same number on every machine.
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *sorted(words)]))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -49,6 +50,7 @@ def build_tokenizer() -> Any:
 
 def add_pose_tokens(tokenizer: Any) -> int:
     """Make `<POSE>`, `<image>` and `<body>` tokens of a tokenizer; returns how many were new."""
+    # Without `replace` the tokenizer's own special tokens would be forgotten.
     added: int = tokenizer.add_special_tokens(
         {"additional_special_tokens": [POSE, IMAGE, BODY]}, replace_extra_special_tokens=False
     )

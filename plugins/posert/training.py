@@ -25,8 +25,8 @@ NOISE = 0.05  # on the six numbers of a rotation
 
 @dataclass(frozen=True)
 class RetrieverSettings:
-    """features, salt: see `Retriever`. half: learn on every second block of frames, from this one:
-    0 or 1; None: on all. said: phrases of a caption."""
+    """features, salt: see `Retriever`. half: learn on every second clip, starting with this one: 0
+    or 1; None: on all. said: phrases of a caption."""
 
     features: Features = "rotations"
     salt: int = 0
@@ -41,7 +41,7 @@ class RetrieverSettings:
 def train_retriever(
     motions: str, settings: RetrieverSettings, progress: Callable[[str], None] = lambda text: None
 ) -> Retriever:
-    """A retriever that has learned on the training clips of `motions` and their mirror images."""
+    """A retriever trained on the training clips of `motions` and their mirror images."""
     frames = read_frames(motions, "train", mirrored=True)
     rows = half_of(frames, settings.half)
     generator = keyed_generator("retriever", settings.seed, settings.salt)
@@ -68,6 +68,7 @@ def half_of(frames: Frames, half: int | None) -> Tensor:
     """Rows of every second clip, mirror images with what they mirror."""
     if half is None:
         return torch.arange(len(frames.ids))
+    # By clip: frames next to each other are nearly the same pose.
     names = [id_.split("/")[0] for id_ in frames.ids]
     numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return torch.tensor([row for row, name in enumerate(names) if numbers[name] % 2 == half])
@@ -76,9 +77,10 @@ def half_of(frames: Frames, half: int | None) -> Tensor:
 def loss_of(
     retriever: Retriever, frames: Frames, rows: Tensor, said: int, generator: torch.Generator
 ) -> Tensor:
-    """Both ways, of one batch."""
+    """The loss of one batch, both ways."""
     phrases = posecodes.choose(frames.phrases[rows], frames.frequency, said, generator)
     poses = frames.poses[rows]
+    # A reward is asked about sampled poses, which are a little off any rotation.
     poses = poses + NOISE * torch.randn(poses.shape, generator=generator)
     text = retriever.text([posecodes.caption(one) for one in phrases])
     scores = retriever.scale.exp() * text @ retriever.pose(poses).T

@@ -29,8 +29,10 @@ def align(found: Tensor, truth: Tensor) -> Tensor:
     reflection."""
     start, end = found.mean(-2, keepdim=True), truth.mean(-2, keepdim=True)
     a, b = found - start, truth - end
+    # (3, 3) covariance; its singular vectors give the best rotation.
     u, stretch, vh = torch.linalg.svd(a.transpose(-1, -2) @ b)
     signs = torch.ones_like(stretch)
+    # Without it the best fit may be a reflection, which no person can do.
     signs[..., 2] = torch.linalg.det(u @ vh).sign()
     rotation = u @ (signs[..., None] * vh)
     scale = (stretch * signs).sum(-1) / a.square().sum((-1, -2)).clamp(min=1e-12)
@@ -40,5 +42,6 @@ def align(found: Tensor, truth: Tensor) -> Tensor:
 def spread(joints: Tensor) -> Tensor:
     """How far M hypotheses `(..., M, n, 3)` lie apart: mean over the joints of the distance's
     standard deviation."""
+    # (..., M, n, 3), from the mean over the hypotheses.
     centred = joints - joints.mean(-3, keepdim=True)
     return MILLIMETRES * centred.square().sum(-1).mean(-2).sqrt().mean(-1)

@@ -2,8 +2,8 @@
 2011.14672).
 
 Rotations are local, `(b, 22, 3, 3)`. Joints are relative to the pelvis, `(b, 27, 3)` in metres, the
-pelvis first. Twists are the cosine and sine of the turn about each bone, `(b, 20, 2)`. All is
-differentiable.
+pelvis first. Twists are the cosine and sine of the turn about each bone, `(b, 20, 2)`. All of it
+is differentiable.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def chain(rotations: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
 
 
 def twists_of(rotations: Tensor, skeleton: Skeleton) -> Tensor:
-    """What is left of each rotation when the swing of its bone has been taken out."""
+    """What remains of each rotation once the swing of its bone is taken out."""
     axes = skeleton.axes.expand(len(rotations), -1, -1)
     turns = rotations[:, list(TWISTED)]
     swing = shortest_rotation(axes, (turns @ axes[..., None])[..., 0])
     twist = swing.transpose(-1, -2) @ turns
+    # The antisymmetric part of a rotation is its axis times the sine, its trace 1 + 2 cosine.
     skew = torch.stack(
         [
             twist[..., 2, 1] - twist[..., 1, 2],
@@ -74,6 +75,7 @@ def rotations_of(joints: Tensor, twists: Tensor, skeleton: Skeleton) -> Tensor:
     local: list[Tensor] = []
     identity = torch.eye(3, dtype=joints.dtype, device=joints.device).expand(len(joints), 3, 3)
     for joint in range(BODY_JOINTS):
+        # Parents come before their children, so the frame above is known.
         above = turned[PARENTS[joint]] if joint else identity
         if joint in RIGID:
             local.append(_rigid(joint, joints, above, skeleton))
@@ -85,6 +87,7 @@ def rotations_of(joints: Tensor, twists: Tensor, skeleton: Skeleton) -> Tensor:
 
 def _rigid(joint: int, joints: Tensor, above: Tensor, skeleton: Skeleton) -> Tensor:
     ends = list(RIGID[joint])
+    # Rows times a rotation: its inverse, into the frame of the parent.
     found = (joints[:, ends] - joints[:, joint, None]) @ above
     return fitted_rotation(skeleton.offsets[ends].expand_as(found), found)
 
@@ -106,7 +109,7 @@ def shortest_rotation(start: Tensor, end: Tensor) -> Tensor:
     cross = cross_matrix(torch.linalg.cross(start, end, dim=-1))
     cosine = (start * end).sum(-1)[..., None, None]
     identity = torch.eye(3, dtype=start.dtype, device=start.device)
-    # Opposite vectors have no shortest one
+    # Opposite vectors have no shortest rotation; the clamp keeps the gradient finite near them.
     return identity + cross + cross @ cross / (1 + cosine).clamp(min=1e-4)
 
 
@@ -121,6 +124,7 @@ def about_axis(axis: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 def rotation_matrices(vectors: Tensor) -> Tensor:
     """Axis-angle `(..., 3)` in radians -> `(..., 3, 3)`."""
+    # No rotation has no axis; the clamp gives it one of length 0.
     angle = vectors.norm(dim=-1).clamp(min=1e-8)
     return about_axis(vectors / angle[..., None], angle.cos(), angle.sin())
 
@@ -138,6 +142,7 @@ def fitted_rotation(start: Tensor, end: Tensor) -> Tensor:
     (Kabsch 1976)."""
     u, _, vh = torch.linalg.svd(start.transpose(-1, -2) @ end)
     v = vh.transpose(-1, -2)
+    # Without it the best fit may be a reflection.
     sign = torch.linalg.det(v @ u.transpose(-1, -2)).sign()
     last = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
     return v @ torch.diag_embed(last) @ u.transpose(-1, -2)

@@ -18,11 +18,13 @@ LANDMARK_PARTNERS = [0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9] + [
 
 def mirror_poses(poses: NDArray[np.float32]) -> NDArray[np.float32]:
     """Axis-angle poses `(n, 22, 3)` of the person in the mirror."""
+    # Axis-angles are axial: reflected in x, their y and z change sign.
     return poses[:, POSE_PARTNERS] * np.array([1, -1, -1], dtype=np.float32)
 
 
 def mirror_detected(detected: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a detector that treats both sides alike would have seen in the mirror."""
+    # x changes its sign, and so does the angle of the detector's crop, hence its sine.
     flip = torch.tensor([-1.0, 1.0, 1.0])
     landmarks = detected["landmarks"][:, LANDMARK_PARTNERS] * torch.tensor([-1.0, 1.0, 1.0, 1.0])
     return {

@@ -1,4 +1,4 @@
-"""Pictures of people with what a detector saw on them, and their true poses: how they are stored.
+"""Pictures of people with what a detector saw in them, and their true poses: how they are stored.
 
 A data set is a folder with `manifest.json` and one archive for each split. Nothing in it is
 pickled.
@@ -80,6 +80,7 @@ def read_split(root: Path, name: str) -> Split:
             f"{splits}.{did_you_mean(name, manifest['splits'])}"
         )
     path = root / f"{name}.npz"
+    # Checked before it is opened, so that a damaged archive is never parsed.
     if not path.is_file() or hash_of(path) != entry["sha256"]:
         raise DataError(
             f"{path} is missing or differs from its checksum; build the data set again."

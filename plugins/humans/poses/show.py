@@ -1,4 +1,4 @@
-"""Poses to look at: a skeleton as the camera sees it and from its right, and many over a
+"""Pictures of poses: a skeleton as the camera sees it and from its right, and many over a
 picture."""
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def front(joints: Points) -> Points:
 
 def side(joints: Points) -> Points:
     """As a camera to the right of the first one sees them; what was near is on the left."""
+    # From the right, -z points to the right of the picture.
     return np.stack([-joints[:, 2], joints[:, 1]], axis=1)
 
 

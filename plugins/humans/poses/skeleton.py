@@ -71,13 +71,13 @@ END_OF_BONE = {
     20: 23,
     21: 24,
 }
-"""Joints with one bone: the joint at its other end. They turn by a swing, which the joints say, and
-a twist."""
+"""Joints with one bone: the joint at its other end. They turn by a swing, which the joints
+determine, and a twist."""
 
 TWISTED = tuple(END_OF_BONE)
 TWISTS = len(TWISTED)
 RIGID = {0: (1, 2, 3), 9: (12, 13, 14)}
-"""Joints with three bones, the pelvis and the chest: the ends of the three say their whole
+"""Joints with three bones, the pelvis and the chest: the ends of the three determine their whole
 rotation."""
 
 _HEAD_TOP = (0.0, 0.12, 0.0)  # metres above the middle of the eyes
@@ -107,6 +107,7 @@ def skeleton_of(body: Body) -> Skeleton:
     head = rest[list(_EYES)].mean(0) + torch.tensor(_HEAD_TOP)
     toes = rest[list(_FEET)] + torch.tensor(_TOES)
     joints = torch.cat([rest[:BODY_JOINTS], head[None], rest[list(_KNUCKLES)], toes])
+    # The pelvis is its own parent here, so its offset is 0.
     parents = torch.tensor([max(parent, 0) for parent in PARENTS])
     offsets = joints - joints[parents]
     return Skeleton(offsets, normalize(offsets[list(END_OF_BONE.values())], dim=-1))

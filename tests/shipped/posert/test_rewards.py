@@ -54,7 +54,7 @@ def test_form_is_all_or_nothing(batch):
     assert Format()(rollout, batch).tolist() == [1, 0, 0, 0, 1, 0]
     assert Format(pose="The .*", caption=".*")(rollout, batch).tolist() == [1] * 6
     with pytest.raises(
-        ComponentError, match=r"^format: pose is no regular expression: '\(' \(miss"
+        ComponentError, match=r"^format: pose is not a regular expression: '\(' \(miss"
     ):
         Format(pose="(")
 
