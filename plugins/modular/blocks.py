@@ -30,7 +30,7 @@ PICTURES = ("images", "videos")
 
 
 class LoopReached(Exception):
-    """Ends a run of blocks where what was wanted is known."""
+    """Ends a run of blocks as soon as what was wanted is known."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class BlockChain:
                 f"{type(pipe).__name__}: expected one denoising loop among the blocks, found "
                 f"{len(loops)} ({', '.join(names)}). Samplers need a chain of steps that are alike."
             )
+        # A group of blocks is named by its prefix: what stands before the loop in its own group
+        # prepares it for every batch, what stands before that encodes conditions.
         at, core = names.index(loops[0]), loops[0].split(".")[0] + "."
         self.encoders = [flat[name] for name in names[:at] if not name.startswith(core)]
         self.before = [flat[name] for name in names[:at] if name.startswith(core)]
@@ -77,6 +79,7 @@ class BlockChain:
         self._tags = tags_of_values([*self.encoders, *self.before, self.loop])
         for component in pipe.components.values():
             if hasattr(component, "denormalize"):  # the processor of images or videos
+                # diffusers' own clamps hard, and a clamped pixel has no gradient.
                 component.denormalize = to_unit_range
 
     @property
@@ -140,6 +143,7 @@ class BlockChain:
         Gradients flow to x and to the networks, in the caller's mode.
         """
         index, t = self.place(t, prepared)
+        # A replay of one step must not find what another has written.
         step = copy.copy(prepared.step)  # what a step writes stays in that step
         for name, value in split(x, step, self.pipe).items():
             setattr(step, name, value)
@@ -155,6 +159,7 @@ class BlockChain:
         the nearest one; blocks that look its noise level up find that of t.
         """
         grid = prepared.timesteps.float()
+        # Timesteps pass through the network's precision, so they may be off the grid by a rounding.
         index = int((grid - t.float()).abs().argmin())
         on_grid = bool((grid[index] - t.float()).abs() <= 1e-4 * t.float().abs().clamp(min=1.0))
         for scheduler in parts(prepared.step, self.pipe).values():
@@ -174,6 +179,7 @@ class BlockChain:
         def record(output: Tensor, _t: Any, sample: Tensor, **_: Any) -> tuple[Tensor]:
             outputs.append(output)
             if len(outputs) == len(owners):
+                # The prediction is known; what the blocks would do after it belongs to the sampler.
                 raise LoopReached
             return (sample,)
 
@@ -233,6 +239,7 @@ def parts(step: Any, pipe: Any) -> dict[str, Any]:
 
     A family that samples sound beside its video keeps `audio_latents` and an `audio_scheduler`.
     """
+    # The state's own schedulers are found by their names, so that no family needs code.
     found = {"latents": pipe.scheduler}
     for name, value in vars(step).items():
         if name.endswith("_scheduler") and hasattr(value, "step"):

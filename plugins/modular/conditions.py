@@ -48,6 +48,7 @@ class ConditionCache:
             self._entries[key] = found
             self.size += found.size
         self._entries.move_to_end(key)
+        # The newest stays whatever its size, as the caller is about to use it.
         while self.size > self.limit and len(self._entries) > 1:
             self.size -= self._entries.popitem(last=False)[1].size
         return found
@@ -122,8 +123,9 @@ def converted(value: Any, dtype: torch.dtype) -> Any:
 
 
 def key_of(prompt: str, image: Tensor | None) -> Hashable:
-    """What a condition follows from."""
+    """The key of a condition: its prompt and its picture's pixels."""
     if image is None:
         return prompt
     pixels = image.detach().float().cpu().contiguous()
+    # The shape too: two pictures may have the same bytes in another arrangement.
     return prompt, tuple(image.shape), hashlib.blake2b(pixels.numpy().tobytes()).hexdigest()

@@ -1,6 +1,6 @@
 """Decoding under gradient with a checkpoint for each call of the decoder.
 
-Video autoencoders decode a few latent frames at a time; causal ones hand features of the frames
+Video autoencoders decode a few latent frames at a time; causal ones pass features of the frames
 before along in a list. A checkpoint for each call keeps these features and the frames, not what the
 decoder computes in between, and the gradient through the features stays exact. On a GPU what is
 kept waits in host memory.
@@ -45,6 +45,7 @@ def checkpoint_causal(
     place = list(feat_idx)
 
     def run(x: Tensor, *held: Any) -> tuple[Any, ...]:
+        # Copies: the backward pass runs this again and must find what the first run found.
         cache, index = list(held), list(place)
         decoded = plain(x, *arguments, feat_cache=cache, feat_idx=index, **options)
         return decoded, index, *cache

@@ -70,7 +70,7 @@ class Guidance:
         return self._own[first] if first and self.guiders[first]._enabled else 1.0
 
     def set(self, scale: float) -> None:
-        """1 switches guiders off; the scale that they had brings each back as it was built."""
+        """1 switches guiders off; their original scale restores each as it was built."""
         self._scale = scale
         if self.embedded:
             self._chain.inputs[SCALE] = scale

@@ -36,6 +36,7 @@ class LatentMap:
 
     def back(self, z: Tensor) -> Tensor:
         """`(b, *z_shape)` -> `(b, *x_shape)`, float32."""
+        # float64, so that dividing by a small scale loses nothing.
         x = torch.empty(len(z), len(self.place), dtype=torch.float64, device=z.device)
         x[:, self.place] = (z.flatten(1).double() - self.shift) / self.scale
         return x.float().unflatten(1, self.x_shape)
@@ -101,8 +102,10 @@ def find_map(chain: BlockChain, prepared: Prepared) -> LatentMap:
     scale = z_of(torch.ones_like(order)).flatten() - shift
     place = torch.zeros_like(order)
     for power in range(math.ceil(math.log(max(count, 2), DIGIT))):
+        # A place is probed digit by digit: its number itself would not survive float32.
         digits = (z_of(order // DIGIT**power % DIGIT).flatten() - shift) / scale
         place += digits.round().long() * DIGIT**power
+    # A permutation: every entry of x goes to one place, and none is left out.
     if not torch.equal(place.sort().values, order):
         raise ComponentError(
             f"{name}: the decoding blocks do more than move, scale and shift latents, so pictures "

@@ -155,6 +155,7 @@ def load_parts(pipe: Any, blocks: Any, source: Source) -> None:
 def load_part(spec: Any, source: Source) -> Any:
     """One component by its class, from its subfolder."""
     kind, where = spec.type_hint, f"{spec.pretrained_model_name_or_path}/{spec.subfolder or ''}"
+    # A class of the checkpoint's own would be code from a stranger.
     if kind is None or kind.__module__.split(".")[0] not in LIBRARIES:
         raise ComponentError(
             f"{where}: the index names a class of its own ({kind and kind.__module__}) for "
@@ -182,6 +183,7 @@ def load_part(spec: Any, source: Source) -> Any:
 def network_options(spec: Any, source: Source) -> dict[str, Any]:
     """Safetensors, in the precision that the recipe asks for, with a list of what was missing."""
     dtype = DTYPES[source.dtypes.get(spec.name, source.dtype)]
+    # The libraries name the option differently.
     name = "torch_dtype" if spec.type_hint.__module__.startswith("diffusers") else "dtype"
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, name: dtype}
     return options | {"variant": spec.variant or source.variant}

@@ -99,6 +99,7 @@ class Modular:
         called: set[str] = set()
         hooks = [note_calls(m, n, called) for n, m in self.trainable.named_modules()]
         cond = [self.condition.example()]
+        # Some families have layers that run at high or at low noise alone: both ends are tried.
         prepared = self.prepared(cond)
         for t in prepared.timesteps[[0, -1]]:
             self.denoise(join(prepared.step, self.pipe), t[None], cond)
@@ -108,6 +109,7 @@ class Modular:
 
     def to(self, device: torch.device) -> None:
         self.device = torch.device(device)
+        # Their tensors are on the device that is left.
         self._prepared.clear()
         self._latent_map = None
         self.condition.to(self.device)
@@ -169,6 +171,7 @@ class Modular:
         outputs = [self.denoise_group(x[g], t[g[0]], [cond[row] for row in g]) for g in groups]
         if len(groups) == 1:
             return outputs[0]
+        # Back into the order of the batch.
         order = torch.tensor([row for rows in groups for row in rows], device=x.device)
         return torch.cat(outputs)[order.argsort()]
 
@@ -209,6 +212,7 @@ class Modular:
         if key not in self._prepared:
             values = joined(cond, self.device) | {"num_inference_steps": self._steps}
             self._prepared[key] = self.chain.prepare(values)
+            # Setting a loop up may switch its guiders on again.
             self._guidance.apply()
         self._prepared.move_to_end(key)
         while len(self._prepared) > PREPARED:

@@ -72,6 +72,7 @@ class Denoisers:
             return output
         idle = [module[name] for name in self.names if name not in self._called]  # type: ignore[index]
         weights = [p for network in idle for p in network.parameters() if p.requires_grad]
+        # No gradient at all is what the start-up audit takes for a mistake.
         return output + sum((0.0 * weight.sum()).to(output.dtype) for weight in weights)
 
 
@@ -85,6 +86,7 @@ def attention_targets(module: nn.Module, called: set[str]) -> list[str]:
     for ending in ATTENTION:
         found = [layer for layer in layers if layer.endswith("." + ending)]
         used = [layer for layer in found if layer in called]
+        # An ending that also matches idle layers would give them adapters that never learn.
         targets += used if len(used) < len(found) else [ending] * bool(found)
     return targets
 

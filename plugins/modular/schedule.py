@@ -52,6 +52,7 @@ def flow_schedule(scheduler: Any, levels: Levels) -> Any:
         def set_timesteps(
             self, num_inference_steps: Any = None, device: Any = None, **options: Any
         ) -> None:
+            # A sampler with a shift of its own asks for another grid than the pipeline's.
             if any(self.config[name] != own[name] for name in ("shift", "use_dynamic_shifting")):
                 super().set_timesteps(num_inference_steps, device, **options)
                 return

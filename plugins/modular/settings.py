@@ -47,7 +47,7 @@ def common_inputs(pipe: Any, settings: Settings) -> dict[str, Any]:
         if name not in known:
             hint = did_you_mean(name, known)
             raise ComponentError(f"{type(pipe).__name__} has no input {name!r}.{hint}")
-    # Keys and values that were made with the weights of an earlier step
+    # A cache would hold keys and values made with the weights of an earlier step.
     if "use_kv_cache" in known:
         given.setdefault("use_kv_cache", False)
     return given
