@@ -26,6 +26,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_models() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.adhmr.model import PoseDiffusion
 
     return {"pose_diffusion": PoseDiffusion}

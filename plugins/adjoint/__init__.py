@@ -15,6 +15,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.adjoint.adjoint_matching import AdjointMatching
 
     return {"adjoint_matching": AdjointMatching}

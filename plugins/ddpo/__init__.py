@@ -15,6 +15,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from .ddpo import DDPO
     from .dpok import DPOK
 

@@ -22,6 +22,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_models() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from .model import DigitUNet
 
     return {"digit_unet": DigitUNet}

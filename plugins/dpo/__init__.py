@@ -30,6 +30,7 @@ OFF_TRAJECTORY = (
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.dpo.d3po import D3PO
     from rewardft_plugins.dpo.diffusion_dpo import DiffusionDPO
     from rewardft_plugins.dpo.group_preference import GroupPreference

@@ -27,6 +27,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_models() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.drpose.model.multiview import MultiviewUNet
     from rewardft_plugins.drpose.model.multiview_compact import MultiviewCompact
 

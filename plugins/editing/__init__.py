@@ -14,6 +14,7 @@ from rewardft import hookimpl
 
 @hookimpl
 def register_datasets() -> Mapping[str, Callable[..., Any]]:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.editing.data import Edits
 
     return {"edits": Edits}

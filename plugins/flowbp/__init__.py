@@ -12,6 +12,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.flowbp.flow_bp import FlowBP
     from rewardft_plugins.flowbp.leap_align import LeapAlign
 

@@ -13,6 +13,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from .dance_grpo import dance_grpo
     from .flow_dppo import FlowDPPO
     from .flow_grpo import flow_grpo

@@ -17,6 +17,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_metrics() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from .diversity import Diversity
     from .image_statistics import ImageStatistics
 

@@ -15,6 +15,7 @@ from rewardft import hookimpl
 
 @hookimpl
 def register_models() -> Mapping[str, Callable[..., Any]]:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.modular.from_weights import ModularFromWeights
 
     return {"modular": ModularFromWeights}

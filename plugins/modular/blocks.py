@@ -68,8 +68,7 @@ class BlockChain:
                 f"{type(pipe).__name__}: expected one denoising loop among the blocks, found "
                 f"{len(loops)} ({', '.join(names)}). Samplers need a chain of steps that are alike."
             )
-        # A group of blocks is named by its prefix: what stands before the loop in its own group
-        # prepares it for every batch, what stands before that encodes conditions.
+        # Blocks of the loop's own group prepare it; those before the group encode conditions.
         at, core = names.index(loops[0]), loops[0].split(".")[0] + "."
         self.encoders = [flat[name] for name in names[:at] if not name.startswith(core)]
         self.before = [flat[name] for name in names[:at] if name.startswith(core)]
@@ -143,7 +142,6 @@ class BlockChain:
         Gradients flow to x and to the networks, in the caller's mode.
         """
         index, t = self.place(t, prepared)
-        # A replay of one step must not find what another has written.
         step = copy.copy(prepared.step)  # what a step writes stays in that step
         for name, value in split(x, step, self.pipe).items():
             setattr(step, name, value)
@@ -179,7 +177,7 @@ class BlockChain:
         def record(output: Tensor, _t: Any, sample: Tensor, **_: Any) -> tuple[Tensor]:
             outputs.append(output)
             if len(outputs) == len(owners):
-                # The prediction is known; what the blocks would do after it belongs to the sampler.
+                # The prediction is known; the rest is the sampler's.
                 raise LoopReached
             return (sample,)
 
@@ -239,7 +237,6 @@ def parts(step: Any, pipe: Any) -> dict[str, Any]:
 
     A family that samples sound beside its video keeps `audio_latents` and an `audio_scheduler`.
     """
-    # The state's own schedulers are found by their names, so that no family needs code.
     found = {"latents": pipe.scheduler}
     for name, value in vars(step).items():
         if name.endswith("_scheduler") and hasattr(value, "step"):

@@ -27,6 +27,7 @@ PULLS = {
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.nft.awm import AWM
     from rewardft_plugins.nft.crd import CRD
     from rewardft_plugins.nft.dgpo import DGPO

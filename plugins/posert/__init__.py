@@ -21,6 +21,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_models() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.posert.model import PoseLM
 
     return {"pose_lm": PoseLM}

@@ -17,6 +17,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_rewards() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from . import aesthetic, image_reward, jpeg, remote, statistics, text_image
 
     return {

@@ -13,6 +13,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_algorithms() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.srpo.srpo import SRPO
 
     return {"srpo": SRPO}

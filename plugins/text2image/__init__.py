@@ -18,6 +18,7 @@ Factories = Mapping[str, Callable[..., Any]]
 
 @hookimpl
 def register_models() -> Factories:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from .class_conditional import ClassConditionalUNet
     from .flux import Flux
     from .sd3 import StableDiffusion3

@@ -13,6 +13,7 @@ from rewardft import hookimpl
 
 @hookimpl
 def register_rewards() -> Mapping[str, Callable[..., Any]]:
+    # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.video import frames, motion
 
     return {
