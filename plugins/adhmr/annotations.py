@@ -112,6 +112,7 @@ def read_scorehypo(path: Path) -> Annotations:
     `smpl_param.pose` (3DPW) or `thetas` (Human3.6M), 72 numbers."""
     try:
         whole = json.loads(read_text(path, LARGEST))
+        # Joined by id: the two lists may be in different orders.
         names = {image["id"]: name_of(image) for image in whole["images"]}
         people = whole["annotations"]
         pose = np.array([angles(person) for person in people], np.float32).reshape(-1, 72)
@@ -142,6 +143,7 @@ def angles(person: Mapping[str, Any]) -> Any:
 
 def numbers(array: NDArray[Any], path: Path, name: str) -> Floats:
     """As float32, one row for each person. Raises DataError for text."""
+    # Text would become NaN, or an error far from its cause.
     if not np.issubdtype(array.dtype, np.number) or not array.ndim:
         raise DataError(f"{path}: {name!r} holds {array.dtype}, expected numbers.")
     return array.astype(np.float32).reshape(len(array), math.prod(array.shape[1:]))

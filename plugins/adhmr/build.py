@@ -71,6 +71,7 @@ def build_dataset(
 
     Raises DataError when `out` exists, or the clips lack frames of a kind that is asked for.
     """
+    # Before the photographs, which take minutes.
     if out.exists():
         raise DataError(f"{out} exists; give a folder that does not exist yet.")
     plans = {
@@ -141,6 +142,7 @@ def keep_pictures(path: Path, shots: Shots, body: Body, seed: int) -> None:
     rows = [row for name in ("tilted", "plain") for row in np.flatnonzero(groups == name)[:KEPT]]
     ids = [shots.ids[row] for row in rows]
     taken = take(body, turn_to_camera(shots.poses[rows], ids, seed), ids, seed)
+    # Every second pixel: the pictures are for looking at, and a data set stays small.
     pictures = np.stack([shot.picture[::2, ::2] for shot in taken])
     np.savez_compressed(path, ids=np.array(ids), pictures=pictures)
 
@@ -153,6 +155,7 @@ def plan_training(clips: Sequence[Clip], amounts: Amounts, seed: int) -> Shots:
         choose(train, "tilted", leaning, amounts.tilted, seed),
     ]
     if amounts.synthetic:
+        # Training alone: what nobody performed is no test of anything.
         parts.append(overturn(choose(train, "synthetic", None, amounts.synthetic, seed), seed))
     return join(parts)
 

@@ -41,6 +41,7 @@ def build_dataset_command(
     seed: Annotated[int, typer.Option(help="Seed of frames, cameras, looks and occluders.")] = 0,
 ) -> None:
     """Photograph poses of motion clips, find landmarks on the pictures, split by clip."""
+    # Imported inside the commands, so that the help shows without loading torch.
     from rewardft_plugins.adhmr.build import Amounts, build_dataset
     from rewardft_plugins.humans.blazepose import BlazePose, find_model
     from rewardft_plugins.humans.body import describe_body, load_body

@@ -40,6 +40,7 @@ class LandmarkCondition(nn.Module):
                 "pose_diffusion needs the detector's columns `landmarks`, `world` and `turned`: a "
                 "data set such as `pose_pictures`"
             )
+        # Landmarks are mostly within half of a half width; metres go in units of the variable.
         landmarks, world = 2 * batch["landmarks"].flatten(1), batch["world"].flatten(1) / METRES
         return torch.cat([landmarks, world, batch["turned"]], dim=1).float()
 

@@ -104,6 +104,7 @@ def rows_shown(whole: Split, ids: list[str]) -> list[int]:
 @torch.no_grad()
 def draw(run: Run, items: list[Any], seed: int) -> NDArray[np.float32]:
     """Joints `(n, m, 27, 3)` of hypotheses of the run's model as it is now."""
+    # Epoch 0 always, so that figures of different steps show the same noise.
     batch = make_batch(items, [0] * len(items)).repeat(HYPOTHESES)
     batch = batch.to(next(run.model.trainable.parameters()).device)
     # The evaluation's seed, so that base and tuned model start from the same noise.
@@ -182,6 +183,7 @@ def figure_html(name: str, base: Kept, tuned: Kept) -> str:
 def in_space(name: str, base: Kept, tuned: Kept) -> list[Row]:
     """Skeletons that can be turned: of the first picture of each group."""
     rows = []
+    # The first is tilted, the last is plain.
     for place in (0, len(base.ids) - 1):
         meshes = [
             ("base", sticks(base.joints[place])),

@@ -50,6 +50,7 @@ def import_annotations(
         for name, people in splits.items():
             rows = []
             for row in range(len(people.names)):
+                # One person at a time, as the detector takes one picture.
                 rows.append(seen(people, row, images, network))
                 if progress:
                     progress(name, row + 1, len(people.names))

@@ -112,6 +112,7 @@ class PoseDiffusion:
     def part_weights(self, batch: Batch) -> dict[str, Tensor]:
         """Which numbers of a part count, `(b, n)`, where the data set says so by columns
         `joints_seen`, `twists_seen`."""
+        # Named by the parts, as losses over parts look the weights up.
         return {name: batch[f"{name}_seen"] for name in PARTS if f"{name}_seen" in batch}
 
     def show(self, decoded: Pose, batch: Batch) -> Tensor:

@@ -85,6 +85,7 @@ class Preferences:
     right: float
 
 
+# Cached: a recipe's training and evaluation may ask for the same.
 @lru_cache(maxsize=4)
 def make_preferences(making: Making) -> Preferences:
     """Draw, score and pair; the same settings always give the same preferences."""
@@ -93,10 +94,12 @@ def make_preferences(making: Making) -> Preferences:
     base, scorer = PoseDiffusion(weights=making.base), HMRScorer(making.scorer)
     drawn, scored = [], []
     for start in range(0, len(batch), CHUNK):
+        # 200 pictures with all their hypotheses at a time bound the memory.
         part = batch.select(slice(start, start + CHUNK))
         samples = draw_hypotheses(base, part, making.hypotheses, making.seed)
         copies = part.repeat(making.hypotheses)
         noise = Noise(making.seed, copies.ids, copies.epochs)
+        # The scorer reads finished samples alone; nothing else of a rollout is known or needed.
         rollout = Rollout(cond=None, noise=noise, plan=Plan(stop=0), x0=samples.flatten(0, 1))
         with torch.no_grad():
             scored.append(scorer(rollout, copies).unflatten(0, (-1, making.hypotheses)))
@@ -113,6 +116,7 @@ def pair(samples: Tensor, scores: Tensor, truth: Tensor, making: Making) -> Pref
     rows = torch.arange(len(samples))[:, None].expand(-1, count)
     losers = samples[rows, worst].flatten(0, 1)
     if making.pairing == "truth":
+        # The truth is better than any hypothesis, by definition.
         return Preferences(samples, scores, rows.flatten(), truth, losers, 1.0)
     errors = mean_distance(unpack(samples)["joints"], unpack(truth)["joints"][:, None])
     right = errors.gather(1, best) < errors.gather(1, worst)
@@ -125,6 +129,7 @@ def pair(samples: Tensor, scores: Tensor, truth: Tensor, making: Making) -> Pref
 def save_preferences(path: Path, made: Preferences, making: Making) -> None:
     """One archive, with the settings that it was made with; complete or absent."""
     facts = asdict(making) | {"format": FORMAT, "data": fingerprint(making)}
+    # The vectors are nearly all of the file, and half precision is far below their errors.
     arrays = {
         "samples": made.samples.half().numpy(),
         "scores": made.scores.numpy(),
@@ -153,6 +158,7 @@ def load_preferences(path: Path) -> tuple[Preferences, Making]:
         raise DataError(
             f"{path}: expected preferences that `rewardft adhmr build-pairs` has written ({error})"
         ) from error
+    # Rows are numbers of pictures: on other pictures they would name other people.
     if wrong or data != fingerprint(making):
         raise DataError(
             f"{path} was made from other pictures than {making.root!r} has now; build it again."
@@ -227,6 +233,7 @@ class PosePreferences:
     ) -> None:
         self.form, self.train = form, split == "train"
         self.pictures = PosePictures(root, split, limit=None if self.train else limit)
+        # Held-out items are judged against the truth; making preferences for them costs minutes.
         if not self.train:
             return
         if file is None:

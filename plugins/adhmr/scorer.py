@@ -85,6 +85,7 @@ def residuals(joints: Tensor, batch: Batch) -> Tensor:
     # Where the body is in the picture says nothing of its pose, so the common shift goes out.
     flat = flat - (flat * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1e-3)
     length = (flat.square().sum(-1, keepdim=True) + _SOFT).sqrt()
+    # BlazePose measures from the middle of the hips, not from the pelvis joint.
     hips = joints[:, list(_HIPS)].mean(1, keepdim=True)
     deep = world - (near - hips)
     # Brought to a size near 1, like the rest of the input.

@@ -157,6 +157,7 @@ def shift(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Digits fill the height, so not along y.
     """
+    # One shift for the batch: batches are many, and slicing is free.
     by = int(torch.randint(-1, 2, (), generator=generator))
     return pad(images, (1, 1, 0, 0))[..., 1 + by : 1 + by + SIZE]
 

@@ -201,6 +201,7 @@ def squared_error(ctx: Context, at: Noised) -> Tensor:
         by_part = error.flatten(1).mean(1, keepdim=True)
     else:
         means = [(error[:, place].flatten(1) * seen).mean(1) for place, seen in at.parts]
+        # The mean is over all numbers of a part, so a sample with fewer seen ones counts less.
         by_part = torch.stack(means, dim=1)
     # (b, 1) * (b, parts).
     return at.weight[:, None] * by_part

@@ -213,6 +213,7 @@ def ordered(
 
 def arrange(record: Record, path: Path, sides: tuple[str, str], preference: str) -> Record | None:
     value, (winner, loser) = record[preference], sides
+    # A rating or a probability would otherwise be taken for a vote.
     if value not in (0, 0.5, 1):
         raise DataError(
             f"{path}, pair {record['id']!r}: {preference!r} must be 0, 0.5 or 1, got {value!r}"

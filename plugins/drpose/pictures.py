@@ -19,6 +19,7 @@ MIRRORED = (3, 4)  # back and left are stored flipped
 
 def unmirror(views: Tensor) -> Tensor:
     """`(..., 6, 3, s, s)` as stored -> as a viewer expects them."""
+    # The caller's pictures stay as they are stored.
     views = views.clone()
     for view in MIRRORED:
         views[..., view, :, :, :] = views[..., view, :, :, :].flip(-1)
@@ -96,6 +97,7 @@ def save_showcase(
     for (title, _), block in zip(columns, blocks):
         draw.text((left + 6, 5), title, fill=(30, 30, 30), font=ImageFont.load_default(size=15))
         left += scale * (block.shape[-1] + rule.shape[-1])
+    # Smoothed for readers; sheets of samples keep their pixels, as they may be read again.
     smooth = to_picture(body).resize(
         (scale * body.shape[-1], scale * body.shape[-2]), Image.Resampling.BICUBIC
     )

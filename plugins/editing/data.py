@@ -66,6 +66,7 @@ class Edits:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
+        # Opened only now: a table of thousands of pictures is read in a moment.
         item: dict[str, Any] = {
             name: value for name, value in row.items() if name not in ("image", "mask")
         }

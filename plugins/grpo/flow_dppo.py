@@ -57,4 +57,5 @@ class FlowDPPO(GRPO):
             timestep_fraction=timestep_fraction,
             skip_last=skip_last,
         )
+        # In place of the clip: what is dropped is decided by the divergence alone.
         self.surrogate = DivergenceMask(threshold)

@@ -59,4 +59,5 @@ class GRPOGuard(GRPO):
             timestep_fraction=timestep_fraction,
             skip_last=skip_last,
         )
+        # In place of the plain ratio, which is not centred.
         self.surrogate = Guard(clip, weigh)

@@ -122,6 +122,7 @@ def create_model(file: Path) -> Any:
     arrays: dict[str, Any] = _read_arrays(file)
     try:
         # It prints two warnings about 10 shape columns, which are expected here.
+        # smplx reads files by path only.
         with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             plain = Path(folder) / "SMPLX_NEUTRAL.npz"
             np.savez(plain, **arrays)

@@ -44,6 +44,7 @@ class ConditionCache:
         """The condition of that key; `make` is called where it is not held."""
         found = self._entries.get(key)
         if found is None:
+            # In host memory: thousands of prompts would fill the device.
             found = Condition(key, {n: moved(v, torch.device("cpu")) for n, v in make().items()})
             self._entries[key] = found
             self.size += found.size
@@ -62,12 +63,14 @@ def joined(conditions: Sequence[Condition], device: torch.device) -> dict[str, A
     rows = [condition.values for condition in conditions]
     values = {name: moved(stacked([row[name] for row in rows]), device) for name in rows[0]}
     if "batch_size" in values:  # some encoders count prompts
+        # A count of one would make a batch of one out of it.
         values["batch_size"] = len(rows)
     return values
 
 
 def can_be_joined(condition: Condition) -> bool:
     """Whether every value has a batch dimension; token ids as plain lists have none."""
+    # A list without a batch dimension cannot be told from one with it, once it is stacked.
     return all(has_batch(value) for value in condition.values.values())
 
 

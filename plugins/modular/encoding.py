@@ -44,6 +44,7 @@ class ConditionEncoder:
     @property
     def takes_image(self) -> bool:
         """Whether the workflow is conditioned on a picture."""
+        # Either a block insists on a picture, or the workflow is chosen by one.
         required = [p.name for p in self._chain.blocks.inputs if p.required]
         chosen_by = triggers(self._chain.pipe, self._settings.workflow)
         return "image" in required or "image" in chosen_by
@@ -64,6 +65,7 @@ class ConditionEncoder:
     def grey(self) -> Tensor:
         """A picture of the samples' size, no smaller than families take them."""
         height, width = self._settings.height or 512, self._settings.width or 512
+        # Grey, as nothing of what is asked here depends on it.
         return torch.full((3, max(height, 64), max(width, 64)), 0.5)
 
     def run_blocks(self, prompt: str, image: Tensor | None) -> Mapping[str, Any]:
@@ -100,6 +102,7 @@ class ConditionEncoder:
     def put_away(self) -> None:
         for name, network in self._networks.items():
             network.to("cpu")
+            # The pipeline takes the device of its first network for its own.
             setattr(self._chain.pipe, name, None)
 
     @contextmanager

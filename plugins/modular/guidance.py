@@ -38,6 +38,7 @@ class Guidance:
     ) -> None:
         self._chain = chain
         self.guiders = install(chain, guider)
+        # A distilled network takes the scale as an input; its name alone does not say so.
         self.embedded = SCALE in chain.input_names and not self.guiders and reads_scale(chain)
         if self.embedded:
             default = {p.name: p.default for p in chain.blocks.inputs}[SCALE]
@@ -47,6 +48,7 @@ class Guidance:
             refuse_memory(each)
             if gradient == "outside":
                 cut_gradient(each)
+        # What each guider was built with, to come back to after a scale of 1.
         self._own = {name: float(getattr(each, SCALE)) for name, each in self.guiders.items()}
         self._scale = self._configured = self.found_scale()
         if scale is not None and self.exists:
@@ -91,6 +93,7 @@ class Guidance:
     def apply(self) -> None:
         """Tell the guiders; some loops switch them on when they are set up."""
         for name, guider in self.guiders.items():
+            # A private attribute, but diffusers has no other switch.
             guider._enabled = self._scale != 1.0
             setattr(guider, SCALE, self._own[name] if guider._enabled else 1.0)
 
@@ -171,9 +174,11 @@ def cut_gradient(guider: BaseGuidance) -> None:
     def prepare_pass(network: Any) -> None:
         prepare(network)
         modes.append(torch.is_grad_enabled())
+        # diffusers counts passes from 1, and the conditional one comes first.
         torch.set_grad_enabled(modes[-1] and guider._count_prepared == 1)
 
     def cleanup_pass(network: Any) -> None:
+        # Back to the mode that the caller had.
         torch.set_grad_enabled(modes.pop())
         cleanup(network)
 

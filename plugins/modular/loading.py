@@ -58,6 +58,7 @@ def open_pipeline(source: Source) -> Any:
     folder = Path(source.weights)
     if folder.is_dir():
         check_folder(folder, source)
+    # A misspelt path must not become a question to the hub.
     elif looks_local(source.weights):
         raise ComponentError(f"weights: {source.weights} is no folder, nor a hub id (owner/name)")
     options: dict[str, Any] = {} if source.revision is None else {"revision": source.revision}
@@ -65,14 +66,14 @@ def open_pipeline(source: Source) -> Any:
     try:
         if source.blocks is not None:
             blocks = blocks_class(source.blocks)()
+            # The blocks know the class of their pipeline, where the checkpoint's index does not.
             kind: Any = type(blocks.init_pipeline())
             return kind(blocks=blocks, pretrained_model_name_or_path=place, **options)
         return ModularPipeline.from_pretrained(place, **options)
     except ComponentError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever diffusers or the hub raise says where, and here is what to do
+    except Exception as error:
+        # Whatever diffusers or the hub raise says where; what to do about it is said here.
         raise ComponentError(
             f"{source.place}: no modular pipeline could be made of it ({type(error).__name__}: "
             f"{error}). Check the folder or hub id; where the family has blocks in diffusers "
@@ -145,6 +146,7 @@ def load_parts(pipe: Any, blocks: Any, source: Source) -> None:
         if spec.default_creation_method == "from_pretrained" and spec.pretrained_model_name_or_path:
             loaded[name] = load_part(spec, source)
     pipe.update_components(**loaded)
+    # Other parts may be left out by a family; without these nothing runs.
     for name in sorted(names & {"transformer", "unet", "vae", "scheduler"}):
         if getattr(pipe, name, None) is None:
             raise ComponentError(
@@ -191,6 +193,7 @@ def network_options(spec: Any, source: Source) -> dict[str, Any]:
 
 def checked(network: nn.Module, info: Mapping[str, Any], where: str) -> nn.Module:
     """A network whose every tensor was in the file."""
+    # The libraries would fill these with random numbers, and only warn.
     lacking = sorted(info["missing_keys"]) + [str(entry[0]) for entry in info["mismatched_keys"]]
     if lacking:
         raise ComponentError(

@@ -89,6 +89,7 @@ class DGPO:
         rollout = self.roll_out(ctx, samples, old)
         rewards = complete_rewards(ctx.score(rollout, samples), self.group)
         advantage = self.advantages(ctx, rewards)
+        # A group shares timestep and noise: its losses are compared with each other.
         shared, total = sharing(samples, self.group), len(samples) * self.timesteps
         slices = list(micro_slices(len(samples), ctx.micro_batch))
         for n in range(self.timesteps):

@@ -133,6 +133,7 @@ class PoseDialogues:
         if "image" in tasks:
             self.pictures = pictures_of(root, split, mirrored)
             self.truth = pack_axis_angle(torch.from_numpy(self.pictures.poses))
+            # Chosen before thinning, so that a limit counts pictures of this group.
             rows = [i for i, g in enumerate(self.pictures.groups) if group in (None, g)]
             if not rows:
                 raise DataError(f"the pictures of {root} have none of the group {group!r}")
@@ -174,12 +175,14 @@ class PoseDialogues:
 
     def frame(self, question: Question) -> dict[str, Any]:
         """A caption, and the pose."""
+        # Keyed by the id: an item has the same caption in every epoch and on every process.
         frames, generator = self.frames, keyed_generator("caption", question.id)
         assert frames is not None
         phrases = frames.phrases[question.row][None]
         said = posecodes.choose(phrases, frames.frequency, PHRASES_SAID, generator)[0]
         caption, pose = posecodes.caption(said), frames.poses[question.row]
         asks_for_text = question.task == "describe"
+        # Every item has every column; what a task does not use is zero.
         return {
             "prompt": f"{BODY if asks_for_text else caption} {ANSWER}",
             "reference": caption if asks_for_text else ANSWER_TEXT,

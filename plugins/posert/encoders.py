@@ -90,6 +90,7 @@ class PictureEncoder(nn.Module):
         seen = self.clip(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
         if self.pose is None:
             return seen
+        # One vector for the whole person beside each patch: its patches need not be CLIP's.
         body = self.pose(pixel_values=pixels).last_hidden_state.mean(1, keepdim=True)
         return torch.cat([seen, body.expand(-1, seen.shape[1], -1)], dim=-1)
 

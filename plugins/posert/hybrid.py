@@ -71,6 +71,7 @@ class Hybrid:
     def rollout(self, model: Any, cond: Any, plan: Plan, noise: Noise) -> Rollout:
         """Answers of all prompts, without autograd. Raises ComponentError for a plan that stops
         before the pose."""
+        # A rollout that stopped between words and pose could not be scored or replayed.
         if plan.stop != self.steps:
             raise ComponentError("hybrid runs both steps: an answer without its pose is no sample")
         # Uniform numbers from the keyed normal ones: the same sample draws the same tokens.
@@ -80,6 +81,7 @@ class Hybrid:
         )
         valid = model.is_valid(tokens, mask)
         if self.complete and not valid.all():
+            # Only for the rows that need it: each costs a pass of the network.
             own = self.completed(model, cond, ~valid)
             mean, deviation, factor = (
                 part.index_put((~valid,), new) for part, new in zip((mean, deviation, factor), own)
@@ -115,6 +117,7 @@ class Hybrid:
     def replay_all(self, model: Any, rollout: Rollout) -> list[Transition]:
         """Both steps, from one pass over the finished answers, in the caller's gradient mode."""
         x0 = rollout.x0
+        # One pass gives both steps; two would cost twice for the same numbers.
         logits, mean, deviation, factor = model.call(
             "answer", len(x0["tokens"]), rollout.cond, x0["tokens"], x0["mask"]
         )

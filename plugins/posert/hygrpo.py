@@ -168,6 +168,7 @@ class HyGRPO:
             piece = rollout.select(rows)
             new = ctx.replay_all(piece)
             compared = self.needs_reference or bool(ctx.regularizers)
+            # One pass of the reference serves ratios and regularizers of both parts.
             reference = ctx.reference_all(piece) if compared else None
             # Weights sum to 1 over the whole batch, and an update has one part in `updates` of it.
             loss = torch.stack(
@@ -198,6 +199,7 @@ class HyGRPO:
         compared = None if reference is None else reference[k]
         loss = surrogate + self.pull(ctx, new[k], rollout, k, compared)
         name, counts = ("tokens", "pose")[k], part.weight > 0
+        # NaN is left out of the mean, so invalid answers do not dilute what is logged.
         ctx.record(f"ratio/{name}", torch.where(counts, (own - old).exp(), torch.nan))
         ctx.record(f"loss/{name}", torch.where(counts, loss, torch.nan))
         return (part.weight * torch.where(counts, loss, 0.0)).sum()

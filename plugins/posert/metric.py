@@ -53,6 +53,7 @@ class PoseAnswers:
         image, text, describe = (task_rows(batch, task) for task in ("image", "text", "describe"))
         values = {"format": in_form(found["text"], batch)}
         mean = rollout.info["mean"].float().cpu()
+        # The sample is what a user gets, the mean what the model believes.
         for suffix, pose in (("", found["pose"].float().cpu()), ("_mean", mean)):
             for name, value in of_poses(pose, batch, self.judge).items():
                 asked = image if "mpjpe" in name else text

@@ -58,6 +58,7 @@ class PoseLM:
     """
 
     provides = frozenset({"hybrid_policy"})
+    # Attention and output layer by Llama's names, and the pose head, which learns from poses alone.
     lora_targets = (
         "q_proj",
         "k_proj",
@@ -106,6 +107,7 @@ class PoseLM:
             )
         if weights is not None:
             load_weights(self.trainable, find(weights, "base.safetensors"))
+        # Dropout would make the rollout and its replay two policies.
         self.trainable.eval()
         self.rank = rank
 
@@ -130,6 +132,7 @@ class PoseLM:
             [token for t in row for token in [t] * counts.get(t, 1)]
             for row in encode_texts(self.tokenizer, batch["prompt"])
         ]
+        # On the left, so that an answer follows its prompt without a gap.
         tokens, mask = pad_left(rows, self.padding)
         seen = self.encoder(batch)
         device = seen.device
@@ -142,6 +145,7 @@ class PoseLM:
 
     @property
     def padding(self) -> int:
+        # Many tokenizers have no padding token; masked positions may hold anything.
         found = self.tokenizer.pad_token_id
         return self.end if found is None else int(found)
 
@@ -222,6 +226,7 @@ def build_miniature(width: int, layers: int, heads: int) -> tuple[Any, Any]:
     a width that the heads cannot share."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    # Rotary positions turn pairs of numbers, so the width of a head must be even.
     if width < 1 or layers < 1 or heads < 1 or width % (2 * heads):
         raise ComponentError(
             f"expected layers, heads >= 1 and a width that 2 * heads divides, got {layers}, {heads}"
@@ -263,6 +268,7 @@ def load_language_model(folder: Path) -> tuple[Any, Any]:
     if tokenizer.eos_token_id is None:
         raise ComponentError(f"{folder}: the tokenizer has no end token (`eos_token`)")
     add_pose_tokens(tokenizer)
+    # Published models often have more embeddings than tokens, and room for new ones.
     if len(tokenizer) > language.get_input_embeddings().num_embeddings:
         language.resize_token_embeddings(len(tokenizer))
     return language, tokenizer

@@ -52,6 +52,7 @@ class Posecode:
 
 def angle(joints: Tensor, first: int, middle: int, last: int) -> Tensor:
     """Degrees at the joint `middle`, 180 where the limb is straight."""
+    # Clamped below: a cosine of 1 + a rounding has no angle.
     inward, outward = joints[:, first] - joints[:, middle], joints[:, last] - joints[:, middle]
     return torch.rad2deg(torch.acos(cosine_similarity(inward, outward, dim=-1).clamp(-1, 1)))
 
@@ -146,6 +147,7 @@ def choose(
     """`count` of each pose's phrases `(n, 12)`, rarer ones more often, in random order."""
     # Clamped, so that a phrase of one frame in a thousand is not in each of its captions.
     weight = (1 / frequency.clamp(min=1 / 30)).pow(RARE)[phrases]
+    # Without replacement: a caption does not say a thing twice.
     chosen = torch.multinomial(weight, count, generator=generator)
     found: list[list[int]] = phrases.gather(1, chosen).tolist()
     return found

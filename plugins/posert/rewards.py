@@ -40,6 +40,7 @@ class JointAccuracy:
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         found = rollout.decoded
         truth = joints(batch["pose"].to(found["pose"]))
+        # Both have the pelvis at the origin.
         error = (found["joints"] - truth).norm(dim=-1).mean(-1)
         # NaN and not 0: an answer without a pose is the format's affair.
         applies = of_task(batch, "image", error.device) & found["valid"]
@@ -95,6 +96,7 @@ class AnswerSimilarity:
         self.embed = bags_of_words if model is None else TextEncoder(model)
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
+        # Texts have no gradient, so neither has this reward.
         said, wanted = self.embed(rollout.decoded["text"]), self.embed(batch["reference"])
         return cosine_similarity(said, wanted, dim=-1).to(rollout.x0["pose"])
 
@@ -121,6 +123,7 @@ class TextEncoder:
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
         entered = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        # The first token's state, as BGE-M3 is trained.
         states: Tensor = self.model(**entered).last_hidden_state
         return states[:, 0]
 

@@ -52,6 +52,7 @@ class Captioned:
     ) -> None:
         self.ids = [(id_, i) for id_ in poses for i in range(len(captions[id_]))]
         self.captions, self.task = captions, task
+        # Captions do not say where a person faces, so it could not be learned.
         stacked = without_heading(np.stack(list(poses.values())))
         vectors = pack_axis_angle(torch.from_numpy(stacked))
         self.poses: dict[str, Tensor] = dict(zip(poses, vectors))
@@ -96,6 +97,7 @@ def pose_script(
     sequences: dict[str, Floats] = {}
     for id_ in (id_ for id_ in wanted if id_ in texts):
         entry = frames.get(id_)
+        # Otherwise the error would be numpy's, and would not name the id.
         if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[2], int):
             raise DataError(
                 f"{index}: id {id_!r} is {entry!r:.80}; expected [data set, sequence, frame]."
@@ -153,6 +155,7 @@ def read_captions(path: Path) -> dict[str, list[str]]:
 def read_json(path: Path, kind: type) -> Any:
     """Raises DataError for a file that is missing, too large, damaged, or not of `kind`."""
     try:
+        # Asked before reading: a file may be larger than the memory.
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path} has over {LARGEST // 2**20} MiB; captions have fewer.")
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -189,6 +192,7 @@ def bodies(path: Path, rows: NDArray[Any]) -> Floats:
             f"{path} holds poses {rows.dtype} {list(rows.shape)}; expected finite numbers [n, 66 or"
             " more]."
         )
+    # The hands come after the 22 body joints, and the pose vector has none.
     return rows[:, :66].reshape(-1, 22, 3).astype(np.float32)
 
 

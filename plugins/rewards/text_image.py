@@ -68,6 +68,7 @@ class ClipScore(TextImage):
         super().__init__("clip_score", source, column)
         self.form = form
         if form == "hessel":
+            # Of this object alone; the class has the other form's.
             self.range = (0.0, 2.5)
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
@@ -164,6 +165,7 @@ class ClipDirection(nn.Module):
         self.eval()
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
+        # Texts first: a data set without captions should fail before images are embedded.
         before, after = (
             self.clip.texts(prompts_of(batch, name, "clip_direction")) for name in self.columns
         )

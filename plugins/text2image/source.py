@@ -121,6 +121,7 @@ class Source:
                 self.weights if self.folder is None else str(self.folder), **where, **options
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            # What the library said comes last, as it is often long.
             text = f"{self.place(subfolder)}: no {name} could be loaded. {self.advice}\n{error}"
             raise ComponentError(text) from error
 
@@ -148,6 +149,7 @@ class Source:
         if self.folder is None:
             return
         place = self.folder / subfolder
+        # A library would name a file that it did not find, not the part that is missing.
         if not place.is_dir():
             found = ", ".join(sorted(p.name for p in self.folder.iterdir())) or "nothing"
             raise ComponentError(

@@ -123,6 +123,7 @@ def quickstart_command(
     before and after."""
     from rewardft_plugins.drpose.commands.quickstart import quickstart
 
+    # 130 is what shells report for Ctrl-C.
     if quickstart(data, out, sets or []).status == "interrupted":
         raise typer.Exit(130)
 
@@ -146,6 +147,7 @@ def _report(out: Path, manifest: dict[str, Any], seconds: float) -> None:
         _say(f"  {name}: {split['count']} samples of {len(split['clips'])} clips, {views}")
     spread = manifest["diversity"]
     _say(f"joint locations vary by {spread['all'] * 100:.1f} cm (std){_ratio(spread['ratio'])}")
+    # A pose that is cut off cannot be learned, and no later figure would show why.
     if manifest["cut_off"] > 0:
         _say(
             f"warning: some bodies reach {manifest['cut_off'] * 100:.1f} cm beyond the picture and "

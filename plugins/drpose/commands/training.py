@@ -53,6 +53,7 @@ def train_autoencoder_command(
     half: Half = False,
 ) -> None:
     """Train the miniature's autoencoder; prints its PSNR on held-out normals and colours."""
+    # Imported inside the commands, so that the help shows without loading torch.
     from rewardft_plugins.drpose.training.nets import (
         FitOptions,
         autoencoder_psnr,
@@ -92,6 +93,7 @@ def train_decoder_command(
     from rewardft_plugins.drpose.weights import freeze, locate
 
     model = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
+    # The base only makes the latents that are decoded; it does not learn.
     network = CompactDenoiser.load(locate(base, "compact")) if base else None
     if network is not None:
         freeze(network)
@@ -120,6 +122,7 @@ def train_estimator_command(
     options = FitOptions(
         steps=steps, batch=96, lr=lr, seed=seed, weight_decay=0.0, average=0.995, muon=0.02
     )
+    # Pairs of picture and pose are enough, so a set without six views will do.
     model = train_estimator(open_sets(data, targets=False), options, typer.echo)
     model.save(out, half=half)
     measure(val, partial(estimator_quality, model), "mm", targets=False)
@@ -165,6 +168,7 @@ def train_base_command(
     )
     first = CompactDenoiser.load(locate(start, "compact")) if start else None
     keep = partial(CompactDenoiser.save, folder=out, half=half)
+    # Written every 500 steps and at the end, so that a long run that is stopped leaves something.
     keep(train_base(open_sets(data), encoder, options, typer.echo, start=first, keep=keep))
 
 
@@ -195,6 +199,7 @@ def train_skeleton_command(
     )
     from rewardft_plugins.drpose.weights import freeze, locate
 
+    # Of either kind: g_skel is trained on the latents of the model that it will reward.
     encoder = load_encoder(locate(autoencoder, "autoencoder"))
     freeze(encoder)
     # Encoded once: the encoder is frozen, and its passes would be most of the training.
@@ -246,6 +251,7 @@ def train_form_command(
     model = train_form(
         FORMS[form], network, [prepare(dataset) for dataset in open_sets(data)], options, typer.echo
     )
+    # A fork of the shipped network is stored without what it shares; of another one, whole.
     model.save(out, half=half, forked=skeleton == SHIPPED)
     measure(val, lambda held: form_quality(FORMS[form], model, *prepare(held)))
 

@@ -60,6 +60,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     try:
         _Manifest.model_validate(manifest, strict=True)
     except ValidationError as error:
+        # The first problem is enough: a damaged file has many, and all have one remedy.
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(
@@ -110,6 +111,7 @@ def samples_file(split: str) -> str:
 
 def resolve_split(manifest: dict[str, Any], split: str, root: Path) -> str:
     splits, aliases = manifest["splits"], manifest.get("aliases", {})
+    # A split's own name comes before an alias for another.
     name = split if split in splits else aliases.get(split, split)
     if name not in splits:
         raise DataError(f"{root} has no split {split!r}.{did_you_mean(split, {*splits, *aliases})}")

@@ -96,6 +96,7 @@ class Drpose15k:
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"sample {index} of a split of {count}")
+        # Negative indices count from the end, as in a list.
         index %= count
         for part in self.parts[:-1]:
             if index < len(part):
@@ -121,9 +122,11 @@ class _Split:
             raise DataError(
                 f"drpose15k: limit is {limit}; expected at least 1, or null for all samples."
             )
+        # Six views are most of a data set: they are mapped only where somebody wants them.
         columns = PAIR_COLUMNS + (TARGET_COLUMNS if targets else ())
         self._arrays = {name: open_column(self.root, self.split, name, entry) for name in columns}
         self._samples: list[dict[str, Any]] = read_samples(self.root, self.split, entry)
+        # Values first: they say which sample is damaged, a checksum says only which file.
         self._check_finite()
         for name in (samples_file(self.split), *(column_file(self.split, c) for c in columns)):
             verify_file(self.root / name, entry["files"][name])
@@ -146,6 +149,7 @@ class _Split:
     def _tensor(self, name: str, index: int) -> Tensor:
         # A copy: the mapped file is read-only
         row = torch.from_numpy(np.array(self._arrays[name][index]))
+        # Pictures are bytes on disk, a quarter of the size.
         return row.float().div_(255.0) if name in PICTURES else row
 
     def _check_finite(self) -> None:

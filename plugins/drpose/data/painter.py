@@ -71,6 +71,7 @@ class RenderedPainter:
         behind = np.stack(
             [_gradient(generator(self._seed, f"background/{key}"), size) for key in frames.ids]
         )
+        # (n, 1, s, s) in [0, 1].
         uncovered = 1.0 - frames.alpha[:, None] / 255.0
         # The colours lie on white already: replace the white that shows through.
         return (

@@ -65,6 +65,7 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Describe the files of a finished folder, write `manifest.json` into it and return it."""
     names = [plan.name for plan in plans]
+    # The paper's statistic (its figure 4), over all clips of the set.
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -150,6 +151,7 @@ def _describe_split(folder: Path, plan: SplitPlan) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
+    # In blocks, as a column may be larger than the memory.
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -181,6 +183,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
 
 def _replace(folder: Path, out: Path) -> None:
     """Put a new data set where an old one is; the old one is put back if that fails."""
+    # A folder cannot be replaced in one step, so the old one waits until the new one is in place.
     old = folder.with_name(folder.name + ".old")
     out.rename(old)
     try:

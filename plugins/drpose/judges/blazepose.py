@@ -59,6 +59,7 @@ def limb_errors(views: Tensor, joints2d: Tensor, network: Network) -> Tensor:
     # One at a time: a sample's figures cannot depend on its batch, and a network of fixed batch
     # size 1 serves too.
     found = torch.stack([torch.from_numpy(network(picture)) for picture in pictures])
+    # To fractions of the picture's width, as the truth below.
     chosen = found[:, list(LANDMARKS.values())].unflatten(0, views.shape[:2]) / SIDE
     truth = (unmirror_points(joints2d.float().cpu()) + 1) / 2
     return (chosen - truth[:, :, [JOINTS.index(name) for name in LANDMARKS]]).norm(dim=-1)

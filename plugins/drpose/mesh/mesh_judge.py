@@ -60,6 +60,7 @@ class MeshJudge:
         body: Annotated[str, Place(words=OPEN_BODIES)] | None = None,
         lpips_weights: str | None = None,
     ) -> None:
+        # Loaded when first used, as body and judge take seconds.
         self._options = (body, weights)
         self._lpips = None if lpips_weights is None else _lpips(lpips_weights)
         self.higher_is_better = dict(HIGHER_IS_BETTER)

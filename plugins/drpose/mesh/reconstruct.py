@@ -60,6 +60,7 @@ class Reconstructor:
         fits: list[Fit] = []
         meshes: list[Mesh] = []
         for some, tints in zip(_clean(normals).split(CHUNK), _clean(colours).split(CHUNK)):
+            # In chunks: silhouettes at 256 pixels and their distances take memory.
             evidence = look_at(some, self._judge)
             fits.append(fit(evidence, self._skinned, self.options))
             for vertices, tint, depth in zip(fits[-1].vertices, tints, evidence.depth):

@@ -122,6 +122,7 @@ class KLAutoencoder(nn.Module):
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
 
     def encode(self, images: Tensor) -> Tensor:
+        # The mode: a draw would make the same picture another target each time.
         return self.vae.encode(2 * images - 1).latent_dist.mode() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -180,8 +180,10 @@ class MultiviewUNet(nn.Module):
     def _labels(self, images: list[Tensor], batch: Batch) -> Tensor:
         """Class labels of every row, each with noise of its own, the same in every epoch."""
         embedded = [self.image_encoder(image) for image in images]
+        # The body rows share the picture's embedding, the face row has the crop's.
         rows = torch.stack([embedded[0]] * BODY_VIEWS + embedded[1:], dim=1)  # (b, v, e)
         rows = rows.repeat(1, DOMAINS, 1)
+        # Epoch 0 always: a picture's condition must not change from one pass to the next.
         noise = Noise(0, batch.ids, [0] * len(batch.ids), rows.device)
         return self.image_encoder.labels(rows, noise.draw("image embedding", rows.shape[1:]))
 
@@ -189,6 +191,7 @@ class MultiviewUNet(nn.Module):
         """Latents `(b, v, c, h, w)` of pictures of the posed body in every view."""
         pictures = on_device_of(self.autoencoder, body_pictures(batch))
         if self.face:
+            # The crop of the front view, as for the pictures that are generated.
             pictures = torch.cat([pictures, face_crop(pictures[:, 0])[:, None]], dim=1)
         return self.autoencoder.encode(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
 
@@ -212,6 +215,7 @@ class MultiviewUNet(nn.Module):
         null = self.drop(cond, torch.ones(len(x), dtype=torch.bool, device=x.device))
         if self.guidance_gradient == "inside":
             both = {name: torch.cat([null[name], cond[name]]) for name in cond}
+            # Unconditional rows first, as PSHuman stacks them.
             unconditional, conditional = self.trainable(
                 torch.cat([x, x]), torch.cat([t, t]), both
             ).chunk(2)
@@ -259,6 +263,7 @@ class MultiviewUNet(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = self.trainable.state_dict()
+        # Its names are wrapped ones, which no loader of this model would find.
         if any("lora_" in name for name in state):
             raise ComponentError(
                 "the model still carries a LoRA adapter; merge it into the weights before saving"

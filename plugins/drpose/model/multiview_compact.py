@@ -60,6 +60,7 @@ class MultiviewCompact(nn.Module):
     ) -> None:
         super().__init__()
         folder = None if weights is None else locate(weights, "compact")
+        # Weights bring their own sizes; options beside them would be ignored.
         if folder is not None and network is not None:
             raise ComponentError(
                 "multiview_compact: `network` is for random weights; leave it out beside `weights`"
@@ -89,6 +90,7 @@ class MultiviewCompact(nn.Module):
         latents = self.autoencoder.encode(image)
         if self.estimator is None:
             return {"latents": latents, "skeletons": no_skeletons(latents)}
+        # Drawn once per batch and not at every step: the condition does not change along the chain.
         return {"latents": latents, "skeletons": draw_skeletons(self.estimator(image))}
 
     def drop(self, cond: Condition, mask: Tensor) -> dict[str, Tensor]:
@@ -112,6 +114,7 @@ class MultiviewCompact(nn.Module):
         """Latents `(b, 12, c, h, w)` -> pixels `(b, 12, 3, s, s)` in [0, 1], clamped straight-
         through.
         """
+        # All rows at once: at 64 pixels they need little memory.
         pixels = self.autoencoder.decode(x0.flatten(0, 1)).float()
         return straight_through_clamp(pixels).unflatten(0, x0.shape[:2])
 

@@ -151,9 +151,11 @@ def load_unclip(folder: Path, *, face: bool) -> UnclipParts:
     published = read_json(folder / "unet" / "config.json")
     config = unet_options(published)
     unet = build_unet(config, face=face)
+    # A plain unCLIP checkpoint reads noisy latents alone.
     tensors = widen_input(read_tensors(folder / UNET_FILE), unet)
     load_into(unet, tensors, str(folder / UNET_FILE), may_lack=NEW_LAYERS)
     autoencoder = KLAutoencoder(AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True))
+    # Kept as published, so that PSHuman's own program reads what is saved.
     return UnclipParts(
         unet=unet,
         unet_config={**published, "in_channels": config["in_channels"]},

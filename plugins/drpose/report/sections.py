@@ -72,6 +72,7 @@ def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
         run = next((run for run in variant.runs if has_poses(run, folder)), None)
         if run is not None:
             shown = Shown(variant.name, run.seed, **vars(look(folder / run.folder)))
+            # Errors compare only over the same samples.
             alike.setdefault(tuple(shown.ids), []).append(shown)
     return [
         Section(title="Poses", html=section_html(group), plugin="drpose")
@@ -86,6 +87,7 @@ def has_poses(run: RunRecord, folder: Path) -> bool:
     path = folder / run.folder / "recipe.yaml"
     if run.status not in ("finished", "stopped") or not path.is_file():
         return False
+    # At full size sampling for a report would take hours.
     model = load_recipe(path).model
     return model.use.casefold() in MODELS and model.options.get("size", "mini") == "mini"
 
@@ -98,6 +100,7 @@ def look(folder: Path, count: int = SAMPLES) -> Looked:
         [session.evaluation_settings(count), step_of_trained(folder / "adapter")], sort_keys=True
     )
     path = folder / CACHE
+    # A report may be written again and again; sampling takes most of its time.
     if (known := read_cache(path, settings)) is not None:
         return known
     judge = JudgeNet.load(locate(judge_weights(session), "judge"))

@@ -52,6 +52,7 @@ def pyramid_distance(a: Tensor, b: Tensor) -> Tensor:
     """
     total = torch.zeros(len(a), device=a.device)
     for _ in range(PYRAMID_LEVELS):
+        # Each level halves the resolution, so coarse levels reach further and count as much.
         total = total + (a - b).abs().flatten(1).mean(1)
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     return total / PYRAMID_LEVELS
@@ -89,6 +90,7 @@ def skeleton_loss(
     loss = bce * cross_entropy(logits, maps)
     if perceptual == 0:
         return loss
+    # (b, 6, joints, s, s) -> (6 b, joints, s, s): a view is one picture.
     views = distance(logits.sigmoid().flatten(0, 1), maps.flatten(0, 1))
     return loss + perceptual * views.view(len(maps), -1).mean(1)
 
@@ -116,6 +118,8 @@ class LatentReward:
     name, reads, kind, command = "pose_score", "maps", "skeleton", "train-skeleton"
 
     def __init__(self, weights: str) -> None:
+        # Checked now and not at the first batch: a network that reads other maps would score
+        # nonsense.
         folder = locate(weights, self.kind)
         self.net = SkeletonNet.load(folder)
         if self.net.reads != self.reads:

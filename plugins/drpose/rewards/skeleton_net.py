@@ -137,6 +137,7 @@ class SkeletonNet(nn.Module):
         config = read_json(source)
         forked = config.pop("fork_of", None)
         model = build_network(cls, config, source)
+        # A fork's file has its own level alone; the rest is the shipped network's.
         shared = {} if forked is None else _shared(cls.load(locate(forked, "skeleton")))
         path = folder / "skeleton.safetensors"
         load_into(model, {**shared, **read_tensors(path)}, str(path))

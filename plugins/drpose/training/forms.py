@@ -67,6 +67,7 @@ def draw_truth(form: Form, data: Encoded, dataset: Dataset, body: Body) -> Tenso
     """
     if form.reads == "joints":
         return data.joints2d
+    # g_skel's maps are twice as fine as the latents.
     size, parts = 2 * data.latents.shape[-1], []
     for start in range(0, len(data), 64):
         rows = range(start, min(start + 64, len(data)))
@@ -90,6 +91,7 @@ def train_form(
     """
     torch.manual_seed(options.seed)
     model = skeleton.fork(form.maps, form.reads)
+    # Pooled: a set counts by its size.
     latents = torch.cat([data.latents for data, _ in sets])
     truth = torch.cat([truth for _, truth in sets])
 

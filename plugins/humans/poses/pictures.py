@@ -62,6 +62,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise DataError(
             f"{root}: expected a folder that `rewardft adhmr build-dataset` has written ({error})"
         ) from error
+    # Another version may have the same columns with another meaning.
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise DataError(f"{path}: expected the format {FORMAT}, version {VERSION}; build it again.")
     return manifest
@@ -87,6 +88,7 @@ def read_split(root: Path, name: str) -> Split:
         )
     with np.load(path, allow_pickle=False) as archive:
         arrays = {column: archive[column] for column in COLUMNS}
+    # float16 on disk halves the file.
     poses = arrays["poses"].astype(np.float32)
     detected = {key: torch.from_numpy(arrays[key].astype(np.float32)) for key in DETECTED}
     ids, groups = arrays["ids"].tolist(), arrays["groups"].tolist()
@@ -107,6 +109,7 @@ def with_mirrored(split: Split) -> Split:
     """The split and its mirror pictures, whose ids end in `/mirrored`."""
     poses = mirror_poses(split.poses)
     seen = mirror_detected(dict(split.detected))
+    # What a detector would see in the mirror needs no second run of it.
     return Split(
         split.ids + [f"{id_}/mirrored" for id_ in split.ids],
         split.groups * 2,
