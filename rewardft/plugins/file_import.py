@@ -7,6 +7,7 @@ found for it alone, so that two recipes may each have a `rewards.py`.
 from __future__ import annotations
 
 import ast
+import builtins
 import hashlib
 import importlib
 import importlib.metadata
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 # Frames of these files stand between a plugin's import statement and its error, and say nothing.
@@ -68,56 +69,83 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 class _Beside(MetaPathFinder):
-    """Finds the neighbours of a plugin file for code in its folder, and for no other."""
+    """The modules beside a plugin file, each under a name that starts with `prefix`.
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self.folder, self.names = folder, names
+    Import statements of the file and of these modules are answered here (`find`), also those inside
+    functions that are called much later. `sys.modules` has no entry `helper`, so that two plugins
+    may each have a `helper.py`, and nobody else sees either.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], prefix: str) -> None:
+        self.folder, self.names, self.prefix = folder, frozenset(names), prefix
+        self.builtins = vars(builtins) | {"__import__": self.find}
+
+    def find(
+        self,
+        name: str,
+        globals: Any = None,
+        locals: Any = None,
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> Any:
+        """What an import statement gives: `__import__` with the modules beside the file."""
+        top = name.partition(".")[0]
+        if level or top not in self.names:
+            return builtins.__import__(name, globals, locals, fromlist, level)
+        if not fromlist:  # `import a.b` binds a
+            importlib.import_module(f"{self.prefix}.{name}")
+            return sys.modules[f"{self.prefix}.{top}"]
+        # A plain import with a list also imports the submodules in it.
+        return builtins.__import__(f"{self.prefix}.{name}", globals, locals, fromlist)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """A module of this folder, when it is a file of this folder that asks."""
-        # By who asks: two recipes' `rewards.py` would otherwise shadow each other.
-        if fullname not in self.names or not Path(_asking()).is_relative_to(self.folder):
+        """A module of this folder by its name here."""
+        if not fullname.startswith(f"{self.prefix}."):
             return None
-        init = self.folder / fullname / "__init__.py"
-        file = init if init.is_file() else self.folder / f"{fullname}.py"
+        place = self.folder.joinpath(*fullname.removeprefix(f"{self.prefix}.").split("."))
+        init = place / "__init__.py"
+        file = init if init.is_file() else place.with_name(f"{place.name}.py")
+        if not file.is_file():
+            return None
         return importlib.util.spec_from_file_location(
             fullname,
             file,
-            loader=_FreshLoader(fullname, str(file)),
-            submodule_search_locations=[str(init.parent)] if file == init else None,
+            loader=_FreshLoader(fullname, str(file), self),
+            submodule_search_locations=[str(place)] if file == init else None,
         )
 
 
-def _asking() -> str:
-    """The file of the import statement that is being carried out."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and is_machinery(frame.f_code.co_filename):
-        frame = frame.f_back
-    return frame.f_code.co_filename
-
-
-def _offer_neighbours(path: Path, contents: Sequence[Path]) -> None:
-    """Let a plugin file import the modules beside it. One of the same name that another plugin's
-    folder has, or an older state of the same, is forgotten first."""
+def _offer_neighbours(path: Path, contents: Sequence[Path], prefix: str) -> _Beside | None:
+    """Let a plugin file import the modules beside it; None where it imports none."""
     beside = [each for each in contents if each != path and not is_init(str(path))]
     names = {each.relative_to(path.parent).parts[0].removesuffix(".py") for each in beside}
     if not names:
-        return
-    # Only modules that a finder of ours has brought in: an installed one of that name stays.
-    offered = {name for one in sys.meta_path if isinstance(one, _Beside) for name in one.names}
-    for module in [m for m in sys.modules if m.partition(".")[0] in names & offered]:
-        del sys.modules[module]
-    # In front: an installed module of the same name must not be found first.
-    sys.meta_path.insert(0, _Beside(path.parent, sorted(names)))
+        return None
+    found = _Beside(path.parent, sorted(names), prefix)
+    parent = ModuleType(prefix, f"The modules beside {path}.")
+    parent.__path__ = []
+    sys.modules[prefix] = parent
+    sys.meta_path.insert(0, found)
+    return found
 
 
 class _FreshLoader(SourceFileLoader):
     """Compiles the source each time: no stale byte code,
     and no __pycache__ beside a user's recipe."""
 
+    def __init__(self, name: str, path: str, beside: _Beside | None) -> None:
+        super().__init__(name, path)
+        self.beside = beside
+
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if self.beside is not None:
+            # Where every import statement of the module's code looks for `__import__`.
+            vars(module)["__builtins__"] = self.beside.builtins
+        super().exec_module(module)
 
 
 def import_file(path: Path, contents: list[Path]) -> Any:
@@ -134,9 +162,9 @@ def import_file(path: Path, contents: list[Path]) -> Any:
     name = f"rewardft_file_{re.sub(r'[^0-9A-Za-z_]', '_', stem)}_{mark}"
     if name in sys.modules:
         return sys.modules[name]
-    _offer_neighbours(path, contents)
+    beside = _offer_neighbours(path, contents, f"{name}_beside")
     folder = [str(path.parent)] if is_init(str(path)) else None
-    loader = _FreshLoader(name, str(path))
+    loader = _FreshLoader(name, str(path), beside)
     spec = importlib.util.spec_from_file_location(
         name, path, loader=loader, submodule_search_locations=folder
     )
@@ -147,9 +175,11 @@ def import_file(path: Path, contents: list[Path]) -> Any:
     sys.modules[name] = module
     try:
         loader.exec_module(module)
-    # Half a module must not be what a second try finds.
     except BaseException:
-        for imported in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
+        # Half a module must not be what a second try finds.
+        for imported in [m for m in sys.modules if m.partition(".")[0] in (name, f"{name}_beside")]:
             del sys.modules[imported]
+        if beside is not None:
+            sys.meta_path.remove(beside)
         raise
     return module

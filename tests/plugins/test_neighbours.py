@@ -1,5 +1,6 @@
 """A plugin file imports the modules beside it; bad names and entries are sentences; a loop is said."""
 
+import pickle
 import sys
 import textwrap
 import time
@@ -50,8 +51,7 @@ def value(plugin):
 def test_modules_beside_a_plugin_are_its_own(tmp_path):
     one, two = write(tmp_path / "one", 1), write(tmp_path / "two", 2)
     first, second = loaded(one), loaded(two)
-    found = [plugin.module.register_rewards()["mine"](None, None) for plugin in (first, second)]
-    assert found == [1.5, 2.5]
+    assert [value(plugin) for plugin in (first, second, first)] == [(1.5, 10), (2.5, 20), (1.5, 10)]
     assert not any(Path(tmp_path).rglob("__pycache__"))
 
 
@@ -79,10 +79,54 @@ def test_a_module_beside_a_plugin_is_part_of_its_digest(tmp_path, name):
 
 def test_nobody_else_sees_the_modules_beside_a_plugin(tmp_path):
     loaded(write(tmp_path / "one", 1))
-    for name in [m for m in sys.modules if m.endswith("_of_mine")]:
-        del sys.modules[name]
     with pytest.raises(ModuleNotFoundError):
         __import__("numbers_of_mine")
+
+
+HELPERS = """\
+from dataclasses import dataclass
+
+@dataclass
+class Thing:
+    owner: str = "OWNER"
+"""
+LAZY = """\
+from rewardft import hookimpl
+
+def lazy():
+    import helper
+    import package.part as part
+    from helper import Thing
+    from package import part as again
+    from package.part import up
+    assert again is part and helper.Thing is Thing
+    return Thing().owner, part.OWNER, up()
+
+@hookimpl
+def register_rewards():
+    return {"NAME": lambda rollout, batch: lazy()}
+"""
+
+
+def test_two_plugins_of_one_recipe_whose_functions_import_helpers_of_one_name(tmp_path):
+    """At the call, long after both were loaded, and again after the other has been called."""
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        (folder / "package").mkdir(parents=True)
+        (folder / "helper.py").write_text(HELPERS.replace("OWNER", name))
+        (folder / "package" / "__init__.py").write_text("")
+        part = f"OWNER = {name!r}\n\ndef up():\n    import helper\n    from . import more\n    "
+        (folder / "package" / "part.py").write_text(part + "return helper.Thing().owner + more.X\n")
+        (folder / "package" / "more.py").write_text(f"X = {name!r}\n")
+        (folder / f"of_{name}.py").write_text(LAZY.replace("NAME", name))
+    plugins = load_plugins(["./a/of_a.py", "./b/of_b.py"], tmp_path).loaded[1:]
+    lazy = {plugin.name: plugin.module.lazy for plugin in plugins}
+    for name in ("of_b", "of_a", "of_b"):
+        own = name[-1]
+        assert lazy[name]() == (own, own, own * 2)
+    assert "helper" not in sys.modules and not any(Path(tmp_path).rglob("__pycache__"))
+    thing = sys.modules[lazy["of_a"].__module__ + "_beside.helper"].Thing()
+    assert pickle.loads(pickle.dumps(thing)) == thing
 
 
 RECIPE = """\
