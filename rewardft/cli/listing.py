@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rewardft.cli.tables import print_table
-from rewardft.errors import PluginError, RewardftError, did_you_mean
+from rewardft.errors import RewardftError, did_you_mean
 from rewardft.files.atomic import write_text
 from rewardft.files.paths import local_path, read_text
 from rewardft.plugins.catalog import KINDS, Entry, build_catalog
+from rewardft.plugins.component_index import listed_components
 from rewardft.plugins.loading import list_installed_plugins, load_plugins
-from rewardft.plugins.sources import installed
 from rewardft.recipe.shipped import (
     COMPARISON,
     find_recipe,
@@ -44,7 +45,7 @@ def list_everything(names: Sequence[str], only: str | None = None) -> None:
     if only in files:
         return
     problems: list[str] = []
-    entries = _entries_of(names) if names else list(_entries_of_installed(problems))
+    entries: list[Any] = _entries_of(names) if names else list(listed_components(problems))
     for kind in KINDS if only is None else (only,):
         listed = sorted((e for e in entries if e.kind == kind), key=lambda e: e.name)
         print_table(
@@ -58,16 +59,6 @@ def list_everything(names: Sequence[str], only: str | None = None) -> None:
 def _entries_of(names: Sequence[str]) -> list[Entry]:
     catalog = build_catalog(load_plugins(names, Path.cwd()))
     return [entry for kind in KINDS for entry in catalog.of_kind(kind)]
-
-
-def _entries_of_installed(problems: list[str]) -> Iterable[Entry]:
-    yield from _entries_of([])
-    for point in (points[0] for points in installed().values()):
-        try:
-            # Those that it requires are loaded with it, and have a turn of their own.
-            yield from (entry for entry in _entries_of([point.name]) if entry.plugin == point.name)
-        except PluginError as error:
-            problems.append(str(error))
 
 
 def copy_recipe(name: str, destination: Path) -> None:

@@ -110,7 +110,9 @@ def run_recipe(
     if not is_main:
         return
     say_weights(ready.recipe.evaluate.weights if summary.evaluation else None)
-    print_comparison([vars(row) for row in summary.evaluation])
+    print_comparison(
+        [vars(row) for row in summary.evaluation], [vars(value) for value in summary.of_sets]
+    )
     print_alarms(summary.alarms)
     if summary.not_compared:
         print(f"no comparison with the base model: {summary.not_compared}")
@@ -166,6 +168,7 @@ def how_to_continue(name: str, overrides: Sequence[str], folder: Path) -> str:
 
 def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str]) -> None:
     """Evaluate a run against its base model and print the table."""
+    from rewardft.evaluation.evaluate import compare_sets
     from rewardft.runs.api import evaluate
 
     result = evaluate(folder, samples, overrides)
@@ -174,7 +177,8 @@ def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str])
     for file in result.changed_plugins:
         print(f"edited since the run: {file}; the values are those of the new code")
     say_weights(result.weights)
-    print_comparison([vars(row) for row in result.rows])
+    of_sets = compare_sets(result.base, result.tuned)
+    print_comparison([vars(row) for row in result.rows], [vars(value) for value in of_sets])
     print_alarms(result.alarms)
     if not result.rows:
         print(

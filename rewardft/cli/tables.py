@@ -3,6 +3,7 @@ never cut when the output goes to a file or a pipe."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,9 +41,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 MOST_ROWS = 12  # of the table after a run
 
 
-def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_comparison(
+    rows: Sequence[Mapping[str, Any]], of_sets: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Before and after of each value, with the 95 % interval of the paired difference; those of
-    groups of samples are left to `summary.json` where there are many."""
+    groups of samples are left to `summary.json` where there are many. Then what is one number for
+    all samples, such as a diversity."""
     names = {row["name"] for row in rows}
     overall = [row for row in rows if row["name"].partition("/")[2] not in names]
     # After a run one wants the result on one screen.
@@ -65,3 +69,16 @@ def print_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
     )
     if len(kept) < len(rows):
         print(f"and {len(rows) - len(kept)} values of groups of samples, in summary.json")
+    sets = [
+        (row["name"], f"{row['before']:.4g}", f"{row['after']:.4g}", change_in_words(row))
+        for row in of_sets
+    ]
+    print_table("all held-out samples as a set", ("value", "base", "tuned", "change"), sets)
+
+
+def change_in_words(row: Mapping[str, Any]) -> str:
+    """'-25 %' of the base; the difference alone where the base is 0, nothing for no number."""
+    difference, base = row["after"] - row["before"], row["before"]
+    if math.isnan(difference):
+        return ""
+    return f"{difference / abs(base):+.0%}".replace("%", " %") if base else f"{difference:+.3g}"

@@ -14,7 +14,7 @@ from rewardft.engine.ema import Ema
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
-from rewardft.evaluation.evaluate import Evaluation, Paired, compare
+from rewardft.evaluation.evaluate import Evaluation, OfSet, Paired, compare, compare_sets
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode, read_object
 from rewardft.policy.full import FullFineTuning
@@ -78,6 +78,10 @@ class HeldOut:
     def compare(self, after: Evaluation | None) -> list[Paired]:
         """The base model against `after`; nothing where one of them is missing."""
         return compare(self.baseline, after) if self.baseline and after else []
+
+    def compare_sets(self, after: Evaluation | None) -> list[OfSet]:
+        """The same for values that are one number for all samples, such as a diversity."""
+        return compare_sets(self.baseline, after) if self.baseline and after else []
 
     def is_due(self, step: int) -> bool:
         """Whether the run stops at `step`, between the first and the last one, to evaluate."""

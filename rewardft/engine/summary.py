@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rewardft.contracts.alarm import Alarm
-from rewardft.evaluation.evaluate import Paired
+from rewardft.evaluation.evaluate import OfSet, Paired
 
 Status = Literal["finished", "stopped", "interrupted"]
 
@@ -20,7 +20,8 @@ class RunSummary:
         interrupted (by a signal). reason: why it ended before its last step.
     samples: drawn from the data. cost: calls by their names in the logs.
     train_seconds: without set-up, evaluation and saving.
-    evaluation: base against tuned model; not_compared: why there is none, where it was asked for.
+    evaluation: base against tuned model, sample by sample; of_sets: what is one number for all
+        samples. not_compared: why there is none, where it was asked for.
     alarms: of the newest evaluation.
     """
 
@@ -32,6 +33,7 @@ class RunSummary:
     train_seconds: float
     peak_memory_bytes: int
     evaluation: Sequence[Paired] = ()
+    of_sets: Sequence[OfSet] = ()
     not_compared: str | None = None
     alarms: Sequence[Alarm] = field(default=())
 
@@ -47,6 +49,7 @@ class RunSummary:
             "train_seconds": self.train_seconds,
             "peak_memory_bytes": self.peak_memory_bytes,
             "evaluation": [vars(pair) for pair in self.evaluation],
+            "of_sets": [vars(value) for value in self.of_sets],
             "not_compared": self.not_compared,
             "alarms": [vars(alarm) for alarm in self.alarms],
         }

@@ -251,6 +251,7 @@ class Trainer:
             train_seconds=self.state.seconds,
             peak_memory_bytes=peak_memory(self.accelerator.device),
             evaluation=self.held_out.compare(after),
+            of_sets=self.held_out.compare_sets(after),
             not_compared=self.held_out.not_compared,
             alarms=self.held_out.alarms,
         )

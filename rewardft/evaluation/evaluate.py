@@ -216,6 +216,25 @@ def compare(before: Evaluation, after: Evaluation) -> list[Paired]:
     return rows
 
 
+@dataclass(frozen=True)
+class OfSet:
+    """A value that is one number for all samples, before and after; it has no pairs, and so no
+    interval. NaN where one of the evaluations lacks it."""
+
+    name: str
+    before: float
+    after: float
+
+
+def compare_sets(before: Evaluation, after: Evaluation) -> list[OfSet]:
+    """Every value of whole sets, as they are: diversities, distances between distributions."""
+    names = before.overall | after.overall
+    return [
+        OfSet(name, before.overall.get(name, math.nan), after.overall.get(name, math.nan))
+        for name in names
+    ]
+
+
 def pair_up(name: str, pairs: Sequence[tuple[float, float]]) -> Paired:
     """Mean difference of (before, after) pairs with its normal 95 % interval;
     infinite for fewer than two."""

@@ -7,55 +7,21 @@ Loads no weights; imports torch only when a plugin does. All problems are report
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import PluginError, RecipeError
-from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, build_catalog
-from rewardft.plugins.component import (
-    Component,
-    anchor_options,
-    check_options,
-    option_parameters,
-    tags_of,
-)
+from rewardft.plugins.catalog import Catalog, Entry, build_catalog
+from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.loading import load_usable_plugins
 from rewardft.plugins.manager import Plugins
-from rewardft.recipe.recipe import ComponentSpec, Recipe, RegularizerSpec, RewardSpec, read_recipe
+from rewardft.plugins.misfits import provided, tag_problems
+from rewardft.plugins.resolved import Resolved
+from rewardft.recipe.recipe import ComponentSpec, Recipe, read_recipe
 from rewardft.recipe.strict_yaml import Keys
 
-
-@dataclass(frozen=True)
-class Resolved:
-    """The components of a recipe, ready to be built.
-
-    `tags` are those that the components provide together.
-    """
-
-    catalog: Catalog
-    model: Component
-    sampler: Component
-    dataset: Component
-    eval_dataset: Component
-    algorithm: Component
-    rewards: list[tuple[RewardSpec, Component]]
-    regularizers: list[tuple[RegularizerSpec, Component]]
-    eval_rewards: list[tuple[RewardSpec, Component]]
-    metrics: list[Component]
-    eval_sampler: Component | None = None  # None: the sampler that the run trains with
-    tags: frozenset[str] = frozenset()
-
-    def components(self) -> Iterator[Component]:
-        """Every component once, the evaluation's data set left out (it is the data set with
-        other options)."""
-        yield from (self.model, self.sampler, self.dataset, self.algorithm)
-        yield from (
-            component for _, component in (*self.rewards, *self.regularizers, *self.eval_rewards)
-        )
-        yield from self.metrics
-        if self.eval_sampler is not None:
-            yield self.eval_sampler
+__all__ = ["Resolved", "open_recipe", "resolve"]
 
 
 def open_recipe(
@@ -100,8 +66,8 @@ def _resolve(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, Resolved]:
     resolved = resolver.resolve()
     recipe, problems = resolver.recipe, resolver.problems
     if resolved is not None and not problems:  # tags may depend on options, so these must be sound
-        resolved = replace(resolved, tags=_provided(resolved))
-        problems += [f"{recipe.source}: {text}" for text in _tag_problems(resolved)]
+        resolved = replace(resolved, tags=provided(resolved))
+        problems += tag_problems(recipe, resolved)
     # Asked even then: plugins object to names and settings, which are there in any case.
     problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
     if problems or resolved is None:
@@ -197,85 +163,6 @@ class _Resolver:
         for path, message in problems + [(path, text) for path, text in found if path]:
             self.problems.append(f"{self.recipe.where('evaluate', 'data', *path)}: {message}")
         return Component(dataset.entry, {**dataset.options, **values})
-
-
-def _provided(resolved: Resolved) -> frozenset[str]:
-    """What the components offer together; of the rewards only what every one of them offers."""
-    single = [resolved.model, resolved.sampler, resolved.dataset, resolved.algorithm]
-    single += [component for _, component in resolved.regularizers]
-    # Any one of them is enough: a sampler has log-probabilities, a model a decoder.
-    tags = frozenset().union(*(_provides(c) for c in single))
-    rewards = [_provides(component) for _, component in resolved.rewards]
-    # An algorithm that needs a gradient needs it of every reward.
-    return tags | frozenset.intersection(*rewards) if rewards else tags
-
-
-def _provides(component: Component) -> frozenset[str]:
-    return component.tags("provides", "tags")
-
-
-def _needs(component: Component) -> frozenset[str]:
-    return component.tags("needs", "needs_for")
-
-
-def _tag_problems(resolved: Resolved) -> Iterator[str]:
-    """A sentence for each tag that a component needs and the others do not provide."""
-    for component in resolved.components():
-        for tag in sorted(_needs(component) - resolved.tags):
-            text = f"{component.entry.title} needs {tag!r}, {_who_lacks(tag, resolved)}."
-            yield text + _who_would_do(resolved) if component.entry.kind == "algorithms" else text
-
-
-def _who_lacks(tag: str, resolved: Resolved) -> str:
-    """The listed components of those kinds that can provide the tag,
-    and the registered ones that do."""
-    entries = (e for kind in resolved.catalog.kinds for e in resolved.catalog.of_kind(kind))
-    offering = [entry for entry in entries if tag in _static(entry)]
-    kinds = {entry.kind for entry in offering}
-    # That one provides nothing to a run.
-    trained = [c for c in resolved.components() if c is not resolved.eval_sampler]
-    lacking = [c for c in trained if c.entry.kind in kinds and tag not in _provides(c)]
-    if not kinds:
-        return "and no loaded plugin has a component that provides it"
-    if not lacking:
-        wanted = " or ".join(sorted(SINGULAR[kind] for kind in kinds))
-        return f"and the recipe lists no {wanted} that provides it"
-    names = " and ".join(f"{c.entry.title} (plugin {c.entry.plugin!r})" for c in lacking)
-    offers = ", ".join(
-        sorted(e.name for e in offering if e.kind in {c.entry.kind for c in lacking})
-    )
-    return f"which {names} {'does' if len(lacking) == 1 else 'do'} not provide; {offers} would"
-
-
-def _static(entry: Entry) -> frozenset[str]:
-    """Tags of a registered component with its default options;
-    without required ones, its fixed tags alone."""
-    return _tags_by_default(entry, "provides", "tags")
-
-
-def _tags_by_default(entry: Entry, attribute: str, dynamic: str) -> frozenset[str]:
-    parameters = option_parameters(entry)
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    # Tags that depend on options can only be asked for where all of these are known.
-    complete = len(defaults) == sum(p.kind is not p.VAR_KEYWORD for p in parameters.values())
-    return tags_of(entry, attribute, dynamic if complete else None, defaults)
-
-
-def _who_would_do(resolved: Resolved) -> str:
-    """Algorithms whose needs this recipe satisfies."""
-    others = [
-        e for e in resolved.catalog.of_kind("algorithms") if e.name != resolved.algorithm.entry.name
-    ]
-    fit = [
-        e.name
-        for e in others
-        if _tags_by_default(e, "needs", "needs_for") <= resolved.tags | _static(e)
-    ]
-    return (
-        f" Algorithms that would do here: {', '.join(fit)}."
-        if fit
-        else " No other loaded algorithm would do here."
-    )
 
 
 def _located(recipe: Recipe, text: str) -> str:

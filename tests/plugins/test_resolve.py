@@ -12,6 +12,7 @@ from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.typed_values import Mismatch, convert, type_words
+from tests.bench import line_of
 
 PLUGIN = '''\
 from __future__ import annotations
@@ -166,7 +167,7 @@ train: {steps: 1}
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rewardft.plugins.catalog.installed", dict)
+    monkeypatch.setattr("rewardft.plugins.component_index.installed", dict)
     Path("p.py").write_text(PLUGIN)
     Path("r.yaml").write_text(RECIPE)
 
@@ -252,8 +253,8 @@ def test_the_evaluation_draws_with_the_training_sampler_unless_it_names_one():
 def test_the_evaluations_sampler_provides_nothing_to_the_training():
     [problem] = problems("algorithm.use=policy", "evaluate.sampler={use: random}")
     assert problem == (
-        "r.yaml: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (plugin 'p') does not provide; random "
-        "would. Algorithms that would do here: straight, supervised, switching."
+        "--set algorithm.use=policy: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (r.yaml:3, plugin 'p') "
+        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would do here: straight, supervised, switching."
     )
 
 
@@ -387,22 +388,25 @@ def test_tags_are_joined_and_those_of_rewards_intersected():
 
 def test_a_reward_without_a_gradient_under_a_direct_algorithm():
     assert problems("rewards=[{use: bright}, {use: human}, {use: scorer}]") == [
-        "r.yaml: algorithm 'straight' needs 'reward_gradient', which reward 'human' (plugin 'p') and reward 'scorer' "
-        "(plugin 'p') do not provide; bright, smooth would. Algorithms that would do here: supervised, switching."
+        "r.yaml:7: algorithm 'straight' needs 'reward_gradient', which reward 'human' (--set rewards=[{use: bright}, {use: "
+        "human}, {use: scorer}], plugin 'p') and reward 'scorer' (--set rewards=[{use: bright}, {use: human}, {use: "
+        "scorer}], plugin 'p') do not provide. Write there use: bright / smooth. If a gradient reaches the samples through "
+        f"reward 'scorer', give its class ({Path('p.py').absolute()}:{line_of(Path('p.py'), 'class Scorer:')}) the "
+        "attribute provides = frozenset({'reward_gradient'}). Algorithms that would do here: supervised, switching."
     ]
 
 
 def test_no_reward_under_a_direct_algorithm():
     assert problems("rewards=[]") == [
-        "r.yaml: algorithm 'straight' needs 'reward_gradient', and the recipe lists no reward that provides it. "
+        "r.yaml:7: algorithm 'straight' needs 'reward_gradient', and the recipe lists no reward that provides it. "
         "Algorithms that would do here: supervised, switching."
     ]
 
 
 def test_a_deterministic_sampler_under_a_policy_gradient():
     assert problems("algorithm.use=policy") == [
-        "r.yaml: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (plugin 'p') does not provide; random "
-        "would. Algorithms that would do here: straight, supervised, switching."
+        "--set algorithm.use=policy: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (r.yaml:3, plugin 'p') "
+        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would do here: straight, supervised, switching."
     ]
     assert resolved("algorithm.use=policy", "sampler.eta=0.5").tags >= {"stochastic"}
 
@@ -411,14 +415,14 @@ def test_a_need_that_depends_on_options():
     assert resolved("algorithm={use: switching}").algorithm.entry.name == "switching"
     found = problems("algorithm={use: switching, hard: true}")
     assert found[0].startswith(
-        "r.yaml: algorithm 'switching' needs 'hardness', and no loaded plugin has a component that provides it. "
-        "Algorithms that would do here: "
+        "--set algorithm={use: switching, hard: true}: algorithm 'switching' needs 'hardness', and no loaded plugin has a "
+        "component that provides it. Or give algorithm 'switching' hard: false. Algorithms that would do here: "
     )
 
 
 def test_a_need_of_a_sampler():
     assert problems("sampler={use: other}") == [
-        "r.yaml: sampler 'other' needs 'nowhere', and no loaded plugin has a component that provides it."
+        "--set sampler={use: other}: sampler 'other' needs 'nowhere', and no loaded plugin has a component that provides it."
     ]
 
 

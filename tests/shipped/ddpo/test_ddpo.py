@@ -15,6 +15,7 @@ from rewardft.errors import ComponentError, RecipeError
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing import run_recipe
 from rewardft.types import Scores
+from tests.bench import line_of
 from tests.maths.test_direct_gradients import (
     T,
     make_context,
@@ -98,7 +99,8 @@ def test_a_deterministic_sampler_is_refused_before_weights_load(recipe, tmp_path
         run_recipe(recipe, tmp_path / "out", "sampler.eta=0", "model.width=-1")
     assert str(error.value) == (
         f"{recipe}: 1 problem\n"
-        f"  - {recipe}: algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' (plugin 'builtin') does not provide; ddpm would. "
+        f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' "
+        f"({recipe}:{line_of(recipe, 'sampler:')}, plugin 'builtin') does not provide. Write there eta: 1.0, or use: ddpm. "
         f"Algorithms that would do here: alignprop, denoising, direct, draft, draft_k, draft_lv, drtune, refl."
     )
     assert not (tmp_path / "out").exists()

@@ -181,7 +181,7 @@ def test_given_pairs_are_needed_where_they_are_learned_from(recipe):
     for name in ("diffusion_dpo", "diffusion_kto"):
         (problem,) = problems(recipe, f"algorithm={{use: {name}}}")
         assert f"{name!r} needs 'pairs', which data set 'tiny_blobs'" in problem
-        assert "preference_pairs, toy_pairs would" in problem
+        assert "Write there use: preference_pairs / toy_pairs." in problem
 
 
 def test_regularizers_that_would_be_ignored_are_refused(recipe):

@@ -6,6 +6,7 @@ import pytest
 
 from rewardft.errors import RecipeError
 from rewardft.testing import run_recipe
+from tests.bench import line_of
 from tests.shipped.text2image.checkpoints import stable_diffusion
 
 from .checkpoints import save_clip, save_head
@@ -84,8 +85,9 @@ def test_a_reward_without_gradient_is_refused_before_weights_load(tmp_path):
     with pytest.raises(RecipeError) as caught:
         run_recipe(recipe, tmp_path / "run")
     assert str(caught.value) == (
-        f"{recipe}: 1 problem\n  - {recipe}: algorithm 'draft_k' needs 'reward_gradient', which reward "
-        "'jpeg_compressibility' (plugin 'rewards') does not provide; aesthetic, brightness, clip_direction, clip_score, colourfulness, "
-        "hps_v2, image_reward, jpeg_differentiable, mean_brightness, pick_score, symmetry would. "
+        f"{recipe}: 1 problem\n  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'draft_k' needs 'reward_gradient', "
+        f"which reward 'jpeg_compressibility' ({recipe}:{line_of(recipe, 'jpeg')}, plugin 'rewards') does not provide. Write "
+        "there use: aesthetic / brightness / clip_direction / clip_score / colourfulness / hps_v2 / image_reward / "
+        "jpeg_differentiable / mean_brightness / pick_score / symmetry. "
         "Algorithms that would do here: ddpo, dpok."
     )

@@ -1,0 +1,98 @@
+"""A registered component, and who it comes from."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rewardft.errors import PluginError
+from rewardft.plugins.manager import Plugins
+
+KINDS = ("models", "samplers", "algorithms", "rewards", "regularizers", "datasets", "metrics")
+SINGULAR = {kind: kind.removesuffix("s") for kind in KINDS} | {"datasets": "data set"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component: its factory, and the plugin that registered it."""
+
+    kind: str
+    name: str
+    factory: Callable[..., Any]
+    plugin: str
+    version: str | None
+
+    @property
+    def title(self) -> str:
+        """'reward 'sharpness'', for messages."""
+        return f"{SINGULAR[self.kind]} {self.name!r}"
+
+    @property
+    def file(self) -> str:
+        """The file that the factory is written in; '' for what has no Python source."""
+        target = plain_callable(self.factory)
+        try:
+            # Of the class or function that was written, not of a wrapper from functools.
+            return inspect.getsourcefile(target) or ""
+        except TypeError:
+            return ""
+
+    @property
+    def line(self) -> int:
+        """The line where the factory begins; 0 for what has no Python source."""
+        try:
+            return inspect.getsourcelines(plain_callable(self.factory))[1]
+        except (OSError, TypeError):
+            return 0
+
+    @property
+    def location(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring; '' without one."""
+        own = (
+            vars(self.factory).get("__doc__")
+            if isinstance(self.factory, functools.partial)
+            else None
+        )
+        target = plain_callable(self.factory)
+        doc = own or getattr(target, "__doc__", None) or ""
+        generated = doc.startswith(f"{getattr(target, '__name__', '')}(")  # what @dataclass writes
+        return "" if generated or not doc.strip() else doc.strip().splitlines()[0]
+
+
+def registered(plugins: Plugins) -> list[Entry]:
+    """The components of all plugins. Raises `PluginError` when two register the same name."""
+    entries = [
+        Entry(kind, name, factory, plugin.name, plugin.version)
+        for kind in KINDS
+        for plugin, factories in plugins.registrations(f"register_{kind}")
+        for name, factory in factories.items()
+    ]
+    first: dict[tuple[str, str], Entry] = {}
+    problems = []
+    for entry in entries:
+        # The first keeps the name, so that every later one is reported against it.
+        twin = first.setdefault((entry.kind, entry.name.casefold()), entry)
+        if twin is not entry:
+            problems.append(
+                f"{entry.title} is registered by two plugins: {twin.plugin!r} ({twin.location}) "
+                f"and {entry.plugin!r} ({entry.location}). Rename one, or list only one of the "
+                "plugins."
+            )
+    if problems:
+        raise PluginError("\n".join(problems))
+    return entries
+
+
+def plain_callable(factory: Any) -> Any:
+    """The class or function behind partials and decorators; the class of a callable instance."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    factory = inspect.unwrap(factory)
+    return factory if inspect.isclass(factory) or inspect.isroutine(factory) else type(factory)

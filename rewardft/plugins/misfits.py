@@ -1,0 +1,153 @@
+"""Components that do not fit each other: which tag is missing, where, and what to write instead."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from rewardft.plugins.catalog import SINGULAR, Entry
+from rewardft.plugins.component import (
+    Component,
+    annotation_of,
+    is_the_component,
+    option_parameters,
+    tags_of,
+)
+from rewardft.plugins.resolved import Resolved
+from rewardft.recipe.recipe import Recipe
+
+MOST_NAMES = 12  # of components that would do
+
+
+def provided(resolved: Resolved) -> frozenset[str]:
+    """What the components offer together; of the rewards only what every one of them offers."""
+    single = [resolved.model, resolved.sampler, resolved.dataset, resolved.algorithm]
+    single += [component for _, component in resolved.regularizers]
+    # Any one of them is enough: a sampler has log-probabilities, a model a decoder.
+    tags = frozenset().union(*(_provides(c) for c in single))
+    rewards = [_provides(component) for _, component in resolved.rewards]
+    # An algorithm that needs a gradient needs it of every reward.
+    return tags | frozenset.intersection(*rewards) if rewards else tags
+
+
+def tag_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
+    """A sentence for each tag that a component needs and the others do not provide, with the line
+    of each and what to write there."""
+    for keys, component in resolved.placed():
+        place = recipe.where(*keys, "use")
+        for tag in sorted(_needs(component) - resolved.tags):
+            text = (
+                f"{place}: {component.entry.title} needs {tag!r}, "
+                f"{_who_lacks(tag, recipe, resolved)}"
+            )
+            if own := _other_options(component, tag, is_need=True):
+                text += f" Or give {component.entry.title} {', or '.join(own)}."
+            is_algorithm = component.entry.kind == "algorithms"
+            yield text + _who_would_do(resolved) if is_algorithm else text
+
+
+def _provides(component: Component) -> frozenset[str]:
+    return component.tags("provides", "tags")
+
+
+def _needs(component: Component) -> frozenset[str]:
+    return component.tags("needs", "needs_for")
+
+
+def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
+    """The listed components of those kinds that can provide the tag, and what would do in the place
+    of each."""
+    entries = (e for kind in resolved.catalog.kinds for e in resolved.catalog.of_kind(kind))
+    offering = [entry for entry in entries if tag in _static(entry)]
+    kinds = {entry.kind for entry in offering}
+    # The evaluation's sampler provides nothing to a run.
+    trained = [(k, c) for k, c in resolved.placed() if k[0] != "evaluate"]
+    kinds |= {c.entry.kind for _, c in trained if _other_options(c, tag)}
+    lacking = [(k, c) for k, c in trained if c.entry.kind in kinds and tag not in _provides(c)]
+    if not kinds:
+        return "and no loaded plugin has a component that provides it."
+    if not lacking:
+        wanted = " or ".join(sorted(SINGULAR[kind] for kind in kinds))
+        return f"and the recipe lists no {wanted} that provides it."
+    names = " and ".join(
+        f"{c.entry.title} ({recipe.where(*k, 'use')}, plugin {c.entry.plugin!r})"
+        for k, c in lacking
+    )
+    cures = [cure for _, c in lacking for cure in _other_options(c, tag)]
+    others = sorted(e.name for e in offering if e.kind in {c.entry.kind for _, c in lacking})
+    cures += [f"use: {' / '.join(others[:MOST_NAMES])}"] if others else []
+    return (
+        f"which {names} {'does' if len(lacking) == 1 else 'do'} not provide. Write there "
+        f"{', or '.join(cures)}.{''.join(_undeclared(c.entry, tag) for _, c in lacking)}"
+    )
+
+
+def _undeclared(entry: Entry, tag: str) -> str:
+    """How a reward's class says that it has a gradient, where it says nothing of the kind; else
+    ''."""
+    silent = getattr(entry.factory, "provides", None) is None
+    silent &= getattr(entry.factory, "differentiable", None) is None
+    if tag != "reward_gradient" or entry.kind != "rewards" or is_the_component(entry) or not silent:
+        return ""
+    word = "class" if inspect.isclass(entry.factory) else "factory"
+    return (
+        f" If a gradient reaches the samples through {entry.title}, give its {word} "
+        f"({entry.location}) the attribute provides = frozenset({{{tag!r}}})."
+    )
+
+
+def _other_options(component: Component, tag: str, is_need: bool = False) -> list[str]:
+    """Single options, as 'name: value', with which a component would provide the tag, or would not
+    need it."""
+    attribute, dynamic = ("needs", "needs_for") if is_need else ("provides", "tags")
+    if not hasattr(component.entry.factory, dynamic):
+        return []
+    found = []
+    for name, parameter in option_parameters(component.entry).items():
+        value = component.all_options.get(name)
+        for other in _alternatives(annotation_of(component.entry, parameter), value):
+            options = component.all_options | {name: other}
+            if (tag in tags_of(component.entry, attribute, dynamic, options)) != is_need:
+                shown = str(other).lower() if isinstance(other, bool) else other
+                found.append(f"{name}: {shown}")
+    return found
+
+
+def _alternatives(annotation: Any, value: Any) -> list[Any]:
+    """Other values of an option that tags may depend on: a switch, a choice, an amount of none."""
+    if isinstance(value, bool):
+        return [not value]
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if choice != value]
+    return [1.0] if annotation is float and value == 0 else []
+
+
+def _static(entry: Entry) -> frozenset[str]:
+    """Tags of a registered component with its default options;
+    without required ones, its fixed tags alone."""
+    return _tags_by_default(entry, "provides", "tags")
+
+
+def _tags_by_default(entry: Entry, attribute: str, dynamic: str) -> frozenset[str]:
+    parameters = option_parameters(entry)
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    complete = len(defaults) == sum(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+    return tags_of(entry, attribute, dynamic if complete else None, defaults)
+
+
+def _who_would_do(resolved: Resolved) -> str:
+    """Algorithms whose needs this recipe satisfies."""
+    others = [
+        e for e in resolved.catalog.of_kind("algorithms") if e.name != resolved.algorithm.entry.name
+    ]
+    fit = [
+        e.name
+        for e in others
+        if _tags_by_default(e, "needs", "needs_for") <= resolved.tags | _static(e)
+    ]
+    return (
+        f" Algorithms that would do here: {', '.join(fit)}."
+        if fit
+        else " No other loaded algorithm would do here."
+    )
