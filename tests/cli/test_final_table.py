@@ -33,7 +33,14 @@ def register_metrics():
 
 
 def test_values_of_sets_stand_below_the_pairs(capsys):
-    pair = {"name": "reward/a", "count": 4, "before": 1.0, "after": 2.0, "difference": 1.0, "half_width": 0.5}
+    pair = {
+        "name": "reward/a",
+        "count": 4,
+        "before": 1.0,
+        "after": 2.0,
+        "difference": 1.0,
+        "half_width": 0.5,
+    }
     sets = [
         {"name": "diversity/latents", "before": 0.8, "after": 0.6},
         {"name": "zero", "before": 0.0, "after": 0.25},
