@@ -171,6 +171,7 @@ def checked(found: Annotations, path: Path) -> Annotations:
     """The same with boxes `(n, 4)`. Raises DataError where people and boxes do not go together."""
     count = len(found.names)
     boxes, poses = found.boxes, found.poses
+    # Lists of different length would join a person to another's picture.
     if not count or len(poses) != count or boxes.ndim != 2 or len(boxes) != count:
         raise DataError(
             f"{path}: expected as many boxes and poses as pictures, and at least one, got {count} "

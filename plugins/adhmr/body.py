@@ -58,6 +58,7 @@ def sampled_flesh(count: int | None = 300) -> Flesh:
     every = 1 if count is None else max(len(body.template) // count, 1)
     # Jaw and eyes go with the head (15), fingers with their wrists (20, 21).
     follows = torch.tensor([*range(22), 15, 15, 15, *[20] * 15, *[21] * 15])
+    # Every n-th vertex, as the mean over a body needs no more.
     skinning = torch.from_numpy(np.asarray(body.skinning)[::every].copy()).float()
     weights = torch.zeros(len(skinning), 22).index_add_(1, follows, skinning)
     rest = torch.from_numpy(np.asarray(body.rest_joints_all)[:22].copy()).float()

@@ -207,6 +207,7 @@ def choose(
         )
     # The turn is a part of the id, so a frame that is taken twice gets another camera.
     order = generator(seed, f"order/{kind}").permutation(len(frames))
+    # Round after round, each in the same order: the number of the round is part of the id.
     taken = [(*frames[order[i % len(frames)]], i // len(frames)) for i in range(count)]
     return Shots(
         ids=[f"{kind}/{clip.name}/{frame}/{turn}" for clip, frame, turn in taken],

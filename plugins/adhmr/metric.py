@@ -63,6 +63,7 @@ class HMRErrors:
         if self.scorer is not None:
             score = self.scorer.network(rollout.x0.cpu(), batch.to(CPU)).unflatten(0, (-1, copies))
             chosen, worst = score.argmax(1, keepdim=True), score.argmin(1, keepdim=True)
+            # (n, m): of each hypothesis.
             each = errors["mpjpe"][0]
             values["pair_right"] = (each.gather(1, chosen) < each.gather(1, worst))[:, 0].float()
         for name, (each, mean) in errors.items():

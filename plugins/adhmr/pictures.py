@@ -68,6 +68,7 @@ def _shot(body: Body, vertices: Floats, rng: np.random.Generator) -> Shot:
     centre = ((vertices.min(0) + vertices.max(0)) / 2 + shift).astype(np.float32)
     colours, alpha = render_front(body, vertices - centre, random_look(rng), SIDE, HALF_EXTENT)
     picture = _before(_background(rng), colours.astype(np.float32), alpha[..., None] / 255.0)
+    # After everything else was drawn: what a body looks like does not depend on its occluder.
     if rng.uniform() < OCCLUDED:
         _occlude(picture, rng)
     return Shot(picture.clip(0, 255).astype(np.uint8), centre)

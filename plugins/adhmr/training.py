@@ -75,6 +75,7 @@ def train_scorer(
     generator = keyed_generator("scorer", settings.seed)
     for step in range(1, settings.steps + 1):
         rows = torch.randint(len(ranked.batch), (settings.pictures,), generator=generator)
+        # Hypotheses were drawn once; only landmarks change from step to step.
         loss = loss_of(network, ranked, rows, settings.jitter, generator)
         optimizer.zero_grad()
         loss.backward()
@@ -82,6 +83,7 @@ def train_scorer(
         schedule.step()
         if step % 200 == 0:
             progress(f"step {step} of {settings.steps}, loss {float(loss.detach()):.3f}")
+    # As a reward it must not learn from what it judges.
     scorer.requires_grad_(False).eval()
     return scorer
 

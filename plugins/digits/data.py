@@ -60,6 +60,7 @@ def half(odd: bool) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=2)
 def split_images(split: Split) -> tuple[Tensor, ...]:
     """The images of each class in a split, equally many of each: `(n, 1, 8, 8)`."""
+    # By place, which is independent of the halves that the classifiers learn from.
     held_out = [torch.arange(len(images)) % 5 == 0 for images in load_images()]
     parts = [
         images[held if split == "val" else ~held] for images, held in zip(load_images(), held_out)

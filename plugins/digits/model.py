@@ -95,6 +95,7 @@ class DigitUNet:
             self.trainable: nn.Module = build_network()
         self.scheduler = build_scheduler(prediction)
         if weights is not None:
+            # The two predictions are two networks, each with its own weights.
             shipped = ASSETS / f"base_{prediction}.safetensors"
             load_weights(
                 self.trainable, shipped if weights == SHIPPED else Path(weights).expanduser()
@@ -134,6 +135,7 @@ class DigitUNet:
 
     def drop(self, cond: Condition, mask: Tensor) -> Condition:
         """The condition with the samples where `mask` `(b,)` is true made unconditional."""
+        # Class 10 is "no class".
         return {"label": torch.where(mask, CLASSES, cond["label"])}
 
     def decode(self, x0: Tensor) -> Tensor:

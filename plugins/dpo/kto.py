@@ -105,6 +105,7 @@ class DiffusionKTO:
         point = None if len(parts) == 1 else self.reference_point(ctx, parts, references)
         for i, (at, reference) in enumerate(zip(parts, references)):
             error = squared_error(ctx, at)
+            # (2 pairs, parts).
             h = self.gain(error, reference)
             q = self.mean_gain(ctx, h) if point is None else point
             weights = self.visits.weights(error)

@@ -168,6 +168,7 @@ def find_parts(
             raise ComponentError(
                 f"parts: {type(model).__name__} {has}, not {name!r}.{did_you_mean(name, places)}"
             )
+    # A model without weights counts every number.
     given: Mapping[str, Tensor] = (
         model.part_weights(batch) if hasattr(model, "part_weights") else {}
     )

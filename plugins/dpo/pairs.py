@@ -208,6 +208,7 @@ def ordered(
                 f"{path}, pair {record['id']!r}: the field {missing[0]!r} is missing; it has "
                 f"{', '.join(record)}"
             )
+        # Without a preference column the winner is as it is named.
         yield record if preference is None else arrange(record, path, sides, preference)
 
 

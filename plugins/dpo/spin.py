@@ -71,6 +71,7 @@ class Spin:
         opponent = self.opponent(ctx)
         # theta_k draws the losers, so they change only with the iteration.
         with swapped_in(ctx.adapter, opponent):
+            # On the same conditions as the data, or the pair would compare two prompts.
             sample = ctx.rollout(batch, Plan(stop=ctx.sampler.steps)).x0
         data = clean_samples(ctx, batch, self.column, self.column)
         parts = list(pair_slices(ctx, len(batch)))

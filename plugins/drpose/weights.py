@@ -25,6 +25,7 @@ def locate(weights: str | os.PathLike[str], kind: str) -> Path:
 
     Raises `ComponentError` when it does not exist.
     """
+    # One word for the shipped weights, whatever the place of the installation.
     folder = ASSETS / kind if weights == SHIPPED else Path(weights).expanduser()
     if not folder.is_dir():
         hint = (
@@ -116,6 +117,7 @@ def load_into(
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
     if problems:
+        # A network of another size differs in hundreds of tensors.
         shown = problems[:8] + ([f"... and {len(problems) - 8} more"] if len(problems) > 8 else [])
         raise ComponentError(
             f"{source} does not fit the model:\n" + "\n".join(f"  - {line}" for line in shown)

@@ -106,6 +106,7 @@ def read(file: Path) -> Iterator[dict[str, str]]:
         if not line.strip():
             continue
         row = parsed(line, f"{file}:{number}")
+        # The first line decides which columns there are.
         keys = keys or set(row)
         # Columns of a batch have a value for every sample.
         if set(row) != keys:

@@ -31,6 +31,7 @@ class CPS(StochasticFlow):
     def __init__(
         self, steps: int = 10, noise_level: float = 0.8, shift: float | None = None
     ) -> None:
+        # Beyond 1 the angle passes a right angle, and more noise would mean less.
         if noise_level > 1:
             raise ComponentError(f"cps: expected noise_level within [0, 1], got {noise_level}")
         super().__init__(steps, noise_level, shift)

@@ -30,6 +30,7 @@ def dance_grpo(
 ) -> GRPO:
     """DanceGRPO: shared initial noise, a random part of the steps;
     goes with the sampler `dance_sde`."""
+    # The family is one algorithm: only its defaults differ.
     return GRPO(
         group_size,
         std,

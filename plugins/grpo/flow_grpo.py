@@ -33,6 +33,7 @@ def flow_grpo(
 ) -> GRPO:
     """Flow-GRPO: batch-wide standard deviation, two updates per batch;
     goes with the sampler `flow_sde`."""
+    # The family is one algorithm: only its defaults differ.
     return GRPO(
         group_size,
         std,

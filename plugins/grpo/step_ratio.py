@@ -97,6 +97,7 @@ def spread(step: Transition) -> Tensor:
 
 def step_width(sampler: Any, k: int) -> float:
     """|D| of step k. Raises ComponentError for a sampler without noise levels."""
+    # Levels, not timesteps: a shift makes the two differ.
     levels = getattr(sampler, "sigmas", None)
     if levels is None:
         raise ComponentError(

@@ -122,6 +122,7 @@ def write_motions(out: Path, clips: Iterable[Clip]) -> None:
     known = _read_index(out).get("clips", {})
     entries = {}
     for clip in clips:
+        # Tags that a user has written win over derived ones.
         tags = {"plain": clip.plain, "split": clip.split, "licence": clip.licence} | known.get(
             clip.name, {}
         )
@@ -210,6 +211,7 @@ def _first(arrays: Mapping[str, NDArray[Any]], names: Iterable[str]) -> NDArray[
 def _frame_rate(path: Path, stated: NDArray[Any]) -> float:
     """A number of frames per second; some files hold it as text."""
     try:
+        # A rate of 0 or of a list would thin a clip to nothing, or not at all.
         rate = float(stated.reshape(-1)[0]) if stated.size == 1 else float("nan")
     except (TypeError, ValueError):
         rate = float("nan")
@@ -245,6 +247,7 @@ def _check_poses(path: Path, name: str, poses: NDArray[Any]) -> Floats:
     if not np.isfinite(poses).all():
         frame = int((~np.isfinite(poses)).any(axis=(1, 2)).argmax())
         raise DataError(f"{path}: clip {name!r} is not finite at frame {frame}.")
+    # Positions in millimetres, or angles in degrees, would pass for rotations.
     if np.abs(poses).max() > LARGEST_ANGLE:
         frame = int((np.abs(poses) > LARGEST_ANGLE).any(axis=(1, 2)).argmax())
         raise DataError(

@@ -34,6 +34,7 @@ def reflect(
 
     Normals are reflected where the labels show a body; a half-covered edge pixel keeps its shade.
     """
+    # Views, pixels, normals, joints and part labels all change, each in its own way.
     source, flips = list(SOURCE), torch.tensor(REFLECTED)
     normals, labels, places = normals[:, source], labels[:, source], joints2d[:, source]
     turned = flips.view(6, 1, 1)

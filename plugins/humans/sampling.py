@@ -17,6 +17,7 @@ def without_heading(poses: Floats) -> Floats:
     forward = root.apply([0.0, 0.0, 1.0])
     # Only the part of the rotation about the vertical; tilt and roll are the pose's own.
     heading = np.arctan2(forward[:, 0], forward[:, 2])
+    # The caller's clips stay as they are.
     turned = poses.copy()
     turned[:, 0] = (_about_vertical(-heading) * root).as_rotvec()
     return turned

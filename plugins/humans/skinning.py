@@ -28,6 +28,7 @@ class SkinnedBody:
         self.faces = torch.from_numpy(body.faces).long()
         self._rest, self._shapes, self._bends = parts.vertices, parts.shapes, parts.bends
         self._joints, self._joint_shapes = parts.joints, parts.joint_shapes
+        # Once: the joints that do not move fold into those that do.
         self._weights = _by_moving_joint(parts.weights, parts.parents)
 
     def pose(self, poses: Tensor, betas: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:

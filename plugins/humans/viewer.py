@@ -23,6 +23,7 @@ _STEPS = 32767
 
 def rows_html(rows: Sequence[Row]) -> str:
     """Rows of meshes, with the script that shows them: a fragment for a page or a report."""
+    # Inside the page, so that a report works without a network.
     script = (files("rewardft_plugins.humans") / "viewer.js").read_text(encoding="utf-8")
     start = (
         'document.querySelectorAll(".mesh-row:not(.shown)").forEach((row) => '

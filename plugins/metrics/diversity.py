@@ -113,6 +113,7 @@ def groups_of(batch: Batch, column: str | None) -> list[Any]:
             f"diversity: group_by names the column {column!r}, and the data set gives only: "
             f"{', '.join(batch.columns)}"
         )
+    # `group` first: prompts of one group may differ in a word.
     name = column or next((name for name in ("group", "prompt") if name in batch), None)
     if name is None:
         # No condition is not one common condition: nobody shares a group.

@@ -28,6 +28,7 @@ class FeatureExtractor:
 
     def __init__(self, folder: Path) -> None:
         folder = folder.expanduser()
+        # Read before the weights, which take longer and say less when the folder is the wrong one.
         facts = read_facts(folder)
         self.mean, self.std = (
             torch.tensor(facts[key]).view(-1, 1, 1) for key in ("image_mean", "image_std")

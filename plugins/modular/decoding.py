@@ -23,6 +23,7 @@ def checkpoint_decoder(decoder: nn.Module) -> None:
     plain = decoder.forward
 
     def forward(x: Tensor, *arguments: Any, **options: Any) -> Any:
+        # Without autograd there is nothing to save.
         if not torch.is_grad_enabled():
             return plain(x, *arguments, **options)
         with host_memory(x):

@@ -81,6 +81,7 @@ class ModularFromWeights(Modular):
             cache_mb=cache_mb,
             offload_encoders=offload_encoders,
         )
+        # A name in `dtypes` wins, the autoencoder's too.
         parts = {"vae": vae_dtype, **(dtypes or {})}
         source = Source(weights, revision, variant, blocks, dtype, parts)
         super().__init__(load(source, settings), settings)

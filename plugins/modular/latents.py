@@ -86,6 +86,7 @@ def find_map(chain: BlockChain, prepared: Prepared) -> LatentMap:
     """
     name = type(chain.pipe).__name__
     start = join(prepared.step, chain.pipe)
+    # Latents of sound cannot be had from a video without it.
     if len(parts(prepared.step, chain.pipe)) > 1:
         raise ComponentError(
             f"{name} samples sound beside its video, and given videos have none here: algorithms "

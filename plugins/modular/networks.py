@@ -34,6 +34,7 @@ class Denoisers:
         self.all: Mapping[str, Any] = networks
         self._pipe = chain.pipe
         self._called: set[str] = set()
+        # Noted at every call, so that `with_idle_weights` knows which network rested.
         for name in self.names:
             note_calls(networks[name], name, self._called)
 

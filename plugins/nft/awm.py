@@ -124,6 +124,7 @@ class AWM:
         found = torch.empty(len(samples), self.timesteps, dtype=x0.dtype, device=x0.device)
         for rows in micro_slices(len(samples), ctx.micro_batch):
             for n in range(self.timesteps):
+                # The same stream as later in the loss: l_old is of the same timestep and noise.
                 at = self.noised(ctx, samples.select(rows), x0[rows], n)
                 found[rows, n] = self.likelihood(output_of(ctx, at) - target_of(ctx, at), at)
         return found

@@ -89,6 +89,7 @@ class CRD:
         samples = batch.repeat(self.group)
         with swapped_in(ctx.adapter, sampler):
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
+        # (groups, group).
         rewards = complete_rewards(ctx.score(rollout, samples), self.group)
         goal, kept = self.goals(ctx, rewards)
         total = len(samples) * self.timesteps

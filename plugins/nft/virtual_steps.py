@@ -41,6 +41,7 @@ def add_noise(
     that timesteps are drawn from, from 0 (no noise) to 1.
     """
     draws = ctx.noise(batch)
+    # Keyed by id and stream, so that a second pass finds the same timestep and noise.
     level = part[0] + (part[1] - part[0]) * draws.uniform(f"{stream}/timestep")
     t, alpha, sigma = forward_process(ctx.policy.scheduler, level, x0)
     epsilon = draws.draw(f"{stream}/noise", x0.shape[1:])

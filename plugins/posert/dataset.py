@@ -198,6 +198,7 @@ class PoseDialogues:
         if self.answers == "exact" or reference != ANSWER_TEXT:
             return reference
         draw = float(torch.rand((), generator=keyed_generator("form", id_)))
+        # One draw for all: each answer has its own stretch of [0, 1).
         for share, answer in zip(OTHER_SHARES, OTHER_ANSWERS):
             if draw < share:
                 return answer
@@ -215,4 +216,5 @@ def thinned(rows: list[Any], limit: int | None) -> list[Any]:
     """`limit` of the rows at even distances, or all."""
     if limit is None or limit >= len(rows):
         return rows
+    # At even distances, so that every clip has its share.
     return [rows[int(i * len(rows) / limit)] for i in range(limit)]

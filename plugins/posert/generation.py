@@ -41,6 +41,7 @@ def generate(
 
     # Prompts are padded on the left, so the last state of every row is its prompt's end.
     mask, alive = prompt["mask"], torch.ones_like(prompt["mask"][:, 0])
+    # The prompt is read once; each further token costs one position.
     states, cache = network.hidden(network.embed(prompt), mask, positions(mask), DynamicCache())
     last, kept = states[:, -1], []
     for step in range(decoding.length):

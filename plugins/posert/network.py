@@ -63,6 +63,7 @@ class PoseLanguageNetwork(nn.Module):
         """`(b, p, h)`: words, and soft tokens in their places."""
         tokens = prompt["tokens"]
         embedded = self.lm.get_input_embeddings()(tokens)
+        # Placeholders keep the length of a prompt, so masks and positions need no change.
         embedded = replaced(embedded, tokens == self.soft.image, self.image(prompt["seen"]))
         return replaced(embedded, tokens == self.soft.body, self.body(prompt["body"][:, None]))
 

@@ -79,11 +79,13 @@ def codes_of(name: str, side: Side) -> list[Posecode]:
     return [
         Posecode(
             lambda j: angle(j, side.hip, side.knee, side.ankle),
+            # Degrees.
             (95.0, 155.0),
             (f"{name} knee very bent", f"{name} knee bent", f"{name} knee straight"),
         ),
         Posecode(
             lambda j: angle(j, side.shoulder, side.elbow, side.wrist),
+            # Degrees.
             (95.0, 155.0),
             (f"{name} elbow very bent", f"{name} elbow bent", f"{name} elbow straight"),
         ),
@@ -104,6 +106,7 @@ def codes_of(name: str, side: Side) -> list[Posecode]:
         ),
         Posecode(
             lambda j: j[:, side.wrist, 2] - j[:, side.shoulder, 2],
+            # Metres.
             (-0.1, 0.2),
             (f"{name} hand behind", f"{name} hand beside", f"{name} hand in front"),
         ),
@@ -120,6 +123,7 @@ CODES = (
     ),
     Posecode(
         lambda j: (j[:, ANKLES[0]] - j[:, ANKLES[1]]).norm(dim=-1),
+        # Metres.
         (0.28, 0.55),
         ("feet together", "feet apart", "feet wide apart"),
     ),

@@ -107,6 +107,7 @@ def load_retriever(given: str) -> Retriever:
             f"{did_you_mean(Path(given).name, SHIPPED)}"
         )
     path = Path(given).expanduser()
+    # Shipped ones by name, so that a recipe does not depend on where the package lies.
     path = ASSETS / f"retriever_{given[-1]}.safetensors" if given in SHIPPED else path
     retriever = Retriever(*(SHIPPED[given] if given in SHIPPED else kind_of(path)))
     load_weights(retriever, path)

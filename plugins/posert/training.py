@@ -83,6 +83,7 @@ def loss_of(
     # A reward is asked about sampled poses, which are a little off any rotation.
     poses = poses + NOISE * torch.randn(poses.shape, generator=generator)
     text = retriever.text([posecodes.caption(one) for one in phrases])
+    # (b, b): the right pairs are on the diagonal.
     scores = retriever.scale.exp() * text @ retriever.pose(poses).T
     right = torch.arange(len(rows))
     return (cross_entropy(scores, right) + cross_entropy(scores.T, right)) / 2

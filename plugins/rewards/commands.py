@@ -38,6 +38,7 @@ def serve(
     from .server import RewardServer
 
     reward, differentiable = open_reward(name, plugin or ["rewards"], settings or [], Path.cwd())
+    # The port is shown after binding, as 0 asks for any free one.
     with RewardServer(reward, name, differentiable, (host, port), queue) as server:
         typer.echo(f"serving {name} at http://{host}:{server.server_port}/ (stop with Ctrl-C)")
         try:

@@ -80,6 +80,7 @@ def clip_tensors(source: Tensors) -> Tensors:
     becomes three."""
     tensors: Tensors = {}
     for name, value in source.items():
+        # First the place of a block, then the names inside it.
         new = rename(name, (*CLIP, *CLIP_BLOCK)) if name != "logit_scale" else name
         if UNUSED.search(name):
             continue
@@ -108,6 +109,7 @@ def convert_hps(source: Path, out: Path, base: str) -> None:
     tensors = clip_tensors(
         read_tensors(locate_file(str(source), "", None, "convert-hps"), "convert-hps")
     )
+    # The published file has weights alone.
     config, tokenizer = load_beside(base, CLIPConfig.from_pretrained, AutoTokenizer.from_pretrained)
     processor, _ = fetched(
         lambda: CLIPImageProcessor.get_image_processor_dict(base),
@@ -135,6 +137,7 @@ def convert_image_reward(
     config = blip_config(tensors, heads, str(source))
     holder = nn.Module()
     holder.vision_model, holder.text_encoder = build_blip(config)
+    # Filled only to see that everything fits, before anything is written.
     fill(holder, {k: v for k, v in tensors.items() if not k.startswith("mlp.")}, str(source))
     (words,) = load_beside(tokenizer, AutoTokenizer.from_pretrained)
     out.mkdir(parents=True, exist_ok=True)
@@ -153,6 +156,7 @@ def blip_config(tensors: Tensors, heads: tuple[int, int], source: str) -> Any:
         patch = tensors["vision_model.embeddings.patch_embedding.weight"]
         # Positions of patches; the class token has one of its own.
         places = tensors["vision_model.embeddings.position_embedding"].shape[1] - 1
+        # The published code enlarged BERT's vocabulary, so sizes come from the tensors.
         words = tensors["text_encoder.embeddings.word_embeddings.weight"]
         positions = tensors["text_encoder.embeddings.position_embeddings.weight"]
         inner = [

@@ -65,6 +65,7 @@ class ImageReward(nn.Module):
         self.preprocess = Preprocess(
             config.vision_config.image_size, quantise=quantise, middle="even"
         )
+        # One file for encoders and head; each takes its own part.
         tensors = read_tensors(
             locate_file(weights, "model.safetensors", None, "image_reward"), "image_reward"
         )

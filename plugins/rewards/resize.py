@@ -23,6 +23,7 @@ def resize(
     steps of 1/255.
     clip: to [0, 1] after each pass, as pillow must and torchvision on tensors does not.
     """
+    # Columns before rows, as pillow does: the rounding in between depends on the order.
     images = resize_columns(images, width, quantise, clip)
     return resize_columns(images.mT, height, quantise, clip).mT
 

@@ -43,6 +43,7 @@ def soft_bits(pixels: Tensor, quality: int) -> Tensor:
     planes = torch.einsum("dc,bchw->bdhw", matrix, 255 * pixels)
     # JPEG's level shift. Chroma is around 0 here, as the matrix adds no 128.
     luma, chroma = planes[:, :1] - 128, planes[:, 1:]
+    # 4:2:0, as the library subsamples by default.
     halved = F.avg_pool2d(fill_up(chroma, 2), 2)
     return plane_bits(luma, LUMINANCE, quality) + plane_bits(halved, CHROMINANCE, quality)
 

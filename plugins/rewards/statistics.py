@@ -29,6 +29,7 @@ def colourfulness(rollout: Rollout, batch: Batch) -> Tensor:
     B ("Measuring colourfulness in natural images", 2003).
     """
     red, green, blue = (255 * pixels_of(rollout, "colourfulness")).flatten(2).unbind(1)
+    # The opponent channels of the paper, in units of 0 to 255.
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1)  # (b, 2, pixels)
     means = opponents.mean(2)
     # A norm and not the root of a sum: its gradient is 0 at a grey picture, the root's is NaN.

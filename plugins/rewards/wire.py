@@ -91,6 +91,7 @@ def decode_request(body: bytes) -> Request:
         raise WireError(
             f"expected `payload` safetensors or png (with a list of `samples`), got {payload!r}"
         )
+    # An answer is matched to samples by its order alone.
     if len(samples) != len(ids):
         raise WireError(
             f"expected one sample per id, got {len(samples)} samples and {len(ids)} ids"
@@ -135,6 +136,7 @@ def decode_answer(body: bytes, shape: torch.Size, gradient: bool) -> tuple[Tenso
     if "gradient" not in message:
         raise WireError("expected `gradient` beside `rewards`, as the request asks for it")
     slope = decode_tensor("gradient", message["gradient"])
+    # One infinite number would reach every weight of the model.
     if slope.shape != shape or not slope.isfinite().all():
         what = (
             f"shape {tuple(slope.shape)}" if slope.shape != shape else "values that are not finite"

@@ -202,6 +202,7 @@ class SRPO:
         ctx.record(
             "restored/change", (restored - rollout.x0).detach().square().flatten(1).mean(1).sqrt()
         )
+        # The reward's own graph ends here: its gradient comes back as a constant.
         seen = rollout.with_x0(restored.detach())
         reward, slope, applies = self.reward(ctx, seen, batch, visit)
         penalty, value, wanting = applies * penalty, -reward, torch.ones_like(reward)

@@ -66,6 +66,7 @@ class ClassConditionalUNet(UnconditionalUNet):
         # null + 1 * (cond - null) is cond: no second pass.
         if self.guidance == 1.0:
             return super().denoise(x, t, cond)
+        # The samplers' state is float32; the network may be in half precision.
         x = x.to(self.trainable.dtype)  # type: ignore[arg-type]
         return guide(
             self.predict, x, t, cond, self.null(cond), self.guidance, self.guidance_gradient

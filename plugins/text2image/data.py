@@ -51,6 +51,7 @@ class Prompts:
             DataError: nothing can be read, a column is missing, a prompt is not text or is empty,
                 two ids are equal, or the split is empty.
         """
+        # A word and not a path, as recipes do not know where the package lies.
         self.path = ANIMALS if path == SHIPPED else Path(path).expanduser()
         if held_out < 0 or (limit is not None and limit < 1):
             raise DataError(
@@ -77,6 +78,8 @@ class Prompts:
         for number, (where, row) in enumerate(read_rows(self.path, wanted, split)):
             check_columns(where, wanted, list(row))
             prompt = check_prompt(where, column, row[column])
+            # By its place in the file, so that adding rows at the end changes no other sample's
+            # noise.
             id_ = str(number) if id_column is None else str(row[id_column])
             yield {"id": id_, "prompt": prompt, **{name: row[name] for name in columns}}
 

@@ -77,6 +77,7 @@ def new_schedule(options: dict[str, Any]) -> Any:
 def resolution_shift(config: Any, tokens: int) -> float:
     """mu, linear in the number of image tokens (Esser et al. 2024, 2403.03206,
     section 5.3.2, as released)."""
+    # A line through two sizes that the family was tuned at.
     low, high = config.base_image_seq_len, config.max_image_seq_len
     slope = (config.max_shift - config.base_shift) / (high - low)
     return float(config.base_shift + slope * (tokens - low))

@@ -113,6 +113,7 @@ class Source:
         what it raises becomes a ComponentError that says what to do."""
         from safetensors import SafetensorError
 
+        # The class comes from the family's own code, never from the checkpoint.
         call = getattr(getattr(importlib.import_module(library), name), method)
         where = {"subfolder": subfolder} if subfolder else {}
         where |= {"revision": self.revision} if self.revision else {}

@@ -68,6 +68,7 @@ class TextEncoder:
         )
 
     def _warn_of_cut(self, prompt: str) -> None:
+        # Once per prompt, or a long run would repeat the warning at every batch.
         count = len(self.tokenizer(prompt).input_ids)
         if count > self.length and prompt not in self.cut:
             self.cut.add(prompt)

@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(training)
 app.add_typer(meshes)
+# Messages go to stderr, so that a pipe gets results alone.
 _console = Console(stderr=True)
 
 

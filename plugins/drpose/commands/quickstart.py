@@ -56,6 +56,7 @@ def build_data(root: Path) -> None:
 
     body = load_body(None)
     CONSOLE.print(describe_body(body), highlight=False, soft_wrap=True)
+    # The manifest is written last, so a folder with one is complete.
     if (root / "manifest.json").is_file():
         CONSOLE.print(f"data set: {root}", highlight=False)
         return
@@ -76,6 +77,7 @@ def build_data(root: Path) -> None:
 
 def free_folder(out: Path) -> Path:
     """`out`, or `out-2`, `out-3`, ... when there is a run in it already: no run is overwritten."""
+    # A run that somebody waited for is never overwritten.
     candidate, number = out, 1
     while (candidate / "recipe.yaml").exists():
         number += 1

@@ -235,6 +235,7 @@ def _targets(views: Views) -> dict[str, NDArray[np.uint8]]:
 
 def _painted(painter: Painter, frames: Frames) -> NDArray[np.uint8]:
     images = np.asarray(painter.paint(frames))
+    # A painter is code of somebody else; a picture of another size would be cut by the file.
     if images.shape != frames.colours.shape or images.dtype != np.uint8:
         raise DataError(
             f"the painter {painter.name!r} returned {images.dtype} {list(images.shape)};"
@@ -251,6 +252,7 @@ def _check_plans(plans: Sequence[SplitPlan], painter: Painter) -> None:
                 f"split {plan.name!r} has no clips: give motions that it can be made of."
             )
         for clip in check_unique(plan.clips):
+            # Neighbouring frames of one clip would make the held-out set a copy.
             if owner.setdefault(clip.name, plan.name) != plan.name:
                 raise DataError(
                     f"clip {clip.name!r} is in the splits {owner[clip.name]!r} and {plan.name!r}; "

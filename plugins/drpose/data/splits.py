@@ -54,6 +54,7 @@ class Sampling:
     def __post_init__(self) -> None:
         counts = ("poses", "neighbours", "yaws", "val_samples")
         values = {name.replace("_", "-"): getattr(self, name) for name in counts}
+        # All wrong ones at once, so that a command need not be tried again for each.
         if wrong := [f"{name} is {value}" for name, value in values.items() if value < 1]:
             raise DataError(f"{', '.join(wrong)}; expected at least 1.")
         if self.yaws > 360:
@@ -74,6 +75,7 @@ def plan_splits(clips: Sequence[Clip], sampling: Sampling | None = None) -> list
     """
     of = sampling or Sampling()
     plans = []
+    # Apart, so that a base can be trained on plain poses, and the reward has the others to teach.
     for kind, plain in (("plain", True), ("acro", False)):
         if train := [clip for clip in clips if clip.plain == plain and clip.split == "train"]:
             amounts = (of.poses, of.neighbours, of.yaws, of.targets == "all")

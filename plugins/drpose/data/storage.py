@@ -65,7 +65,6 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Describe the files of a finished folder, write `manifest.json` into it and return it."""
     names = [plan.name for plan in plans]
-    # The paper's statistic (its figure 4), over all clips of the set.
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -77,6 +76,7 @@ def write_manifest(
         "joints": JOINTS,
         "parts": PARTS,
         "body": {"name": body.name, "licensed_smplx": body.licensed, "notice": describe_body(body)},
+        # The paper's statistic (its figure 4), over all clips of the set.
         "diversity": pose_diversity([clip for plan in plans for clip in plan.clips], body),
         "aliases": {
             short: f"acro_{short}" for short in ("train", "val") if f"acro_{short}" in names

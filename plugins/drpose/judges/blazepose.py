@@ -108,6 +108,7 @@ class LimbJudge:
                 "blazepose needs the column 'joints2d': a data set such as drpose15k"
             )
         normals, colours = split_domains(rollout.decoded)
+        # The network was trained on photographs, which normal maps resemble less.
         views = colours if self.domain == "colour" else normals
         self._errors.append(limb_errors(views, batch["joints2d"], self.network))
 

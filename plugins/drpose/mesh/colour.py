@@ -29,6 +29,7 @@ def paint_mesh(mesh: Mesh, colours: Tensor, depth: Tensor) -> Mesh:
     """
     places = project(torch.from_numpy(mesh.vertices)[None])
     read = sample(colours[None], places)[0].clamp(0, 1).numpy()  # (6, v, 3)
+    # Near the edge a pixel is a mixture with white.
     inside = sample(depth[None, :, None], places)[0, ..., 0].numpy() > _EDGE
     right, towards = view_axes()
     shown = np.stack([seen(mesh, *axes) for axes in zip(right, towards)]) & inside

@@ -24,6 +24,7 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
         raise ComponentError(f"meshes are written as .glb or .ply, got {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The process number keeps two writers of one mesh apart.
     temporary.write_bytes(bytes(as_trimesh(mesh).export(file_type=kind)))
     os.replace(temporary, path)
 

@@ -159,6 +159,7 @@ class CompactDenoiser(nn.Module):
         """x `(b, 12, c, 16, 16)`, t `(b,)`, picture `(b, c, 16, 16)`, skeletons `(b, 4, 46, 32,
         32)` -> as x.
         """
+        # 2 x 2 latents become channels: a quarter of the tokens.
         noisy = self._group(F.pixel_unshuffle(x.flatten(0, 1), 2).unflatten(0, x.shape[:2]).float())
         picture = F.pixel_unshuffle(picture.float(), 2)
         h = self._tokens(noisy, picture, skeletons)

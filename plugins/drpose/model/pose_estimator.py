@@ -82,6 +82,7 @@ class PoseEstimator(nn.Module):
         heat, depth = self.head(fine).float().chunk(2, dim=1)
         place = expected_position(heat)
         towards = (heat.flatten(2).softmax(-1) * depth.flatten(2)).sum(-1)
+        # The picture's y points down, the body's up.
         return torch.stack([place[..., 0], -place[..., 1], towards], dim=-1) * HALF_EXTENT
 
     def save(self, folder: Path, *, half: bool = False) -> None:

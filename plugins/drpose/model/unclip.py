@@ -155,9 +155,9 @@ def load_unclip(folder: Path, *, face: bool) -> UnclipParts:
     tensors = widen_input(read_tensors(folder / UNET_FILE), unet)
     load_into(unet, tensors, str(folder / UNET_FILE), may_lack=NEW_LAYERS)
     autoencoder = KLAutoencoder(AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True))
-    # Kept as published, so that PSHuman's own program reads what is saved.
     return UnclipParts(
         unet=unet,
+        # Kept as published, so that PSHuman's own program reads what is saved.
         unet_config={**published, "in_channels": config["in_channels"]},
         smpl=config["in_channels"] == 3 * config["out_channels"],
         conditioner=TextConditioner(_text_embeddings(folder / TEXT_FILE, face)),

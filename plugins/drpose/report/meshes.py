@@ -31,6 +31,8 @@ def mesh_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
     for variant in record.variants:
         run = next((run for run in variant.runs if has_poses(run, folder)), None)
         if run is not None:
+            # The first finished run stands for the variant: meshes of all seeds would be a page of
+            # megabytes.
             for name, meshes in kept_meshes(folder / run.folder):
                 line = distance_line(f"{variant.name} (seed {run.seed}), {name}", dict(meshes))
                 rows.append((line, meshes))

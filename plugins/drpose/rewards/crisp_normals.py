@@ -65,6 +65,7 @@ class CrispNormals:
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         latents = body_rows(rollout.x0, self.name)[:, :BODY_VIEWS]
         self.autoencoder.to(latents.device)
+        # Clamped as a viewer would see it: detail beyond white is none.
         normals = self.autoencoder.decode(latents.flatten(0, 1)).float().clamp(0, 1)
         detail = log_detail(normals).unflatten(0, latents.shape[:2])
         # 0 at TRUTH - slack and above: more detail than that earns nothing.

@@ -68,6 +68,7 @@ class CrispPose(LatentReward):
     def compare(self, logits: Tensor, batch: Batch) -> Tensor:
         joints2d = batch["joints2d"].to(logits.device).float()
         size = logits.shape[-1]
+        # (b, 6, joints).
         far = expected_distance(logits, bone_distances(joints2d, size))
         missed = 1 - coverage(logits.sigmoid(), skeleton_maps(joints2d, size, self.radius))
         return -(self.reach * far + missed).flatten(1).mean(1)

@@ -66,6 +66,7 @@ def draw_silhouettes(
     poses `(b, 22, 3)`, betas `(b, 10)` and offsets `(b, 3)` as `Drpose15k` gives them.
     """
     vertices, joints = body.pose(poses.cpu().numpy(), betas.cpu().numpy())
+    # The pelvis to the place where the data set has it.
     vertices = vertices - joints[:, :1] + offsets.cpu().numpy()[:, None]
     # Coverage does not depend on light or colour.
     alpha = render(body, vertices, [_PLAIN] * len(vertices), size).alpha
@@ -105,6 +106,7 @@ class SilhouetteScore(LatentReward):
 
     def compare(self, logits: Tensor, batch: Batch) -> Tensor:
         pose, betas, offset = (batch[name] for name in ("pose", "betas", "offset"))
+        # Rendered for every batch, as data sets hold no silhouettes of their own.
         truth = draw_silhouettes(self.body, pose, betas, offset, size=logits.shape[-1]).to(
             logits.device
         )

@@ -78,6 +78,7 @@ class SkeletonNet(nn.Module):
         self.down2, self.coarse = nn.Conv2d(w2, w3, 3, stride=2, padding=1), ResidualBlock(w3, w3)
         self.deep = ResidualBlock(w3, w3)
         self.up2, self.up1 = ResidualBlock(w3 + w2, w2), ResidualBlock(w2 + w1, w1)
+        # Twice as fine as the latents: a bone is thinner than one of their pixels.
         self.leave = nn.Sequential(
             nn.GroupNorm(8, w1),
             nn.SiLU(),

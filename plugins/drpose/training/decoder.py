@@ -58,6 +58,7 @@ def train_decoder(
         else:
             images, bodies = draw_pictures(sets, options.batch, generator)
             latents = autoencoder.encode(images)
+        # Only around the body: most of a picture is white, and teaches nothing.
         crops = crop_bodies(latents, images, bodies, autoencoder.factor, generator)
         strength = noise * torch.rand(len(images), 1, 1, 1, generator=generator)
         disturbed = crops[0] + strength * torch.randn(crops[0].shape, generator=generator)

@@ -33,6 +33,7 @@ def vary(pictures: Tensor, joints: Tensor, generator: torch.Generator) -> tuple[
 
 def pose_distance(found: Tensor, joints: Tensor) -> Tensor:
     """Mean distance of joints `(b, 23, 3)`, metres, and half of it with the pelvises together."""
+    # The pose counts beside the place, or a shift of the whole body would hide it.
     placed = (found - found[:, :1]) - (joints - joints[:, :1])
     return (found - joints).norm(dim=-1).mean() + 0.5 * placed.norm(dim=-1).mean()
 

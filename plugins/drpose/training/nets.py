@@ -37,6 +37,7 @@ def draw(
 ) -> tuple[Tensor, ...]:
     """`count` random samples, each data set equally likely whatever its size."""
     choice = torch.randint(len(datasets), (count,), generator=generator).tolist()
+    # Fractions and not row numbers, as the sets differ in size.
     rows = torch.rand(count, generator=generator).tolist()
     parts = [columns(datasets[c], [int(r * len(datasets[c]))], names) for c, r in zip(choice, rows)]
     return tuple(torch.cat(column) for column in zip(*parts))
@@ -120,6 +121,7 @@ def disturb(latents: Tensor, generator: torch.Generator, noise: float) -> Tensor
     may become: blurred.
     """
     shape = (len(latents), 1, 1, 1, 1)
+    # (12 b, c, h, w): rows are blurred one by one.
     blurred = F.avg_pool2d(
         F.pad(latents.flatten(0, 1), (1, 1, 1, 1), mode="replicate"), 3, stride=1
     )
@@ -147,6 +149,7 @@ def train_skeleton(
     # Pooled: a set counts by its size.
     latents = torch.cat([s.latents for s in sets])
     joints2d = torch.cat([s.joints2d for s in sets])
+    # g_skel's maps are twice as fine as the latents.
     size = 2 * latents.shape[-1]
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -212,6 +215,7 @@ def train_judge(
         if torch.rand((), generator=generator) < 0.5:
             normals, joints, joints2d, labels = reflect(normals, joints, joints2d, labels)
         found, places, parts = model(worsen(normals, autoencoder, generator))
+        # Pelvis to pelvis, as the metric measures.
         flat = (found - found[:, :1] - joints + joints[:, :1]).norm(dim=-1).mean()
         in_views = (places - joints2d).norm(dim=-1).mean()
         segments = F.cross_entropy(
@@ -237,6 +241,7 @@ def worsen(normals: Tensor, autoencoder: LatentAutoencoder, generator: torch.Gen
     """Make rendered normals `(b, 6, 3, s, s)` resemble generated ones."""
     images = normals.flatten(0, 1)
     if torch.rand((), generator=generator) < 0.5:
+        # Errors of a generator are errors of latents: decoded, they are no white noise.
         latents = autoencoder.encode(images)
         strength = 0.3 * torch.rand((), generator=generator)
         images = autoencoder.decode(
@@ -262,5 +267,6 @@ def judge_quality(model: JudgeNet, dataset: Dataset, count: int = 300) -> dict[s
         found, _, parts = model(normals)
         sums["mpjpe_mm"].append(mpjpe_mm(found, joints))
         sums["part_iou"].append(part_iou(parts.argmax(2), labels))
+        # Of rendered normals with their own labels: the most that any model could reach.
         sums["iou"].append(silhouette_iou(normals, labels))
     return {name: torch.cat(values).mean().item() for name, values in sums.items()}

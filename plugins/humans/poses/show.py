@@ -43,6 +43,7 @@ def side(joints: Points) -> Points:
 def draw(points: Points) -> NDArray[np.uint8]:
     """One skeleton on white, `(128, 128, 3)`, centred."""
     image = Image.new("RGB", (SIDE, SIDE), "white")
+    # Centred by its box, so that a stretched arm is not cut off.
     add_bones(image, points - (points.max(0) + points.min(0)) / 2)
     return np.asarray(image)
 
@@ -67,6 +68,7 @@ def many(joints: Points, size: int) -> Image.Image:
 def add_bones(image: Image.Image, points: Points, width: int = 2) -> None:
     """Lines between joints `(27, 2)` in metres from the picture's centre, x right, y up."""
     pencil = ImageDraw.Draw(image)
+    # y points up in the pose and down in the picture.
     places = (points / HALF_EXTENT * [1, -1] + 1) / 2 * image.width
     for joint, parent in enumerate(PARENTS[1:], start=1):
         ends = [tuple(float(v) for v in places[j]) for j in (parent, joint)]

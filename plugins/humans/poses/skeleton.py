@@ -103,6 +103,7 @@ class Skeleton:
 
 def skeleton_of(body: Body) -> Skeleton:
     """The mean shape's skeleton."""
+    # Eyes and knuckles are joints of SMPL-X, so leaves fit any body of its layout.
     rest = torch.from_numpy(np.asarray(body.rest_joints_all)).float()
     head = rest[list(_EYES)].mean(0) + torch.tensor(_HEAD_TOP)
     toes = rest[list(_FEET)] + torch.tensor(_TOES)
