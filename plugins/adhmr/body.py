@@ -72,6 +72,7 @@ def flesh_of(pose: Pose, flesh: Flesh) -> Tensor:
     """
     skeleton = chosen_skeleton()
     rotations = rotations_of(pose["joints"], pose["twists"], skeleton)
+    # (b, 22, 3, 3) and (b, 22, 3).
     turned, places = chain(rotations, skeleton)
     # A joint's transform is x -> R (x - rest) + place, so its translation is place - R rest.
     moved = places - (turned @ flesh.rest[..., None])[..., 0]

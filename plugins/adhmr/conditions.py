@@ -95,6 +95,7 @@ class ImageCondition(nn.Module):
         """Where each joint is seen, `(b, 27, 2)` in [-1, 1], x right, y down: the mean of a heat
         map."""
         heat = self.heat(fine)
+        # (b, 27, s/4, s/4), each map summing to 1.
         share = heat.flatten(2).softmax(-1).view_as(heat)
         rows, columns = (_centres(size, heat) for size in heat.shape[-2:])
         return torch.stack(

@@ -55,6 +55,7 @@ def detect(picture: NDArray[np.uint8], network: Network) -> Found:
             break
         angle = lean
         seen = turn_back(network.find(turned(picture, angle)), angle)
+    # (33, 4): x, y, z and visibility.
     landmarks = np.column_stack([_centred(seen.places), seen.visibility])
     return Found(landmarks.astype(np.float32), seen.world * _FLIP, _direction(angle))
 

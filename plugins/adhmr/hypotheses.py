@@ -37,6 +37,7 @@ def true_errors(hypotheses: Tensor, truth: Tensor) -> dict[str, Tensor]:
     The mesh's two are means over some hundred of its vertices.
     """
     found, true = unpack(hypotheses), unpack(truth)
+    # (b, m, 27, 3) against (b, 1, 27, 3).
     joints, right = found["joints"], true["joints"][:, None]
     # Some hundred vertices are enough to rank hypotheses, and thousands of meshes fit in memory.
     flesh = sampled_flesh()

@@ -50,6 +50,7 @@ class HMRErrors:
     def update(self, rollout: Rollout, batch: Batch) -> None:
         """Judge `batch.copies` hypotheses of each item."""
         copies = batch.copies
+        # (n, m, 27, 3) and (n, m, 20, 2).
         found: Pose = {
             "joints": rollout.decoded["joints"].float().cpu().unflatten(0, (-1, copies)),
             "twists": rollout.decoded["twists"].float().cpu().unflatten(0, (-1, copies)),

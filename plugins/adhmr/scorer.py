@@ -77,10 +77,12 @@ class ScorerNet(nn.Module):
 def residuals(joints: Tensor, batch: Batch) -> Tensor:
     """Landmarks less joints `(b, 27, 3)`: in the picture, less their mean, weighted by visibility,
     with their lengths; in space, from the middle of the hips. `(b, 6 * 17)`."""
+    # (b, 17, 3) metres.
     near = joints[:, list(MATCHES)]
     landmarks = batch["landmarks"].float()[:, list(MATCHES.values())]
     world = batch["world"].float()[:, list(MATCHES.values())]
     seen = landmarks[..., 3:]
+    # (b, 17, 2) metres in the picture plane.
     flat = HALF_EXTENT * landmarks[..., :2] - near[..., :2]
     # Where the body is in the picture says nothing of its pose, so the common shift goes out.
     flat = flat - (flat * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1e-3)

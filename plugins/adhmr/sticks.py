@@ -28,6 +28,7 @@ def sticks(joints: Points, paint: Paint = colour) -> Mesh:
     ends = joints[:, 1:].reshape(-1, 3)
     first, second = across(ends - starts)
     angles = 2 * np.pi * np.arange(_CORNERS) / _CORNERS
+    # (3, bones, 3): three corners around each end.
     ring = RADIUS * (np.cos(angles)[:, None, None] * first + np.sin(angles)[:, None, None] * second)
     corners = np.concatenate([starts + ring, ends + ring]).swapaxes(0, 1)
     faces = np.arange(len(starts))[:, None, None] * 2 * _CORNERS + np.array(_SIDES)

@@ -105,6 +105,7 @@ def loss_of(
     ids = tuple(ranked.batch.ids[i] for i in rows.tolist())
     count = ranked.hypotheses.shape[1]
     copies = Batch(ids, (0,) * len(ids), columns).repeat(count)
+    # (pictures, hypotheses).
     scores = network(ranked.hypotheses[rows].flatten(0, 1), copies).unflatten(0, (-1, count))
     return ranknet(scores, ranked.errors[:, rows])
 

@@ -158,6 +158,7 @@ def base_step(ctx: Context, rollout: Rollout, k: int, after: Tensor) -> tuple[Te
     with torch.enable_grad(), ctx.adapter.disabled():
         # Not `ctx.reference`, which has no graph: the gradient by the state is what is wanted here.
         step = ctx.sampler.replay(ctx.policy, rollout, k, input_gradient=True)
+        # (b, ...): the Jacobian itself, (b, n, n), is never built.
         (before,) = torch.autograd.grad(step.mean, step.state, after)
     return step.mean.detach(), before
 

@@ -74,6 +74,7 @@ class ValueHead:
         first = None
         for _ in range(self.steps):
             with torch.enable_grad():
+                # (b, T, f) -> (b, T), against one reward for all states of a sample.
                 error = (network(features).squeeze(-1) - rewards[:, None]).square().mean()
                 self.optimizer.zero_grad()
                 error.backward()

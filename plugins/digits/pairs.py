@@ -79,6 +79,7 @@ def make_pairs(size: int, prediction: Prediction, steps: int, seed: int) -> tupl
     # (size, 2, 1, 8, 8) and (size, 2).
     pixels, rewards = (torch.cat(column) for column in zip(*parts))
     first = rewards[:, 0] >= rewards[:, 1]
+    # (size, 1, 1, 1), over (size, 1, 8, 8).
     mask = first[:, None, None, None]
     return torch.where(mask, pixels[:, 0], pixels[:, 1]), torch.where(
         mask, pixels[:, 1], pixels[:, 0]

@@ -110,6 +110,7 @@ class D3PO:
         # (pairs, 2), log-ratios of the first and the second sample.
         ratio = self.log_ratio(ctx, new.log_prob - reference.log_prob).view(-1, 2)
         sign = 1 - 2 * winner  # the winner is the first (0) or the second (1) of its pair
+        # (pairs,).
         inside = self.beta * sign * (ratio[:, 0] - ratio[:, 1])
         # Not decided: which of two equals is called the winner is an accident of argmax.
         loss = -logsigmoid(inside) * decided

@@ -154,6 +154,7 @@ def preference_loss(
 def preference_logit(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
     """`inside` `(pairs, parts)` from squared errors `(2 pairs, parts)` in the order winner, loser,
     winner, loser, ..."""
+    # (2 pairs, parts) -> (pairs, parts) each.
     winner, loser = (policy - reference).unflatten(0, (-1, 2)).unbind(1)
     # The half is the released code's, and beta's default goes with it.
     return -0.5 * beta * (winner - loser)

@@ -104,6 +104,7 @@ class GroupPreference:
         parts = list(pair_slices(ctx, len(batch), size))
         for rows in parts:
             part = together(batch.select(rows), size)
+            # (groups, G, ...) -> (groups G, ...), a group in a row.
             x0 = samples[rows].flatten(0, 1)
             at = add_noise(
                 ctx, part, x0, "group", self.visits, draw=draw[rows].repeat_interleave(size)

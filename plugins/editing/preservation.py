@@ -35,6 +35,7 @@ def preservation(
             f"preservation expects images (b, 3, h, w) as `rollout.decoded`, got {got}"
         )
     before = fitted(batch[column], pixels)
+    # (b, 1, h, w): 1 where a change counts.
     counted = torch.ones_like(pixels[:, :1])
     if mask is not None and mask in batch:
         counted = 1 - fitted(batch[mask], pixels)

@@ -187,6 +187,7 @@ def node_weights(levels: Sequence[float], start: int, end: int, order: int) -> d
     # Integrals of sigma^0, sigma^1, ...: weights that are exact for them are exact for every
     # polynomial of the nodes' degree. float64, as the release computes them.
     moments = (levels[end] ** powers - levels[start] ** powers) / powers
+    # (count, count) Vandermonde system: weights that integrate every power exactly.
     weights = np.linalg.solve(np.vander(at, increasing=True).T, moments)
     return {k: float(weight) for k, weight in zip(nodes, weights)}
 

@@ -108,6 +108,7 @@ def error_weight(ctx: Context, rollout: Rollout, chain: Chain) -> Tensor:
         return torch.ones(len(rollout.noise), dtype=ctx.dtype, device=ctx.device)
     total = torch.zeros(len(rollout.noise), dtype=ctx.dtype, device=ctx.device)
     for leap in chain.leaps:
+        # (b, ...): the leap as it would be with the rollout's own velocities.
         arrived = rollout.states[leap.start]
         for k, weight in leap.nodes.items():
             arrived = arrived + weight * rollout.outputs[k]

@@ -114,6 +114,7 @@ class GRPO:
         else:  # a reward that does not apply to a sample (NaN) adds nothing to it, as in the total
             terms = [(r.weight, scores.by_name[r.name].nan_to_num(0.0)) for r in ctx.rewards]
         # Normalised one by one, a reward with a large spread does not drown the others.
+        # (weight, advantages (b,), kept (b,)) of each term.
         parts = [(w, *self.normalise(ctx, values)) for w, values in terms]
         advantage = torch.stack([w * a for w, a, _ in parts]).sum(0)
         # A group in which all rewards are equal says nothing of what is better.

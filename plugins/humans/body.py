@@ -177,6 +177,7 @@ class Body:
             shapes=shapes[used],
             bends=bends if bends.any() else None,
             joints=moved @ model.v_template,
+            # (23, v) by (v, 3, 10): how the shape moves each joint.
             joint_shapes=torch.einsum("jv,vck->jck", moved, shapes),
             weights=model.lbs_weights[used],
             parents=[int(parent) for parent in model.parents],

@@ -25,6 +25,7 @@ share one scale."""
 def view_axes() -> tuple[Floats, Floats]:
     """Return the image's x axis and the axis towards the camera of each view, `(6, 3)` each;
     mirroring not applied."""
+    # (6,) radians.
     angle = np.deg2rad(np.asarray(AZIMUTHS, dtype=np.float64))
     zero = np.zeros_like(angle)
     # A camera at azimuth a stands at (sin a, 0, cos a); its right is that, a quarter turn on.

@@ -76,6 +76,7 @@ def distances(points: Doubles, samples: tuple[Doubles, Ints], mesh: Mesh) -> tup
     places, faces = samples
     # The nearest sample is on the nearest triangle nearly always; four make up for the rest.
     _, near = cKDTree(places).query(points, k=_CANDIDATES)
+    # Faces of the four nearest samples of each point.
     candidates = faces[near]  # (n, k)
     corners = mesh.vertices[mesh.faces[candidates.ravel()]].astype(np.float64)
     closest = closest_on_triangles(points.repeat(_CANDIDATES, axis=0), corners)

@@ -71,6 +71,7 @@ def turntable(mesh: Mesh, count: int = 8, size: int = 128, start: float = 0.0) -
     normals = mesh.normals()
     pictures = []
     for angle in np.deg2rad(start + 360.0 * np.arange(count) / count):
+        # Axes of a level camera at this azimuth, as in `camera.view_axes`.
         right = np.array([np.cos(angle), 0.0, -np.sin(angle)], np.float32)
         towards = np.array([np.sin(angle), 0.0, np.cos(angle)], np.float32)
         light = 0.7 * towards + (0.0, 0.6, 0.0) - 0.4 * right
@@ -104,6 +105,7 @@ def depth_picture(
 ) -> tuple[Floats, NDArray[np.int32], Floats]:
     """Depth towards the camera in metres (-inf: nothing there), face (-1) and two barycentric
     weights of the nearest surface at each pixel: `(size, size)`, twice, and `(size, size, 2)`."""
+    # (v, 3): pixels to the right and down, depth in metres towards the camera.
     screen = np.stack(
         [
             (mesh.vertices @ right / HALF_EXTENT + 1) * 0.5 * size,

@@ -215,6 +215,7 @@ def _humanoid_positions(rows: Doubles) -> Positions:
     positions, turned, column = {"root": rows[:, 1:4]}, {"root": quaternion(4)}, 8
     for joint, parent, offset, kind in HUMANOID:
         positions[joint] = positions[parent] + turned[parent].apply(offset)
+        # Local rotations; a fixed joint has none.
         own = Rotation.identity(len(rows))
         if kind == "ball":
             own = quaternion(column)

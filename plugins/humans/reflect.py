@@ -37,6 +37,7 @@ def reflect(
     # Views, pixels, normals, joints and part labels all change, each in its own way.
     source, flips = list(SOURCE), torch.tensor(REFLECTED)
     normals, labels, places = normals[:, source], labels[:, source], joints2d[:, source]
+    # Over (b, 6, s, s).
     turned = flips.view(6, 1, 1)
     labels = torch.where(turned, labels.flip(-1), labels)
     normals = torch.where(turned[:, None], normals.flip(-1), normals)

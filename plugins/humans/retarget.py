@@ -54,6 +54,7 @@ class _Solver:
         self.turned: dict[str, Rotation] = {}
 
     def trunk(self) -> None:
+        # (frames, 3) of the recording, (3,) of the rest pose, throughout.
         hips, rest_hips = self._middle("hip")
         shoulders, rest_shoulders = self._middle("shoulder")
         low, rest_low = self._lower_spine(hips, shoulders, rest_shoulders)
@@ -121,6 +122,7 @@ class _Solver:
         base = self.turned[root] * _swing(rest_upper, self.turned[root].inv().apply(upper_bone))
         # Where the hinge points if the limb does not twist against its parent.
         expected = base.apply(axis)
+        # (frames, 3): the axis of the bend, as long as its sine.
         hinge = np.cross(_unit(upper_bone), _unit(lower_bone))
         bend = np.linalg.norm(hinge, axis=1, keepdims=True)
         hinge = np.where(bend > 1e-4, _unit(hinge), expected)

@@ -51,6 +51,7 @@ def farthest_points(points: Floats, count: int, start: int | None = None) -> Ind
     flat = points.reshape(len(points), -1).astype(np.float64)
     # Centred: the expansion below loses digits to a large common offset.
     flat -= flat.mean(axis=0)
+    # (n,) squared lengths, for the expansion below.
     squares = (flat**2).sum(axis=1)
     nearest = np.full(len(flat), np.inf)
     chosen = np.empty(min(count, len(flat)), dtype=np.int64)

@@ -49,9 +49,11 @@ class SkinnedBody:
             # Pose blend shapes go by R - I, which is 0 at rest.
             feature = (turns[:, 1:] - torch.eye(3)).flatten(1)
             rest = rest + torch.einsum("bp,pvc->bvc", feature, self._bends)
+        # (b, 22, 3, 3) and (b, 23, 3).
         turned, placed = _chain(turns, joints)
         # A joint's transform is x -> R (x - rest) + placed, so its translation is placed - R rest.
         shift = placed[:, :MOVING] - (turned @ joints[:, :MOVING, :, None])[..., 0]
+        # (b, v, 3, 3): each vertex turns by the weighted mean of its joints' rotations.
         matrices = torch.einsum("vj,bjac->bvac", self._weights, turned)
         vertices = (matrices @ rest[..., None])[..., 0] + self._weights @ shift
         return vertices + places[:, None], placed + places[:, None]

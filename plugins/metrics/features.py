@@ -42,6 +42,7 @@ class FeatureExtractor:
     def __call__(self, decoded: Any) -> Tensor:
         """`(b, c, h, w)` or `(b, v, c, h, w)` in [0, 1] -> `(b, v * features)`: the views' features
         side by side."""
+        # (b, v, c, h, w) in [0, 1].
         views = pictures_of(decoded, "diversity (features)")
         flat = views.flatten(0, 1)
         self.model.to(flat.device)

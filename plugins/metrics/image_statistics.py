@@ -52,6 +52,7 @@ class ImageStatistics:
     @torch.no_grad()
     def update(self, rollout: Rollout, batch: Batch) -> None:
         views = pictures_of(rollout.decoded, "image_statistics")
+        # (b, v, c, h, w) -> (b v, c, h, w): statistics are of single pictures.
         count, flat = views.shape[:2], views.flatten(0, 1)
         luma = luma_of(flat)
         values = {

@@ -93,6 +93,7 @@ def find_map(chain: BlockChain, prepared: Prepared) -> LatentMap:
             "that learn from given samples do not go with it"
         )
     shape, count = tuple(start.shape[1:]), start[0].numel()
+    # (n,): every entry of x by its number.
     order = torch.arange(count, device=start.device)
 
     def z_of(x: Tensor) -> Tensor:

@@ -121,6 +121,7 @@ class AWM:
         """l_old `(b, timesteps)`; None where a batch feeds one update."""
         if self.updates == 1:
             return None
+        # (b, timesteps), of the weights that drew the samples.
         found = torch.empty(len(samples), self.timesteps, dtype=x0.dtype, device=x0.device)
         for rows in micro_slices(len(samples), ctx.micro_batch):
             for n in range(self.timesteps):

@@ -159,6 +159,8 @@ class DiffusionNFT:
         with swapped_in(ctx.adapter, old):
             x0_old = estimate(ctx, at)
         reference = self.reference_estimate(ctx, at)
+        # Estimates (b, ...) of the same state under three sets of weights; only this one has a
+        # graph.
         x0 = estimate(ctx, at)
         # v_plus and v_minus as estimates of x0, in which they are the same interpolation.
         plus, minus = (x0_old + sign * self.beta * (x0 - x0_old) for sign in (1, -1))

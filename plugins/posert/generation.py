@@ -72,6 +72,7 @@ def pick(logits: Tensor, draws: Tensor, decoding: Decoding) -> Tensor:
     """A token for each row of `logits` `(b, v)` by the inverse of the cumulative distribution."""
     if decoding.temperature == 0:
         return logits.argmax(-1)
+    # (b, v), likeliest first.
     probability, order = tempered(logits, decoding.temperature).exp().sort(-1, descending=True)
     # `total - probability` is the mass before a token: it is inside if that is below top_p.
     total = probability.cumsum(-1)

@@ -53,5 +53,6 @@ def density(mean: Tensor, deviation: Tensor, factor: Tensor) -> Distribution:
 
 def draw(mean: Tensor, deviation: Tensor, factor: Tensor, noise: Tensor) -> Tensor:
     """A sample `(b, 132)` from standard normal `noise` `(b, 132 + r)`."""
+    # (b, 132) for each coordinate, (b, r) shared through the factor.
     own, shared = noise[:, :SIZE], noise[:, SIZE:]
     return mean + deviation * own + (factor @ shared[..., None])[..., 0]

@@ -157,6 +157,7 @@ class HyGRPO:
         own = [r.weight * scores.by_name[r.name] for r in ctx.rewards if r.name in names]
         if not own:
             return torch.full_like(scores.total, torch.nan)
+        # (rewards, b).
         stacked = torch.stack(own)
         absent = stacked.isnan().all(0)
         return stacked.nansum(0).masked_fill(absent, torch.nan)

@@ -93,6 +93,7 @@ class PoseLanguageNetwork(nn.Module):
         embedded = torch.cat([self.embed(prompt), self.lm.get_input_embeddings()(tokens)], dim=1)
         whole = torch.cat([prompt["mask"], mask], dim=1)
         states, _ = self.hidden(embedded, whole, positions(whole))
+        # Where answers begin, in every row, as prompts are padded on the left.
         start = prompt["tokens"].shape[1]
         # A token is scored by the state before it, the pose by the state after its token.
         return self.logits(states[:, start - 1 : -1]), states[:, start:]

@@ -39,6 +39,7 @@ class JointAccuracy:
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         found = rollout.decoded
+        # (b, 27, 3) metres from the pelvis, by the same body as the answer's.
         truth = joints(batch["pose"].to(found["pose"]))
         # Both have the pelvis at the origin.
         error = (found["joints"] - truth).norm(dim=-1).mean(-1)

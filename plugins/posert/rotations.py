@@ -24,6 +24,7 @@ def pack_axis_angle(poses: Tensor) -> Tensor:
 
 def unpack(x: Tensor) -> Tensor:
     """Any `(b, 132)` as rotation matrices `(b, 22, 3, 3)`: Gram-Schmidt on the two columns."""
+    # (b, 22, 3) each.
     first, second = x.unflatten(1, (BODY_JOINTS, 2, 3)).unbind(2)
     # Continuous in the six numbers, unlike axis-angles, so a small error is a small rotation.
     x_axis = normalize(first, dim=-1)

@@ -62,6 +62,7 @@ class Aesthetic(nn.Module):
         self.eval()
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
+        # (b, 768) unit vectors for ViT-L/14, as the head was trained on.
         embedding = self.clip.images(pixels_of(rollout, "aesthetic"))
         rating: Tensor = self.head(embedding)
         return rating.squeeze(1)

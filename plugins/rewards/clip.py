@@ -82,6 +82,7 @@ class Clip(nn.Module):
         # what a sample is worth.
         with torch.autocast(pixels.device.type, enabled=False):
             prepared = self.preprocess(pixels.float()).to(self.dtype)
+            # (b, width), then projected to (b, d).
             pooled = self.model.vision_model(pixel_values=prepared).pooler_output
             return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
 

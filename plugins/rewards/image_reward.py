@@ -84,6 +84,7 @@ class ImageReward(nn.Module):
             "max_length": TOKENS,
             "return_tensors": "pt",
         }
+        # (b, 35).
         tokens = self.tokenizer(prompts, **options).to(pixels.device)
         with torch.autocast(pixels.device.type, enabled=False):
             patches = self.vision(pixel_values=self.preprocess(pixels)).last_hidden_state

@@ -50,6 +50,7 @@ class Preprocess:
         pixels = pixels.clamp(0, 1)
         pixels = quantised(pixels) if self.quantise else pixels
         square = self.cut_out(pixels) if self.fit == "crop" else self.fill_up(pixels)
+        # Per channel; in the precision and on the device of the picture.
         mean, std = (torch.tensor(v).view(3, 1, 1).to(square) for v in (self.mean, self.std))
         return (square - mean) / std
 

@@ -40,6 +40,7 @@ TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688,
 def soft_bits(pixels: Tensor, quality: int) -> Tensor:
     """Estimated bits of the coefficients of images `(b, 3, h, w)` in [0, 1]: `(b,)`."""
     matrix = torch.tensor(TO_YCBCR, device=pixels.device, dtype=pixels.dtype)
+    # Y, Cb, Cr in levels of 0 to 255, as the tables are meant for.
     planes = torch.einsum("dc,bchw->bdhw", matrix, 255 * pixels)
     # JPEG's level shift. Chroma is around 0 here, as the matrix adds no 128.
     luma, chroma = planes[:, :1] - 128, planes[:, 1:]

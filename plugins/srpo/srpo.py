@@ -214,6 +214,7 @@ class SRPO:
         ctx.record("loss", penalty + weight * value)
         # Linear in `restored`, with the reward's gradient as a constant: one denoiser graph and no
         # reward graph at a time.
+        # (b,): the reward's slope times what it is a slope of.
         return -weight * wanting * (restored * slope).flatten(1).sum(1) + penalty
 
     def discount(self, j: int, steps: int) -> float:

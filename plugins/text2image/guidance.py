@@ -34,6 +34,7 @@ def guide(
         with torch.no_grad():
             unconditional = predict(x, t, null)
     else:
+        # (2 b, ...): unconditional rows first, as diffusers' pipelines stack them.
         both = {name: torch.cat([null[name], cond[name]]) for name in cond}
         unconditional, conditional = predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
     return unconditional + scale * (conditional - unconditional)

@@ -38,6 +38,7 @@ class StableDiffusionXL(LatentModel):
         """text `(tokens, width)`: the last layer but one of both;
         pooled `(width,)`: the projection of the second."""
         small, large = self.encoders["small"](prompt), self.encoders["large"](prompt)
+        # (1, tokens, 768 + 1280) of the published encoders; the last layer is for CLIP's own loss.
         text = torch.cat([small.hidden_states[-2], large.hidden_states[-2]], dim=-1)
         return {"text": text[0], "pooled": large.text_embeds[0]}
 

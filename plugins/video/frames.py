@@ -51,6 +51,7 @@ class PerFrame(nn.Module):
 
     def forward(self, rollout: Rollout, batch: Batch) -> Tensor:
         """`(b,)`; NaN where the reward applies to no frame."""
+        # (b, n, c, h, w): every n-th frame, from the first on.
         videos = frames_of(rollout, "per_frame")[:, :: self.every]
         rows = [self.score(rollout, batch, video, row) for row, video in enumerate(videos)]
         return self.together(torch.stack(rows))

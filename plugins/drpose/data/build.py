@@ -190,6 +190,7 @@ class _SplitWriter:
         centre = (vertices.min(axis=1) + vertices.max(axis=1))[:, None] / 2
         vertices, joints = vertices - centre, joints - centre
         views = render(body, vertices, [random_look(rng) for rng in draws], self._size)
+        # (n, 6, 23, 2) in [-1, 1], mirrored for the mirrored views.
         joints2d = project(joints)
         frames = Frames(
             [s.id for s in samples], poses, joints2d[:, 0], views.colours[:, 0], views.alpha[:, 0]

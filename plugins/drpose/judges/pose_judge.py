@@ -41,6 +41,7 @@ def silhouette_iou(normals: Tensor, labels: Tensor) -> Tensor:
     normals: `(n, v, 3, s, s)` in [0, 1]. labels: `(n, v, s, s)`, 0 = background. Returns `(n,)` in
         [0, 1].
     """
+    # (n, v, s, s) bool.
     found, truth = silhouettes(normals), labels > 0
     union = (found | truth).flatten(2).sum(-1)
     return ((found & truth).flatten(2).sum(-1) / union.clamp_min(1)).mean(1)
@@ -166,6 +167,7 @@ class JudgeNet(nn.Module):
         features = self.up2(_grow(up) + half)
         # float32: a place is a small difference between sums over thousands of pixels.
         places = expected_position(self.joints(features).float()).unflatten(0, count)
+        # (n, 6, 23): how far each view is trusted with each joint.
         scores = self.confidence(deep.mean((2, 3))).float().unflatten(0, count)
         weights = scores.softmax(dim=1) + VIEW_FLOOR
         return triangulate(places, weights), places, self.parts(features).unflatten(0, count)

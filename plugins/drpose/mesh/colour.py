@@ -27,6 +27,7 @@ def paint_mesh(mesh: Mesh, colours: Tensor, depth: Tensor) -> Mesh:
         mesh: metres, in the frame of the condition camera.
         colours: `(6, 3, s, s)` in [0, 1]; depth: `(6, S, S)` metres inside the silhouettes.
     """
+    # (1, 6, v, 2) in [-1, 1].
     places = project(torch.from_numpy(mesh.vertices)[None])
     read = sample(colours[None], places)[0].clamp(0, 1).numpy()  # (6, v, 3)
     # Near the edge a pixel is a mixture with white.

@@ -61,6 +61,7 @@ def silhouette_depth(normals: Tensor) -> Tensor:
 def project(points: Tensor) -> Tensor:
     """Points `(b, n, 3)` in metres -> `(b, 6, n, 2)` in [-1, 1], as stored; differentiable."""
     axes = view_axes()[0] * np.where(MIRRORED, -1.0, 1.0)[:, None].astype(np.float32)
+    # (6, 3) axes to the right of each view, mirrored where the view is.
     x = torch.einsum("bnc,vc->bvn", points, torch.from_numpy(axes.astype(np.float32)))
     return torch.stack([x, -points[:, None, :, 1].expand_as(x)], dim=-1) / HALF_EXTENT
 
@@ -90,6 +91,7 @@ def _depths(normals: NDArray[np.float32]) -> NDArray[np.float32]:
 def _signed(mask: NDArray[np.bool_], pixel: float) -> NDArray[np.float32]:
     if not mask.any():  # nothing was painted: everywhere is as far outside as can be
         return np.full(mask.shape, -2 * HALF_EXTENT, np.float32)
+    # In pixels, of inside pixels to the outside and the other way round.
     inner, outer = distance_transform_edt(mask), distance_transform_edt(~mask)
     # Distances are between pixel centres, and the edge is half a pixel before the next one.
     signed: NDArray[np.float32] = np.where(mask, inner - 0.5, 0.5 - outer).astype(np.float32)

@@ -90,6 +90,7 @@ def fit(evidence: Evidence, body: SkinnedBody, options: FitOptions | None = None
 def joint_loss(joints: Tensor, evidence: Evidence) -> Tensor:
     """Limited squared distance of joints `(b, 23, 3)` to the places in the views, and half as much
     to those in space; summed over samples and joints."""
+    # (b, 6, 23) squared metres in the picture planes.
     in_views = ((project(joints) - evidence.places) * HALF_EXTENT).square().sum(-1)
     views = (limited(in_views, _JOINT_LIMIT) * VIEW_WEIGHTS[:, None]).mean(1)
     in_space = (joints - evidence.joints).square().sum(-1)
@@ -127,6 +128,7 @@ class _Sights:
         return (out.mean(2) * VIEW_WEIGHTS).mean(1).sum()
 
     def _uncovered(self, places: Tensor) -> Tensor:
+        # (b, 6, 96, 2): for each point of a silhouette its nearest vertex.
         nearest = places.gather(2, self._nearest[..., None].expand(-1, -1, -1, 2))
         away = ((nearest - self.evidence.inside) * HALF_EXTENT).square().sum(-1)
         weight = self.evidence.weight
@@ -134,6 +136,7 @@ class _Sights:
         return (open_ * VIEW_WEIGHTS).mean(1).sum()
 
     def _turned(self, places: Tensor, depth: Tensor, normals: Tensor) -> Tensor:
+        # (b, 6, v, 3).
         found = sample(self.evidence.normals, places)
         # Pixels at the edge are mixed with the background: their normals mean nothing.
         counts = (self._seen & (depth.detach() > 0.01)) * VIEW_WEIGHTS[:, None]

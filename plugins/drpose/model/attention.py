@@ -49,6 +49,7 @@ class CpuFriendlyAttention:
         if attention_mask is not None:
             raise ValueError("multi-view attention takes no attention mask, got one")
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        # (n, heads, l, c / heads).
         q, k, v = (
             to(x).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for to, x in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
@@ -111,6 +112,7 @@ def fuse_face(tokens: Tensor) -> Tensor:
     third = side // 3
     if third == 0:  # a 2 x 2 map has no third
         return tokens
+    # (n, 7, c, h, w).
     rows = tokens.unflatten(0, (-1, BODY_VIEWS + 1))
     maps = rows.unflatten(2, (side, side)).permute(0, 1, 4, 2, 3)
     face = F.interpolate(maps[:, -1].detach(), (third, third), mode="bilinear", align_corners=False)

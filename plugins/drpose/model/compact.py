@@ -47,6 +47,7 @@ def draw_skeletons(joints: Tensor, size: int = MAP) -> Tensor:
     views = list(GROUP_VIEWS)
     across = (torch.as_tensor(right) * sign)[views].to(joints)
     along = torch.as_tensor(towards)[views].to(joints)
+    # Into units where the picture is 2 wide; x, y and depth are (b, 4, 23).
     points = joints / HALF_EXTENT
     x = torch.einsum("bjc,vc->bvj", points, across)
     y = -points[:, None, :, 1].expand_as(x)
@@ -180,6 +181,7 @@ class CompactDenoiser(nn.Module):
         )
         shown = picture[:, None].expand(-1, len(GROUPS), -1, -1, -1)
         weights = torch.cat([self.enter, self.skeleton], dim=1)
+        # (b, 4, d, 8, 8) by (4, d, width): each map by its own matrix.
         maps = torch.einsum(
             "bgdyx,gdc->bgyxc", torch.cat([noisy, shown, drawn.float()], dim=2), weights
         )
@@ -207,6 +209,7 @@ class CompactDenoiser(nn.Module):
 
     def _ungroup(self, maps: Tensor) -> Tensor:
         """Inverse of `_group`."""
+        # (b, 4 maps, 4 places, d, 8, 8).
         parts = maps.unflatten(2, (4, -1))
         places = {
             row: (group, place)

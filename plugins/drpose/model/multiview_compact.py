@@ -123,6 +123,7 @@ class MultiviewCompact(nn.Module):
         """Clean samples `(b, 12, c, h, w)` of a batch with the targets `normals`, `colours` `(b, 6,
         3, s, s)`.
         """
+        # (b, 12, 3, s, s): normals, then colours, as a sample's rows.
         images = torch.cat(
             [on_device_of(self.autoencoder, batch[name]) for name in ("normals", "colours")], dim=1
         )

@@ -80,6 +80,7 @@ class PoseEstimator(nn.Module):
         fine = self.r16(fine + self.up16(middle))
         # float32: a place is a small difference between sums over many pixels.
         heat, depth = self.head(fine).float().chunk(2, dim=1)
+        # (b, 23, 2) in [-1, 1].
         place = expected_position(heat)
         towards = (heat.flatten(2).softmax(-1) * depth.flatten(2)).sum(-1)
         # The picture's y points down, the body's up.

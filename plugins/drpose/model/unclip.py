@@ -113,6 +113,7 @@ class ImageEncoder(nn.Module):
 
         x = std (sqrt(a) (e - mean) / std + sqrt(1 - a) noise) + mean, with a = `signal`.
         """
+        # Noise is mixed in where every number has variance 1.
         scaled = (embeddings - self.embedding_mean) / self.embedding_std
         mixed = self.signal**0.5 * scaled + (1 - self.signal) ** 0.5 * noise
         noised = mixed * self.embedding_std + self.embedding_mean

@@ -148,5 +148,6 @@ class MultiviewDenoiser(nn.Module):
     def condition_rows(self, latents: Tensor) -> Tensor:
         """Repeat the latents of the image, or of image and face `(b, 1 or 2, c, h, w)`, over rows:
         `(b, 2 v, ...)`."""
+        # (b, 6, c, h, w), a view without copies.
         body = latents[:, :1].expand(-1, BODY_VIEWS, -1, -1, -1)
         return torch.cat([body, latents[:, 1:]], dim=1).repeat(1, DOMAINS, 1, 1, 1)

@@ -140,6 +140,7 @@ def png_uri(picture: NDArray[np.uint8]) -> str:
 
 def joint_errors(truth: Any, poses: Any) -> Floats:
     """Distance of each joint in millimetres, pelvis to pelvis: `(n, 23)`."""
+    # (n, 23, 3) metres.
     difference = (poses.joints - poses.joints[:, :1]) - (truth.joints - truth.joints[:, :1])
     distance: Floats = 1000 * np.linalg.norm(difference, axis=-1)
     return distance

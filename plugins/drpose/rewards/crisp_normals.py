@@ -34,6 +34,7 @@ ones, with standard deviations of 0.06 and 0.04."""
 
 def log_detail(normals: Tensor) -> Tensor:
     """Log of the gradient energy per pixel of body, of pictures `(..., 3, s, s)` on white."""
+    # Sums over the picture, (...).
     down = torch.diff(normals, dim=-2).square().sum((-3, -2, -1))
     across = torch.diff(normals, dim=-1).square().sum((-3, -2, -1))
     # The silhouette's threshold as a ramp, so that a gradient reaches the area.

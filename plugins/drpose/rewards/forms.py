@@ -30,6 +30,7 @@ def joint_distance(logits: Tensor, joints2d: Tensor) -> Tensor:
     In units where the picture is 2 wide. The small constant keeps the gradient finite at a perfect
     match.
     """
+    # (b, 6, j, 2).
     difference = expected_position(logits) - joints2d
     return (difference.square().sum(-1) + 1e-12).sqrt().flatten(1).mean(1)
 

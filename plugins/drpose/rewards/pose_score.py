@@ -77,6 +77,7 @@ class Lpips:
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         self.metric.to(a.device)
+        # (n, joints, 3, s, s): each map as a picture.
         grey = [maps[:, :, None].expand(-1, -1, 3, -1, -1) for maps in (a, b)]
         # torchmetrics gives one number per call, so each sample is called for itself.
         return torch.stack([self.metric(x, y) for x, y in zip(*grey)])

@@ -62,6 +62,7 @@ def draw_clean(
 ) -> Clean:
     """`count` random samples of sets with targets, all reflected or none."""
     names = ("normals", "colours", "image", "labels", "joints", "joints2d", "offset")
+    # Views (b, 6, 3, s, s), picture (b, 3, s, s), joints (b, 23, 3) from the pelvis.
     normals, colours, image, labels, joints, joints2d, offset = draw(sets, count, names, generator)
     # Into the rendered frame, in which skeletons are drawn.
     joints = joints + offset[:, None]

@@ -75,6 +75,7 @@ def draw_pictures(
     """`(count, 3, s, s)` pictures, normals and colours alike, and where they show a body, bool."""
     names = ("normals", "colours", "labels")
     normals, colours, labels = draw(sets, -(-count // 4), names, generator)
+    # (12 samples, 3, s, s).
     pictures = torch.cat([normals, colours], dim=1).flatten(0, 1)
     bodies = (labels > 0).repeat(1, 2, 1, 1).flatten(0, 1)
     chosen = torch.randperm(len(pictures), generator=generator)[:count]
@@ -151,6 +152,7 @@ def detail_error(found: Tensor, images: Tensor) -> Tensor:
 
 
 def _detail(pictures: Tensor) -> Tensor:
+    # Both cut to (s - 1, s - 1), so that they add up pixel by pixel.
     down = torch.diff(pictures, dim=-2)[..., :-1].square()
     across = torch.diff(pictures, dim=-1)[..., :-1, :].square()
     energy = F.avg_pool2d((down + across).mean(1, keepdim=True), DETAIL_WINDOW, DETAIL_WINDOW // 2)

@@ -50,6 +50,7 @@ def silhouette_overlap(logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """Intersection over union of what is covered by half or more, mean over views."""
     # A logit of 0 is a probability of one half.
     found, wanted = logits >= 0, truth >= 0.5
+    # (b, 6): over the pixels of each view.
     union = (found | wanted).flatten(2).sum(-1)
     return {"iou": ((found & wanted).flatten(2).sum(-1) / union.clamp_min(1)).mean(1)}
 

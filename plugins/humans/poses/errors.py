@@ -35,6 +35,7 @@ def align(found: Tensor, truth: Tensor) -> Tensor:
     # Without it the best fit may be a reflection, which no person can do.
     signs[..., 2] = torch.linalg.det(u @ vh).sign()
     rotation = u @ (signs[..., None] * vh)
+    # (...,): the best scale for this rotation.
     scale = (stretch * signs).sum(-1) / a.square().sum((-1, -2)).clamp(min=1e-12)
     return scale[..., None, None] * (a @ rotation) + end
 

@@ -48,6 +48,7 @@ def twists_of(rotations: Tensor, skeleton: Skeleton) -> Tensor:
     """What remains of each rotation once the swing of its bone is taken out."""
     axes = skeleton.axes.expand(len(rotations), -1, -1)
     turns = rotations[:, list(TWISTED)]
+    # (b, 20, 3, 3): what takes each bone from its rest direction to where it points.
     swing = shortest_rotation(axes, (turns @ axes[..., None])[..., 0])
     twist = swing.transpose(-1, -2) @ turns
     # The antisymmetric part of a rotation is its axis times the sine, its trace 1 + 2 cosine.
