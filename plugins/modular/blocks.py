@@ -4,16 +4,13 @@ Every modular pipeline is a chain of blocks of one shape: encoders, blocks that 
 one denoising loop with blocks inside, blocks that decode. Nothing here names a family. What the
 network predicts, guidance applied, is taken where the loop hands it to `scheduler.step`, so the
 arithmetic around it is diffusers' own to the last bit.
-
-Blocks are decorated with `torch.no_grad`; `functools.wraps` keeps the bare function, which is what
-gradients need.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +19,13 @@ from diffusers.modular_pipelines.modular_pipeline import (
     LoopSequentialPipelineBlocks,
     PipelineState,
 )
+from rewardft_plugins.modular.calls import LoopReached, catch, with_gradient
+from rewardft_plugins.modular.pixels import on_white, to_unit_range
 from torch import Tensor, nn
 
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, RewardftError
 
 PICTURES = ("images", "videos")
-
-
-class LoopReached(Exception):
-    """Ends a run of blocks as soon as what was wanted is known."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,27 @@ class BlockChain:
         found = modules_of(self.pipe, self.encoders)
         return {name: module for name, module in found.items() if name not in others}
 
+    @property
+    def makes_videos(self) -> bool:
+        return any("videos" in block.output_names for block in self.after)
+
     # -- running blocks ----------------------------------------------------------------------------
+
+    @contextmanager
+    def refusals(self, block: Any) -> Iterator[None]:
+        """What a block says of settings that it does not take, as a ComponentError."""
+        try:
+            yield
+        except (RewardftError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            names = [spec.name for spec in block.expected_components]
+            lacking = [name for name in names if getattr(self.pipe, name, None) is None]
+            hint = f" The checkpoint has no {', no '.join(lacking)}." if lacking else ""
+            raise ComponentError(
+                f"{type(self.pipe).__name__}: {type(block).__name__} fails with the recipe's "
+                f"settings ({type(error).__name__}: {str(error).rstrip('.')}).{hint}"
+            ) from error
 
     def new_state(self, values: Mapping[str, Any]) -> PipelineState:
         """The blocks' defaults, the common inputs and `values`."""
@@ -115,7 +130,8 @@ class BlockChain:
         """What the encoders leave for the blocks behind them, by name."""
         state = self.new_state(values)
         for block in self.encoders:
-            _, state = block(self.pipe, state)
+            with self.refusals(block):
+                _, state = block(self.pipe, state)
         names = [name for block in self.encoders for name in block.output_names]
         return {name: state.get(name) for name in names}
 
@@ -125,8 +141,10 @@ class BlockChain:
         noise = torch.Generator().manual_seed(seed)  # the global generator stays as it is
         state = self.new_state({**values, "generator": noise})
         for block in self.before:
-            _, state = block(self.pipe, state)
-        arguments = catch(self.loop, "loop_step", lambda: self.loop(self.pipe, state))
+            with self.refusals(block):
+                _, state = block(self.pipe, state)
+        with self.refusals(self.loop):
+            arguments = catch(self.loop, "loop_step", lambda: self.loop(self.pipe, state))
         scheduler = self.pipe.scheduler
         sigmas = getattr(scheduler, "sigmas", None)
         return Prepared(
@@ -260,41 +278,3 @@ def split(x: Tensor, step: Any, pipe: Any) -> dict[str, Tensor]:
         name: piece.reshape(len(x), *value.shape[1:])
         for (name, value), piece in zip(values.items(), pieces)
     }
-
-
-def with_gradient(block: Any) -> Callable[..., Any]:
-    """A block's call without the `no_grad` around it."""
-    call = type(block).__call__
-    return functools.partial(getattr(call, "__wrapped__", call), block)
-
-
-def catch(owner: Any, name: str, run: Callable[[], Any]) -> tuple[Any, ...]:
-    """The arguments of the first call of `owner.name` while `run()` runs, which ends there."""
-    caught: list[tuple[Any, ...]] = []
-
-    def stop(*arguments: Any, **_: Any) -> None:
-        caught.append(arguments)
-        raise LoopReached
-
-    setattr(owner, name, stop)  # on the instance; the class keeps its own
-    try:
-        run()
-    except LoopReached:
-        return caught[0]
-    finally:
-        delattr(owner, name)
-    raise ComponentError(f"{type(owner).__name__} ended without a call of `{name}`")
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """[-1, 1] -> [0, 1], clamped with the gradient of the identity: lost pixels can come back."""
-    pixels = images / 2 + 0.5
-    return pixels + (pixels.clamp(0, 1) - pixels).detach()
-
-
-def on_white(pixels: Tensor) -> Tensor:
-    """Four channels as a viewer shows them: RGB over white. Others stay as they are."""
-    if pixels.shape[-3] != 4:
-        return pixels
-    colour, opacity = pixels[..., :3, :, :], pixels[..., 3:, :, :]
-    return colour * opacity + (1 - opacity)

@@ -80,12 +80,10 @@ class ConditionEncoder:
             values["image"] = to_picture(image)
         if self._settings.negative_prompt is not None:
             values["negative_prompt"] = self._settings.negative_prompt
-        # As configured: an evaluation with another scale must not put other conditions into the
-        # cache.
-        with self.networks_on_device(), self._guidance.configured():
+        with self.networks_on_device(), self._guidance.on():
             found = self._chain.encode(values)
             lacking = [n for n, v in found.items() if n.startswith("negative_") and v is None]
-            if lacking and self._guidance.guiders and self._guidance.scale != 1.0:
+            if lacking and self._guidance.guiders:
                 # Without it guidance would be dropped in silence, and every figure with it.
                 found = self._chain.encode({"negative_prompt": "", **values})
         return found

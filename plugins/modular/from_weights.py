@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from rewardft_plugins.modular.loading import Precision, Source, load_parts, open_pipeline
 from rewardft_plugins.modular.model import Modular
 from rewardft_plugins.modular.settings import Settings, blocks_for
@@ -51,18 +52,18 @@ class ModularFromWeights(Modular):
         dtype: Precision = "fp32",
         vae_dtype: Precision = "fp32",
         dtypes: dict[str, Precision] | None = None,
-        guidance: float | None = None,
+        guidance: Annotated[float, Ge(0)] | None = None,
         guider: dict[str, Any] | None = None,
         guidance_gradient: Literal["inside", "outside"] = "inside",
-        height: int | None = None,
-        width: int | None = None,
-        frames: int | None = None,
-        frame_rate: float = 16.0,
+        height: Annotated[int, Ge(1)] | None = None,
+        width: Annotated[int, Ge(1)] | None = None,
+        frames: Annotated[int, Ge(1)] | None = None,
+        frame_rate: Annotated[float, Ge(0.1)] = 16.0,
         inputs: dict[str, Any] | None = None,
         negative_prompt: str | None = None,
         train: list[str] | None = None,
         alone: bool = False,
-        cache_mb: int = 1024,
+        cache_mb: Annotated[int, Ge(0)] = 1024,
         offload_encoders: bool = False,
     ) -> None:
         settings = Settings(

@@ -50,10 +50,9 @@ class Guidance:
                 cut_gradient(each)
         # What each guider was built with, to come back to after a scale of 1.
         self._own = {name: float(getattr(each, SCALE)) for name, each in self.guiders.items()}
-        self._scale = self._configured = self.found_scale()
+        self._scale = self.found_scale()
         if scale is not None and self.exists:
             self.set(scale)
-            self._configured = scale
 
     @property
     def exists(self) -> bool:
@@ -81,14 +80,18 @@ class Guidance:
         self.apply()
 
     @contextmanager
-    def configured(self) -> Iterator[None]:
-        """As the recipe has it inside, whatever it is set to now."""
-        before = self._scale
-        self.set(self._configured)
+    def on(self) -> Iterator[None]:
+        """Guiders on inside, so that encoders make both halves, whatever the scale is set to now.
+
+        Some encoders fail where only one half is wanted.
+        """
+        for name, guider in self.guiders.items():
+            guider._enabled = True
+            setattr(guider, SCALE, self._own[name] if self._own[name] != 1.0 else 2.0)
         try:
             yield
         finally:
-            self.set(before)
+            self.apply()
 
     def apply(self) -> None:
         """Tell the guiders; some loops switch them on when they are set up."""
@@ -128,16 +131,20 @@ def install(chain: BlockChain, wanted: Mapping[str, Any] | None) -> dict[str, Ba
 def build(wanted: Mapping[str, Any]) -> BaseGuidance:
     """A guider of diffusers by the name of its class. Raises ComponentError for what is unknown."""
     known = {name: kind for name, kind in vars(diffusers.guiders).items() if is_guider(kind)}
-    name = str(wanted.get("use"))
+    name = str(wanted.get("use", ""))
     if name not in known:
-        raise ComponentError(f"guider: {name!r} is no guider.{did_you_mean(name, known)}")
+        what = f"{name!r} is no guider" if name else "expected {use: NAME, ...}"
+        raise ComponentError(f"guider: {what}.{did_you_mean(name, known)}")
     options = {key: value for key, value in wanted.items() if key != "use"}
     parameters = list(inspect.signature(known[name].__init__).parameters)[1:]
     for key in options:
         if key not in parameters:
             hint = did_you_mean(key, parameters)
             raise ComponentError(f"guider: {name} has no option {key!r}.{hint}")
-    guider: BaseGuidance = known[name](**options)
+    try:
+        guider: BaseGuidance = known[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ComponentError(f"guider: {name} takes no such options ({error})") from error
     return guider
 
 

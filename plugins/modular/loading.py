@@ -7,6 +7,8 @@ error. No code of a checkpoint runs.
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, Literal
 
 import diffusers
 import torch
-from diffusers import ModularPipeline
+from diffusers import DiffusionPipeline, ModularPipeline
 from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks
 from torch import nn
 
@@ -25,6 +27,22 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 INDEXES = ("modular_model_index.json", "model_index.json")
 LIBRARIES = ("diffusers", "transformers", "tokenizers")
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
+NOT_MODULAR = (
+    f"Where the family has blocks in diffusers {diffusers.__version__} that its index does not "
+    "name, give `blocks`, such as `blocks: WanBlocks`."
+)
+NOT_REACHED = (
+    "It is no folder here and was looked for on the hub: check the name, the revision and the "
+    "network, and for a gated model its licence and your access token; or give a folder."
+)
 
 
 @dataclass(frozen=True)
@@ -74,12 +92,20 @@ def open_pipeline(source: Source) -> Any:
         raise
     except Exception as error:
         # Whatever diffusers or the hub raise says where; what to do about it is said here.
+        lacking = isinstance(error, OSError) and not folder.is_dir()
+        advice = NOT_REACHED if lacking else NOT_MODULAR
         raise ComponentError(
-            f"{source.place}: no modular pipeline could be made of it ({type(error).__name__}: "
-            f"{error}). Check the folder or hub id; where the family has blocks in diffusers "
-            f"{diffusers.__version__} that its index does not name, give `blocks`, such as "
-            "`blocks: WanBlocks`."
+            f"{source.place}: no modular pipeline could be made of it ({reason(error)}). {advice}"
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    """An error and what it began with; libraries hide a damaged file behind one that is missing."""
+    root = error
+    while (deeper := root.__cause__ or root.__context__) is not None:
+        root = deeper
+    texts = [f"{type(each).__name__}: {str(each).strip().rstrip('.')}" for each in (error, root)]
+    return "; ".join(dict.fromkeys(texts))
 
 
 def check_folder(folder: Path, source: Source) -> None:
@@ -88,11 +114,21 @@ def check_folder(folder: Path, source: Source) -> None:
         raise ComponentError(
             f"weights: {source.weights} is a folder, and folders have no revision; leave it out"
         )
-    if not any((folder / name).is_file() for name in INDEXES):
+    index = next((folder / name for name in INDEXES if (folder / name).is_file()), None)
+    if index is None:
         found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise ComponentError(
             f"{folder}: expected {' or '.join(INDEXES)} of a pipeline, and the folder has: "
             f"{found}. Give a folder as `save_pretrained` of a pipeline writes it."
+        )
+    try:
+        content = json.loads(index.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ComponentError(f"{index}: not readable as JSON ({error}). Fetch it again.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
+        raise ComponentError(
+            f"{index}: expected an object with the class of a pipeline as `_class_name`. Give a "
+            "folder as `save_pretrained` of a pipeline writes it."
         )
 
 
@@ -140,10 +176,16 @@ def load_parts(pipe: Any, blocks: Any, source: Source) -> None:
         raise ComponentError(
             f"dtypes: there is no component {unknown[0]!r}.{did_you_mean(unknown[0], names)}"
         )
+    weightless = [
+        spec.name for spec in blocks.expected_components if not is_network(spec.type_hint)
+    ]
+    for name in set(source.dtypes) & set(weightless):
+        raise ComponentError(f"dtypes: {name} has no weights, so leave it out")
     loaded = {}
     for name in sorted(names):
         spec = pipe.get_component_spec(name)
         if spec.default_creation_method == "from_pretrained" and spec.pretrained_model_name_or_path:
+            check_class(spec, name not in weightless)
             loaded[name] = load_part(spec, source)
     pipe.update_components(**loaded)
     # Other parts may be left out by a family; without these nothing runs.
@@ -154,32 +196,73 @@ def load_parts(pipe: Any, blocks: Any, source: Source) -> None:
             )
 
 
+def is_network(kind: Any) -> bool:
+    """Whether a class has weights. transformers' `Auto` classes are no modules, and make some."""
+    if not inspect.isclass(kind):
+        return False
+    return issubclass(kind, nn.Module) or kind.__name__.startswith("AutoModel")
+
+
+def place_of(spec: Any) -> str:
+    """Where a component comes from, for messages."""
+    return f"{spec.pretrained_model_name_or_path}/{spec.subfolder or ''}"
+
+
+def check_class(spec: Any, network: bool) -> None:
+    """The class that an index names must be one of a library's, for the part that is wanted.
+
+    network: whether the blocks want a network there.
+    """
+    kind = spec.type_hint
+    if kind is None or getattr(kind, "__module__", "").split(".")[0] not in LIBRARIES:
+        raise ComponentError(
+            f"{place_of(spec)}: the index names a class of its own "
+            f"({kind and getattr(kind, '__module__', kind)}) for {spec.name}; only classes of "
+            f"{', '.join(LIBRARIES)} are loaded, and no code of a checkpoint"
+        )
+    fits = inspect.isclass(kind) and not issubclass(kind, (DiffusionPipeline, ModularPipeline))
+    if not fits or is_network(kind) != network:
+        raise ComponentError(
+            f"{place_of(spec)}: the index names {kind.__name__} for {spec.name}, which "
+            f"{'is a network' if network else 'has no weights'}. Fetch the index again."
+        )
+
+
 def load_part(spec: Any, source: Source) -> Any:
     """One component by its class, from its subfolder."""
-    kind, where = spec.type_hint, f"{spec.pretrained_model_name_or_path}/{spec.subfolder or ''}"
-    # A class of the checkpoint's own would be code from a stranger.
-    if kind is None or kind.__module__.split(".")[0] not in LIBRARIES:
-        raise ComponentError(
-            f"{where}: the index names a class of its own ({kind and kind.__module__}) for "
-            f"{spec.name}; only classes of {', '.join(LIBRARIES)} are loaded, and no code of a "
-            "checkpoint"
-        )
-    options = {"subfolder": spec.subfolder or "", "revision": spec.revision or source.revision}
-    network = issubclass(kind, nn.Module)
+    kind, where = spec.type_hint, place_of(spec)
+    repository = str(spec.pretrained_model_name_or_path)
+    if "Tokenizer" in kind.__name__:
+        check_vocabulary(Path(repository), spec.subfolder or "", kind)
+    own = source.revision if repository == source.weights else None
+    options = {"subfolder": spec.subfolder or "", "revision": spec.revision or own}
+    if kind.__module__.startswith("transformers"):
+        options["trust_remote_code"] = False  # it would ask at the terminal
+    network = is_network(kind)
     if network:
         options |= network_options(spec, source)
     try:
         loaded = kind.from_pretrained(
-            str(spec.pretrained_model_name_or_path),
-            **{k: v for k, v in options.items() if v is not None},
+            repository, **{k: v for k, v in options.items() if v is not None}
         )
     except Exception as error:
         raise ComponentError(
-            f"{where}: no {kind.__name__} could be loaded ({type(error).__name__}: {error}). "
-            "Weights are read "
-            f"from safetensors files alone; pickled ones can run code and are refused."
+            f"{where}: no {kind.__name__} could be loaded ({reason(error)}). The files are "
+            "missing, damaged or of another model: fetch them again. "
+            "Weights are read from safetensors files alone; pickled ones can run code and are "
+            "refused."
         ) from error
     return checked(loaded[0], loaded[1], where) if network else loaded
+
+
+def check_vocabulary(repository: Path, subfolder: str, kind: type) -> None:
+    """transformers makes a tokenizer of its own of a folder that has none."""
+    folder = repository / subfolder
+    if repository.is_dir() and not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ComponentError(
+            f"{folder}: expected {' or '.join(VOCABULARIES)} of a {kind.__name__}, and it is not "
+            "there. Fetch it again."
+        )
 
 
 def network_options(spec: Any, source: Source) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Modular:
     @property
     def frame_rate(self) -> float | None:
         """In frames per second; None of models that make images."""
-        return self.settings.frame_rate if self.settings.frames else None
+        return self.settings.frame_rate if self.chain.makes_videos else None
 
     # -- weights -------------------------------------------------------------------------------
 
@@ -101,8 +101,9 @@ class Modular:
         cond = [self.condition.example()]
         # Some families have layers that run at high or at low noise alone: both ends are tried.
         prepared = self.prepared(cond)
-        for t in prepared.timesteps[[0, -1]]:
-            self.denoise(join(prepared.step, self.pipe), t[None], cond)
+        with self.chain.refusals(self.chain.loop):
+            for t in prepared.timesteps[[0, -1]]:
+                self.denoise(join(prepared.step, self.pipe), t[None], cond)
         for hook in hooks:
             hook.remove()
         return called
@@ -248,6 +249,11 @@ class Modular:
         if prepared.sigmas is None:
             name = type(self.pipe).__name__
             raise ComponentError(f"{name} has no noise levels beside its timesteps")
+        if len(prepared.timesteps) != steps:
+            raise ComponentError(
+                f"{type(self.pipe).__name__} takes {len(prepared.timesteps)} steps where the "
+                f"sampler asks for {steps}: give the sampler that number"
+            )
         self._grids[steps] = prepared.timesteps.float().tolist()
         return prepared.timesteps.cpu(), prepared.sigmas.cpu()
 

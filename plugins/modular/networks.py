@@ -30,7 +30,7 @@ class Denoisers:
             if name not in networks:
                 hint = did_you_mean(name, networks)
                 raise ComponentError(f"train: the loop has no network {name!r}.{hint}")
-        self.names = list(wanted) or list(networks)
+        self.names = list(dict.fromkeys(wanted)) or list(networks)
         self.all: Mapping[str, Any] = networks
         self._pipe = chain.pipe
         self._called: set[str] = set()

@@ -11,6 +11,22 @@ from rewardft_plugins.modular.loading import select_blocks
 
 from rewardft.errors import ComponentError, did_you_mean
 
+ELSEWHERE = {  # inputs of blocks that are said by other options, or by other sections
+    "height": "the option `height`",
+    "width": "the option `width`",
+    "num_frames": "the option `frames`",
+    "guidance_scale": "the option `guidance`",
+    "negative_prompt": "the option `negative_prompt`",
+    "num_inference_steps": "`steps` of the sampler",
+    "prompt": "the data set",
+    "image": "the data set",
+    "num_images_per_prompt": "`batch_size` of the data set",
+    "num_videos_per_prompt": "`batch_size` of the data set",
+    "generator": "the recipe's `seed`",
+    "latents": "the recipe's `seed`",
+    "output_type": "what rewards read",
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,12 +57,21 @@ def common_inputs(pipe: Any, settings: Settings) -> dict[str, Any]:
     """Inputs of the blocks that are the same for all samples; ComponentError for unknown ones."""
     known = [parameter.name for parameter in pipe.blocks.inputs if parameter.name]
     sizes = {"height": settings.height, "width": settings.width, "num_frames": settings.frames}
-    given = {name: value for name, value in sizes.items() if value is not None}
-    given |= settings.inputs
-    for name in given:
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ComponentError(f"{ELSEWHERE[name]} must be at least 1, got {value}")
+        if value is not None and name not in known:
+            raise ComponentError(
+                f"{type(pipe).__name__} has no input {name!r}, so leave {ELSEWHERE[name]} out"
+            )
+    for name in settings.inputs:
+        if name in ELSEWHERE:
+            raise ComponentError(f"inputs: {name!r} is set by {ELSEWHERE[name]}; leave it out")
         if name not in known:
             hint = did_you_mean(name, known)
-            raise ComponentError(f"{type(pipe).__name__} has no input {name!r}.{hint}")
+            raise ComponentError(f"inputs: {type(pipe).__name__} has none called {name!r}.{hint}")
+    given = {name: value for name, value in sizes.items() if value is not None}
+    given |= settings.inputs
     # A cache would hold keys and values made with the weights of an earlier step.
     if "use_kv_cache" in known:
         given.setdefault("use_kv_cache", False)

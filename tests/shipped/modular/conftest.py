@@ -12,6 +12,6 @@ sys.path.insert(0, str(BENCHMARKS))
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Folders of tiny weights in diffusers' layout, by family."""
-    from tests.shipped.modular.checkpoints import FAMILIES, save
+    from tiny_checkpoint import FAMILIES, save
 
     return {family: save(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}

@@ -1,6 +1,7 @@
 """Workflows that are conditioned on a picture equal their pipelines, called as users call them."""
 
 import pytest
+import tiny_checkpoint
 import torch
 import transformers as T
 from diffusers import AutoencoderKLQwenImage, QwenImageEditAutoBlocks
@@ -13,7 +14,6 @@ from rewardft_plugins.modular.settings import Settings
 
 from rewardft import Batch
 from rewardft.samplers.flow import FlowEuler
-from tests.shipped.modular import checkpoints
 
 STEPS = 3
 PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
@@ -66,7 +66,7 @@ class PictureProcessor(T.Qwen2VLProcessor):
 
 def qwen_edit():
     torch.manual_seed(0)
-    parts = checkpoints.qwen_image()[2]
+    parts = tiny_checkpoint.qwen_image()[2]
     parts["vae"] = AutoencoderKLQwenImage(  # the family encodes pictures of a megapixel
         base_dim=4,
         z_dim=4,
@@ -80,7 +80,7 @@ def qwen_edit():
         patch_size=14, merge_size=2, min_pixels=784, max_pixels=3136
     )
     processor = PictureProcessor(
-        images, parts.pop("tokenizer"), None, chat_template=checkpoints.CHAT
+        images, parts.pop("tokenizer"), None, chat_template=tiny_checkpoint.CHAT
     )
     for part in parts.values():
         if isinstance(part, torch.nn.Module):

@@ -114,6 +114,11 @@ def test_a_tensor_that_is_missing(folders, tmp_path):
     assert "proj_out.bias" in refused(weights=str(folder), frames=5, **SIZE)
 
 
+def write_index(folder, **parts):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | parts))
+
+
 def test_a_class_of_the_checkpoints_own(folders, tmp_path):
     folder = copy_of(folders["wan"], tmp_path)
     index = json.loads((folder / "model_index.json").read_text())
@@ -123,6 +128,89 @@ def test_a_class_of_the_checkpoints_own(folders, tmp_path):
         f"{folder}/transformer: the index names a class of its own (json.decoder) for transformer; only classes of "
         f"diffusers, transformers, tokenizers are loaded, and no code of a checkpoint"
     )
+
+
+def test_a_class_for_another_part(folders, tmp_path):
+    """A scheduler is no network, and a function or a whole pipeline is no part at all."""
+    for part, named, what in (
+        ("transformer", ["diffusers", "FlowMatchEulerDiscreteScheduler"], "is a network"),
+        ("transformer", ["transformers", "pipeline"], "is a network"),
+        ("transformer", ["diffusers", "WanPipeline"], "is a network"),
+        ("tokenizer", ["diffusers", "AutoencoderKLWan"], "has no weights"),
+    ):
+        folder = copy_of(folders["wan"], tmp_path / named[1])
+        write_index(folder, **{part: named})
+        assert refused(weights=str(folder), frames=5, **SIZE) == (
+            f"{folder}/{part}: the index names {named[1]} for {part}, which {what}. Fetch the index again."
+        )
+
+
+def test_a_class_that_chooses_one_is_held_to_the_same_rules(folders, tmp_path):
+    """transformers' Auto classes are no modules themselves; what they make must be whole and no pickle."""
+    folder = copy_of(folders["wan"], tmp_path)
+    write_index(folder, text_encoder=["transformers", "AutoModel"])
+    assert "do not fill the UMT5Model" in refused(weights=str(folder), frames=5, **SIZE)
+    path = folder / "text_encoder" / "model.safetensors"
+    torch.save(load_file(path), folder / "text_encoder" / "pytorch_model.bin")
+    path.unlink()
+    assert "no AutoModel could be loaded" in refused(weights=str(folder), frames=5, **SIZE)
+
+
+def test_a_tokenizer_without_its_words(folders, tmp_path):
+    """transformers would make one of its own."""
+    folder = copy_of(folders["wan"], tmp_path)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    assert refused(weights=str(folder), frames=5, **SIZE) == (
+        f"{folder}/tokenizer: expected tokenizer.json or vocab.json or vocab.txt or spiece.model or tokenizer.model "
+        "or sentencepiece.bpe.model of a T5Tokenizer, and it is not there. Fetch it again."
+    )
+
+
+def test_a_part_that_the_index_leaves_out(folders, tmp_path):
+    folder = copy_of(folders["wan"], tmp_path)
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["tokenizer"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = ModularFromWeights(weights=str(folder), frames=5, **SIZE)
+    with pytest.raises(
+        ComponentError, match=r"WanTextEncoderStep .* The checkpoint has no tokenizer"
+    ):
+        model.encode(batch())
+
+
+def test_damaged_files_are_told_from_missing_ones(folders, tmp_path):
+    folder = copy_of(folders["wan"], tmp_path)
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "SafetensorError: " in refused(weights=str(folder), frames=5, **SIZE)
+    (folder / "model_index.json").write_text("{")
+    assert refused(weights=str(folder)).startswith(
+        f"{folder}/model_index.json: not readable as JSON (Expecting property name"
+    )
+    (folder / "model_index.json").write_text("[]")
+    assert refused(weights=str(folder)).startswith(
+        f"{folder}/model_index.json: expected an object with the class of a pipeline"
+    )
+
+
+def test_no_code_of_a_checkpoint_runs(folders, tmp_path):
+    """Neither blocks, classes nor modules that the folder brings along, nor a pickle."""
+    folder = copy_of(folders["wan"], tmp_path)
+    trace = tmp_path / "trace"
+    code = f"open({str(trace)!r}, 'w')\nclass X:\n    pass\n"
+    for place in (folder, folder / "transformer", folder / "text_encoder"):
+        (place / "brought.py").write_text(code)
+    for part, kind in (("transformer", "diffusers"), ("text_encoder", "transformers")):
+        config = folder / part / "config.json"
+        mapped = json.loads(config.read_text()) | {"auto_map": {"AutoModel": "brought.X"}}
+        config.write_text(json.dumps(mapped))
+        write_index(folder, **{part: [kind, "AutoModel"]})
+        refused(weights=str(folder), frames=5, **SIZE)
+    (folder / "modular_config.json").write_text(
+        json.dumps({"auto_map": {"ModularPipelineBlocks": "brought.X"}})
+    )
+    assert "custom code" in refused(weights=str(folder), frames=5, **SIZE)
+    assert not trace.exists()
 
 
 def test_a_folder_without_an_index(tmp_path):
@@ -148,6 +236,55 @@ def test_unknown_names_get_suggestions(folders):
     assert refused(weights=weights, workflow="text2image") == (
         "WanModularPipeline has no workflow 'text2image'. It has one only; leave `workflow` out."
     )
+
+
+def test_inputs_that_belong_elsewhere(folders):
+    weights = str(folders["wan"])
+    assert refused(weights=weights, inputs={"num_inference_steps": 5}) == (
+        "inputs: 'num_inference_steps' is set by `steps` of the sampler; leave it out"
+    )
+    assert refused(weights=weights, inputs={"guidance_scale": 5.0}) == (
+        "inputs: 'guidance_scale' is set by the option `guidance`; leave it out"
+    )
+    assert refused(weights=weights, dtypes={"tokenizer": "bf16"}) == (
+        "dtypes: tokenizer has no weights, so leave it out"
+    )
+    assert refused(weights=str(folders["flux2_klein"]), frames=5) == (
+        "Flux2KleinModularPipeline has no input 'num_frames', so leave the option `frames` out"
+    )
+
+
+def test_sizes_that_a_family_does_not_take(folders):
+    """diffusers' own words for it, and 0 is not its default."""
+    weights = str(folders["wan"])
+    assert refused(weights=weights, frames=0) == "the option `frames` must be at least 1, got 0"
+    for sizes, what in (
+        (
+            {"frames": 4, **SIZE},
+            r"WanPrepareLatentsStep fails with the recipe's settings \(ValueError: `num_frames` has to be greater "
+            r"than 0, and \(num_frames - 1\) must be divisible by 4, but got 4\)\.",
+        ),
+        ({"frames": 5, "height": 33, "width": 32}, "WanPrepareLatentsStep .* divisible by 8"),
+        ({"frames": 5, "height": 8, "width": 8}, "WanDenoiseStep fails with the recipe's settings"),
+    ):
+        model = ModularFromWeights(weights=weights, **sizes)
+        with pytest.raises(ComponentError, match="WanModularPipeline: " + what):
+            _ = model.lora_targets
+
+
+def test_guidance_of_one_from_a_folder(folders):
+    """The conditional prediction alone, equal to a guided model's with its guidance set to 1."""
+    one, other = (
+        ModularFromWeights(weights=str(folders["wan"]), guidance=g, frames=5, **SIZE)
+        for g in (1.0, 5.0)
+    )
+    conditions = one.encode(batch()), other.encode(batch())
+    x = torch.randn(2, *one.sample_shape(conditions[0]), generator=torch.Generator().manual_seed(0))
+    t = torch.full((2,), 500.0)
+    guided = other.denoise(x, t, conditions[1])
+    other.guidance = 1.0
+    plain = one.denoise(x, t, conditions[0])
+    assert torch.equal(plain, other.denoise(x, t, conditions[1])) and not torch.equal(plain, guided)
 
 
 def test_a_workflow_that_does_not_start_from_noise(folders):

@@ -1,0 +1,253 @@
+"""A folder as it is published, of tiny random weights: what a recipe can be tried on without a GPU.
+
+Real classes throughout, text encoder and tokenizer included. Samples are noise.
+
+    python benchmarks/modular/tiny_checkpoint.py wan tiny/wan
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers as D
+import torch
+import transformers as T
+from modular_tiny.images import flux2_vae, image_vae, qwen_vae
+from modular_tiny.videos import unipc, wan_vae
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+WIDTH = 16
+Published = tuple[str, dict[str, Any], dict[str, Any]]  # pipeline, facts of the index, parts
+MARKS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+]
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+def qwen_tokenizer() -> Any:
+    """Bytes alone: a word is as many tokens as it has letters."""
+    names = [*bytes_to_unicode().values(), *MARKS]
+    tokenizer = T.Qwen2Tokenizer(
+        vocab={name: i for i, name in enumerate(names)},
+        merges=[],
+        unk_token=None,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        model_max_length=512,
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": MARKS[1:]})
+    tokenizer.chat_template = CHAT
+    return tokenizer
+
+
+def t5_tokenizer() -> Any:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = ["<pad>", "</s>", "<unk>", "▁", *letters]
+    return T.T5TokenizerFast(
+        vocab=[(n, -float(i)) for i, n in enumerate(names)], extra_ids=0, model_max_length=512
+    )
+
+
+def qwen3(kind: Any, layers: int) -> Any:
+    config = T.Qwen3Config(
+        vocab_size=300,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    return kind(config)
+
+
+def qwen25_vl() -> Any:
+    text = {
+        "vocab_size": 300,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "rope_theta": 10000.0,
+        },
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "fullatt_block_indexes": [1],
+        "window_size": 28,
+        "patch_size": 14,
+    }
+    ids = {
+        "image_token_id": 261,
+        "vision_start_token_id": 259,
+        "vision_end_token_id": 260,
+        "video_token_id": 299,
+    }
+    return T.Qwen2_5_VLForConditionalGeneration(
+        T.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+    )
+
+
+def flux2_klein() -> Published:
+    transformer = D.Flux2Transformer2DModel(
+        in_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    return (
+        "Flux2KleinPipeline",
+        {"is_distilled": True},
+        {
+            "transformer": transformer,
+            "vae": flux2_vae(),
+            "text_encoder": qwen3(T.Qwen3ForCausalLM, 28),
+            "tokenizer": qwen_tokenizer(),
+            "scheduler": D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        },
+    )
+
+
+def qwen_transformer() -> Any:
+    return D.QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(8, 4, 4),
+    )
+
+
+def qwen_image() -> Published:
+    return (
+        "QwenImagePipeline",
+        {},
+        {
+            "transformer": qwen_transformer(),
+            "vae": qwen_vae(),
+            "text_encoder": qwen25_vl(),
+            "tokenizer": qwen_tokenizer(),
+            "scheduler": D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        },
+    )
+
+
+def z_image() -> Published:
+    transformer = D.ZImageTransformer2DModel(
+        all_patch_size=(2,),
+        all_f_patch_size=(1,),
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 32, 32],
+    )
+    return (
+        "ZImagePipeline",
+        {},
+        {
+            "transformer": transformer,
+            "vae": image_vae(scaling_factor=0.36, shift_factor=0.11),
+            "text_encoder": qwen3(T.Qwen3Model, 3),
+            "tokenizer": qwen_tokenizer(),
+            "scheduler": D.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        },
+    )
+
+
+def wan_transformer() -> Any:
+    return D.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=WIDTH,
+        freq_dim=256,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
+    )
+
+
+def wan() -> Published:
+    config = T.UMT5Config(vocab_size=40, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    parts = {
+        "transformer": wan_transformer(),
+        "vae": wan_vae(),
+        "text_encoder": T.UMT5EncoderModel(config),
+        "tokenizer": t5_tokenizer(),
+        "scheduler": unipc(),
+    }
+    return "WanPipeline", {}, parts
+
+
+def wan22() -> Published:
+    name, _, parts = wan()
+    return name, {"boundary_ratio": 0.875}, parts | {"transformer_2": wan_transformer()}
+
+
+FAMILIES = {
+    "flux2_klein": flux2_klein,
+    "qwen_image": qwen_image,
+    "z_image": z_image,
+    "wan": wan,
+    "wan22": wan22,
+}
+
+
+def save(family: str, folder: Path) -> Path:
+    """Write a family to a folder, in diffusers' layout."""
+    torch.manual_seed(0)
+    name, facts, parts = FAMILIES[family]()
+    index = {"_class_name": name, "_diffusers_version": D.__version__, **facts}
+    for part, made in parts.items():
+        for weight in made.parameters() if isinstance(made, torch.nn.Module) else ():
+            if not weight.any():
+                torch.nn.init.normal_(weight, std=0.02)
+        made.save_pretrained(folder / part)
+        library = type(made).__module__.split(".")[0]
+        index[part] = [library, type(made).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    print(save(arguments.family, arguments.folder))
+
+
+if __name__ == "__main__":
+    main()
