@@ -95,6 +95,7 @@ def parameters(path: Path, names: set[str]) -> tuple[str, str]:
         for mark in ("/", "."):
             if any(name.startswith(model + mark) for name in names):
                 return model, mark
+        # The refusal says how to get there safely, as these files are what people have.
         if model in names:
             raise DataError(
                 f"{path}: {model!r} is a Python dictionary, which only unpickling could read, and "

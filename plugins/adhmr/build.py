@@ -74,6 +74,7 @@ def build_dataset(
     # Before the photographs, which take minutes.
     if out.exists():
         raise DataError(f"{out} exists; give a folder that does not exist yet.")
+    # Planned first: clips that lack frames of a kind are refused before anything is rendered.
     plans = {
         "train": plan_training(clips, amounts, seed),
         "val": plan_validation(clips, amounts, seed),
@@ -84,6 +85,7 @@ def build_dataset(
         "version": VERSION,
         "seed": seed,
         "body": describe_body(body),
+        # Of the motions: whoever passes the pictures on has to know.
         "licences": sorted({clip.licence for clip in clips}),
         "splits": {},
     }

@@ -142,6 +142,7 @@ def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
         found = [kept for run in variant.runs if (kept := first_and_last(folder / run.folder))]
         if found:
             base, tuned = found[0]
+            # One row per picture: base and tuned beside each other, over the same noise.
             figures.append(figure_html(variant.name, base, tuned))
             rows += in_space(variant.name, base, tuned)
     if not figures:

@@ -187,6 +187,7 @@ def check_agrees(file: Path, made: Making, asked: Making) -> None:
 
     Options that have their defaults ask for nothing.
     """
+    # `root` and `split` are compared by the folder that they name, not by their spelling.
     wrong = [
         f"{field.name}: {getattr(asked, field.name)!r}, the file {getattr(made, field.name)!r}"
         for field in fields(Making)

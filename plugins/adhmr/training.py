@@ -131,6 +131,7 @@ def rank(data: PosePictures, base: PoseDiffusion, settings: ScorerSettings) -> R
         else:
             hypotheses = draw_hypotheses(base, part, settings.hypotheses, settings.seed)
         drawn.append(hypotheses)
+        # (4, n, m).
         errors.append(torch.stack(list(true_errors(hypotheses, part["pose"]).values())))
     return Ranked(batch, torch.cat(drawn), torch.cat(errors, dim=1))
 

@@ -112,6 +112,7 @@ def tensors(cond: Any) -> Iterator[Tensor]:
     """The tensors inside a condition's dictionaries, lists and tuples."""
     if isinstance(cond, Tensor):
         yield cond
+    # Models nest conditions as they like; whatever else is inside does not vary by sample.
     elif isinstance(cond, Mapping):
         for value in cond.values():
             yield from tensors(value)

@@ -91,6 +91,7 @@ class D3PO:
                 f"train_steps must be within 1 and the {len(able)} steps that draw noise, got "
                 f"{count}"
             )
+        # From the run's seed and step: all processes choose the same.
         return sorted(ctx.rng.sample(able, count))
 
     def step_loss(

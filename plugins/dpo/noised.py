@@ -241,6 +241,7 @@ def clean_samples(ctx: Context, batch: Batch, column: str, source: str) -> Tenso
             "images of a data set into clean samples; algorithms that learn from given images "
             "need it."
         )
+    # The model knows one column of pictures; winner and loser take its place in turn.
     columns = {**batch.columns, column: batch[source]}
     with torch.no_grad():
         clean: Tensor = ctx.policy.clean(replace(batch, columns=columns)).to(ctx.dtype)

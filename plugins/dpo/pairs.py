@@ -113,6 +113,7 @@ def read_records(path: Path, winner: str, loser: str) -> Iterator[Record]:
             f"{path}: no such file or folder; expected a folder, a .jsonl or a .parquet file of "
             "pairs"
         )
+    # By its ending alone: guessing a format from the content would guess wrong in silence.
     if path.suffix == ".jsonl":
         return read_jsonl(path)
     if path.suffix == ".parquet":

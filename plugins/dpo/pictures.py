@@ -70,6 +70,7 @@ def image_bytes(source: Any, root: Path, where: str) -> bytes:
     if isinstance(source, str):
         return read_inside(root, source, where)
     if isinstance(source, Mapping):
+        # Parquet files often have both; the bytes need no other file.
         if isinstance(source.get("bytes"), bytes):
             return bytes(source["bytes"])
         if isinstance(source.get("base64"), str):

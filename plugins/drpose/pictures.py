@@ -110,6 +110,7 @@ def save_showcase(
 def caption(text: str, width: int, height: int) -> Tensor:
     """`(3, height, width)`: dark text on white."""
     image = Image.new("RGB", (width, height), "white")
+    # In the middle of the row, as a strip is as high as a view.
     ImageDraw.Draw(image).text((4, height // 2 - 5), text, fill=(40, 40, 40))
     return (
         torch.tensor(list(image.tobytes()), dtype=torch.uint8)

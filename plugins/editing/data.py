@@ -82,6 +82,7 @@ class Edits:
         height, width = self.size
         try:
             with Image.open(self.file.parent / name) as image:
+                # Bicubic for masks too: their soft edges stay within [0, 1] once they are bytes.
                 fitted = ImageOps.fit(
                     image.convert(mode), (width, height), Image.Resampling.BICUBIC
                 )
@@ -124,6 +125,7 @@ def parsed(line: str, where: str) -> dict[str, str]:
     except ValueError as error:
         raise DataError(f"{where}: expected a JSON object on one line ({error})") from error
     known = {"image", "prompt", "mask", "group", *TEXTS}
+    # A misspelt optional key would otherwise be a column that nothing reads.
     if not isinstance(row, dict) or not {"image", "prompt"} <= set(row) <= known:
         raise DataError(
             f"{where}: expected an object with `image`, `prompt` and maybe `mask`, `source`, "

@@ -111,6 +111,7 @@ class FlowBP:
     def draw(self, levels: list[float], rng: random.Random) -> Chain:
         """The chain of one optimizer step. Raises ComponentError for too few steps."""
         steps = len(levels) - 1
+        # Sparse needs as many steps as learn; the others a step on each side of the junction.
         least = self.count if self.variant == "sparse" else 2
         if steps < least or (self.variant == "bridge" and steps < self.count):
             raise ComponentError(

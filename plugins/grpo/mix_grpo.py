@@ -72,6 +72,7 @@ class MixGRPO:
             )
         self.window, self.shift_every, self.strategy = window, shift_every, strategy
         self.frozen_last, self.shrink = frozen_last, shrink
+        # For Flow-GRPO-Fast, whose window stays near the start of the chain.
         self.reach: int | None = None
         self.grpo: GRPO = GRPO(
             group_size,

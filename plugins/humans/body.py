@@ -243,6 +243,7 @@ def _find_file(where: Path) -> Path:
     for file in candidates:
         if file.is_file():
             return file
+    # A folder that is there lacks the file; one that is not may be a misspelt name.
     hint = "" if where.exists() else did_you_mean(str(where), OPEN_BODIES)
     raise DataError(
         f"no body model at {str(where)!r}: expected {' or '.join(str(c) for c in candidates)}. "

@@ -67,6 +67,7 @@ def check_file(file: Path) -> bool:
         )
     _check_shapes(file, arrays)
     with ZipFile(file) as archive:
+        # By its notice, as sizes and names are the licensed model's.
         return "license.npy" not in archive.namelist()
 
 
@@ -84,6 +85,7 @@ def _check_shapes(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
     }
     for name, shape in expected.items():
         found = arrays[name].shape
+        # smplx takes arrays of other sizes and fails far from the cause.
         if len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found)):
             words = ", ".join("any" if n is None else str(n) for n in shape)
             raise DataError(f"{file}: the array {name!r} is {list(found)}; expected [{words}].")

@@ -71,6 +71,7 @@ def check_unique(clips: Iterable[Clip]) -> list[Clip]:
     listed, seen = list(clips), set()
     for clip in listed:
         if clip.name in seen:
+            # The name decides the split: a copy under another name may be on the other side.
             raise DataError(
                 f"two motion clips are named {clip.name!r}; give one of the files another name."
             )

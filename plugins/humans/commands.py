@@ -34,6 +34,7 @@ def import_motion(
     from rewardft_plugins.humans.clip import check_unique
     from rewardft_plugins.humans.motion import read_motions, write_motions
 
+    # All files are read before anything is written.
     clips = check_unique(clip for path in files for clip in read_motions(path))
     write_motions(out, clips)
     frames = sum(len(clip.poses) for clip in clips)

@@ -114,6 +114,7 @@ def depth_picture(
         ],
         axis=1,
     ).astype(np.float32)
+    # The kernel fills these; pixels without a face keep their weights of 0.
     depth = np.empty((size, size), np.float32)
     face = np.empty((size, size), np.int32)
     bary = np.zeros((size, size, 2), np.float32)

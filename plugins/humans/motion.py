@@ -158,6 +158,7 @@ def _check_entry(file: Path, name: str, entry: Any) -> None:
     good = {
         "plain": (isinstance(entry.get("plain", True), bool), "true or false"),
         "split": (entry.get("split", "train") in ("train", "val"), "train or val"),
+        # `type` and not isinstance: True is an int.
         "fps": (
             type(fps) in (int, float) and 0.1 <= fps <= 1000,
             "a number from 0.1 to 1000",

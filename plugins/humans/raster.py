@@ -69,6 +69,7 @@ def vertex_normals(points, faces):  # type: ignore[no-untyped-def]
             points[c, 1] - points[a, 1],
             points[c, 2] - points[a, 2],
         )
+        # As long as twice the area, so large faces count more in the sum.
         nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
         for corner in (a, b, c):
             normals[corner, 0] += nx

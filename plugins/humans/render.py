@@ -90,6 +90,7 @@ def render_front(
 ) -> tuple[Bytes, Bytes]:
     """The front view of one body `(v, 3)` alone: colours `(s, s, 3)` on white and coverage
     `(s, s)`."""
+    # The front view is the first, and is never mirrored.
     right, towards = (axes[:1] for axes in view_axes())
     camera = Cameras(right, towards, np.zeros(1, np.bool_), np.float32(half_extent))
     out = Views(

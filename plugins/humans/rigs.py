@@ -90,6 +90,7 @@ def smplx_joint_names(rig: dict[str, str]) -> dict[str, str]:
     """Name of the rig's joint for each SMPL-X joint, with both sides written out."""
     names: dict[str, str] = {}
     for joint, name in rig.items():
+        # A joint of the middle has no side.
         if "{" not in name:
             names[joint] = name
             continue

@@ -58,6 +58,7 @@ class Diversity:
             from .features import FeatureExtractor
 
             self.extractor = FeatureExtractor(features)
+            # Beside the others, as features see what pixels do not.
             self.spaces.append("features")
         if not self.spaces:
             raise ComponentError(
@@ -174,6 +175,7 @@ def cosine_distances(a: Tensor, b: Tensor) -> Tensor:
             "diversity: the space 'features' needs torchmetrics, which is not installed: "
             "pip install 'rewardft[metrics]'"
         ) from error
+    # float64, and clamped: equal vectors may come out a rounding below 0.
     return (1 - pairwise_cosine_similarity(a.double(), b.double(), zero_diagonal=False)).clamp_min(
         0
     )

@@ -76,6 +76,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
             "of a transformers vision model with its preprocessor_config.json, as "
             "`save_pretrained` writes them."
         ) from error
+    # Without them the network would see pictures that it was never trained on.
     missing = [key for key in ("image_mean", "image_std") if not isinstance(facts.get(key), list)]
     if missing:
         names = " and no list ".join(missing)

@@ -123,6 +123,7 @@ def install(chain: BlockChain, wanted: Mapping[str, Any] | None) -> dict[str, Ba
         return guiders
     if not guiders:
         raise ComponentError(f"{type(chain.pipe).__name__} has no guider that could be replaced")
+    # One object each: guiders count their passes.
     guiders = {name: build(wanted) for name in guiders}
     chain.pipe.update_components(**guiders)
     return guiders

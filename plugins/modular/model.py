@@ -157,6 +157,7 @@ class Modular:
     def check_start(self, condition: Condition) -> None:
         """The states of two seeds must differ everywhere, and nothing may say how much to noise."""
         values = joined([condition], self.device) | {"num_inference_steps": self._steps}
+        # Entries that two seeds share come from a picture, not from noise.
         first, second = (join(self.chain.prepare(values, n).step, self.pipe) for n in (0, 1))
         self._guidance.apply()
         if "strength" in self.chain.input_names or bool((first == second).any()):

@@ -31,6 +31,7 @@ def sampling_schedule(scheduler: Any, levels: Levels, pipeline: str) -> Any:
     if is_flow(scheduler):
         return flow_schedule(scheduler, levels)
     if hasattr(scheduler, "alphas_cumprod"):
+        # Betas are all that samplers read, so any class with betas will do.
         return DDIMScheduler.from_config(scheduler.config)
     raise ComponentError(
         f"{pipeline}: expected a scheduler of flow matching or with betas, got "

@@ -43,6 +43,7 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
     name = recipe.algorithm.use.casefold()
     if name not in PULLS:
         return
+    # They are applied at steps of the sampler, and none is visited.
     if recipe.regularizers:
         yield (
             f"algorithm {name!r} learns from noised samples and visits no step of the sampler, so "

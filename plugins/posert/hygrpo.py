@@ -96,6 +96,7 @@ class HyGRPO:
                 f"group_size={group_size}, clip={clip}, pose_clip={pose_clip}, floor={floor}, "
                 f"pose_weight={pose_weight}"
             )
+        # Every update takes the same number of answers of each group.
         if min(updates, inner_epochs) < 1 or group_size % updates:
             raise ComponentError(
                 "expected inner_epochs >= 1 and updates that divide group_size, got "

@@ -73,6 +73,7 @@ class PoseLanguageNetwork(nn.Module):
         """Last hidden states `(b, n, h)` of `embedded` `(b, n, h)`, and the cache. mask: of all
         positions so far."""
         # Without the output layer: scores are needed at a few places alone.
+        # `use_cache` only while speaking: a cache would hold a graph in training.
         output = self.lm.base_model(
             inputs_embeds=embedded,
             attention_mask=mask.long(),

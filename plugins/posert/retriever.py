@@ -119,6 +119,7 @@ def kind_of(path: Path) -> tuple[Features, int]:
     ComponentError for a file that cannot be read."""
     try:
         with safe_open(path, "pt") as file:
+            # Only the shape is read, not the weights.
             entered = file.get_slice("pose_layers.0.weight").get_shape()[1]
     except (OSError, SafetensorError) as error:
         raise ComponentError(

@@ -133,6 +133,7 @@ def bags_of_words(texts: list[str]) -> Tensor:
     """Counts of words and of pairs of words, hashed, `(b, 1024)`."""
     bags = torch.zeros(len(texts), BUCKETS)
     for row, text in enumerate(texts):
+        # `<POSE>` counts as a word: an answer without it is another answer.
         words = re.findall(r"<POSE>|\w+", text)
         for count in range(1, GRAMS + 1):
             for start in range(len(words) - count + 1):

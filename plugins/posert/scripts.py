@@ -62,6 +62,7 @@ class Captioned:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         id_, number = self.ids[index]
+        # Each caption of a pose is an item of its own.
         caption, pose = self.captions[id_][number], self.poses[id_]
         asks_for_text = self.task == "describe"
         reference = caption if asks_for_text else ANSWER_TEXT

@@ -59,6 +59,7 @@ class PoseSFT:
 def given_answers(ctx: Context, batch: Batch) -> Rollout:
     """A rollout that holds the data set's answers."""
     tokens, mask = ctx.policy.spell(batch["answer"], ctx.device)
+    # As if the policy had drawn them, so that its own replay gives the likelihoods.
     x0 = {
         "tokens": tokens,
         "mask": mask,

@@ -101,6 +101,7 @@ def recall(
     phrases = posecodes.choose(frames.phrases[rows], frames.frequency, 4, generator)
     text = retriever.text([posecodes.caption(one) for one in phrases])
     scores = text @ retriever.pose(frames.poses[rows]).T
+    # Ties count for the right one: only what scores higher is before it.
     right = scores.diagonal()
     poses = ((scores > right[:, None]).sum(1) < first).float().mean()
     texts = ((scores > right[None]).sum(0) < first).float().mean()

@@ -41,6 +41,7 @@ def prompts_of(batch: Batch, column: str, reward: str) -> list[str]:
             f"only: {', '.join(batch.columns) or 'no columns'}. Name the column of the prompts "
             "with the option `column`."
         )
+    # A tensor here is a column of labels: its numbers would be embedded as text.
     prompts = batch[column]
     if not isinstance(prompts, (list, tuple)) or not all(
         isinstance(prompt, str) for prompt in prompts

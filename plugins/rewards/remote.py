@@ -69,6 +69,7 @@ class Remote:
         on_failure: Literal["stop", "nan"] = "stop",
         token_env: str | None = None,
     ) -> None:
+        # Now and not at the first batch, which comes after the model has been loaded.
         check_options(
             url,
             space,

@@ -135,6 +135,7 @@ class Handler(BaseHTTPRequestHandler):
     def reply(
         self, status: int, content: bytes | dict[str, Any], headers: dict[str, str] | None = None
     ) -> None:
+        # With its length, so that a client knows an answer that was cut off.
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {

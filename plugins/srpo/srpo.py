@@ -140,6 +140,7 @@ class SRPO:
                 "srpo: expected discount_shift > 0, strength and inverted_strength >= 0, got "
                 f"{self.discount_shift}, {self.strength} and {self.inverted_strength}"
             )
+        # The difference of two wordings needs both.
         if bool(self.wanted) != bool(self.unwanted):
             raise ComponentError(
                 "srpo: a relative preference needs `wanted` and `unwanted` words; only one is given"
@@ -169,6 +170,7 @@ class SRPO:
         """Draw k over the window's steps from which `jump` can be taken with noise left, where
         lambda is above 0; the inversion branch comes from another `jump` below."""
         low, high = (round(edge * steps) for edge in self.window)
+        # The inversion begins another jump further down, which must still have noise.
         taken = self.jump * (2 if self.inversion else 1)
         last = min(high, steps - taken) - 1
         if last < low:

@@ -222,6 +222,7 @@ class LatentModel:
         """Raises ComponentError for an image size that the model cannot make."""
         # Each of the autoencoder's blocks but the last halves height and width.
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        # Pixels of one latent, times those latents that the denoiser takes together.
         default, multiple = self.default_size() * factor, factor * self.patch
         height, width = self.height or default, self.width or default
         if height < multiple or width < multiple or height % multiple or width % multiple:

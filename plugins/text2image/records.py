@@ -23,6 +23,7 @@ def read_rows(path: Path, columns: Sequence[str], split: str) -> Rows:
             f"{path}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a "
             "saved folder"
         )
+    # By its ending alone: guessing a format from the content would guess wrong in silence.
     if path.suffix == ".txt":
         return read_txt(path, columns)
     if path.suffix == ".jsonl":
@@ -103,6 +104,7 @@ def read_saved(path: Path, columns: Sequence[str], split: str) -> Rows:
             f'{path}: reading it needs datasets (pip install "rewardft[text2image]")'
         ) from error
     try:
+        # By the library that wrote it; its format changes between releases.
         table: Any = datasets.load_from_disk(str(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable by the datasets library ({error})") from error

@@ -231,6 +231,7 @@ def load_trained(module: nn.Module, path: str) -> None:
     from safetensors.torch import load_file
 
     file = Path(path).expanduser()
+    # A folder or another format would be an error deep inside the library.
     if file.suffix != ".safetensors" or not file.is_file():
         raise ComponentError(
             f"trained: expected a file such as RUN/adapter/model.safetensors, got {path!r}"

@@ -13,6 +13,7 @@ def frames_of(rollout: Rollout, reward: str, least: int = 1) -> Tensor:
 
     Raises RewardError for samples of another shape, or with fewer frames than `least`.
     """
+    # Checked by shape: a model of images decodes to four dimensions.
     videos = rollout.decoded
     if not isinstance(videos, Tensor) or videos.ndim != 5 or videos.shape[1] < least:
         got = (

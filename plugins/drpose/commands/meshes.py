@@ -61,6 +61,7 @@ def benchmark_command(
     from rewardft.runs.open import evaluate_run
 
     build_hard_poses(data)
+    # The run's own settings with other data and judges, so that nothing else differs.
     overrides = [
         f"evaluate.data={{root: '{data.resolve()}', split: {SPLIT}, targets: true, limit: null}}",
         "evaluate.metrics=[{use: pose_judge}, {use: mesh_judge}]",

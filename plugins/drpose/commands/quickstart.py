@@ -33,6 +33,7 @@ def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> Any:
     build_data(data)
     recipe = Path(str(files("rewardft_recipes") / "drpose_mini.yaml"))
     out = free_folder(out)
+    # Overrides of the user come last, so that they win.
     summary = run_recipe_file(recipe, out, [f"data.root={data}", *overrides])
     if summary.status == "interrupted":
         CONSOLE.print(f"interrupted at step {summary.step}; what was learned is in {out}")

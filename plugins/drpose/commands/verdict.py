@@ -49,6 +49,7 @@ def results_table(rows: Sequence[Paired]) -> Table:
             table.add_section()
             table.add_row(f"{words} ({members[0].count}):")
         for row in members:
+            # The verdict in words as well: a reader may not know which way is better.
             change = f"{row.difference:+.3g} ± {row.half_width:.2g}"
             verdict = {1: "better", 0: "unclear", -1: "worse"}[gain(row)]
             values = (f"{value:.3g}" for value in (row.before, row.after))

@@ -94,6 +94,7 @@ def build_dataset(
                     done += len(samples)
                     if progress:
                         progress(done, total)
+        # Everything that is needed to build the same set again.
         facts = {"size": size, "seed": seed, "painter": painter.name, "cut_off": cut}
         return write_manifest(folder, plans, body, facts)
 

@@ -137,6 +137,7 @@ class _Split:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self._samples[index]
+        # Evaluations report the two groups apart: the base has seen only plain poses.
         plain = bool(sample["plain"])
         item = {
             "id": sample["id"],

@@ -107,6 +107,7 @@ def verify_dataset(root: Path) -> int:
     """
     splits = read_manifest(root)["splits"].values()
     expected = {name: entry["sha256"] for split in splits for name, entry in split["files"].items()}
+    # All bad files in one message: a copy that broke off lacks many.
     bad = [
         name
         for name, digest in expected.items()

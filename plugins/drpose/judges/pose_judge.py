@@ -71,6 +71,7 @@ def part_iou(parts: Tensor, labels: Tensor) -> Tensor:
     count = torch.zeros_like(total)
     for part in range(1, len(PARTS)):
         found, truth = (parts == part).flatten(1), (labels == part).flatten(1)
+        # A part that no view shows has no IoU, and none of 0.
         shown = truth.any(1)
         iou = (found & truth).sum(1) / (found | truth).sum(1).clamp_min(1)
         total, count = total + iou * shown, count + shown
@@ -226,6 +227,7 @@ class PoseJudge:
         """Normals `(n, 6, 3, 64, 64)`, labels `(n, 6, 64, 64)`, joints `(n, 23, 3)` in metres ->
         all tables except `sharpness`."""
         self.net.to(normals.device)
+        # Evaluations may run on another device than the data's.
         labels, joints = labels.to(normals.device), joints.to(normals.device)
         with torch.autocast(normals.device.type, enabled=False):
             found, _, parts = self.net(normals)

@@ -55,6 +55,7 @@ def _fill(
     edges = edges + edges.T
     colours, known = colours.copy(), known.copy()
     while not known.all():
+        # (v,): how many neighbours have a colour.
         count = edges @ known.astype(np.float64)
         new = ~known & (count > 0)
         if not new.any():

@@ -77,6 +77,7 @@ class MeshJudge:
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
         """Fit and compare the decoded views `(b, 12 or 14, 3, s, s)` of finished samples."""
+        # Asked for every batch: columns of a data set are known only when it gives them.
         missing = [name for name in NEEDED if name not in batch]
         if missing:
             raise ComponentError(

@@ -50,6 +50,7 @@ def _folder(where: Path, names: tuple[str, ...]) -> Tensor:
 
 
 def _find(where: Path, names: tuple[str, ...], view: str) -> Path:
+    # The plugin's own name first, then PSHuman's.
     for name in names:
         for alias in _ALIASES.get(view, (view,)):
             for ending in _ENDINGS:

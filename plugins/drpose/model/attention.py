@@ -195,6 +195,7 @@ def replace_blocks(module: nn.Module, *, face: bool = False) -> int:
         if isinstance(child, BasicTransformerBlock)
     ]
     for name, child in found:
+        # In place, so that the names of all other weights stay as they are.
         parent = module.get_submodule(name.rpartition(".")[0])
         parent._modules[name.rpartition(".")[2]] = MultiviewTransformerBlock(child, face=face)
     return len(found)

@@ -134,6 +134,7 @@ def load_encoder(folder: Path) -> LatentAutoencoder | KLAutoencoder:
 
     Raises `ComponentError` when it is neither.
     """
+    # By what lies there: a path says nothing of its kind.
     if (folder / "autoencoder.json").is_file():
         return LatentAutoencoder.load(folder)
     if not (folder / "config.json").is_file():

@@ -145,6 +145,7 @@ class _FlashProcessor:
 
 
 def _inputs(config: dict[str, Any], size: int, rows: int) -> dict[str, Any]:
+    # Only shapes matter on the device "meta".
     side = size // FACTOR
 
     def empty(*shape: int) -> Tensor:

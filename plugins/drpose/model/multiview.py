@@ -170,6 +170,7 @@ class MultiviewUNet(nn.Module):
         """
         image = on_device_of(self.autoencoder, batch["image"])
         images = [image, face_crop(image)] if self.face else [image]
+        # (b, 1 or 2, c, h, w): the picture, and its face.
         cond = {"latents": torch.stack([self.autoencoder.encode(view) for view in images], dim=1)}
         if self.size == "full":
             cond["vectors"] = self._labels(images, batch)

@@ -199,6 +199,7 @@ def widen_input(tensors: dict[str, Tensor], unet: Any) -> dict[str, Tensor]:
 
 def _text_embeddings(path: Path, face: bool) -> Tensor:
     embeddings = read_tensors(path).get("embeddings")
+    # A row too few would give every following row its neighbour's text.
     rows = DOMAINS * (BODY_VIEWS + face)
     if embeddings is None or embeddings.ndim != 3 or len(embeddings) != rows:
         got = "no such tensor" if embeddings is None else tuple(embeddings.shape)
@@ -258,6 +259,7 @@ def save_unclip(parts: UnclipParts, source: Path, folder: Path) -> None:
 
 def _copy_rest(source: Path, folder: Path) -> None:
     """Copy the parts of a pipeline that are neither trained nor written by `save_unclip`."""
+    # Saving over the folder that was read: everything else is there already.
     if source.resolve() == folder.resolve():
         return
     written = {"unet", "vae", "image_encoder", "scheduler", TEXT_FILE}

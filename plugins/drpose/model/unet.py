@@ -85,6 +85,7 @@ class MiniConditioner(nn.Module):
         self, rows: int, channels: int, dim: int = MINI_TOKEN_DIM, vector_dim: int = MINI_VECTOR_DIM
     ) -> None:
         super().__init__()
+        # What the text embeddings are at full size: they say which row is which.
         self.row_tokens = nn.Parameter(torch.randn(rows, 1, dim))
         self.row_vectors = nn.Parameter(torch.randn(rows, vector_dim))
         self.encoder = nn.Sequential(

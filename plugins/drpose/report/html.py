@@ -167,6 +167,7 @@ def table_html(shown: Sequence[Shown]) -> str:
         for name, joints in limbs().items()
     ]
     rows.append(row_html("mean of all 23", [(base.mean(), tuned.mean()) for base, tuned in errors]))
+    # Scrolls by itself: a table of many variants would widen the page.
     count = len(shown[0].ids)
     return (
         '<h3>Error of each joint</h3><div style="overflow-x:auto" tabindex="0" role="region" '

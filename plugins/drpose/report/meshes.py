@@ -76,6 +76,7 @@ def _write(path: Path, settings: str, rows: list[Row]) -> None:
 def _read(path: Path, settings: str) -> list[Row] | None:
     if not path.is_file():
         return None
+    # A cache is a file like any other: nothing in it is unpickled.
     with np.load(path, allow_pickle=False) as data:
         if str(data["settings"]) != settings:
             return None

@@ -135,6 +135,7 @@ def judged(judge: JudgeNet, ctx: Any, batch: Batch) -> Poses:
 
 
 def write_cache(path: Path, settings: str, looked: Looked) -> None:
+    # Flat names, as an archive holds arrays and no dataclasses.
     parts = {
         f"{name}_{field}": value
         for name in ("truth", "base", "tuned")

@@ -65,5 +65,6 @@ def estimator_quality(model: PoseEstimator, dataset: Dataset, count: int = 300) 
         found.append(model(pictures))
         truth.append(joints + offsets[:, None])
     placed, joints = torch.cat(found), torch.cat(truth)
+    # Depth by itself, as it is what one picture says least about.
     depth = 1000 * (placed - joints)[..., 2].abs().mean()
     return {"mpjpe_mm": mpjpe_mm(placed, joints).mean().item(), "depth_mm": depth.item()}

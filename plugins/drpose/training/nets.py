@@ -181,6 +181,7 @@ def skeleton_quality(model: SkeletonNet, data: Encoded, radius: float = 0.04) ->
         truth = skeleton_maps(
             data.joints2d[start : start + 32], predicted.shape[-1], radius
         ).flatten(0, 1)
+        # "": each joint's own map. "overlay_": one picture per view.
         pairs = {
             "": (predicted, truth),
             "overlay_": (predicted.amax(1, keepdim=True), truth.amax(1, keepdim=True)),
