@@ -57,7 +57,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
 
 def about(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
     """Reward fine-tuning of generative models: one YAML recipe, any reward, any algorithm."""
@@ -72,7 +72,7 @@ def about(
 def ls(
     kind: Annotated[
         str | None,
-        typer.Argument(help="List this kind alone: recipes, comparisons, rewards, algorithms, ..."),
+        typer.Argument(help="List only this kind: recipes, comparisons, rewards, algorithms, ..."),
     ] = None,
     plugin: Annotated[
         list[str],
@@ -102,7 +102,7 @@ def show(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="With a kind in the place of RECIPE: one component of that kind."
+            metavar="[NAME]", help="If RECIPE is a kind: the component of that kind to show."
         ),
     ] = None,
     overrides: Overrides = [],
@@ -113,8 +113,8 @@ def show(
         ),
     ] = True,
 ) -> None:
-    """Say what every name in a recipe stands for, with all options, and what would be trained; or
-    what one component is, as in `rewardft show algorithm drtune`."""
+    """Show what each name in a recipe refers to, with all options, and what would be trained; or
+    describe one component, as in `rewardft show algorithm drtune`."""
     if name is not None:
         from rewardft.cli.component_help import show_component
 
@@ -224,7 +224,7 @@ Budget = Annotated[
 Jobs = Annotated[
     int, typer.Option(min=1, help="Concurrent runs; the cores are divided among them.")
 ]
-Launcher = Annotated[str, typer.Option(help="Where runs are made: local, slurm or ray.")]
+Launcher = Annotated[str, typer.Option(help="Where to run: local, slurm or ray.")]
 LauncherOptions = Annotated[
     list[str],
     typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable."),

@@ -111,7 +111,7 @@ class Progress:
         self.total = total
         if outcome is None:
             self.starts[member.label] = time.monotonic()
-            print(f"{member.label}: begins", file=sys.stderr)
+            print(f"{member.label}: started", file=sys.stderr)
             return
         self.ended += 1
         now = time.monotonic()

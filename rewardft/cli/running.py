@@ -126,7 +126,7 @@ def say_weights(weights: str | None) -> None:
     """Where what is called tuned is not what the last step left."""
     if weights == "ema":
         print(
-            "after: the moving average of the weights (train.ema); evaluate.weights=raw evaluates "
+            "tuned: the moving average of the weights (train.ema); evaluate.weights=raw evaluates "
             "the last ones"
         )
 

@@ -169,12 +169,12 @@ def notes(runs: dict[str, list[RunResults]], variants: Sequence[VariantRecord]) 
     if single:
         found.append(
             f"One seed only: {', '.join(single)}. Their intervals are over samples alone; another "
-            "seed may rank otherwise."
+            "seed may rank them differently."
         )
     missing = [name for name, count in counts.items() if count < len(runs[name])]
     if missing:
         found.append(
-            f"Runs without a result: {', '.join(missing)}. What stands for them is from the runs "
+            f"Runs without a result: {', '.join(missing)}. Their values are from the runs "
             "that ended."
         )
     target = target_of(variants)

@@ -134,8 +134,7 @@ def check_evaluates(recipe: Recipe) -> None:
     """Raises RecipeError for a recipe whose run would leave nothing to compare."""
     if not recipe.evaluate.wanted:
         problem = (
-            "it evaluates nothing, so there is nothing to compare; with --set evaluate.every=10 it "
-            "would."
+            "it evaluates nothing, so there is nothing to compare; add --set evaluate.every=10."
         )
         raise RecipeError(recipe.source, [f"{recipe.source}: {problem}"])
 

@@ -111,8 +111,8 @@ def ending(member: Member) -> dict[str, Any]:
     if member.is_started or said:
         # By its lock and not by the age of its files: a step may take an hour.
         if is_held(member.folder):
-            return {"status": "missing", "reason": "it is still being run"}
-        reason = "it ended without a word of why" if member.is_started else "it did not start"
+            return {"status": "missing", "reason": "it is still running"}
+        reason = "it ended without saying why" if member.is_started else "it did not start"
         return {
             "status": "failed",
             "reason": said.splitlines()[-1] if said else reason,

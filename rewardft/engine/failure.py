@@ -43,7 +43,7 @@ def rescue(error: BaseException, *attempts: Callable[[], object]) -> None:
         except Exception as second:
             notes = "; ".join([repr(second), *getattr(second, "__notes__", [])])
             # The first error is the cause; a second one raised in its place would hide it.
-            error.add_note(f"while this error was reported, another came up: {notes}")
+            error.add_note(f"while this error was being reported, another occurred: {notes}")
 
 
 def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool) -> BaseException:
@@ -56,7 +56,7 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
         return ComponentError(exit_called(error))
     if isinstance(error, KeyboardInterrupt) and not interrupted:
         return ComponentError(
-            f"KeyboardInterrupt was raised at {place_of_error(error)}, and nobody has interrupted "
+            f"KeyboardInterrupt was raised at {place_of_error(error)}, and no user interrupted "
             "the run. A component must raise an error that says what is wrong."
         )
     if isinstance(error, OSError) and error.errno in DISK and is_inside(error.filename, folder):
@@ -123,7 +123,7 @@ class Peers:
             return None
         named = ", ".join(f"process {peer.rank} (pid {peer.pid})" for peer in gone)
         return (
-            f"{named} is gone without a word, and with it the run: it was killed, perhaps because "
+            f"{named} ended without an error, and the run with it: it was killed, perhaps because "
             "memory ran out. The system's log may say more."
         )
 

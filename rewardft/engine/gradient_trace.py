@@ -168,7 +168,7 @@ def of_the_norm(named: Mapping[str, nn.Parameter]) -> str | None:
         return None
     name = max(largest, key=lambda one: largest[one])
     return (
-        f"Every gradient is finite and their norm is not: the largest is {largest[name]:.3g}, in "
+        f"Every gradient is finite, but their norm is not: the largest is {largest[name]:.3g}, in "
         f"{name}."
     )
 
@@ -208,7 +208,7 @@ def look(context: WatchedContext, loss: Tensor, named: Mapping[str, nn.Parameter
     for call in calls:
         if call.gradient is not None and (bad := bad_rows(call.gradient)).any():
             yield (
-                f"It is so before it reaches the denoiser, at {call.at(bad)}: it comes out of the "
+                f"It is bad before it reaches the denoiser, at {call.at(bad)}: it comes out of the "
                 f"algorithm's loss, whose value is {float(loss.detach()):.4g}, or of the sampler's "
                 "arithmetic. Look there for a root, logarithm or division at 0, or an exponential "
                 "that overflows."
@@ -217,10 +217,10 @@ def look(context: WatchedContext, loss: Tensor, named: Mapping[str, nn.Parameter
     for call in calls:
         if call.gradient is not None and (bad := bad_alone(call, named)).any():
             yield (
-                f"It becomes so in the denoiser's own backward pass, at {call.at(bad)} ({names}): "
+                f"It turns bad in the denoiser's own backward pass, at {call.at(bad)} ({names}): "
                 "what goes into the pass is finite."
             )
-    yield f"It is so in the tensors {names}, and finite wherever else it was looked at."
+    yield f"It is bad in the tensors {names}, and finite everywhere else that was checked."
 
 
 def bad_rows(value: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def check_launcher(environment: Mapping[str, str], processes: int) -> None:
     alone = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     if wanted is None and processes == 1 and alone:
         raise ComponentError(
-            "`accelerate launch --num_processes` started one process alone, which it does where "
+            "`accelerate launch --num_processes` started only one process, which it does where "
             f"there is no GPU. Start them with: {LAUNCH}"
         )
     if wanted is not None and wanted != processes:

@@ -34,7 +34,10 @@ def save_whole(parts: Parts, cause: BaseException) -> None:
     if not parts.run.is_main or saver.step <= saver.saved or saver.has_failed:
         return
     if not parts.updater.is_good:
-        cause.add_note(f"the weights of step {parts.state.step} are not saved: they are not whole")
+        cause.add_note(
+            f"the weights of step {parts.state.step} are not saved: an update was cut off, or they "
+            "hold NaN"
+        )
         return
     path = saver.save(parts.tell_of_checkpoint)
     cause.add_note(f"step {saver.saved} is saved in {path}; once that is fixed, --resume")

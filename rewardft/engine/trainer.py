@@ -157,7 +157,7 @@ class Trainer:
         named = self.session.adapter.named
         own = trace_gradient(self.ctx, self.session.algorithm, batches, named)
         found = filter(None, gather_objects(self.accelerator, own))
-        return next(found, "It did not come up again when the batch was repeated.")
+        return next(found, "It did not happen again when the batch was repeated.")
 
     def _lap(self) -> None:
         """Count the time since `mark` as training."""

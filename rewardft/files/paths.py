@@ -61,7 +61,7 @@ def local_path(text: str | os.PathLike[str], base: Path) -> Path:
             )
         return path.resolve()
     except UnicodeEncodeError:
-        raise DataError(f"{shown!r} has characters that no file name has.") from None
+        raise DataError(f"{shown!r} has characters that no file name can hold.") from None
     except (ValueError, RuntimeError, OSError) as error:  # NUL; no such user, a chain of links
         why = "a path has no NUL character" if "\0" in given else str(error).rstrip(".")
         raise DataError(f"{shown!r} cannot be a path: {why}.") from None

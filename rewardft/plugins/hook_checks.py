@@ -69,7 +69,7 @@ def _function_problems(hook: str, function: Any) -> Iterator[str]:
     # Never awaited, it would do nothing.
     if inspect.iscoroutinefunction(function):
         yield (
-            f"hook {hook!r} is `async`, and hooks are called plainly: write "
+            f"hook {hook!r} is `async`, and hooks are called directly: write "
             f"`def {function.__name__}`."
         )
     yields, wraps = inspect.isgeneratorfunction(function), _is_wrapper(function)

@@ -211,7 +211,7 @@ def _registration_problems(plugin: LoadedPlugin, hook_name: str, answer: Any) ->
     for name, factory in answer.items():
         if not isinstance(name, str) or not name.strip():
             problems.append(
-                f"{head} registers the name {name!r}; a name is text that is not empty."
+                f"{head} registers the name {name!r}; a name must be text that is not empty."
             )
         elif not re.fullmatch(LABEL if hook_name in LABELLED else NAME, name):
             problems.append(

@@ -192,8 +192,8 @@ def check_version(request: Request, name: str, version: str | None) -> None:
         ) from None
     if not good:
         raise PluginError(
-            f"plugin {name!r}: the recipe asks for {request.versions}, but version {version} is "
-            "there."
+            f"plugin {name!r}: the recipe asks for {request.versions}, but its version is "
+            f"{version}."
         )
 
 

@@ -41,7 +41,7 @@ def check_samples(rollout: Rollout, batch: Batch) -> None:
     steps = sorted(k for k, state in rollout.states.items() if not all_finite(state, len(batch)))
     since = f", from the state that enters step {steps[0]} on" if steps else ""
     raise NonFiniteError(
-        "the denoiser and the sampler made NaN or infinite samples: "
+        "the denoiser and the sampler produced NaN or infinite samples: "
         f"{ids_at(batch, ~rows)}{since}. Try train.precision fp32 or a model in float32; if the "
         "run had gone well until here, the weights have grown too far: lower the learning rate."
     )
@@ -66,7 +66,7 @@ def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
         rows = finite_rows(decoded, len(batch))
         if rows is not None and not bool(rows.all()):
             raise NonFiniteError(
-                "the decoder made NaN or infinite values of samples that are finite: "
+                "the decoder produced NaN or infinite values from finite samples: "
                 f"{ids_at(batch, ~rows)}. Decode in float32: float16 overflows in some decoders."
             )
         untouched.watch("rollout.decoded", decoded)

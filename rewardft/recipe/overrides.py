@@ -68,7 +68,7 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
         return [f"{here}expected key.path=value, such as train.steps=100."]
     # Half of a pair, from a shell's bytes that are not UTF-8, could not be written to a file.
     if any("\ud800" <= letter <= "\udfff" for letter in path):
-        return [f"{here}the key has characters that no text has."]
+        return [f"{here}the key has characters that text cannot hold."]
     keys = tuple(_key(word) for word in path.strip().split("."))
     if len(keys) > strict_yaml.DEEPEST:
         return [

@@ -202,7 +202,7 @@ def _pairs(
         if (*keys, key) in document.lines:
             first = document.lines[(*keys, key)]
             document.problems.append(
-                Problem(line, f"the key {key!r} is repeated; it is first given in line {first}.")
+                Problem(line, f"the key {key!r} is repeated; it is first given on line {first}.")
             )
             continue
         # Of the key and not of its value, which may begin lines below.

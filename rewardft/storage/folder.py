@@ -56,7 +56,7 @@ def check_own_recipe(path: Path, recipe: Recipe) -> None:
     """
     if os.path.lexists(path) and not is_written_by_a_run(path, recipe):
         raise CheckpointError(
-            f"{path} is there already and was not written by a run, so it is not overwritten. Give "
+            f"{path} already exists and was not written by a run, so it is not overwritten. Give "
             "another folder with --out."
         )
 
@@ -145,7 +145,9 @@ def what_is_there(out: Path) -> str:
     if (out / "summary.json").exists():
         how = "Continue the run with --resume, which writes it anew."
         if read_object(out / "summary.json", {"status": str}, how)["status"] == "finished":
-            return "a finished run. Go on with --resume and a larger train.steps or train.budget"
+            return (
+                "a finished run. Continue it with --resume and a larger train.steps or train.budget"
+            )
     return "a run. Continue it with --resume"
 
 

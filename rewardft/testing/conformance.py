@@ -133,7 +133,7 @@ def check_calls(algorithm: Any, context: Context, batch: Batch) -> None:
     told = algorithm.calls(context.sampler.steps, rng, bool(context.regularizers))
     policy = context.policy
     made = (policy.forward_samples / len(batch), policy.backward_samples / len(batch))
-    assert tuple(told) == made, f"`calls` tells {tuple(told)} per sample, and {made} were made"
+    assert tuple(told) == made, f"`calls` says {tuple(told)} per sample, but it was {made}"
 
 
 def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -> None:
@@ -216,7 +216,7 @@ def check_decoded(model: Any, decoded: Any, leaf: Tensor) -> None:
     (slope,) = torch.autograd.grad(decoded.sum(), leaf)
     assert torch.isfinite(slope).all(), "the gradient of decode has NaN or inf"
     if getattr(model, "pictures", True):
-        low, high = float(decoded.min()), float(decoded.max())
+        low, high = float(decoded.detach().min()), float(decoded.detach().max())
         assert low >= -1e-4 and high <= 1 + 1e-4, (
             f"decoded samples range over [{low:.3g}, {high:.3g}] instead of [0, 1]"
         )

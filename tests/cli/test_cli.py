@@ -288,7 +288,7 @@ def test_run_evaluate_and_resume(rewardft):
     assert rewardft("run", "r.yaml", "--out", "out") == (
         2,
         "",
-        "error: out already holds a finished run. Go on with --resume and a larger train.steps or train.budget, "
+        "error: out already holds a finished run. Continue it with --resume and a larger train.steps or train.budget, "
         "or give another folder with --out.\n",
     )
     code, out, err = rewardft("evaluate", "out", "--samples", "3")

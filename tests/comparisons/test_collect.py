@@ -138,7 +138,7 @@ def test_notes_say_whose_weights_are_averages_and_what_else_lies_in_the_folder(f
         in record.notes
     )
     shown = capsys.readouterr().err
-    assert shown.index("drat_k cannot be run:") < shown.index("draft_k seed 3: begins")
+    assert shown.index("drat_k cannot be run:") < shown.index("draft_k seed 3: started")
     text = (folder / "out" / "report.md").read_text()
     assert "not set" not in text and "..\n" not in text and "| unknown |" in text
 
@@ -353,7 +353,7 @@ def test_runs_end_with_the_comparison_and_two_cannot_train_in_one_folder(folder)
     again = processes.run("run", "recipe.yaml", *sets, "--out", run, "--resume")
     assert again.returncode == 2 and "another process is training in this folder" in again.stderr
     member = Member(variant(), 3, run, load_recipe(folder / "recipe.yaml"))
-    assert ending(member) == {"status": "missing", "reason": "it is still being run"}
+    assert ending(member) == {"status": "missing", "reason": "it is still running"}
     process.kill(signal.SIGKILL)
     process.wait()
     wait_for(lambda: (run / "summary.json").is_file())

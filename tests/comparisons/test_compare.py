@@ -181,7 +181,7 @@ def test_one_seed_is_said(folder):
     assert compare("recipe.yaml") == 0
     record = load_comparison(folder / "out" / "comparison.json")
     assert record.notes == [
-        "One seed only: recipe. Their intervals are over samples alone; another seed may rank otherwise."
+        "One seed only: recipe. Their intervals are over samples alone; another seed may rank them differently."
     ]
 
 
@@ -230,7 +230,7 @@ def test_a_failing_run_and_a_wrong_variant_are_rows(folder, monkeypatch, capsys)
     assert re.search(lacks, ddpo.runs[0].error)
     assert (
         record.notes[-1]
-        == "Runs without a result: draft_k, ddpo. What stands for them is from the runs that ended."
+        == "Runs without a result: draft_k, ddpo. Their values are from the runs that ended."
     )
     shown = capsys.readouterr()
     assert "3 of 4 runs have no result; the report says why." in shown.out and "FAILED" in shown.err

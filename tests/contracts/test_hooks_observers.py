@@ -193,7 +193,7 @@ def test_hook_on_run_error_is_fenced(bench):
     assert (
         first == f"raised by plugin 'bad' in hook 'on_step_end' ({path}:{line_of(path, 'raise')})"
     )
-    assert second.startswith("while this error was reported, another came up: ")
+    assert second.startswith("while this error was being reported, another occurred: ")
     assert "RuntimeError('and I cannot even say so')" in second
 
 

@@ -77,7 +77,7 @@ FAILURES = {
     ),
     "raise KeyboardInterrupt": (
         2,
-        "error: KeyboardInterrupt was raised at {place}, and nobody has interrupted the run. A component must raise "
+        "error: KeyboardInterrupt was raised at {place}, and no user interrupted the run. A component must raise "
         "an error that says what is wrong.\n",
     ),
     "raise EOFError('no data')": (1, "EOFError: no data\n"),
@@ -244,7 +244,7 @@ def test_launchers_and_lone_runs():
         check_launcher({"WORLD_SIZE": "2", "RANK": "1"}, 1)
     launched = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
     with pytest.raises(
-        ComponentError, match="started one process alone, which it does where there is no GPU"
+        ComponentError, match="started only one process, which it does where there is no GPU"
     ):
         check_launcher(launched, 1)
     assert is_printing({"RANK": "1"}) and is_printing({"RANK": "0", "WORLD_SIZE": "2"})
@@ -263,7 +263,7 @@ def test_a_lost_process_is_named_and_one_that_failed_quoted(tmp_path):
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:40")
     said = explain(lost, tmp_path, peers, interrupted=True)
     assert str(said) == (
-        f"process 1 (pid {child.pid}) is gone without a word, and with it the run: it was killed, perhaps because "
+        f"process 1 (pid {child.pid}) ended without an error, and the run with it: it was killed, perhaps because "
         "memory ran out. The system's log may say more."
     )
     text = "step 3\nTraceback (most recent call last):\n  File x\nValueError: no face\na note\n"

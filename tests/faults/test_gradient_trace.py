@@ -94,18 +94,18 @@ TAIL = " Try a lower learning rate, train.clip_norm, or train.precision fp32."
 CASES = {
     "denoiser": (
         ["model={use: spoiling}"],
-        "It becomes so in the denoiser's own backward pass, at the samples train/1 (to_q.lora_A.default.weight, "
+        "It turns bad in the denoiser's own backward pass, at the samples train/1 (to_q.lora_A.default.weight, "
         "to_q.lora_B.default.weight): what goes into the pass is finite.",
     ),
     "loss": (
         ["algorithm={use: odd}"],
-        "It is so before it reaches the denoiser, at the samples train/1: it comes out of the algorithm's loss, whose "
+        "It is bad before it reaches the denoiser, at the samples train/1: it comes out of the algorithm's loss, whose "
         "value is 0.NUMBER, or of the sampler's arithmetic. Look there for a root, logarithm or division at 0, or an "
         "exponential that overflows.",
     ),
     "norm": (
         ["algorithm={use: odd, kind: huge}"],
-        "Every gradient is finite and their norm is not: the largest is NUMBERe+23, in to_q.lora_B.default.weight.",
+        "Every gradient is finite, but their norm is not: the largest is NUMBERe+23, in to_q.lora_B.default.weight.",
     ),
 }
 
@@ -160,4 +160,4 @@ def test_a_fault_that_does_not_come_again_is_said_to_be_one(recipe, tmp_path, ca
         main(["run", str(recipe), "--out", str(tmp_path / "run"), "--set", "model={use: spoiling}"])
         == 2
     )
-    assert said(capsys)[0] == f"{HEAD}It did not come up again when the batch was repeated.{TAIL}"
+    assert said(capsys)[0] == f"{HEAD}It did not happen again when the batch was repeated.{TAIL}"

@@ -107,7 +107,7 @@ HOOKS = {
     ),
     "async hook": (
         "@hookimpl\nasync def on_step_end(run): ...",
-        "({file}:2): hook 'on_step_end' is `async`, and hooks are called plainly: write `def on_step_end`.",
+        "({file}:2): hook 'on_step_end' is `async`, and hooks are called directly: write `def on_step_end`.",
     ),
     "hooks inside a class": (
         "class Mine:\n    @hookimpl\n    def on_step_end(self, run): ...",
@@ -211,11 +211,11 @@ REGISTRATIONS = {
     ),
     "a name that is no text": (
         "return {3: print}",
-        "registers the name 3; a name is text that is not empty.",
+        "registers the name 3; a name must be text that is not empty.",
     ),
     "an empty name": (
         "return {' ': print}",
-        "registers the name ' '; a name is text that is not empty.",
+        "registers the name ' '; a name must be text that is not empty.",
     ),
     "a factory that cannot be called": (
         "return {'a': 3}",
@@ -392,7 +392,7 @@ VERSIONS = {
     "too old": (
         "__version__ = '0.1'",
         ">=0.2",
-        "plugin 'p': the recipe asks for >=0.2, but version 0.1 is there.",
+        "plugin 'p': the recipe asks for >=0.2, but its version is 0.1.",
     ),
     "none": (
         "",
@@ -425,7 +425,7 @@ def test_version_of_an_installed_package(folder, site):
     write(site, REGISTER, "stranger_version.py")
     install(site, "stranger-version", "1.4", {"versioned": "stranger_version"})
     assert message(["versioned<1"], folder) == (
-        "plugin 'versioned': the recipe asks for <1, but version 1.4 is there."
+        "plugin 'versioned': the recipe asks for <1, but its version is 1.4."
     )
     assert load_plugins(["versioned >=1.2, <2"], folder).loaded[1].version == "1.4"
 

@@ -42,7 +42,7 @@ def test_samples_that_are_not_finite_are_no_reward_s_business(gradient, bad, on_
     with pytest.raises(NonFiniteError) as caught:
         score(never, rollout, gradient, on_error=on_error)
     assert str(caught.value) == (
-        "the denoiser and the sampler made NaN or infinite samples: b, from the state that enters step 3 on. Try "
+        "the denoiser and the sampler produced NaN or infinite samples: b, from the state that enters step 3 on. Try "
         "train.precision fp32 or a model in float32; if the run had gone well until here, the weights have grown too "
         "far: lower the learning rate."
     )
@@ -54,7 +54,7 @@ def test_a_decoder_that_overflows_is_named_and_not_skipped(on_error):
     with pytest.raises(NonFiniteError) as caught:
         score(mean, rollout, gradient=False, on_error=on_error)
     assert str(caught.value) == (
-        "the decoder made NaN or infinite values of samples that are finite: b, c. Decode in float32: float16 overflows "
+        "the decoder produced NaN or infinite values from finite samples: b, c. Decode in float32: float16 overflows "
         "in some decoders."
     )
 

@@ -168,7 +168,7 @@ BAD = {
         f"'{'x' * 60}... (300 characters)' is too long for a path: at most 255 bytes between "
         "slashes, 4,096 in all.",
     ),
-    "half a character": ("\ud800.py", "'\\ud800.py' has characters that no file name has."),
+    "half a character": ("\ud800.py", "'\\ud800.py' has characters that no file name can hold."),
 }
 
 

@@ -149,11 +149,11 @@ ADDED = {
     ),
     "repeated key": (
         "seed: 1\nseed: 2",
-        "r.yaml:8: the key 'seed' is repeated; it is first given in line 7.",
+        "r.yaml:8: the key 'seed' is repeated; it is first given on line 7.",
     ),
     "repeated key inside": (
         "save: {keep: 1, keep: 2}",
-        "r.yaml:7: the key 'keep' is repeated; it is first given in line 7.",
+        "r.yaml:7: the key 'keep' is repeated; it is first given on line 7.",
     ),
     "key that is no text": ("save: {3: 1}", "r.yaml:7: a key must be text, got '3'."),
     "key that is a list": (
@@ -398,7 +398,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file():
         BASE.replace("{lr: 1e-4}", "{lr: fast}") + "save: {evry: 1}\nseed: 1\nseed: 2\ntrian: 1\n"
     )
     assert problems_of(text, ["rewards.0.weight=1"]) == [
-        "r.yaml:9: the key 'seed' is repeated; it is first given in line 8.",
+        "r.yaml:9: the key 'seed' is repeated; it is first given on line 8.",
         "--set rewards.0.weight=1: there is no rewards.0: the recipe has no rewards.",
         "r.yaml:5: optimizer.lr: expected a number above 0, got 'fast' (text).",
         "r.yaml:7: save has no key 'evry'. Did you mean 'every'?",

@@ -199,7 +199,7 @@ def test_an_existing_run_is_not_overwritten_and_other_settings_are_not_resumed(r
     with pytest.raises(CheckpointError) as error:
         run_recipe(recipe, out, "train.steps=2")
     assert str(error.value) == (
-        f"{out} already holds a finished run. Go on with --resume and a larger train.steps or train.budget, or give "
+        f"{out} already holds a finished run. Continue it with --resume and a larger train.steps or train.budget, or give "
         f"another folder with --out."
     )
     with pytest.raises(CheckpointError) as error:

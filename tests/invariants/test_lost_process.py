@@ -57,7 +57,7 @@ def test_what_the_others_measured_is_told_and_saved(how, tmp_path):
     assert main.returncode == 2
     assert lost.returncode == (-9 if how == "kill" else 1)
     cause = {
-        "kill": f"error: process 1 (pid {lost_pid}) is gone without a word, and with it the run: it was killed, perhaps "
+        "kill": f"error: process 1 (pid {lost_pid}) ended without an error, and the run with it: it was killed, perhaps "
         "because memory ran out. The system's log may say more.\n",
         "raise": "error: process 1 failed, and with it the run: ValueError: no face found\n",
     }

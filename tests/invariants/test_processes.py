@@ -207,7 +207,7 @@ def test_every_process_has_the_same_summary_and_only_the_main_one_writes(folder,
 
 
 def test_an_existing_run_is_refused_on_every_process(folder, two):
-    text = f"{folder / 'two-drtune'} already holds a finished run. Go on with --resume and a larger train.steps"
+    text = f"{folder / 'two-drtune'} already holds a finished run. Continue it with --resume and a larger train.steps"
     assert two[0]["again"] == two[1]["again"] and two[0]["again"].startswith(text)
 
 

@@ -213,5 +213,5 @@ def test_pyyaml_alone_would_have_misread(recipe_file):
     document = parse(text)
     assert document.data == {"a": 1e-4, "b": "on", "c": "no", "d": "12:30:00", "e": 1}
     assert [p.message for p in document.problems] == [
-        "the key 'e' is repeated; it is first given in line 1."
+        "the key 'e' is repeated; it is first given on line 1."
     ]

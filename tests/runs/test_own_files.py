@@ -17,7 +17,7 @@ adapter: {rank: 2}
 optimizer: {lr: 5e-3}
 train: {steps: 1}
 """
-REFUSED = "{} is there already and was not written by a run, so it is not overwritten. Give another folder with --out."
+REFUSED = "{} already exists and was not written by a run, so it is not overwritten. Give another folder with --out."
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "other.yaml"])

@@ -51,7 +51,7 @@ class Faulty:
         ("none", "the algorithm yields no loss"),
         ("open", "the last loss does not close the step"),
         ("zero", "every gradient is zero"),
-        ("calls", "`calls` tells"),
+        ("calls", "`calls` says"),
         ("micro", "a micro-batch of 1 changes the gradients"),
         ("order", "the order of the batch changes the gradients"),
     ],

@@ -170,11 +170,13 @@ def test_d3po_with_a_deterministic_sampler_is_refused_with_what_would_do(recipe)
     (problem,) = problems(recipe, "sampler.eta=0.0")
     assert "d3po" in problem and "needs 'log_prob', which sampler 'ddim'" in problem
     assert (
-        "Algorithms that would do here: " in problem
+        "Algorithms that would work here: " in problem
         and "online_dpo" in problem
         and "spin" in problem
     )
-    assert "diffusion_dpo" not in problem.partition("would do here")[2]  # there are no pairs either
+    assert (
+        "diffusion_dpo" not in problem.partition("would work here")[2]
+    )  # there are no pairs either
 
 
 def test_given_pairs_are_needed_where_they_are_learned_from(recipe):
