@@ -147,7 +147,7 @@ def _who_would_do(resolved: Resolved) -> str:
         if _tags_by_default(e, "needs", "needs_for") <= resolved.tags | _static(e)
     ]
     return (
-        f" Algorithms that would do here: {', '.join(fit)}."
+        f" Algorithms that would work here: {', '.join(fit)}."
         if fit
-        else " No other loaded algorithm would do here."
+        else " No other loaded algorithm would work here."
     )

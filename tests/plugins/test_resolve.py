@@ -253,13 +253,8 @@ def test_the_evaluation_draws_with_the_training_sampler_unless_it_names_one():
 def test_the_evaluations_sampler_provides_nothing_to_the_training():
     [problem] = problems("algorithm.use=policy", "evaluate.sampler={use: random}")
     assert problem == (
-<<<<<<< HEAD
         "--set algorithm.use=policy: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (r.yaml:3, plugin 'p') "
-        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would do here: straight, supervised, switching."
-=======
-        "r.yaml: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (plugin 'p') does not provide; random "
-        "would. Algorithms that would work here: straight, supervised, switching."
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
+        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would work here: straight, supervised, switching."
     )
 
 
@@ -393,40 +388,25 @@ def test_tags_are_joined_and_those_of_rewards_intersected():
 
 def test_a_reward_without_a_gradient_under_a_direct_algorithm():
     assert problems("rewards=[{use: bright}, {use: human}, {use: scorer}]") == [
-<<<<<<< HEAD
         "r.yaml:7: algorithm 'straight' needs 'reward_gradient', which reward 'human' (--set rewards=[{use: bright}, {use: "
         "human}, {use: scorer}], plugin 'p') and reward 'scorer' (--set rewards=[{use: bright}, {use: human}, {use: "
         "scorer}], plugin 'p') do not provide. Write there use: bright / smooth. If a gradient reaches the samples through "
         f"reward 'scorer', give its class ({Path('p.py').absolute()}:{line_of(Path('p.py'), 'class Scorer:')}) the "
-        "attribute provides = frozenset({'reward_gradient'}). Algorithms that would do here: supervised, switching."
-=======
-        "r.yaml: algorithm 'straight' needs 'reward_gradient', which reward 'human' (plugin 'p') and reward 'scorer' "
-        "(plugin 'p') do not provide; bright, smooth would. Algorithms that would work here: supervised, switching."
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
+        "attribute provides = frozenset({'reward_gradient'}). Algorithms that would work here: supervised, switching."
     ]
 
 
 def test_no_reward_under_a_direct_algorithm():
     assert problems("rewards=[]") == [
-<<<<<<< HEAD
         "r.yaml:7: algorithm 'straight' needs 'reward_gradient', and the recipe lists no reward that provides it. "
-        "Algorithms that would do here: supervised, switching."
-=======
-        "r.yaml: algorithm 'straight' needs 'reward_gradient', and the recipe lists no reward that provides it. "
         "Algorithms that would work here: supervised, switching."
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
     ]
 
 
 def test_a_deterministic_sampler_under_a_policy_gradient():
     assert problems("algorithm.use=policy") == [
-<<<<<<< HEAD
         "--set algorithm.use=policy: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (r.yaml:3, plugin 'p') "
-        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would do here: straight, supervised, switching."
-=======
-        "r.yaml: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (plugin 'p') does not provide; random "
-        "would. Algorithms that would work here: straight, supervised, switching."
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
+        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would work here: straight, supervised, switching."
     ]
     assert resolved("algorithm.use=policy", "sampler.eta=0.5").tags >= {"stochastic"}
 
@@ -435,13 +415,8 @@ def test_a_need_that_depends_on_options():
     assert resolved("algorithm={use: switching}").algorithm.entry.name == "switching"
     found = problems("algorithm={use: switching, hard: true}")
     assert found[0].startswith(
-<<<<<<< HEAD
         "--set algorithm={use: switching, hard: true}: algorithm 'switching' needs 'hardness', and no loaded plugin has a "
-        "component that provides it. Or give algorithm 'switching' hard: false. Algorithms that would do here: "
-=======
-        "r.yaml: algorithm 'switching' needs 'hardness', and no loaded plugin has a component that provides it. "
-        "Algorithms that would work here: "
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
+        "component that provides it. Or give algorithm 'switching' hard: false. Algorithms that would work here: "
     )
 
 

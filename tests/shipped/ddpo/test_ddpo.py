@@ -99,14 +99,9 @@ def test_a_deterministic_sampler_is_refused_before_weights_load(recipe, tmp_path
         run_recipe(recipe, tmp_path / "out", "sampler.eta=0", "model.width=-1")
     assert str(error.value) == (
         f"{recipe}: 1 problem\n"
-<<<<<<< HEAD
         f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' "
         f"({recipe}:{line_of(recipe, 'sampler:')}, plugin 'builtin') does not provide. Write there eta: 1.0, or use: ddpm. "
-        f"Algorithms that would do here: alignprop, denoising, direct, draft, draft_k, draft_lv, drtune, refl."
-=======
-        f"  - {recipe}: algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' (plugin 'builtin') does not provide; ddpm would. "
         f"Algorithms that would work here: alignprop, denoising, direct, draft, draft_k, draft_lv, drtune, refl."
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
     )
     assert not (tmp_path / "out").exists()
 

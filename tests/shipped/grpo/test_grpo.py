@@ -344,14 +344,9 @@ def test_an_ode_is_refused_before_weights_load(recipe, tmp_path):
         )
     assert str(error.value) == (
         f"{recipe}: 1 problem\n"
-<<<<<<< HEAD
         f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'flow_grpo' needs 'log_prob', which sampler 'flow_euler' "
         "(--set sampler={use: flow_euler, steps: 5}, plugin 'builtin') does not provide. Write there use: cps / dance_sde / "
-        f"ddpm / flow_sde. Algorithms that would do here: alignprop, denoising, direct, draft, draft_k, "
-=======
-        f"  - {recipe}: algorithm 'flow_grpo' needs 'log_prob', which sampler 'flow_euler' (plugin 'builtin') does not provide; "
-        f"cps, dance_sde, ddpm, flow_sde would. Algorithms that would work here: alignprop, denoising, direct, draft, draft_k, "
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
+        f"ddpm / flow_sde. Algorithms that would work here: alignprop, denoising, direct, draft, draft_k, "
         f"draft_lv, drtune, refl."
     )
     assert not (tmp_path / "out").exists()
@@ -367,14 +362,9 @@ def test_a_window_needs_a_sampler_that_has_one(recipe, tmp_path):
         run_recipe(recipe, tmp_path / "out", *ddim)
     assert str(error.value) == (
         f"{recipe}: 1 problem\n"
-<<<<<<< HEAD
         f"  - --set algorithm={{use: mix_grpo}}: algorithm 'mix_grpo' needs 'sde_window', which sampler 'ddim' (--set "
         "sampler={use: ddim, eta: 1.0}, plugin 'builtin') does not provide. Write there use: cps / dance_sde / flow_sde. "
-        f"Algorithms that would do here: alignprop, dance_grpo, denoising, direct, draft, "
-=======
-        f"  - {recipe}: algorithm 'mix_grpo' needs 'sde_window', which sampler 'ddim' (plugin 'builtin') does not provide; "
-        f"cps, dance_sde, flow_sde would. Algorithms that would work here: alignprop, dance_grpo, denoising, direct, draft, "
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
+        f"Algorithms that would work here: alignprop, dance_grpo, denoising, direct, draft, "
         f"draft_k, draft_lv, drtune, flow_dppo, flow_grpo, grpo, refl."
     )
 

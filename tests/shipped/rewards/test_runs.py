@@ -85,16 +85,9 @@ def test_a_reward_without_gradient_is_refused_before_weights_load(tmp_path):
     with pytest.raises(RecipeError) as caught:
         run_recipe(recipe, tmp_path / "run")
     assert str(caught.value) == (
-<<<<<<< HEAD
         f"{recipe}: 1 problem\n  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'draft_k' needs 'reward_gradient', "
         f"which reward 'jpeg_compressibility' ({recipe}:{line_of(recipe, 'jpeg')}, plugin 'rewards') does not provide. Write "
         "there use: aesthetic / brightness / clip_direction / clip_score / colourfulness / hps_v2 / image_reward / "
         "jpeg_differentiable / mean_brightness / pick_score / symmetry. "
-        "Algorithms that would do here: ddpo, dpok."
-=======
-        f"{recipe}: 1 problem\n  - {recipe}: algorithm 'draft_k' needs 'reward_gradient', which reward "
-        "'jpeg_compressibility' (plugin 'rewards') does not provide; aesthetic, brightness, clip_direction, clip_score, colourfulness, "
-        "hps_v2, image_reward, jpeg_differentiable, mean_brightness, pick_score, symmetry would. "
         "Algorithms that would work here: ddpo, dpok."
->>>>>>> aa8bb6a (Messages in plainer English; tests follow)
     )
