@@ -19,3 +19,11 @@ def _isolated_random_state():
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)
+
+
+@pytest.fixture
+def recipe(request, tmp_path):
+    """The module's RECIPE as a file in the test's folder."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(request.module.RECIPE)
+    return path

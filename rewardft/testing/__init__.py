@@ -16,9 +16,12 @@ _LAZY = {
     "RecipeRunner": "rewardft.testing.recipes",
     "RewardReport": "rewardft.testing.rewards",
     "check_algorithm": "rewardft.testing.conformance",
+    "check_cut": "rewardft.testing.runs",
     "check_dataset": "rewardft.testing.conformance",
     "check_model": "rewardft.testing.conformance",
     "check_reward": "rewardft.testing.rewards",
+    "check_resume": "rewardft.testing.runs",
+    "check_same_run": "rewardft.testing.runs",
     "check_sampler": "rewardft.testing.conformance",
     "make_rollout": "rewardft.testing.rewards",
     "run_recipe": "rewardft.testing.recipes",
@@ -29,9 +32,12 @@ __all__ = [
     "RecipeRunner",
     "RewardReport",
     "check_algorithm",
+    "check_cut",
     "check_dataset",
     "check_model",
+    "check_resume",
     "check_reward",
+    "check_same_run",
     "check_sampler",
     "make_rollout",
     "run_recipe",
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
     )
     from rewardft.testing.recipes import Finished, RecipeRunner, run_recipe
     from rewardft.testing.rewards import RewardReport, check_reward, make_rollout
+    from rewardft.testing.runs import check_cut, check_resume, check_same_run
 
 
 def __getattr__(name: str) -> Any:

@@ -80,28 +80,32 @@ def check_algorithm(
     batch: Batch | None = None,
     *,
     order_matters: bool = False,
+    micro_batches: Sequence[int] = (1, 2),
 ) -> None:
     """Check what every algorithm promises, on the gradients that it leaves.
 
     Checked: at least one loss, finite, the last of them closing the step; the same gradients when
-    it is repeated, for a micro-batch of one, and for the reversed batch; the calls that `calls`
+    it is repeated, for micro-batches, and for the reversed batch; the calls that `calls`
     foretells, where there is such a method; some gradient that is not zero.
 
     Args:
         make_context: a new context for a micro-batch size, such as
             `lambda size: tiny_context(DDIM(4), micro_batch=size)`.
         order_matters: for algorithms that compare neighbours; the reversed batch is left out.
+        micro_batches: their sizes, in samples.
     """
     batch = batch or tiny_batch()
     context = make_context(None)
+    before = calls_of(context)
     # The reference for all that follows: the whole batch at once.
     expected = gradients_of(algorithm, context, batch)
     assert any(bool(g.any()) for g in expected), "every gradient is zero: nothing would be learned"
-    check_calls(algorithm, context, batch)
+    check_calls(algorithm, context, batch, before)
     again = gradients_of(algorithm, make_context(None), batch)
     assert_equal(again, expected, "repeating the step changes the gradients")
-    single = gradients_of(algorithm, make_context(1), batch)
-    assert_equal(single, expected, "a micro-batch of 1 changes the gradients")
+    for size in micro_batches:
+        parts = gradients_of(algorithm, make_context(size), batch)
+        assert_equal(parts, expected, f"a micro-batch of {size} changes the gradients")
     if not order_matters:
         # Noise is keyed by sample, so the order may only change the order of a sum.
         backwards = gradients_of(algorithm, make_context(None), reversed_batch(batch))
@@ -112,6 +116,8 @@ def gradients_of(algorithm: Any, context: Context, batch: Batch) -> list[Tensor]
     """What one step leaves on the adapter, as the engine would run it."""
     losses = 0
     closed = False
+    for parameter in context.adapter.parameters:
+        parameter.grad = None
     for loss in algorithm.losses(context, batch):
         assert torch.isfinite(loss.value).all(), f"loss {losses} is {float(loss.value)}"
         loss.backward()
@@ -124,15 +130,21 @@ def gradients_of(algorithm: Any, context: Context, batch: Batch) -> list[Tensor]
     ]
 
 
-def check_calls(algorithm: Any, context: Context, batch: Batch) -> None:
-    """The calls that were made in `context` against those that `calls` foretells."""
+def calls_of(context: Context) -> tuple[int, int]:
+    """(forwards, backwards) of the network so far, in samples."""
+    return context.policy.forward_samples, context.policy.backward_samples
+
+
+def check_calls(
+    algorithm: Any, context: Context, batch: Batch, before: tuple[int, int] = (0, 0)
+) -> None:
+    """The calls that were made in `context` since `before` against those that `calls` foretells."""
     if not hasattr(algorithm, "calls"):
         return
     # The same choices as `Context.rng_of` makes, from a generator that nothing was drawn from.
     rng = random.Random(f"{context.seed}/{context.step}")
     told = algorithm.calls(context.sampler.steps, rng, bool(context.regularizers))
-    policy = context.policy
-    made = (policy.forward_samples / len(batch), policy.backward_samples / len(batch))
+    made = tuple((now - old) / len(batch) for now, old in zip(calls_of(context), before))
     assert tuple(told) == made, f"`calls` says {tuple(told)} per sample, but it was {made}"
 
 
@@ -216,7 +228,7 @@ def check_decoded(model: Any, decoded: Any, leaf: Tensor) -> None:
     (slope,) = torch.autograd.grad(decoded.sum(), leaf)
     assert torch.isfinite(slope).all(), "the gradient of decode has NaN or inf"
     if getattr(model, "pictures", True):
-        low, high = float(decoded.detach().min()), float(decoded.detach().max())
+        low, high = (float(bound) for bound in decoded.detach().aminmax())
         assert low >= -1e-4 and high <= 1 + 1e-4, (
             f"decoded samples range over [{low:.3g}, {high:.3g}] instead of [0, 1]"
         )
@@ -248,7 +260,7 @@ def assert_equal(got: Sequence[Tensor], expected: Sequence[Tensor], message: str
     worst = max(float((a - b).abs().max()) for a, b in zip(got, expected))
     # One scale for all tensors: a tensor that is zero but for rounding has none of its own.
     scale = max(float(b.abs().max()) for b in expected)
-    assert worst <= TOLERANCE * max(scale, 1.0), f"{message}: by {worst:.2g} of {scale:.2g}"
+    assert worst <= TOLERANCE * scale, f"{message}: by {worst:.2g} of {scale:.2g}"
 
 
 def reversed_batch(batch: Batch) -> Batch:

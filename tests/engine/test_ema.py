@@ -28,13 +28,6 @@ save: {every: 1, keep: 9}
 """
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
 def raw(folder):
     return load_file(folder / "adapter_model.safetensors")
 

@@ -34,13 +34,6 @@ evaluate:
 """
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
 def evaluation(out, step):
     return Evaluation.from_json(
         json.loads((out / "evaluations" / f"step-{step:08d}.json").read_text())

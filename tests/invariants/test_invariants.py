@@ -4,15 +4,14 @@ import json
 import random
 import signal
 import textwrap
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from rewardft.errors import CheckpointError, RewardError
-from rewardft.testing import run_recipe
+from rewardft.testing import check_resume, check_same_run, run_recipe
 from rewardft.testing.recipes import read_steps
+from rewardft.testing.runs import ROUNDING
 from tests import processes
 from tests.processes import wait_for
 
@@ -35,32 +34,13 @@ ALGORITHMS = {
     "draft": ["algorithm={use: draft}"],
     "draft_lv": ["algorithm={use: draft_lv}"],
 }
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(textwrap.dedent(RECIPE))
-    return path
-
-
-def weights(run):
-    return load_file(Path(run.folder) / "adapter" / "adapter_model.safetensors")
+COLUMNS = ("loss", "reward", "penalty/kl", "gradient_norm")
 
 
 def assert_same_run(one, other, exact=False):
-    """Losses, gradient norms and final weights agree: to the bit, or to float32 rounding."""
-    tolerance = 0.0 if exact else 2e-5
-    for name in ("loss", "reward", "penalty/kl", "gradient_norm"):
-        a, b = torch.tensor(one.column(name)), torch.tensor(other.column(name))
-        assert len(a) == len(b) == len(one.steps) > 0
-        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), (
-            f"{name}: {a.tolist()} and {b.tolist()}"
-        )
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.allclose(mine[name], theirs[name], rtol=0, atol=20 * tolerance), name
+    """To the bit, or to float32 rounding."""
+    assert all(len(one.column(name)) == len(one.steps) > 0 for name in COLUMNS)
+    check_same_run(one, other, 0.0 if exact else ROUNDING, COLUMNS)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -91,31 +71,15 @@ def test_how_a_step_is_cut_up_does_not_matter(recipe, tmp_path, name, overrides)
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("stop", [2, 4])
 def test_resuming_continues_to_the_same_bits(recipe, tmp_path, name, stop):
-    """The run is killed after a checkpoint by an error at a later step, then resumed."""
-    whole = run_recipe(recipe, tmp_path / "whole", *ALGORITHMS[name])
-    out = tmp_path / "parts"
-    run_recipe(recipe, out, *ALGORITHMS[name], "train.steps=6")
-    for path in (out / "checkpoints").iterdir():
-        if int(path.name[5:]) > stop:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-    torch.manual_seed(99)  # a new process has another global state
-    resumed = run_recipe(recipe, out, *ALGORITHMS[name], resume=True)
-    assert [s["step"] for s in resumed.steps] == [1, 2, 3, 4, 5, 6]
-    assert_same_run(whole, resumed, exact=True)
-    for name in ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations"):
-        assert resumed.column(name)[-1] == whole.column(name)[-1] == whole.summary[name] > 0
+    counts = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
+    columns = (*COLUMNS, *counts)
+    whole = check_resume(recipe, tmp_path, *ALGORITHMS[name], stop=stop, columns=columns)
+    assert [s["step"] for s in whole.steps] == [1, 2, 3, 4, 5, 6]
+    assert all(whole.column(count)[-1] == whole.summary[count] > 0 for count in counts)
 
 
 def test_resume_with_full_fine_tuning_is_exact_too(recipe, tmp_path):
-    full = ["adapter={kind: full}", "optimizer.lr=1e-3"]
-    whole = run_recipe(recipe, tmp_path / "whole", *full)
-    out = tmp_path / "parts"
-    run_recipe(recipe, out, *full, "train.steps=4", "optimizer.schedule=cosine")
-    run = run_recipe(recipe, tmp_path / "again", *full)
-    one, two = (load_file(r.folder / "adapter" / "model.safetensors") for r in (whole, run))
-    assert all(torch.equal(one[n], two[n]) for n in one)
+    check_resume(recipe, tmp_path, "adapter={kind: full}", "optimizer.lr=1e-3", stop=2)
 
 
 def test_the_order_of_plugins_does_not_matter(recipe, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from rewardft.storage.checkpoint import latest_checkpoint, read_state
 from rewardft.testing import run_recipe
-from tests.invariants.test_invariants import assert_same_run, recipe  # noqa: F401  (a fixture)
+from tests.invariants.test_invariants import RECIPE, assert_same_run  # noqa: F401
 
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 SAVES = ["save.every=2", "train.steps=6", "train.log_every=1"]

@@ -15,6 +15,7 @@ from rewardft_plugins.adjoint.adjoint_matching import AdjointMatching, lean_adjo
 from rewardft.errors import ComponentError
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
+from rewardft.testing import check_algorithm
 from rewardft.types import Plan, Transition
 from tests.maths.test_direct_gradients import (
     T,
@@ -317,15 +318,9 @@ def test_a_masked_sample_has_no_gradient():
     assert not any(g.any() for g in take_gradients(ctx))
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2])
-def test_micro_batches_change_nothing(micro_batch):
-    results = []
-    for size in (None, micro_batch):
-        ctx = context(micro_batch=size)
-        ctx.rng = random.Random(3)
-        list(run_backward(AdjointMatching(7.0, train_steps=2).losses(ctx, make_test_batch(5))))
-        results.append(take_gradients(ctx))
-    assert relative_error(results[1], results[0]) < 1e-12
+def test_the_promises():
+    algorithm = AdjointMatching(7.0, train_steps=2)
+    check_algorithm(algorithm, lambda size: context(micro_batch=size), make_test_batch(5))
 
 
 def test_calls_are_those_of_the_docstring():

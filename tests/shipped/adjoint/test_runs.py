@@ -1,16 +1,12 @@
 """Whole runs of adjoint matching: resume, cutting up, and the pairings that are refused."""
 
-import textwrap
-
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from rewardft.errors import RecipeError
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
-from rewardft.testing import run_recipe
+from rewardft.testing import check_cut, check_resume, run_recipe
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, rewardft_plugins.adjoint]
@@ -27,56 +23,14 @@ save: {every: 2, keep: 9}
 """
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(textwrap.dedent(RECIPE))
-    return path
-
-
-def assert_same_run(one, other, tolerance=2e-5):
-    for name in ("loss", "gradient_norm"):
-        a, b = torch.tensor(one.column(name)), torch.tensor(other.column(name))
-        assert len(a) == len(b) == 6
-        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), (
-            f"{name}: {a.tolist()} and {b.tolist()}"
-        )
-    mine, theirs = (
-        load_file(run.folder / "adapter" / "adapter_model.safetensors") for run in (one, other)
-    )
-    assert all(
-        torch.allclose(mine[name], theirs[name], rtol=0, atol=20 * tolerance) for name in mine
-    )
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["train.micro_batch=2"],
-        ["train.checkpointing=true"],
-        ["data.batch_size=1", "train.accumulate=4"],
-    ],
-    ids=" ".join,
-)
-def test_how_a_step_is_cut_up_does_not_matter(recipe, tmp_path, overrides):
+def test_how_a_step_is_cut_up_does_not_matter(recipe, tmp_path):
     """Without the mask, whose threshold is a running mean over batches."""
-    unmasked = ["algorithm.mask_quantile=null"]
-    reference = run_recipe(recipe, tmp_path / "reference", *unmasked)
-    assert_same_run(reference, run_recipe(recipe, tmp_path / "other", *unmasked, *overrides))
+    check_cut(recipe, tmp_path, "algorithm.mask_quantile=null", accumulate=4)
 
 
 @pytest.mark.parametrize("stop", [2, 4])
 def test_resuming_continues_to_the_same_bits_with_the_mask(recipe, tmp_path, stop):
-    whole = run_recipe(recipe, tmp_path / "whole")
-    out = tmp_path / "parts"
-    run_recipe(recipe, out)
-    for path in (out / "checkpoints").iterdir():
-        if int(path.name[5:]) > stop:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-    torch.manual_seed(99)
-    assert_same_run(whole, run_recipe(recipe, out, resume=True), tolerance=0.0)
+    whole = check_resume(recipe, tmp_path, stop=stop)
     assert max(whole.column("masked")) > 0
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.samplers.ddim import DDIM
-from rewardft.testing import run_recipe
+from rewardft.testing import check_resume, run_recipe
 from rewardft.types import Scores
 from tests.bench import line_of
 from tests.maths.test_direct_gradients import (
@@ -52,13 +52,6 @@ ALGORITHMS = {
 }
 
 
-@pytest.fixture
-def recipe(tmp_path):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
 def weights(run):
     return load_file(run.folder / "adapter" / "adapter_model.safetensors")
 
@@ -66,17 +59,11 @@ def weights(run):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_resuming_continues_to_the_same_bits(recipe, tmp_path, name):
     """Statistics per prompt, the value head and the steps with noise are part of the checkpoint."""
-    whole, out = run_recipe(recipe, tmp_path / "whole", *ALGORITHMS[name]), tmp_path / "parts"
-    run_recipe(recipe, out, *ALGORITHMS[name], "train.steps=4")
-    resumed = run_recipe(recipe, out, *ALGORITHMS[name], resume=True)
-    for column in ("loss", "reward", "gradient_norm", "ratio"):
-        assert resumed.column(column) == whole.column(column)
-    assert len(whole.column("loss")) == 8 and len(whole.column("reward")) in (
-        4,
-        8,
-    )  # a batch may feed two steps
-    mine, theirs = weights(resumed), weights(whole)
-    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+    columns = ("loss", "reward", "gradient_norm", "ratio")
+    whole = check_resume(recipe, tmp_path, *ALGORITHMS[name], stop=4, columns=columns)
+    assert len(whole.column("loss")) == 8
+    # A batch may feed two steps.
+    assert len(whole.column("reward")) in (4, 8)
     assert whole.column("loss")[0] != whole.column("loss")[-1]
 
 

@@ -9,6 +9,7 @@ from rewardft_plugins.dpo.online_dpo import OnlineDPO, choose_pairs, comparable_
 
 from rewardft.errors import ComponentError
 from rewardft.policy.weighted_reward import WeightedReward
+from rewardft.testing import check_algorithm
 from rewardft.types import Plan, Scores
 from tests.maths.test_direct_gradients import (
     T,
@@ -134,16 +135,10 @@ def test_the_loss_is_log_2_at_initialisation():
     assert float(loss.value.detach()) == pytest.approx(math.log(2), abs=1e-12)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4])
-def test_micro_batches_change_nothing(micro_batch):
-    results = []
-    for size in (None, micro_batch):
-        ctx = rewarded(context(micro_batch=size), plain)
-        list(
-            run_backward(OnlineDPO(group=3, beta=3.0, timesteps=2).losses(ctx, make_test_batch(5)))
-        )
-        results.append(take_gradients(ctx))
-    assert relative_error(results[1], results[0]) < 1e-12
+def test_the_promises():
+    algorithm = OnlineDPO(group=3, beta=3.0, timesteps=2)
+    make = lambda size: rewarded(context(micro_batch=size), plain)
+    check_algorithm(algorithm, make, make_test_batch(5))
 
 
 def test_calls_are_those_of_the_docstring():

@@ -95,15 +95,6 @@ def test_guidance_outside_the_gradient_keeps_the_unconditional_half_constant(mod
     torch.testing.assert_close(outside, 3.0 * inside, rtol=1e-3, atol=1e-6)
 
 
-def test_one_sample_alone_or_in_a_batch(model):
-    cond = model.encode(batch())
-    x, t = states(cond), torch.tensor([100, 800])
-    with torch.no_grad():
-        together = model.denoise(x, t, cond)
-        alone = model.denoise(x[1:], t[1:], select_rows(cond, slice(1, 2)))
-    torch.testing.assert_close(alone, together[1:], rtol=1e-4, atol=1e-5)
-
-
 def test_decoding_is_clamped_but_keeps_every_gradient(model):
     x = torch.tensor([-1.0, 0.25, 3.0], requires_grad=True)
     y = straight_through_clamp(x)
