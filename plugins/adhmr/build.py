@@ -157,7 +157,7 @@ def plan_training(clips: Sequence[Clip], amounts: Amounts, seed: int) -> Shots:
         choose(train, "tilted", leaning, amounts.tilted, seed),
     ]
     if amounts.synthetic:
-        # Training alone: what nobody performed is no test of anything.
+        # Training alone: a pose that nobody performed tests nothing.
         parts.append(overturn(choose(train, "synthetic", None, amounts.synthetic, seed), seed))
     return join(parts)
 

@@ -31,7 +31,7 @@ def tables(record: ComparisonRecord) -> str:
     shown = [variant for variant in record.variants if variant.values]
     parts = [table(shown, group) for group in GROUPS]
     if not any(parts):
-        raise DataError("the comparison has no values of hmr_errors; no run has come to its end.")
+        raise DataError("the comparison has no values of hmr_errors; no run has finished.")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -99,7 +99,7 @@ class DigitJudge:
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
         with torch.no_grad():
-            # On the CPU, where the judge lives: it is no module that a device could be given to.
+            # On the CPU, where the judge lives: it is not a module, so no device is given to it.
             log_prob, correct = classify(self.network, rollout.decoded.cpu(), batch["label"].cpu())
         self.log_probs.append(log_prob)
         self.correct.append(correct.float())

@@ -88,7 +88,7 @@ class Edits:
                 )
         except (OSError, UnidentifiedImageError) as error:
             raise DataError(
-                f"{self.file}:{line}: {name!r} is no readable picture ({error})"
+                f"{self.file}:{line}: {name!r} is not a readable picture ({error})"
             ) from error
         pixels = torch.from_numpy(np.array(fitted, dtype=np.float32) / 255)
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

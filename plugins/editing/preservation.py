@@ -43,7 +43,7 @@ def preservation(
     # (b, 1, h, w): the mean over channels, where it counts.
     change = (pixels - before).abs().mean(1, keepdim=True) * counted
     mean = change.flatten(1).sum(1) / area.clamp(min=1e-6)
-    # Nothing to preserve is no perfect preservation.
+    # Nothing to preserve is not perfect preservation.
     return torch.where(area > 0, -mean, torch.nan)
 
 

@@ -50,7 +50,7 @@ class DivergenceMask:
         self, sampler: Any, k: int, new: Transition, old: Transition, advantage: Tensor
     ) -> Tensor:
         """`(b,)`."""
-        # Exact for Gaussians of equal deviation. It decides what is dropped and is no penalty.
+        # Exact for Gaussians of equal deviation. It decides what is dropped; it is not a penalty.
         divergence = squared_distance(new, old).detach() / (2 * spread(old) ** 2)
         assert new.log_prob is not None and old.log_prob is not None
         ratio = torch.exp(new.log_prob - old.log_prob)

@@ -134,7 +134,7 @@ def build(wanted: Mapping[str, Any]) -> BaseGuidance:
     known = {name: kind for name, kind in vars(diffusers.guiders).items() if is_guider(kind)}
     name = str(wanted.get("use", ""))
     if name not in known:
-        what = f"{name!r} is no guider" if name else "expected {use: NAME, ...}"
+        what = f"{name!r} is not a guider" if name else "expected {use: NAME, ...}"
         raise ComponentError(f"guider: {what}.{did_you_mean(name, known)}")
     options = {key: value for key, value in wanted.items() if key != "use"}
     parameters = list(inspect.signature(known[name].__init__).parameters)[1:]

@@ -40,7 +40,7 @@ NOT_MODULAR = (
     "name, give `blocks`, such as `blocks: WanBlocks`."
 )
 NOT_REACHED = (
-    "It is no folder here and was looked for on the hub: check the name, the revision and the "
+    "It is not a folder here and was looked for on the hub: check the name, the revision and the "
     "network, and for a gated model its licence and your access token; or give a folder."
 )
 
@@ -78,7 +78,9 @@ def open_pipeline(source: Source) -> Any:
         check_folder(folder, source)
     # A misspelt path must not become a question to the hub.
     elif looks_local(source.weights):
-        raise ComponentError(f"weights: {source.weights} is no folder, nor a hub id (owner/name)")
+        raise ComponentError(
+            f"weights: {source.weights} is neither a folder nor a hub id (owner/name)"
+        )
     options: dict[str, Any] = {} if source.revision is None else {"revision": source.revision}
     place = str(folder) if folder.is_dir() else source.weights
     try:

@@ -135,7 +135,7 @@ class CRD:
         return before - self.group_mean(own, kept) - pull
 
     def group_mean(self, values: Tensor, kept: Tensor) -> Tensor:
-        """`(b,)`: the mean of the own group over the samples that take part."""
+        """`(b,)`: the mean of each sample's group over the samples that take part."""
         # clamp(1): a group of which nobody takes part has mean 0, and no loss.
         part = kept.view(-1, self.group)
         total = torch.where(part, values.view(-1, self.group), 0.0).sum(1)

@@ -73,7 +73,9 @@ class Hybrid:
         before the pose."""
         # A rollout that stopped between words and pose could not be scored or replayed.
         if plan.stop != self.steps:
-            raise ComponentError("hybrid runs both steps: an answer without its pose is no sample")
+            raise ComponentError(
+                "hybrid runs both steps: an answer without its pose is not a sample"
+            )
         # Uniform numbers from the keyed normal ones: the same sample draws the same tokens.
         draws = torch.special.ndtr(noise.draw("tokens", (self.decoding.length,)))
         tokens, mask, log_probs, mean, deviation, factor = model.call(

@@ -72,7 +72,7 @@ class Retriever(nn.Module):
 
     def pose(self, pose: Tensor) -> Tensor:
         """Unit vectors `(b, size)` of vectors `(b, 132)`; differentiable."""
-        # Through `unpack`, so that a sample that is no rotation is read as the nearest one.
+        # Through `unpack`, so that a sample that is not a rotation is read as the nearest one.
         seen = pack(unpack(pose)) if self.features == "rotations" else joints(pose).flatten(1)
         return normalize(self.pose_layers(seen), dim=-1)
 

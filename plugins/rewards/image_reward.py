@@ -52,7 +52,7 @@ class ImageReward(nn.Module):
         if not folder.is_dir():
             raise ComponentError(
                 "image_reward: expected a folder made by `rewardft rewards convert-image-reward`, "
-                f"got {weights!r}, which is no folder"
+                f"got {weights!r}, which is not a folder"
             )
 
         def load(what: str, loader: Any) -> Any:

@@ -44,7 +44,7 @@ class Remote:
         columns: columns of the batch that are sent along; null: `prompt` where the data set has it.
         batch_size: samples per request; null: the whole batch.
         timeout: seconds for one request as a whole.
-        on_failure: when no attempt is answered, `stop` the run, or go on with `nan` (not
+        on_failure: when no attempt is answered, `stop` the run, or continue with `nan` (not
             applicable) for those samples.
         token_env: name of an environment variable whose value is sent as a bearer token.
     """
@@ -138,7 +138,7 @@ class Remote:
             if self.on_failure == "stop":
                 raise RewardError(
                     f"{message}\nIs the server running (`rewardft rewards serve`)? `on_failure: "
-                    "nan` goes on without it."
+                    "nan` continues without it."
                 ) from error
             LOG.warning("%s; going on with NaN", message)
             # NaN is `not applicable`; a zero would be a reward like any other.
@@ -196,7 +196,7 @@ def check_options(url: str, space: str, payload: str, least: int, shortest: floa
     """Raises ComponentError for options that cannot work."""
     try:
         parts = urlsplit(url)
-        port = parts.port  # raises for what is no number, or none that a port can have
+        port = parts.port  # raises unless it is a number that a port can have
     except ValueError:
         parts, port = urlsplit(""), 0
     plain = url.isascii() and url.isprintable() and " " not in url

@@ -151,7 +151,7 @@ def retry_after(value: str | None) -> float | None:
         date = email.utils.parsedate_to_datetime(value)
         date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
         return max(date.timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):  # what is no date, or an offset beyond a day
+    except (ValueError, TypeError, OverflowError):  # not a date, or an offset beyond a day
         return None
 
 

@@ -106,7 +106,7 @@ def linear_stack(tensors: dict[str, Tensor], source: str) -> nn.Sequential:
     elif layers[-1].out_features != 1:
         problems.append(f"the last layer gives {layers[-1].out_features} numbers, expected 1")
     if problems:
-        raise ComponentError(f"{source} is no head of linear layers: {'; '.join(problems)}")
+        raise ComponentError(f"{source} is not a head of linear layers: {'; '.join(problems)}")
     return nn.Sequential(*layers)
 
 

@@ -193,7 +193,7 @@ def decode_tensor(name: str, text: Any) -> Tensor:
         raise (
             error
             if isinstance(error, WireError)
-            else WireError(f"`{name}` is no safetensors file: {error}")
+            else WireError(f"`{name}` is not a safetensors file: {error}")
         ) from error
     if set(tensors) != {name} or not tensors[name].is_floating_point() or tensors[name].ndim == 0:
         raise WireError(
@@ -260,7 +260,7 @@ def decode_png(text: Any) -> Tensor:
         Image.DecompressionBombError,
     ) as error:
         why = str(error).partition("<_io")[0].removesuffix(" image file ")
-        raise WireError(f"`samples` has an entry that is no PNG file: {why}") from error
+        raise WireError(f"`samples` has an entry that is not a PNG file: {why}") from error
     # Copied, because pillow's array is read-only and torch tensors are not.
     return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
 
@@ -272,4 +272,4 @@ def decode_base64(name: str, text: Any) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise WireError(f"`{name}` is no base64: {error}") from error
+        raise WireError(f"`{name}` is not base64: {error}") from error

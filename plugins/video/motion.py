@@ -48,8 +48,8 @@ def motion_amount(
     # avg_pool2d refuses a window larger than the picture.
     size = min(pool, *videos.shape[-2:])
     coarse = F.avg_pool2d(videos.flatten(0, 1), size).unflatten(0, videos.shape[:2])
-    # A change of brightness is no motion.
+    # A change of brightness is not motion.
     coarse = coarse - coarse.mean((-2, -1), keepdim=True)
     change = (coarse[:, 1:] - coarse[:, :-1]).abs().flatten(1).mean(1)
-    # Capped: beyond the target more motion earns nothing, so noise is no way to win.
+    # Capped: beyond the target more motion earns nothing, so noise does not win.
     return change.clamp(max=target) / target

@@ -104,7 +104,7 @@ def choose_samples(plan: SplitPlan, body: Body, seed: int) -> list[_Sample]:
     # In the order of the poses below.
     places = [(clip, frame) for clip in plan.clips for frame in range(len(clip.poses))]
     poses = np.concatenate([clip.poses for clip in plan.clips])
-    # Without heading: the same pose seen from behind is no other pose.
+    # Without heading: the same pose seen from behind is not another pose.
     points = root_relative(body.joints(without_heading(poses)))
     # Neighbours of two poses may overlap; each frame is taken once.
     frames: dict[tuple[str, int], Clip] = {}
@@ -237,7 +237,7 @@ def _targets(views: Views) -> dict[str, NDArray[np.uint8]]:
 
 def _painted(painter: Painter, frames: Frames) -> NDArray[np.uint8]:
     images = np.asarray(painter.paint(frames))
-    # A painter is code of somebody else; a picture of another size would be cut by the file.
+    # A painter is somebody else's code; a picture of another size would be cut by the file.
     if images.shape != frames.colours.shape or images.dtype != np.uint8:
         raise DataError(
             f"the painter {painter.name!r} returned {images.dtype} {list(images.shape)};"

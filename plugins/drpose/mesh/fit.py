@@ -151,7 +151,7 @@ class _Sights:
 
 def _start(evidence: Evidence, body: SkinnedBody) -> tuple[Tensor, Tensor, Tensor]:
     """Pose, shape and place whose limbs point as the judge's joints do."""
-    # The jaw is no joint of the retargeting, which needs limbs and trunk alone.
+    # The jaw is not among the joints of the retargeting, which needs limbs and trunk alone.
     positions = {
         name: evidence.joints[:, index].double().numpy()
         for index, name in enumerate(JOINTS)

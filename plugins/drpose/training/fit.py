@@ -89,7 +89,7 @@ def _optimizers(model: nn.Module, options: FitOptions) -> list[tuple[torch.optim
     matrices: dict[nn.Parameter, None] = {}  # a set that keeps the order of the layers
     if options.muon:
         layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
-        # Biases, norms and free parameters are no matrices, and stay with AdamW.
+        # Biases, norms and free parameters are not matrices, and stay with AdamW.
         matrices = {m.weight: None for m in layers if m.weight.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and p not in matrices]
     adamw = torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay)

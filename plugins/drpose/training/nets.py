@@ -242,7 +242,7 @@ def worsen(normals: Tensor, autoencoder: LatentAutoencoder, generator: torch.Gen
     """Make rendered normals `(b, 6, 3, s, s)` resemble generated ones."""
     images = normals.flatten(0, 1)
     if torch.rand((), generator=generator) < 0.5:
-        # Errors of a generator are errors of latents: decoded, they are no white noise.
+        # Errors of a generator are errors of latents: decoded, they are not white noise.
         latents = autoencoder.encode(images)
         strength = 0.3 * torch.rand((), generator=generator)
         images = autoencoder.decode(

@@ -60,7 +60,7 @@ def test_the_command_prints_them_and_says_when_there_is_nothing(record, tmp_path
     assert main(["adhmr", "table", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("| tilted | base | dpo")
     empty = record.model_copy(update={"variants": [variant("dpo", [])]})
-    with pytest.raises(DataError, match="has no values of hmr_errors; no run has come to its end"):
+    with pytest.raises(DataError, match="has no values of hmr_errors; no run has finished"):
         tables(empty)
     assert main(["adhmr", "table", str(tmp_path / "nowhere")]) == 2
     assert "not a comparison as `rewardft compare` writes it" in capsys.readouterr().err

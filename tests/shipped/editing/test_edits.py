@@ -67,7 +67,7 @@ def test_bad_lines_are_named(table, line, message):
 
 def test_pictures_that_are_missing(table):
     (table.parent / "0.png").unlink()
-    with pytest.raises(DataError, match=r"edits.jsonl:1: '0.png' is no readable picture"):
+    with pytest.raises(DataError, match=r"edits.jsonl:1: '0.png' is not a readable picture"):
         Edits(str(table))[0]
 
 

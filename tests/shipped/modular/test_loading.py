@@ -223,7 +223,7 @@ def test_a_folder_without_an_index(tmp_path):
 
 def test_a_folder_that_is_not_there(tmp_path):
     assert refused(weights=f"{tmp_path}/none") == (
-        f"weights: {tmp_path}/none is no folder, nor a hub id (owner/name)"
+        f"weights: {tmp_path}/none is neither a folder nor a hub id (owner/name)"
     )
 
 

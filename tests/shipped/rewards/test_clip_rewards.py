@@ -230,7 +230,7 @@ def test_a_head_whose_layers_do_not_fit_is_explained(folder, tmp_path):
     with pytest.raises(ComponentError) as caught:
         Aesthetic(str(tmp_path), clip=str(folder))
     assert str(caught.value) == (
-        f"aesthetic: {tmp_path / 'model.safetensors'} is no head of linear layers: "
+        f"aesthetic: {tmp_path / 'model.safetensors'} is not a head of linear layers: "
         f"layers.2.weight reads 9 numbers, the layer before gives 8; unexpected tensor scale; "
         f"the last layer gives 2 numbers, expected 1"
     )

@@ -359,7 +359,7 @@ def test_image_reward_needs_a_converted_folder_and_prompts(image_reward, pixels)
         ImageReward("THUDM/ImageReward")
     assert str(caught.value) == (
         "image_reward: expected a folder made by `rewardft rewards convert-image-reward`, got 'THUDM/ImageReward', "
-        "which is no folder"
+        "which is not a folder"
     )
     with pytest.raises(
         RewardError, match=r"image_reward compares images with the text in batch\['prompt'\]"

@@ -117,7 +117,7 @@ REFUSED = {
     ),
     "absurdly many": (
         [announced(2**31 - 1, 2**31 - 1)],
-        "`samples` has an entry that is no PNG file: Image size (4611686014132420609 pixels) exceeds "
+        "`samples` has an entry that is not a PNG file: Image size (4611686014132420609 pixels) exceeds "
         "limit of 178956970 pixels, could be decompression bomb DOS attack.",
     ),
     "too many together": (

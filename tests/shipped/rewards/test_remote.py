@@ -329,8 +329,11 @@ GRADIENTS = {
         encoded(slope=torch.zeros(4, 3, 6, 8)),
         "expected one floating-point tensor 'gradient', got: slope",
     ),
-    "base64": ("@@", "`gradient` is no base64: "),
-    "pickle": (base64.b64encode(b"\x80\x04K\x01.").decode(), "`gradient` is no safetensors file: "),
+    "base64": ("@@", "`gradient` is not base64: "),
+    "pickle": (
+        base64.b64encode(b"\x80\x04K\x01.").decode(),
+        "`gradient` is not a safetensors file: ",
+    ),
     "type": ([0.0], "expected `gradient` as base64 text, got list"),
 }
 
@@ -400,7 +403,7 @@ def test_no_answer_ends_in_time_with_a_clear_message(send):
     assert time.monotonic() - started < 60, "requests wait for a minute each unless told"
     assert message == (
         f"{where(url)}no answer in 2 attempts; the last: {NO_ANSWER[send]}\n"
-        f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on without it."
+        f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` continues without it."
     )
 
 
@@ -411,7 +414,7 @@ def test_nobody_there():
         score(Remote(url, **FAST))
     assert str(caught.value) == (
         f"{where(url)}no answer in 2 attempts; the last: ConnectionRefusedError: [Errno 111] Connection refused\n"
-        f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` goes on without it."
+        f"Is the server running (`rewardft rewards serve`)? `on_failure: nan` continues without it."
     )
 
 
@@ -497,7 +500,10 @@ REQUESTS = [
         "expected `payload` safetensors or png (with a list of `samples`), got 'pickle'",
     ),
     ({"ids": ["a", "b"], "columns": {}}, "expected one sample per id, got 4 samples and 2 ids"),
-    ({"payload": "png", "samples": ["aGVsbG8="]}, "`samples` has an entry that is no PNG file: "),
+    (
+        {"payload": "png", "samples": ["aGVsbG8="]},
+        "`samples` has an entry that is not a PNG file: ",
+    ),
 ]
 
 
