@@ -78,7 +78,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def exit_called(stop: SystemExit) -> str:
-    """What to say of code that ends the program in the place of raising an error."""
+    """The message for code that calls `sys.exit` instead of raising an error."""
     called = "" if stop.code is None else repr(stop.code)
     return (
         f"sys.exit({called}) was called at {place_of_error(stop)}. What fails must raise an error "

@@ -210,7 +210,7 @@ class Direct:
                 cotangent = self.pass_by(ctx, rollout, k, cotangent, path, step)
 
     def needs_input(self, path: Path, k: int) -> bool:
-        """The first trained step has nobody to hand an input gradient to."""
+        """Whether an earlier trained step needs the gradient at the input of step k."""
         return self.input_gradient and k > path.train[0]
 
     def pass_by(
@@ -277,8 +277,7 @@ class Direct:
 
 
 def finish(step: Transition, path: Path, k: int | None = None) -> Tensor:
-    """What step k hands on: the next state,
-    or at the end of an early-stopped chain the x0 estimate."""
+    """What step k passes on: the next state, or at an early stop the estimate of x0."""
     result: Any = step.x0 if path.estimate and k in (None, path.length - 1) else step.next
     return result
 

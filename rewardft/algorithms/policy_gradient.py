@@ -30,7 +30,7 @@ class Schedule:
     """How often a batch is learned from.
 
     Args:
-        updates: optimizer steps per pass over the batch: it is cut into so many parts.
+        updates: optimizer steps per pass over the batch, which is cut into that many parts.
         inner_epochs: passes over the batch.
         fraction: part of the steps that may learn, drawn at random for every update.
         skip_last: steps at the end of the chain that never learn, >= 0.

@@ -75,7 +75,7 @@ def compare_sources(
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM does what Ctrl-C does: running runs save and end,
-    and the user is told how to go on."""
+    and the user is told how to continue."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def say_what_is_done(members: Sequence[Member]) -> None:
-    """Before a comparison that is taken up again;
+    """Before a comparison that is continued;
     and which of its variants cannot be run at all."""
     done = sum(member.problem is None and member.is_done for member in members)
     if done:

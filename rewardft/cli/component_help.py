@@ -19,8 +19,7 @@ WORDS = {"data": "datasets", "dataset": "datasets"} | {one: many for many, one i
 
 
 def show_component(word: str, name: str) -> None:
-    """Print what an installed plugin's component is. Raises RewardftError for a kind or a name that
-    there is not."""
+    """Describe one component. Raises RewardftError for an unknown kind or name."""
     kind = WORDS.get(word, word)
     if kind not in KINDS:
         raise RewardftError(f"there is no kind {word!r} of component.{did_you_mean(word, WORDS)}")

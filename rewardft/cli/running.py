@@ -87,7 +87,7 @@ def check_comparison(name: str, overrides: Sequence[str]) -> str:
 def run_recipe(
     name: str, overrides: Sequence[str], out: Path | None, resume: bool, allow_changed_plugins: bool
 ) -> None:
-    """Train; an interrupted run says how to go on and exits with 130."""
+    """Train; an interrupted run says how to continue and exits with 130."""
     ready = prepare(name, overrides)
     # After `prepare`: a wrong recipe is reported without waiting for torch.
     from rewardft.engine.processes import is_printing
@@ -159,7 +159,7 @@ def what_is_saved(folder: Path) -> str:
 
 
 def how_to_continue(name: str, overrides: Sequence[str], folder: Path) -> str:
-    """The command that resumes a run, as one can paste it."""
+    """The command that resumes a run, ready to paste."""
     settings = [word for text in overrides for word in ("--set", text)]
     return "continue with: " + shlex.join(
         ["rewardft", "run", name, *settings, "--out", str(folder), "--resume"]

@@ -34,7 +34,7 @@ NEEDED = ("plotly", "jinja2", "pyarrow")
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked beside the sources: settings and values to vary, seeds, budget, pictures."""
+    """Everything but the sources: settings, values to vary, seeds, budget, pictures."""
 
     vary: Sequence[str] = ()
     settings: Sequence[str] = ()

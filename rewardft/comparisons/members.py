@@ -80,7 +80,7 @@ class Member:
         failed = (self.folder / "error.txt").is_file()  # of an observer, after the last step
         if failed or not path.is_file():
             return False
-        how = "Delete it, and the run goes on."
+        how = "Delete it, and the run continues."
         return read_object(path, {"status": str}, how)["status"] in DONE
 
     @property
@@ -211,7 +211,7 @@ def with_plugin(variant: Variant) -> Variant:
 
 def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
     """The installed plugin that must be added for an algorithm;
-    None when it is there already, or nobody has it."""
+    None when it is loaded already, or no plugin has it."""
     from rewardft.plugins.builtin import register_algorithms
     from rewardft.plugins.loading import load_plugins
 

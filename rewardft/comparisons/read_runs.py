@@ -23,7 +23,7 @@ from rewardft.files.json_text import nan_for_null, read_object
 from rewardft.storage.checkpoint import step_of
 from rewardft.storage.folder import is_held
 
-CONTINUE = "Delete it, and compare again: the run goes on."
+CONTINUE = "Delete it, and compare again: the run continues."
 COSTS = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
 # Logged values that are axes of the curves, or say nothing about learning.
 NOT_SHOWN = (

@@ -24,7 +24,7 @@ TAIL = 12  # lines of a failed run's output that the report shows
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: the exit code of its process, and the end of what it said."""
+    """How one run ended: the exit code of its process, and the last lines of its output."""
 
     member: Member
     code: int
@@ -137,7 +137,7 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     """One run in a process of its own, continued where it was interrupted; its output goes to a
     file beside its folder.
 
-    device: the one GPU that it may use; None: all that there are.
+    device: the one GPU that it may use; None: all of them.
 
     The processes are forked from one server that has imported torch: a run then costs no start-up.
     The server itself has computed nothing, so no thread and no GPU is inherited.
@@ -173,7 +173,7 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
 
 
 def log_file(member: Member) -> Path:
-    """What the run's process said: `FOLDER.log`."""
+    """The output of the run's process: `FOLDER.log`."""
     return member.folder.with_name(member.folder.name + ".log")
 
 

@@ -92,7 +92,7 @@ class RunRecord(Record):
 
     status: finished (all its steps, or its budget), stopped (by a plugin or an alarm), interrupted,
         failed, missing.
-    folder: relative to that of `comparison.json`. error: the last lines of what a failed run said.
+    folder: relative to that of `comparison.json`. error: the last lines of a failed run's output.
         peak_memory: bytes.
     command: repeats the run alone.
     """

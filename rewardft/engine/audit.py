@@ -88,8 +88,8 @@ def nothing_applies_problems(facts: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"no reward applies to any sample of the first step: {', '.join(counts)} returned NaN for "
-        "all of them. If that is not meant, look for 0 / 0 or the like in the reward; if it is, a "
-        "larger batch has samples that it fits."
+        "all of them. If that is not meant, look for a division such as 0 / 0 in the reward; if it "
+        "is, take a larger batch, with samples that it applies to."
     ]
 
 

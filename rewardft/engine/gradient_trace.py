@@ -86,7 +86,7 @@ class WatchedPolicy(Policy):
 class WatchedContext(Context):
     """Names the samples of each visited step.
 
-    said: of regularizers whose values or gradients were not finite since the last loss.
+    said: sentences on regularizers whose values or gradients were not finite, since the last loss.
     """
 
     policy: WatchedPolicy

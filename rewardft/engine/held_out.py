@@ -27,7 +27,7 @@ class HeldOut:
 
     ema: the averaged weights, where they are what is evaluated.
     wanted: whether the recipe asks for any evaluation.
-    baseline: the evaluation of the base model; not_compared: why there can be none.
+    baseline: the evaluation of the base model; not_compared: why there is no baseline.
     alarms: those of the newest evaluation.
     """
 
@@ -116,7 +116,7 @@ class HeldOut:
         return result
 
     def _find_alarms(self, result: Evaluation) -> list[Alarm]:
-        """What the evaluation `result` gives cause for; nothing without one of the base model."""
+        """The alarms that the evaluation `result` raises; none without a baseline."""
         if self.baseline is None:
             return []
         return find_alarms(self.baseline, result, self.trained, self.spec.min_diversity)

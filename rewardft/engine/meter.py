@@ -47,7 +47,7 @@ class Meter:
         self.batch = 0.0 if self.budget is None else state.get(self.budget.axis, 0.0)
 
     def start(self, cost: Mapping[str, int], step: int, seconds: float) -> None:
-        """What the run has spent before it goes on."""
+        """Set what the run has spent so far."""
         self.spent = self._spent(cost, step, seconds)
 
     def _spent(self, cost: Mapping[str, int], step: int, seconds: float) -> float:

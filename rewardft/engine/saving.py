@@ -38,7 +38,7 @@ class Saver:
         self.note()
 
     def note(self, **other: Mapping[str, Any]) -> None:
-        """An update has been made. `other`: states in the place of some parts' own."""
+        """Note the state after an update. `other`: states that replace those of some parts."""
         self.state: dict[str, Any] = {name: part.state_dict() for name, part in self.noted.items()}
         self.state |= other
         # Versions tell later whether a tensor was changed in place since.

@@ -35,7 +35,7 @@ def find_alarms(
         trained: names of the values that the run trains for, such as `reward/NAME`.
         min_diversity: fraction of the base's diversity, 0 to 1; 0: no alarm.
 
-    Raises CheckpointError when the two evaluations were not made alike.
+    Raises CheckpointError when the two evaluations were made with different settings.
     """
     # Over all samples: groups are smaller, and would raise false alarms more often.
     rows = {row.name: row for row in compare(baseline, now) if row.name in now.per_sample}

@@ -28,7 +28,7 @@ class Evaluation:
         well.
     higher_is_better: by name; None where neither direction is better. A reward's direction is the
         sign of its weight.
-    settings: how it was made; only evaluations that were made alike can be compared in pairs.
+    settings: how it was made; only evaluations with equal settings can be compared in pairs.
     """
 
     ids: list[str] = field(default_factory=list)

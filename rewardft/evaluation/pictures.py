@@ -19,7 +19,7 @@ LEAST_SIDE = 64  # small pictures are enlarged to this in grids
 
 
 def as_pictures(decoded: Any) -> Tensor | None:
-    """Decoded samples as pictures `(n, c, h, w)` in [0, 1], c = 1 or 3; None where they are none.
+    """Decoded samples as pictures `(n, c, h, w)` in [0, 1], c = 1 or 3; None for other samples.
 
     Multi-view samples `(n, v, c, h, w)` become one row of views each. NaN is black.
     """

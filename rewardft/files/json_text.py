@@ -18,7 +18,7 @@ def encode(value: Any, indent: int | None = None) -> str:
 
 
 def nan_for_null(value: Any) -> Any:
-    """What `encode` wrote, with NaN in the place of null: for values that hold numbers alone."""
+    """What `encode` wrote, with NaN for null: for values that hold only numbers."""
     if value is None:
         return math.nan
     if isinstance(value, dict):
@@ -41,7 +41,7 @@ def read_object(path: Path, keys: Mapping[str, type], fix: str) -> dict[str, Any
         keys: what must be in it, and of which type.
         fix: what to do about a file that is damaged, as a sentence.
 
-    Raises CheckpointError for a file that is cut short, or is none that a run wrote.
+    Raises CheckpointError for a file that is cut short or that no run wrote.
     """
     try:
         # As bytes: `json` finds the encoding itself, and refuses what is none.

@@ -44,7 +44,7 @@ def file_name(text: str) -> str:
 def local_path(text: str | os.PathLike[str], base: Path) -> Path:
     """The absolute path that a user means: `~` is a home folder, a relative one starts at `base`.
 
-    Raises DataError for one that cannot name a file: with a NUL, of a user that there is not, too
+    Raises DataError for one that cannot name a file: with a NUL, of an unknown user, too
     long, or an endless chain of links.
     """
     given = os.fspath(text)
@@ -186,7 +186,7 @@ def _place(annotation: Any, value: str) -> Place | None:
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
-    """The alternatives of a union; the annotation itself where it is none."""
+    """The alternatives of a union, or the annotation itself."""
     if get_origin(annotation) in (typing.Union, types.UnionType):
         for arg in get_args(annotation):
             yield from _leaves(arg)

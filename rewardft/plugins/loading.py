@@ -80,7 +80,7 @@ def load_usable_plugins(
 
 
 def join_errors(errors: Sequence[PluginError]) -> PluginError:
-    """One error that says them all."""
+    """One error with all the messages."""
     if len(errors) == 1:
         return errors[0]
     text = "\n".join(f"  - {line}" for error in errors for line in str(error).splitlines())

@@ -84,7 +84,7 @@ def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
         )
         raise DataError(
             f"several items of the data set have the same `id` ({shown}): their noise is drawn by "
-            "it, so they would be sampled alike. Give every item an id of its own."
+            "it, so they would give the same samples. Give every item an id of its own."
         )
 
 

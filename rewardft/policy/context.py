@@ -131,7 +131,7 @@ class Context:
         return scores
 
     def _warn_of_skips(self, scores: Scores) -> None:
-        """Once per reward: a run must not lose one without a word."""
+        """Once per reward: a run must not lose one silently."""
         for name, error in scores.skipped.items():
             # One warning a reward: a server that is down would fill the log with thousands.
             if name not in self._warned:
@@ -220,7 +220,7 @@ class Context:
         return {"memory": self.memory.state_dict(), "cost": self.cost}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember, and go on counting, from where a checkpoint was."""
+        """Restore the memory and the counters of a checkpoint."""
         self.memory.load_state_dict(state["memory"])
         # Budgets and curves over calls go on from what the run has spent in all.
         policy, cost = self.policy, state["cost"]

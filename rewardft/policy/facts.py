@@ -51,7 +51,7 @@ class RewardFacts:
     def note_failures(self, rewards: Sequence[WeightedReward], skipped: Mapping[str, str]) -> None:
         """Count, for each reward with `on_error: skip`, the batches and those that it failed on.
 
-        skipped: what each reward that failed on this batch said.
+        skipped: the error of each reward that failed on this batch.
         """
         for name in (r.name for r in rewards if r.on_error == "skip"):
             # Listed also without a failure, so that the audit can tell "some" from "all".

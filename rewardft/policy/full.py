@@ -33,7 +33,7 @@ def keep_masters(module: nn.Module) -> None:
     """Train float32 weights where a model has shorter ones: most updates are smaller than what
     separates two bfloat16 numbers, and would be lost.
 
-    Each layer goes on computing with weights of its own precision, cast whenever they are used.
+    Each layer still computes in its own precision: weights are cast whenever they are used.
     """
     short = (torch.bfloat16, torch.float16)
     found = [

@@ -201,7 +201,7 @@ def report_failure(
     rollout: Rollout,
     batch: Batch,
 ) -> None:
-    """Note on a reward's error where the reward is, and hand it on.
+    """Note on a reward's error where the reward is defined, and report it.
 
     A handler that fails itself is noted too and never replaces the error; without one, the samples
     are named.

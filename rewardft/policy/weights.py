@@ -14,8 +14,8 @@ def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copy_state(own: dict[str, Tensor], state: dict[str, Tensor], source: str) -> None:
-    """Copy tensor by tensor; raises CheckpointError for one that is missing, surplus, misshapen, no
-    floating-point numbers, or not finite."""
+    """Copy tensor by tensor; raises CheckpointError for one that is missing, unexpected, of another
+    shape or kind of number, or not finite."""
     # All checks come before the first copy: weights that are half of one state are of none.
     problems = [f"missing {n}" for n in own.keys() - state.keys()]
     problems += [f"unexpected {n}" for n in state.keys() - own.keys()]

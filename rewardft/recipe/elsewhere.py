@@ -36,5 +36,5 @@ HERE = {other: key for key, others in NAMES.items() for other in others.split()}
 
 
 def elsewhere(key: str) -> str:
-    """' Here it is optimizer.lr.' for `learning_rate`; '' for a key that nobody has."""
+    """' Here it is optimizer.lr.' for `learning_rate`; '' for a key that no other trainer has."""
     return f" Here it is {HERE[key.casefold()]}." if key.casefold() in HERE else ""

@@ -128,7 +128,7 @@ def run(
         recipe: a file, or the name of a shipped recipe.
         out: the run folder; default: `runs/NAME`. An existing run is never overwritten.
         overrides: `{"train.steps": 10}` or `["train.steps=10"]`.
-        resume: go on from the newest checkpoint in `out`.
+        resume: continue from the newest checkpoint in `out`.
         allow_changed_plugins: resume although a file plugin was edited.
 
     Raises:
@@ -146,7 +146,7 @@ def run_folder(recipe: Path, out: Path | str | None) -> Path:
 
 
 def load_run(folder: Path | str) -> FinishedRun:
-    """A run that was made before. Raises CheckpointError for a folder that is none."""
+    """A run that was made before. Raises CheckpointError for any other folder."""
     path = Path(folder)
     if not (path / "metrics.jsonl").is_file():
         raise CheckpointError(

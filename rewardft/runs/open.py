@@ -177,7 +177,7 @@ def evaluate_run(
 def changed_plugins(session: Session, folder: Path) -> list[str]:
     """File plugins whose code is not that which the run was made with, as its manifest has it."""
     path = folder / "manifest.json"
-    how = "Delete it: the run is then taken to have been made with the plugins of now."
+    how = "Delete it: the run is then taken to have been made with the present plugins."
     listed = read_object(path, {}, how).get("plugins", []) if path.is_file() else []
     # A plugin that the manifest does not list is not taken for an edited one.
     before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}

@@ -212,8 +212,7 @@ class Samples:
 
 
 def draw(session: Session, batches: Sequence[Batch]) -> Samples:
-    """`x0` and `decoded` as tensors by name, on the CPU, texts likewise, and what there is to see
-    of them.
+    """`x0` and `decoded` as tensors by name, on the CPU; texts; and pictures of them.
 
     Of a mapping its tensors and texts are taken, as `x0.NAME` and `decoded.NAME`. Raises
     ComponentError where x0 holds no tensor.

@@ -137,7 +137,7 @@ def is_flow_matching(scheduler: Any) -> bool:
 
 
 def refuse(config: Any, key: str, what: str) -> None:
-    """Raises ComponentError for a switch of a scheduler that these samplers would pass over."""
+    """Raises ComponentError for a switch of a scheduler that these samplers would ignore."""
     # Sampling without it would be another model's distribution, and look like a bad one.
     if config.get(key):
         raise ComponentError(

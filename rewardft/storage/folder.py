@@ -103,7 +103,7 @@ def is_held(out: Path) -> bool:
 
 
 def open_folder(path: Path, make: bool) -> int | None:
-    """A handle of a folder, which is made if wanted; None where there is none to be had."""
+    """A handle of a folder, which is made if wanted; None where it cannot be opened."""
     try:
         if make:
             path.mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ def drop_evaluations(folder: Path) -> None:
 
 
 def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:
-    """Write the recipe that goes on; the one before, if it was another, stays as
+    """Write the recipe of the resumed run; the one before, if it differs, is kept as
     `recipe.before-step-STEP.yaml`."""
     path = out / "recipe.yaml"
     # The text may differ where the settings do not.
@@ -211,9 +211,9 @@ def is_evaluation(record: Mapping[str, Any], step: int) -> bool:
 
 
 def resumptions(out: Path, step: int, changed: list[str]) -> list[dict[str, Any]]:
-    """Every time that the run was taken up, this one last: the step, and the plugin files that had
-    been edited."""
+    """Every time that the run was resumed, this one last: the step, and the plugin files that
+    had been edited."""
     path = out / "manifest.json"
-    how = "Delete it: what it said of earlier resumptions is lost, and the run goes on without."
+    how = "Delete it: the list of earlier resumptions is then lost, and the run continues."
     earlier = read_object(path, {}, how).get("resumed", []) if path.exists() else []
     return [*earlier, {"step": step, "changed_plugins": changed}]

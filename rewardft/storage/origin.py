@@ -76,7 +76,7 @@ def check_same_plugins(
     text = f"edited since the checkpoint was saved: {', '.join(changed)}"
     if not allowed:
         raise CheckpointError(
-            f"{text}. Resuming would not continue the same run. Restore the code, or go on with "
+            f"{text}. Resuming would not continue the same run. Restore the code, or continue with "
             "the new one by --resume --allow-changed-plugins."
         )
     LOG.warning("%s; going on with the new code", text)

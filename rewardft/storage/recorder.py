@@ -1,4 +1,4 @@
-"""The run folder: metrics, trackers and what became of the run. An observer like any plugin's."""
+"""The run folder: metrics, trackers and how the run ended. An observer like any plugin's."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def append_line(path: Path, line: str) -> None:
 
 def check_trackers(source: str, names: Sequence[str]) -> None:
     """Raises RecipeError for a tracker that accelerate does not know, or whose package is missing:
-    accelerate itself leaves the latter out without a word."""
+    accelerate itself leaves the latter out silently."""
     if not names:
         return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -123,7 +123,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`, none without the file; a last line that a kill cut short is
     left out.
 
-    Raises CheckpointError for any other line that is none.
+    Raises CheckpointError for any other damaged line.
     """
     lines = path.read_bytes().splitlines() if path.exists() else []
     records = []

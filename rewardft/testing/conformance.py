@@ -86,7 +86,7 @@ def check_algorithm(
 
     Checked: at least one loss, finite, the last of them closing the step; the same gradients when
     it is repeated, for micro-batches, and for the reversed batch; the calls that `calls`
-    foretells, where there is such a method; some gradient that is not zero.
+    predicts, where there is such a method; some gradient that is not zero.
 
     Args:
         make_context: a new context for a micro-batch size, such as
@@ -138,7 +138,7 @@ def calls_of(context: Context) -> tuple[int, int]:
 def check_calls(
     algorithm: Any, context: Context, batch: Batch, before: tuple[int, int] = (0, 0)
 ) -> None:
-    """The calls that were made in `context` since `before` against those that `calls` foretells."""
+    """The calls that were made in `context` since `before` against those that `calls` predicts."""
     if not hasattr(algorithm, "calls"):
         return
     # The same choices as `Context.rng_of` makes, from a generator that nothing was drawn from.

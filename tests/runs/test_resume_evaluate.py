@@ -358,7 +358,7 @@ def test_an_edited_plugin_is_not_resumed_unless_asked_for(recipe, tmp_path, capl
         run_recipe(recipe, out, "train.steps=8", resume=True)
     text = f"edited since the checkpoint was saved: {plugin}"
     assert str(error.value) == (
-        f"{text}. Resuming would not continue the same run. Restore the code, or go on with the new one by "
+        f"{text}. Resuming would not continue the same run. Restore the code, or continue with the new one by "
         "--resume --allow-changed-plugins."
     )
     assert before == [(p, p.stat().st_mtime_ns) for p in sorted(out.rglob("*"))], (

@@ -8,7 +8,7 @@ TERMS = {
         "new samples of the same kinds. With one seed, with new samples alone."
     ),
     "values of a set": (
-        "diversities and other numbers that there is one of for all samples: the interval is over "
+        "diversities and other numbers of which there is one for all samples: the interval is over "
         "seeds alone, for this set of samples. With one seed there is none."
     ),
     "not separable": (

@@ -19,7 +19,7 @@ from rewardft.contracts.records import ComparisonRecord, Interval, Value, Varian
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is to be said of a variant: text of the value that the comparison is about,
+    """The summary of a variant: `text` on the value that the comparison is about,
     detail of the rest."""
 
     variant: str

@@ -1,4 +1,4 @@
-"""The report's tables as cells of plain text, written as HTML and as Markdown alike."""
+"""The report's tables as cells of plain text, for HTML and Markdown."""
 
 from __future__ import annotations
 
