@@ -43,11 +43,13 @@ class Listed:
 def listed_components(problems: list[str]) -> Iterator[Listed]:
     """The components of the core, then those of each installed plugin; why one cannot be used is
     added to `problems`."""
+    # Importing every plugin takes seconds, and a list of names is asked for often.
     known = _read()
     stamps = {BUILTIN: _stamp(None)}
     stamps |= {points[0].name: _stamp(points[0]) for points in installed().values()}
     found: dict[str, dict[str, Any]] = {}
     for plugin, stamp in stamps.items():
+        # Of an equal stamp the answer would be the same, so the plugin is not imported.
         if stamp is not None and known.get(plugin, {}).get("stamp") == stamp:
             found[plugin] = known[plugin]
             continue
@@ -57,6 +59,7 @@ def listed_components(problems: list[str]) -> Iterator[Listed]:
             problems.append(str(error))
         else:
             found[plugin] = {"stamp": stamp, "components": rows}
+    # Plugins that were removed, or that fail now, are dropped with it.
     if found != known:
         _write(found)
     for entry in found.values():
@@ -82,10 +85,12 @@ def _import(names: Sequence[str], plugin: str) -> list[Listed]:
 def _stamp(point: EntryPoint | None) -> str | None:
     """A digest of all that the components of a plugin (None: of the core) follow from; None where
     its files cannot be found."""
+    # The core's sources too: they decide what is read off a factory.
     facts = [sys.version, *_states(CORE), *_installations()]
     if point is not None:
         try:
             spec = importlib.util.find_spec(point.module)
+        # A parent package is imported to find the module in it, and may do anything.
         except (Exception, SystemExit):  # importing it says what is wrong
             return None
         if spec is None or not spec.origin:
@@ -106,6 +111,7 @@ def _states(place: Path) -> list[str]:
     """Path, size and time of change of a source file, or of all in a folder."""
     files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
     states = [(file, file.stat()) for file in files]
+    # Not their contents: reading them all would take as long as importing some.
     return [f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states]
 
 
@@ -119,6 +125,7 @@ def _read() -> dict[str, dict[str, Any]]:
     try:
         known = json.loads(_cache().read_text(encoding="utf-8"))
         for entry in known.values():
+            # Every row is built once: another version's file must not fail half-way.
             _ = entry["stamp"], [Listed(**row) for row in entry["components"]]
     except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError, RuntimeError):
         return {}

@@ -41,6 +41,7 @@ def tag_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
                 f"{place}: {component.entry.title} needs {tag!r}, "
                 f"{_who_lacks(tag, recipe, resolved)}"
             )
+            # The other way out: the component that needs the tag may do without it.
             if own := _other_options(component, tag, is_need=True):
                 text += f" Or give {component.entry.title} {', or '.join(own)}."
             is_algorithm = component.entry.kind == "algorithms"
@@ -63,6 +64,7 @@ def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
     kinds = {entry.kind for entry in offering}
     # The evaluation's sampler provides nothing to a run.
     trained = [(k, c) for k, c in resolved.placed() if k[0] != "evaluate"]
+    # Also kinds whose component provides it with another option, such as `eta`.
     kinds |= {c.entry.kind for _, c in trained if _other_options(c, tag)}
     lacking = [(k, c) for k, c in trained if c.entry.kind in kinds and tag not in _provides(c)]
     if not kinds:
@@ -86,6 +88,7 @@ def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
 def _undeclared(entry: Entry, tag: str) -> str:
     """How a reward's class says that it has a gradient, where it says nothing of the kind; else
     ''."""
+    # A class that says nothing either way may simply have forgotten to.
     silent = getattr(entry.factory, "provides", None) is None
     silent &= getattr(entry.factory, "differentiable", None) is None
     if tag != "reward_gradient" or entry.kind != "rewards" or is_the_component(entry) or not silent:
@@ -120,6 +123,7 @@ def _alternatives(annotation: Any, value: Any) -> list[Any]:
         return [not value]
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if choice != value]
+    # An amount of 0 switches something off, such as a sampler's noise.
     return [1.0] if annotation is float and value == 0 else []
 
 
@@ -132,6 +136,7 @@ def _static(entry: Entry) -> frozenset[str]:
 def _tags_by_default(entry: Entry, attribute: str, dynamic: str) -> frozenset[str]:
     parameters = option_parameters(entry)
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    # Tags that depend on options can only be asked for where all of these are known.
     complete = len(defaults) == sum(p.kind is not p.VAR_KEYWORD for p in parameters.values())
     return tags_of(entry, attribute, dynamic if complete else None, defaults)
 

@@ -47,6 +47,7 @@ def swapped_in(adapter: Any, snapshot: Mapping[str, Tensor]) -> Iterator[None]:
         weights afterwards.
     """
     check_fit(snapshot, adapter)
+    # Kept by reference, so that what comes back is the same storage, bit for bit.
     own = {name: parameter.data for name, parameter in adapter.named.items()}
     try:
         for name, parameter in adapter.named.items():

@@ -18,6 +18,7 @@ def set_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
+# name -> (read it, set it, what to do instead)
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], str]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype, "x.double()"),
     "default device": (torch.get_default_device, set_device, "x.to(device)"),

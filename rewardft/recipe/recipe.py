@@ -161,6 +161,7 @@ def read_recipe(
         # JSON mode: strict about scalars, and takes a list for a tuple.
         else Recipe.model_validate_json(json.dumps(folded), strict=True)
     )
+    # Private and not a field: where a value came from is no part of the recipe.
     recipe._origin = origin
     return recipe, problems
 

@@ -35,6 +35,7 @@ def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     yield from _budget_problems(data.get("train"), data.get("optimizer"))
     yield from _average_problems(data.get("train"), data.get("evaluate"))
     for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
+        # Names are lost when one value is logged over another.
         yield from _repeated(data, keys)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rewardft.contracts.run import Run
 from rewardft.storage.origin import Origin
 
+# Those that change numbers; a plugin's own packages are its affair.
 PACKAGES = (
     "rewardft",
     "torch",

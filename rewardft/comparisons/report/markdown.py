@@ -88,6 +88,7 @@ def table(content: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     if cell.block:
+        # A table's cell is one line in Markdown.
         return "<br>".join(escape(line) for line in cell.text.splitlines())
     return f"{cell.mark} {escape(cell.text)}".strip()
 
