@@ -118,6 +118,7 @@ def show(
     if name is not None:
         from rewardft.cli.component_help import show_component
 
+        # Two words are a kind and a name: `recipe` is then no recipe.
         return show_component(recipe, name)
     from rewardft.cli.showing import show_recipe
 

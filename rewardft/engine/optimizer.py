@@ -103,6 +103,7 @@ class Updater:
         self.schedule.step()
         self.ema.update(step)
         self.is_whole = True
+        # None and not zeros: no memory is held, and the next audit tells a missing gradient from 0.
         self.optimizer.zero_grad(set_to_none=True)
         return float(rate)
 

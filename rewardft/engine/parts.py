@@ -39,5 +39,6 @@ class Parts:
 
     def tell_of_checkpoint(self, path: Path) -> None:
         """Observers hear of the checkpoint that was just saved."""
+        # Not `state.step`: after a failure the checkpoint is of an earlier, whole step.
         step = self.saver.saved
         self.plugins.call("on_checkpoint_saved", run=self.run, step=step, path=path)

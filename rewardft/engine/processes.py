@@ -49,6 +49,7 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
         project_dir=str(folder),
     )
     check_launcher(os.environ, accelerator.num_processes)
+    # Alone there is no group to end.
     if accelerator.num_processes > 1:
         atexit.unregister(_end_group)  # once, however many runs
         atexit.register(_end_group)

@@ -61,6 +61,7 @@ class StepLog:
             logged = self.pending.pop(0)  # first, so that no failure has it told twice
             metrics = {**mean, **speed, **logged.facts}
             asked = {"run": self.run, "step": logged.step, "metrics": metrics}
+            # The newest rollout with every pending step: older ones are gone.
             self.plugins.call("on_step_end", **asked, rollout=rollout)
             # No early exit: a stop asked for at one step must not hide later ones from observers.
             reasons.append(self.plugins.call("stop_run", **asked))

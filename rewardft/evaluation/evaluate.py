@@ -101,6 +101,7 @@ def evaluate(
         batch = batch.to(ctx.device)
         rollout = roll_out(ctx, batch, result, kl)
         measure(ctx, rollout, batch, metrics.values(), result)
+        # Of items, not of samples: one value each is what is compared in pairs.
         result.ids.extend(items.ids)
         if "group" in items:
             result.groups.extend(items["group"])
@@ -108,6 +109,7 @@ def evaluate(
         result.rollout = rollout
     # Scoring records values for the training log, which these are not.
     ctx.take_records()
+    # A negative weight trains a reward down. 0 only watches, where more is taken to be better.
     result.higher_is_better |= {f"reward/{r.name}": r.weight >= 0 for r in ctx.rewards}
     add_metrics(result, metrics, per_item)
     return result

@@ -46,6 +46,7 @@ class Entry:
         try:
             return inspect.getsourcelines(plain_callable(self.factory))[1]
         except (OSError, TypeError):
+            # Built in C or made at run time: there is no line to point at.
             return 0
 
     @property
@@ -94,5 +95,6 @@ def plain_callable(factory: Any) -> Any:
     """The class or function behind partials and decorators; the class of a callable instance."""
     while isinstance(factory, functools.partial):
         factory = factory.func
+    # `functools.wraps` keeps the way back to what was written.
     factory = inspect.unwrap(factory)
     return factory if inspect.isclass(factory) or inspect.isroutine(factory) else type(factory)

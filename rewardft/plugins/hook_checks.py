@@ -53,6 +53,7 @@ def hook_problems(manager: pluggy.PluginManager, plugin: object) -> Iterator[str
     for hook, function in found.values():
         for problem in _function_problems(hook, function):
             yield f"{location(function)}: {problem}"
+    # A forgotten decorator is the commonest slip, and pluggy would never call the function.
     for name, function in _undecorated(plugin, set(found)):
         yield (
             f"{location(function)}: {name!r} is named like a hook but is not one: put `@hookimpl` "

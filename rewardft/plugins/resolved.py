@@ -49,6 +49,7 @@ class Resolved:
             (("evaluate", "rewards"), self.eval_rewards),
             (("evaluate", "metrics"), [(None, metric) for metric in self.metrics]),
         ]
+        # By index: names may repeat, places cannot.
         for keys, found in lists:
             yield from (((*keys, i), component) for i, (_, component) in enumerate(found))
         if self.eval_sampler is not None:

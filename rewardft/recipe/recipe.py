@@ -116,6 +116,7 @@ def _replaced(part: Any, keys: Keys, options: dict[str, Any]) -> Any:
     if not keys:
         return options if isinstance(part, dict) else part.model_copy(update={"options": options})
     if isinstance(part, list):
+        # A new list: sections are frozen, and the old recipe may still be in use.
         index = int(keys[0])
         return [*part[:index], _replaced(part[index], keys[1:], options), *part[index + 1 :]]
     inner = _replaced(getattr(part, str(keys[0])), keys[1:], options)

@@ -37,6 +37,7 @@ def tiny_context(
     sampler: Any,
     *,
     model: Any = None,
+    # Curved: for a linear reward a gradient at the wrong sample would be right.
     reward: Callable[[Rollout, Batch], Tensor] = curved_reward,
     regularizers: Sequence[WeightedRegularizer] = (),
     micro_batch: int | None = None,
@@ -116,6 +117,7 @@ def gradients_of(algorithm: Any, context: Context, batch: Batch) -> list[Tensor]
     """What one step leaves on the adapter, as the engine would run it."""
     losses = 0
     closed = False
+    # A context that is used again still has the gradients of the step before.
     for parameter in context.adapter.parameters:
         parameter.grad = None
     for loss in algorithm.losses(context, batch):

@@ -19,6 +19,7 @@ COLUMNS = ("loss", "gradient_norm")
 
 def trained_weights(folder: Path) -> dict[str, Tensor]:
     """What a run has trained: its adapter, or the whole network."""
+    # One file: peft's adapter or the whole network, by their names in `rewardft.policy`.
     (path,) = (folder / "adapter").glob("*model.safetensors")
     return load_file(path)
 
@@ -34,12 +35,14 @@ def check_same_run(
     """
     assert one.steps, f"{one.folder} has no optimizer step in its metrics"
     for name in columns:
+        # Metrics first: the step at which they part tells more than the final weights.
         a, b = (torch.tensor(run.column(name)) for run in (one, other))
         same = a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
         assert same, f"{name}: {a.tolist()} and {b.tolist()}"
     mine, theirs = trained_weights(one.folder), trained_weights(other.folder)
     assert mine.keys() == theirs.keys(), f"other weights: {sorted(mine.keys() ^ theirs.keys())}"
     for name, value in mine.items():
+        # Wider than for metrics: AdamW divides by the root of tiny squares, which rounding moves.
         assert torch.allclose(value, theirs[name], rtol=0, atol=20 * tolerance), (
             f"the weights {name} differ by up to {float((value - theirs[name]).abs().max()):.2g}"
         )
@@ -78,6 +81,7 @@ def check_resume(
     """Check that a run that goes on from its checkpoint of step `stop` ends as one that was never
     interrupted, to the bit. Returns the latter."""
     whole, parts = run_recipe(recipe, folder / "whole", *overrides), folder / "parts"
+    # A copy, so that both runs begin with the same bits up to `stop`.
     shutil.copytree(whole.folder, parts)
     for path in (parts / "checkpoints").iterdir():
         if step_of(path) > stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# Shown below the tables, in this order: what every reader needs first.
 TERMS = {
     "a [b, c]": (
         "an estimate a with its 95 % interval from b to c: where it would lie with new seeds and "
