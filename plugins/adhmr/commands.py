@@ -121,6 +121,7 @@ def train_scorer_command(
     from rewardft_plugins.adhmr.training import ScorerSettings, train_scorer
 
     settings = ScorerSettings(hypotheses, on_noise, steps, seed=seed)
+    # Held-out pictures measure the runs that the scorer serves, so it must not see them.
     pictures = PosePictures(data, "train", limit=limit)
     scorer = train_scorer(pictures, PoseDiffusion(base), settings, _say)
     scorer.save(out)
@@ -167,6 +168,7 @@ def export_base_command(
     """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
     from rewardft.runs.export import export_weights
 
+    # A run keeps the denoiser alone; weight files name it beside the condition network.
     export_weights(run, out, average, prefix="denoiser.")
     _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
@@ -184,8 +186,7 @@ def table_command(
 
 
 def whole_path(place: str) -> str:
-    """As a recipe has it, so that the file can be asked for from any folder: absolute, or
-    `shipped`."""
+    """The path as recipes give it: absolute, so that it works from any folder, or `shipped`."""
     return Place(words=("shipped",)).anchored(place, Path.cwd())
 
 

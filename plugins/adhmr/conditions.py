@@ -46,8 +46,7 @@ class LandmarkCondition(nn.Module):
 
 
 class ImageCondition(nn.Module):
-    """Features in the manner of ScoreHypo's HRNet: a fine and a coarse branch that exchange
-    features.
+    """Features like those of ScoreHypo's HRNet: a fine and a coarse branch that exchange features.
 
     The column `picture` `(b, 3, s, s)` in [0, 1] becomes a global vector, where each joint is seen
     (the mean of a heat map), and the features at these places. Two branches of a few channels here;

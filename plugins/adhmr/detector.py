@@ -86,8 +86,7 @@ def turned(picture: NDArray[np.uint8], degrees: float) -> Floats:
 
 
 def turn_back(seen: Landmarks, degrees: float) -> Landmarks:
-    """What was found in a picture that was turned counter-clockwise, in the axes of the picture as
-    it was."""
+    """What was found in a picture turned counter-clockwise, in the axes of the unturned picture."""
     cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     matrix = np.array([[cosine, -sine], [sine, cosine]], dtype=np.float32)
     places, world = seen.places.copy(), seen.world.copy()

@@ -175,6 +175,7 @@ def figure_html(name: str, base: Kept, tuned: Kept) -> str:
     rows = [picture_row(base, i) + picture_row(tuned, i)[1:] for i in range(len(base.ids))]
     buffer = BytesIO()
     sheet(rows).save(buffer, "PNG", optimize=True)
+    # Inside the page: a report is one file that can be passed on.
     data = base64.b64encode(buffer.getvalue()).decode()
     label = html.escape(f"hypotheses of the base and of {name}", quote=True)
     image = f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'

@@ -63,8 +63,7 @@ def import_annotations(
 
 
 def seen(people: Annotations, row: int, images: Path, network: Network) -> dict[str, Any]:
-    """Columns of one person. Where a photograph's camera had its pelvis is not known: the centre is
-    zero."""
+    """Columns of one person. Photographs do not say where the pelvis was: the centre is zero."""
     found = detect(cut_out(images, people.names[row], people.boxes[row], SIDE), network)
     return {
         "poses": people.poses[row : row + 1],

@@ -84,7 +84,7 @@ def _background(rng: np.random.Generator) -> NDArray[np.float64]:
 def _before(
     background: NDArray[np.float64], colours: Floats, alpha: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The body, which was drawn on white, before the background."""
+    """Put the body, which was drawn on white, in front of the background."""
     body: NDArray[np.float64] = colours - 255 * (1 - alpha) + (1 - alpha) * background
     return body
 

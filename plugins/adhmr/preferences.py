@@ -146,7 +146,7 @@ def save_preferences(path: Path, made: Preferences, making: Making) -> None:
 
 
 def load_preferences(path: Path) -> tuple[Preferences, Making]:
-    """Raises DataError for a file that is not ours, is damaged, or was made of other pictures."""
+    """Raises DataError for a file that is not ours, is damaged, or was made from other pictures."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

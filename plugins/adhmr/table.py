@@ -67,7 +67,7 @@ def value_of(variant: VariantRecord, name: str) -> Value | None:
 
 
 def change(interval: Interval | None, digits: int) -> str:
-    """`-48.9 ± 7.1`, and whether the interval holds 0."""
+    """`-48.9 ± 7.1`, and whether the interval contains 0."""
     if interval is None:
         return "-"
     half = (interval.high - interval.low) / 2

@@ -44,7 +44,7 @@ def load_images() -> tuple[Tensor, ...]:
 
 
 def shuffled(images: Tensor, digit: int) -> Tensor:
-    """In an order that depends on the digit alone."""
+    """The same images in a random order that depends on the digit alone."""
     # The file's order follows its writers, so places are drawn.
     return images[torch.randperm(len(images), generator=keyed_generator("digits", "places", digit))]
 

@@ -95,7 +95,7 @@ class FlowBP:
             )
 
     def own(self, name: str) -> float:
-        """An option as given, or the variant's default."""
+        """The option's value, or the variant's default."""
         given = getattr(self, name)
         return float(OWN[self.variant][name] if given is None else given)
 

@@ -33,7 +33,7 @@ from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 @dataclass(frozen=True)
 class Leap:
-    """A stretch of the chain in one go: x_end^ = x_start + sum over nodes of weight * v(x_node).
+    """A stretch of the chain in one step: x_end^ = x_start + sum over nodes of weight * v(x_node).
 
     nodes: weights by step; the first one is the start. end: the step that it arrives at.
     """
@@ -65,7 +65,7 @@ class Chain:
 
     @property
     def steps(self) -> list[int]:
-        """Those that learn, last to first."""
+        """The steps that learn, last to first."""
         return sorted({*self.before, *self.after}, reverse=True)
 
     @property

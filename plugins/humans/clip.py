@@ -45,8 +45,8 @@ class Clip:
 def classify(
     name: str, poses: Floats, fps: float = FPS, licence: str = "unknown", **known: Any
 ) -> Clip:
-    """Make a clip, deriving what is not `known`: plain if the pelvis never tilts over 45 degrees,
-    the split by name."""
+    """Make a clip, deriving what is not `known`: plain if the pelvis never tilts by more than 45
+    degrees; the split from its name."""
     plain = known.get("plain", bool(tilt(poses).max() <= PLAIN_TILT))
     # By name: a clip is on the same side in every data set, whatever else is in it.
     held_out = zlib.crc32(name.encode()) / 2**32 < HELD_OUT_SHARE

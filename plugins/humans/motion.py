@@ -136,7 +136,7 @@ def write_motions(out: Path, clips: Iterable[Clip]) -> None:
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside the place and rename, so that a broken write never leaves half a file."""
+    """Write next to the target and rename, so that a broken write never leaves half a file."""
     partial = path.with_name(f".partial-{path.name}")
     write(partial)
     partial.replace(path)
@@ -151,7 +151,7 @@ def _indexed_clip(path: Path, name: str, poses: Any, index: Mapping[str, Any]) -
 
 
 def _check_entry(file: Path, name: str, entry: Any) -> None:
-    """What an index says of a clip, as far as it says anything."""
+    """Check what an index says about a clip; every key may be missing."""
     if not isinstance(entry, dict):
         raise DataError(f"{file}: clip {name!r} is {entry!r:.80}; expected {{...}}.")
     fps = entry.get("fps", FPS)

@@ -158,8 +158,7 @@ class _Solver:
     def _lower_spine(
         self, hips: Doubles, shoulders: Doubles, rest_shoulders: Doubles
     ) -> tuple[Doubles, Doubles]:
-        """The lowest spine joint that lies clearly above the hips;
-        the shoulders where a rig has none."""
+        """The lowest spine joint clearly above the hips; the shoulders where a rig has none."""
         joint = next((name for name in ("spine1", "spine2") if name in self.place), None)
         if joint is not None:
             height = np.linalg.norm(self.place[joint] - hips, axis=1).mean()

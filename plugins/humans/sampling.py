@@ -68,8 +68,8 @@ def farthest_points(points: Floats, count: int, start: int | None = None) -> Ind
 
 
 def with_neighbours(frame: int, frames: int, count: int) -> range:
-    """The `count` consecutive frames around `frame`, itself among them, moved inside a clip of
-    `frames` frames."""
+    """`count` consecutive frames around `frame` and including it, shifted where they would leave a
+    clip of `frames` frames."""
     count = min(count, frames)
     # At the ends of a clip the window is moved, not shortened.
     first = min(max(frame - (count - 1) // 2, 0), frames - count)

@@ -66,7 +66,8 @@ class FeatureExtractor:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """How the model wants its pictures. Raises ComponentError where the folder does not say."""
+    """Size and normalisation of the model's input. Raises ComponentError where the folder does not
+    say."""
     path = folder / "preprocessor_config.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -60,7 +60,7 @@ class Guidance:
 
     @property
     def scale(self) -> float:
-        """As it is set now; of several guiders the first one's."""
+        """The current scale; of several guiders, the first one's."""
         return self._scale
 
     def found_scale(self) -> float:

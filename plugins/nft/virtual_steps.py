@@ -85,7 +85,7 @@ def prediction_type(ctx: Context) -> str:
 
 
 def target_of(ctx: Context, at: Noised) -> Tensor:
-    """The output of a network that knew x0: velocity, noise or sample."""
+    """The output that a network with knowledge of x0 would give: velocity, noise or sample."""
     return target_output(prediction_type(ctx), at.x0, at.epsilon, at.alpha, at.sigma)
 
 

@@ -43,6 +43,7 @@ def train_retriever_command(
     settings = RetrieverSettings(features, salt, half, said, steps, seed=seed)
     retriever = train_retriever(motions, settings, _say)
     retriever.save(out)
+    # On held-out clips: on those of the training it would show memory.
     poses, texts = recall(retriever, motions, "val")
     _say(
         f"{out}: {out.stat().st_size / 1000:.0f} kB; recall@10 on val: {poses:.2f} of poses for "
@@ -74,6 +75,7 @@ def captions_command(
     """Print captions of some frames, as `pose_dialogues` gives them."""
     from rewardft_plugins.posert.dataset import PoseDialogues
 
+    # From the data set itself: what is printed is what a training reads.
     data = PoseDialogues(("text",), motions=motions, split=split, limit=count)
     for item in (data[i] for i in range(len(data))):
         typer.echo(f"{item['id']}: {item['caption']}")

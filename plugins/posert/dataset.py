@@ -74,6 +74,7 @@ def read_frames(motions: str, split: str, mirrored: bool) -> Frames:
     poses = np.concatenate([clip.poses for clip in wanted]).astype(np.float32)
     if mirrored:
         ids = ids + [f"{id_}/mirrored" for id_ in ids]
+        # (2 n, 22, 3): mirror images behind all originals, in the same order as their ids.
         poses = np.concatenate([poses, mirror_poses(poses)])
     # A caption says nothing of where a person faces, so a heading could not be learned.
     vectors = pack_axis_angle(torch.from_numpy(without_heading(poses)))
@@ -193,7 +194,7 @@ class PoseDialogues:
         }
 
     def spoken(self, id_: str, reference: str) -> str:
-        """The answer in form, or another."""
+        """The answer as its form asks, or one that breaks it."""
         # Captions vary by themselves; only the fixed answer has other forms.
         if self.answers == "exact" or reference != ANSWER_TEXT:
             return reference

@@ -166,4 +166,5 @@ def pose_step(x0: dict[str, Tensor], mean: Tensor, deviation: Tensor, factor: Te
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of each row of `values` `(b, l)` where `mask`."""
     kept = mask.to(values)
+    # An answer without a token counts 0, not NaN.
     return (values * kept).sum(1) / kept.sum(1).clamp(min=1)

@@ -164,7 +164,7 @@ class HyGRPO:
         return stacked.nansum(0).masked_fill(absent, torch.nan)
 
     def update(self, ctx: Context, rollout: Rollout, parts: Sequence[Part]) -> Iterator[Loss]:
-        """One optimizer step, some answers at a time; the last loss closes it."""
+        """One optimizer step, some answers at a time; the loss that is yielded last ends it."""
         cuts = list(micro_slices(len(parts[0].advantage), ctx.micro_batch))
         for rows in cuts:
             piece = rollout.select(rows)
@@ -190,7 +190,7 @@ class HyGRPO:
         new: Sequence[Transition],
         reference: Sequence[Transition] | None,
     ) -> Tensor:
-        """The share of J, with the sign of a loss, that step k of some answers has."""
+        """The part of -J that step k of some answers contributes."""
         old = rollout.log_probs[k]
         if self.ratio == "reference":
             assert reference is not None and reference[k].log_prob is not None

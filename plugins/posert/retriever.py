@@ -80,7 +80,7 @@ class Retriever(nn.Module):
         return (self.text(texts) * self.pose(pose.float())).sum(-1)
 
     def grams(self, text: str) -> list[int]:
-        """Buckets of the n-grams of each part between commas; an empty text has none."""
+        """Hash buckets of the n-grams of each part between commas; an empty text has none."""
         found = []
         for part in text.lower().replace(".", " ").split(","):
             words = part.split()

@@ -74,12 +74,12 @@ def decode_texts(tokenizer: Any, tokens: Tensor, mask: Tensor) -> list[str]:
 
 
 def pad_left(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
-    """`(b, l)` tokens and which are real."""
+    """Tokens `(b, l)`, and which of them are not padding."""
     return _padded(rows, value, left=True)
 
 
 def pad_right(rows: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
-    """`(b, l)` tokens and which are real."""
+    """Tokens `(b, l)`, and which of them are not padding."""
     return _padded(rows, value, left=False)
 
 

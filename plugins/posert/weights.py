@@ -12,7 +12,7 @@ SHIPPED = "shipped"
 
 
 def find(given: str, shipped: str) -> Path:
-    """The path that an option names: a file of the plugin's, or the user's."""
+    """The path that an option names: a file of the plugin's, or one of the user's."""
     return ASSETS / shipped if given == SHIPPED else Path(given).expanduser()
 
 

@@ -140,6 +140,7 @@ class ClipDirection(nn.Module):
             captions before and after the edit.
     """
 
+    # Not `prompt_reward`: it reads its two captions, so a word before the prompt changes nothing.
     provides = frozenset({"reward_gradient"})
     space: str = "pixels"
     range: tuple[float, float] = (-1.0, 1.0)

@@ -106,7 +106,7 @@ class Endpoint:
 
 
 class Deadline:
-    """Ends a connection when its time is over, whatever it waits for: connecting, headers or body,
+    """Ends a connection when its time is up, whatever it waits for: connecting, headers or body,
     byte by byte."""
 
     def __init__(self, connection: http.client.HTTPConnection, seconds: float) -> None:

@@ -75,8 +75,8 @@ def read_tensors(path: Path, reward: str) -> dict[str, Tensor]:
 
 
 def linear_stack(tensors: dict[str, Tensor], source: str) -> nn.Sequential:
-    """Linear layers one after another, as a head is saved: `layers.0.weight`, `layers.2.weight`,
-    ... or `weight`.
+    """Linear layers one after another, by the names in a saved head: `layers.0.weight`,
+    `layers.2.weight`, ... or `weight`.
 
     The dropout layers between them, whose numbers are skipped, do nothing in evaluation; there are
     no activations. Raises ComponentError unless the layers fit each other and end in one number.

@@ -34,7 +34,7 @@ Payload = Literal["safetensors", "png"]
 
 
 class WireError(Exception):
-    """A message is not in the wire format; the text says what was expected and what was got."""
+    """A message is not in the wire format; the text says what was expected and what came."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ def encode_tensor(name: str, value: Tensor) -> str:
 
 
 def decode_tensor(name: str, text: Any) -> Tensor:
-    """A float32 tensor of at least one dimension, out of base64 of a safetensors file that holds it
-    as `name`."""
+    """A float32 tensor of at least one dimension, from the base64 of a safetensors file that holds
+    it as `name`."""
     try:
         tensors = load(decode_base64(name, text))
     except Exception as error:  # safetensors raises its own error type; WireError passes through

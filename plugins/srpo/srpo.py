@@ -255,7 +255,7 @@ class SRPO:
 
 
 def ends(value: float | tuple[float, float]) -> tuple[float, float]:
-    """Two numbers, equal where there is one."""
+    """An option as two ends; a single number is both."""
     return (value, value) if isinstance(value, (int, float)) else value
 
 

@@ -13,8 +13,8 @@ from .source import Source
 
 
 class PipelineSchedule(FlowMatchEulerDiscreteScheduler):
-    """Flow matching on the grid of the family's diffusers pipeline, whatever it passes from
-    outside.
+    """Flow matching on the grid of the family's diffusers pipeline, with what it passes to
+    `set_timesteps`.
 
     Two entries of its config say what that is (the underscore keeps diffusers from warning about
     them).

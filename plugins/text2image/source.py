@@ -146,7 +146,7 @@ class Source:
         return self.folder is None or (self.folder / subfolder).is_dir()
 
     def check_local(self, name: str, subfolder: str, weights: bool) -> None:
-        """Explain what a local folder lacks, before a library says it in its own words."""
+        """Say what a local folder lacks, which the libraries' own errors hide."""
         if self.folder is None:
             return
         place = self.folder / subfolder

@@ -58,7 +58,7 @@ def results_table(rows: Sequence[Paired]) -> Table:
 
 
 def sentence(rows: Sequence[Paired]) -> str:
-    """One sentence of what got better, what got worse, and what cannot be told apart."""
+    """One sentence on what got better, what got worse, and where no difference shows."""
     judged = [
         row
         for row in rows

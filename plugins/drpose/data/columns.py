@@ -19,6 +19,7 @@ FORMAT = "rewardft-drpose"
 LARGEST_JSON = 2**28  # bytes of a manifest or a list of samples
 
 
+# No separator, no leading dot: a manifest from elsewhere cannot point out of its folder.
 PlainName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]  # part of a file's name
 
 
@@ -138,11 +139,13 @@ def open_column(root: Path, split: str, column: str, entry: dict[str, Any]) -> N
             "truncated or was replaced. Build the data set again."
         )
     try:
+        # Mapped, not read: a column may be larger than memory, and an item needs one row.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGED as error:
         raise DataError(
             f"{path} is not a readable .npy file ({fault(error)}). Build the data set again."
         ) from error
+    # Another shape or dtype may have as many bytes.
     if list(array.shape) != expected["shape"] or str(array.dtype) != expected["dtype"]:
         raise DataError(
             f"{path} holds {array.dtype} {list(array.shape)}, expected {expected['dtype']} "

@@ -21,7 +21,7 @@ BACKGROUNDS = ("white", "random")
 
 @dataclass(frozen=True)
 class Frames:
-    """What a painter is given for n samples.
+    """The input of a painter for n samples.
 
     ids: `clip/frame/yawDDD`: which frame of which motion this is, for painters that paint
         sequences.

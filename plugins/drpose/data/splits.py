@@ -35,7 +35,7 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the splits take of the clips.
+    """How many samples each split takes from the clips.
 
     poses, neighbours, yaws, tumble: of each training split, as in `SplitPlan`. val_samples: of each
         validation split. targets: the splits that also store the six views: none, val or all.

@@ -62,8 +62,8 @@ def sharpness(normals: Tensor, truth: Tensor) -> Tensor:
 
 
 def part_iou(parts: Tensor, labels: Tensor) -> Tensor:
-    """Mean IoU over the body parts that the truth shows, pixels of all views pooled; background
-    does not count.
+    """Mean IoU over the body parts that the truth shows, with the pixels of all views pooled; the
+    background does not count.
 
     parts, labels: `(n, v, s, s)` integers. Returns `(n,)` in [0, 1].
     """

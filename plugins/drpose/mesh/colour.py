@@ -45,8 +45,8 @@ def paint_mesh(mesh: Mesh, colours: Tensor, depth: Tensor) -> Mesh:
 def _fill(
     colours: NDArray[np.float32], known: NDArray[np.bool_], mesh: Mesh
 ) -> NDArray[np.float32]:
-    """Spread the known colours to the other vertices, ring by ring; grey where none is connected
-    to a known one."""
+    """Spread the known colours to the other vertices, ring by ring; vertices that no known one
+    reaches are grey."""
     # Three directed edges a face; with the transpose every neighbour counts both ways.
     ones = np.ones(3 * len(mesh.faces))
     start, end = mesh.faces.ravel(), mesh.faces[:, [1, 2, 0]].ravel()

@@ -20,7 +20,7 @@ POINTS = 96  # of each silhouette, drawn at random
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of b samples, in the six stored views; back and left mirrored.
+    """What the six stored views of b samples show; back and left are mirrored.
 
     places: `(b, 6, 23, 2)` joints in [-1, 1], and joints `(b, 23, 3)` in metres, from the judge.
     depth: `(b, 6, S, S)` metres to the edge of the silhouette, positive inside.

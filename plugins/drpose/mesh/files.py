@@ -14,7 +14,7 @@ FORMATS = ("glb", "ply")
 
 
 def write_mesh(mesh: Mesh, path: Path) -> None:
-    """Write a mesh with the colours of its vertices; the ending says the format.
+    """Write a mesh with the colours of its vertices; the file's suffix chooses the format.
 
     y is up, units are metres, the origin is the middle of the body's pictures, and the body is
     turned as in its front view. Raises `ComponentError` for another ending, or without trimesh.
@@ -30,7 +30,7 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
 
 
 def as_trimesh(mesh: Mesh) -> Any:
-    """The mesh for the package trimesh, its vertices as they are."""
+    """The mesh as trimesh's own class, its vertices unchanged."""
     try:
         import trimesh
     except ImportError as error:

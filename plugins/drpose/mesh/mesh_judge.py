@@ -127,6 +127,7 @@ def _lpips(network: Any) -> Any:
     try:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
+        # normalize: pictures in [0, 1] are brought to the [-1, 1] that its networks take.
         metric = LearnedPerceptualImagePatchSimilarity(network, normalize=True)
     except (ImportError, ValueError) as error:
         raise ComponentError(

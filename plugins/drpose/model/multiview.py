@@ -231,6 +231,7 @@ class MultiviewUNet(nn.Module):
     def decode(self, x0: Tensor) -> Tensor:
         """Latents `(b, 2 v, c, h, w)` -> pixels `(b, 2 v, 3, s, s)` in [0, 1], clamped
         straight-through."""
+        # (2 b v, c, h, w): the autoencoder knows single pictures only.
         rows = x0.flatten(0, 1)
         if self.checkpointing and torch.is_grad_enabled():
             # One domain of one sample at a time: the decoder's activations are the largest of all.
@@ -246,6 +247,7 @@ class MultiviewUNet(nn.Module):
         6, 3, s, s)`."""
         domains = [on_device_of(self.autoencoder, batch[name]) for name in ("normals", "colours")]
         if self.face:
+            # The face row comes last in its domain, as in the states.
             domains = [torch.cat([maps, face_crop(maps[:, 0])[:, None]], dim=1) for maps in domains]
         images = torch.cat(domains, dim=1)
         return self.autoencoder.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])

@@ -111,8 +111,8 @@ class MultiviewCompact(nn.Module):
         return self.trainable(x, t, cond["latents"], cond["skeletons"])
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Latents `(b, 12, c, h, w)` -> pixels `(b, 12, 3, s, s)` in [0, 1], clamped straight-
-        through.
+        """Latents `(b, 12, c, h, w)` -> pixels `(b, 12, 3, s, s)` in [0, 1], clamped with the
+        gradient of the identity.
         """
         # All rows at once: at 64 pixels they need little memory.
         pixels = self.autoencoder.decode(x0.flatten(0, 1)).float()

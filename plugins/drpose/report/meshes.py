@@ -24,7 +24,7 @@ WHO = ("base", "tuned", "truth")
 
 
 def mesh_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
-    """A section with the meshes of all variants that have poses; none without such."""
+    """A section with the meshes of all variants that have poses; no section if none has."""
     from rewardft.contracts.records import Section
 
     rows: list[Row] = []

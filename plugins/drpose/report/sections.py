@@ -81,7 +81,7 @@ def report_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
 
 
 def has_poses(run: RunRecord, folder: Path) -> bool:
-    """Whether the run came to its end with a miniature multi-view model."""
+    """Whether the run finished and trained a miniature multi-view model."""
     from rewardft import load_recipe
 
     path = folder / run.folder / "recipe.yaml"
@@ -143,6 +143,7 @@ def write_cache(path: Path, settings: str, looked: Looked) -> None:
     }
     temporary = path.with_suffix(".tmp.npz")
     np.savez_compressed(temporary, settings=np.array(settings), ids=np.array(looked.ids), **parts)
+    # Renamed when whole: half an archive would break the next report.
     temporary.replace(path)
 
 

@@ -121,7 +121,7 @@ def train_base(
     start: CompactDenoiser | None = None,
     keep: Callable[[nn.Module], None] | None = None,
 ) -> CompactDenoiser:
-    """Fit the denoiser on sets of plain poses with targets.
+    """Train the denoiser on sets of plain poses with targets.
 
     start: continue from this one, which is changed. keep: called with the averaged weights now and
     then, so that a long run that is stopped leaves something.

@@ -38,7 +38,7 @@ def train_decoder(
     detail: float = 0.0,
     base: CompactDenoiser | None = None,
 ) -> None:
-    """Fit a deep decoder, a new one unless the autoencoder has one; the encoder is left alone.
+    """Train a deep decoder, a new one unless the autoencoder has one; the encoder is left alone.
 
     noise: largest standard deviation of the noise on the latents, which generated ones have too.
     detail: weight of `detail_error`. base: a denoiser whose estimates are half of what is decoded.

@@ -39,7 +39,7 @@ def pose_distance(found: Tensor, joints: Tensor) -> Tensor:
 
 
 def train_estimator(sets: Sequence[Dataset], options: FitOptions, report: Report) -> PoseEstimator:
-    """Fit on (picture, pose) pairs; no targets are needed."""
+    """Train on (picture, pose) pairs; no targets are needed."""
     torch.manual_seed(options.seed)
     model = PoseEstimator()
 

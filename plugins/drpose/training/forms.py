@@ -24,7 +24,7 @@ from rewardft.contracts.protocols import Dataset
 
 @dataclass(frozen=True)
 class Form:
-    """What a network reads (a key of `READINGS`), off how many maps, and the distance `(b,)` of
+    """What a network reads (a key of `READINGS`), from how many maps, and the distance `(b,)` of
     logits to the truth.
 
     measure: the held-out quality of logits against the truth, by name, `(b,)` each.
@@ -86,7 +86,7 @@ def train_form(
     *,
     noise: float = 0.5,
 ) -> SkeletonNet:
-    """Fit a fork of `skeleton` on disturbed latents of the truth.
+    """Train a fork of `skeleton` on disturbed latents of the truth.
 
     sets: encoded samples with their truth (`draw_truth`), pooled. noise: as for `train_skeleton`.
     """

@@ -46,7 +46,7 @@ def draw(
 def train_autoencoder(
     datasets: Sequence[Dataset], options: FitOptions, report: Report
 ) -> LatentAutoencoder:
-    """Fit by L1 + L2 on pixels of normals and colours alike; then standardise the latents."""
+    """Train by L1 + L2 on pixels of normals and colours alike; then standardise the latents."""
     torch.manual_seed(options.seed)
     model = LatentAutoencoder()
 
@@ -139,7 +139,7 @@ def train_skeleton(
     radius: float = 0.04,
     noise: float = 0.5,
 ) -> SkeletonNet:
-    """Fit g_skel on disturbed latents of the truth, with the loss that PoseScore uses.
+    """Train g_skel on disturbed latents of the truth, with the loss that PoseScore uses.
 
     sets: diverse poses, each set equally likely. noise: largest standard deviation of the noise on
         the latents.
@@ -204,7 +204,7 @@ def skeleton_quality(model: SkeletonNet, data: Encoded, radius: float = 0.04) ->
 def train_judge(
     sets: Sequence[Dataset], autoencoder: LatentAutoencoder, options: FitOptions, report: Report
 ) -> JudgeNet:
-    """Fit the judge on rendered normals, half of them through the autoencoder, with noise and
+    """Train the judge on rendered normals, half of them through the autoencoder, with noise and
     blur."""
     torch.manual_seed(options.seed)
     model = JudgeNet()
@@ -260,7 +260,7 @@ def worsen(normals: Tensor, autoencoder: LatentAutoencoder, generator: torch.Gen
 
 @torch.no_grad()
 def judge_quality(model: JudgeNet, dataset: Dataset, count: int = 300) -> dict[str, float]:
-    """Mean error of the judge on rendered truth: what it would say of a perfect model."""
+    """Mean error of the judge on rendered truth: what it would report for a perfect model."""
     sums: dict[str, list[Tensor]] = {"mpjpe_mm": [], "part_iou": [], "iou": []}
     for start in range(0, min(count, len(dataset)), 32):
         rows = range(start, min(start + 32, count, len(dataset)))

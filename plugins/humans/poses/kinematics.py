@@ -45,7 +45,7 @@ def chain(rotations: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
 
 
 def twists_of(rotations: Tensor, skeleton: Skeleton) -> Tensor:
-    """What remains of each rotation once the swing of its bone is taken out."""
+    """The twist of each bone: what its rotation does beyond swinging it."""
     axes = skeleton.axes.expand(len(rotations), -1, -1)
     turns = rotations[:, list(TWISTED)]
     # (b, 20, 3, 3): what takes each bone from its rest direction to where it points.

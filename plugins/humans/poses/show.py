@@ -22,8 +22,8 @@ Points = NDArray[np.float32]
 
 
 def draw_poses(decoded: Mapping[str, Tensor]) -> Tensor:
-    """Of decoded samples with `joints` `(b, 27, 3)`, `(b, 3, 128, 256)` in [0, 1]: left the
-    camera's view, right the view from its right."""
+    """Draw decoded samples, `joints` `(b, 27, 3)`, as `(b, 3, 128, 256)` in [0, 1]: the camera's
+    view on the left, the view from its right beside it."""
     joints = decoded["joints"].detach().float().cpu().numpy()
     pictures = [np.concatenate([draw(front(one)), draw(side(one))], axis=1) for one in joints]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
@@ -35,7 +35,8 @@ def front(joints: Points) -> Points:
 
 
 def side(joints: Points) -> Points:
-    """As a camera to the right of the first one sees them; what was near is on the left."""
+    """As a camera to the right of the first one sees them: what is near the first is on the
+    left."""
     # From the right, -z points to the right of the picture.
     return np.stack([-joints[:, 2], joints[:, 1]], axis=1)
 
