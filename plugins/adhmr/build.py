@@ -228,7 +228,7 @@ def overturn(shots: Shots, seed: int) -> Shots:
     # The legs of another frame: more poses than anybody performed, each half plausible by itself.
     others = rng.permutation(len(poses))
     swapped = rng.uniform(size=len(poses)) < 0.5
-    legs = np.ix_(swapped, list(LEGS))
+    legs = np.ix_(swapped, np.array(LEGS))
     poses[legs] = shots.poses[others][legs]
     axis, angle = rng.uniform(-np.pi, np.pi, len(poses)), rng.uniform(*OVERTURNED, len(poses))
     # About level axes alone: turning about the vertical would only change the heading.

@@ -184,7 +184,7 @@ def figure_html(name: str, base: Kept, tuned: Kept) -> str:
 
 def in_space(name: str, base: Kept, tuned: Kept) -> list[Row]:
     """Skeletons that can be turned: of the first picture of each group."""
-    rows = []
+    rows = list[Row]()
     # The first is tilted, the last is plain.
     for place in (0, len(base.ids) - 1):
         meshes = [

@@ -85,7 +85,8 @@ class PoseDiffusion:
 
     def networks(self) -> nn.ModuleDict:
         """Both networks under the names that weight files have."""
-        return nn.ModuleDict({"condition": self.condition, "denoiser": self.trainable})
+        networks: dict[str, Any] = {"condition": self.condition, "denoiser": self.trainable}
+        return nn.ModuleDict(networks)
 
     def to(self, device: torch.device) -> None:
         self.networks().to(device)
@@ -119,7 +120,7 @@ class PoseDiffusion:
     def show(self, decoded: Pose, batch: Batch) -> Tensor:
         """Pictures `(b, 3, h, w)` in [0, 1] of each sample's skeleton, as the camera sees it and
         from the side."""
-        return draw_poses(decoded)
+        return draw_poses({"joints": decoded["joints"]})
 
     def save(self, path: Path) -> None:
         """Write both networks as float16; they load back with `weights=path`."""

@@ -108,7 +108,7 @@ def estimate(ctx: Context, at: Noised) -> Tensor:
 def check_signal(scheduler: Any, algorithm: str) -> None:
     """Raises ComponentError for noise prediction on a schedule that ends in pure noise: x0_hat
     would be infinite there."""
-    alphas = getattr(scheduler, "alphas_cumprod", None)
+    alphas: Any = getattr(scheduler, "alphas_cumprod", None)
     noise = alphas is not None and scheduler.config.prediction_type == "epsilon"
     if noise and float(alphas.min()) == 0.0:
         raise ComponentError(

@@ -193,8 +193,10 @@ class HyGRPO:
         """The part of -J that step k of some answers contributes."""
         old = rollout.log_probs[k]
         if self.ratio == "reference":
-            assert reference is not None and reference[k].log_prob is not None
-            old = reference[k].log_prob
+            assert reference is not None
+            fixed = reference[k].log_prob
+            assert fixed is not None
+            old = fixed
         own = new[k].log_prob
         assert own is not None
         surrogate = clipped_ratio_loss(own, old, part.advantage, part.clip)

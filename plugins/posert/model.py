@@ -160,7 +160,8 @@ class PoseLM:
         """One pass over finished answers: scores `(b, l, v)` of every token, and mean, deviation
         and factor of the pose."""
         logits, states = self.trainable.over(prompt, tokens, mask)
-        return logits, *self.pose_of(tokens, mask, states)
+        mean, deviation, factor = self.pose_of(tokens, mask, states)
+        return logits, mean, deviation, factor
 
     def speak(self, prompt: Prompt, draws: Tensor, decoding: Decoding) -> tuple[Tensor, ...]:
         """Draw answers: tokens, mask, log-probabilities `(b, l)`, and mean, deviation and factor of
@@ -233,7 +234,9 @@ def build_miniature(width: int, layers: int, heads: int) -> tuple[Any, Any]:
             f" and {width}"
         )
     tokenizer = build_tokenizer()
-    config = LlamaConfig(
+    # The configuration takes more names than its class declares.
+    build_config: Any = LlamaConfig
+    config = build_config(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -254,6 +257,7 @@ def load_language_model(folder: Path) -> tuple[Any, Any]:
     ComponentError where `folder` holds none."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    language: Any
     try:
         language = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True

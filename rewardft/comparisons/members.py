@@ -18,6 +18,7 @@ from rewardft.files.json_text import read_object
 from rewardft.files.paths import file_name
 from rewardft.plugins.component import Component, option_parameters
 from rewardft.plugins.loading import load_installed
+from rewardft.plugins.manager import LoadedPlugin
 from rewardft.plugins.resolve import open_recipe
 from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -228,7 +229,7 @@ def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
     return None
 
 
-def names_in(registrations: Iterable[tuple[str, Iterable[str]]]) -> set[str]:
+def names_in(registrations: Iterable[tuple[LoadedPlugin, Iterable[str]]]) -> set[str]:
     """The registered names in lower case, without the plugins that they are of."""
     return {name.casefold() for _, found in registrations for name in found}
 

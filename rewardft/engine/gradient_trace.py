@@ -104,11 +104,12 @@ class WatchedContext(Context):
         self, new: Transition, rollout: Rollout, k: int, reference: Transition | None = None
     ) -> Tensor:
         """The same sum; each regularizer is looked at alone before."""
-        if self.regularizers and reference is None:
-            # Once for all terms, and handed on below, as the run itself does it.
-            reference = self.reference(rollout, k)
+        if not self.regularizers:
+            return super().penalty(new, rollout, k, reference)
+        # Once for all terms, and handed on below, as the run itself does it.
+        known = self.reference(rollout, k) if reference is None else reference
         for term in self.regularizers:
-            value = term.penalty(new, reference)
+            value = term.penalty(new, known)
             bad = ~torch.isfinite(value.detach()) | bad_slope(value, new.output)
             if bad.any():
                 at = ids_at(rollout.noise, bad)
@@ -117,7 +118,7 @@ class WatchedContext(Context):
                     f"The value or the gradient of regularizer {term.name!r} is NaN or infinite at "
                     f"the samples {at}, where its value is {shown}."
                 )
-        return super().penalty(new, rollout, k, reference)
+        return super().penalty(new, rollout, k, known)
 
 
 def bad_slope(value: Tensor, output: Tensor | None) -> Tensor:

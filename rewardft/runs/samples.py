@@ -106,7 +106,10 @@ def sample_run(
     grid = save_grid(columns, drawn.labels, out / "grid.png")
     if grid is not None:
         # Replaced as a whole: pictures of an earlier, longer call must not stay among these.
-        write_folder(out / "pictures", lambda pictures: save_both(drawn, pictures))
+        def fill(pictures: Path) -> None:
+            save_both(drawn, pictures)
+
+        write_folder(out / "pictures", fill)
         files += [grid, out / "pictures"]
     return drawn, files
 

@@ -285,6 +285,7 @@ class MultiviewUNet(nn.Module):
         from rewardft_plugins.drpose.model.unclip import UnclipParts, save_unclip
 
         learned: Any = self.trainable
+        assert isinstance(self.autoencoder, KLAutoencoder)
         parts = UnclipParts(
             unet=learned.unet,
             unet_config=self.unet_config,

@@ -254,7 +254,8 @@ def save_unclip(parts: UnclipParts, source: Path, folder: Path) -> None:
     write_tensors(folder / TEXT_FILE, {"embeddings": parts.conditioner.embeddings})
     parts.autoencoder.vae.save_pretrained(folder / "vae")
     parts.image_encoder.clip.save_pretrained(folder / "image_encoder")
-    parts.scheduler.save_pretrained(folder / "scheduler")
+    scheduler: Any = parts.scheduler
+    scheduler.save_pretrained(folder / "scheduler")
 
 
 def _copy_rest(source: Path, folder: Path) -> None:

@@ -86,7 +86,7 @@ def fit(
 
 def _optimizers(model: nn.Module, options: FitOptions) -> list[tuple[torch.optim.Optimizer, float]]:
     """Optimizers with their peak learning rates: one for all weights, or Muon for the layers'."""
-    matrices: dict[nn.Parameter, None] = {}  # a set that keeps the order of the layers
+    matrices: dict[Any, None] = {}  # a set that keeps the order of the layers
     if options.muon:
         layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
         # Biases, norms and free parameters are not matrices, and stay with AdamW.
