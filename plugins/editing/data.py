@@ -6,13 +6,18 @@ import json
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
+from rewardft_plugins.editing.pictures import opened, shape_differs
 from torch import Tensor
 
 from rewardft.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TEXTS = ("source", "target")  # optional columns: what the picture shows, before and after
 SPLITS = ("train", "val")
@@ -26,8 +31,8 @@ class Edits:
     `source` and `target` (captions before and after) and `group`. Every line needs the same keys.
 
     Columns: `image` `(3, height, width)` in [0, 1], `prompt`, and `mask` `(1, height, width)`, 1
-    where the edit may change something. Pictures are scaled to cover the size and cut in the
-    middle.
+    where the edit may change something. Pictures are turned upright as their cameras say, laid over
+    white where they are transparent, scaled to cover the size and cut in the middle.
 
     Args:
         path: the file, `.jsonl`.
@@ -36,18 +41,18 @@ class Edits:
         held_out: how many pictures make up `val`, chosen by a hash of their paths.
         limit: only the first `limit` rows of the split.
 
-    Raises DataError, with file and line, for what is missing or unreadable, and for a line whose
-    keys differ from the first line's.
+    Raises DataError, with file and line, for what is missing or unreadable, for a line whose keys
+    differ from the first line's, and for a mask of another shape than its picture.
     """
 
     def __init__(
         self,
         path: Path,
-        height: int = 512,
-        width: int = 512,
+        height: Annotated[int, Ge(1)] = 512,
+        width: Annotated[int, Ge(1)] = 512,
         split: Literal["train", "val"] = "train",
-        held_out: int = 0,
-        limit: int | None = None,
+        held_out: Annotated[int, Ge(0)] = 0,
+        limit: Annotated[int, Ge(1)] | None = None,
     ) -> None:
         self.size = (height, width)
         self.file = Path(path)
@@ -60,36 +65,56 @@ class Edits:
                 f"{self.file}: the split {split!r} is empty; set `held_out` for a `val`"
             )
         self.rows = rows[:limit]
+        for row in self.rows:
+            self.check_files(row)
+
+    def check_files(self, row: dict[str, str]) -> None:
+        """A picture that is missing is found at the start, not in the middle of a run."""
+        for name in {"image", "mask"} & set(row):
+            try:
+                there = (self.file.parent / row[name]).is_file()
+            except (OSError, ValueError):
+                there = False
+            if not there:
+                raise DataError(f"{self.file}:{row['id']}: there is no picture {row[name]!r}")
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows[index]
-        # Opened only now: a table of thousands of pictures is read in a moment.
         item: dict[str, Any] = {
             name: value for name, value in row.items() if name not in ("image", "mask")
         }
-        item["image"] = self.picture(row["image"], "RGB", row["id"])
+        # Opened only now: a table of thousands of pictures is read in a moment.
+        image = self.picture(row["image"], "RGB", row["id"])
+        item["image"] = self.pixels(image)
         if "mask" in row:
-            item["mask"] = self.picture(row["mask"], "L", row["id"])
+            mask = self.picture(row["mask"], "L", row["id"])
+            if shape_differs(image.size, mask.size):
+                raise DataError(
+                    f"{self.file}:{row['id']}: the mask has {mask.width} x {mask.height} pixels "
+                    f"and the picture {image.width} x {image.height}: they must have one shape"
+                )
+            item["mask"] = self.pixels(mask)
         return item
 
-    def picture(self, name: str, mode: str, line: str) -> Tensor:
-        """`(channels, height, width)` in [0, 1]."""
-        from PIL import Image, ImageOps, UnidentifiedImageError
-
-        height, width = self.size
+    def picture(self, name: str, mode: str, line: str) -> Image.Image:
         try:
-            with Image.open(self.file.parent / name) as image:
-                # Bicubic for masks too: their soft edges stay within [0, 1] once they are bytes.
-                fitted = ImageOps.fit(
-                    image.convert(mode), (width, height), Image.Resampling.BICUBIC
-                )
-        except (OSError, UnidentifiedImageError) as error:
+            return opened(self.file.parent / name, mode)
+        except Exception as error:
+            # Pillow's decoders raise whatever a damaged file leads them to.
             raise DataError(
                 f"{self.file}:{line}: {name!r} is not a readable picture ({error})"
             ) from error
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """`(channels, height, width)` in [0, 1]."""
+        from PIL import Image, ImageOps
+
+        height, width = self.size
+        # Bicubic for masks too: their soft edges stay within [0, 1] once they are bytes.
+        fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(fitted, dtype=np.float32) / 255)
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
@@ -97,11 +122,15 @@ class Edits:
 def read(file: Path) -> Iterator[dict[str, str]]:
     """The rows with their line numbers as `id`; DataError for a line unlike the first."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Only newlines part lines: a text may hold U+2028 and the like.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(
             f"{file}: not readable ({error.strerror}); expected a .jsonl file"
         ) from error
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}:{number}: expected UTF-8 ({error.reason})") from error
     keys: set[str] | None = None
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -135,6 +164,10 @@ def parsed(line: str, where: str) -> dict[str, str]:
     for name, value in row.items():
         if not isinstance(value, str):
             raise DataError(f"{where}: expected {name!r} to be text, got {type(value).__name__}")
+        if not value.strip():
+            raise DataError(f"{where}: {name!r} is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise DataError(f"{where}: {name!r} has half of a surrogate pair, which is no letter")
     return row
 
 

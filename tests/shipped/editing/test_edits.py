@@ -67,8 +67,67 @@ def test_bad_lines_are_named(table, line, message):
 
 def test_pictures_that_are_missing(table):
     (table.parent / "0.png").unlink()
+    with pytest.raises(DataError, match=r"edits.jsonl:[12]: there is no picture '0.png'"):
+        Edits(str(table))
+    (table.parent / "0.png").write_bytes((table.parent / "1.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"edits.jsonl:1: '0.png' is not a readable picture"):
         Edits(str(table))[0]
+
+
+def one_row(folder, **row):
+    path = folder / "one.jsonl"
+    path.write_text(json.dumps({"image": "0.png", "prompt": "x"} | row), encoding="utf-8")
+    return Edits(str(path), height=8, width=8)
+
+
+def test_pictures_of_every_kind(table):
+    """Hidden colours stay hidden, 16 bits are scaled, grey gets three channels, cameras are believed."""
+    folder = table.parent
+    clear = np.zeros((8, 8, 4), dtype=np.uint8)
+    clear[:, :4] = (255, 0, 0, 255)
+    clear[:, 4:] = (0, 255, 0, 0)
+    Image.fromarray(clear).save(folder / "clear.png")
+    image = one_row(folder, image="clear.png")[0]["image"]
+    assert image[:, 4, 1].tolist() == [1.0, 0.0, 0.0] and image[:, 4, 6].tolist() == [1.0, 1.0, 1.0]
+    Image.fromarray(np.full((8, 8), 257 * 100, dtype=np.uint16)).save(folder / "deep.png")
+    deep = one_row(folder, image="deep.png")[0]["image"]
+    assert torch.allclose(deep, torch.full((3, 8, 8), 100 / 255))
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, 8:] = 255
+    facts = Image.Exif()
+    facts[0x0112] = 6  # a quarter turn clockwise brings the left edge to the top
+    Image.fromarray(pixels).save(folder / "turned.png", exif=facts)
+    turned = one_row(folder, image="turned.png")[0]["image"]
+    assert turned[:, 0].max() < 0.1 and turned[:, -1].min() > 0.9
+
+
+def test_a_mask_of_another_shape(table):
+    Image.new("L", (16, 16)).save(table.parent / "square.png")
+    edits = one_row(table.parent, mask="square.png")
+    with pytest.raises(DataError) as caught:
+        edits[0]
+    assert str(caught.value).endswith(
+        "one.jsonl:1: the mask has 16 x 16 pixels and the picture 24 x 16: they must have one shape"
+    )
+    Image.new("L", (12, 8)).save(table.parent / "half.png")
+    assert one_row(table.parent, mask="half.png")[0]["mask"].shape == (1, 8, 8)
+
+
+def test_odd_texts(table):
+    """A line separator inside a text is none between lines, and a mark in front of the file is no text."""
+    row = {"image": "0.png", "prompt": "two\u2028lines"}
+    table.write_text("\ufeff" + json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert Edits(str(table))[0]["prompt"] == "two\u2028lines"
+    for row, message in (
+        (b'{"image": "0.png", "prompt": " "}', ":1: 'prompt' is empty"),
+        (b'{"image": "0.png", "prompt": "\\ud800"}', ":1: 'prompt' has half of a surrogate pair, which is no letter"),
+        (b'{"image": "0.png", "prompt": "caf\xe9"}', ":1: expected UTF-8 (invalid continuation byte)"),
+        (b'{"image": "0\\u0000.png", "prompt": "x"}', ":1: there is no picture '0\\x00.png'"),
+    ):  # fmt: skip
+        table.write_bytes(row)
+        with pytest.raises(DataError) as caught:
+            Edits(str(table))
+        assert str(caught.value) == f"{table}{message}"
 
 
 def test_too_many_held_out(table):
