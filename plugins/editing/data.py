@@ -61,9 +61,8 @@ class Edits:
         chosen = held_out_pictures([row["image"] for row in rows], held_out)
         rows = [row for row in rows if (row["image"] in chosen) == (split == "val")]
         if not rows:
-            raise DataError(
-                f"{self.file}: the split {split!r} is empty; set `held_out` for a `val`"
-            )
+            hint = "set `held_out` for a `val`"
+            raise DataError(f"{self.file}: the split {split!r} is empty; {hint}")
         self.rows = rows[:limit]
         for row in self.rows:
             self.check_files(row)
@@ -121,18 +120,8 @@ class Edits:
 
 def read(file: Path) -> Iterator[dict[str, str]]:
     """The rows with their line numbers as `id`; DataError for a line unlike the first."""
-    try:
-        # Only newlines part lines: a text may hold U+2028 and the like.
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(
-            f"{file}: not readable ({error.strerror}); expected a .jsonl file"
-        ) from error
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{file}:{number}: expected UTF-8 ({error.reason})") from error
     keys: set[str] | None = None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines_of(file), 1):
         if not line.strip():
             continue
         row = parsed(line, f"{file}:{number}")
@@ -145,6 +134,19 @@ def read(file: Path) -> Iterator[dict[str, str]]:
                 f"({', '.join(sorted(keys))}), got {', '.join(sorted(row))}"
             )
         yield row | {"id": str(number)}
+
+
+def lines_of(file: Path) -> list[str]:
+    try:
+        # Only newlines part lines: a text may hold U+2028 and the like.
+        return file.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(
+            f"{file}: not readable ({error.strerror}); expected a .jsonl file"
+        ) from error
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}:{number}: expected UTF-8 ({error.reason})") from error
 
 
 def parsed(line: str, where: str) -> dict[str, str]:
@@ -162,13 +164,17 @@ def parsed(line: str, where: str) -> dict[str, str]:
             f"{', '.join(map(str, row)) if isinstance(row, dict) else type(row).__name__}"
         )
     for name, value in row.items():
-        if not isinstance(value, str):
-            raise DataError(f"{where}: expected {name!r} to be text, got {type(value).__name__}")
-        if not value.strip():
-            raise DataError(f"{where}: {name!r} is empty")
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise DataError(f"{where}: {name!r} has half of a surrogate pair, which is no letter")
+        check_text(value, f"{where}: ", name)
     return row
+
+
+def check_text(value: Any, where: str, name: str) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"{where}expected {name!r} to be text, got {type(value).__name__}")
+    if not value.strip():
+        raise DataError(f"{where}{name!r} is empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise DataError(f"{where}{name!r} has half of a surrogate pair, which is no letter")
 
 
 def held_out_pictures(pictures: list[str], count: int) -> set[str]:

@@ -123,6 +123,10 @@ def check_folder(folder: Path, source: Source) -> None:
             f"{folder}: expected {' or '.join(INDEXES)} of a pipeline, and the folder has: "
             f"{found}. Give a folder as `save_pretrained` of a pipeline writes it."
         )
+    check_index(index)
+
+
+def check_index(index: Path) -> None:
     try:
         content = json.loads(index.read_bytes())
     except (OSError, ValueError) as error:

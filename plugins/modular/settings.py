@@ -57,22 +57,26 @@ def common_inputs(pipe: Any, settings: Settings) -> dict[str, Any]:
     """Inputs of the blocks that are the same for all samples; ComponentError for unknown ones."""
     known = [parameter.name for parameter in pipe.blocks.inputs if parameter.name]
     sizes = {"height": settings.height, "width": settings.width, "num_frames": settings.frames}
-    for name, value in sizes.items():
-        if value is not None and value < 1:
+    given = {name: value for name, value in sizes.items() if value is not None}
+    for name, value in given.items():
+        if value < 1:
             raise ComponentError(f"{ELSEWHERE[name]} must be at least 1, got {value}")
-        if value is not None and name not in known:
+        if name not in known:
             raise ComponentError(
                 f"{type(pipe).__name__} has no input {name!r}, so leave {ELSEWHERE[name]} out"
             )
-    for name in settings.inputs:
-        if name in ELSEWHERE:
-            raise ComponentError(f"inputs: {name!r} is set by {ELSEWHERE[name]}; leave it out")
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise ComponentError(f"inputs: {type(pipe).__name__} has none called {name!r}.{hint}")
-    given = {name: value for name, value in sizes.items() if value is not None}
+    check_inputs(pipe, settings.inputs, known)
     given |= settings.inputs
     # A cache would hold keys and values made with the weights of an earlier step.
     if "use_kv_cache" in known:
         given.setdefault("use_kv_cache", False)
     return given
+
+
+def check_inputs(pipe: Any, inputs: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in inputs:
+        if name in ELSEWHERE:
+            raise ComponentError(f"inputs: {name!r} is set by {ELSEWHERE[name]}; leave it out")
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ComponentError(f"inputs: {type(pipe).__name__} has none called {name!r}.{hint}")
