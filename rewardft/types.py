@@ -260,7 +260,7 @@ class Loss:
     def backward(self) -> None:
         """Raises ComponentError for a value that nothing can be learned from."""
         value, is_tensor = self.value, isinstance(self.value, Tensor)
-        # Checked here, where the algorithm can be named; torch would speak of a grad_fn.
+        # Checked first: torch's own error would speak of a grad_fn.
         if not is_tensor or value.ndim > 0 or not value.requires_grad:
             shown = f"shape {tuple(value.shape)}" if is_tensor else type(value).__name__
             cut = is_tensor and not value.requires_grad

@@ -44,7 +44,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(about)
-    # In the order of a first acquaintance; `--help` lists them so.
+    # `--help` lists them in this order: the one in which a newcomer needs them.
     commands = (ls, cp, show, check, run, evaluate, sample, compare, plugins)
     for command in commands:
         app.command()(command)

@@ -57,7 +57,7 @@ def compare_sources(
     record = done.record
     show(record)
     print("\n".join(str(path) for path in done.files))
-    # Whatever the report can still show: scripts go by the exit code.
+    # The report is written all the same; the exit code is for scripts.
     failed = [
         run
         for variant in record.variants
@@ -80,7 +80,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    # A cluster ends jobs by SIGTERM, on which Python would leave without telling the runs.
+    # A cluster ends jobs by SIGTERM, which by default kills Python before it can stop its runs.
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield

@@ -52,7 +52,7 @@ def run_job(job: Job) -> None:
         os.dup2(handle, stream)
     forgive()
     os.chdir(job.folder)
-    # The server was forked once, with the environment of then; a run takes that of its own command.
+    # The server was forked once, with the environment of that moment; a run needs its command's.
     os.environ.clear()
     os.environ.update(job.environment)
     torch.set_num_threads(job.threads)

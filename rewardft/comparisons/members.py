@@ -24,7 +24,7 @@ from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.manifest import version_of
 
-# Interrupted runs go on, stopped ones have ended by an alarm or a plugin's will.
+# Interrupted runs are continued; stopped ones ended by an alarm or a plugin's decision.
 DONE = ("finished", "stopped")
 
 

@@ -57,7 +57,7 @@ def read_run(member: Member, out: Path) -> RunResults:
     """
     # Relative, so that a comparison's folder can be moved or sent.
     place = os.path.relpath(member.folder, out)
-    # What is known of any run, also of one that never began.
+    # Known of any run, even of one that never began.
     facts: dict[str, Any] = {"seed": member.seed, "folder": place, "command": member.repeat()}
     if member.problem is not None or member.recipe is None:
         said = (member.problem or "").splitlines()

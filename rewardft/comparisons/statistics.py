@@ -194,7 +194,7 @@ def spread(influence: Array) -> Spread:
     seeds, samples = influence.shape
     if influence.size == 0:
         return Spread(0.0, 0.0, (0, 0))
-    # (S, N); each cell that is known stands for as many as there are cells in all over known ones.
+    # (S, N); known cells weigh more, so that they stand for the missing ones.
     known = ~np.isnan(influence)
     table = np.where(known, influence, 0.0) * (influence.size / known.sum())
     with np.errstate(invalid="ignore"):

@@ -62,7 +62,7 @@ class HeldOut:
         # Not stored: they depend on `min_diversity` and the baseline, which may change on resume.
         self.alarms = self._find_alarms(result)
         facts = {"metrics": result.means(), "rollout": result.rollout, "alarms": self.alarms}
-        # A stored one is in the metrics already; told again, it would be there twice.
+        # A stored one is in the metrics already; reported again, it would be there twice.
         if stored is None:
             self.plugins.call("on_evaluation_end", run=self.run, step=step, **facts)
         return result

@@ -20,7 +20,7 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
     An old `path` is replaced where it has the file `mark`, which says that it was made here.
     Raises CheckpointError where it has none: it is somebody else's.
     """
-    # Before it is filled: what would be lost anyway need not be computed.
+    # First: what could not be put there need not be computed.
     check_own(path, mark)
     # A sibling: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

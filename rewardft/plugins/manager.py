@@ -154,7 +154,7 @@ class Plugins:
             self.manager.register(plugin, name=source.name)
             self.manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            # Nothing half registered is left: the next plugin is checked against the others.
+            # Nothing half registered is left behind, or later plugins would be checked against it.
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
             raise PluginError(_sentence(source.name, file, str(error))) from error

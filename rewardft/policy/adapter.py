@@ -25,7 +25,7 @@ def attach(model: Any, spec: AdapterSpec, seed: int, keep_reference: bool) -> Lo
 
     keep_reference: full fine-tuning keeps a frozen copy of the weights as the reference policy.
     """
-    # The recipe allows these two alone.
+    # The recipe allows only these two kinds.
     if spec.kind == "full":
         return FullFineTuning(model, keep_reference)
     return Lora(model, spec, seed)

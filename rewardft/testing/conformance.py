@@ -205,7 +205,7 @@ def check_model(model: Any, batch: Batch) -> None:
     dtype = next(model.trainable.parameters()).dtype
     noise = Noise(0, batch.ids, batch.epochs, dtype=dtype)
     x = noise.draw("initial", model.sample_shape(cond))
-    # Amid the schedule, where neither signal nor noise is close to nothing.
+    # Mid-schedule, where neither signal nor noise is close to nothing.
     t = torch.full((len(batch),), 500.0)
     output = model.denoise(x, t, cond)
     assert output.shape == x.shape, f"denoise gives {tuple(output.shape)} for {tuple(x.shape)}"
