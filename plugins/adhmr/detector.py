@@ -35,8 +35,9 @@ class Found:
     """What the detector finds in one picture.
 
     landmarks: `(33, 4)` x, y, z in half widths of the picture from its centre (x right, y up, z
-        towards the camera) and visibility. world: `(33, 3)` metres, same axes. turned: `(2,)`
-        cosine and sine of the last crop's angle.
+        towards the camera) and visibility.
+    world: `(33, 3)` metres, same axes.
+    turned: `(2,)` cosine and sine of the last crop's angle.
     """
 
     landmarks: Floats

@@ -37,8 +37,10 @@ CHUNK = 200
 
 @dataclass(frozen=True)
 class ScorerSettings:
-    """hypotheses: per picture. on_noise: train on noise around the truth, as in the paper, not on
-    the base's samples. pictures: per step. jitter: noise on the landmarks, in half widths."""
+    """hypotheses: per picture.
+    on_noise: train on noise around the truth, as in the paper, not on the base's samples.
+    pictures: per step.
+    jitter: noise on the landmarks, in half widths."""
 
     hypotheses: int = 10
     on_noise: bool = False

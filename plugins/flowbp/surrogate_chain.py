@@ -35,7 +35,8 @@ from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 class Leap:
     """A stretch of the chain in one step: x_end^ = x_start + sum over nodes of weight * v(x_node).
 
-    nodes: weights by step; the first one is the start. end: the step that it arrives at.
+    nodes: weights by step; the first one is the start.
+    end: the step that it arrives at.
     """
 
     nodes: Mapping[int, float]

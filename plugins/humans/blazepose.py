@@ -57,8 +57,9 @@ def find_model(model: Path | None) -> Path:
 class Landmarks:
     """What the network finds in one picture; x right, y down, z away from the camera.
 
-    places: `(33, 3)` in the picture's pixels. visibility: `(33,)` in [0, 1]. world: `(33, 3)`
-    metres from the middle of the hips.
+    places: `(33, 3)` in the picture's pixels.
+    visibility: `(33,)` in [0, 1].
+    world: `(33, 3)` metres from the middle of the hips.
     """
 
     places: NDArray[np.float32]

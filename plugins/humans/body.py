@@ -80,9 +80,13 @@ PARTS = (
 class Skinning:
     """What linear blend skinning needs, over the vertices that faces use; float32, metres.
 
-    vertices: `(v, 3)` at rest. shapes: `(v, 3, 10)`. bends: `(189, v, 3)` pose blend shapes of the
-        21 body joints, None where the body has none. joints: `(23, 3)`. joint_shapes: `(23, 3,
-        10)`. weights: `(v, 55)`. parents: of the 55 joints, -1 for the root.
+    vertices: `(v, 3)` at rest.
+    shapes: `(v, 3, 10)`.
+    bends: `(189, v, 3)` pose blend shapes of the 21 body joints, None where the body has none.
+    joints: `(23, 3)`.
+    joint_shapes: `(23, 3, 10)`.
+    weights: `(v, 55)`.
+    parents: of the 55 joints, -1 for the root.
     """
 
     vertices: Tensor

@@ -23,10 +23,10 @@ _CANDIDATES = 4
 
 @dataclass(frozen=True)
 class SurfaceDistance:
-    """chamfer: mean of `to_truth` and `p2s`, mm. to_truth: from the found surface to the true one.
+    """chamfer: mean of `to_truth` and `p2s`, mm.
+    to_truth: from the found surface to the true one.
     p2s: "point to surface", from true points to the found surface, as in PSHuman's evaluation.
-    consistency: mean cosine between the normals of matched points, in both directions, in
-    [-1, 1]."""
+    consistency: mean cosine between the normals of matched points, both ways, in [-1, 1]."""
 
     chamfer: float
     to_truth: float

@@ -15,7 +15,10 @@ Bytes = NDArray[np.uint8]
 class Surface(NamedTuple):
     """A posed body to be drawn.
 
-    normals: `(v, 3)`. faces: `(f, 3)` vertices. albedo: `(f, 3)` in [0, 1]. parts: `(f,)` labels.
+    normals: `(v, 3)`.
+    faces: `(f, 3)` vertices.
+    albedo: `(f, 3)` in [0, 1].
+    parts: `(f,)` labels.
     """
 
     normals: Floats

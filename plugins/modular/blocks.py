@@ -32,8 +32,8 @@ PICTURES = ("images", "videos")
 class Prepared:
     """A batch where the loop begins.
 
-    state: what all blocks share. step: what the blocks of the loop share, as its own set-up leaves
-        it.
+    state: what all blocks share.
+    step: what the blocks of the loop share, as its own set-up leaves it.
     timesteps, sigmas: the grid, `(T,)` and `(T + 1,)`; sigmas is None for a scheduler that has
         none.
     """

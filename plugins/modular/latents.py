@@ -25,7 +25,8 @@ DIGIT = 4096  # places are probed in digits that float32 holds beside a shift
 class LatentMap:
     """z = scale * x[place] + shift, entry by entry: from a state x to what is decoded.
 
-    place, scale, shift: `(n,)`, float64. x_shape, z_shape: of one sample.
+    place, scale, shift: `(n,)`, float64.
+    x_shape, z_shape: of one sample.
     """
 
     place: Tensor

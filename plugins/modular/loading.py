@@ -50,7 +50,8 @@ class Source:
     """Where a pipeline comes from.
 
     weights: a folder in diffusers' layout, or a hub id; a folder of that name comes first.
-    revision: commit, tag or branch on the hub. variant: of the weight files, such as fp16.
+    revision: commit, tag or branch on the hub.
+    variant: of the weight files, such as fp16.
     blocks: class of diffusers with the pipeline's blocks, where the index names none.
     dtype: of all networks but those in `dtypes`, which are given by the names of their components.
     """

@@ -11,8 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Decoding:
-    """temperature: 0 takes the likeliest token. top_p: draw among the likeliest tokens that hold
-    this share of the probability, in (0, 1]. length: tokens of an answer, at most."""
+    """temperature: 0 takes the likeliest token.
+    top_p: draw among the likeliest tokens that hold this share of the probability, in (0, 1].
+    length: tokens of an answer, at most."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -21,8 +22,9 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Answers:
-    """tokens, mask: `(b, l)`, padded on the right. log_probs: `(b, l)` of each token drawn, at the
-    temperature, before the nucleus. states: `(b, l, h)` after each token."""
+    """tokens, mask: `(b, l)`, padded on the right.
+    log_probs: `(b, l)` of each token drawn, at the temperature, before the nucleus.
+    states: `(b, l, h)` after each token."""
 
     tokens: Tensor
     mask: Tensor

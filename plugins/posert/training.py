@@ -25,8 +25,9 @@ NOISE = 0.05  # on the six numbers of a rotation
 
 @dataclass(frozen=True)
 class RetrieverSettings:
-    """features, salt: see `Retriever`. half: learn on every second clip, starting with this one: 0
-    or 1; None: on all. said: phrases of a caption."""
+    """features, salt: see `Retriever`.
+    half: learn on every second clip, starting with this one: 0 or 1; None: on all.
+    said: phrases of a caption."""
 
     features: Features = "rotations"
     salt: int = 0

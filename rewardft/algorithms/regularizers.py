@@ -93,12 +93,10 @@ def trajectory_kl(ctx: Context, rollout: Rollout) -> dict[str, Tensor]:
     """The distance from the reference along trajectories whose steps were all kept: values `(b,)`
     by form.
 
-    Forms, by what the sampler's steps are: gaussian: some steps draw noise: the sum over them of
-    the exact KL divergence of their densities, in nats per dimension. By the chain rule its mean is
-    the divergence of the two models' trajectories; a deterministic step has no density and is left
-    out. epsilon_mse: no step does: the mean over steps of the mean squared difference of the noise
-    predictions. output_mse: likewise of the networks' outputs, for a sampler that does not say what
-    noise they predict.
+    gaussian: where some steps draw noise: the sum over them of the exact KL divergence, in nats per
+        dimension. By the chain rule its mean is the divergence of the two models' trajectories.
+    epsilon_mse: where no step does: mean over steps of the squared difference of noise predictions.
+    output_mse: the same of the networks' outputs, for a sampler that names no noise.
 
     Costs one reference call per step; a sampler without `transition` repeats its own call too.
     """

@@ -31,8 +31,9 @@ ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 class Variant:
     """A recipe and what is changed in it.
 
-    settings: `key=value` texts. run: a run folder to take as it is. word: how a command line names
-        the recipe.
+    settings: `key=value` texts.
+    run: a run folder to take as it is.
+    word: how a command line names the recipe.
     """
 
     name: str

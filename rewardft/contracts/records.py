@@ -57,9 +57,11 @@ class Value(Record):
     role: a trained reward; another value per sample (held-out reward or metric); one number for a
         whole set.
     higher_is_better: None when neither direction is better.
-    before, after: means over samples and seeds. iqm: interquartile mean after.
-    versus_base: after - before, paired by sample and noise. versus_best: after - the best other
-        variant's, likewise; None when the samples or the noise differ.
+    before, after: means over samples and seeds.
+    iqm: interquartile mean after.
+    versus_base: after - before, paired by sample and noise.
+    versus_best: after - the best other variant's, likewise; None when the samples or the noise
+        differ.
     probability: of a tuned sample to be better than the base's, in [0, 1].
     seeds: each seed's own mean of after - before.
     """
@@ -92,8 +94,9 @@ class RunRecord(Record):
 
     status: finished (all its steps, or its budget), stopped (by a plugin or an alarm), interrupted,
         failed, missing.
-    folder: relative to that of `comparison.json`. error: the last lines of a failed run's output.
-        peak_memory: bytes.
+    folder: relative to that of `comparison.json`.
+    error: the last lines of a failed run's output.
+    peak_memory: bytes.
     command: repeats the run alone.
     """
 
@@ -150,8 +153,8 @@ class ComparisonRecord(Record):
     """A whole comparison. `target`: the value that it is about, a trained reward's name where all
     variants share one.
 
-    common: settings that all variants share, flattened. notes: what a reader must know, such as a
-        single seed.
+    common: settings that all variants share, flattened.
+    notes: what a reader must know, such as a single seed.
     """
 
     title: str

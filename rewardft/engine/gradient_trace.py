@@ -27,7 +27,8 @@ MOST_NAMES = 3  # of tensors in a message
 class Call:
     """One call of the denoiser whose output a gradient may come back to.
 
-    samples: their ids, in order. again: the call for some of its rows; None where it cannot be cut.
+    samples: their ids, in order.
+    again: the call for some of its rows; None where it cannot be cut.
     gradient: what came back to the output, `(b, ...)`.
     """
 

@@ -27,7 +27,8 @@ from rewardft.recipe.recipe import Recipe
 class Session:
     """The live objects of one run.
 
-    eval_sampler: draws held-out samples. plugin_files: SHA-256 of the file plugins, by path.
+    eval_sampler: draws held-out samples.
+    plugin_files: SHA-256 of the file plugins, by path.
     """
 
     recipe: Recipe
@@ -98,7 +99,8 @@ class Session:
 class Training:
     """What a run adds to the context of its algorithm; nothing of it is needed to evaluate.
 
-    gather: the tensors of all processes. facts: of the first step, for the start-up audit.
+    gather: the tensors of all processes.
+    facts: of the first step, for the start-up audit.
     on_reward_error: keeps the samples that a reward failed on.
     """
 

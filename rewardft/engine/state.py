@@ -11,7 +11,8 @@ import torch
 
 @dataclass
 class TrainState:
-    """step: optimizer steps taken. closings: losses that closed a batch's contribution to one.
+    """step: optimizer steps taken.
+    closings: losses that closed a batch's contribution to one.
     seconds: of training, without set-up, evaluation and saving."""
 
     step: int = 0

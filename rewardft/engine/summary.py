@@ -17,11 +17,14 @@ class RunSummary:
     """What `summary.json` holds.
 
     status: finished (all its steps, or its budget), stopped (by a plugin or an alarm) or
-        interrupted (by a signal). reason: why it ended before its last step.
-    samples: drawn from the data. cost: calls by their names in the logs.
+        interrupted (by a signal).
+    reason: why it ended before its last step.
+    samples: drawn from the data.
+    cost: calls by their names in the logs.
     train_seconds: without set-up, evaluation and saving.
-    evaluation: base against tuned model, sample by sample; of_sets: what is one number for all
-        samples. not_compared: why there is none, where it was asked for.
+    evaluation: base against tuned model, sample by sample.
+    of_sets: what is one number for all samples.
+    not_compared: why there is none, where it was asked for.
     alarms: of the newest evaluation.
     """
 

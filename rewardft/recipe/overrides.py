@@ -15,7 +15,8 @@ from rewardft.recipe.strict_yaml import Keys
 class Origin:
     """Where each value of a recipe comes from: a line of the file, or a `--set`.
 
-    base: the folder of the recipe. folder: the current one when it was read.
+    base: the folder of the recipe.
+    folder: the current one when it was read.
     """
 
     source: str

@@ -106,8 +106,11 @@ def step_of_trained(folder: Path) -> int | None:
 class RunEvaluation:
     """A run's tuned model against its base model, on the same held-out samples and noise.
 
-    step: of the tuned weights. samples: how many there were. weights: raw or ema.
-    changed_plugins: files that were edited since the run. base, tuned: the values per sample.
+    step: of the tuned weights.
+    samples: how many there were.
+    weights: raw or ema.
+    changed_plugins: files that were edited since the run.
+    base, tuned: the values per sample.
     """
 
     step: int

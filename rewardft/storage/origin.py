@@ -20,7 +20,8 @@ MANY = 10_000  # files of a folder that are read; of more, the names and sizes
 
 @dataclass(frozen=True)
 class Origin:
-    """processes: how many train together. plugin_files: SHA-256 of each file plugin's sources.
+    """processes: how many train together.
+    plugin_files: SHA-256 of each file plugin's sources.
     data: SHA-256 of each file and folder that the data section and `adapter.init` name."""
 
     processes: int

@@ -25,10 +25,10 @@ class Frames:
 
     ids: `clip/frame/yawDDD`: which frame of which motion this is, for painters that paint
         sequences.
-    poses: `(n, 22, 3)` axis-angle as shown. joints2d: `(n, 23, 2)` in the front view, [-1, 1], y
-        down.
-    colours: `(n, 3, s, s)` uint8, the rendered front view on white. alpha: `(n, s, s)` uint8, its
-        coverage.
+    poses: `(n, 22, 3)` axis-angle as shown.
+    joints2d: `(n, 23, 2)` in the front view, [-1, 1], y down.
+    colours: `(n, 3, s, s)` uint8, the rendered front view on white.
+    alpha: `(n, s, s)` uint8, its coverage.
     """
 
     ids: Sequence[str]

@@ -16,11 +16,14 @@ TARGETS = ("none", "val", "all")
 class SplitPlan:
     """What goes into one split.
 
-    name: of the split. clips: whole clips, in no other split.
-    poses: how many poses farthest-point sampling takes. neighbours: consecutive frames per pose,
-        itself among them.
-    yaws: random headings per frame. targets: also store the six views. limit: the most samples.
-        tumble: fraction of the samples that are turned at random about any axis, 0 to 1.
+    name: of the split.
+    clips: whole clips, in no other split.
+    poses: how many poses farthest-point sampling takes.
+    neighbours: consecutive frames per pose, itself among them.
+    yaws: random headings per frame.
+    targets: also store the six views.
+    limit: the most samples.
+    tumble: fraction of the samples that are turned at random about any axis, 0 to 1.
     """
 
     name: str
@@ -37,8 +40,9 @@ class SplitPlan:
 class Sampling:
     """How many samples each split takes from the clips.
 
-    poses, neighbours, yaws, tumble: of each training split, as in `SplitPlan`. val_samples: of each
-        validation split. targets: the splits that also store the six views: none, val or all.
+    poses, neighbours, yaws, tumble: of each training split, as in `SplitPlan`.
+    val_samples: of each validation split.
+    targets: the splits that also store the six views: none, val or all.
 
     Raises DataError for a number that is not positive, a `tumble` that is not within 0 and 1, more
     headings than whole degrees, and other `targets`.

@@ -36,8 +36,9 @@ _JOINT_LIMIT, _EDGE_LIMIT = 0.15, 0.12  # metres, beyond which a distance loses 
 class FitOptions:
     """Steps of the two stages, and weights of the terms beside the joints'.
 
-    silhouette: of squared metres. normal: of 1 - cosine. prior: of squared radians and squared
-    standard deviations of shape.
+    silhouette: of squared metres.
+    normal: of 1 - cosine.
+    prior: of squared radians and squared standard deviations of shape.
     """
 
     joint_steps: int = 40

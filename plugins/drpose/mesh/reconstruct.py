@@ -21,8 +21,9 @@ CHUNK = 16  # samples that are fitted together
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """meshes: coloured, in the frame of the condition camera. joints: `(n, 23, 3)` metres of the
-    fitted bodies. poses `(n, 22, 3)` axis-angle and betas `(n, 10)`: their parameters."""
+    """meshes: coloured, in the frame of the condition camera.
+    joints: `(n, 23, 3)` metres of the fitted bodies.
+    poses, betas: `(n, 22, 3)` axis-angle and `(n, 10)`, their parameters."""
 
     meshes: list[Mesh]
     joints: Tensor

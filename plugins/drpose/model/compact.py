@@ -115,8 +115,9 @@ class CompactDenoiser(nn.Module):
     """Noisy latents, timesteps, the picture's latents and skeletons -> the network's output, shaped
     as the latents.
 
-    channels: of the latents, which are 16 x 16. width, depth, heads: of the blocks. embedding: of
-    timestep and view.
+    channels: of the latents, which are 16 x 16.
+    width, depth, heads: of the blocks.
+    embedding: of timestep and view.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ class Residual(nn.Module):
 class DeepDecoder(nn.Module):
     """Standardised latents `(n, c, s, s)` -> pixels `(n, 3, 4 s, 4 s)`, nominally in [0, 1].
 
-    channels: of the latents. width, fine: of the layers at one and at two times their resolution.
+    channels: of the latents.
+    width, fine: of the layers at one and at two times their resolution.
     """
 
     def __init__(self, channels: int = 8, width: int = 96, fine: int = 32) -> None:

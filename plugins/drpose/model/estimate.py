@@ -42,8 +42,10 @@ FACTOR = 8  # pixels of the picture to one of the latents
 
 @dataclass(frozen=True)
 class Estimate:
-    """parameters: of the U-Net. flops: of one forward pass of one sample. kept: bytes that autograd
-    keeps of one forward pass of one sample; checkpointed: the same with checkpointing."""
+    """parameters: of the U-Net.
+    flops: of one forward pass of one sample.
+    kept: bytes that autograd keeps of one forward pass of one sample.
+    checkpointed: the same with checkpointing."""
 
     parameters: int
     flops: int

@@ -74,8 +74,9 @@ class ImageEncoder(nn.Module):
     mixed with noise by the first level of its `image_noising_scheduler`, and scaled back. Without
     those two folders nothing is mixed in.
 
-    clip: a `CLIPVisionModelWithProjection`. signal: share of the embedding's variance that level 0
-    keeps, in (0, 1]. mean, std: `(e,)` of the embeddings.
+    clip: a `CLIPVisionModelWithProjection`.
+    signal: share of the embedding's variance that level 0 keeps, in (0, 1].
+    mean, std: `(e,)` of the embeddings.
     """
 
     def __init__(

@@ -39,8 +39,9 @@ MODELS = frozenset({"multiview_unet", "multiview_compact"})
 class Poses:
     """What the judge finds in n samples of one model.
 
-    joints: `(n, 23, 3)` metres. places: `(n, 6, 23, 2)` in the stored views, [-1, 1]. normals: `(n,
-        6, 3, s, s)` uint8.
+    joints: `(n, 23, 3)` metres.
+    places: `(n, 6, 23, 2)` in the stored views, [-1, 1].
+    normals: `(n, 6, 3, s, s)` uint8.
     """
 
     joints: NDArray[np.float32]

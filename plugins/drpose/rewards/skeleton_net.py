@@ -60,9 +60,11 @@ class ResidualBlock(nn.Module):
 class SkeletonNet(nn.Module):
     """Latents `(b, 12, c, h, w)` -> logits of skeleton maps `(b, 6, joints, 2 h, 2 w)`.
 
-    channels: of the latents. joints: number of maps. width: channels at the latents' resolution; 2
-    and 3 times as many at the two coarser levels. reads: what the maps mean, a key of `READINGS`.
-    The logits of back and left views are mirrored, as their latents are.
+    channels: of the latents.
+    joints: number of maps.
+    width: channels at the latents' resolution; 2 and 3 times as many at the two coarser levels.
+    reads: what the maps mean, a key of `READINGS`. The logits of back and left views are mirrored,
+        as their latents are.
     """
 
     def __init__(

@@ -89,8 +89,8 @@ _EYES, _KNUCKLES, _FEET = (23, 24), (28, 43), (10, 11)  # joints of SMPL-X
 class Skeleton:
     """Rest pose of one body shape, y up, facing +z, metres.
 
-    offsets: `(27, 3)` from each joint's parent. axes: `(20, 3)` unit vectors along the bones of
-        `TWISTED`.
+    offsets: `(27, 3)` from each joint's parent.
+    axes: `(20, 3)` unit vectors along the bones of `TWISTED`.
     """
 
     offsets: Tensor

@@ -21,8 +21,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """text: what is read. sort: what a column is ordered by. block: text of several lines,
-    kept as it is."""
+    """text: what is read.
+    sort: what a column is ordered by.
+    block: text of several lines, kept as it is."""
 
     text: str
     # None sorts last, in either direction.
