@@ -154,7 +154,7 @@ def load_preferences(path: Path) -> tuple[Preferences, Making]:
         wrong = facts.pop("format", None) != FORMAT
         data = facts.pop("data", None)
         making = Making(**facts)
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
         raise DataError(
             f"{path}: expected preferences that `rewardft adhmr build-pairs` has written ({error})"
         ) from error

@@ -129,7 +129,7 @@ def rank(data: PosePictures, base: PoseDiffusion, settings: ScorerSettings) -> R
     for start in range(0, len(batch), CHUNK):
         part = batch.select(slice(start, start + CHUNK))
         if settings.on_noise:
-            hypotheses = noisy_truth(part["pose"], settings)
+            hypotheses = noisy_truth(part["pose"], settings, start)
         else:
             hypotheses = draw_hypotheses(base, part, settings.hypotheses, settings.seed)
         drawn.append(hypotheses)
@@ -138,13 +138,16 @@ def rank(data: PosePictures, base: PoseDiffusion, settings: ScorerSettings) -> R
     return Ranked(batch, torch.cat(drawn), torch.cat(errors, dim=1))
 
 
-def noisy_truth(truth: Tensor, settings: ScorerSettings) -> Tensor:
+def noisy_truth(truth: Tensor, settings: ScorerSettings, first: int = 0) -> Tensor:
     """True poses `(n, 118)` with every joint turned at random, `(n, m, 118)`: noise that grows with
-    m."""
+    m.
+
+    first: number of the first one in its data set, so that other poses get other noise.
+    """
     pose = unpack(truth)
     skeleton = chosen_skeleton()
     rotations = rotations_of(pose["joints"], pose["twists"], skeleton)
-    generator = keyed_generator("noisy", settings.seed, len(truth))
+    generator = keyed_generator("noisy", settings.seed, first)
     # From nearly right to quite wrong, so that every pair has a clear better one.
     levels = torch.linspace(*NOISE, settings.hypotheses)
     turned = [

@@ -149,7 +149,17 @@ def images_in(folder: Path) -> dict[str, Path]:
         raise DataError(
             f"{folder}: no such folder; a folder of pairs has one sub-folder for each side"
         )
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        if path.stem in found:
+            raise DataError(
+                f"{folder}: {found[path.stem].name} and {path.name} belong to one pair; give each "
+                "picture a name of its own"
+            )
+        found[path.stem] = path
+    return found
 
 
 def read_text(path: Path) -> str:

@@ -53,11 +53,14 @@ class DivergenceMask:
         # Exact for Gaussians of equal deviation. It decides what is dropped; it is not a penalty.
         divergence = squared_distance(new, old).detach() / (2 * spread(old) ** 2)
         assert new.log_prob is not None and old.log_prob is not None
-        ratio = torch.exp(new.log_prob - old.log_prob)
+        log_ratio = new.log_prob - old.log_prob
+        ratio = log_ratio.detach().exp()
         # A step that has diverged but whose gradient leads back is kept, as PPO's maximum keeps it.
         leaving = ((ratio > 1) & (advantage > 0)) | ((ratio < 1) & (advantage < 0))
         dropped = (divergence >= self.threshold) & leaving
-        return torch.where(dropped, 0.0, -advantage * ratio)
+        # Dropped before the exponential: an overflow there would make a NaN of a gradient of 0.
+        kept_ratio = torch.where(dropped, 0.0, log_ratio).exp()
+        return torch.where(dropped, 0.0, -advantage * kept_ratio)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,11 @@ class FeatureExtractor:
         if isinstance(output, Tensor):
             return output
         pooled: Tensor | None = getattr(output, "pooler_output", None)
-        return output.last_hidden_state.flatten(2).mean(1) if pooled is None else pooled.flatten(1)
+        if pooled is not None:
+            return pooled.flatten(1)
+        hidden: Tensor = output.last_hidden_state
+        # Tokens (n, t, d) of a transformer; maps (n, d, h, w) of a convolutional network.
+        return hidden.mean(1) if hidden.ndim == 3 else hidden.flatten(2).mean(2)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

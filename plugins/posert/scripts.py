@@ -15,6 +15,7 @@ Nothing is unpickled.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +107,8 @@ def pose_script(
         name, frame = str(entry[1]), entry[2]
         # A sequence has thousands of frames and often several captions.
         if name not in sequences:
+            if not (amass / name).resolve().is_relative_to(amass.resolve()):
+                raise DataError(f"{index}: the sequence {name!r} of {id_!r} is not below {amass}.")
             sequences[name] = read_sequence(amass / name)
         if not 0 <= frame < len(sequences[name]):
             raise DataError(f"{index}: {name} has no frame {frame}, it has {len(sequences[name])}.")
@@ -114,7 +117,7 @@ def pose_script(
 
 
 def bedlam_script(captions: Path, annotations: Path, task: Task = "text") -> Captioned:
-    """Captions of BEDLAM's pictures with its poses.
+    """Captions of BEDLAM's pictures with its poses; pictures of several people are left out.
 
     Args:
         captions: the JSON file.
@@ -129,7 +132,9 @@ def bedlam_script(captions: Path, annotations: Path, task: Task = "text") -> Cap
     rows = bodies(annotations, arrays["pose_cam"])
     over = Rotation.from_euler("x", 180, degrees=True)  # y down and z away, to y up
     turned = turn_roots(rows, over)
-    poses = {name: turned[i] for i, name in enumerate(names) if name in texts}
+    # A caption of a picture with several people does not say whose pose it describes.
+    people = Counter(names)
+    poses = {name: turned[i] for i, name in enumerate(names) if name in texts and people[name] == 1}
     return checked(texts, poses, captions, task)
 
 

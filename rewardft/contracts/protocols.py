@@ -82,8 +82,14 @@ class Sampler(Protocol):
 class DifferentiableSampler(Sampler, Protocol):
     """A sampler whose step is differentiable arithmetic around one network call."""
 
-    def transition(self, k: int, state: Tensor, output: Tensor, noise: Noise) -> Transition:
-        """Step k from `state` and a network `output`: elementwise, no network call."""
+    def transition(
+        self, k: int, state: Tensor, output: Tensor, noise: Noise, taken: Tensor | None = None
+    ) -> Transition:
+        """Step k from `state` and a network `output`: elementwise, no network call.
+
+        taken: the next state that was drawn before; None: `noise` draws it. Then `log_prob` is
+            that state's. Samplers without a log-probability may ignore it.
+        """
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
         """The forward process: the state that enters step k when the clean sample is x0."""

@@ -59,7 +59,11 @@ def local_path(text: str | os.PathLike[str], base: Path) -> Path:
                 f"{shown!r} is too long for a path: at most 255 bytes between slashes, "
                 f"{LONGEST_PATH:,} in all."
             )
-        return path.resolve()
+        resolved = path.resolve()
+        # From Python 3.13 on, `resolve` lets a chain of links without end pass.
+        if path.is_symlink() and resolved.is_symlink():
+            raise DataError(f"{shown!r} cannot be a path: symlink loop at {resolved}.")
+        return resolved
     except UnicodeEncodeError:
         raise DataError(f"{shown!r} has characters that no file name can hold.") from None
     except (ValueError, RuntimeError, OSError) as error:  # NUL; no such user, a chain of links

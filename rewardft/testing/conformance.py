@@ -155,7 +155,8 @@ def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -
 
     Checked: the chain is the same when it is repeated; a sample's chain does not depend on its
     batch; replaying a step leads where the rollout went, with the same log-probability; that is the
-    Gaussian's of the step's mean and deviation; a gradient reaches the state when it is asked for.
+    Gaussian's of the step's mean and deviation, and `transition` to the state that was taken has it
+    too; a gradient reaches the state when it is asked for.
     """
     batch = batch or tiny_batch()
     context = tiny_context(sampler, model=model)
@@ -182,6 +183,13 @@ def check_step(context: Context, chain: Rollout, k: int) -> None:
     if step.log_prob is None:
         return
     known = chain.log_probs[k]
+    if hasattr(context.sampler, "transition"):
+        made = context.sampler.transition(
+            k, chain.states[k], chain.outputs[k], chain.noise, taken=after
+        )
+        assert torch.allclose(made.log_prob, known, atol=1e-5), (
+            f"step {k}: `transition` to the state that was taken has another log-probability"
+        )
     assert torch.allclose(step.log_prob, known, atol=1e-5), (
         f"step {k} has another log-probability when it is replayed"
     )

@@ -183,7 +183,7 @@ def test_what_cannot_be_a_path(tmp_path, case):
 def test_links_without_end_are_no_path(tmp_path):
     os.symlink(tmp_path / "b.py", tmp_path / "a.py")
     os.symlink(tmp_path / "a.py", tmp_path / "b.py")
-    with pytest.raises(DataError, match=r"^'a.py' cannot be a path: .*[Ss]ymlink loop"):
+    with pytest.raises(DataError, match=r"^'a.py' cannot be a path: .*[Ss]ymlink loop .*[ab]\.py"):
         local_path("a.py", tmp_path)
 
 

@@ -90,9 +90,21 @@ class Leaky(DDIM):
         return rollout.with_x0(rollout.x0 + rollout.x0.mean())
 
 
+class Forgetful(DDIM):
+    """The step that was taken is drawn anew."""
+
+    def transition(self, k, state, output, noise, taken=None):
+        new = state + 0.1 if taken is not None else None
+        return super().transition(k, state, output, noise, new)
+
+
 @pytest.mark.parametrize(
     ("sampler", "sentence"),
-    [(Skewed(3), "replaying step 0 leads elsewhere"), (Leaky(3), "depends on the batch it is in")],
+    [
+        (Skewed(3), "replaying step 0 leads elsewhere"),
+        (Leaky(3), "depends on the batch it is in"),
+        (Forgetful(3, eta=1.0), "to the state that was taken has another log-probability"),
+    ],
 )
 def test_faults_of_samplers(sampler, sentence):
     with pytest.raises(AssertionError, match=sentence):

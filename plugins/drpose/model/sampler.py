@@ -51,8 +51,10 @@ class MultiviewDDIM:
     def replay(self, model: Any, rollout: Rollout, k: int, *, input_gradient: bool) -> Transition:
         return self._ddim.replay(model, rollout, k, input_gradient=input_gradient)
 
-    def transition(self, k: int, state: Tensor, output: Tensor, noise: Noise) -> Transition:
-        return self._ddim.transition(k, state, output, noise)
+    def transition(
+        self, k: int, state: Tensor, output: Tensor, noise: Noise, taken: Tensor | None = None
+    ) -> Transition:
+        return self._ddim.transition(k, state, output, noise, taken)
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
         return self._ddim.renoise(x0, k, noise)

@@ -76,6 +76,9 @@ def test_what_is_written_is_read_again_and_belongs_to_its_pictures(tmp_path):
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(DataError, match="was made from other pictures than 'shipped' has now"):
         load_preferences(tmp_path / "other.npz")
+    np.savez(tmp_path / "list.npz", **arrays | {"facts": np.array("[1]")})
+    with pytest.raises(DataError, match="expected preferences that `rewardft adhmr build-pairs`"):
+        load_preferences(tmp_path / "list.npz")
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError, match="expected preferences that `rewardft adhmr build-pairs`"):
         load_preferences(path)

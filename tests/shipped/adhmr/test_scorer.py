@@ -82,6 +82,14 @@ def test_a_scorer_trained_for_a_moment_ranks_noise_on_the_truth():
     assert not any(p.requires_grad for p in scorer.parameters())
 
 
+def test_poses_of_other_chunks_get_other_noise():
+    truth = batch_of(PosePictures(split="train", limit=2))["pose"]
+    settings = ScorerSettings(hypotheses=2, on_noise=True)
+    first, again = noisy_truth(truth, settings), noisy_truth(truth, settings)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, noisy_truth(truth, settings, 512))
+
+
 def test_true_errors_of_the_truth_are_zero():
     batch = batch_of(PosePictures(split="val", limit=2))
     model = PoseDiffusion(weights=None, width=16, blocks=1)

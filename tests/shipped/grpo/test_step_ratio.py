@@ -1,5 +1,6 @@
 """GRPO-Guard, Flow-DPPO and Flow-GRPO-Fast: losses and gradients against the released formulas on the same tensors."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -92,6 +93,18 @@ def test_flow_dppo_drops_by_divergence(threshold):
     assert torch.allclose(ours, expected, rtol=1e-9, atol=0)
     assert torch.allclose(gradient, theirs, rtol=1e-8, atol=1e-15)
     assert bool(dropped.any()) == (threshold < 1.0) and bool((~dropped).any())
+
+
+def test_a_dropped_step_whose_ratio_overflows_has_no_gradient():
+    sampler, k = FlowSDE(6), 2
+    _, new, old = two_policies(sampler, k, 0.02)
+    assert new.log_prob is not None and old.log_prob is not None
+    far = (old.log_prob + 1e4).detach().requires_grad_()
+    loss = DivergenceMask(1e-9).of_step(
+        sampler, k, replace(new, log_prob=far), old, torch.ones_like(ADVANTAGE)
+    )
+    (gradient,) = torch.autograd.grad(loss.sum(), far)
+    assert not loss.any() and not gradient.any()
 
 
 def test_the_fast_ratio_is_that_of_plain_squared_distances():

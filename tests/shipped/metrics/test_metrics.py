@@ -4,6 +4,7 @@ import colorsys
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,6 +192,18 @@ def test_features_take_grey_multi_view_and_larger_pictures(vision):
     views = random(4, 2, 3, 8, 8)
     assert metric.extractor(views).shape == (4, 2 * 16)
     assert torch.allclose(metric.extractor(views)[:, 16:], metric.extractor(views[:, 1]), atol=1e-6)
+
+
+def test_features_of_tokens_and_of_maps_are_means_over_positions(vision):
+    extractor = Diversity([], features=vision).extractor
+    maps = random(2, 5, 3, 4)  # (n, channels, h, w), as a convolutional network has them
+
+    def of(state):
+        extractor.model = lambda pixel_values: SimpleNamespace(last_hidden_state=state)
+        return extractor._features(torch.zeros(2, 3, 8, 8))
+
+    assert torch.allclose(of(maps), maps.mean((2, 3)))
+    assert torch.allclose(of(maps.flatten(2).transpose(1, 2)), maps.mean((2, 3)))
 
 
 def test_a_folder_without_a_vision_model_is_refused(vision, tmp_path):

@@ -98,6 +98,9 @@ def test_what_is_wrong_with_others_files_is_said(amass, tmp_path):
     (tmp_path / "index.json").write_text('{"0": ["AMASS", "KIT/a_poses.npz", 9], "7": 3}')
     with pytest.raises(DataError, match=r"KIT/a_poses.npz has no frame 9, it has 2.$"):
         pose_script(**amass)
+    (tmp_path / "index.json").write_text('{"0": ["AMASS", "../elsewhere.npz", 0]}')
+    with pytest.raises(DataError, match=r"'../elsewhere.npz' of '0' is not below "):
+        pose_script(**amass)
     (tmp_path / "index.json").write_text('{"0": 3}')
     with pytest.raises(DataError, match=r"id '0' is 3; expected \[data set, sequence, frame\].$"):
         pose_script(**amass)
@@ -120,6 +123,10 @@ def test_bedlam_is_read_in_camera_axes(tmp_path):
     (item,) = bedlam_script(tmp_path / "c.json", tmp_path / "b.npz")
     assert item["id"] == "text/s/1.png/0"
     assert torch.allclose(item["pose"], pack_axis_angle(torch.zeros(1, 22, 3))[0], atol=1e-5)
+    both = np.array(["s/1.png", "s/1.png"])  # two people: whose pose is the caption's?
+    np.savez(tmp_path / "b.npz", imgname=both, pose_cam=rows)
+    with pytest.raises(DataError, match=r"c.json: none of its 1 captions has a pose.$"):
+        bedlam_script(tmp_path / "c.json", tmp_path / "b.npz")
     np.savez(tmp_path / "b.npz", imgname=np.array(["x"]), pose_cam=rows[:1])
     with pytest.raises(DataError, match=r"c.json: none of its 1 captions has a pose.$"):
         bedlam_script(tmp_path / "c.json", tmp_path / "b.npz")
