@@ -101,8 +101,8 @@ class Guidance:
             setattr(guider, SCALE, self._own[name] if guider._enabled else 1.0)
 
     def check(self, scale: float | None, gradient: str) -> None:
-        if scale is not None and scale < 0:
-            raise ComponentError(f"expected guidance of at least 0, got {scale:g}")
+        if scale is not None:
+            check_scale(scale)
         if scale not in (None, 1.0) and not self.exists:
             raise ComponentError(
                 f"{type(self._chain.pipe).__name__} has no guidance: its network was distilled "
@@ -134,8 +134,7 @@ def build(wanted: Mapping[str, Any]) -> BaseGuidance:
     known = {name: kind for name, kind in vars(diffusers.guiders).items() if is_guider(kind)}
     name = str(wanted.get("use", ""))
     if name not in known:
-        what = f"{name!r} is not a guider" if name else "expected {use: NAME, ...}"
-        raise ComponentError(f"guider: {what}.{did_you_mean(name, known)}")
+        raise ComponentError(f"guider: {what_is_wrong(name)}.{did_you_mean(name, known)}")
     options = {key: value for key, value in wanted.items() if key != "use"}
     parameters = list(inspect.signature(known[name].__init__).parameters)[1:]
     for key in options:
@@ -144,15 +143,34 @@ def build(wanted: Mapping[str, Any]) -> BaseGuidance:
             raise ComponentError(f"guider: {name} has no option {key!r}.{hint}")
     try:
         guider: BaseGuidance = known[name](**options)
+        check_scale(float(getattr(guider, SCALE)))
     except (TypeError, ValueError) as error:
         raise ComponentError(f"guider: {name} takes no such options ({error})") from error
     return guider
 
 
+def check_scale(scale: float) -> None:
+    if scale < 0:
+        raise ComponentError(f"expected guidance of at least 0, got {scale:g}")
+
+
+def what_is_wrong(name: str) -> str:
+    """With a name that `build` does not know."""
+    if changes_layers(getattr(diffusers.guiders, name, None)):
+        return f"{name} changes layers of the network, which it does not find under an adapter"
+    return f"{name!r} is not a guider" if name else "expected {use: NAME, ...}"
+
+
 def is_guider(kind: Any) -> bool:
-    if not inspect.isclass(kind) or not issubclass(kind, BaseGuidance):
+    if not inspect.isclass(kind) or not issubclass(kind, BaseGuidance) or changes_layers(kind):
         return False
     return SCALE in inspect.signature(kind.__init__).parameters
+
+
+def changes_layers(kind: Any) -> bool:
+    """Whether a guider skips or perturbs layers, by hooks on the stack of blocks."""
+    names = inspect.signature(kind.__init__).parameters if inspect.isclass(kind) else []
+    return any(name.endswith("_layers") for name in names)
 
 
 def refuse_memory(guider: BaseGuidance) -> None:

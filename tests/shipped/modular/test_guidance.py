@@ -64,6 +64,24 @@ def test_unknown_guiders_and_options():
         build_guider({"use": "ClassifierFreeGuidanc"})
     with pytest.raises(ComponentError, match="has no option 'scale'"):
         build_guider({"use": "ClassifierFreeGuidance", "scale": 3.0})
+    with pytest.raises(
+        ComponentError, match=r"guider: expected \{use: NAME, \.\.\.\}\. Choose one of: Adap"
+    ):
+        build_guider({"guidance_scale": 3.0})
+    with pytest.raises(ComponentError, match="ClassifierFreeGuidance takes no such options"):
+        build_guider({"use": "ClassifierFreeGuidance", "guidance_scale": "much"})
+    with pytest.raises(ComponentError, match="expected guidance of at least 0, got -3"):
+        build_guider({"use": "ClassifierFreeGuidance", "guidance_scale": -3})
+
+
+@pytest.mark.parametrize(
+    "name", ["SkipLayerGuidance", "AutoGuidance", "PerturbedAttentionGuidance"]
+)
+def test_guiders_that_change_layers(name):
+    with pytest.raises(ComponentError) as caught:
+        build_guider({"use": name})
+    text = f"guider: {name} changes layers of the network, which it does not find under an adapter."
+    assert str(caught.value).startswith(text)
 
 
 def test_guidance_by_hand():
