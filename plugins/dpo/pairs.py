@@ -13,7 +13,6 @@ and no image comes from outside the folder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from rewardft_plugins.dpo.pictures import load_image
 
 from rewardft.errors import DataError
+from rewardft.files.lines import json_lines
 from rewardft.testing.tiny import TinyBlobs
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -170,20 +170,7 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    # Not splitlines: it also cuts at U+2028 and others, which JSON strings may contain.
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        # Deep nesting exhausts the parser's recursion, which is an error of the file too.
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{path}, line {number}: expected an object with two images, got "
-                f"{type(record).__name__}"
-            )
+    for number, record in json_lines(path, "an object with two images"):
         # The record's own id, where it has one, replaces the line's number.
         yield {"id": str(number), **record}
 

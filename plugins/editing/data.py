@@ -15,6 +15,7 @@ from rewardft_plugins.editing.pictures import opened, shape_differs
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.files.lines import text_lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,9 +122,7 @@ class Edits:
 def read(file: Path) -> Iterator[dict[str, str]]:
     """The rows with their line numbers as `id`; DataError for a line unlike the first."""
     keys: set[str] | None = None
-    for number, line in enumerate(lines_of(file), 1):
-        if not line.strip():
-            continue
+    for number, line in text_lines(file):
         row = parsed(line, f"{file}:{number}")
         # The first line decides which columns there are.
         keys = keys or set(row)
@@ -134,19 +133,6 @@ def read(file: Path) -> Iterator[dict[str, str]]:
                 f"({', '.join(sorted(keys))}), got {', '.join(sorted(row))}"
             )
         yield row | {"id": str(number)}
-
-
-def lines_of(file: Path) -> list[str]:
-    try:
-        # Only newlines part lines: a text may hold U+2028 and the like.
-        return file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise DataError(
-            f"{file}: not readable ({error.strerror}); expected a .jsonl file"
-        ) from error
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{file}:{number}: expected UTF-8 ({error.reason})") from error
 
 
 def parsed(line: str, where: str) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.files.lines import json_lines, text_lines
 
 Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row]]  # where the row stands, as messages name it, and its columns
@@ -43,34 +43,13 @@ def read_txt(path: Path, columns: Sequence[str]) -> Rows:
             f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as "
             ".jsonl"
         )
-    for number, line in lines_of(path):
+    for number, line in text_lines(path):
         yield f"{path}:{number}", {columns[0]: line.strip()}
 
 
 def read_jsonl(path: Path) -> Rows:
-    for number, line in lines_of(path):
-        try:
-            row = json.loads(line)
-        # Deep nesting exhausts the parser's recursion, which is an error of the file too.
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not valid JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f'{path}:{number}: expected an object like {{"prompt": "..."}}, '
-                f"got {type(row).__name__}"
-            )
+    for number, row in json_lines(path, 'an object like {"prompt": "..."}'):
         yield f"{path}:{number}", row
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
-    try:
-        # With or without the mark that some editors put first, which would be in the first prompt.
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
-    # Not splitlines: it also cuts at U+2028 and others, which JSON strings may contain.
-    yield from ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> Rows:

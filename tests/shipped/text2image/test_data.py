@@ -174,7 +174,7 @@ def test_other_mistakes(tmp_path):
     )
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9\n")
     assert message(lambda: Prompts(str(tmp_path / "bad.txt"))).startswith(
-        f"{tmp_path / 'bad.txt'}: not readable as UTF-8"
+        f"{tmp_path / 'bad.txt'}:1: expected UTF-8 ("
     )
 
 
