@@ -86,6 +86,22 @@ def exit_called(stop: SystemExit) -> str:
     )
 
 
+def ends_commands(error: BaseException) -> bool:
+    """Whether it is the exception by which command-line libraries end a command, even with
+    success."""
+    # By name: the core imports no such library to run a recipe.
+    library = type(error).__module__.partition(".")[0] in ("click", "typer")
+    return library and type(error).__name__ in ("Exit", "Abort")
+
+
+def ended_by(error: BaseException) -> str:
+    """The same of an exception that ends commands, or stands for Ctrl-C, raised by other code."""
+    return (
+        f"{type(error).__name__} was raised at {place_of_error(error)}, and nobody has interrupted "
+        "the command. What fails must raise an error that says what is wrong."
+    )
+
+
 def place_of_error(error: BaseException) -> str:
     """'file:line' of the innermost frame that raised it; 'an unknown place' where it has none."""
     frames = traceback.extract_tb(error.__traceback__)

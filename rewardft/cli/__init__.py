@@ -4,11 +4,22 @@ traceback, and exit code 1."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from rewardft.errors import ComponentError, PeerError, RewardftError, exit_called
+from rewardft.errors import (
+    ComponentError,
+    PeerError,
+    RewardftError,
+    ended_by,
+    ends_commands,
+    exit_called,
+)
 from rewardft.files.streams import forgive
 
 UNEXPECTED_ERROR, EXPECTED_ERROR, INTERRUPTED = 1, 2, 130
@@ -31,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Before anything is printed: a closed pipe must not end a run that trains.
     forgive()
+    with sigint_in_own_words():
+        return run_command(words)
+
+
+def run_command(words: list[str]) -> int:
+    """The same, once streams and signals are as they should be."""
     try:
         import typer
 
@@ -60,7 +77,8 @@ def carry_errors(command: Any) -> None:
         try:
             return invoke(context)
         except BaseException as error:
-            if type(error).__module__.split(".")[0] in ("typer", "click"):
+            library = type(error).__module__.split(".")[0] in ("typer", "click")
+            if library and not (is_core(command, context) and is_foreign(error)):
                 raise
             # click takes an EOFError for an abort, and some OSErrors for a closed pipe.
             raise Carried(error) from None
@@ -68,10 +86,48 @@ def carry_errors(command: Any) -> None:
     command.invoke = invoke_and_carry
 
 
+def is_core(command: Any, context: Any) -> bool:
+    """Whether the command that was asked for is the core's, not a plugin's."""
+    asked = command.commands.get(context.invoked_subcommand)
+    return asked is not None and asked.callback.__module__ == "rewardft.cli.app"
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether other code than this package and the library that reads the command line has raised
+    it."""
+    if error.__traceback__ is None:
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    name: str = frame.f_globals.get("__name__", "")
+    return name.partition(".")[0] not in ("rewardft", "typer", "click")
+
+
+@contextmanager
+def sigint_in_own_words() -> Iterator[None]:
+    """Ctrl-C raises its KeyboardInterrupt from code of this package, which tells it from one that
+    a component raises."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # Python sets handlers in the main thread alone.
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def report(error: BaseException) -> int:
     """Say what happened in one message; returns the exit code."""
     if isinstance(error, SystemExit):
         error = ComponentError(exit_called(error))
+    if is_foreign(error) and (isinstance(error, KeyboardInterrupt) or ends_commands(error)):
+        error = ComponentError(ended_by(error))
     if isinstance(error, RewardftError):
         say("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
         if isinstance(error, PeerError):  # the group of processes would wait for the lost one

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.engine.processes import gather_objects
-from rewardft.errors import CheckpointError, ComponentError, PeerError, exit_called, place_of_error
+from rewardft.errors import (
+    CheckpointError,
+    ComponentError,
+    PeerError,
+    ended_by,
+    ends_commands,
+    exit_called,
+    place_of_error,
+)
 
 # The disk's fault, not a component's: it is full, gone or not writable. ENOENT and ENOTDIR are of a
 # folder that was removed during the run, ESTALE of a network mount.
@@ -54,6 +62,8 @@ def explain(error: BaseException, folder: Path, peers: Peers, interrupted: bool)
     # Let through, `sys.exit(0)` in a component would end a broken run with the status of success.
     if isinstance(error, SystemExit):
         return ComponentError(exit_called(error))
+    if ends_commands(error):
+        return ComponentError(ended_by(error))
     if isinstance(error, KeyboardInterrupt) and not interrupted:
         return ComponentError(
             f"KeyboardInterrupt was raised at {place_of_error(error)}, and no user interrupted "

@@ -1,6 +1,7 @@
 """The command line, in process: what it prints, where, and its exit codes."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -329,7 +330,7 @@ def test_an_interrupted_run_says_how_to_go_on(rewardft, monkeypatch):
 
 def test_keyboard_interrupt_exits_with_130(rewardft, monkeypatch):
     def interrupted(*arguments):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("rewardft.engine.train.train", interrupted)
     assert rewardft("run", "r.yaml")[0] == 130

@@ -80,6 +80,11 @@ FAILURES = {
         "error: KeyboardInterrupt was raised at {place}, and no user interrupted the run. A component must raise "
         "an error that says what is wrong.\n",
     ),
+    "import typer; raise typer.Exit(0)": (
+        2,
+        "error: Exit was raised at {place}, and nobody has interrupted the command. What fails must raise an error that "
+        "says what is wrong.\n",
+    ),
     "raise EOFError('no data')": (1, "EOFError: no data\n"),
     "raise BrokenPipeError(32, 'the server is gone')": (
         1,
@@ -105,6 +110,31 @@ def test_any_failure_saves_tells_and_is_no_success(recipe, tmp_path, capsys, fai
     )
     assert [step["step"] for step in read_steps(out)] == [1, 2]
     assert (out / "error.txt").read_text().startswith("step 2\n")
+
+
+@pytest.mark.parametrize("hook", ["check_recipe(recipe)", "register_models()", "on_run_start(run)"])
+@pytest.mark.parametrize(
+    ("fail", "name"),
+    [
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("import click; raise click.Abort", "Abort"),
+    ],
+)
+def test_what_ends_commands_is_a_failure_where_a_hook_raises_it(
+    hook, fail, name, recipe, tmp_path, capsys
+):
+    path = recipe("pass")
+    with (tmp_path / "failing.py").open("a") as file:
+        file.write(f"\n\n@hookimpl\ndef {hook}:\n    {fail}\n")
+    assert main(["run", str(path), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        re.match(rf"error: .*{name}", said) and f"failing.py:{len(PLUGIN.splitlines()) + 5}" in said
+    )
+    assert (
+        "What fails must raise an error that says what is wrong." in said
+        or "(raised by plugin 'failing'" in said
+    )
 
 
 def test_what_was_saved_of_a_failed_run_goes_on_to_the_same_bits(recipe, tmp_path):
