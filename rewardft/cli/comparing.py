@@ -27,6 +27,7 @@ from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Outcome
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.files.paths import given_folder
 
 LAUNCHERS = ("local", "slurm", "ray")
 
@@ -43,7 +44,7 @@ def compare_sources(
             f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}"
         )
     request = build_request(names, options)
-    folder = out or default_folder(names)
+    folder = given_folder(out) if out else default_folder(names)
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
         with sigterm_as_interrupt():

@@ -16,6 +16,7 @@ import typer
 from rewardft.cli.tables import print_comparison, print_table
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
+from rewardft.files.paths import given_folder
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -196,6 +197,7 @@ def evaluate_strengths(
     from rewardft.runs.strength_curve import draw_strengths
     from rewardft.runs.strengths import columns, evaluate_scales
 
+    folder = given_folder(folder)
     result = evaluate_scales(folder, scales, samples, overrides)
     names = columns(result["points"], result["kl"])
     rows = [

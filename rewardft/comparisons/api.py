@@ -23,7 +23,7 @@ from rewardft.comparisons.sources import (
 )
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
 from rewardft.errors import ComponentError
-from rewardft.files.paths import file_name
+from rewardft.files.paths import file_name, given_folder
 from rewardft.recipe.shipped import find_recipe
 from rewardft.runs.api import Overrides, as_settings
 from rewardft.runs.table import Table
@@ -90,7 +90,7 @@ def compare(
     varied = as_vary(vary)
     # Nothing is built or trained before `finish`: a wrong recipe is reported in a second.
     request = build_request(names, Options(varied, as_settings(overrides), seeds, budget, pictures))
-    folder = Path(out) if out is not None else default_folder(names)
+    folder = given_folder(out) if out is not None else default_folder(names)
     members = expand(request, folder)
     command = f"rewardft.compare({', '.join(map(repr, names))})"
     launch = Launch(jobs=jobs)

@@ -22,6 +22,7 @@ from rewardft.errors import DataError
 
 LONGEST_NAME = 80  # bytes; file systems take 255, and prefixes, endings and hashes are added
 LONGEST_PATH = 4096  # bytes, as Linux has it
+BELOW_A_RUN = 250  # bytes of the longest path inside a run folder
 LARGEST_TEXT = 400_000  # bytes of a recipe or a comparison file; the longest shipped one takes 2 kB
 
 
@@ -69,6 +70,19 @@ def local_path(text: str | os.PathLike[str], base: Path) -> Path:
     except (ValueError, RuntimeError, OSError) as error:  # NUL; no such user, a chain of links
         why = "a path has no NUL character" if "\0" in given else str(error).rstrip(".")
         raise DataError(f"{shown!r} cannot be a path: {why}.") from None
+
+
+def given_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder as a command or a caller names it, with `~` for a home folder, and no longer than
+    that files of a run fit below it. Raises DataError as `local_path` does."""
+    whole = os.fspath(local_path(path, Path.cwd()))
+    if len(os.fsencode(whole)) > LONGEST_PATH - BELOW_A_RUN:
+        raise DataError(
+            f"{whole[:60]!r}... ({len(whole):,} characters) is too long for a folder that a run is "
+            f"written to: at most {LONGEST_PATH - BELOW_A_RUN:,} bytes."
+        )
+    # As it was given: messages then name what the user has typed.
+    return Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)
 
 
 def read_bytes(path: Path, most: int) -> bytes:

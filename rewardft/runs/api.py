@@ -19,7 +19,7 @@ from rewardft.engine.summary import RunSummary
 from rewardft.engine.train import train
 from rewardft.errors import CheckpointError
 from rewardft.files.json_text import nan_for_null
-from rewardft.files.paths import file_name
+from rewardft.files.paths import file_name, given_folder
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.recipe.shipped import find_recipe
@@ -142,12 +142,12 @@ def run(
 
 def run_folder(recipe: Path, out: Path | str | None) -> Path:
     """`out`, or the folder where the command line and Python find each other's runs."""
-    return Path("runs") / file_name(recipe.stem) if out is None else Path(out)
+    return Path("runs") / file_name(recipe.stem) if out is None else given_folder(out)
 
 
 def load_run(folder: Path | str) -> FinishedRun:
     """A run that was made before. Raises CheckpointError for any other folder."""
-    path = Path(folder)
+    path = given_folder(folder)
     if not (path / "metrics.jsonl").is_file():
         raise CheckpointError(
             f"{path}: not a run folder; expected metrics.jsonl in it, as `rewardft run` writes it"
@@ -174,11 +174,11 @@ def sample(
 
     See `rewardft.runs.samples.sample_run` for the arguments.
     """
-    target = None if out is None else Path(out)
+    target = None if out is None else given_folder(out)
     drawn = sample_run(folder_of(run), count, ids, scale, target, as_settings(overrides))
     return Samples(*drawn)
 
 
 def folder_of(run: FinishedRun | Path | str) -> Path:
     """The folder of a run, however it is given."""
-    return run.folder if isinstance(run, FinishedRun) else Path(run)
+    return run.folder if isinstance(run, FinishedRun) else given_folder(run)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+import rewardft
 from rewardft.cli import main
 from rewardft.comparisons.members import folder_name
 from rewardft.comparisons.sources import Variant, read_sources
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, DataError
 from rewardft.files.atomic import MARK, remove_folder, write_folder
 from rewardft.storage.checkpoint import drop_old, latest_checkpoint
 
@@ -112,3 +113,51 @@ def test_a_recipe_is_not_copied(case, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == ("", f"error: {message}\n")
     assert [p.name for p in tmp_path.iterdir()] == ["there.yaml"]
     assert Path("there.yaml").read_text() == "mine"
+
+
+LONG = "x/" * 2000
+FOLDERS = {
+    "NUL in the middle": ("a\0b", "'a\\x00b' cannot be a path: a path has no NUL character."),
+    "nobody's": (
+        "~nosuchuser/x",
+        "'~nosuchuser/x' cannot be a path: Could not determine home directory.",
+    ),
+    "a long name": (
+        "x" * 300,
+        f"'{'x' * 60}... (300 characters)' is too long for a path: at most 255 bytes between slashes, 4,096 in all.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+@pytest.mark.parametrize("make", [rewardft.run, rewardft.evaluate, rewardft.sample])
+def test_a_folder_that_cannot_be_is_a_sentence(case, make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given, message = FOLDERS[case]
+    arguments = {"recipe": "toy_draft", "out": given} if make is rewardft.run else {"run": given}
+    with pytest.raises(DataError) as caught:
+        make(**arguments)
+    assert str(caught.value) == message and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_so_deep_that_a_run_does_not_fit_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "toy_draft", "--out", LONG]) == 2
+    length = len(str(tmp_path / LONG))
+    whole = str(tmp_path / LONG)[:60]
+    assert capsys.readouterr().err == (
+        f"error: '{whole}'... ({length:,} characters) is too long for a folder that a run is written to: at most 3,846 "
+        "bytes.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_folder_is_one_on_the_command_line_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    sets = ["--set", "train.steps=1", "--set", "evaluate.every=0"]
+    assert main(["run", "toy_draft", "--out", "~/run", *sets]) == 0
+    assert (tmp_path / "home" / "run" / "summary.json").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
