@@ -168,8 +168,16 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     code = 1 if process.exitcode is None else process.exitcode
     if code < 0:  # it could not say so itself
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"\nended by {signal.Signals(-code).name}\n")
+            file.write(f"\nended by {signal_name(-code)}\n")
     return Outcome(member, code, last_lines(log))
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL and the like; real-time signals have no name of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def log_file(member: Member) -> Path:
@@ -194,7 +202,7 @@ def hand_to_slurm(
     without `sbatch`.
     """
     script = out / "slurm.sh"
-    script.write_text(slurm_script(members, out, jobs), encoding="utf-8")
+    write_text(script, slurm_script(members, out, jobs))
     try:
         # The code of an array is that of its worst task; each member's own is in its folder.
         code = subprocess.run(["sbatch", "--wait", *options, str(script)]).returncode

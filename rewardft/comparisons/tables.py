@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.read_runs import RunResults
+from rewardft.files.atomic import replacing
 
 COLUMNS = ("variant", "seed", "sample", "group", "value", "base", "tuned")
 
@@ -23,9 +23,8 @@ def write_samples(runs: Mapping[str, Sequence[RunResults]], path: Path) -> None:
     # Stated, not inferred: a column without values would get another type in every file.
     kinds = [text, pyarrow.int64(), text, text, text, real, real]
     schema = pyarrow.schema(list(zip(COLUMNS, kinds)))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
 
 
 def sample_rows(runs: Mapping[str, Sequence[RunResults]]) -> Iterator[tuple[Any, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.files.atomic import replacing
 from rewardft.files.paths import file_name
 from rewardft.types import Rollout
 
@@ -127,7 +127,6 @@ def import_pillow(*names: str) -> dict[str, Any]:
 
 def write_image(path: Path, image: Any, kind: str = "PNG", **options: Any) -> None:
     """A Pillow image as a file of a kind that Pillow knows, complete or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # The format by name: the temporary file has no ending that would tell.
-    image.save(temporary, format=kind, **options)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        # The format by name: the temporary file has no ending that would tell.
+        image.save(temporary, format=kind, **options)

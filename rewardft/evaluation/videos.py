@@ -7,7 +7,6 @@ needs PyAV, the extra `video`.
 from __future__ import annotations
 
 import importlib
-import os
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rewardft.evaluation.pictures import as_pictures, to_image, write_image
+from rewardft.files.atomic import replacing
 from rewardft.files.paths import file_name
 
 STRIP = 5  # frames of a video that stand for it in a still picture
@@ -85,8 +85,7 @@ def save_mp4(path: Path, video: Tensor, frame_rate: float, codecs: Any) -> None:
     height, width = (side + side % 2 for side in pictures.shape[-2:])
     # Codecs count time in fractions; 23.976 must not become one with a denominator of 2^48.
     rate = Fraction(frame_rate).limit_denominator(1000)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with codecs.open(str(temporary), "w", format="mp4") as file:
+    with replacing(path) as temporary, codecs.open(str(temporary), "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=rate, options={"crf": "18"})
         # The one pixel format that every browser plays; its colours are shared by 2 x 2 pixels.
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -95,7 +94,6 @@ def save_mp4(path: Path, video: Tensor, frame_rate: float, codecs: Any) -> None:
             file.mux(stream.encode(codecs.VideoFrame.from_image(frame)))
         # Without a frame: what the codec still holds back.
         file.mux(stream.encode())
-    os.replace(temporary, path)
 
 
 def even(picture: Tensor, height: int, width: int) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from rewardft.errors import CheckpointError
 from rewardft.files.paths import reason
@@ -69,6 +71,9 @@ def aside(path: Path, mark: str) -> Path:
     # Hidden, so that nothing that lists checkpoints or runs takes it for one.
     old = path.with_name(f".{path.name}.old")
     check_own(old, mark)
+    # After a kill between the two renames `old` is all there is of it: back to its place.
+    if old.exists() and not path.exists():
+        os.rename(old, path)
     shutil.rmtree(old, ignore_errors=True)
     return old
 
@@ -93,17 +98,32 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one step. Raises CheckpointError where that cannot be done."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, which it replaces at the end: complete or absent.
+
+    For libraries that write files themselves. Raises CheckpointError where `path` cannot be
+    written; nothing is left of an attempt that failed.
+    """
+    # By this process's number: two commands may write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Readers see the old file or the new one, never a part of either.
-        temporary.write_bytes(content)
+        yield temporary
         flush(temporary)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             # On a full disk what is left of the attempt would keep it full.
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: could not be written ({reason(error)})") from error
+        # safetensors reports the system's errors as its own, with their text.
+        if isinstance(error, (OSError, SafetensorError)):
+            raise CheckpointError(f"{path}: could not be written ({reason(error)})") from error
+        raise
 
 
 def flush(path: Path) -> None:

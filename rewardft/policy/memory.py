@@ -24,7 +24,12 @@ class Memory(dict[str, Any]):
         """(identity, number of changes in place) of every tensor, in order; read nothing from the
         device."""
         # The identity as well: a new tensor in the place of an old one begins at version 0 again.
-        return [(id(tensor), tensor._version) for tensor in tensors_in(dict(self))]
+        return [(id(tensor), changes(tensor)) for tensor in tensors_in(dict(self))]
+
+
+def changes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; torch does not count those of inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def copy_containers(value: Any) -> Any:

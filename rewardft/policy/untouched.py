@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import RewardError
-from rewardft.policy.memory import tensors_in
+from rewardft.policy.memory import changes, tensors_in
 from rewardft.types import Batch, Rollout
 
 
@@ -65,11 +65,6 @@ class Untouched:
                     f"reward {name!r} changed {words} in place, so that the other rewards and the "
                     "update would see other samples than were drawn. Work on a copy: x = x.clone()."
                 )
-
-
-def changes(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; torch does not count those of inference mode."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def differ(tensor: Tensor, copy: Tensor) -> bool:

@@ -26,6 +26,7 @@ from rewardft.recipe.shipped import find_recipe
 from rewardft.runs.open import RunEvaluation, evaluate_run, load_trained, open_run
 from rewardft.runs.samples import Drawn, sample_run
 from rewardft.runs.table import Table, paired_table
+from rewardft.storage.recorder import read_records
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -56,9 +57,8 @@ class FinishedRun:
     @cached_property
     def metrics(self) -> Table:
         """One row for each logged optimizer step."""
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         # Evaluations are lines of the same file; only optimizer steps have a gradient.
-        rows = [nan_for_null(json.loads(line)) for line in lines]
+        rows = [nan_for_null(line) for line in read_records(self.folder / "metrics.jsonl")]
         return Table([row for row in rows if "gradient_norm" in row])
 
     @cached_property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from rewardft.engine.session import Session
 from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
-from rewardft.files.atomic import write_folder, write_text
+from rewardft.files.atomic import replacing, write_folder, write_text
 from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
 from rewardft.types import Batch, Plan
@@ -287,8 +286,6 @@ def named_tensors(name: str, value: Any) -> dict[str, Tensor]:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Path:
     """A safetensors file, complete or absent."""
-    # By this process's number: two commands may draw into the same folder.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata=facts)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=facts)
     return path

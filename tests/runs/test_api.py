@@ -113,3 +113,10 @@ def test_a_table_leaves_gaps_where_a_row_has_no_value():
     )
     with pytest.raises(KeyError, match="there is no column 'd'"):
         table.column("d")
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(run, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(
+        (run.folder / "metrics.jsonl").read_bytes() + b'{"step": 4, "lo'
+    )
+    assert len(rewardft.load_run(tmp_path).metrics) == len(run.metrics) == 3

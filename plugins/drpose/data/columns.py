@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from rewardft_plugins.humans.archives import DAMAGED, fault
 
 from rewardft.errors import DataError, did_you_mean
@@ -83,6 +83,15 @@ class _SplitFacts(BaseModel):
     count: Annotated[int, Field(ge=1)]
     targets: bool
     files: dict[PlainName, _FileFacts]
+
+    @field_validator("files")
+    @classmethod
+    def _columns_are_described(cls, files: dict[str, _FileFacts]) -> dict[str, _FileFacts]:
+        for name, facts in files.items():
+            # Lists of samples are JSON, which has neither.
+            if name.endswith(".npy") and not facts.model_fields_set >= {"dtype", "shape"}:
+                raise ValueError(f"{name} needs `dtype` and `shape`")
+        return files
 
 
 class _Manifest(BaseModel):

@@ -9,6 +9,7 @@ from rewardft.comparisons.report.csv_table import csv_text
 from rewardft.comparisons.report.html_page import html_page
 from rewardft.comparisons.report.markdown import markdown
 from rewardft.contracts.records import ComparisonRecord
+from rewardft.files.atomic import write_text
 
 __all__ = ["write_report"]
 
@@ -31,6 +32,6 @@ def write_report(record: ComparisonRecord, folder: Path) -> list[Path]:
     for name, make in texts.items():
         path = folder / name
         # The same bytes on every system.
-        path.write_text(make(record), encoding="utf-8", newline="\n")
+        write_text(path, make(record))
         paths.append(path)
     return paths
