@@ -227,6 +227,19 @@ def test_bad_manifest(tmp_path, text, message):
     assert str(caught.value) == message.replace("{path}", str(tmp_path / "manifest.json"))
 
 
+def test_a_column_without_a_type_in_the_manifest(copy):
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["splits"]["acro_val"]["files"]["acro_val.poses.npy"]["dtype"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError) as caught:
+        Drpose15k(str(copy), "val")
+    assert str(caught.value) == (
+        f"{path} is damaged at splits.acro_val.files: Value error, acro_val.poses.npy needs `dtype` and "
+        "`shape`. Build the data set again."
+    )
+
+
 def test_an_edit_of_the_same_size_is_found_and_a_sound_file_is_read_once(
     tmp_path, monkeypatch, built
 ):
