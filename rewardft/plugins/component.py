@@ -16,6 +16,7 @@ from rewardft.errors import ComponentError, DataError, PluginError, RewardftErro
 from rewardft.files.paths import anchored
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
 from rewardft.plugins.sources import missing_package
+from rewardft.recipe.elsewhere import elsewhere
 from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words
 
 # Kinds whose contract is a plain call: a function with these first parameters is the component, not
@@ -128,7 +129,8 @@ def check_options(
             continue
         values[key] = value
         if not open_ended:
-            hint = _choices(key, named, fixed)
+            section = entry.kind.removesuffix("s")
+            hint = elsewhere(key, section) or _choices(key, named, fixed)
             problems.append(((key,), f"{entry.title} has no option {key!r}.{hint}"))
     problems += [
         ((), _missing(entry, p))

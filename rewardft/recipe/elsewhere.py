@@ -1,6 +1,11 @@
-"""What other trainers call the keys of a recipe, for hints; docs/coming-from-trl.md has more."""
+"""Hints for a key that is in the wrong place, or has the name that other trainers give it;
+docs/coming-from-trl.md has more of these names."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rewardft.recipe.sections import Sections, section_of
 
 # TRL's, diffusers' and transformers' names, by the keys here.
 NAMES = {
@@ -35,6 +40,27 @@ NAMES = {
 HERE = {other: key for key, others in NAMES.items() for other in others.split()}
 
 
-def elsewhere(key: str) -> str:
-    """' Here it is optimizer.lr.' for `learning_rate`; '' for a key that no other trainer has."""
-    return f" Here it is {HERE[key.casefold()]}." if key.casefold() in HERE else ""
+def elsewhere(key: str, here: str = "") -> str:
+    """' Here it is optimizer.lr.' for `learning_rate`, ' Its place is train.micro_batch.' for
+    `micro_batch`; '' for a key that nobody has.
+
+    here: the section that the key was found in, which is never the answer.
+    """
+    folded = key.casefold()
+    if folded in HERE:
+        return f" Here it is {HERE[folded]}."
+    places = [p for p in _paths() if p.rpartition(".")[2] == folded and p != f"{here}.{folded}"]
+    return f" Its place is {' or '.join(places)}." if places else ""
+
+
+def _paths() -> Iterator[str]:
+    """Every fixed key, and the options that most components of a kind have: `seed`,
+    `train.steps`, `sampler.steps`."""
+    for name, info in Sections.model_fields.items():
+        yield name
+        section = section_of(Sections, name)
+        # The keys of a list's items have no path of their own.
+        if section is not None and not isinstance(info.default, list):
+            fixed = [key for key in section.model_fields if key not in ("use", "options")]
+            yield from (f"{name}.{key}" for key in fixed)
+    yield from ("sampler.steps", "sampler.eta", "model.guidance")

@@ -50,7 +50,7 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
         seen.add(keys)
         here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
         if item["type"] == "extra_forbidden":
-            near = elsewhere(key) or did_you_mean(key, section.model_fields)
+            near = elsewhere(key, here) or did_you_mean(key, section.model_fields)
             yield keys, f"{here} has no key {key!r}.{near}"
             continue
         # An item of a list has no field: it is the section itself that has another form.
@@ -92,7 +92,7 @@ def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
         return
     for key in section:
         if key not in known:
-            near = elsewhere(key) or did_you_mean(key, known)
+            near = elsewhere(key, "optimizer") or did_you_mean(key, known)
             yield ("optimizer", key), f"optimizer has no key {key!r}.{near}"
 
 

@@ -34,6 +34,30 @@ def test_a_name_of_other_trainers_is_translated(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("algorithm.micro_batch", "algorithm 'draft_k' has no option 'micro_batch'. Its place is train.micro_batch."),
+        ("algorithm.steps", "algorithm 'draft_k' has no option 'steps'. Its place is train.steps or sampler.steps."),
+        ("algorithm.learning_rate", "algorithm 'draft_k' has no option 'learning_rate'. Here it is optimizer.lr."),
+        ("train.rewards", "train has no key 'rewards'. Its place is rewards or evaluate.rewards."),
+        ("optimizer.clip_norm", "optimizer has no key 'clip_norm'. Its place is train.clip_norm."),
+        ("batch_size", "a recipe has no key 'batch_size'. Its place is data.batch_size or evaluate.batch_size."),
+        ("train.seed", "train has no key 'seed'. Its place is seed or evaluate.seed."),
+    ],
+)  # fmt: skip
+def test_a_key_in_the_wrong_place_is_told_its_own(given, said, capsys):
+    assert main(["check", "toy_draft", "--set", f"{given}=1"]) == 2
+    assert capsys.readouterr().err.endswith(f"  - --set {given}=1: {said}\n")
+
+
+def test_a_sampler_without_an_option_of_others_is_not_told_that_it_has_it(capsys):
+    """The flow sampler draws no noise, so `sampler.eta` is no answer."""
+    settings = ["--set", "sampler={use: flow_euler, steps: 4, eta: 1.0}"]
+    assert main(["check", "toy_draft", *settings]) == 2
+    assert "sampler 'flow_euler' has no option 'eta'. Choose one of: " in capsys.readouterr().err
+
+
 def test_a_tracker_that_is_not_there_is_found_by_check(capsys):
     assert main(["check", "toy_draft", "--set", "train.report_to=[tensorboardd]"]) == 2
     assert "train.report_to: accelerate knows no tracker 'tensorboardd'." in capsys.readouterr().err
