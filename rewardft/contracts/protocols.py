@@ -6,8 +6,9 @@ and understands none of them. Tags that depend on options are given by an option
 `tags(**options) -> frozenset[str]` beside `provides`; it is asked before anything is built.
 
 Tags in use: `denoiser` (a `DiffusionModel`), `differentiable_sampler` (a `DifferentiableSampler`),
-    `stochastic`, `log_prob`, `renoise`, `reward_gradient`, `prompt_reward` (every reward compares
-    with a text), `pairs`, `multiview`, `training_targets` (the data set holds clean samples).
+    `stochastic`, `log_prob`, `renoise` (a `RenoisingSampler`), `reward_gradient`, `prompt_reward`
+    (every reward compares with a text), `pairs`, `multiview`, `training_targets` (the data set
+    holds clean samples).
 """
 
 from __future__ import annotations
@@ -87,9 +88,15 @@ class DifferentiableSampler(Sampler, Protocol):
     ) -> Transition:
         """Step k from `state` and a network `output`: elementwise, no network call.
 
-        taken: the next state that was drawn before; None: `noise` draws it. Then `log_prob` is
-            that state's. Samplers without a log-probability may ignore it.
+        taken: the state that the rollout went to from here. Where it is given, `log_prob` is the
+            density of that state and not of the one drawn now: ratios of policies compare the
+            densities of one and the same state.
         """
+
+
+@runtime_checkable
+class RenoisingSampler(Sampler, Protocol):
+    """A sampler that can noise a clean sample again."""
 
     def renoise(self, x0: Tensor, k: int, noise: Tensor) -> Tensor:
         """The forward process: the state that enters step k when the clean sample is x0."""

@@ -22,7 +22,7 @@ _LAZY = {
     "check_reward": "rewardft.testing.rewards",
     "check_resume": "rewardft.testing.runs",
     "check_same_run": "rewardft.testing.runs",
-    "check_sampler": "rewardft.testing.conformance",
+    "check_sampler": "rewardft.testing.samplers",
     "make_rollout": "rewardft.testing.rewards",
     "run_recipe": "rewardft.testing.recipes",
 }
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
         check_algorithm,
         check_dataset,
         check_model,
-        check_sampler,
     )
     from rewardft.testing.recipes import Finished, RecipeRunner, run_recipe
     from rewardft.testing.rewards import RewardReport, check_reward, make_rollout
     from rewardft.testing.runs import check_cut, check_resume, check_same_run
+    from rewardft.testing.samplers import check_sampler
 
 
 def __getattr__(name: str) -> Any:

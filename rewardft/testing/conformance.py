@@ -1,4 +1,4 @@
-"""`check_algorithm`, `check_sampler`, `check_model` and `check_dataset`: contracts as assertions.
+"""`check_algorithm`, `check_model` and `check_dataset`: contracts as assertions.
 
 Each raises AssertionError, with a sentence, for the first broken rule of its protocol in
 `rewardft.contracts.protocols`. `tiny_context` is the surrounding that they share: a denoiser of
@@ -22,7 +22,7 @@ from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.testing.tiny import TinyBlobs, TinyModel
-from rewardft.types import Batch, Plan, Rollout, select_rows
+from rewardft.types import Batch, Rollout, select_rows
 
 TOLERANCE = 1e-8  # of float64 gradients; sums in another order differ by less
 
@@ -148,57 +148,6 @@ def check_calls(
     told = algorithm.calls(context.sampler.steps, rng, bool(context.regularizers))
     made = tuple((now - old) / len(batch) for now, old in zip(calls_of(context), before))
     assert tuple(told) == made, f"`calls` says {tuple(told)} per sample, but it was {made}"
-
-
-def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -> None:
-    """Check that a sampler's chain is the one that it replays, and that samples are independent.
-
-    Checked: the chain is the same when it is repeated; a sample's chain does not depend on its
-    batch; replaying a step leads where the rollout went, with the same log-probability; that is the
-    Gaussian's of the step's mean and deviation, and `transition` to the state that was taken has it
-    too; a gradient reaches the state when it is asked for.
-    """
-    batch = batch or tiny_batch()
-    context = tiny_context(sampler, model=model)
-    plan = Plan(stop=sampler.steps, keep=frozenset(range(sampler.steps)))
-    chain = context.rollout(batch, plan)
-    again = context.rollout(batch, plan)
-    assert torch.equal(chain.x0, again.x0), "the same noise gives another chain"
-    # To rounding only: kernels differ with the batch size.
-    alone = context.rollout(batch.select(slice(0, 1)), plan)
-    close = torch.allclose(alone.x0, chain.x0[:1], atol=1e-6)
-    assert close, "a sample's chain depends on the batch it is in"
-    for k in range(sampler.steps):
-        check_step(context, chain, k)
-
-
-def check_step(context: Context, chain: Rollout, k: int) -> None:
-    """Replay step k, and compare it with what the rollout kept."""
-    step = context.replay(chain, k, input_gradient=True)
-    after = chain.states.get(k + 1, chain.x0)
-    close = torch.allclose(step.next, after, atol=1e-6)
-    assert close, f"replaying step {k} leads elsewhere than the rollout did"
-    (slope,) = torch.autograd.grad(step.next.sum(), step.state)
-    assert slope.any(), f"step {k}: no gradient reaches the state"
-    if step.log_prob is None:
-        return
-    known = chain.log_probs[k]
-    if hasattr(context.sampler, "transition"):
-        made = context.sampler.transition(
-            k, chain.states[k], chain.outputs[k], chain.noise, taken=after
-        )
-        assert torch.allclose(made.log_prob, known, atol=1e-5), (
-            f"step {k}: `transition` to the state that was taken has another log-probability"
-        )
-    assert torch.allclose(step.log_prob, known, atol=1e-5), (
-        f"step {k} has another log-probability when it is replayed"
-    )
-    assert step.mean is not None and step.std is not None
-    # Independent of the sampler's own formula: torch's density of the same mean and deviation.
-    density = torch.distributions.Normal(step.mean, step.std).log_prob(after)
-    assert torch.allclose(step.log_prob.double(), density.flatten(1).mean(1), atol=1e-5), (
-        f"step {k}: log_prob is not the Gaussian's of its mean and std"
-    )
 
 
 def check_model(model: Any, batch: Batch) -> None:

@@ -4,9 +4,13 @@ import importlib
 import sys
 
 import pytest
+import torch
 
+from rewardft.contracts.protocols import DifferentiableSampler, RenoisingSampler
+from rewardft.noise import Noise
 from rewardft.runs.open import evaluate_run
-from rewardft.testing import run_recipe
+from rewardft.testing import check_sampler, run_recipe
+from rewardft.testing.tiny import TinyModel
 from tests.documents import ROOT, blocks, files_in, read, table_rows, words
 
 
@@ -87,3 +91,38 @@ def test_the_direct_algorithm_is_draft_with_one_step(tmp_path):
     )
     assert mine.column("gradient_norm") == pytest.approx(ours.column("gradient_norm"), rel=1e-5)
     assert mine.column("reward") == pytest.approx(ours.column("reward"), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("coarse", lambda s: s.Coarse(8)), ("reverse", lambda s: s.Reverse(4))]
+)
+def test_the_samplers_keep_their_contract(name, make, tmp_path, monkeypatch):
+    (tmp_path / f"{name}.py").write_text(files_in("docs/writing-a-plugin.md")[f"{name}.py"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, name, None)
+    del sys.modules[name]
+    sampler = make(importlib.import_module(name))
+    check_sampler(sampler)
+    assert isinstance(sampler, DifferentiableSampler) and isinstance(sampler, RenoisingSampler)
+
+
+def test_the_reverse_sampler_is_the_papers_with_all_timesteps():
+    """Equation 46 of 2011.13456 with the model's own betas; the score by autograd."""
+    scope = {}
+    exec(files_in("docs/writing-a-plugin.md")["reverse.py"], scope)
+    model, sampler = TinyModel(prediction="epsilon"), scope["Reverse"](1000)
+    sampler.setup(model)
+    noise = Noise(3, ["a", "b"], [0, 0], dtype=torch.float64)
+    x, output = noise.draw("initial", (3, 4, 4)), noise.draw("output", (3, 4, 4))
+    for k in (0, 500, 998):
+        t = sampler.timesteps[k]
+        beta = model.scheduler.betas.double()[t]
+        sigma = (1 - model.scheduler.alphas_cumprod.double()[t]).sqrt()
+        leaf = x.clone().requires_grad_(True)
+        # log q(x_t | x0) with the network's estimate of the clean sample.
+        density = torch.distributions.Normal(x - sigma * output, sigma).log_prob(leaf).sum()
+        (score,) = torch.autograd.grad(density, leaf)
+        expected = (2 - (1 - beta).sqrt()) * x + beta * score
+        step = sampler.transition(k, x, output, noise)
+        assert torch.allclose(step.mean, expected, atol=1e-6)
+        assert step.std.item() == pytest.approx(beta.sqrt().item(), rel=1e-4)

@@ -90,12 +90,20 @@ class Leaky(DDIM):
         return rollout.with_x0(rollout.x0 + rollout.x0.mean())
 
 
-class Forgetful(DDIM):
-    """The step that was taken is drawn anew."""
+class Forgetful(DDPM):
+    """The density of the state that it draws now, not of the one that was kept."""
 
     def transition(self, k, state, output, noise, taken=None):
-        new = state + 0.1 if taken is not None else None
-        return super().transition(k, state, output, noise, new)
+        return super().transition(k, state, output, noise)
+
+
+class HalfForgetful(Forgetful):
+    """The same, but for its replays."""
+
+    def replay(self, model, rollout, k, *, input_gradient):
+        inner = DDPM(self.steps)
+        inner.setup(model)
+        return inner.replay(model, rollout, k, input_gradient=input_gradient)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +111,8 @@ class Forgetful(DDIM):
     [
         (Skewed(3), "replaying step 0 leads elsewhere"),
         (Leaky(3), "depends on the batch it is in"),
-        (Forgetful(3, eta=1.0), "to the state that was taken has another log-probability"),
+        (Forgetful(3), "step 0: `replay` gives the log-probability of another state than `taken`"),
+        (HalfForgetful(3), "step 0: `transition` gives the log-probability of another state"),
     ],
 )
 def test_faults_of_samplers(sampler, sentence):

@@ -311,6 +311,15 @@ def test_the_sampler_refuses_samples_that_are_no_set_of_views(shape):
     )
 
 
+def test_the_sampler_gives_the_density_of_the_state_that_was_taken():
+    sampler, noise = MultiviewDDIM(steps=2, eta=1.0), Noise(0, ("a",), (0,))
+    sampler.setup(SimpleNamespace(scheduler=TinyModel().scheduler))
+    x, taken = noise.draw("x", (12, 8, 4, 4)), noise.draw("taken", (12, 8, 4, 4))
+    step = sampler.transition(0, x, x, noise, taken=taken)
+    density = torch.distributions.Normal(step.mean, step.std).log_prob(taken)
+    torch.testing.assert_close(step.log_prob, density.flatten(1).mean(1))
+
+
 def test_a_judge_without_targets_is_refused_before_anything_is_loaded():
     recipe = load_recipe(MINI, ["evaluate.data={split: acro_val, limit: 64}"])
     with pytest.raises(RecipeError) as caught:
