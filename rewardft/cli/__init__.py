@@ -89,7 +89,8 @@ def carry_errors(command: Any) -> None:
 def is_core(command: Any, context: Any) -> bool:
     """Whether the command that was asked for is the core's, not a plugin's."""
     asked = command.commands.get(context.invoked_subcommand)
-    return asked is not None and asked.callback.__module__ == "rewardft.cli.app"
+    # A plugin's group of commands has no callback of its own.
+    return getattr(getattr(asked, "callback", None), "__module__", "") == "rewardft.cli.app"
 
 
 def is_foreign(error: BaseException) -> bool:

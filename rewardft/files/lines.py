@@ -1,4 +1,4 @@
-"""Text files line by line, as users write them: tables of prompts, pairs and edits."""
+"""Text files line by line, as users write them."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def test_two_items_of_one_id_are_refused():
     """They would get the same noise. In another pass over the data the same id is another sample."""
     items = [{"id": "a", "x": 1.0}, {"id": "b", "x": 2.0}, {"id": "a", "x": 3.0}]
     expected = (
-        "several items of the data set have the same `id` ('a'): their noise is drawn by it, so they would be sampled "
-        "alike. Give every item an id of its own."
+        "several items of the data set have the same `id` ('a'): their noise is drawn by it, so they would give "
+        "the same samples. Give every item an id of its own."
     )
     with pytest.raises(DataError) as error:
         Stream(items, seed=0).next_batch(3)
