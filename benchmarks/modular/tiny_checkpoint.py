@@ -15,11 +15,18 @@ from typing import Any
 import diffusers as D
 import torch
 import transformers as T
-from modular_tiny.images import flux2_vae, image_vae, qwen_vae
-from modular_tiny.videos import unipc, wan_vae
+from modular_tiny.images import (
+    flux2_transformer,
+    flux2_vae,
+    image_vae,
+    qwen_transformer,
+    qwen_vae,
+    z_image_transformer,
+)
+from modular_tiny.videos import unipc, wan_transformer, wan_vae
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-WIDTH = 16
+WIDTH = 16  # of text features
 Published = tuple[str, dict[str, Any], dict[str, Any]]  # pipeline, facts of the index, parts
 MARKS = [
     "<|endoftext|>",
@@ -108,38 +115,16 @@ def qwen25_vl() -> Any:
 
 
 def flux2_klein() -> Published:
-    transformer = D.Flux2Transformer2DModel(
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=3 * WIDTH,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
-    )
     return (
         "Flux2KleinPipeline",
         {"is_distilled": True},
         {
-            "transformer": transformer,
+            "transformer": flux2_transformer(embedded=False, text_width=3 * WIDTH),
             "vae": flux2_vae(),
             "text_encoder": qwen3(T.Qwen3ForCausalLM, 28),
             "tokenizer": qwen_tokenizer(),
             "scheduler": D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         },
-    )
-
-
-def qwen_transformer() -> Any:
-    return D.QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=WIDTH,
-        axes_dims_rope=(8, 4, 4),
     )
 
 
@@ -158,24 +143,11 @@ def qwen_image() -> Published:
 
 
 def z_image() -> Published:
-    transformer = D.ZImageTransformer2DModel(
-        all_patch_size=(2,),
-        all_f_patch_size=(1,),
-        in_channels=4,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=WIDTH,
-        axes_dims=[4, 6, 6],
-        axes_lens=[256, 32, 32],
-    )
     return (
         "ZImagePipeline",
         {},
         {
-            "transformer": transformer,
+            "transformer": z_image_transformer(),
             "vae": image_vae(scaling_factor=0.36, shift_factor=0.11),
             "text_encoder": qwen3(T.Qwen3Model, 3),
             "tokenizer": qwen_tokenizer(),
@@ -184,24 +156,10 @@ def z_image() -> Published:
     )
 
 
-def wan_transformer() -> Any:
-    return D.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=WIDTH,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
-
-
 def wan() -> Published:
     config = T.UMT5Config(vocab_size=40, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     parts = {
-        "transformer": wan_transformer(),
+        "transformer": wan_transformer(WIDTH),
         "vae": wan_vae(),
         "text_encoder": T.UMT5EncoderModel(config),
         "tokenizer": t5_tokenizer(),
@@ -212,7 +170,7 @@ def wan() -> Published:
 
 def wan22() -> Published:
     name, _, parts = wan()
-    return name, {"boundary_ratio": 0.875}, parts | {"transformer_2": wan_transformer()}
+    return name, {"boundary_ratio": 0.875}, parts | {"transformer_2": wan_transformer(WIDTH)}
 
 
 FAMILIES = {

@@ -33,14 +33,14 @@ def dance_grpo(
     # The family is one algorithm: only its defaults differ.
     return GRPO(
         group_size,
-        std,
-        clip,
-        advantage_clip,
-        aggregate,
-        shared_noise,
-        updates,
-        inner_epochs,
-        timestep_fraction,
+        std=std,
+        clip=clip,
+        advantage_clip=advantage_clip,
+        aggregate=aggregate,
+        shared_noise=shared_noise,
+        updates=updates,
+        inner_epochs=inner_epochs,
+        timestep_fraction=timestep_fraction,
         unbiased=unbiased,
         floor=floor,
     )

@@ -50,7 +50,7 @@ class FlowDPPO(GRPO):
             raise ComponentError(f"expected threshold > 0, got {threshold}")
         super().__init__(
             group_size,
-            std,
+            std=std,
             advantage_clip=advantage_clip,
             updates=updates,
             inner_epochs=inner_epochs,

@@ -36,15 +36,14 @@ def flow_grpo(
     # The family is one algorithm: only its defaults differ.
     return GRPO(
         group_size,
-        std,
-        clip,
-        advantage_clip,
-        aggregate,
-        False,
-        updates,
-        inner_epochs,
-        timestep_fraction,
-        skip_last,
+        std=std,
+        clip=clip,
+        advantage_clip=advantage_clip,
+        aggregate=aggregate,
+        updates=updates,
+        inner_epochs=inner_epochs,
+        timestep_fraction=timestep_fraction,
+        skip_last=skip_last,
     )
 
 

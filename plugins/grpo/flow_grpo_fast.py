@@ -56,15 +56,18 @@ class FlowGRPOFast(MixGRPO):
         self.reach = reach
         # In place of the ratio of densities, whose clip range would be another one.
         self.grpo = PlainDistanceGRPO(
-            group_size, std, clip, advantage_clip, updates=updates, inner_epochs=inner_epochs
+            group_size,
+            std=std,
+            clip=clip,
+            advantage_clip=advantage_clip,
+            updates=updates,
+            inner_epochs=inner_epochs,
         )
 
 
 class PlainDistanceGRPO(GRPO):
     """Within the window: the ratio of plain squared distances."""
 
-    def __init__(
-        self, group_size: int, std: Literal["global", "group"], clip: float, *more: Any, **rest: Any
-    ) -> None:
-        super().__init__(group_size, std, clip, *more, **rest)
+    def __init__(self, group_size: int, *, clip: float, **rest: Any) -> None:
+        super().__init__(group_size, clip=clip, **rest)
         self.surrogate = PlainDistance(clip)

@@ -60,6 +60,7 @@ class GRPO:
     def __init__(
         self,
         group_size: int = 8,
+        *,  # options of one kind side by side: a caller that counted them would mix them up
         std: Literal["global", "group"] = "global",
         clip: float = 1e-4,
         advantage_clip: float = 5.0,

@@ -51,9 +51,9 @@ class GRPOGuard(GRPO):
     ) -> None:
         super().__init__(
             group_size,
-            std,
-            clip,
-            advantage_clip,
+            std=std,
+            clip=clip,
+            advantage_clip=advantage_clip,
             updates=updates,
             inner_epochs=inner_epochs,
             timestep_fraction=timestep_fraction,

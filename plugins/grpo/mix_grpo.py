@@ -76,13 +76,13 @@ class MixGRPO:
         self.reach: int | None = None
         self.grpo: GRPO = GRPO(
             group_size,
-            std,
-            clip,
-            advantage_clip,
-            aggregate,
-            shared_noise,
-            updates,
-            inner_epochs,
+            std=std,
+            clip=clip,
+            advantage_clip=advantage_clip,
+            aggregate=aggregate,
+            shared_noise=shared_noise,
+            updates=updates,
+            inner_epochs=inner_epochs,
             unbiased=unbiased,
             floor=floor,
         )

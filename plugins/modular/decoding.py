@@ -31,7 +31,7 @@ def checkpoint_decoder(decoder: nn.Module) -> None:
                 return checkpoint(plain, x, *arguments, use_reentrant=False, **options)
             return checkpoint_causal(plain, x, *arguments, **options)
 
-    decoder.forward = forward  # type: ignore[method-assign]
+    decoder.forward = forward
 
 
 def checkpoint_causal(

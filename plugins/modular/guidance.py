@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import diffusers.guiders
 import torch
-from diffusers.guiders import BaseGuidance
+from diffusers.guiders.guider_utils import BaseGuidance
 from rewardft_plugins.modular.blocks import BlockChain
 
 from rewardft.errors import ComponentError, did_you_mean

@@ -47,7 +47,7 @@ def flow_schedule(scheduler: Any, levels: Levels) -> Any:
         config = {"shift": getattr(scheduler.config, "flow_shift", 1.0)}
         config["num_train_timesteps"] = scheduler.config.num_train_timesteps
 
-    class PipelineSchedule(Flow):
+    class PipelineSchedule(Flow):  # type: ignore[misc]
         """The grid of the pipeline; with another `shift` than its own, that of the base class."""
 
         def set_timesteps(

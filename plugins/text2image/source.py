@@ -252,4 +252,4 @@ def new_unet(config: dict[str, Any], seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: Any = UNet2DModel(**config)
-    return network.eval()  # type: ignore[no-any-return]
+    return network.eval()

@@ -73,5 +73,5 @@ def drtune(
 
 # What a preset needs is read off the factory, before anything is built.
 for _preset in (draft, draft_k, draft_lv, alignprop, refl, drtune):
-    _preset.needs = Direct.needs  # type: ignore[attr-defined,union-attr]
+    _preset.needs = Direct.needs  # type: ignore[union-attr]
 draft_lv.needs = Direct.needs | {"renoise"}  # type: ignore[attr-defined]

@@ -19,8 +19,8 @@ from rewardft.algorithms.surrogates import StepSurrogate, Surrogate
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
 from rewardft.policy.context import Context
-from rewardft.samplers.steps import state_after
-from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
+from rewardft.samplers.steps import taken_step
+from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 STEPS_WITH_NOISE = "policy_gradient/steps_with_noise"  # key in `ctx.memory`
 
@@ -181,7 +181,7 @@ def one_update(
             # `(b,)` for all steps alike, or `(b, T)` with one for each step.
             step_advantage = own if own.ndim == 1 else own[:, k]
             if isinstance(surrogate, StepSurrogate):
-                taken = taken_step(ctx, part, k)
+                taken = taken_step(ctx.sampler, part, k)
                 loss = surrogate.of_step(ctx.sampler, k, new, taken, step_advantage)
             else:
                 loss = surrogate(new.log_prob, old, step_advantage)
@@ -192,14 +192,6 @@ def one_update(
                 loss.sum() / (len(advantage) * len(steps)),
                 step=rows == parts[-1] and k == steps[-1],
             )
-
-
-def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
-    """Step k as the rollout took it: the sampler's arithmetic on the output that was kept."""
-    output, state = rollout.outputs[k], rollout.states[k]
-    taken = state_after(rollout, k)
-    step: Transition = ctx.sampler.transition(k, state, output, rollout.noise, taken=taken)
-    return step
 
 
 def record(ctx: Context, loss: Tensor, log_ratio: Tensor) -> None:

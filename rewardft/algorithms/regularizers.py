@@ -11,6 +11,7 @@ from torch.distributions import Categorical, Distribution, kl_divergence
 
 from rewardft.errors import ComponentError
 from rewardft.policy.context import Context
+from rewardft.samplers.steps import taken_step
 from rewardft.types import Rollout, Transition
 
 Form = Literal["epsilon_mse", "gaussian", "categorical"]
@@ -103,7 +104,7 @@ def trajectory_kl(ctx: Context, rollout: Rollout) -> dict[str, Tensor]:
     # A chain may mix forms: its last step often draws no noise.
     terms: dict[str, list[Tensor]] = {}
     for k in range(rollout.plan.stop):
-        form, value = step_distance(taken_step(ctx, rollout, k), ctx.reference(rollout, k))
+        form, value = step_distance(tuned_step(ctx, rollout, k), ctx.reference(rollout, k))
         terms.setdefault(form, []).append(value)
     drawn = {form: values for form, values in terms.items() if form in ("gaussian", "categorical")}
     if drawn:
@@ -112,14 +113,11 @@ def trajectory_kl(ctx: Context, rollout: Rollout) -> dict[str, Tensor]:
     return {form: torch.stack(values).mean(0) for form, values in terms.items()}
 
 
-def taken_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
-    """Step k as it was taken: from its stored output where the sampler's step is arithmetic on it,
-    else by a call."""
+def tuned_step(ctx: Context, rollout: Rollout, k: int) -> Transition:
+    """Step k of the tuned model: from its stored output where the sampler's step is arithmetic on
+    it, else by a call."""
     if k in rollout.outputs and hasattr(ctx.sampler, "transition"):
-        step: Transition = ctx.sampler.transition(
-            k, rollout.states[k], rollout.outputs[k], rollout.noise
-        )
-        return step
+        return taken_step(ctx.sampler, rollout, k)
     return ctx.replay(rollout, k)
 
 

@@ -259,7 +259,8 @@ def compare(
     """Run recipes to equal budgets over several seeds,
     and report what can and what cannot be told apart."""
     # Here, as everywhere in this file: torch would add seconds to `--help`.
-    from rewardft.cli.comparing import Options, compare_sources
+    from rewardft.cli.comparing import compare_sources
+    from rewardft.comparisons.api import Options
     from rewardft.comparisons.comparison import Launch
 
     launch = Launch(launcher, jobs, tuple(launcher_options), gpus)

@@ -74,7 +74,7 @@ def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
 def check_comparison(name: str, overrides: Sequence[str]) -> str:
     """How many runs a comparison file would make; raises RecipeError with what each variant that
     cannot be run lacks."""
-    from rewardft.cli.comparing import Options, build_request
+    from rewardft.comparisons.api import Options, build_request
     from rewardft.comparisons.members import expand
 
     members = expand(build_request([name], Options(settings=overrides)), Path("runs"))

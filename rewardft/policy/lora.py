@@ -42,7 +42,7 @@ class Lora:
             r=spec.rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
             target_modules=targets,
-            lora_dropout=spec.dropout,  # type: ignore[arg-type]
+            lora_dropout=spec.dropout,
         )
         # The seed is the run's; the global generator is left as it was.
         with torch.random.fork_rng(devices=[]):

@@ -93,8 +93,9 @@ def sample_run(
             the run trained all weights and `scale` is not 1.
     """
     out = out or folder / "samples"
-    drawn = draw_both(folder, count, ids, scale, overrides)
+    # First: what cannot be written need not be drawn.
     out.mkdir(parents=True, exist_ok=True)
+    drawn = draw_both(folder, count, ids, scale, overrides)
     files = list(save_drawn(drawn, scale, out))
     strength = "" if scale == 1.0 else f", scale {scale:g}"
     # Titles say which weights and which strength: the file outlives the command.

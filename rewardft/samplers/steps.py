@@ -62,6 +62,15 @@ def replay_step(
     return sampler.transition(k, state, output, rollout.noise, taken=state_after(rollout, k))
 
 
+def taken_step(sampler: Any, rollout: Rollout, k: int) -> Transition:
+    """Step k as the rollout took it, without a call: the step's arithmetic on the output that was
+    kept, to the state that was kept."""
+    state, output = rollout.states[k], rollout.outputs[k]
+    taken = state_after(rollout, k)
+    step: Transition = sampler.transition(k, state, output, rollout.noise, taken=taken)
+    return step
+
+
 def state_after(rollout: Rollout, k: int) -> Any:
     """The stored state that step k led to;
     None when it was not kept (or step k is about to be run live)."""

@@ -101,8 +101,8 @@ def flux_schnell() -> Tiny:
     return flux(guidance=False)
 
 
-def qwenimage() -> Tiny:
-    transformer = D.QwenImageTransformer2DModel(
+def qwen_transformer() -> Any:
+    return D.QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
         num_layers=2,
@@ -111,21 +111,28 @@ def qwenimage() -> Tiny:
         joint_attention_dim=16,
         axes_dims_rope=(8, 4, 4),
     )
-    parts = {"transformer": transformer, "vae": qwen_vae(), "scheduler": Flow(**DYNAMIC)}
+
+
+def qwenimage() -> Tiny:
+    parts = {"transformer": qwen_transformer(), "vae": qwen_vae(), "scheduler": Flow(**DYNAMIC)}
     return Tiny(D.QwenImageAutoBlocks(), parts, masked(16))
 
 
-def flux2(blocks: Any, embedded: bool, embed: Embed) -> Tiny:
-    transformer = D.Flux2Transformer2DModel(
+def flux2_transformer(embedded: bool, text_width: int = 16) -> Any:
+    return D.Flux2Transformer2DModel(
         in_channels=4,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
         num_attention_heads=2,
-        joint_attention_dim=16,
+        joint_attention_dim=text_width,
         axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=embedded,
     )
+
+
+def flux2(blocks: Any, embedded: bool, embed: Embed) -> Tiny:
+    transformer = flux2_transformer(embedded)
     parts = {"transformer": transformer, "vae": flux2_vae(), "scheduler": Flow(**DYNAMIC)}
     return Tiny(blocks, parts, embed)
 
@@ -142,8 +149,8 @@ def flux2_dev() -> Tiny:
     return flux2(D.Flux2AutoBlocks(), True, plain(fixed(16)))
 
 
-def z_image() -> Tiny:
-    transformer = D.ZImageTransformer2DModel(
+def z_image_transformer() -> Any:
+    return D.ZImageTransformer2DModel(
         all_patch_size=(2,),
         all_f_patch_size=(1,),
         in_channels=4,
@@ -156,8 +163,11 @@ def z_image() -> Tiny:
         axes_dims=[4, 6, 6],
         axes_lens=[256, 32, 32],
     )
+
+
+def z_image() -> Tiny:
     vae = image_vae(scaling_factor=0.36, shift_factor=0.11)
-    parts = {"transformer": transformer, "vae": vae, "scheduler": Flow(shift=3.0)}
+    parts = {"transformer": z_image_transformer(), "vae": vae, "scheduler": Flow(shift=3.0)}
     return Tiny(D.ZImageAutoBlocks(), parts, listed(16), size=64)
 
 

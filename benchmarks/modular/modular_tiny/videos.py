@@ -23,13 +23,13 @@ def wan_vae() -> Any:
     )
 
 
-def wan_transformer() -> Any:
+def wan_transformer(text_width: int = 32) -> Any:
     return D.WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=12,
         in_channels=16,
         out_channels=16,
-        text_dim=32,
+        text_dim=text_width,
         freq_dim=256,
         ffn_dim=32,
         num_layers=2,

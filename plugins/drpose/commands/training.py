@@ -54,11 +54,8 @@ def train_autoencoder_command(
 ) -> None:
     """Train the miniature's autoencoder; prints its PSNR on held-out normals and colours."""
     # Imported inside the commands, so that the help shows without loading torch.
-    from rewardft_plugins.drpose.training.nets import (
-        FitOptions,
-        autoencoder_psnr,
-        train_autoencoder,
-    )
+    from rewardft_plugins.drpose.training.fit import FitOptions
+    from rewardft_plugins.drpose.training.nets import autoencoder_psnr, train_autoencoder
 
     options = FitOptions(steps=steps, batch=64, lr=lr, seed=seed)
     model = train_autoencoder(open_sets(data), options, typer.echo)
@@ -89,7 +86,8 @@ def train_decoder_command(
     from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
     from rewardft_plugins.drpose.model.compact import CompactDenoiser
     from rewardft_plugins.drpose.training.decoder import train_decoder
-    from rewardft_plugins.drpose.training.nets import FitOptions, autoencoder_psnr
+    from rewardft_plugins.drpose.training.fit import FitOptions
+    from rewardft_plugins.drpose.training.nets import autoencoder_psnr
     from rewardft_plugins.drpose.weights import freeze, locate
 
     model = LatentAutoencoder.load(locate(autoencoder, "autoencoder"))
@@ -117,7 +115,7 @@ def train_estimator_command(
 ) -> None:
     """Train the pose estimator on (picture, pose) pairs; prints its error on held-out pictures."""
     from rewardft_plugins.drpose.training.estimator import estimator_quality, train_estimator
-    from rewardft_plugins.drpose.training.nets import FitOptions
+    from rewardft_plugins.drpose.training.fit import FitOptions
 
     options = FitOptions(
         steps=steps, batch=96, lr=lr, seed=seed, weight_decay=0.0, average=0.995, muon=0.02
@@ -152,7 +150,7 @@ def train_base_command(
     Every 500 steps the averaged weights are written."""
     from rewardft_plugins.drpose.model.compact import CompactDenoiser
     from rewardft_plugins.drpose.training.base import train_base
-    from rewardft_plugins.drpose.training.nets import FitOptions
+    from rewardft_plugins.drpose.training.fit import FitOptions
     from rewardft_plugins.drpose.weights import locate
 
     encoder = load_frozen(autoencoder)
@@ -191,8 +189,8 @@ def train_skeleton_command(
 
     For a full-size model, `--autoencoder` is the folder `vae` of its pipeline."""
     from rewardft_plugins.drpose.model.autoencoder import load_encoder
+    from rewardft_plugins.drpose.training.fit import FitOptions
     from rewardft_plugins.drpose.training.nets import (
-        FitOptions,
         encode_dataset,
         skeleton_quality,
         train_skeleton,
@@ -231,8 +229,9 @@ def train_form_command(
     """Train the network of joint_regression or silhouette_score; prints its held-out error (mm) or
     IoU."""
     from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
+    from rewardft_plugins.drpose.training.fit import FitOptions
     from rewardft_plugins.drpose.training.forms import FORMS, draw_truth, form_quality, train_form
-    from rewardft_plugins.drpose.training.nets import Encoded, FitOptions, encode_dataset
+    from rewardft_plugins.drpose.training.nets import Encoded, encode_dataset
     from rewardft_plugins.drpose.weights import SHIPPED, locate
     from rewardft_plugins.humans.body import describe_body, load_body
 
@@ -268,7 +267,8 @@ def train_judge_command(
     half: Half = False,
 ) -> None:
     """Train the independent judge; prints its error and IoU on held-out rendered truth."""
-    from rewardft_plugins.drpose.training.nets import FitOptions, judge_quality, train_judge
+    from rewardft_plugins.drpose.training.fit import FitOptions
+    from rewardft_plugins.drpose.training.nets import judge_quality, train_judge
 
     encoder = load_frozen(autoencoder)
     model = train_judge(

@@ -27,7 +27,8 @@ from rewardft_plugins.humans.body import JOINTS, Body
 from rewardft_plugins.humans.body_file import BETAS
 from rewardft_plugins.humans.camera import HALF_EXTENT, VIEWS, project
 from rewardft_plugins.humans.clip import Clip, check_unique
-from rewardft_plugins.humans.render import Views, render
+from rewardft_plugins.humans.raster import Views
+from rewardft_plugins.humans.render import render
 from rewardft_plugins.humans.sampling import (
     farthest_points,
     root_relative,
@@ -153,7 +154,7 @@ class _SplitWriter:
         shapes = _shapes(size)
         # A split may be larger than the memory.
         self._files = {
-            name: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            name: np.lib.format.open_memmap(
                 folder / column_file(plan.name, name),
                 mode="w+",
                 dtype=shapes[name][0],

@@ -16,7 +16,8 @@ from diffusers import DDIMScheduler
 from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
 from rewardft_plugins.drpose.model.compact import CompactDenoiser, draw_skeletons
 from rewardft_plugins.drpose.model.unet import MINI_SCHEDULE
-from rewardft_plugins.drpose.training.nets import FitOptions, Report, draw, fit
+from rewardft_plugins.drpose.training.fit import FitOptions, Report, fit
+from rewardft_plugins.drpose.training.nets import draw
 from torch import Tensor
 
 from rewardft.contracts.protocols import Dataset

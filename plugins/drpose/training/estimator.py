@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from rewardft_plugins.drpose.judges.pose_judge import mpjpe_mm
 from rewardft_plugins.drpose.model.pose_estimator import PoseEstimator
-from rewardft_plugins.drpose.training.nets import FitOptions, Report, columns, draw, fit
+from rewardft_plugins.drpose.training.fit import FitOptions, Report, fit
+from rewardft_plugins.drpose.training.nets import columns, draw
 from rewardft_plugins.humans.body import JOINTS
 from rewardft_plugins.humans.reflect import counterparts
 from torch import Tensor

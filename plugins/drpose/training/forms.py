@@ -14,7 +14,8 @@ import torch
 from rewardft_plugins.drpose.rewards.forms import draw_silhouettes, joint_distance
 from rewardft_plugins.drpose.rewards.pose_score import pyramid_distance, skeleton_loss
 from rewardft_plugins.drpose.rewards.skeleton_net import SkeletonNet
-from rewardft_plugins.drpose.training.nets import Encoded, FitOptions, Report, columns, disturb, fit
+from rewardft_plugins.drpose.training.fit import FitOptions, Report, fit
+from rewardft_plugins.drpose.training.nets import Encoded, columns, disturb
 from rewardft_plugins.humans.body import JOINTS, Body
 from rewardft_plugins.humans.camera import HALF_EXTENT
 from torch import Tensor

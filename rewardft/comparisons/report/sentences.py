@@ -204,7 +204,7 @@ def _other_values(variant: VariantRecord, name: str) -> list[str]:
         "lower": "lower",
         "not separable": "no separable change",
     }
-    parts = [f"{word} {_listed(said[key])}" for key, word in words.items() if key in said]  # type: ignore[index]
+    parts = [f"{word} {_listed(said[key])}" for key, word in words.items() if key in said]
     return [f"Values not trained: {'; '.join(parts)}."] if parts else []
 
 

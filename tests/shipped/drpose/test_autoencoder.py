@@ -11,7 +11,8 @@ from rewardft_plugins.drpose.training.decoder import (
     reconstruction_loss,
     train_decoder,
 )
-from rewardft_plugins.drpose.training.nets import FitOptions, autoencoder_psnr, train_autoencoder
+from rewardft_plugins.drpose.training.fit import FitOptions
+from rewardft_plugins.drpose.training.nets import autoencoder_psnr, train_autoencoder
 
 from rewardft.errors import ComponentError
 

@@ -266,9 +266,10 @@ def held_out(tmp_path_factory):
 
 
 def test_training_a_form_learns_it_and_leaves_the_shared_levels_alone(posed):
+    from rewardft_plugins.drpose.training.fit import FitOptions
     from rewardft_plugins.drpose.training.forms import FORMS as TRAINED
     from rewardft_plugins.drpose.training.forms import draw_truth, form_quality, train_form
-    from rewardft_plugins.drpose.training.nets import Encoded, FitOptions
+    from rewardft_plugins.drpose.training.nets import Encoded
 
     x0, batch, _, _ = posed
     data = Encoded(x0.half(), batch["joints2d"])

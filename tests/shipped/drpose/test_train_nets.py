@@ -3,12 +3,11 @@
 import pytest
 import torch
 from rewardft_plugins.drpose.model.autoencoder import LatentAutoencoder
+from rewardft_plugins.drpose.training.fit import FitOptions, fit
 from rewardft_plugins.drpose.training.nets import (
     Encoded,
-    FitOptions,
     disturb,
     encode_dataset,
-    fit,
     judge_quality,
     skeleton_quality,
     train_judge,

@@ -343,7 +343,8 @@ def test_the_body_is_drawn_where_a_data_set_has_no_pictures_of_it(folder, tmp_pa
 
 def test_g_skel_learns_from_latents_of_the_vae(folder):
     from rewardft_plugins.drpose.model.autoencoder import load_encoder
-    from rewardft_plugins.drpose.training.nets import FitOptions, encode_dataset, train_skeleton
+    from rewardft_plugins.drpose.training.fit import FitOptions
+    from rewardft_plugins.drpose.training.nets import encode_dataset, train_skeleton
 
     vae = load_encoder(folder / "vae")
     columns = {"normals": torch.rand(6, 3, 16, 16), "colours": torch.rand(6, 3, 16, 16)}

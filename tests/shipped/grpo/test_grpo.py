@@ -202,7 +202,7 @@ def test_the_first_update_is_reinforce_with_group_advantages(std):
     ctx, batch = make_context(DDIM(T, eta=1.0)), make_test_batch(2)
     rewards = np.array([1.0, 2.0, 4.0, 3.0, 3.0, 3.0])
     ctx.score = scored(rewards)
-    list(run_backward(GRPO(3, std, advantage_clip=1.2).losses(ctx, batch)))
+    list(run_backward(GRPO(3, std=std, advantage_clip=1.2).losses(ctx, batch)))
     spread = rewards.std() if std == "global" else rewards[:3].std()
     advantage = np.append(
         np.clip((rewards[:3] - rewards[:3].mean()) / (spread + 1e-4), -1.2, 1.2), [0, 0, 0]
@@ -220,7 +220,9 @@ def test_a_group_without_variance_pays_no_penalty_either():
         ctx.score = scored(rewards)
         seen, penalty = [], ctx.penalty
         ctx.penalty = lambda new, rollout, k: seen.append(penalty(new, rollout, k)) or seen[-1]
-        list(run_backward(GRPO(2, "group", advantage_clip=1e-12).losses(ctx, make_test_batch(2))))
+        list(
+            run_backward(GRPO(2, std="group", advantage_clip=1e-12).losses(ctx, make_test_batch(2)))
+        )
         got.append((take_gradients(ctx), torch.stack(seen).detach()))
     (dropped, penalties), (full, _) = got
     assert penalties.min() > 0 and relative_error(dropped, full) > 0.1
@@ -231,7 +233,7 @@ def test_advantages_of_single_rewards_are_summed():
     ctx.rewards = [WeightedReward("a", None, 2.0), WeightedReward("b", None, 0.5)]
     a, b = np.array([1.0, 3.0, 5.0, 5.0]), np.array([0.0, 10.0, 20.0, 0.0])
     scores = scored(2 * a + 0.5 * b, a=a, b=b)(None, None)
-    got, kept = GRPO(2, "group", aggregate="advantage").advantages(ctx, scores)
+    got, kept = GRPO(2, std="group", aggregate="advantage").advantages(ctx, scores)
     one = lambda r: np.where(r.std() > 0, (r - r.mean()) / (r.std() + 1e-4), 0.0)
     expected = np.concatenate([2 * one(a[i : i + 2]) + 0.5 * one(b[i : i + 2]) for i in (0, 2)])
     assert got.tolist() == pytest.approx(expected.tolist(), abs=1e-9) and kept.all()
@@ -257,10 +259,10 @@ def test_gdpo_normalises_within_groups_and_then_over_the_batch(std):
         ctx = make_context(DDIM(T, eta=1.0))
         ctx.rewards = [WeightedReward("a", None, 2.0), WeightedReward("b", None, 0.5)]
         scores = scored(2 * a + 0.5 * unit * b, a=a, b=unit * b)(None, None)
-        got.append(GRPO(4, std, aggregate="gdpo").advantages(ctx, scores)[0])
+        got.append(GRPO(4, std=std, aggregate="gdpo").advantages(ctx, scores)[0])
     assert got[0].tolist() == pytest.approx(by_gdpo([a, b], [2.0, 0.5], 4).tolist(), rel=1e-6)
     assert torch.allclose(got[0], got[1], atol=1e-3)
-    plain = GRPO(4, "group", aggregate="reward").advantages(ctx, scores)[0]
+    plain = GRPO(4, std="group", aggregate="reward").advantages(ctx, scores)[0]
     assert not torch.allclose(plain, got[1], atol=0.1)  # the sum is the second reward alone
 
 
