@@ -3,6 +3,11 @@
     loss = -mean_t log pi(a_t | q, a_<t) - weight / D * log N(p; mean(q, a), Sigma(q, a))
 
 over given answers. The paper does not say how its first stage weighs the two.
+
+With a learned deviation, the likelihood gives a dimension that is still badly fitted a large
+deviation, and so a small gradient: the mean of hard samples stops learning. `beta` multiplies each
+dimension by its deviation^(2 beta), without a gradient through it (beta-NLL, Seitzer et al. 2022,
+2203.09168, eq. 7): 0 is the likelihood, at 1 the mean learns as under squared error.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ from collections.abc import Iterator
 import torch
 from rewardft_plugins.posert.hybrid import Hybrid
 from torch import Tensor
+from torch.distributions import Normal
 
 from rewardft import Batch, Context, Loss
 from rewardft.errors import ComponentError
-from rewardft.types import Plan, Rollout, micro_slices
+from rewardft.types import Plan, Rollout, Transition, micro_slices
 
 
 class PoseSFT:
@@ -24,14 +30,17 @@ class PoseSFT:
 
     Args:
         pose_weight: of the pose's part, >= 0; an answer without a pose has none.
+        beta: in [0, 1]; above 0 for a diagonal covariance alone (`rank: 0` of the model).
     """
 
     needs = frozenset({"hybrid", "training_targets"})
 
-    def __init__(self, pose_weight: float = 1.0) -> None:
-        if pose_weight < 0:
-            raise ComponentError(f"pose_weight must not be negative, got {pose_weight}")
-        self.pose_weight = pose_weight
+    def __init__(self, pose_weight: float = 1.0, beta: float = 0.0) -> None:
+        if pose_weight < 0 or not 0 <= beta <= 1:
+            raise ComponentError(
+                f"expected pose_weight >= 0 and beta in [0, 1], got {pose_weight} and {beta}"
+            )
+        self.pose_weight, self.beta = pose_weight, beta
 
     def calls(self, steps: int, rng: random.Random, reference: bool) -> tuple[int, int]:
         """One pass, differentiated."""
@@ -52,8 +61,19 @@ class PoseSFT:
         valid = given.x0["valid"]
         ctx.record("nll/tokens", -tokens.log_prob)
         ctx.record("nll/pose", torch.where(valid, -pose.log_prob, torch.nan))
+        own = -pose.log_prob if self.beta == 0 else beta_nll(pose, self.beta)
         # An answer without a pose has none to learn from.
-        return -tokens.log_prob - self.pose_weight * torch.where(valid, pose.log_prob, 0.0)
+        return -tokens.log_prob + self.pose_weight * torch.where(valid, own, 0.0)
+
+
+def beta_nll(pose: Transition, beta: float) -> Tensor:
+    """Mean over dimensions of deviation^(2 beta) times the negative log-likelihood, `(b,)`."""
+    if not isinstance(getattr(pose.density, "base_dist", None), Normal):
+        raise ComponentError("pose_sft: `beta` is for a diagonal covariance, `rank: 0` of pose_lm")
+    assert pose.mean is not None and pose.std is not None
+    # Per dimension, (b, 132).
+    nll = -Normal(pose.mean, pose.std, validate_args=False).log_prob(pose.next)
+    return (pose.std.detach() ** (2 * beta) * nll).mean(1)
 
 
 def given_answers(ctx: Context, batch: Batch) -> Rollout:
