@@ -44,8 +44,8 @@ ALGORITHMS = {
     "draft_k": "{use: draft_k, train_steps: 1}",
     "drtune": "{use: drtune, train_steps: 2, early_stop: 1}",
     "flow_grpo": "{use: flow_grpo, group_size: 2, updates: 1}",
-    "diffusion_nft": "{use: diffusion_nft, group: 2, advantage_max: 2.0}",
-    "online_dpo": "{use: online_dpo, group: 2, beta: 20}",
+    "diffusion_nft": "{use: diffusion_nft, group_size: 2, advantage_clip: 2.0}",
+    "online_dpo": "{use: online_dpo, group_size: 2, beta: 20}",
 }
 
 

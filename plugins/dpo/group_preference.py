@@ -56,7 +56,7 @@ class GroupPreference:
     """Learn from groups of samples and the score of each.
 
     Args:
-        group: samples per group, G >= 2; with `source: data` as many as the data set has.
+        group_size: samples per group, G >= 2; with `source: data` as many as the data set has.
         beta: as in `diffusion_dpo`.
         source: `policy`: the current policy draws the group and the recipe's rewards score it;
             `data`: the columns `samples` `(b, G, ...)` in the model's own space and `scores` `(b,
@@ -65,7 +65,7 @@ class GroupPreference:
         space, parts, antithetic, t_range: as in `diffusion_dpo`.
     """
 
-    group: int = 20
+    group_size: int = 20
     beta: float = 5000.0
     source: Literal["policy", "data"] = "policy"
     anchor: float = 0.0
@@ -80,8 +80,8 @@ class GroupPreference:
     def __post_init__(self) -> None:
         check_beta(self.beta)
         check_anchor(self.anchor)
-        if self.group < 2:
-            raise ComponentError(f"group must be at least 2, got {self.group}")
+        if self.group_size < 2:
+            raise ComponentError(f"group_size must be at least 2, got {self.group_size}")
         if self.source not in ("policy", "data"):
             raise ComponentError(f"source is one of policy, data; got {self.source!r}")
         _ = self.visits  # raises for bad options
@@ -117,10 +117,10 @@ class GroupPreference:
         if self.source == "data":
             return batch["samples"].to(ctx.dtype), batch["scores"]
         # Each copy has an id of its own, so the samples of a group start from different noise.
-        copies = batch.repeat(self.group)
+        copies = batch.repeat(self.group_size)
         rollout = ctx.rollout(copies, Plan(stop=ctx.sampler.steps))
-        rewards = comparable_rewards(ctx.score(rollout, copies), self.group)
-        return rollout.x0.unflatten(0, (-1, self.group)), rewards
+        rewards = comparable_rewards(ctx.score(rollout, copies), self.group_size)
+        return rollout.x0.unflatten(0, (-1, self.group_size)), rewards
 
     def loss(self, ctx: Context, at: Noised, advantage: Tensor) -> Tensor:
         """`(groups,)` from samples noised group by group and their advantages `(groups, G)`."""

@@ -43,13 +43,13 @@ class OnlineDPO:
     """Learn from the best and the worst of each group of samples.
 
     Args:
-        group: samples per prompt, G >= 2 (Flow-GRPO: 24).
+        group_size: samples per prompt, G >= 2 (Flow-GRPO: 24).
         beta: as in `diffusion_dpo`.
         timesteps: how many timesteps and noises each pair is learned at, per optimizer step.
         space, anchor, parts, antithetic, t_range: as in `diffusion_dpo`.
     """
 
-    group: int = 24
+    group_size: int = 24
     beta: float = 5000.0
     timesteps: int = 1
     space: Space = "epsilon"
@@ -65,9 +65,10 @@ class OnlineDPO:
         check_beta(self.beta)
         check_anchor(self.anchor)
         _ = self.visits  # raises for bad options
-        if self.group < 2 or self.timesteps < 1:
+        if self.group_size < 2 or self.timesteps < 1:
             raise ComponentError(
-                f"expected group >= 2 and timesteps >= 1, got {self.group} and {self.timesteps}"
+                "expected group_size >= 2 and timesteps >= 1, got "
+                f"{self.group_size} and {self.timesteps}"
             )
 
     @property
@@ -75,14 +76,14 @@ class OnlineDPO:
         return Visits(self.space, self.parts, self.antithetic, self.t_range)
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
-        samples = batch.repeat(self.group)
+        samples = batch.repeat(self.group_size)
         rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         winner, loser, decided = choose_pairs(
-            comparable_rewards(ctx.score(rollout, samples), self.group)
+            comparable_rewards(ctx.score(rollout, samples), self.group_size)
         )
         ctx.record("ties", (~decided).float())
         # Row of the first sample of each group.
-        groups = torch.arange(len(batch), device=winner.device) * self.group
+        groups = torch.arange(len(batch), device=winner.device) * self.group_size
         pairs = interleave(rollout.x0[groups + winner], rollout.x0[groups + loser])
         draws = [
             timestep_draws(ctx, batch, f"online_dpo{n}", self.visits) for n in range(self.timesteps)

@@ -14,6 +14,7 @@ Factories = Mapping[str, Callable[..., Any]]
 @hookimpl
 def register_algorithms() -> Factories:
     # Imported inside the hooks, so that loading the plugin alone costs nothing.
+    from .branch_grpo import BranchGRPO
     from .dance_grpo import dance_grpo
     from .flow_dppo import FlowDPPO
     from .flow_grpo import flow_grpo
@@ -21,6 +22,7 @@ def register_algorithms() -> Factories:
     from .grpo import GRPO
     from .grpo_guard import GRPOGuard
     from .mix_grpo import MixGRPO
+    from .temp_flow_grpo import TempFlowGRPO
 
     return {
         "grpo": GRPO,
@@ -30,6 +32,8 @@ def register_algorithms() -> Factories:
         "mix_grpo": MixGRPO,
         "grpo_guard": GRPOGuard,
         "flow_dppo": FlowDPPO,
+        "branch_grpo": BranchGRPO,
+        "temp_flow_grpo": TempFlowGRPO,
     }
 
 

@@ -1,7 +1,8 @@
 """Online reinforcement learning on the forward process, for any sampler and any reward.
 
 Samples are scored, noised and denoised again; no step of the sampler is visited. Registers
-`diffusion_nft`, `awm`, `dgpo`, `crd` and `raft`.
+`diffusion_nft`, `awm`, `dgpo`, `crd` and `raft`. `opsd`, which has the loss of `diffusion_nft` on
+targets that a reward's gradient makes, visits one step.
 """
 
 from __future__ import annotations
@@ -32,9 +33,17 @@ def register_algorithms() -> Factories:
     from rewardft_plugins.nft.crd import CRD
     from rewardft_plugins.nft.dgpo import DGPO
     from rewardft_plugins.nft.diffusion_nft import DiffusionNFT
+    from rewardft_plugins.nft.opsd import OPSD
     from rewardft_plugins.nft.raft import RAFT
 
-    return {"diffusion_nft": DiffusionNFT, "awm": AWM, "dgpo": DGPO, "crd": CRD, "raft": RAFT}
+    return {
+        "diffusion_nft": DiffusionNFT,
+        "awm": AWM,
+        "dgpo": DGPO,
+        "crd": CRD,
+        "raft": RAFT,
+        "opsd": OPSD,
+    }
 
 
 @hookimpl

@@ -55,7 +55,7 @@ class AWM:
     """Policy gradients with the pre-training loss in the place of a log-likelihood.
 
     Args:
-        group: samples per prompt, >= 2.
+        group_size: samples per prompt, >= 2.
         timesteps: how many noisings each sample is learned at, one from each part of `t_range`.
         t_range: part of the training range, from 0 (no noise) to 1.
         power: p, > 0.
@@ -66,7 +66,7 @@ class AWM:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: Group = 24
+    group_size: Group = 24
     timesteps: Count = 6
     t_range: tuple[float, float] = (0.1, 0.95)
     power: Positive = 0.25
@@ -85,11 +85,11 @@ class AWM:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         average = followed(ctx, "awm/average", min(0.001 * ctx.step, 0.3))
-        samples = batch.repeat(self.group)
+        samples = batch.repeat(self.group_size)
         rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         advantage = self.advantages(ctx, ctx.score(rollout, samples))
         # Whole groups: an advantage means something only beside the rest of its group.
-        updates = list(group_slices(len(batch), self.group, self.updates))
+        updates = list(group_slices(len(batch), self.group_size, self.updates))
         # Before the first update, while the weights are still those that drew the samples.
         old = self.old_likelihoods(ctx, samples, rollout.x0)
         for update in updates:
@@ -110,8 +110,8 @@ class AWM:
 
     def advantages(self, ctx: Context, scores: Scores) -> Tensor:
         """A `(b,)` in [-1, 1]."""
-        rewards = complete_rewards(scores, self.group).flatten()
-        advantage, _ = group_advantages(ctx, rewards, self.group, self.std)
+        rewards = complete_rewards(scores, self.group_size).flatten()
+        advantage, _ = group_advantages(ctx, rewards, self.group_size, self.std)
         limit = self.advantage_clip
         # Divided by the limit, as released: b and b_e are sized for advantages within [-1, 1].
         return advantage.clamp(-limit, limit) / limit
@@ -166,6 +166,6 @@ class AWM:
         """(forwards, backwards) per prompt."""
         others = bool(self.reference_weight) + bool(self.average_weight) + (self.updates > 1)
         return (
-            self.group * (steps + self.timesteps * (1 + others)),
-            self.group * self.timesteps,
+            self.group_size * (steps + self.timesteps * (1 + others)),
+            self.group_size * self.timesteps,
         )

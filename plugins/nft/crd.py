@@ -37,6 +37,7 @@ from rewardft_plugins.nft.virtual_steps import (
     add_noise,
     mean_square,
     output_of,
+    relative_error,
     target_of,
 )
 from rewardft_plugins.nft.weight_sets import followed
@@ -48,7 +49,6 @@ from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, micro_slices
 
-LEAST_SIZE = 1e-5  # of an error that is divided by
 LEAST_PULL = 1e-4  # b_kl q
 
 
@@ -57,7 +57,7 @@ class CRD:
     """Regress the policy's own reward on the given one, within groups.
 
     Args:
-        group: samples per prompt, >= 2.
+        group_size: samples per prompt, >= 2.
         beta: b, > 0: the policy's own reward is fitted to R / b, so a smaller b steps further.
         timesteps: how many noisings each sample is learned at, per optimizer step.
         kl_weight: b_kl, 0 or at least 1e-4.
@@ -66,7 +66,7 @@ class CRD:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: Group = 24
+    group_size: Group = 24
     beta: Positive = 1.0
     timesteps: Count = 4
     kl_weight: float = 0.1
@@ -86,11 +86,11 @@ class CRD:
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         old = followed(ctx, "crd/old", min(0.25 + 0.005 * ctx.step, 0.999))
         sampler = followed(ctx, "crd/sampler", min(max(0.0075 * (ctx.step - 75), 0.0), 0.999))
-        samples = batch.repeat(self.group)
+        samples = batch.repeat(self.group_size)
         with swapped_in(ctx.adapter, sampler):
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         # (groups, group).
-        rewards = complete_rewards(ctx.score(rollout, samples), self.group)
+        rewards = complete_rewards(ctx.score(rollout, samples), self.group_size)
         goal, kept = self.goals(ctx, rewards)
         total = len(samples) * self.timesteps
         slices = list(micro_slices(len(samples), ctx.micro_batch))
@@ -106,7 +106,7 @@ class CRD:
 
     def goals(self, ctx: Context, rewards: Tensor) -> tuple[Tensor, Tensor]:
         """R `(b,)` in [0, 1], and which samples take part."""
-        advantage, kept = group_advantages(ctx, rewards.flatten(), self.group, self.std)
+        advantage, kept = group_advantages(ctx, rewards.flatten(), self.group_size, self.std)
         limit = self.advantage_clip
         return advantage.clamp(-limit, limit) / (2 * limit) + 0.5, kept
 
@@ -137,9 +137,9 @@ class CRD:
     def group_mean(self, values: Tensor, kept: Tensor) -> Tensor:
         """`(b,)`: the mean of each sample's group over the samples that take part."""
         # clamp(1): a group of which nobody takes part has mean 0, and no loss.
-        part = kept.view(-1, self.group)
-        total = torch.where(part, values.view(-1, self.group), 0.0).sum(1)
-        return (total / part.sum(1).clamp(min=1)).repeat_interleave(self.group)
+        part = kept.view(-1, self.group_size)
+        total = torch.where(part, values.view(-1, self.group_size), 0.0).sum(1)
+        return (total / part.sum(1).clamp(min=1)).repeat_interleave(self.group_size)
 
     def loss(self, ctx: Context, at: Noised, goal: Tensor, wanted: Tensor, kept: Tensor) -> Tensor:
         """`(b,)`. With e the policy's error, b (r - r_mean) - (R - R_mean) = b (wanted - e)."""
@@ -160,11 +160,4 @@ class CRD:
         """(forwards, backwards) per prompt."""
         # The policy twice and old once for each noising, and the reference where it has a weight.
         each = 3 + (self.kl_weight > 0)
-        return self.group * (steps + each * self.timesteps), self.group * self.timesteps
-
-
-def relative_error(residual: Tensor) -> Tensor:
-    """mean e^2 / sg mean |e| of each sample, `(b,)`."""
-    # A constant scale: its own gradient would undo a part of the error's.
-    size = residual.detach().abs().flatten(1).mean(1).clamp(min=LEAST_SIZE)
-    return mean_square(residual) / size
+        return self.group_size * (steps + each * self.timesteps), self.group_size * self.timesteps

@@ -56,7 +56,7 @@ class DGPO:
     """Preferences between the good and the bad samples of a group.
 
     Args:
-        group: samples per prompt, >= 2.
+        group_size: samples per prompt, >= 2.
         timesteps: how many noisings each group is learned at, one from each part of `t_range`.
         t_range: part of the training range, from 0 (no noise) to 1.
         beta: b_d, > 0: the larger, the sooner a group that is well separated stops learning.
@@ -67,7 +67,7 @@ class DGPO:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: Group = 24
+    group_size: Group = 24
     timesteps: Count = 4
     t_range: tuple[float, float] = (0.3, 1.0)
     beta: Positive = 100.0
@@ -85,12 +85,12 @@ class DGPO:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         old = followed(ctx, "dgpo/old", min(0.001 * ctx.step, 0.3))
-        samples = batch.repeat(self.group)
+        samples = batch.repeat(self.group_size)
         rollout = self.roll_out(ctx, samples, old)
-        rewards = complete_rewards(ctx.score(rollout, samples), self.group)
+        rewards = complete_rewards(ctx.score(rollout, samples), self.group_size)
         advantage = self.advantages(ctx, rewards)
         # A group shares timestep and noise: its losses are compared with each other.
-        shared, total = sharing(samples, self.group), len(samples) * self.timesteps
+        shared, total = sharing(samples, self.group_size), len(samples) * self.timesteps
         slices = list(micro_slices(len(samples), ctx.micro_batch))
         for n in range(self.timesteps):
             # w needs m of the whole group, which a micro-batch may cut, hence two passes.
@@ -110,9 +110,9 @@ class DGPO:
 
     def advantages(self, ctx: Context, rewards: Tensor) -> Tensor:
         """A `(b,)`, with sum 0 in each group; 0 for samples that take no part."""
-        advantage, kept = group_advantages(ctx, rewards.flatten(), self.group, self.std)
+        advantage, kept = group_advantages(ctx, rewards.flatten(), self.group_size, self.std)
         advantage = advantage.clamp(-self.advantage_clip, self.advantage_clip)
-        groups, part = advantage.view(-1, self.group), kept.view(-1, self.group)
+        groups, part = advantage.view(-1, self.group_size), kept.view(-1, self.group_size)
         # Clipping may shift the sum; with sum A = 0 what all members share cancels in S.
         mean = groups.sum(1, keepdim=True) / part.sum(1, keepdim=True).clamp(min=1)
         return torch.where(part, groups - mean, 0.0).flatten()
@@ -136,14 +136,14 @@ class DGPO:
                 reference[rows] = mean_square(output_of(ctx, at) - target)
         # S, (groups,): negative once the good are denoised better than by the reference, the bad
         # worse.
-        margin = self.beta * (advantage * (m - reference)).view(-1, self.group).mean(1)
+        margin = self.beta * (advantage * (m - reference)).view(-1, self.group_size).mean(1)
         ratio = (before - m).exp()
         # rho > 1 + c: a good sample is already denoised that much better than by old.
         good, bad = advantage > 0, advantage < 0
         moved = (good & (ratio > 1 + self.clip)) | (bad & (ratio < 1 - self.clip))
         ctx.record("margin", margin)
         ctx.record("clipped", moved.float())
-        return torch.sigmoid(margin).repeat_interleave(self.group), ~moved
+        return torch.sigmoid(margin).repeat_interleave(self.group_size), ~moved
 
     def loss(self, ctx: Context, at: Noised, weight: Tensor, free: Tensor) -> Tensor:
         """`(b,)`. weight: w A. free: whether m has a gradient."""
@@ -163,4 +163,4 @@ class DGPO:
     def calls(self, steps: int, _rng: object, _reference: bool) -> tuple[int, int]:
         """(forwards, backwards) per prompt."""
         each = 4 + (self.reference_weight > 0)
-        return self.group * (steps + each * self.timesteps), self.group * self.timesteps
+        return self.group_size * (steps + each * self.timesteps), self.group_size * self.timesteps

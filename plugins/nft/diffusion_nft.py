@@ -51,7 +51,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
@@ -63,14 +62,12 @@ from rewardft_plugins.nft.virtual_steps import (
     estimate,
     mean_square,
 )
-from rewardft_plugins.nft.weight_sets import followed
+from rewardft_plugins.nft.weight_sets import Schedule, followed, nft_decay
 from torch import Tensor
 
 from rewardft import Context
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
-
-Schedule = Literal["slow", "fast"]
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,9 @@ class DiffusionNFT:
     """Learn from the good and the bad samples of groups.
 
     Args:
-        group: samples per prompt, >= 2.
+        group_size: samples per prompt, >= 2.
         beta: step from v_old to v_plus, > 0; smaller steps further.
-        advantage_max: A_max; advantages are clipped to [-A_max, A_max].
+        advantage_clip: A_max; advantages are clipped to [-A_max, A_max].
         timesteps: how many noisings each sample is learned at, per optimizer step.
         adaptive: divide each branch by its own mean error of x0; else plain velocity errors.
         reference_weight: of the squared distance to the reference's velocity, >= 0.
@@ -88,9 +85,9 @@ class DiffusionNFT:
         std: the deviation of all rewards of the batch (`global`) or of each group (`group`).
     """
 
-    group: Group = 24
+    group_size: Group = 24
     beta: Positive = 1.0
-    advantage_max: Positive = 5.0
+    advantage_clip: Positive = 5.0
     timesteps: Count = 1
     adaptive: bool = True
     reference_weight: Weight = 1e-4
@@ -102,7 +99,7 @@ class DiffusionNFT:
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         check_signal(ctx.policy.scheduler, "diffusion_nft")
-        old, samples = self.old_policy(ctx), batch.repeat(self.group)
+        old, samples = self.old_policy(ctx), batch.repeat(self.group_size)
         # Algorithm 1: samples come from v_old, not from the policy that learns.
         with swapped_in(ctx.adapter, old):
             rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
@@ -122,25 +119,20 @@ class DiffusionNFT:
 
     def old_policy(self, ctx: Context) -> Snapshot:
         """v_old's tensors, moved towards the policy once per optimizer step."""
-        return followed(ctx, "nft/old", self.decay(ctx.step))
-
-    def decay(self, step: int) -> float:
-        if self.schedule == "slow":
-            return min(0.001 * step, 0.5)
-        return min(max(0.0075 * (step - 75), 0.0), 0.999)
+        return followed(ctx, "nft/old", nft_decay(self.schedule, ctx.step))
 
     # -- how good a sample is ----------------------------------------------------------------------
 
     def goodness(self, ctx: Context, scores: Scores) -> Tensor:
         """r `(b,)` in [0, 1]; 1/2 for a sample that is as good as its group's mean."""
-        rewards = complete_rewards(scores, self.group)
+        rewards = complete_rewards(scores, self.group_size)
         # nanmean: a sample without a reward takes no part, and gets r = 1/2 below.
         centred = rewards - rewards.nanmean(1, keepdim=True)
         std = self.deviation(ctx, rewards)
         advantage = (centred / (std + 1e-4)).nan_to_num(0.0).flatten()
         ctx.record("zero_variance", (centred == 0).all(1).float())
-        ctx.record("advantage_clipped", (advantage.abs() > self.advantage_max).float())
-        return (advantage / (2 * self.advantage_max) + 0.5).clamp(0, 1)
+        ctx.record("advantage_clipped", (advantage.abs() > self.advantage_clip).float())
+        return (advantage / (2 * self.advantage_clip) + 0.5).clamp(0, 1)
 
     def deviation(self, ctx: Context, rewards: Tensor) -> Tensor:
         """The biased standard deviation of the known rewards: one number, or `(groups, 1)`."""
@@ -166,7 +158,7 @@ class DiffusionNFT:
         plus, minus = (x0_old + sign * self.beta * (x0 - x0_old) for sign in (1, -1))
         loss = r * self.branch(plus, at) + (1 - r) * self.branch(minus, at)
         # Takes out what beta and A_max do to the gradient's size, as released.
-        loss = loss * self.advantage_max / self.beta
+        loss = loss * self.advantage_clip / self.beta
         ctx.record("loss", loss)
         ctx.record("distance/old", mean_square((x0 - x0_old) / at.sigma))
         if reference is None:

@@ -36,17 +36,17 @@ class RAFT:
     """Learn from the best of each group.
 
     Args:
-        group: samples per prompt, >= 2.
+        group_size: samples per prompt, >= 2.
         timesteps: how many noisings the best sample is learned at, per optimizer step.
     """
 
-    group: Group = 10
+    group_size: Group = 10
     timesteps: Count = 1
 
     needs = frozenset({"denoiser"})
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
-        samples = batch.repeat(self.group)
+        samples = batch.repeat(self.group_size)
         rollout = ctx.rollout(samples, Plan(stop=ctx.sampler.steps))
         best, weight = self.best(ctx, ctx.score(rollout, samples))
         # Skipped groups count in the divisor, so micro-batches and processes change nothing.
@@ -66,7 +66,7 @@ class RAFT:
     def best(self, ctx: Context, scores: Scores) -> tuple[Tensor, Tensor]:
         """Rows of the best samples `(groups,)`, and their weights: 0 in a group without variance,
         else 1."""
-        rewards = complete_rewards(scores, self.group)
+        rewards = complete_rewards(scores, self.group_size)
         known = ~rewards.isnan()
         # NaN can be neither best nor worst; argmax would take it for the best.
         high = rewards.masked_fill(~known, -torch.inf)
@@ -74,9 +74,9 @@ class RAFT:
         weight = (high.amax(1) > low.amin(1)).to(ctx.dtype)
         ctx.record("groups_without_variance", 1 - weight)
         ctx.record("gain/best", torch.where(weight > 0, high.amax(1) - rewards.nanmean(1), 0.0))
-        first = torch.arange(len(rewards), device=rewards.device) * self.group
+        first = torch.arange(len(rewards), device=rewards.device) * self.group_size
         return first + high.argmax(1), weight
 
     def calls(self, steps: int, _rng: object, _reference: bool) -> tuple[int, int]:
         """(forwards, backwards) per prompt."""
-        return self.group * steps + self.timesteps, self.timesteps
+        return self.group_size * steps + self.timesteps, self.timesteps

@@ -18,6 +18,8 @@ from rewardft.errors import ComponentError
 from rewardft.samplers.prediction import target_output
 from rewardft.types import Batch
 
+LEAST_SIZE = 1e-5  # of an error that is divided by
+
 
 @dataclass(frozen=True)
 class Noised:
@@ -121,3 +123,10 @@ def check_signal(scheduler: Any, algorithm: str) -> None:
 def mean_square(value: Tensor) -> Tensor:
     """`(b,)`: mean over the dimensions of a sample."""
     return value.square().flatten(1).mean(1)
+
+
+def relative_error(residual: Tensor) -> Tensor:
+    """mean e^2 / sg mean |e| of each sample, `(b,)`."""
+    # A constant scale: its own gradient would undo a part of the error's.
+    size = residual.detach().abs().flatten(1).mean(1).clamp(min=LEAST_SIZE)
+    return mean_square(residual) / size

@@ -5,8 +5,12 @@ Each is a copy of the adapter's tensors in `Context.memory`, so that checkpoints
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rewardft import Context
 from rewardft.policy.snapshots import Snapshot, blend, take_snapshot
+
+Schedule = Literal["slow", "fast"]
 
 
 def followed(ctx: Context, name: str, decay: float) -> Snapshot:
@@ -24,3 +28,10 @@ def followed(ctx: Context, name: str, decay: float) -> Snapshot:
         memory[at] = ctx.step
     found: Snapshot = memory[name]
     return found
+
+
+def nft_decay(schedule: Schedule, step: int) -> float:
+    """The decay of DiffusionNFT's old policy, types 1 (slow) and 2 (fast) of the released code."""
+    if schedule == "slow":
+        return min(0.001 * step, 0.5)
+    return min(max(0.0075 * (step - 75), 0.0), 0.999)

@@ -35,7 +35,7 @@ SCORED = ["rewards=[{use: hmr_scorer}]", "evaluate.rewards=[]", ONLINE]
             ],
         ),
         ("adhmr_mini", [*SCORED, "algorithm={use: drtune, train_steps: 1, early_stop: 0}"]),
-        ("adhmr_mini", [*SCORED, "algorithm={use: online_dpo, group: 3, parts: {joints: 1}}"]),
+        ("adhmr_mini", [*SCORED, "algorithm={use: online_dpo, group_size: 3, parts: {joints: 1}}"]),
     ],
     ids=["mini", "group", "winners", "drtune", "online_dpo"],
 )

@@ -130,7 +130,7 @@ def test_calls_are_those_of_the_docstring():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ComponentError, match=r"^group must be at least 2, got 1$"):
-        GroupPreference(group=1)
+    with pytest.raises(ComponentError, match=r"^group_size must be at least 2, got 1$"):
+        GroupPreference(group_size=1)
     with pytest.raises(ComponentError, match=r"^source is one of policy, data; got 'disk'$"):
         GroupPreference(source="disk")

@@ -81,7 +81,7 @@ def plain(rollout, batch):
 def test_gradient_equals_the_formula_on_the_best_and_worst_sample(kind):
     beta, group, draws = 3.0, 4, 2
     ctx, batch = rewarded(context(kind), plain), make_test_batch()
-    list(run_backward(OnlineDPO(group=group, beta=beta, timesteps=draws).losses(ctx, batch)))
+    list(run_backward(OnlineDPO(group_size=group, beta=beta, timesteps=draws).losses(ctx, batch)))
     ours = take_gradients(ctx)
     policy, reference = two_models(ctx)
     x0 = ctx.rollout(batch.repeat(group), Plan(stop=T)).x0
@@ -111,7 +111,7 @@ def test_tied_groups_are_skipped_and_logged_and_the_others_keep_their_weight():
         return torch.where(batch["label"] == 1, 0.0, plain(rollout, batch))
 
     one, all_ = rewarded(context(), tied_for_class_1), rewarded(context(), plain)
-    algorithm = OnlineDPO(group=4, beta=3.0)
+    algorithm = OnlineDPO(group_size=4, beta=3.0)
     losses = list(run_backward(algorithm.losses(one, make_test_batch(2))))
     with_tie = take_gradients(one)
     assert one.take_records()["ties"].tolist() == [1.0, 2.0] and losses[-1].step
@@ -121,7 +121,7 @@ def test_tied_groups_are_skipped_and_logged_and_the_others_keep_their_weight():
 
 def test_a_batch_of_ties_has_no_gradient_and_is_closed():
     ctx = rewarded(context(), lambda rollout, batch: torch.zeros(len(batch)))
-    (loss,) = run_backward(OnlineDPO(group=3).losses(ctx, make_test_batch()))
+    (loss,) = run_backward(OnlineDPO(group_size=3).losses(ctx, make_test_batch()))
     assert (
         loss.step
         and float(loss.value.detach()) == 0.0
@@ -131,24 +131,24 @@ def test_a_batch_of_ties_has_no_gradient_and_is_closed():
 
 def test_the_loss_is_log_2_at_initialisation():
     ctx = rewarded(at_initialisation(context()), plain)
-    (loss,) = run_backward(OnlineDPO(group=3).losses(ctx, make_test_batch()))
+    (loss,) = run_backward(OnlineDPO(group_size=3).losses(ctx, make_test_batch()))
     assert float(loss.value.detach()) == pytest.approx(math.log(2), abs=1e-12)
 
 
 def test_the_promises():
-    algorithm = OnlineDPO(group=3, beta=3.0, timesteps=2)
+    algorithm = OnlineDPO(group_size=3, beta=3.0, timesteps=2)
     make = lambda size: rewarded(context(micro_batch=size), plain)
     check_algorithm(algorithm, make, make_test_batch(5))
 
 
 def test_calls_are_those_of_the_docstring():
     ctx = rewarded(context(), plain)
-    list(run_backward(OnlineDPO(group=3, timesteps=2).losses(ctx, make_test_batch())))
+    list(run_backward(OnlineDPO(group_size=3, timesteps=2).losses(ctx, make_test_batch())))
     assert (ctx.policy.forwards, ctx.policy.backwards) == (T + 2 * 2, 2)
 
 
 def test_bad_options_are_refused():
     with pytest.raises(
-        ComponentError, match=r"^expected group >= 2 and timesteps >= 1, got 1 and 1$"
+        ComponentError, match=r"^expected group_size >= 2 and timesteps >= 1, got 1 and 1$"
     ):
-        OnlineDPO(group=1)
+        OnlineDPO(group_size=1)

@@ -27,10 +27,10 @@ save: {every: 2, keep: 9}
 PAIRS = ["data={use: toy_pairs, size: 10, batch_size: 4}", "rewards=[]"]
 ALGORITHMS = {
     "diffusion_dpo": ["algorithm={use: diffusion_dpo, beta: 20}", *PAIRS],
-    "online_dpo": ["algorithm={use: online_dpo, beta: 20, group: 3, timesteps: 2}"],
+    "online_dpo": ["algorithm={use: online_dpo, beta: 20, group_size: 3, timesteps: 2}"],
     "d3po": ["algorithm={use: d3po, beta: 10, train_steps: 2}"],
     "spin": ["algorithm={use: spin, beta: 20, iteration: 2}", "rewards=[]"],
-    "group_preference": ["algorithm={use: group_preference, beta: 20, group: 3}"],
+    "group_preference": ["algorithm={use: group_preference, beta: 20, group_size: 3}"],
     "diffusion_kto": ["algorithm={use: diffusion_kto, beta: 20}", *PAIRS],
 }
 

@@ -95,7 +95,7 @@ def test_the_recipe_of_edits(tmp_path):
         "data.height=64",
         "data.width=64",
         f"rewards.0.weights={tmp_path}/clip",
-        "algorithm.group=2",
+        "algorithm.group_size=2",
         "evaluate.samples=1",
         "sampler.steps=1",
     )

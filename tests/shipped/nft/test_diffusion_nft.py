@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rewardft_plugins.nft.diffusion_nft import DiffusionNFT, Noised, complete_rewards, estimate
+from rewardft_plugins.nft.weight_sets import nft_decay
 
 from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import swapped_in, take_snapshot
@@ -141,7 +142,7 @@ def test_gradient_descent_on_the_algorithms_own_loss_ends_at_the_closed_form(bet
     for _ in range(2):  # a quadratic: Newton's step is exact, the second one changes nothing
         loss = algorithm.loss(ctx, at, r, old).mean()
         (slope,) = torch.autograd.grad(loss, ctx.module.value, create_graph=False)
-        curvature = 2 * beta * algorithm.advantage_max
+        curvature = 2 * beta * algorithm.advantage_clip
         with torch.no_grad():
             ctx.module.value.sub_(slope / curvature)
     good = float((r * v).sum() / r.sum())
@@ -168,18 +169,18 @@ def by_hand(ctx, old, algorithm, batch, kind):
     with torch.no_grad():
         with swapped_in(ctx.adapter, old):
             before = copy.deepcopy(ctx.policy.model)
-            x0 = ctx.rollout(batch.repeat(algorithm.group), Plan(stop=T)).x0
+            x0 = ctx.rollout(batch.repeat(algorithm.group_size), Plan(stop=T)).x0
         base = copy.deepcopy(policy)
         for name, parameter in base.trainable.named_parameters():
             if ".lora_B." in name:
                 parameter.zero_()
-    samples = batch.repeat(algorithm.group)
+    samples = batch.repeat(algorithm.group_size)
     reward = x0.flatten(1).sin().mean(1).view(len(batch), -1)
     centred = reward - reward.mean(1, keepdim=True)
     advantage = (centred / (reward.std(correction=0) + 1e-4)).flatten()
     r = (
-        advantage.clamp(-algorithm.advantage_max, algorithm.advantage_max)
-        / (2 * algorithm.advantage_max)
+        advantage.clamp(-algorithm.advantage_clip, algorithm.advantage_clip)
+        / (2 * algorithm.advantage_clip)
     ) + 0.5
     noise, loss, b = ctx.noise(samples), 0.0, algorithm.beta
     epsilon, index = (
@@ -209,7 +210,7 @@ def by_hand(ctx, old, algorithm, batch, kind):
                 terms.append((error**2).mean() / error.detach().abs().mean())
             else:
                 terms.append(((error / sigma) ** 2).mean())
-        loss = loss + (r[i] * terms[0] + (1 - r[i]) * terms[1]) * algorithm.advantage_max / b
+        loss = loss + (r[i] * terms[0] + (1 - r[i]) * terms[1]) * algorithm.advantage_clip / b
         loss = loss + algorithm.reference_weight * (((new - ref.detach()) / sigma) ** 2).mean()
     loss = loss / len(samples)
     loss.backward()
@@ -222,7 +223,7 @@ def by_hand(ctx, old, algorithm, batch, kind):
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_loss_and_gradient_equal_the_formula_on_three_separate_models(kind, adaptive):
     algorithm = DiffusionNFT(
-        group=4, beta=0.7, advantage_max=1.5, adaptive=adaptive, reference_weight=0.3
+        group_size=4, beta=0.7, advantage_clip=1.5, adaptive=adaptive, reference_weight=0.3
     )
     ctx, batch = context(kind), make_test_batch()
     run(ctx, algorithm, 0, batch)
@@ -261,13 +262,13 @@ def test_on_the_old_policy_an_average_sample_has_no_gradient():
     """r = 1/2 and v_theta = v_old: both branches pull equally, so nothing moves."""
     ctx = context()
     ctx.rewards = [WeightedReward("r", lambda rollout, batch: torch.ones(len(batch)))]
-    _, gradient = run(ctx, DiffusionNFT(group=3, reference_weight=0.0))
+    _, gradient = run(ctx, DiffusionNFT(group_size=3, reference_weight=0.0))
     assert all(g.abs().max() < 1e-12 for g in gradient)
     assert ctx.take_records()["zero_variance"].tolist() == [3.0, 3.0]
 
 
 def test_good_and_bad_samples_pull_in_opposite_directions():
-    ctx, algorithm = context(), DiffusionNFT(group=3, reference_weight=0.0)
+    ctx, algorithm = context(), DiffusionNFT(group_size=3, reference_weight=0.0)
     run(ctx, algorithm)
     old, samples = ctx.memory["nft/old"], make_test_batch().repeat(1)
     from rewardft_plugins.nft.virtual_steps import add_noise
@@ -281,10 +282,10 @@ def test_good_and_bad_samples_pull_in_opposite_directions():
 
 def test_guidance_is_for_sampling_alone():
     guided, plain = context(guidance=4.0), context()
-    value, gradient = run(guided, DiffusionNFT(group=2))
+    value, gradient = run(guided, DiffusionNFT(group_size=2))
     rollout = guided.last_rollout
     plain.rollout = lambda batch, plan: rollout
-    expected, bare = run(plain, DiffusionNFT(group=2))
+    expected, bare = run(plain, DiffusionNFT(group_size=2))
     assert value == pytest.approx(expected, rel=1e-12) and relative_error(gradient, bare) < 1e-12
     assert guided.policy.model.guidance == 4.0
 
@@ -293,7 +294,7 @@ def test_guidance_is_for_sampling_alone():
 
 
 def test_samples_come_from_the_old_policy_and_the_policy_is_untouched():
-    ctx, algorithm = context(), DiffusionNFT(group=2, schedule="fast")
+    ctx, algorithm = context(), DiffusionNFT(group_size=2, schedule="fast")
     run(ctx, algorithm, 0)
     old = {n: v.clone() for n, v in ctx.memory["nft/old"].items()}
     move(ctx)
@@ -308,9 +309,8 @@ def test_samples_come_from_the_old_policy_and_the_policy_is_untouched():
 
 
 def test_the_decay_schedules_are_the_released_ones():
-    slow, fast = DiffusionNFT(schedule="slow"), DiffusionNFT(schedule="fast")
-    assert [slow.decay(s) for s in (0, 1, 100, 500, 9000)] == [0.0, 0.001, 0.1, 0.5, 0.5]
-    assert [round(fast.decay(s), 6) for s in (0, 75, 77, 208, 209, 9000)] == [
+    assert [nft_decay("slow", s) for s in (0, 1, 100, 500, 9000)] == [0.0, 0.001, 0.1, 0.5, 0.5]
+    assert [round(nft_decay("fast", s), 6) for s in (0, 75, 77, 208, 209, 9000)] == [
         0.0,
         0.0,
         0.015,
@@ -321,7 +321,7 @@ def test_the_decay_schedules_are_the_released_ones():
 
 
 def test_the_old_policy_follows_once_per_optimizer_step():
-    ctx, algorithm = context(), DiffusionNFT(group=2)
+    ctx, algorithm = context(), DiffusionNFT(group_size=2)
     for step in (0, 300, 300, 300):
         before = {n: v.clone() for n, v in ctx.memory.get("nft/old", {}).items()}
         stepped = ctx.memory.get("nft/old/step") != step
@@ -354,7 +354,7 @@ def released_goodness(rewards, size, limit, std="global"):
 
 
 def test_goodness_is_the_clipped_group_advantage():
-    ctx, algorithm = context(), DiffusionNFT(group=2, advantage_max=0.5)
+    ctx, algorithm = context(), DiffusionNFT(group_size=2, advantage_clip=0.5)
     rewards = [1.0, 3.0, 5.0, 5.2]
     r = algorithm.goodness(ctx, scores(rewards))
     assert r.tolist() == pytest.approx(released_goodness(rewards, 2, 0.5))
@@ -364,15 +364,15 @@ def test_goodness_is_the_clipped_group_advantage():
 def test_the_deviation_is_that_of_the_rewards_and_not_of_their_distances_from_the_group():
     """Groups far apart: the deviation over the batch is ten times that within a group."""
     rewards = [0.0, 0.1, 1.0, 1.1]
-    r = DiffusionNFT(group=2).goodness(context(), scores(rewards))
+    r = DiffusionNFT(group_size=2).goodness(context(), scores(rewards))
     assert r.tolist() == pytest.approx([0.490, 0.510, 0.490, 0.510], abs=5e-4)
     assert r.tolist() == pytest.approx(released_goodness(rewards, 2, 5.0))
-    own = DiffusionNFT(group=2, std="group").goodness(context(), scores(rewards))
+    own = DiffusionNFT(group_size=2, std="group").goodness(context(), scores(rewards))
     assert own.tolist() == pytest.approx(released_goodness(rewards, 2, 5.0, "group"))
 
 
 def test_the_deviation_is_that_of_all_processes():
-    ctx, algorithm = context(), DiffusionNFT(group=2, advantage_max=5.0)
+    ctx, algorithm = context(), DiffusionNFT(group_size=2, advantage_clip=5.0)
     ctx.gather = lambda x: torch.cat([x, torch.tensor([-3.0, 3.0], dtype=torch.float64)])
     std = np.std([1.0, 3.0, -3.0, 3.0]) + 1e-4
     assert algorithm.goodness(ctx, scores([1.0, 3.0])).tolist() == pytest.approx(
@@ -384,13 +384,13 @@ def test_a_sample_that_a_reward_does_not_apply_to_is_neither_good_nor_bad():
     """It has no part in the group's mean and deviation either."""
     given = scores([-1.0, -3.0, NAN], [1.0, 1.0, 1.0])
     assert complete_rewards(given, 3).nan_to_num(9.0).tolist() == [[0.0, -2.0, 9.0]]
-    r = DiffusionNFT(group=3).goodness(context(), given)
+    r = DiffusionNFT(group_size=3).goodness(context(), given)
     assert r.tolist() == pytest.approx([*released_goodness([0.0, -2.0], 2, 5.0), 0.5])
 
 
 def test_a_reward_without_spread_makes_every_sample_average():
     assert (
-        DiffusionNFT(group=2).goodness(context(), scores([2.0, 2.0, 3.0, 3.0])).tolist()
+        DiffusionNFT(group_size=2).goodness(context(), scores([2.0, 2.0, 3.0, 3.0])).tolist()
         == [0.5] * 4
     )
 
@@ -408,14 +408,14 @@ def test_the_promises():
         ctx.start_step(1)
         return ctx
 
-    algorithm = DiffusionNFT(group=2, timesteps=2, reference_weight=0.1)
+    algorithm = DiffusionNFT(group_size=2, timesteps=2, reference_weight=0.1)
     check_algorithm(algorithm, make)
 
 
 @pytest.mark.parametrize(("weight", "extra"), [(0.0, 0), (0.1, 1)])
 def test_calls_are_those_of_the_docstring(weight, extra):
     ctx = context()
-    run(ctx, DiffusionNFT(group=2, timesteps=3, reference_weight=weight))
+    run(ctx, DiffusionNFT(group_size=2, timesteps=3, reference_weight=weight))
     assert (ctx.policy.forwards, ctx.policy.backwards) == (T + 3 * (2 + extra), 3)
 
 
@@ -426,7 +426,7 @@ def test_a_noise_prediction_without_signal_is_refused():
     ctx = context("epsilon")
     ctx.policy.model.scheduler = DDIMScheduler(rescale_betas_zero_snr=True)
     with pytest.raises(ComponentError) as error:
-        list(DiffusionNFT(group=2).losses(ctx, make_test_batch()))
+        list(DiffusionNFT(group_size=2).losses(ctx, make_test_batch()))
     assert str(error.value) == (
         "diffusion_nft: the model predicts noise on a schedule that ends without signal (alpha = 0, "
         "`rescale_betas_zero_snr`), where the noise says nothing about the sample. Use a network that predicts v, or a "

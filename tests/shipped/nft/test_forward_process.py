@@ -369,15 +369,15 @@ def test_parts_of_whole_groups():
 @pytest.mark.parametrize(
     ("factory", "option", "value", "wanted"),
     [
-        (RAFT, "group", 1, "a whole number of at least 2"),
+        (RAFT, "group_size", 1, "a whole number of at least 2"),
         (AWM, "updates", 0, "a whole number of at least 1"),
         (AWM, "power", 0, "a number above 0"),
         (AWM, "average_weight", -1, "a number of at least 0"),
-        (DGPO, "group", 1, "a whole number of at least 2"),
+        (DGPO, "group_size", 1, "a whole number of at least 2"),
         (DGPO, "beta", 0, "a number above 0"),
         (CRD, "timesteps", 0, "a whole number of at least 1"),
         (CRD, "advantage_clip", 0, "a number above 0"),
-        (DiffusionNFT, "group", 1, "a whole number of at least 2"),
+        (DiffusionNFT, "group_size", 1, "a whole number of at least 2"),
         (DiffusionNFT, "reference_weight", -1, "a number of at least 0"),
     ],
 )
@@ -397,3 +397,19 @@ def test_options_that_do_not_go_together_are_refused():
     with pytest.raises(ComponentError) as error:
         CRD(kl_weight=1e-5)
     assert str(error.value) == "expected kl_weight 0 or at least 0.0001, got 1e-05"
+
+
+@pytest.mark.parametrize(
+    ("factory", "old", "new"),
+    [
+        (DiffusionNFT, "group", "group_size"),
+        (DiffusionNFT, "advantage_max", "advantage_clip"),
+        (RAFT, "group", "group_size"),
+    ],
+)
+def test_a_former_name_of_an_option_is_answered_with_the_present_one(factory, old, new):
+    """All algorithms share `group_size` and `advantage_clip`."""
+    entry = Entry("algorithms", "this", factory, "nft", None)
+    _, problems = check_options(build_catalog(load_plugins([], Path())), entry, {old: 2}, ())
+    assert len(problems) == 1 and problems[0][0] == (old,)
+    assert f"Did you mean {new!r}?" in problems[0][1]

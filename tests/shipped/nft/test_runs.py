@@ -22,7 +22,7 @@ model: {use: tiny, prediction: flow, width: 12}
 sampler: {use: flow_euler, steps: 4}
 data: {use: tiny_blobs, size: 10, batch_size: 4}
 rewards: [{use: tiny_brightness}]
-algorithm: {use: diffusion_nft, group: 3, timesteps: 2, advantage_max: 2.0, reference_weight: 0.1}
+algorithm: {use: diffusion_nft, group_size: 3, timesteps: 2, advantage_clip: 2.0, reference_weight: 0.1}
 adapter: {kind: lora, rank: 3}
 optimizer: {use: adamw, lr: 5e-2, eps: 0.1, schedule: cosine, warmup: 2}
 train: {steps: 6, log_every: 2}
@@ -30,7 +30,7 @@ save: {every: 2, keep: 9}
 """
 RUNS = {
     "diffusion_nft": [],
-    "online_dpo": ["algorithm={use: online_dpo, beta: 20, group: 3, timesteps: 2}"],
+    "online_dpo": ["algorithm={use: online_dpo, beta: 20, group_size: 3, timesteps: 2}"],
     "spin": ["algorithm={use: spin, beta: 20, iteration: 2}", "rewards=[]"],
     "diffusion_kto": [
         "algorithm={use: diffusion_kto, beta: 20}",

@@ -17,7 +17,7 @@ MODELS = {
 ALGORITHMS = {
     "drtune": "{use: drtune, train_steps: 2, early_stop: 2}",
     "grpo": "{use: grpo, group_size: 2, clip: 1e-2}",
-    "online_dpo": "{use: online_dpo, group: 2, beta: 20}",
+    "online_dpo": "{use: online_dpo, group_size: 2, beta: 20}",
 }
 RECIPE = """\
 plugins: [toy, text2image, grpo, dpo]
