@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rewardft.policy.context import Context
     from rewardft.recipe.recipe import Recipe, load_recipe
     from rewardft.runs.api import FinishedRun, evaluate, load_run, run, sample
+    from rewardft.runs.soup import Soup, soup
     from rewardft.types import Batch, Loss, Plan, Rollout, Scores, Transition
 
 __version__: str
@@ -61,6 +62,7 @@ _HOMES = {
     "rewardft.policy.context": "Context",
     "rewardft.recipe.recipe": "Recipe load_recipe",
     "rewardft.runs.api": "FinishedRun evaluate load_run run sample",
+    "rewardft.runs.soup": "Soup soup",
     "rewardft.types": "Batch Loss Plan Rollout Scores Transition",
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -96,6 +98,7 @@ __all__ = [
     "Sampler",
     "Scores",
     "Section",
+    "Soup",
     "Transition",
     "__version__",
     "compare",
@@ -105,6 +108,7 @@ __all__ = [
     "load_run",
     "run",
     "sample",
+    "soup",
 ]
 
 

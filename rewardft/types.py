@@ -224,6 +224,7 @@ class Scores:
     skipped: the rewards that failed on this batch and are left out of it (`on_error: skip`), with
         their errors.
     present: the totals with NaN for samples to which no reward applies; None: all have one.
+    slopes: the gradient of each weighted reward, where they were taken apart.
     """
 
     total: Tensor
@@ -231,6 +232,7 @@ class Scores:
     gradient: Tensor | None = None
     skipped: Mapping[str, Exception] = field(default_factory=dict)
     present: Tensor | None = None
+    slopes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def rewards(self) -> Tensor:

@@ -5,9 +5,10 @@ A class-conditional U-Net generates scikit-learn's 8x8 digits; the reward is how
 is of the digit that was asked for, and another classifier, trained on other images, judges whether
 the reward was earned.
 
-Registers the model `digit_unet`, the reward `digit_likelihood`, the metric `digit_judge`, the data
-sets `digit_classes` (conditions alone), `digit_images` (for pre-training and SPIN) and
-`digit_pairs` (for preferences), and the commands under `rewardft digits`.
+Registers the model `digit_unet`, the rewards `digit_likelihood` and `digit_ink` (which is there to
+be in its way), the metric `digit_judge`, the data sets `digit_classes` (conditions alone),
+`digit_images` (for pre-training and SPIN) and `digit_pairs` (for preferences), and the commands
+under `rewardft digits`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def register_datasets() -> Factories:
 
 @hookimpl
 def register_rewards() -> Factories:
-    from .classifiers import DigitLikelihood
+    from .classifiers import DigitLikelihood, digit_ink
 
-    return {"digit_likelihood": DigitLikelihood}
+    return {"digit_likelihood": DigitLikelihood, "digit_ink": digit_ink}
 
 
 @hookimpl

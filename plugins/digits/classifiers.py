@@ -78,6 +78,12 @@ class DigitLikelihood(nn.Module):
         return classify(self.network, rollout.decoded, batch["label"])[0]
 
 
+def digit_ink(rollout: Rollout, batch: Batch) -> Tensor:
+    """Reward: the mean pixel `(b,)` in [0, 1], which is how much ink the digit has."""
+    ink: Tensor = rollout.decoded.flatten(1).mean(1)
+    return ink
+
+
 class DigitJudge:
     """Metric: `accuracy` (1 where the asked class is the most likely one) and `log_prob` of it, per
     sample.

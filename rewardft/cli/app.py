@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from rewardft.cli.merging import soup
 from rewardft.cli.plugin_commands import add_plugin_commands, installed_names
 
 RecipeName = Annotated[
@@ -45,7 +46,7 @@ def build_app(words: Sequence[str]) -> typer.Typer:
     )
     app.callback()(about)
     # `--help` lists them in this order: the one in which a newcomer needs them.
-    commands = (ls, cp, show, check, run, evaluate, sample, compare, plugins)
+    commands = (ls, cp, show, check, run, evaluate, sample, soup, compare, plugins)
     for command in commands:
         app.command()(command)
     # The first word that is no option is the command.

@@ -21,6 +21,7 @@ from rewardft.comparisons.sources import (
     short_name,
     vary,
 )
+from rewardft.comparisons.weight_sweep import sweep
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
 from rewardft.errors import ComponentError
 from rewardft.files.paths import file_name, given_folder
@@ -138,6 +139,9 @@ def build_request(names: Sequence[str], options: Options) -> Request:
     # After the settings, so that a varied key wins over one that is set for all.
     for text in options.vary:
         variants = vary(variants, *parse_vary(text))
+    # Last: which rewards there are to weigh, the settings before may have changed.
+    if request.pareto is not None:
+        variants = sweep(variants, request.pareto, request.name)
     return replace(
         request,
         variants=tuple(variants),

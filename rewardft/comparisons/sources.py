@@ -21,6 +21,7 @@ FILE_KEYS = {
     "set": (dict, "a mapping of recipe keys to values"),
     "variants": (dict, "a mapping of names to mappings of recipe keys to values"),
     "vary": (dict, "a mapping of recipe keys to lists of values"),
+    "pareto": (dict, "{rewards: [NAME, NAME], points: 5}"),
     "seeds": (int, "a whole number of at least 1"),
     "budget": (str, "text such as 5000-calls"),
 }
@@ -54,12 +55,13 @@ class Variant:
 @dataclass(frozen=True)
 class Request:
     """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of
-    its file, or None."""
+    its file, or None. pareto: see `weight_sweep.py`."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
     budget: str | None = None
     name: str | None = None
+    pareto: dict[str, Any] | None = None
 
 
 def read_sources(names: Sequence[str], find: Finder) -> Request:
@@ -117,7 +119,8 @@ def read_comparison(path: Path, find: Finder) -> Request:
     variants = [
         combine(v, name, settings, count) for v in variants for name, settings in named.items()
     ] or variants
-    request = Request(tuple(variants), data.get("seeds"), data.get("budget"), path.stem)
+    facts = (data.get("seeds"), data.get("budget"), path.stem, data.get("pareto"))
+    request = Request(tuple(variants), *facts)
     # Last: what is varied must win over what `set` and `variants` say of the same key.
     for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))

@@ -147,6 +147,7 @@ def build_session(
         ],
         seed=recipe.seed,
         micro_batch=recipe.train.micro_batch,
+        reward_gradients=recipe.train.reward_gradients,
         device=device,
         **({} if training is None else vars(training)),
     )

@@ -48,6 +48,24 @@ def tag_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
             yield text + _who_would_do(resolved) if is_algorithm else text
 
 
+def gradient_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
+    """`train.reward_gradients` where there are no gradients to take apart."""
+    how, count = recipe.train.reward_gradients, len(resolved.rewards)
+    uses_gradient = "reward_gradient" in _needs(resolved.algorithm)
+    if how == "sum" or (uses_gradient and count > 1):
+        return
+    only = "reward" if count == 1 else "rewards"
+    why = (
+        f"the recipe lists {count or 'no'} {only}"
+        if uses_gradient
+        else f"{resolved.algorithm.entry.title} asks for no gradient"
+    )
+    yield (
+        f"{recipe.where('train', 'reward_gradients')}: train.reward_gradients: {how!r} takes the "
+        f"gradients of several rewards apart, and {why}. Leave it out."
+    )
+
+
 def _provides(component: Component) -> frozenset[str]:
     return component.tags("provides", "tags")
 

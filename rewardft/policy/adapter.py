@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from rewardft.errors import CheckpointError
 from rewardft.files.json_text import read_object
@@ -57,13 +58,17 @@ def load_adapter(adapter: Lora | FullFineTuning, folder: Path) -> None:
     """Load what `save` wrote."""
     name = "adapter_model.safetensors" if isinstance(adapter, Lora) else "model.safetensors"
     path = folder / name
+    adapter.load_state_dict(read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file; expected the weights that a run of this recipe saved"
         )
     try:
-        state = load_file(path)
+        return load_file(path)
     # safetensors has error types of its own, and damaged headers raise others.
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    adapter.load_state_dict(state, str(path))

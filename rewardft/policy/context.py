@@ -16,6 +16,7 @@ from rewardft.noise import Noise
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
+from rewardft.policy.reward_gradients import Combine, agreement
 from rewardft.policy.rewards import describe, evaluate_rewards
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
@@ -46,6 +47,7 @@ class Context:
     reward_evaluations: samples that have been scored so far.
     penalized: whether the algorithm has applied the regularizers, see `penalty`.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
+    reward_gradients: what becomes of the gradients of several rewards, see `reward_gradients.py`.
     """
 
     policy: Policy
@@ -56,6 +58,7 @@ class Context:
     seed: int = 0
     step: int = 0
     micro_batch: int | None = None
+    reward_gradients: Combine = "sum"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory: Memory = field(default_factory=Memory)
@@ -116,7 +119,13 @@ class Context:
                 "those of a rollout: rollout.with_x0(x0)."
             )
         scores = evaluate_rewards(
-            self.rewards, rollout, batch, gradient, self.facts, self.on_reward_error
+            self.rewards,
+            rollout,
+            batch,
+            gradient,
+            self.facts,
+            self.on_reward_error,
+            self.reward_gradients,
         )
         # Counted in samples, whatever the micro-batch, so that budgets do not depend on it.
         self.reward_evaluations += len(batch)
@@ -128,6 +137,8 @@ class Context:
         for name, value in scores.by_name.items():
             self.record(f"reward/{name}", value)
         self.record("reward", scores.rewards)
+        for name, value in agreement(scores.slopes):
+            self.record(name, value)
         return scores
 
     def _warn_of_skips(self, scores: Scores) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,40 +119,48 @@ class Lora:
         """Write peft's layout, `adapter_model.safetensors` and `adapter_config.json`, and for a
         model that says which part of a diffusers pipeline it trains also `PIPELINE_FILE`.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            # Sorted: JSON has no sets, and equal adapters must give equal files.
-            k: sorted(v) if isinstance(v, set) else v
-            for k, v in self.config.to_dict().items()
-        }
-        facts = {
-            PEFT_PREFIX + k: config[k]
-            for k in ("r", "lora_alpha", "target_modules", "lora_dropout")
-        }
-        metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(facts, sort_keys=True)}
-        save_file(
-            to_cpu(self.state_dict()), folder / "adapter_model.safetensors", metadata=metadata
-        )
-        (folder / "adapter_config.json").write_text(
-            json.dumps(config, indent=2, default=str, sort_keys=True)
-        )
-        if self.pipeline_part is not None:
-            save_file(
-                to_cpu(self.pipeline_state(self.pipeline_part)),
-                folder / PIPELINE_FILE,
-                metadata={"format": "pt"},
-            )
+        write_lora(folder, self.state_dict(), self.config.to_dict(), self.pipeline_part)
 
-    def pipeline_state(self, part: str) -> dict[str, Tensor]:
-        """The tensors as `pipe.load_lora_weights` reads them. alpha / rank is multiplied into the
-        B matrices, because not every reader knows alpha: all of them then have the same strength.
-        """
-        strength = self.config.lora_alpha / self.config.r
-        return {
-            f"{part}.{name.replace('.default.', '.')}": p.detach()
-            * (strength if ".lora_B." in name else 1.0)
-            for name, p in self.named.items()
-        }
+
+def write_lora(
+    folder: Path, state: Mapping[str, Tensor], settings: Mapping[str, Any], part: str | None
+) -> None:
+    """Write the tensors of an adapter, by peft's names, as `Lora.save` says.
+
+    settings: peft's configuration. part: of the diffusers pipeline; None: for no pipeline.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        # Sorted: JSON has no sets, and equal adapters must give equal files.
+        k: sorted(v) if isinstance(v, set) else v
+        for k, v in settings.items()
+    }
+    facts = {
+        PEFT_PREFIX + k: config[k] for k in ("r", "lora_alpha", "target_modules", "lora_dropout")
+    }
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(facts, sort_keys=True)}
+    save_file(to_cpu(state), folder / "adapter_model.safetensors", metadata=metadata)
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config, indent=2, default=str, sort_keys=True)
+    )
+    if part is not None:
+        strength = config["lora_alpha"] / config["r"]
+        save_file(
+            to_cpu(pipeline_state(state, part, strength)),
+            folder / PIPELINE_FILE,
+            metadata={"format": "pt"},
+        )
+
+
+def pipeline_state(state: Mapping[str, Tensor], part: str, strength: float) -> dict[str, Tensor]:
+    """The tensors as `pipe.load_lora_weights` reads them. alpha / rank is multiplied into the
+    B matrices, because not every reader knows alpha: all of them then have the same strength.
+    """
+    return {
+        f"{part}.{name.removeprefix(PEFT_PREFIX)}": value
+        * (strength if ".lora_B." in name else 1.0)
+        for name, value in state.items()
+    }
 
 
 def lora_targets(module: nn.Module, targets: list[str] | str | None) -> list[str]:

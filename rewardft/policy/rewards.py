@@ -13,6 +13,7 @@ from torch import Tensor
 from rewardft.errors import NonFiniteError, RewardError
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import absent_as_nan, bad_slopes, check_samples, checked, ids_at
+from rewardft.policy.reward_gradients import Combine, combined, slope_of_each
 from rewardft.policy.untouched import Untouched, check_plain
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Rollout, Scores
@@ -27,9 +28,11 @@ def evaluate_rewards(
     gradient: bool,
     facts: RewardFacts | None = None,
     on_error: OnError | None = None,
+    combine: Combine = "sum",
 ) -> Scores:
     """Scores `(b,)` of finished samples; with `gradient`, d(total_i)/d(x0_i) shaped as x0.
 
+    combine: what becomes of the gradients of several rewards, see `reward_gradients`.
     Raises RewardError when a reward raises, returns inf or the wrong shape (unless its `on_error`
     is skip), carries no gradient although one is asked for, or has one that is not finite;
     NonFiniteError when it is the samples, the decoder or its gradient that is not.
@@ -59,14 +62,15 @@ def evaluate_rewards(
         facts.note_averages(rewards, view, batch, by_name)
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
-    slope = differentiate(total, x0, by_name)
+    slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
+    slope = combined(rewards, slopes, combine) if slopes else differentiate(total, x0, by_name)
     # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
     if not torch.isfinite(slope).all():
         trace_slope(rewards, rollout, batch, on_error)
     # Decoding is dear: what the rewards saw is kept for observers, without its graph.
     rollout._decoded = detached(view._decoded)
     values = {name: value.detach() for name, value in by_name.items()}
-    return Scores(total.detach(), values, slope, skipped, present)
+    return Scores(total.detach(), values, slope, skipped, present, slopes)
 
 
 def detached(decoded: Any) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from rewardft.errors import CheckpointError
 
 
-def to_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, as safetensors wants them."""
     return {name: value.cpu().contiguous() for name, value in state.items()}
 

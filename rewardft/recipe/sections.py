@@ -132,6 +132,7 @@ class TrainSpec(Section):
     checkpointing: bool = False
     decode_checkpointing: bool = False
     micro_batch: Count | None = None
+    reward_gradients: Literal["sum", "conflict", "normalised"] = "sum"
     log_every: Count = 10
     report_to: list[str] = []
 

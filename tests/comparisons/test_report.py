@@ -16,6 +16,8 @@ from PIL import Image
 
 from rewardft.comparisons.report import write_report
 from rewardft.comparisons.report.curves import columns, points_per_curve, thin
+from rewardft.comparisons.report.front import front_table
+from rewardft.comparisons.report.markdown import escape
 from rewardft.comparisons.report.numbers import count, duration, interval, number, size
 from rewardft.comparisons.report.pictures import EDGE, MOST_BYTES, Gallery
 from rewardft.comparisons.report.sentences import lead, sentences
@@ -604,3 +606,45 @@ def test_two_hundred_runs_in_time_and_size(tmp_path):
         re.DOTALL,
     )
     assert len(json.loads(data[1])["variants"]) == 67
+
+
+# -- several trained rewards ---------------------------------------------------------------------------------------
+
+
+def two_rewards(points):
+    """A record of variants by the estimates of two rewards, the second one of weight 0 in the first variant."""
+    variants = []
+    for place, (name, values) in enumerate(points.items()):
+        measured = [
+            Value(
+                name=f"reward/{reward}",
+                role="held_out" if place == 0 and reward == "red" else "reward",
+                samples=8,
+                after=Interval(value=value, low=value - 0.1, high=value + 0.1),
+            )
+            for reward, value in zip(("bright", "red"), values)
+        ]
+        first = fake_comparison(variants=1).variants[0]
+        variants.append(first.model_copy(update={"name": name, "values": measured}))
+    return fake_comparison(variants=1).model_copy(update={"variants": variants, "target": None})
+
+
+def test_the_front_of_several_rewards_names_who_beats_whom(tmp_path):
+    points = {"a": (1.0, 0.0), "b": (0.6, 0.6), "c": (0.5, 0.6), "d": (0.0, 1.0)}
+    table = front_table(two_rewards(points))
+    assert table.columns == ["Variant", "reward/bright", "reward/red", "On the front"]
+    said = {row[0].text: row[-1].text for row in table.rows}
+    assert said == {"a": "yes", "b": "yes", "c": "no, beaten by b", "d": "yes"}
+    write_report(two_rewards(points), tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Pareto front of the trained rewards, tuned, with 95 % intervals" in page.text
+    rows = [[cell.text for cell in row] for row in table.rows]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert all(f"| {' | '.join(map(escape, row))} |" in text for row in rows)
+    assert rows[2][1] == interval(Interval(value=0.5, low=0.4, high=0.6))
+
+
+def test_equal_variants_beat_nobody_and_one_reward_has_no_front():
+    equal = front_table(two_rewards({"a": (0.5, 0.5), "b": (0.5, 0.5)}))
+    assert [row[-1].text for row in equal.rows] == ["yes", "yes"]
+    assert front_table(fake_comparison(variants=3)).rows == []

@@ -1,9 +1,12 @@
 """What a command line or a comparison file asks for, as variants; and what is wrong with it, said in full."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
+from rewardft.comparisons.api import Options, build_request
+from rewardft.comparisons.members import expand
 from rewardft.comparisons.sources import (
     Variant,
     budget_settings,
@@ -12,6 +15,7 @@ from rewardft.comparisons.sources import (
     read_sources,
     vary,
 )
+from rewardft.comparisons.weight_sweep import mixtures
 from rewardft.errors import RecipeError
 
 RECIPE = "model: {use: tiny}\n"
@@ -199,3 +203,92 @@ algorithm: {use: draft_k, train_steps: 1}
 optimizer: {lr: 5e-3}
 train: {steps: 1}
 """
+
+
+# -- sweeps over weights -------------------------------------------------------------------------------------------
+
+
+def test_mixtures_are_a_lattice_of_the_simplex():
+    """By counting: all weights that add up to 1 in steps of 1 / (points - 1), each once."""
+    assert list(mixtures(2, 3)) == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+    for count, points in ((2, 5), (3, 4), (4, 3)):
+        parts = points - 1
+        every = itertools.product(range(points), repeat=count)
+        wanted = {tuple(n / parts for n in one) for one in every if sum(one) == parts}
+        found = list(mixtures(count, points))
+        assert len(found) == len(wanted) and set(found) == wanted
+        assert found[0] == (1.0, *[0.0] * (count - 1))
+
+
+SWEPT = """\
+recipes: [two_rewards.yaml]
+pareto: {rewards: [bright, dark], points: 3}
+"""
+TWO_REWARDS = """\
+plugins: [rewardft.testing.tiny]
+model: {use: tiny}
+sampler: {use: ddim, steps: 2}
+data: {use: tiny_blobs, batch_size: 2}
+rewards:
+  - {use: tiny_brightness}
+  - {use: tiny_brightness, name: dark}
+  - {use: tiny_brightness, name: bright}
+algorithm: {use: draft_k}
+optimizer: {use: adamw, lr: 1e-3}
+train: {steps: 1}
+evaluate: {kl: true}
+"""
+
+
+def test_a_sweep_makes_a_variant_of_every_mixture(folder):
+    (folder / "two_rewards.yaml").write_text(TWO_REWARDS)
+    (folder / "c.yaml").write_text(SWEPT)
+    request = build_request(["c.yaml"], Options(settings=["train.steps=3"]))
+    assert names_and_settings(request) == {
+        "bright=1,dark=0": ("train.steps=3", "rewards.2.weight=1.0", "rewards.1.weight=0.0"),
+        "bright=0.5,dark=0.5": ("train.steps=3", "rewards.2.weight=0.5", "rewards.1.weight=0.5"),
+        "bright=0,dark=1": ("train.steps=3", "rewards.2.weight=0.0", "rewards.1.weight=1.0"),
+    }
+    members = expand(request, folder)
+    assert [member.problem for member in members] == [None] * 3
+    weights = [{r.name: r.weight for r in member.recipe.rewards} for member in members]
+    assert [(w["bright"], w["dark"]) for w in weights] == [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("section", "wanted"),
+    [
+        (
+            "{rewards: [bright]}",
+            "pareto.rewards: expected two or more names of rewards, got ['bright'].",
+        ),
+        (
+            "{rewards: [bright, bright]}",
+            "pareto.rewards: expected two or more names of rewards, got ['bright', 'bright'].",
+        ),
+        (
+            "{rewards: [bright, dark], points: 1}",
+            "pareto.points: expected a whole number of at least 2, got 1.",
+        ),
+        (
+            "{rewards: [bright, dark], steps: 3}",
+            "pareto has no key 'steps'; expected {rewards: [NAME, NAME], points: 5}.",
+        ),
+        (
+            "{rewards: [bright, drak]}",
+            "pareto.rewards: two_rewards.yaml trains no reward 'drak'. Did you mean 'dark'?",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_made_is_refused(folder, section, wanted):
+    (folder / "two_rewards.yaml").write_text(TWO_REWARDS)
+    (folder / "c.yaml").write_text(f"recipes: [two_rewards.yaml]\npareto: {section}\n")
+    with pytest.raises(RecipeError) as caught:
+        build_request(["c.yaml"], Options())
+    assert caught.value.problems == [wanted]
+    (folder / "c.yaml").write_text("recipes: [two_rewards.yaml]\npareto: 5\n")
+    with pytest.raises(RecipeError) as caught:
+        build_request(["c.yaml"], Options())
+    assert caught.value.problems == [
+        "c.yaml:2: pareto: expected {rewards: [NAME, NAME], points: 5}, got 5."
+    ]

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from rewardft.engine.audit import reward_problems
-from rewardft.errors import RewardError
+from rewardft.errors import RecipeError, RewardError
+from rewardft.plugins.resolve import open_recipe
 from rewardft.policy.facts import RewardFacts
+from rewardft.policy.reward_gradients import agreement
 from rewardft.policy.rewards import evaluate_rewards
 from rewardft.policy.weighted_reward import WeightedReward
-from rewardft.testing import check_reward, make_rollout
+from rewardft.testing import check_reward, make_rollout, run_recipe
 from rewardft.testing.tiny import tiny_brightness
 from rewardft.types import Batch
 
@@ -325,3 +327,115 @@ def test_check_reward_finds_a_gradient_left_on_the_reward_itself():
     reward(make_rollout(X0, BATCH), BATCH).sum().backward()
     with pytest.raises(AssertionError, match=r"left a gradient on its own weight layer\.weight"):
         check_reward(reward, X0, BATCH, differentiable=True)
+
+
+# -- several gradients ---------------------------------------------------------------------------------------------
+
+
+def three_rewards():
+    return [
+        WeightedReward("total", total, 2.0),
+        WeightedReward("square", square, -0.5),
+        WeightedReward("some", second_only),
+        WeightedReward("unused", total, 0.0),
+        WeightedReward("flat", lambda r, b: r.x0.detach().flatten(1).sum(1)),
+    ]
+
+
+def scored(combine, rewards=None):
+    found = rewards or three_rewards()
+    rollout = make_rollout(X0, BATCH)
+    return evaluate_rewards(found, rollout, BATCH, True, combine=combine)
+
+
+def test_gradients_that_are_taken_apart_add_up_to_the_sum():
+    apart, plain = scored("conflict"), scored("sum")
+    assert torch.allclose(apart.gradient, plain.gradient, atol=1e-6) and plain.slopes == {}
+    assert list(apart.slopes) == ["total", "square", "some"]
+    assert torch.equal(apart.slopes["total"], torch.full_like(X0, 2.0))
+    assert torch.allclose(apart.slopes["square"], -X0)
+    own = torch.zeros_like(X0)
+    own[1] = 1.0
+    assert torch.equal(apart.slopes["some"], own)
+
+
+def test_normalised_gradients_are_as_long_as_their_weights():
+    expected = torch.zeros_like(X0)
+    for i in range(3):
+        expected[i] += 2.0 / 8**0.5 - 0.5 * X0[i] / X0[i].norm()
+    expected[1] += 1 / 8**0.5
+    assert torch.allclose(scored("normalised").gradient, expected, atol=1e-6)
+
+
+def test_agreement_is_the_length_of_each_gradient_and_the_cosine_of_each_pair():
+    found = dict(agreement(scored("conflict").slopes))
+    assert list(found) == [
+        "reward_gradient/total",
+        "reward_gradient/square",
+        "reward_gradient/some",
+        "gradient_cosine/total/square",
+        "gradient_cosine/total/some",
+        "gradient_cosine/square/some",
+    ]
+    assert found["reward_gradient/total"].tolist() == pytest.approx([2 * 8**0.5] * 3)
+    cosine = -X0.flatten(1).sum(1) / (8**0.5 * X0.flatten(1).norm(dim=1))
+    assert torch.allclose(found["gradient_cosine/total/square"], cosine, atol=1e-6)
+    # Where a reward does not apply there is nothing to agree with.
+    assert found["gradient_cosine/total/some"].isnan().tolist() == [True, False, True]
+    assert float(found["gradient_cosine/total/some"][1]) == pytest.approx(1.0)
+
+
+def test_a_gradient_that_is_not_finite_is_not_hidden_by_its_length():
+    def rooted(rollout, batch):
+        return (rollout.x0.flatten(1).sum(1) * 0.0).sqrt()
+
+    rewards = [WeightedReward("rooted", rooted), WeightedReward("total", total)]
+    with pytest.raises(RewardError, match=r"^reward 'rooted' has a NaN or infinite gradient"):
+        scored("normalised", rewards)
+
+
+def test_rewards_without_any_gradient_are_refused_as_ever():
+    flat = WeightedReward("flat", lambda r, b: r.x0.detach().flatten(1).sum(1))
+    with pytest.raises(RewardError, match=r"^no gradient reaches the samples"):
+        scored("conflict", [flat])
+
+
+CONFLICT = """\
+plugins: [rewardft.testing.tiny]
+model: {use: tiny, width: 8}
+sampler: {use: ddim, steps: 2}
+data: {use: tiny_blobs, size: 4, batch_size: 2}
+rewards: [{use: tiny_brightness}, {use: tiny_brightness, name: dark, weight: -0.5}]
+algorithm: {use: draft_k}
+optimizer: {use: adamw, lr: 1e-3}
+# Taken apart, to see how far they agree.
+train: {steps: 2, reward_gradients: conflict, micro_batch: 1}
+"""
+
+
+def test_a_run_logs_the_conflict_of_its_rewards(tmp_path):
+    """Bright against dark: the gradients are opposite, so the cosine is -1."""
+    (tmp_path / "recipe.yaml").write_text(CONFLICT)
+    run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run")
+    assert run.column("gradient_cosine/tiny_brightness/dark") == pytest.approx([-1.0, -1.0])
+    bright, dark = (run.column(f"reward_gradient/{name}") for name in ("tiny_brightness", "dark"))
+    assert dark == pytest.approx([0.5 * length for length in bright])
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("rewards=[{use: tiny_brightness}]", "the recipe lists 1 reward"),
+        ("algorithm={use: denoising}", "algorithm 'denoising' asks for no gradient"),
+    ],
+)
+def test_gradients_can_be_taken_apart_only_where_there_are_several(tmp_path, override, why):
+    (tmp_path / "recipe.yaml").write_text(CONFLICT)
+    with pytest.raises(RecipeError) as error:
+        open_recipe(tmp_path / "recipe.yaml", [override])
+    place = f"{tmp_path / 'recipe.yaml'}:9"
+    wanted = (
+        f"{place}: train.reward_gradients: 'conflict' takes the gradients of several rewards apart, and {why}. "
+        "Leave it out."
+    )
+    assert wanted in error.value.problems

@@ -13,6 +13,7 @@ from typing import Any
 
 from rewardft.comparisons.report import tables
 from rewardft.comparisons.report.curves import figure_data
+from rewardft.comparisons.report.front import front_table
 from rewardft.comparisons.report.pictures import Gallery
 from rewardft.comparisons.report.reading import TERMS
 from rewardft.comparisons.report.sentences import lead, sentences
@@ -85,6 +86,7 @@ def _tables(record: ComparisonRecord) -> dict[str, Any]:
     return {
         "main": tables.value_table(record, first) if first in known and first is not None else None,
         "overview": tables.overview_table(record, [name for name in names if name not in grouped]),
+        "front": front_table(record),
         "groups": tables.overview_table(record, grouped, "groups of samples"),
         # The first has its table at the top.
         "values": {name: tables.value_table(record, name) for name in names if name != first},

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from rewardft.comparisons.report import tables
 from rewardft.comparisons.report.cells import Cell, Table
+from rewardft.comparisons.report.front import front_table
 from rewardft.comparisons.report.reading import TERMS
 from rewardft.comparisons.report.sentences import lead, sentences
 from rewardft.comparisons.report.verdicts import focus, group_of, ranked, value_names
@@ -136,6 +137,7 @@ def _results(record: ComparisonRecord) -> list[str]:
         legend,
         # The value that the comparison is about comes before the overview, all others after it.
         *(full[:2] if names[0] == first else []),
+        *_if_any("### Pareto front", front_table(record)),
         *overview,
         *(full[2:] if names[0] == first else full),
         "### How to read the tables",

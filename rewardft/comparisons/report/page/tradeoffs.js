@@ -36,6 +36,10 @@
   fill(yChoice, [["Values per sample", "value", ofRole((role) => role !== "set")], ["Values per set", "value", ofRole((role) => role === "set")]]);
   fill(xChoice, [["Values per set", "value", ofRole((role) => role === "set")], ["Cost of a run", "cost", costly], ["Values per sample", "value", ofRole((role) => role !== "set")]]);
 
+  /* Several rewards are first of all a trade between them. */
+  const trained = names.filter((name) => variants.some((v) => v.values[name]?.role === "reward"));
+  if (trained.length > 1) [yChoice.value, xChoice.value] = trained.map((name) => JSON.stringify(["value", name]));
+
   function front(points, x, y) {
     if (x.better === null || y.better === null) return [];
     const [sx, sy] = [x.better ? 1 : -1, y.better ? 1 : -1];

@@ -1,0 +1,75 @@
+"""The Pareto front of several trained rewards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rewardft.comparisons.report.cells import Cell, Table
+from rewardft.comparisons.report.numbers import interval
+from rewardft.comparisons.report.verdicts import ranked, value_of
+from rewardft.contracts.records import ComparisonRecord
+
+
+def trained_rewards(record: ComparisonRecord) -> list[str]:
+    """The rewards that some variant was trained for, in the record's order."""
+    return list(
+        dict.fromkeys(
+            value.name
+            for variant in record.variants
+            for value in variant.values
+            if value.role == "reward"
+        )
+    )
+
+
+def front_table(record: ComparisonRecord) -> Table:
+    """Every variant by all trained rewards, and which other one beats it in all of them; without
+    rows where there is one trained reward, or none.
+
+    By estimates, as the figure has it: the intervals stand beside them.
+    """
+    names = trained_rewards(record)
+    columns = ["Variant", *names, "On the front"]
+    found = {
+        variant.name: {name: value.after for name in names if (value := value_of(variant, name))}
+        for variant in ranked(record)
+    }
+    # Only variants that all the rewards were measured of can be compared.
+    known = {
+        variant: {name: after.value for name, after in values.items() if after is not None}
+        for variant, values in found.items()
+        if len(values) == len(names) and all(values.values())
+    }
+    rows = [
+        [
+            Cell(variant, variant),
+            *(Cell(interval(found[variant][name]), known[variant][name]) for name in names),
+            Cell(said(variant, known), beaten_by(variant, known) or ""),
+        ]
+        for variant in known
+    ]
+    caption = "Pareto front of the trained rewards, tuned, with 95 % intervals"
+    return Table(caption, columns, rows if len(names) > 1 and len(known) > 1 else [])
+
+
+def said(variant: str, known: Mapping[str, Mapping[str, float]]) -> str:
+    rival = beaten_by(variant, known)
+    return "yes" if rival is None else f"no, beaten by {rival}"
+
+
+def beaten_by(variant: str, known: Mapping[str, Mapping[str, float]]) -> str | None:
+    """A variant that is at least as good in every reward and better in one, by the estimates; None
+    for one on the front."""
+    own = known[variant]
+    if any(math.isnan(value) for value in own.values()):
+        return None
+    return next(
+        (
+            other
+            for other, theirs in known.items()
+            if all(theirs[name] >= value for name, value in own.items())
+            and any(theirs[name] > value for name, value in own.items())
+        ),
+        None,
+    )
