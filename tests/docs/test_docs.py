@@ -148,9 +148,8 @@ def test_whole_recipes_in_a_document_pass_the_check(name, tmp_path):
         if text.startswith("recipes:"):
             path = tmp_path / "comparison.yaml"
             path.write_text(text)
-            assert [m.problem for m in expand(build_request([str(path)], Options()), tmp_path)] == [
-                None
-            ] * 9
+            members = expand(build_request([str(path)], Options()), tmp_path)
+            assert members and [m.problem for m in members if m.problem] == []
         elif "algorithm:" in text:
             path = tmp_path / "recipe.yaml"
             path.write_text(text)
