@@ -20,22 +20,22 @@ from rewardft.algorithms.direct import Direct, Shape
 
 
 def draft(shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) -> Direct:
-    """DRaFT: back-propagate through the whole sampling chain."""
+    """DRaFT (2309.17400): back-propagate through the whole sampling chain."""
     return Direct("last", None, True, shape=shape, target=target, scale=scale)
 
 
 def draft_k(
     train_steps: int = 1, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
 ) -> Direct:
-    """DRaFT-K: back-propagate through the last K sampling steps."""
+    """DRaFT-K (2309.17400): back-propagate through the last K sampling steps."""
     return Direct("last", train_steps, True, shape=shape, target=target, scale=scale)
 
 
 def draft_lv(
     resamples: int = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
 ) -> Direct:
-    """DRaFT-LV: the last step only,
-    its gradient averaged over n noisings of the finished sample."""
+    """DRaFT-LV (2309.17400): the last step only, its gradient averaged over n noisings of the
+    finished sample."""
     return Direct("last", 1, True, resamples=resamples, shape=shape, target=target, scale=scale)
 
 
@@ -45,7 +45,8 @@ def alignprop(
     target: float = 0.0,
     scale: float = 1.0,
 ) -> Direct:
-    """AlignProp: back-propagate from the end to a truncation point drawn once per trajectory."""
+    """AlignProp (2310.03739): back-propagate from the end to a truncation point drawn once per
+    trajectory."""
     return Direct(
         "truncated", None, True, truncation=truncation, shape=shape, target=target, scale=scale
     )
@@ -54,8 +55,8 @@ def alignprop(
 def refl(
     early_stop: int = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3
 ) -> Direct:
-    """ReFL: one random late step and its one-step estimate of x0;
-    loss 1e-3 * relu(2 - r) as released."""
+    """ReFL (2304.05977): one random late step and its one-step estimate of x0; loss
+    1e-3 * relu(2 - r) as released."""
     return Direct("last", 1, False, early_stop=early_stop, shape=shape, target=target, scale=scale)
 
 
@@ -66,8 +67,8 @@ def drtune(
     target: float = 0.0,
     scale: float = 1.0,
 ) -> Direct:
-    """DRTune: K spaced steps, gradient stopped at the denoiser's input, early stop in the last m
-    (DrPose: 2 and 8)."""
+    """DRTune (2405.00760): K spaced steps, gradient stopped at the denoiser's input, early stop in
+    the last m (DrPose: 2 and 8)."""
     return Direct("spaced", train_steps, False, early_stop, shape=shape, target=target, scale=scale)
 
 

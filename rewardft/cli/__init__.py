@@ -90,7 +90,8 @@ def is_core(command: Any, context: Any) -> bool:
     """Whether the command that was asked for is the core's, not a plugin's."""
     asked = command.commands.get(context.invoked_subcommand)
     # A plugin's group of commands has no callback of its own.
-    return getattr(getattr(asked, "callback", None), "__module__", "") == "rewardft.cli.app"
+    home: str = getattr(getattr(asked, "callback", None), "__module__", "")
+    return home.startswith("rewardft.cli.")
 
 
 def is_foreign(error: BaseException) -> bool:

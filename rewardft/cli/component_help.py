@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rewardft.cli.tables import print_table
-from rewardft.errors import PluginError, RewardftError, did_you_mean
-from rewardft.plugins.catalog import KINDS, SINGULAR, Catalog, Entry, build_catalog, plain_callable
+from rewardft.errors import RewardftError, did_you_mean
+from rewardft.files.paths import read_text
+from rewardft.plugins.catalog import KINDS, SINGULAR, Entry
 from rewardft.plugins.component import annotation_of, option_parameters, tags_of
-from rewardft.plugins.loading import load_installed, load_plugins
-from rewardft.plugins.sources import installed
+from rewardft.plugins.described import catalogs, docstring, option_help, papers
+from rewardft.plugins.recipe_schema import PLACES
+from rewardft.recipe import strict_yaml
+from rewardft.recipe.shipped import shipped_recipes
 from rewardft.recipe.typed_values import type_words
 
 # A kind as one says it: in the singular, or by its section's name.
@@ -28,10 +30,16 @@ def show_component(word: str, name: str) -> None:
     tags = {tag: ", ".join(sorted(tags_of(entry, tag, None, {}))) for tag in ("provides", "needs")}
     facts = [("plugin", entry.plugin), ("file", entry.location)]
     facts += [(tag, words) for tag, words in tags.items() if words]
+    facts += [("paper", f"https://arxiv.org/abs/{number}") for number in papers(entry)]
+    users = recipes_with(entry)
+    if users:
+        facts.append(("recipes", ", ".join(users)))
     print_table(entry.title, ("what", "value"), facts)
-    print_table("options", ("option", "type", "default"), list(options(entry)))
-    own = inspect.getdoc(plain_callable(entry.factory))
-    print(f"\n{own or entry.summary}\n\nIn a recipe: {{use: {entry.name}, option: value}}")
+    print_table("options", ("option", "type", "default", "what it is"), list(options(entry)))
+    print(f"\n{docstring(entry)}")
+    if users:
+        print(f"\nTry it: rewardft run {users[0]}")
+    print(f"\nIn a recipe: {{use: {entry.name}, option: value}}")
 
 
 def find(kind: str, name: str) -> Entry:
@@ -47,22 +55,38 @@ def find(kind: str, name: str) -> Entry:
     raise RewardftError(f"unknown {SINGULAR[kind]} {name!r} in the installed plugins.{hint}")
 
 
-def catalogs() -> Iterator[Catalog]:
-    """The core's components, then those of each installed plugin."""
-    yield build_catalog(load_plugins([], Path()))
-    for points in installed().values():
-        try:
-            yield build_catalog(load_installed(points[0].name))
-        except PluginError:  # `rewardft plugins` says what is wrong with it
-            continue
-
-
-def options(entry: Entry) -> Iterator[tuple[str, str, str]]:
-    """Name, type in words and default of each option."""
+def options(entry: Entry) -> Iterator[tuple[str, str, str, str]]:
+    """Name, type in words, default and help of each option."""
+    about = option_help(entry)
     for name, parameter in option_parameters(entry).items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            yield f"{name} ...", "any further options", ""
+            yield f"{name} ...", "any further options", "", ""
             continue
         given = parameter.default is not parameter.empty
         words = type_words(annotation_of(entry, parameter))
-        yield name, words, repr(parameter.default) if given else "(required)"
+        default = repr(parameter.default) if given else "(required)"
+        yield name, words, default, about.get(name, "")
+
+
+def recipes_with(entry: Entry) -> list[str]:
+    """The shipped recipes that use a component, those with its name in theirs first."""
+    found = []
+    for name, path in shipped_recipes().items():
+        data = strict_yaml.parse(read_text(path)).data
+        if entry.name.casefold() in used(data).get(entry.kind, set()):
+            found.append(name)
+    # `toy_drtune` shows drtune better than a recipe that is about something else.
+    return sorted(found, key=lambda name: (entry.name not in name, len(name), name))
+
+
+def used(data: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The components that a recipe names, by kind, in lower case."""
+    found: dict[str, set[str]] = {}
+    for path, kind in PLACES.items():
+        section: Any = data
+        for key in path.removesuffix("[]").split("."):
+            section = (section or {}).get(key)
+        items = section if isinstance(section, list) else [section]
+        names = {str(item["use"]).casefold() for item in items if item}
+        found.setdefault(kind, set()).update(names)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from rewardft.recipe.shipped import (
     shipped_recipes,
 )
 
+FILES = {
+    "recipes": ("what it trains", shipped_recipes),
+    "comparisons": ("what it compares", shipped_comparisons),
+}
+
 
 def list_everything(names: Sequence[str], only: str | None = None) -> None:
     """Recipes, then components by kind. Installed plugins are tried each alone; named ones are
@@ -29,31 +35,42 @@ def list_everything(names: Sequence[str], only: str | None = None) -> None:
     only: a kind of component, `recipes` or `comparisons`; None: all. Raises RewardftError for
         another word.
     """
-    files = {
-        "recipes": ("what it trains", shipped_recipes),
-        "comparisons": ("what it compares", shipped_comparisons),
-    }
-    if only is not None and only not in (*files, *KINDS):
-        raise RewardftError(
-            f"there is no kind {only!r} to list.{did_you_mean(only, (*files, *KINDS))}"
-        )
-    for title, (about, found) in files.items():
-        if only in (None, title):
-            print_table(
-                title, ("name", about), [(name, headline(path)) for name, path in found().items()]
-            )
-    if only in files:
-        return
-    problems: list[str] = []
-    entries: list[Any] = _entries_of(names) if names else list(listed_components(problems))
-    for kind in KINDS if only is None else (only,):
-        listed = sorted((e for e in entries if e.kind == kind), key=lambda e: e.name)
-        print_table(
-            kind, ("name", "plugin", "what it is"), [(e.name, e.plugin, e.summary) for e in listed]
-        )
+    tables, problems = everything(names, only)
+    for title, rows in tables.items():
+        of_files = (FILES[title][0],) if title in FILES else ("plugin", "what it is")
+        print_table(title, ("name", *of_files), [tuple(row.values()) for row in rows])
     # Last, where they are seen: a broken plugin spoils no table.
     for problem in problems:
         print(f"\nnot listed: {problem}")
+
+
+def list_json(names: Sequence[str], only: str | None = None) -> None:
+    """The same as one JSON object: a list for each kind, and `not_listed` with what is wrong."""
+    tables, problems = everything(names, only)
+    print(json.dumps({**tables, "not_listed": problems}, indent=1))
+
+
+def everything(
+    names: Sequence[str], only: str | None
+) -> tuple[dict[str, list[dict[str, str]]], list[str]]:
+    """({kind: rows of name, plugin and summary}, why plugins are not listed)."""
+    if only is not None and only not in (*FILES, *KINDS):
+        raise RewardftError(
+            f"there is no kind {only!r} to list.{did_you_mean(only, (*FILES, *KINDS))}"
+        )
+    tables = {
+        title: [{"name": name, "summary": headline(path)} for name, path in found().items()]
+        for title, (_, found) in FILES.items()
+        if only in (None, title)
+    }
+    problems: list[str] = []
+    if only in FILES:
+        return tables, problems
+    entries: list[Any] = _entries_of(names) if names else list(listed_components(problems))
+    for kind in KINDS if only is None else (only,):
+        listed = sorted((e for e in entries if e.kind == kind), key=lambda e: e.name)
+        tables[kind] = [{"name": e.name, "plugin": e.plugin, "summary": e.summary} for e in listed]
+    return tables, problems
 
 
 def _entries_of(names: Sequence[str]) -> list[Entry]:

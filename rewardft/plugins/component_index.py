@@ -115,7 +115,7 @@ def _states(place: Path) -> list[str]:
     return [f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states]
 
 
-def _cache() -> Path:
+def cache_file() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "rewardft" / "components.json"
 
@@ -123,7 +123,7 @@ def _cache() -> Path:
 def _read() -> dict[str, dict[str, Any]]:
     """What an earlier call wrote; nothing where it is damaged, for it can be found again."""
     try:
-        known = json.loads(_cache().read_text(encoding="utf-8"))
+        known = json.loads(cache_file().read_text(encoding="utf-8"))
         for entry in known.values():
             # Every row is built once: another version's file must not fail half-way.
             _ = entry["stamp"], [Listed(**row) for row in entry["components"]]
@@ -136,5 +136,5 @@ def _read() -> dict[str, dict[str, Any]]:
 def _write(found: dict[str, dict[str, Any]]) -> None:
     """Where it cannot be written, the next call imports the plugins again."""
     with contextlib.suppress(OSError, CheckpointError, RuntimeError):
-        _cache().parent.mkdir(parents=True, exist_ok=True)
-        write_text(_cache(), json.dumps(found))
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_text(cache_file(), json.dumps(found))

@@ -45,7 +45,7 @@ class Mismatch(Exception):
 def convert(annotation: Any, value: Any) -> Any:
     """Return `value` converted to `annotation`, or raise `Mismatch`."""
     # Without one there is nothing to check against: the factory decides.
-    adapter = _adapter(annotation)
+    adapter = adapter_of(annotation)
     if adapter is None:
         return value
     try:
@@ -65,7 +65,7 @@ def mismatch(annotation: Any, value: Any, constraints: Iterable[Any] = ()) -> st
 
 
 @functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
     """None when the annotation is not one that values can be checked against (an unknown or
     unresolved type)."""
     if annotation is Any or isinstance(annotation, (str, typing.TypeVar)):

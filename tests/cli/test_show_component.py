@@ -31,3 +31,21 @@ def test_a_name_that_is_not_there(capsys):
     assert said.startswith(
         "error: unknown algorithm 'draft_j' in the installed plugins. Did you mean"
     )
+
+
+def test_help_of_options_paper_and_recipes(capsys):
+    assert main(["show", "algorithm", "drtune"]) == 0
+    said = capsys.readouterr().out
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert "paper https://arxiv.org/abs/2405.00760" in rows
+    recipes = next(row for row in rows if row.startswith("recipes "))
+    assert recipes.split()[1].rstrip(",") == "toy_drtune" and "sd15_drtune" in recipes
+    assert "Try it: rewardft run toy_drtune" in rows
+
+
+def test_what_a_docstring_says_of_an_option(capsys):
+    assert main(["show", "model", "toy"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "guidance a number 1.0 classifier-free guidance scale; 1 means no second pass." in rows
+    both = "`inside`: both halves carry gradient; `outside`: the unconditional half does not."
+    assert any(row.endswith(both) for row in rows)

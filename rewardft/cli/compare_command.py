@@ -1,0 +1,68 @@
+"""The command `compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewardft.cli.arguments import Overrides
+
+# Options of `compare`.
+Vary = Annotated[
+    list[str],
+    typer.Option(
+        "--vary", metavar="KEY=A,B,...", help="All values of a key: algorithm=drtune,refl"
+    ),
+]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ..."),
+]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Concurrent runs; the cores are divided among them.")
+]
+Launcher = Annotated[str, typer.Option(help="Where to run: local, slurm or ray.")]
+LauncherOptions = Annotated[
+    list[str],
+    typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable."),
+]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each run with --launcher ray.")]
+Pictures = Annotated[
+    int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")
+]
+
+
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE|RUN...", help="Recipes, run folders, or one comparison file."
+        ),
+    ],
+    vary: Vary = [],
+    overrides: Overrides = [],
+    seeds: Seeds = None,
+    budget: Budget = None,
+    jobs: Jobs = 1,
+    launcher: Launcher = "local",
+    launcher_options: LauncherOptions = [],
+    gpus: Gpus = 0.0,
+    pictures: Pictures = 6,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")
+    ] = None,
+) -> None:
+    """Run recipes to equal budgets over several seeds,
+    and report what can and what cannot be told apart."""
+    # Here, as everywhere in this file: torch would add seconds to `--help`.
+    from rewardft.cli.comparing import compare_sources
+    from rewardft.comparisons.api import Options
+    from rewardft.comparisons.comparison import Launch
+
+    launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
+    compare_sources(sources, Options(vary, overrides, seeds, budget, pictures), launch, out)

@@ -1,0 +1,52 @@
+"""`rewardft doctor`: read off real metadata, some of it made here."""
+
+import importlib.metadata
+
+import torch
+
+from rewardft.cli import main
+from rewardft.cli.diagnosis import bad_pairs, requirements
+
+
+def installed_as(folder, name, version):
+    """A package's metadata, where Python looks for it first."""
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir()
+    (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def test_versions_devices_and_extras(capsys):
+    code = main(["doctor"])
+    said = capsys.readouterr().out
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert f"torch {torch.__version__} ok" in rows
+    assert f"peft {importlib.metadata.version('peft')} ok" in rows
+    assert any(row.startswith("report ") for row in rows)
+    assert code == (1 if "problem: " in said else 0)
+    assert not torch.cuda.is_initialized()
+
+
+def test_the_core_is_told_from_the_extras():
+    found = {(one.extra, one.requirement.name) for one in requirements()}
+    assert ("", "torch") in found and ("report", "plotly") in found
+    assert ("", "plotly") not in found and ("report", "torch") not in found
+
+
+def test_a_version_that_is_too_old_and_a_bad_pair(tmp_path, monkeypatch, capsys):
+    installed_as(tmp_path, "peft", "0.17.1")
+    installed_as(tmp_path, "diffusers", "0.42.0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert (
+        list(bad_pairs())[0] == "peft 0.17.1 with diffusers 0.42.0: peft does not import beside it."
+    )
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "problem: peft 0.17.1 does not fit >=0.18" in said
+
+
+def test_an_extra_that_lacks_something_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    installed_as(tmp_path, "plotly", "4.0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "plotly 4.0 does not fit >=5.24; pip install 'rewardft[report]'" in said

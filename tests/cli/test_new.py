@@ -1,0 +1,96 @@
+"""`rewardft new`: what it writes passes its own tests, which can fail."""
+
+import re
+import sys
+
+import pytest
+
+from rewardft.cli import main
+from tests import processes
+
+
+def run_pytest(folder):
+    """In a process of its own: the tests of a folder, as its author would run them."""
+    import pytest
+
+    return pytest.main([folder, "-q", "-p", "no:cacheprovider", "--rootdir", folder])
+
+
+def tested(folder):
+    return processes.Running(run_pytest, str(folder), cwd=folder).wait()
+
+
+def break_it(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+BROKEN = {
+    "reward": (
+        "my_thing.py",
+        "rollout.decoded.flatten(1).std(1)",
+        "rollout.decoded.std().expand(len(batch))",
+    ),
+    "algorithm": ("my_thing.py", "step=k == visits[-1]", "step=False"),
+    "sampler": ("my_thing.py", "(2 - (1 - beta) ** 0.5)", "(1 + beta)"),
+    "plugin": ("my_thing/rewardft_my_thing/__init__.py", "** power", "* power - 1"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_its_own_tests_pass_and_find_a_fault(kind, tmp_path, capsys):
+    assert main(["new", kind, "my_thing", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    folder = tmp_path / "my_thing" if kind == "plugin" else tmp_path
+    passed = tested(folder)
+    assert passed.returncode == 0, passed.stdout
+    name, old, new = BROKEN[kind]
+    assert str(tmp_path / name) in said
+    break_it(tmp_path / name, old, new)
+    failed = tested(folder)
+    assert failed.returncode == 1 and re.search(r"\d failed", failed.stdout), failed.stdout
+
+
+def test_the_recipe_of_a_plugin_is_sound_and_its_package_names_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "plugin", "my_thing"]) == 0
+    assert main(["check", "my_thing/my_thing.yaml"]) == 0
+    project = (tmp_path / "my_thing" / "pyproject.toml").read_text()
+    assert 'my_thing = "rewardft_my_thing"' in project and 'name = "rewardft-my-thing"' in project
+
+
+REFUSED = {
+    ("rewrd", "sharp"): "error: there is no template for 'rewrd'. Did you mean 'reward'?\n",
+    ("reward", "My-Reward"): (
+        "error: 'My-Reward' cannot be a name here: expected lower-case letters, digits and _, with a letter "
+        "first, and no word of Python, such as my_reward.\n"
+    ),
+    ("reward", "json"): "error: 'json' is the name of an installed module; choose another.\n",
+    ("reward", "brightness"): (
+        "error: plugin 'toy' has a reward 'brightness' already; choose another name.\n"
+    ),
+    ("algorithm", "class"): (
+        "error: 'class' cannot be a name here: expected lower-case letters, digits and _, with a letter "
+        "first, and no word of Python, such as my_reward.\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_a_name_that_will_not_do(words, tmp_path, capsys):
+    assert main(["new", *words, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == REFUSED[words]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    assert main(["new", "reward", "my_thing", "--out", str(tmp_path)]) == 0
+    before = (tmp_path / "my_thing.py").read_text()
+    break_it(tmp_path / "my_thing.py", "power", "might")
+    mine = (tmp_path / "my_thing.py").read_text()
+    capsys.readouterr()
+    assert main(["new", "reward", "my_thing", "--out", str(tmp_path)]) == 2
+    assert "exists and is not overwritten; give another name or --out." in capsys.readouterr().err
+    assert (tmp_path / "my_thing.py").read_text() == mine != before
+    assert "my_thing" not in sys.modules
