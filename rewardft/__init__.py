@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rewardft.noise import Noise
     from rewardft.policy.context import Context
     from rewardft.recipe.recipe import Recipe, load_recipe
-    from rewardft.runs.api import FinishedRun, evaluate, load_run, run, sample
+    from rewardft.runs.api import FinishedRun, evaluate, export, load_run, run, sample
     from rewardft.runs.soup import Soup, soup
     from rewardft.types import Batch, Loss, Plan, Rollout, Scores, Transition
 
@@ -61,8 +61,8 @@ _HOMES = {
     "rewardft.noise": "Noise",
     "rewardft.policy.context": "Context",
     "rewardft.recipe.recipe": "Recipe load_recipe",
-    "rewardft.runs.api": "FinishedRun evaluate load_run run sample",
     "rewardft.runs.soup": "Soup soup",
+    "rewardft.runs.api": "FinishedRun evaluate export load_run run sample",
     "rewardft.types": "Batch Loss Plan Rollout Scores Transition",
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -103,6 +103,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "export",
     "hookimpl",
     "load_recipe",
     "load_run",

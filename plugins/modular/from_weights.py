@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from rewardft_plugins.modular.loading import Precision, Source, load_parts, open_pipeline
 from rewardft_plugins.modular.model import Modular
 from rewardft_plugins.modular.settings import Settings, blocks_for
+from torch import Tensor
 
+from rewardft.errors import ComponentError
 from rewardft.files.paths import Weights
 
 
@@ -84,8 +88,24 @@ class ModularFromWeights(Modular):
         )
         # A name in `dtypes` wins, the autoencoder's too.
         parts = {"vae": vae_dtype, **(dtypes or {})}
-        source = Source(weights, revision, variant, blocks, dtype, parts)
-        super().__init__(load(source, settings), settings)
+        self.source = Source(weights, revision, variant, blocks, dtype, parts)
+        super().__init__(load(self.source, settings), settings)
+
+    def write_checkpoint(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """The base's checkpoint with `state` in place of the denoiser's weights.
+
+        Raises ComponentError for several networks, and for a base that is not all in one folder.
+        """
+        from rewardft.runs.export import copy_checkpoint
+
+        origin = Path(self.source.weights)
+        if not (origin / "model_index.json").is_file() or self.pipeline_part is None:
+            raise ComponentError(
+                f"{self.source.place}: a whole checkpoint can be written of a base in one local "
+                "folder with a model_index.json, of which one network is trained. Fetch it with "
+                "huggingface_hub's `snapshot_download`, or write --to peft."
+            )
+        copy_checkpoint(origin, folder, self.pipeline_part, state, self.source.variant)
 
 
 def load(source: Source, settings: Settings) -> Any:

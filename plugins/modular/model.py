@@ -22,6 +22,15 @@ from rewardft import Batch
 from rewardft.errors import ComponentError
 
 PREPARED = 4  # batches that are kept where the loop begins
+# What ComfyUI expects before a layer's name in kohya's layout, by the class of the network; of
+# others it knows only names that are not diffusers'.
+KOHYA_PREFIXES = {
+    "UNet2DConditionModel": "lora_unet_",
+    "SD3Transformer2DModel": "lora_transformer_",
+    "FluxTransformer2DModel": "lora_transformer_",
+    "QwenImageTransformer2DModel": "lycoris_",
+    "ZImageTransformer2DModel": "lycoris_",
+}
 
 
 class Modular:
@@ -87,6 +96,11 @@ class Modular:
         """
         names = self._denoisers.names
         return names[0] if len(names) == 1 and hasattr(self.pipe, "load_lora_weights") else None
+
+    @property
+    def kohya_prefix(self) -> str | None:
+        """What other programs expect before a layer's name; None where they have other names."""
+        return KOHYA_PREFIXES.get(type(self.trainable).__name__)
 
     @property
     def lora_targets(self) -> list[str]:

@@ -7,8 +7,10 @@ become a condition, and how the denoiser is called. See `stable_diffusion.py` fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +68,8 @@ class LatentModel:
     provides: ClassVar = frozenset({"denoiser"})
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     denoiser: ClassVar[tuple[str, str]]  # class and subfolder
+    # Before a layer's name in kohya's layout, as ComfyUI reads it for this family.
+    kohya_prefix: ClassVar[str] = "lora_unet_"
     patch: ClassVar[int] = 1  # latents are a multiple of it in height and width
 
     def __post_init__(self) -> None:
@@ -195,6 +199,12 @@ class LatentModel:
     def pipeline_part(self) -> str:
         """The part of the family's diffusers pipeline that is trained, for its LoRA loader."""
         return self.denoiser[1]
+
+    def write_checkpoint(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """The base's checkpoint with `state` in place of the denoiser's weights."""
+        from rewardft.runs.export import copy_checkpoint
+
+        copy_checkpoint(self.source.files(), folder, self.pipeline_part, state, self.variant)
 
     # -- sizes -------------------------------------------------------------------------------------
 

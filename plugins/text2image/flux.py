@@ -34,6 +34,7 @@ class Flux(LatentModel):
     t5_length: int = 512
 
     denoiser: ClassVar = ("FluxTransformer2DModel", "transformer")
+    kohya_prefix: ClassVar = "lora_transformer_"
     patch: ClassVar = 2
 
     def __post_init__(self) -> None:

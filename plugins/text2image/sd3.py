@@ -34,6 +34,7 @@ class StableDiffusion3(LatentModel):
     t5_length: int = 256
 
     denoiser: ClassVar = ("SD3Transformer2DModel", "transformer")
+    kohya_prefix: ClassVar = "lora_transformer_"
     lora_targets: ClassVar = (
         *LatentModel.lora_targets,
         "add_q_proj",

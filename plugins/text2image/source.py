@@ -136,6 +136,14 @@ class Source:
             "files are accepted."
         )
 
+    def files(self) -> Path:
+        """The folder with all files of the checkpoint, fetched where it is on the hub."""
+        if self.folder is not None:
+            return self.folder
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(self.weights, revision=self.revision))
+
     def place(self, subfolder: str) -> str:
         """The subfolder as messages name it."""
         pinned = f" (revision {self.revision})" if self.revision else ""

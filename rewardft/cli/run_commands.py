@@ -91,3 +91,20 @@ def sample(
     from rewardft.cli.running import sample_folder
 
     sample_folder(run, count, samples, adapter_scale, out, overrides)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    to: Annotated[str, typer.Option(help="diffusers, peft, kohya (ComfyUI) or merged.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: export/ in the run's.")
+    ] = None,
+) -> None:
+    """Write a run's trained weights for another program, with a model card."""
+    from rewardft.runs.export import export_run
+
+    folder = export_run(run, to, out)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # The mark of a folder that may be replaced.
+        if not file.name.startswith("."):
+            print(file)

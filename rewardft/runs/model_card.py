@@ -1,0 +1,159 @@
+"""The README.md of exported weights: a header that model hubs read, how to load them, what they
+were trained for, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rewardft.files.json_text import nan_for_null, read_object
+from rewardft.files.paths import looks_local
+from rewardft.recipe import strict_yaml
+from rewardft.recipe.recipe import Recipe
+from rewardft.runs.table import shown
+
+LOADING = {
+    "diffusers": 'pipe.load_lora_weights("FOLDER")',
+    "peft": 'PeftModel.from_pretrained(network, "FOLDER")',
+    "kohya": "Put NAME.safetensors into the folder `models/loras` of ComfyUI.",
+    "merged": 'DiffusionPipeline.from_pretrained("FOLDER")',
+    "network": 'network.load_state_dict(load_file("FOLDER/model.safetensors"))',
+}
+ENDS = {"status": str, "step": int}
+
+
+def model_card(recipe: Recipe, run: Path, to: str, step: int, name: str, whole: bool = True) -> str:
+    """The card of a run's weights in the layout `to`, as Markdown.
+
+    step: of the weights. whole: whether merged weights are a whole checkpoint. Paths of this
+    machine are cut to their last part.
+    """
+    file = run / "summary.json"
+    ended = read_object(file, ENDS, "Delete it to export without it.") if file.is_file() else {}
+    parts = [
+        f"---\n{strict_yaml.dump(header(recipe, to))}---",
+        f"# {name}",
+        opening(recipe, to, step),
+        "## Use\n\n" + use_of(to if whole else "network", name),
+        "## Results\n\n" + "\n\n".join(results(ended, step)),
+        "## Training\n\n" + "\n".join(f"* {line}" for line in training(recipe, ended)),
+        "## Limits\n\n" + LIMITS,
+        f"## Recipe\n\n```yaml\n{strict_yaml.dump(without_paths(recipe.as_options()))}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+LIMITS = (
+    "The intervals above are over held-out samples of one training run with one seed; another seed "
+    "may give another result. A reward measures only what it was made to measure: samples can "
+    "score higher without being better, and what no value above covers was not looked at."
+)
+
+
+def header(recipe: Recipe, to: str) -> dict[str, Any]:
+    """The card's metadata."""
+    facts: dict[str, Any] = {"library_name": "diffusers" if to != "peft" else "peft"}
+    base = base_of(recipe)
+    # Hubs refuse a card whose base is no id.
+    if base is not None:
+        relation = "finetune" if to == "merged" else "adapter"
+        facts |= {"base_model": base, "base_model_relation": relation}
+    kind = ["lora"] if recipe.adapter.kind == "lora" else []
+    return {**facts, "tags": ["rewardft", "reward-fine-tuning", recipe.algorithm.use, *kind]}
+
+
+def base_of(recipe: Recipe) -> str | None:
+    """The hub id of the base model; None where it is a folder, or made by the plugin."""
+    weights = recipe.model.options.get("weights")
+    return weights if isinstance(weights, str) and not looks_local(weights) else None
+
+
+def opening(recipe: Recipe, to: str, step: int) -> str:
+    """What it is, in two sentences."""
+    what = "low-rank adapter" if recipe.adapter.kind == "lora" and to != "merged" else "model"
+    rewards = ", ".join(f"`{reward.name}` (weight {reward.weight:g})" for reward in recipe.rewards)
+    wanted = f" for {rewards}" if rewards else ""
+    base = base_of(recipe) or without_paths(recipe.model.options).get("weights") or "its own base"
+    return (
+        f"A {what} of step {step}, fine-tuned{wanted} with the algorithm `{recipe.algorithm.use}` "
+        f"of rewardft. The base is {base}, loaded as `{recipe.model.use}`."
+    )
+
+
+def use_of(to: str, name: str) -> str:
+    """The line that loads it."""
+    line = LOADING[to].replace("NAME", name)
+    return line if to == "kohya" else f"```python\n{line}\n```"
+
+
+def results(ended: Mapping[str, Any], step: int) -> Iterator[str]:
+    """The held-out values before and after, and the alarms."""
+    rows = [nan_for_null(row) for row in ended.get("evaluation", [])]
+    if not rows or ended["step"] != step:
+        yield "These weights were not evaluated at the end of a run."
+        return
+    yield "Held-out samples, the same noise for both models; differences with 95 % intervals."
+    yield "\n".join(
+        ["| value | samples | base | tuned | difference |", "|---|---|---|---|---|"]
+        + [
+            f"| {row['name']} | {row['count']} | {shown(row['before'])} | {shown(row['after'])} | "
+            f"{interval(row)} |"
+            for row in rows
+        ]
+    )
+    sets = [nan_for_null(row) for row in ended.get("of_sets", [])]
+    if sets:
+        yield "\n".join(
+            ["| value of the set | base | tuned |", "|---|---|---|"]
+            + [
+                f"| {row['name']} | {shown(row['before'])} | {shown(row['after'])} |"
+                for row in sets
+            ]
+        )
+    alarms = [alarm["sentence"] for alarm in ended.get("alarms", [])]
+    yield (
+        "\n".join(f"**Alarm:** {text}" for text in alarms)
+        if alarms
+        else ("No alarm: none of the signs of a hacked reward that are looked for was found.")
+    )
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """'+0.12 ± 0.01', and whether it can be told from none."""
+    half = row["half_width"]
+    if not math.isfinite(half):
+        return f"{row['difference']:+.3g}"
+    apart = "" if abs(row["difference"]) > half else " (not separable)"
+    return f"{row['difference']:+.3g} ± {half:.2g}{apart}"
+
+
+def training(recipe: Recipe, ended: Mapping[str, Any]) -> Iterator[str]:
+    """Data, length and cost."""
+    data = without_paths(recipe.data.options)
+    options = ", ".join(f"{key}: {value}" for key, value in data.items())
+    yield f"data: `{recipe.data.use}`" + (f" ({options})" if options else "")
+    length = f"{ended['step']} of {recipe.train.steps}" if ended else f"{recipe.train.steps}"
+    budget = f", budget {recipe.train.budget}" if recipe.train.budget else ""
+    yield f"optimizer steps: {length}{budget}, batches of {recipe.data.batch_size}"
+    if not ended:
+        return
+    reason = f" ({ended['reason']})" if ended.get("reason") else ""
+    yield f"how it ended: {ended['status']}{reason}"
+    if "reward_evaluations" in ended:
+        yield (
+            f"cost: {ended['reward_evaluations']:,} rewards, "
+            f"{ended['denoiser_forward_samples']:,} forwards and "
+            f"{ended['denoiser_backward_samples']:,} backwards of the denoiser, "
+            f"{ended['train_seconds']:.0f} s"
+        )
+
+
+def without_paths(value: Any) -> Any:
+    """Plain data with absolute paths cut to their last part: a card is for others to read."""
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    if isinstance(value, Mapping):
+        return {key: without_paths(item) for key, item in value.items()}
+    return [without_paths(item) for item in value] if isinstance(value, (list, tuple)) else value
