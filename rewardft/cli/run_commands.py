@@ -99,11 +99,14 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default: export/ in the run's.")
     ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The weights that `save.best` kept, not the last ones.")
+    ] = False,
 ) -> None:
     """Write a run's trained weights for another program, with a model card."""
     from rewardft.runs.export import export_run
 
-    folder = export_run(run, to, out)
+    folder = export_run(run, to, out, best)
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         # The mark of a folder that may be replaced.
         if not file.name.startswith("."):

@@ -117,6 +117,10 @@ def run_recipe(
     print_alarms(summary.alarms)
     if summary.not_compared:
         print(f"no comparison with the base model: {summary.not_compared}")
+    best = summary.best or {}
+    if best.get("step") is not None:
+        where = f"at step {best['step']}, weights in adapter_best/"
+        print(f"best {best['name']}: {best['value']:.4g} {where}")
     print(f"{how_it_ended(summary)}: {folder}")
     if summary.status == "interrupted":
         print(how_to_continue(name, overrides, folder))

@@ -10,6 +10,7 @@ from typing import Any
 
 from rewardft.contracts.alarm import Alarm
 from rewardft.contracts.run import Run
+from rewardft.engine.best import Best
 from rewardft.engine.ema import Ema
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
@@ -43,6 +44,8 @@ class HeldOut:
         self.baseline: Evaluation | None = None
         self.not_compared: str | None = None
         self.alarms: list[Alarm] = []
+        save = session.recipe.save
+        self.best = Best(save, run.folder, session.adapter, self.ema, accelerator)
 
     def begin(self, step: int) -> None:
         """Evaluate the base model, and also `step` where the run ended after its checkpoint and
@@ -50,8 +53,19 @@ class HeldOut:
         if not self.wanted:
             return
         self.baseline = self.evaluate(0) if step == 0 else self._base()
+        if self.baseline is not None:
+            self.best.check(self.baseline)
+        self._see_earlier(step)
         if self.is_due(step):
             self.evaluate(step)
+
+    def _see_earlier(self, step: int) -> None:
+        """Of a resumed run, the evaluations before `step`: the best of them is still the best."""
+        earlier = range(self.spec.every, step, self.spec.every) if self.best.name else ()
+        for each in earlier:
+            stored = self._stored(each)
+            if stored is not None:
+                self.best.see(each, stored, keep=False)
 
     def evaluate(self, step: int) -> Evaluation | None:
         """Evaluate, if the recipe asks for it; observers hear only of new evaluations."""
@@ -61,14 +75,20 @@ class HeldOut:
         result = self._make(step) if stored is None else stored
         # Not stored: they depend on `min_diversity` and the baseline, which may change on resume.
         self.alarms = self._find_alarms(result)
+        if step > 0:
+            self.best.see(step, result)
         facts = {"metrics": result.means(), "rollout": result.rollout, "alarms": self.alarms}
         # A stored one is in the metrics already; reported again, it would be there twice.
         if stored is None:
             self.plugins.call("on_evaluation_end", run=self.run, step=step, **facts)
         return result
 
-    def alarm(self) -> str | None:
-        """Why the alarms end the run, where the recipe wants them to."""
+    def stop(self) -> str | None:
+        """Why the run ends here: alarms, where the recipe wants them to end it, or nothing better
+        in `save.patience` evaluations."""
+        return self._alarm() or self.best.is_over()
+
+    def _alarm(self) -> str | None:
         if self.spec.on_alarm != "stop":
             return None
         reason = "; ".join(alarm.sentence for alarm in self.alarms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ class RunSummary:
     of_sets: what is one number for all samples.
     not_compared: why there is none, where it was asked for.
     alarms: of the newest evaluation.
+    best: name, value and step of the best evaluation by `save.best`.
     """
 
     status: Status
@@ -39,6 +40,7 @@ class RunSummary:
     of_sets: Sequence[OfSet] = ()
     not_compared: str | None = None
     alarms: Sequence[Alarm] = field(default=())
+    best: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as observers and the file get it."""
@@ -55,4 +57,5 @@ class RunSummary:
             "of_sets": [vars(value) for value in self.of_sets],
             "not_compared": self.not_compared,
             "alarms": [vars(alarm) for alarm in self.alarms],
+            "best": self.best,
         }

@@ -64,7 +64,7 @@ class Trainer:
         self.plugins.call("on_run_start", run=self.run)
         # The base, with the same samples and noise as later: differences are then paired.
         self.held_out.begin(self.state.step)
-        self.stop_reason = self.held_out.alarm()
+        self.stop_reason = self.held_out.stop()
         # That evaluation must not count as the time of the first step.
         self.parts.log.restart_clock()
         with self.signals:
@@ -217,7 +217,7 @@ class Trainer:
         if self.held_out.is_due(state.step) and self.stop_reason is None:
             self._flush()
             self.held_out.evaluate(state.step)
-            self.stop_reason = self.stop_reason or self.held_out.alarm()
+            self.stop_reason = self.stop_reason or self.held_out.stop()
 
     def _flush(self) -> None:
         reason = self.parts.log.flush(self.stream.position, self.ctx.last_rollout)
@@ -254,6 +254,7 @@ class Trainer:
             of_sets=self.held_out.compare_sets(after),
             not_compared=self.held_out.not_compared,
             alarms=self.held_out.alarms,
+            best=self.held_out.best.to_json(),
         )
         self.plugins.call("on_run_end", run=self.run, summary=summary.to_json())
         return summary

@@ -34,6 +34,7 @@ def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     yield from _optimizer_problems(data.get("optimizer"))
     yield from _budget_problems(data.get("train"), data.get("optimizer"))
     yield from _average_problems(data.get("train"), data.get("evaluate"))
+    yield from _best_problems(data.get("save"), data.get("evaluate"))
     for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
         # Names are lost when one value is logged over another.
         yield from _repeated(data, keys)
@@ -124,6 +125,19 @@ def _average_problems(train: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
             ("evaluate", "weights"),
             f"evaluate.weights: 'ema' needs an average of the weights. {fix}",
         )
+
+
+def _best_problems(save: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
+    """Settings about the best evaluation of a run that has none along the way."""
+    if not isinstance(save, dict):
+        return
+    if save.get("patience") is not None and save.get("best") is None:
+        fix = "Set save.best to the held-out value that is to get better."
+        yield ("save", "patience"), f"save.patience: it waits for save.best. {fix}"
+    every = evaluate.get("every", 0) if isinstance(evaluate, dict) else 0
+    if save.get("best") is not None and every == 0:
+        fix = "Set evaluate.every to a number of steps."
+        yield ("save", "best"), f"save.best: the run is evaluated only at its end. {fix}"
 
 
 def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:

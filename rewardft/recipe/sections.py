@@ -171,10 +171,16 @@ class EvaluateSpec(Section):
 
 
 class SaveSpec(Section):
-    """Checkpoints; `every: 0` means only at the end. The last `keep` are kept."""
+    """Checkpoints; `every: 0` means only at the end. The last `keep` are kept.
+
+    best: the held-out value whose best evaluation's weights are kept as well.
+    patience: how many evaluations may pass without a better one; None: any number.
+    """
 
     every: CountOrZero = 0
     keep: Count = 3
+    best: Name | None = None
+    patience: Count | None = None
 
 
 class Sections(Section):

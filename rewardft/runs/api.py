@@ -179,14 +179,16 @@ def sample(
     return Samples(*drawn)
 
 
-def export(run: FinishedRun | Path | str, to: str, out: Path | str | None = None) -> Path:
+def export(
+    run: FinishedRun | Path | str, to: str, out: Path | str | None = None, best: bool = False
+) -> Path:
     """Write the trained weights for another program, as `rewardft export` does.
 
     See `rewardft.runs.export.export_run` for the arguments.
     """
     from rewardft.runs.export import export_run
 
-    return export_run(folder_of(run), to, out)
+    return export_run(folder_of(run), to, out, best)
 
 
 def folder_of(run: FinishedRun | Path | str) -> Path:

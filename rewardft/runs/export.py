@@ -14,26 +14,28 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from rewardft.engine.session import Session
-from rewardft.errors import ComponentError, did_you_mean
+from rewardft.errors import CheckpointError, ComponentError, did_you_mean
 from rewardft.files.atomic import write_bytes, write_folder
 from rewardft.files.paths import file_name, given_folder
+from rewardft.policy.adapter import load_adapter
 from rewardft.policy.layouts import kohya_state, merged_state
 from rewardft.policy.lora import PIPELINE_FILE, Lora
 from rewardft.policy.weights import to_cpu
 from rewardft.runs.model_card import model_card
-from rewardft.runs.open import load_trained, open_run
+from rewardft.runs.open import load_trained, open_run, step_of_trained
 
 PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 PLAIN = {"format": "pt"}
 
 
-def export_run(run: Path | str, to: str, out: Path | str | None = None) -> Path:
+def export_run(run: Path | str, to: str, out: Path | str | None = None, best: bool = False) -> Path:
     """Write a run's trained weights and a model card; returns their folder.
 
     Args:
         run: a run folder; of its weights those are taken that its evaluations are of.
         to: `diffusers`, `peft`, `kohya` or `merged`.
         out: default: `export/LAYOUT` in the run's folder. An earlier export there is replaced.
+        best: the weights of the best evaluation, which `save.best` keeps.
 
     Raises ComponentError for another layout, or one that the model or its adapter has not.
     """
@@ -41,7 +43,7 @@ def export_run(run: Path | str, to: str, out: Path | str | None = None) -> Path:
         raise ComponentError(f"there is no layout {to!r}.{did_you_mean(to, LAYOUTS)}")
     folder = given_folder(run)
     session = open_run(folder)
-    step = load_trained(session, folder)
+    step = load_best(session, folder) if best else load_trained(session, folder)
     target = folder / "export" / to if out is None else given_folder(out)
     # By the folder, as one tells files of other programs apart by their names.
     name = file_name(folder.resolve().name)
@@ -54,6 +56,20 @@ def export_run(run: Path | str, to: str, out: Path | str | None = None) -> Path:
 
     write_folder(target, fill)
     return target
+
+
+def load_best(session: Session, run: Path) -> int:
+    """Load the weights of a run's best evaluation; returns their step. Raises CheckpointError where
+    none are kept."""
+    place = run / "adapter_best"
+    step = step_of_trained(place)
+    if step is None:
+        raise CheckpointError(
+            f"{run}: no weights of a best evaluation are in it (no {place.name}/). A recipe keeps "
+            "them with `save: {best: VALUE}`, such as reward/NAME."
+        )
+    load_adapter(session.adapter, place)
+    return step
 
 
 def to_diffusers(session: Session, folder: Path, name: str) -> None:

@@ -3,16 +3,18 @@ were trained for, and what came of it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardft.files.json_text import nan_for_null, read_object
+from rewardft.engine.held_out import evaluation_path, trained_values
+from rewardft.evaluation.alarms import find_alarms
+from rewardft.evaluation.evaluate import Evaluation, Paired, compare, compare_sets
+from rewardft.files.json_text import read_object
 from rewardft.files.paths import looks_local
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.recipe import Recipe
-from rewardft.runs.table import shown
+from rewardft.runs.table import difference_of, shown
 
 LOADING = {
     "diffusers": 'pipe.load_lora_weights("FOLDER")',
@@ -37,7 +39,7 @@ def model_card(recipe: Recipe, run: Path, to: str, step: int, name: str, whole: 
         f"# {name}",
         opening(recipe, to, step),
         "## Use\n\n" + use_of(to if whole else "network", name),
-        "## Results\n\n" + "\n\n".join(results(ended, step)),
+        "## Results\n\n" + "\n\n".join(results(recipe, run, step)),
         "## Training\n\n" + "\n".join(f"* {line}" for line in training(recipe, ended)),
         "## Limits\n\n" + LIMITS,
         f"## Recipe\n\n```yaml\n{strict_yaml.dump(without_paths(recipe.as_options()))}```",
@@ -88,45 +90,47 @@ def use_of(to: str, name: str) -> str:
     return line if to == "kohya" else f"```python\n{line}\n```"
 
 
-def results(ended: Mapping[str, Any], step: int) -> Iterator[str]:
+def results(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
     """The held-out values before and after, and the alarms."""
-    rows = [nan_for_null(row) for row in ended.get("evaluation", [])]
-    if not rows or ended["step"] != step:
-        yield "These weights were not evaluated at the end of a run."
+    before, after = read_values(run, 0), read_values(run, step)
+    if before is None or after is None or before.settings != after.settings or step == 0:
+        yield "These weights were not evaluated against the base model."
         return
     yield "Held-out samples, the same noise for both models; differences with 95 % intervals."
-    yield "\n".join(
-        ["| value | samples | base | tuned | difference |", "|---|---|---|---|---|"]
-        + [
-            f"| {row['name']} | {row['count']} | {shown(row['before'])} | {shown(row['after'])} | "
-            f"{interval(row)} |"
-            for row in rows
-        ]
+    yield table(
+        ["value", "samples", "base", "tuned", "difference"],
+        [
+            [row.name, str(row.count), shown(row.before), shown(row.after), interval(row)]
+            for row in compare(before, after)
+        ],
     )
-    sets = [nan_for_null(row) for row in ended.get("of_sets", [])]
-    if sets:
-        yield "\n".join(
-            ["| value of the set | base | tuned |", "|---|---|---|"]
-            + [
-                f"| {row['name']} | {shown(row['before'])} | {shown(row['after'])} |"
-                for row in sets
-            ]
-        )
-    alarms = [alarm["sentence"] for alarm in ended.get("alarms", [])]
-    yield (
-        "\n".join(f"**Alarm:** {text}" for text in alarms)
-        if alarms
-        else ("No alarm: none of the signs of a hacked reward that are looked for was found.")
-    )
+    if sets := compare_sets(before, after):
+        rows = [[row.name, shown(row.before), shown(row.after)] for row in sets]
+        yield table(["value of the set", "base", "tuned"], rows)
+    alarms = find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)
+    none = "No alarm: none of the signs of a hacked reward that are looked for was found."
+    yield "\n".join(f"**Alarm:** {alarm.sentence}" for alarm in alarms) or none
 
 
-def interval(row: Mapping[str, Any]) -> str:
+def read_values(run: Path, step: int) -> Evaluation | None:
+    """The evaluation of a step; None where the run made none."""
+    path = evaluation_path(run, step)
+    if not path.is_file():
+        return None
+    keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
+    return Evaluation.from_json(read_object(path, keys, "Delete it to export without it."))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(row: Paired) -> str:
     """'+0.12 ± 0.01', and whether it can be told from none."""
-    half = row["half_width"]
-    if not math.isfinite(half):
-        return f"{row['difference']:+.3g}"
-    apart = "" if abs(row["difference"]) > half else " (not separable)"
-    return f"{row['difference']:+.3g} ± {half:.2g}{apart}"
+    apart = "" if row.separable else " (not separable)"
+    return difference_of(row) + apart
 
 
 def training(recipe: Recipe, ended: Mapping[str, Any]) -> Iterator[str]:

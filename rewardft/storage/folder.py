@@ -168,6 +168,7 @@ def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     # Weights of the end of the run before: they would be taken for those of this one.
     remove_folder(out / "adapter", mark="step.json")
     remove_folder(out / "adapter_ema", mark="step.json")
+    drop_best(out / "adapter_best", 0 if checkpoint is None else step_of(checkpoint))
     for path in (out / "summary.json", *out.glob("error*.txt")):
         path.unlink(missing_ok=True)
     replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))
@@ -179,6 +180,14 @@ def drop_evaluations(folder: Path) -> None:
         path.unlink()
     with contextlib.suppress(OSError):  # not there, or something of somebody else's in it
         folder.rmdir()
+
+
+def drop_best(folder: Path, step: int) -> None:
+    """Remove the weights of the best evaluation where it came after `step`."""
+    facts = folder / "step.json"
+    how = f"Delete {folder}: the weights of the best evaluation are then lost."
+    if facts.is_file() and read_object(facts, {"step": int}, how)["step"] > step:
+        remove_folder(folder, mark="step.json")
 
 
 def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:

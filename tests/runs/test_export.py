@@ -167,7 +167,7 @@ def test_the_card_of_a_base_on_the_hub_names_it_and_paths_are_cut(tmp_path):
     card = model_card(load_recipe(path), tmp_path, "diffusers", 3, "mine")
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["base_model"] == "owner/name" and head["base_model_relation"] == "adapter"
-    assert "These weights were not evaluated at the end of a run." in card
+    assert "These weights were not evaluated against the base model." in card
     path.write_text(RECIPE.replace("{use: toy,", "{use: sd, weights: /home/me/secret/base,"))
     card = model_card(load_recipe(path), tmp_path, "merged", 3, "mine")
     assert "base_model" not in card and "/home/me" not in card and "The base is base" in card
