@@ -66,3 +66,19 @@ def compare(
 
     launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
     compare_sources(sources, Options(vary, overrides, seeds, budget, pictures), launch, out)
+
+
+def report(
+    comparison: Annotated[
+        Path, typer.Argument(metavar="COMPARISON", help="The folder of a comparison.")
+    ],
+    paper: Annotated[
+        Path | None,
+        typer.Option(help="Also write figures (PDF, SVG, PNG) and tables (LaTeX, Markdown) here."),
+    ] = None,
+    width: Annotated[float, typer.Option(help="Of the figures, in inches.")] = 3.35,
+) -> None:
+    """Write a comparison's report again, and with --paper what a paper needs of it."""
+    from rewardft.cli.comparing import write_again
+
+    write_again(comparison, paper, width)

@@ -73,6 +73,20 @@ def compare_sources(
         raise typer.Exit(1)
 
 
+def write_again(comparison: Path, paper: Path | None, width: float) -> None:
+    """The report from `comparison.json`, and the paper's files; nothing is run or read again."""
+    from rewardft.comparisons.paper import write_paper
+    from rewardft.comparisons.report import write_report
+    from rewardft.contracts.records import load_comparison
+
+    folder = given_folder(comparison)
+    record = load_comparison(folder / "comparison.json")
+    files = write_report(record, folder)
+    if paper is not None:
+        files += write_paper(record, given_folder(paper), width)
+    print("\n".join(str(path) for path in files))
+
+
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM does what Ctrl-C does: running runs save and end,

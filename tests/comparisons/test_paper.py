@@ -1,0 +1,201 @@
+"""`rewardft report --paper`: what is drawn and tabled against the record, and a document that compiles."""
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from rewardft.cli import main
+from rewardft.comparisons.paper import write_paper
+from rewardft.comparisons.paper.series import budget_axis, curve
+from rewardft.comparisons.paper.tables import PaperTable, tables, tex
+from rewardft.comparisons.report.numbers import interval
+from rewardft.comparisons.report.verdicts import ranked, value_of
+from tests.comparisons.fake import TARGET, fake_comparison
+
+WIDTH = 3.35
+FIGURES = ("change", "curves", "groups", "tradeoff_diversity", "tradeoff_kl")
+
+
+@pytest.fixture(scope="module")
+def record():
+    return fake_comparison()
+
+
+@pytest.fixture(scope="module")
+def paper(record, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paper") / "paper"
+    write_paper(record, folder, WIDTH)
+    return folder
+
+
+def test_every_file_is_there_and_named_on_the_page(paper):
+    names = {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "svg", "png")}
+    names |= {
+        f"{name}.{ending}" for name in ("results", "values", "costs") for ending in ("tex", "md")
+    }
+    there = {path.name for path in paper.iterdir() if not path.name.startswith(".")}
+    assert there == names | {"paper.tex", "README.md"}
+    page, document = (paper / "README.md").read_text(), (paper / "paper.tex").read_text()
+    for name in FIGURES:
+        assert f"`{name}.pdf`" in page and rf"{{{name}.pdf}}" in document
+    for name in ("results", "values", "costs"):
+        assert f"`{name}.tex`" in page and rf"\input{{{name}.tex}}" in document
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_have_the_width_of_a_column(paper, name):
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) [\d.]+ ?\]", (paper / f"{name}.pdf").read_bytes())
+    assert float(box[1]) == pytest.approx(72 * WIDTH, abs=0.5)
+    with Image.open(paper / f"{name}.png") as image:
+        assert image.width == pytest.approx(300 * WIDTH, abs=1)
+    width = re.search(r'<svg[^>]* width="([\d.]+)pt"', (paper / f"{name}.svg").read_text())
+    assert float(width[1]) == pytest.approx(72 * WIDTH, abs=0.5)
+
+
+def test_letters_in_a_pdf_are_letters(paper):
+    assert b"/FontFile2" in (paper / "change.pdf").read_bytes()  # TrueType, embedded
+    assert b"/Type3" not in (paper / "change.pdf").read_bytes()
+
+
+def test_equal_records_give_equal_files(paper, record, tmp_path):
+    write_paper(record, tmp_path / "again", WIDTH)
+    for path in paper.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_matplotlibs_global_state_is_left_alone(paper):
+    import matplotlib
+
+    assert "matplotlib.pyplot" not in sys.modules
+    assert matplotlib.rcParams["font.size"] == 10.0
+
+
+def test_results_are_the_records_numbers(paper, record):
+    rows = (paper / "results.md").read_text().splitlines()[2:]
+    cells = {
+        row.split("|")[1].strip().replace("\\", "").removesuffix(" †"): row.replace(
+            "\\", ""
+        ).replace("*", "")
+        for row in rows
+        if row.startswith("|")
+    }
+    for variant in record.variants:
+        value = value_of(variant, TARGET)
+        for number in (
+            interval(value.before),
+            interval(value.after),
+            interval(value.versus_base, True),
+            interval(value.versus_best, True),
+        ):
+            assert number in cells[variant.name]
+
+
+def test_the_best_and_what_cannot_be_told_from_it_is_bold(record):
+    (results, *_) = tables(record)
+    bold = {results.rows[row][0].removesuffix(" †") for row, _ in results.bold}
+    # By hand: those whose interval against the best other one reaches to 0 or above.
+    expected = {v.name for v in record.variants if value_of(v, TARGET).versus_best.high >= 0}
+    assert bold == expected and 0 < len(bold) < len(record.variants)
+
+
+def test_an_alarmed_variant_has_a_dagger(record):
+    (results, *_) = tables(record)
+    alarmed = {row[0] for row in results.rows if row[0].endswith(" †")}
+    assert alarmed == {f"{v.name} †" for v in record.variants if v.alarms} != set()
+
+
+def test_text_is_set_as_it_is():
+    assert tex("a_b & 5 % #{x}~^\\ $") == (
+        r"a\_b \& 5 \% \#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{} \$"
+    )
+    assert tex("−0.1 ± 2 † ↑") == r"$-$0.1 $\pm$ 2 $^\dagger$ $\uparrow$"
+
+
+def test_a_curve_is_the_mean_change_of_the_runs_that_ended(record):
+    variant = next(v for v in record.variants if v.name == "ddpo")  # one seed of it has failed
+    runs = [run for run in variant.runs if run.status == "finished"]
+    assert len(runs) == 2
+    held = np.array([[p.values[TARGET] for p in run.evaluations] for run in runs])
+    change = held - held[:, :1]
+    found = curve(variant, TARGET, "seconds")
+    assert found.y == pytest.approx(change.mean(0))
+    spent = [[p.axes["seconds"] for p in run.evaluations] for run in runs]
+    assert found.x == pytest.approx(np.mean(spent, axis=0))
+    half = scipy.stats.t.ppf(0.975, 1) * change.std(0, ddof=1) / math.sqrt(2)
+    assert found.high == pytest.approx(change.mean(0) + half)
+    assert found.low == pytest.approx(change.mean(0) - half)
+
+
+def test_one_seed_has_no_band_and_one_evaluation_no_curve():
+    alone = fake_comparison(seeds=1)
+    assert all(map(math.isnan, curve(alone.variants[0], TARGET, "calls").low))
+    runs = [alone.variants[0].runs[0].model_copy(update={"evaluations": []})]
+    assert curve(alone.variants[0].model_copy(update={"runs": runs}), TARGET, "calls") is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "axis"),
+    [
+        ("2000-rewards", "rewards"),
+        ("300-steps", "steps"),
+        ("5000-forwards", "forwards"),
+        ("10m", "seconds"),
+        (None, "calls"),
+    ],
+)
+def test_the_axis_is_the_budgets(record, budget, axis):
+    assert budget_axis(record.model_copy(update={"budget": budget})) == axis
+
+
+def test_variants_beyond_the_colours_are_grey_and_all_in_the_table(tmp_path):
+    many = fake_comparison(variants=20)
+    write_paper(many, tmp_path / "paper", 7.0)
+    text = (tmp_path / "paper" / "results.md").read_text()
+    assert all(v.name.split(",")[0] in text.replace("\\", "") for v in ranked(many))
+
+
+def test_a_record_without_values_has_tables_of_what_there_is(tmp_path, record):
+    bare = [v.model_copy(update={"values": []}) for v in record.variants]
+    write_paper(record.model_copy(update={"variants": bare, "target": None}), tmp_path / "paper")
+    names = {p.name for p in (tmp_path / "paper").iterdir() if not p.name.startswith(".")}
+    assert names == {"README.md", "paper.tex", "costs.md", "costs.tex"}
+
+
+def test_the_command(tmp_path, record, capsys):
+    record.save(tmp_path / "comparison.json")
+    out = tmp_path / "paper"
+    assert main(["report", str(tmp_path), "--paper", str(out), "--width", "3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert str(tmp_path / "report.html") in said and str(out / "change.pdf") in said
+    assert main(["report", str(tmp_path), "--paper", str(out), "--width", "0"]) == 2
+    assert capsys.readouterr().err == "error: --width: expected 1 to 20 inches, got 0.\n"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "text.tex").write_text("mine")
+    assert main(["report", str(tmp_path), "--paper", str(tmp_path / "mine")]) == 2
+    assert (tmp_path / "mine" / "text.tex").read_text() == "mine"
+
+
+def test_markdown_and_latex_are_one_table():
+    table = PaperTable("x", "A caption.", ["a", "b_c"], [["x|y", "1"]], frozenset({(0, 1)}), "note")
+    assert (
+        table.markdown()
+        == "A caption.\n\n| a | b\\_c |\n| --- | ---: |\n| x\\|y | **1** |\n\nnote\n"
+    )
+    assert r"x|y & \textbf{1} \\" in table.latex() and r"a & b\_c \\" in table.latex()
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def test_the_document_compiles(paper, tmp_path):
+    for path in paper.iterdir():
+        shutil.copy(path, tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
