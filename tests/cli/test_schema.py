@@ -26,7 +26,7 @@ adapter:   {kind: lora, rank: 4}
 optimizer: {use: adamw, lr: 5e-3, betas: [0.9, 0.99]}
 train:     {steps: 60, precision: bf16}
 evaluate:  {every: 30, data: {split: val}, metrics: [{use: diversity}], sampler: {use: ddpm}}
-save:      {every: 10}
+save:      {every: 10, best: reward/light}
 """
 COMPARISON = """
 recipes: [toy_draft]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rewardft.comparisons.paper.series import budget_axis, curve, path_between
+from rewardft.comparisons.report.numbers import plural
 from rewardft.comparisons.report.verdicts import focus, group_of, ranked, value_names, value_of
 from rewardft.contracts.records import AXES, ComparisonRecord, Interval, Value, VariantRecord
 
@@ -130,8 +131,9 @@ def curves(ax: Axes, variants: Sequence[VariantRecord], name: str, axis: str) ->
         assert found is not None
         colour, mark = look(row)
         named = label(variant) if row < len(COLOURS) else None
-        style = {"color": colour, "marker": mark, "markersize": 3, "label": named}
-        ax.plot(found.x, found.y, **style)  # type: ignore[arg-type]
+        face = "white" if variant.alarms else colour
+        style = {"color": colour, "marker": mark, "markersize": 3, "markerfacecolor": face}
+        ax.plot(found.x, found.y, label=named, **style)  # type: ignore[arg-type]
         if not any(map(math.isnan, found.low)):
             ax.fill_between(found.x, found.low, found.high, color=colour, alpha=0.15, linewidth=0)
     ax.axhline(0, color="#777777", linewidth=0.6, zorder=0)
@@ -187,7 +189,9 @@ def legend(ax: Axes, count: int) -> None:
     """Below the axes, where it hides nothing; in the order of rank."""
     handles, labels = ax.get_legend_handles_labels()
     if count > len(COLOURS):
-        ax.set_title(f"{count - len(COLOURS)} further variants in grey", loc="left")
+        ax.set_title(f"{plural(count - len(COLOURS), 'further variant')} in grey", loc="left")
+    # Long numbers on a narrow axis.
+    ax.locator_params(axis="x", nbins=5)
     ax.figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)
 
 
