@@ -39,8 +39,10 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
         swap_in(temporary, path, mark)
         # The rename itself is a change of the parent.
         flush(path.parent)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise CheckpointError(
             f"{path}: could not be written ({error}). What was saved before is untouched."
         ) from error

@@ -154,6 +154,7 @@ def test_the_axis_is_the_budgets(record, budget, axis):
     assert budget_axis(record.model_copy(update={"budget": budget})) == axis
 
 
+@pytest.mark.slow
 def test_variants_beyond_the_colours_are_grey_and_all_in_the_table(tmp_path):
     many = fake_comparison(variants=20)
     write_paper(many, tmp_path / "paper", 7.0)
@@ -168,8 +169,8 @@ def test_a_record_without_values_has_tables_of_what_there_is(tmp_path, record):
     assert names == {"README.md", "paper.tex", "costs.md", "costs.tex"}
 
 
-def test_the_command(tmp_path, record, capsys):
-    record.save(tmp_path / "comparison.json")
+def test_the_command(tmp_path, capsys):
+    fake_comparison(variants=2, seeds=1).save(tmp_path / "comparison.json")
     out = tmp_path / "paper"
     assert main(["report", str(tmp_path), "--paper", str(out), "--width", "3"]) == 0
     said = capsys.readouterr().out.splitlines()

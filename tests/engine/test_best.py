@@ -12,21 +12,25 @@ from rewardft.errors import CheckpointError, ComponentError, RecipeError
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
 
-# A rate so high that the value rises and falls again.
+# The held-out value rises and falls again while the trained one rises.
 RECIPE = """
 plugins: [toy]
 model:     {use: toy, prediction: v_prediction}
 sampler:   {use: ddim, steps: 4}
 data:      {use: toy_blobs, batch_size: 4}
-rewards:   [{use: brightness, target: 0.7}]
+rewards:   [{use: brightness, target: 0.95}]
 algorithm: {use: draft_k}
 adapter:   {kind: lora, rank: 4}
-optimizer: {lr: 0.1}
+optimizer: {lr: 0.02}
 train:     {steps: 12}
-evaluate:  {every: 2, samples: 8, data: {split: val}}
-save:      {best: reward/brightness}
+evaluate:
+  every: 2
+  samples: 8
+  data: {split: val}
+  rewards: [{use: brightness, name: held, target: 0.62}]
+save:      {best: reward/held}
 """
-VALUE = "reward/brightness"
+VALUE = "reward/held"
 
 
 @pytest.fixture
@@ -69,8 +73,9 @@ def test_the_weights_of_the_best_evaluation_are_kept(recipe, tmp_path):
 
 
 def test_less_is_better_of_a_reward_with_a_negative_weight(recipe, tmp_path):
-    run = run_recipe(recipe, tmp_path / "run", "rewards.0.weight=-1.0", "optimizer.lr=0.02")
-    found = values(run.folder)
+    given = ["rewards.0.weight=-1.0", "save.best=reward/brightness"]
+    run = run_recipe(recipe, tmp_path / "run", *given)
+    found = values(run.folder, "reward/brightness")
     assert kept(run.folder) == min(found, key=found.get) != max(found, key=found.get)
 
 
@@ -80,7 +85,7 @@ def test_a_run_that_gets_no_better_ends(recipe, tmp_path):
     best = max(found, key=found.get)
     assert run.summary["status"] == "stopped" and run.summary["step"] == best + 4 == max(found)
     assert run.summary["reason"] == (
-        f"reward/brightness has not improved in 2 evaluations, the best at step {best}"
+        f"reward/held has not improved in 2 evaluations, the best at step {best}"
     )
     assert kept(run.folder) == best
 
@@ -89,16 +94,18 @@ def test_a_resumed_run_keeps_what_an_uninterrupted_one_does(recipe, tmp_path):
     whole = run_recipe(recipe, tmp_path / "whole", "save.patience=3", "train.steps=40")
     end = whole.summary["step"]
     best = kept(whole.folder)
-    for at in (best - 1, best, best + 1, end - 1):
+    for at in (best, best + 1):
         given = [f"train.steps={at}", "save.patience=3"]
         part = tmp_path / f"part{at}"
         run_recipe(recipe, part, *given)
         again = run_recipe(recipe, part, "train.steps=40", "save.patience=3", resume=True)
         assert again.summary["best"] == whole.summary["best"], at
         assert again.summary["step"] == end and kept(part) == best
-        assert (part / "adapter_best" / "adapter_model.safetensors").read_bytes() == (
-            whole.folder / "adapter_best" / "adapter_model.safetensors"
-        ).read_bytes()
+        ours, theirs = (
+            load_file(folder / "adapter_best" / "adapter_model.safetensors")
+            for folder in (part, whole.folder)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_rewound_run_drops_what_came_later(recipe, tmp_path):
@@ -148,9 +155,9 @@ def test_without_one_export_says_how_to_have_it(recipe, tmp_path):
 
 def test_a_value_that_there_is_not_ends_the_run_before_it_trains(recipe, tmp_path):
     with pytest.raises(ComponentError) as caught:
-        run_recipe(recipe, tmp_path / "run", "save.best=reward/brightnes")
+        run_recipe(recipe, tmp_path / "run", "save.best=reward/heldd")
     assert str(caught.value) == (
-        "save.best: no evaluation has 'reward/brightnes'. Did you mean 'reward/brightness'?"
+        "save.best: no evaluation has 'reward/heldd'. Did you mean 'reward/held'?"
     )
 
 
@@ -182,7 +189,4 @@ def test_the_command_says_which_step_was_best(recipe, tmp_path, capsys):
     assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
     step, found = kept(tmp_path / "run"), values(tmp_path / "run")
     said = capsys.readouterr().out
-    assert (
-        f"best reward/brightness: {found[step]:.4g} at step {step}, weights in adapter_best/"
-        in said
-    )
+    assert f"best reward/held: {found[step]:.4g} at step {step}, weights in adapter_best/" in said

@@ -27,7 +27,7 @@ algorithm: {use: draft_k}
 adapter:   {kind: lora, rank: 4, alpha: 6.0}
 optimizer: {lr: 1e-2}
 train:     {steps: 3}
-evaluate:  {samples: 8, data: {split: val}}
+evaluate:  {every: 3, samples: 8, data: {split: val}}
 """
 
 
@@ -100,6 +100,7 @@ def test_full_fine_tuning_is_merged_alone(tmp_path, states, capsys):
     plain.load_state_dict(load_file(rewardft.export(run, "merged") / "model.safetensors"))
     tuned = called(rewardft.load_run(run).model.trainable, states)
     assert torch.equal(called(plain, states), tuned)
+    capsys.readouterr()
     assert main(["export", str(run), "--to", "peft"]) == 2
     assert capsys.readouterr().err == (
         "error: --to peft is for low-rank adapters, and this run trained all weights (`adapter: {kind: full}`). "
