@@ -223,6 +223,7 @@ def arms(value: Interval) -> Any:
 
 
 def is_finite(value: Interval) -> bool:
+    """Whether there is an estimate."""
     return math.isfinite(value.value)
 
 
