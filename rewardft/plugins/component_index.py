@@ -116,6 +116,7 @@ def _states(place: Path) -> list[str]:
 
 
 def cache_file() -> Path:
+    """Where it is kept."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "rewardft" / "components.json"
 

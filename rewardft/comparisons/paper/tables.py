@@ -136,6 +136,7 @@ def costs(record: ComparisonRecord) -> PaperTable:
 
 
 def change_of(variant: VariantRecord, name: str) -> str:
+    """A variant's change from the base on a value, with its interval."""
     value = value_of(variant, name)
     found: Interval | None = None if value is None else value.versus_base
     return plain(interval(found, sign=True))
