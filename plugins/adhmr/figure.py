@@ -106,9 +106,10 @@ def draw(run: Run, items: list[Any], seed: int) -> NDArray[np.float32]:
     """Joints `(n, m, 27, 3)` of hypotheses of the run's model as it is now."""
     # Epoch 0 always, so that figures of different steps show the same noise.
     batch = make_batch(items, [0] * len(items)).repeat(HYPOTHESES)
-    batch = batch.to(next(run.model.trainable.parameters()).device)
+    device = next(run.model.trainable.parameters()).device
+    batch = batch.to(device)
     # The evaluation's seed, so that base and tuned model start from the same noise.
-    noise = Noise(seed, batch.ids, batch.epochs)
+    noise = Noise(seed, batch.ids, batch.epochs, device)
     plan = Plan(stop=run.sampler.steps)
     rollout = run.sampler.rollout(run.model, run.model.encode(batch), plan, noise)
     joints = run.model.decode(rollout.x0)["joints"].unflatten(0, (-1, HYPOTHESES))

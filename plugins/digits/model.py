@@ -107,7 +107,8 @@ class DigitUNet:
     def encode(self, batch: Batch) -> Condition:
         """Raises ComponentError for labels that are not digits."""
         label = batch["label"]
-        if label.is_floating_point() or int(label.min()) < 0 or int(label.max()) >= CLASSES:
+        low, high = torch.stack(label.aminmax()).tolist()  # both in one read from the device
+        if label.is_floating_point() or low < 0 or high >= CLASSES:
             raise ComponentError(
                 f"labels must be whole numbers from 0 to 9, got {label.unique().tolist()}"
             )

@@ -66,6 +66,7 @@ from rewardft_plugins.nft.weight_sets import Schedule, followed, nft_decay
 from torch import Tensor
 
 from rewardft import Context
+from rewardft.algorithms.advantages import moments
 from rewardft.policy.snapshots import Snapshot, swapped_in
 from rewardft.types import Batch, Loss, Plan, Scores, micro_slices
 
@@ -139,10 +140,8 @@ class DiffusionNFT:
         if self.std == "group":
             centred = rewards - rewards.nanmean(1, keepdim=True)
             return centred.square().nanmean(1, keepdim=True).sqrt()
-        # The deviation of all processes' rewards, as if they were one batch.
-        known = ctx.gather(rewards.flatten())
-        known = known[~known.isnan()]
-        return known.std(correction=0) if len(known) else known.new_zeros(())
+        # The deviation of all processes' rewards, as if they were one batch; NaN if none is known.
+        return moments(ctx.gather(rewards.flatten())[None])[1].squeeze()
 
     # -- the loss ----------------------------------------------------------------------------------
 

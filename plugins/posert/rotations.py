@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 from rewardft_plugins.humans.poses.kinematics import joints_of, rotation_matrices
-from rewardft_plugins.humans.poses.skeleton import BODY_JOINTS, shipped_skeleton
+from rewardft_plugins.humans.poses.skeleton import BODY_JOINTS, skeleton_on
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -34,5 +34,5 @@ def unpack(x: Tensor) -> Tensor:
 
 def joints(x: Tensor) -> Tensor:
     """The mean shape's joints `(b, 27, 3)` in metres from the pelvis, of vectors `(b, 132)`."""
-    skeleton = shipped_skeleton()
+    skeleton = skeleton_on(x.device)
     return joints_of(unpack(x), skeleton.double() if x.dtype == torch.float64 else skeleton)

@@ -81,10 +81,10 @@ class Flux(LatentModel):
             .permute(0, 2, 4, 1, 3, 5)
             .reshape(b, h * w // 4, 4 * c)
         )
-        # (tokens, 3): a text axis that is 0 for images, then row and column.
-        places = torch.cartesian_prod(
-            torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0)
-        ).to(x)
+        # (tokens, 3): a text axis that is 0 for images, then row and column. Made where x is, as
+        # the host would wait for a copy at every call.
+        text_axis, row, column = (torch.arange(n, device=x.device) for n in (1, h // 2, w // 2))
+        places = torch.cartesian_prod(text_axis, row, column).to(x.dtype)
         text = cond["text"].to(x.dtype)
         guidance = (
             torch.full((b,), float(self.guidance), device=x.device)

@@ -57,8 +57,6 @@ def whitened(ctx: Context, values: Tensor, kept: Tensor, epsilon: float = 1e-4) 
     """
     # Masked and not cut out: the collective needs as many values from every process.
     known = ctx.gather(torch.where(kept, values, torch.nan))
-    if not bool((~known.isnan()).any()):
-        return torch.zeros_like(values)
     mean, std = (m.flatten() for m in moments(known[None]))
     return torch.where(kept, (values - mean) / (std + epsilon), 0.0)
 
@@ -96,20 +94,39 @@ def prompt_advantages(
     """
     # (b,) of this process, and the same of all processes one after the other.
     everyone = ctx.gather(rewards)
-    mean, std = (m.flatten().expand_as(rewards).clone() for m in moments(everyone[None]))
+    mean, std = (m.flatten().expand_as(rewards) for m in moments(everyone[None]))
     if keys is not None:
-        # In the memory, so that a resumed run goes on with the same statistics.
-        history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
-        all_keys = ctx.gather(keys)
-        for key in all_keys.unique().tolist():
-            fresh = everyone[(all_keys == key) & ~everyone.isnan()]
-            seen = torch.cat([history[str(key)], fresh]) if str(key) in history else fresh
-            # A clone: a view would keep all older rewards, in memory and in checkpoints.
-            history[str(key)] = seen = seen[-buffer:].clone()
-            if len(seen) >= min_count:
-                # Only rows of this process; `all_keys` may hold keys that none of them has.
-                mean[keys == key], std[keys == key] = seen.mean(), seen.std(unbiased=False)
+        # On the host, after few reads: a mask for each prompt would wait for the device each time.
+        statistics = torch.stack([mean, std]).cpu()
+        fill_by_prompt(ctx, statistics, everyone.cpu(), keys, buffer, min_count)
+        mean, std = statistics.to(rewards.device)
     return torch.where(rewards.isnan(), 0.0, (rewards - mean) / (std + epsilon))
+
+
+def fill_by_prompt(
+    ctx: Context,
+    statistics: Tensor,
+    everyone: Tensor,
+    keys: Tensor,
+    buffer: int,
+    min_count: int,
+) -> None:
+    """Put the mean and the deviation of their prompt into the rows that have enough rewards.
+
+    statistics: `(2, b)`, of this process; everyone: the rewards of all; both on the CPU.
+    """
+    # In the memory, so that a resumed run goes on with the same statistics.
+    history = ctx.memory.setdefault("policy_gradient/prompt_rewards", {})
+    (mean, std), own, all_keys = statistics, keys.cpu(), ctx.gather(keys).cpu()
+    for key in all_keys.unique().tolist():
+        fresh = everyone[(all_keys == key) & ~everyone.isnan()]
+        # A checkpoint may have been loaded onto the device.
+        seen = torch.cat([history[str(key)].cpu(), fresh]) if str(key) in history else fresh
+        # A clone: a view would keep all older rewards, in memory and in checkpoints.
+        history[str(key)] = seen = seen[-buffer:].clone()
+        if len(seen) >= min_count:
+            # Only rows of this process; `all_keys` may hold keys that none of them has.
+            mean[own == key], std[own == key] = seen.mean(), seen.std(unbiased=False)
 
 
 def prompt_keys(batch: Batch, column: str | None, device: torch.device) -> Tensor | None:

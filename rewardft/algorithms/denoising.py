@@ -91,7 +91,10 @@ def forward_process(scheduler: Any, draw: Tensor, x0: Tensor) -> tuple[Tensor, T
     if hasattr(scheduler, "alphas_cumprod"):
         a = scheduler.alphas_cumprod.to(x0.device, x0.dtype)[index].view(shape)
         return index, a.sqrt(), (1 - a).sqrt()
-    # A flow's grid runs from noise to data; sorted, index 0 is the cleanest as with betas.
-    order = torch.argsort(scheduler.timesteps.to(x0.device))
-    sigma = scheduler.sigmas.to(x0.device, x0.dtype)[order][index].view(shape)
-    return scheduler.timesteps.to(x0.device)[order][index], 1 - sigma, sigma
+    # A flow's grid runs from noise to data; sorted, index 0 is the cleanest as with betas. One copy
+    # to the device, not one for each table.
+    order = torch.argsort(scheduler.timesteps)
+    table = torch.stack([scheduler.timesteps[order], scheduler.sigmas[order]]).to(x0.device)
+    timestep, sigma = table[:, index]
+    sigma = sigma.to(x0.dtype).view(shape)
+    return timestep, 1 - sigma, sigma

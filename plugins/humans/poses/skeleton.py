@@ -100,6 +100,10 @@ class Skeleton:
         """In float64."""
         return Skeleton(self.offsets.double(), self.axes.double())
 
+    def to(self, device: torch.device) -> Skeleton:
+        """On a device."""
+        return Skeleton(self.offsets.to(device), self.axes.to(device))
+
 
 def skeleton_of(body: Body) -> Skeleton:
     """The mean shape's skeleton."""
@@ -118,3 +122,10 @@ def skeleton_of(body: Body) -> Skeleton:
 def shipped_skeleton() -> Skeleton:
     """The skeleton of the body that SMPLX_MODELS names, else of the shipped one."""
     return skeleton_of(load_body(None))
+
+
+# Kept for each device: decoding is in the loop, and a copy would make the host wait.
+@lru_cache(maxsize=8)
+def skeleton_on(device: torch.device) -> Skeleton:
+    """`shipped_skeleton` on a device."""
+    return shipped_skeleton().to(device)
