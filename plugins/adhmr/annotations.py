@@ -6,7 +6,6 @@ Only the pictures' names, the people's boxes and their poses are read; nothing i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from rewardft_plugins.humans.archives import DAMAGED, LARGEST, fault, read_archi
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import parse
 from rewardft.files.paths import read_text
 
 Floats = NDArray[np.float32]
@@ -112,7 +112,7 @@ def read_scorehypo(path: Path) -> Annotations:
     """ScoreHypo's annotations: `images` and `annotations`, joined by the image's id; poses as
     `smpl_param.pose` (3DPW) or `thetas` (Human3.6M), 72 numbers."""
     try:
-        whole = json.loads(read_text(path, LARGEST))
+        whole = parse(read_text(path, LARGEST))
         # Joined by id: the two lists may be in different orders.
         names = {image["id"]: name_of(image) for image in whole["images"]}
         people = whole["annotations"]

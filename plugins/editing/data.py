@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +14,7 @@ from rewardft_plugins.editing.pictures import opened, shape_differs
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import parse
 from rewardft.files.lines import text_lines
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def read(file: Path) -> Iterator[dict[str, str]]:
 def parsed(line: str, where: str) -> dict[str, str]:
     """One JSON object of texts with `image` and `prompt`."""
     try:
-        row = json.loads(line)
+        row = parse(line)
     except ValueError as error:
         raise DataError(f"{where}: expected a JSON object on one line ({error})") from error
     known = {"image", "prompt", "mask", "group", *TEXTS}
@@ -159,8 +159,6 @@ def check_text(value: Any, where: str, name: str) -> None:
         raise DataError(f"{where}expected {name!r} to be text, got {type(value).__name__}")
     if not value.strip():
         raise DataError(f"{where}{name!r} is empty")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise DataError(f"{where}{name!r} has half of a surrogate pair, which is no letter")
 
 
 def held_out_pictures(pictures: list[str], count: int) -> set[str]:

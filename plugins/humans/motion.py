@@ -18,6 +18,7 @@ from rewardft_plugins.humans.clip import BODY_JOINTS, FPS, Clip, check_unique, c
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import parse
 from rewardft.files.paths import read_text
 
 Floats = NDArray[np.float32]
@@ -275,7 +276,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        index = json.loads(read_text(file, LARGEST_INDEX))
+        index = parse(read_text(file, LARGEST_INDEX))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not readable JSON: {error}") from error
     if not isinstance(index, dict) or not isinstance(index.get("clips", {}), dict):

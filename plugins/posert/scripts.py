@@ -14,7 +14,6 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import parse
 
 Task = Literal["text", "describe"]
 Floats = NDArray[np.float32]
@@ -164,7 +164,7 @@ def read_json(path: Path, kind: type) -> Any:
         # Asked before reading: a file may be larger than the memory.
         if path.stat().st_size > LARGEST:
             raise DataError(f"{path} has over {LARGEST // 2**20} MiB; captions have fewer.")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, kind):

@@ -10,10 +10,12 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rewardft.comparisons.members import Member, folder_name
 from rewardft.comparisons.read_runs import RunResults
 from rewardft.contracts.records import ComparisonRecord, Picture, Section
+from rewardft.errors import PluginError
 from rewardft.files.atomic import write_folder
 from rewardft.plugins.loading import load_plugins
 
@@ -84,17 +86,27 @@ def plugin_sections(
                 continue
             asked |= files
             answers = plugins.results("report_sections", record=record, folder=out)
-        except Exception as error:
+            found = [each for name, answer in answers for each in named_sections(name, answer)]
+        except (Exception, SystemExit) as error:
             failed = Section(
                 title=f"Nothing from {name}", html=f"<p>{html.escape(said(error))}</p>"
             )
             sections.append(failed)
             continue
-        for plugin, found in answers:
-            sections += [section.model_copy(update={"plugin": plugin}) for section in found]
+        sections += found
     return sections
 
 
-def said(error: Exception) -> str:
+def named_sections(plugin: str, answer: Any) -> list[Section]:
+    """A plugin's sections with its name. Raises PluginError for anything else."""
+    sections = answer if isinstance(answer, (list, tuple)) else [answer]
+    if not all(isinstance(section, Section) for section in sections):
+        raise PluginError(
+            f"hook 'report_sections' returned {answer!r:.60}; expected a list of rewardft.Section"
+        )
+    return [section.model_copy(update={"plugin": plugin}) for section in sections]
+
+
+def said(error: BaseException) -> str:
     """The error on one line, with what was noted on it."""
     return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])

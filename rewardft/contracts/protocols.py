@@ -139,7 +139,9 @@ class Dataset(Protocol):
 
 class Metric(Protocol):
     """Set-level evaluation. Values of shape `(n,)` are per sample and get paired intervals; others
-    are numbers.
+    are one number. Each is finite, or NaN where it does not apply; anything else ends the
+    evaluation with the metric's name and place, and so does a change of the samples or of torch's
+    settings.
 
     Optional attribute `higher_is_better`: true, false or None (neither, the default) for all of its
     values, or a mapping from their names. Alarms watch the values that have a better direction.

@@ -25,6 +25,13 @@ def build_optimizer(
             f"optimizer.use: unknown optimizer {options['use']!r}. The core has 'adamw'; a plugin "
             "adds others with the hook `create_optimizer`."
         )
+    if not isinstance(optimizer, optim.Optimizer):
+        raise ComponentError(
+            f"optimizer.use: hook 'create_optimizer' returned {optimizer!r:.60} "
+            f"({type(optimizer).__name__}) for {options['use']!r}; expected a torch optimizer, or "
+            "None to leave it to others. Plugins with this hook: "
+            f"{plugins.places('create_optimizer')}."
+        )
     return optimizer
 
 

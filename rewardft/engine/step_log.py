@@ -9,6 +9,7 @@ from typing import Any
 
 from rewardft.contracts.run import Run
 from rewardft.engine.processes import Sums, average_metrics, main_decides, own_metrics
+from rewardft.errors import PluginError
 from rewardft.types import Rollout
 
 
@@ -64,9 +65,20 @@ class StepLog:
             # The newest rollout with every pending step: older ones are gone.
             self.plugins.call("on_step_end", **asked, rollout=rollout)
             # No early exit: a stop asked for at one step must not hide later ones from observers.
-            reasons.append(self.plugins.call("stop_run", **asked))
+            reasons.append(self._reason(self.plugins.call("stop_run", **asked)))
         self.began, self.position = time.monotonic(), position
         return reasons
+
+    def _reason(self, answer: Any) -> str | None:
+        """What a plugin said to `stop_run`. Raises PluginError for what is no reason: a run that
+        ends says why, and `False` might be meant either way."""
+        if answer is None or (isinstance(answer, str) and answer):
+            return answer
+        raise PluginError(
+            f"hook 'stop_run' returned {answer!r:.60} ({type(answer).__name__}); expected the "
+            "reason to end the run, as text, or None to go on. Plugins with this hook: "
+            f"{self.plugins.places('stop_run')}."
+        )
 
     def rescue(self, position: int) -> None:
         """Tell of what is pending when the run has failed.

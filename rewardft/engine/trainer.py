@@ -92,7 +92,7 @@ class Trainer:
             # Each loss has its own denoiser graph, which backward has just freed.
             return_freed_memory()
             for name, value in loss.metrics.items():
-                self.ctx.record(name, torch.as_tensor(value, dtype=torch.float32))
+                self.ctx.record(name, value)
             closed = loss.step
             if not closed:
                 continue

@@ -4,7 +4,7 @@ in pairs."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from rewardft.algorithms.regularizers import trajectory_kl
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, ComponentError
+from rewardft.evaluation.metrics import (
+    computed,
+    direction,
+    reset_metrics,
+    titled,
+    update_metrics,
+)
 from rewardft.files.json_text import nan_for_null
 from rewardft.policy.batches import evaluation_batches
 from rewardft.policy.context import Context
@@ -92,15 +99,13 @@ def evaluate(
             `rewardft.algorithms.regularizers`.
     """
     result = Evaluation()
-    for metric in metrics.values():
-        # Metrics live as long as the session, and hold what the last evaluation gave them.
-        metric.reset()
+    reset_metrics(metrics)
     # Copies of an item go together, so that no item is cut in two.
     for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
         batch = items.repeat(per_item) if per_item > 1 else items
         batch = batch.to(ctx.device)
         rollout = roll_out(ctx, batch, result, kl)
-        measure(ctx, rollout, batch, metrics.values(), result)
+        measure(ctx, rollout, batch, metrics, result)
         # Of items, not of samples: one value each is what is compared in pairs.
         result.ids.extend(items.ids)
         if "group" in items:
@@ -117,22 +122,21 @@ def evaluate(
 
 @torch.no_grad()
 def measure(
-    ctx: Context, rollout: Rollout, batch: Batch, metrics: Iterable[Any], result: Evaluation
+    ctx: Context, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any], result: Evaluation
 ) -> None:
     """File what the rewards say of finished samples, and show them to the metrics."""
     # `score` refuses to be asked without any; metrics alone are a fair evaluation.
     if ctx.rewards:
         for name, value in ctx.score(rollout, batch).by_name.items():
             add_values(result, f"reward/{name}", value, batch.copies)
-    for metric in metrics:
-        metric.update(rollout, batch)
+    update_metrics(metrics, rollout, batch)
 
 
 def add_values(result: Evaluation, name: str, values: Tensor, per_item: int) -> None:
     """File values of samples `(n * per_item,)` as those of items: means of those that apply."""
     # NaN says that a reward does not apply; an item has a value if one of its samples has.
-    by_item = values.float().unflatten(0, (-1, per_item)).nanmean(1)
-    result.per_sample.setdefault(name, []).extend(by_item.cpu().tolist())
+    by_item = values.cpu().double().unflatten(0, (-1, per_item)).nanmean(1)
+    result.per_sample.setdefault(name, []).extend(by_item.tolist())
 
 
 def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollout:
@@ -158,18 +162,18 @@ def add_metrics(result: Evaluation, metrics: Mapping[str, Any], per_item: int = 
         by name.
     """
     for name, metric in metrics.items():
-        for key, value in metric.compute().items():
+        for key, value in computed(name, metric, result.ids, per_item).items():
             full = f"{name}/{key}"
-            declared = getattr(metric, "higher_is_better", None)
-            result.higher_is_better[full] = (
-                declared.get(key) if isinstance(declared, Mapping) else declared
-            )
-            # The length tells per-sample values from a vector of other numbers.
-            count = len(value) if isinstance(value, Tensor) and value.ndim == 1 else None
-            if count in (len(result.ids), len(result.ids) * per_item):
-                add_values(result, full, value, count // len(result.ids))
+            if full in result.per_sample | result.overall:
+                raise ComponentError(
+                    f"{titled(name, metric)}: its value {key!r} would be logged as {full!r}, which "
+                    "is the name of another value. Register the metric under another name."
+                )
+            result.higher_is_better[full] = direction(name, metric, key)
+            if isinstance(value, Tensor):
+                add_values(result, full, value, len(value) // len(result.ids))
             else:
-                result.overall[full] = float(value)
+                result.overall[full] = value
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,32 @@
-"""JSON as the standard has it, with null for NaN; what is read back is checked."""
+"""JSON as the standard has it, with null for NaN; what is read is checked."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import CheckpointError
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes one; two of them make a letter
+
+
+def parse(text: str) -> Any:
+    """The value of JSON that anybody may have written. Raises ValueError, also for text that no
+    file could hold: `"\\ud800"` is half of a letter."""
+    value = json.loads(text)
+    # Written once more only where there may be something to find: files of poses are large.
+    if SURROGATE.search(text) and not is_whole(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("it has half of a surrogate pair, which is no letter")
+    return value
+
+
+def is_whole(text: str) -> bool:
+    """Whether text can be written to a file: half of a surrogate pair cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def encode(value: Any, indent: int | None = None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import parse
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -34,7 +34,7 @@ def json_lines(path: Path, wanted: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     for number, line in text_lines(path):
         try:
-            value = json.loads(line)
+            value = parse(line)
         # Deep nesting exhausts the parser's recursion, which is an error of the file too.
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}:{number}: not valid JSON ({error})") from error

@@ -163,6 +163,15 @@ class Plugins:
         self.loaded.append(loaded)
         return loaded
 
+    def places(self, hook_name: str) -> str:
+        """The plugins that implement a hook, each as 'name (file:line)'; for messages."""
+        return ", ".join(
+            f"{plugin.name!r} ({location(function)})"
+            for plugin in self.loaded
+            for hook, function in _functions(plugin)
+            if hook == hook_name and plugin.name != BUILTIN
+        )
+
     def _attribute(self, error: BaseException, hook_name: str) -> None:
         """Note on `error` which plugin raised it: the innermost implementation of the hook on
         its traceback."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import is_whole
 from rewardft.noise import keyed_generator
 from rewardft.types import Batch, collate
 
@@ -60,7 +61,8 @@ class Stream:
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:
     """Collate items; raises DataError for one without an `id` of its own, or with that of another
-    in the same pass."""
+    in the same pass, and for columns that do not fit together."""
+    check_mappings(items)
     missing = [i for i, item in enumerate(items) if not isinstance(item.get("id"), str)]
     if missing:
         raise DataError(
@@ -69,7 +71,51 @@ def make_batch(items: list[Any], epochs: list[int]) -> Batch:
         )
     ids = tuple(item["id"] for item in items)
     check_unique(ids, epochs)
-    return Batch(ids, tuple(epochs), collate(items))
+    for name in ("id", "group"):
+        check_names(name, items)
+    return Batch(ids, tuple(epochs), columns_of(items))
+
+
+def check_mappings(items: Sequence[Any]) -> None:
+    """Raises DataError for an item that has no columns, or others than the first of the batch."""
+    for item in items:
+        if not isinstance(item, Mapping):
+            raise DataError(
+                "an item of a data set is a mapping with an `id` and its columns; got a "
+                f"{type(item).__name__}."
+            )
+        # A column has a value for every sample, or it could not be cut into micro-batches.
+        if odd := sorted(map(str, item.keys() ^ items[0].keys())):
+            raise DataError(
+                f"the items {items[0].get('id')!r} and {item.get('id')!r} of the data set have not "
+                f"the same columns: only one of them has {', '.join(odd)}."
+            )
+
+
+def check_names(name: str, items: Sequence[Mapping[str, Any]]) -> None:
+    """Raises DataError where a column of names, which stand in metrics and files, holds anything
+    else than text that can be written."""
+    for item in items if name in items[0] else ():
+        value = item[name]
+        if not isinstance(value, str) or not is_whole(value):
+            got = f"{value!r:.60} ({type(value).__name__})"
+            raise DataError(
+                f"{name!r} is a name, in UTF-8, in every item of a data set: metrics and files are "
+                f"named by it. The item {item['id']!r} has {got}."
+            )
+
+
+def columns_of(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The items' columns; raises DataError for one whose values cannot be stacked."""
+    try:
+        return collate(items)
+    # Of tensors and arrays of several shapes or types.
+    except (RuntimeError, TypeError, ValueError) as error:
+        ids = ", ".join(repr(item["id"]) for item in items[:3])
+        raise DataError(
+            f"the items {ids} ... of the data set make no batch: {error}. A column has one shape "
+            "and one type in all items."
+        ) from error
 
 
 def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
 from rewardft.policy.reward_gradients import Combine, agreement
 from rewardft.policy.rewards import describe, evaluate_rewards
+from rewardft.policy.untouched import described
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
 
@@ -199,20 +201,27 @@ class Context:
         for term in self.regularizers:
             value = term.penalty(new, reference)
             # A shape such as (b, 1) would broadcast to (b, b) and train on wrong sums.
-            if value.shape != total.shape:
+            if not isinstance(value, Tensor) or value.shape != total.shape or value.is_complex():
                 raise ComponentError(
                     f"regularizer {term.name!r} must return one number per sample, shape "
-                    f"{tuple(total.shape)}; got {tuple(value.shape)}"
+                    f"{tuple(total.shape)}; got {described(value)}"
                 )
             self.record(f"penalty/{term.name}", value)
             total = total + term.weight * value
         return total
 
-    def record(self, name: str, value: Tensor) -> None:
-        """Note a per-sample value `(b,)`; the mean over the optimizer step is logged. Nothing is
-        read back here."""
+    def record(self, name: str, value: Tensor | float) -> None:
+        """Note a value of each sample `(b,)`, or one number; the mean over the optimizer step is
+        logged. Nothing is read back here. Raises ComponentError for what is no number."""
+        plain = isinstance(value, Tensor) and not value.is_complex()
+        if not plain and not isinstance(value, Real):
+            raise ComponentError(
+                f"the value {name!r} is to be logged, and must be a number or a tensor of numbers; "
+                f"got {described(value)}"
+            )
         # Reading a number back would make the host wait for the device at every call.
-        self._records.setdefault(name, []).append(value.detach().reshape(-1))
+        kept = torch.as_tensor(value).detach().reshape(-1)
+        self._records.setdefault(name, []).append(kept)
 
     @property
     def cost(self) -> dict[str, int]:

@@ -75,6 +75,14 @@ def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
     return replace(rollout, decoder=decode_and_check)
 
 
+def watched(rollout: Rollout, batch: Batch) -> tuple[Rollout, Untouched]:
+    """Finished samples as components are shown them that may change nothing, and what tells whether
+    one did. Raises NonFiniteError for samples that are NaN or infinite."""
+    check_samples(rollout, batch)
+    untouched = Untouched(rollout, batch, whole=False)
+    return checked(rollout, batch, untouched), untouched
+
+
 def ids_at(batch: Batch | Noise, rows: Tensor) -> str:
     """The ids of the samples that the mask `(b,)` selects."""
     return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())

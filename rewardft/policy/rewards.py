@@ -165,7 +165,7 @@ def call_reward(
     if untouched is not None:
         try:
             # After each reward: after the last one it would be unknown which of them did it.
-            untouched.check(reward.name)
+            untouched.check(f"reward {reward.name!r}")
         except RewardError as error:
             report_failure(on_error, reward, error, rollout, batch)
             raise

@@ -1,4 +1,5 @@
-"""What a reward must leave as it found it: the samples, their columns, and torch's own settings."""
+"""What a reward or a metric must leave as it found it: the samples, their columns, and torch's own
+settings."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardft.errors import RewardError
+from rewardft.errors import RewardError, RewardftError
 from rewardft.policy.memory import changes, tensors_in
 from rewardft.types import Batch, Rollout
 
@@ -46,24 +47,24 @@ class Untouched:
             copy = tensor.detach().clone() if self.whole else None
             self.seen.append((words, tensor, changes(tensor), copy))
 
-    def check(self, name: str) -> None:
-        """Raises RewardError for what the reward `name` has changed; torch's settings are put
-        back."""
+    def check(self, who: str, error: type[RewardftError] = RewardError) -> None:
+        """Raises `error` for what `who`, such as "reward 'clip'", has changed; torch's settings are
+        put back."""
         for words, (read, put_back, cure) in SETTINGS.items():
             now, before = read(), self.settings[words]
             if now != before:
                 # Restored before raising: what handles the error runs under the old settings.
                 put_back(before)
-                raise RewardError(
-                    f"reward {name!r} changed torch's {words} from {before} to {now}, which "
-                    "changes the results of everything after it. Set it for the reward's own work "
-                    f"alone, such as by `{cure}`."
+                raise error(
+                    f"{who} changed torch's {words} from {before} to {now}, which changes the "
+                    "results of everything after it. Set it for its own work alone, such as by "
+                    f"`{cure}`."
                 )
         for words, tensor, before, copy in self.seen:
             if changes(tensor) != before or (copy is not None and differ(tensor, copy)):
-                raise RewardError(
-                    f"reward {name!r} changed {words} in place, so that the other rewards and the "
-                    "update would see other samples than were drawn. Work on a copy: x = x.clone()."
+                raise error(
+                    f"{who} changed {words} in place, so that what comes after it would see other "
+                    "samples than were drawn. Work on a copy: x = x.clone()."
                 )
 
 
@@ -71,6 +72,16 @@ def differ(tensor: Tensor, copy: Tensor) -> bool:
     """Whether any value is another; NaN is equal to itself."""
     same = tensor.detach() == copy
     return not bool((same | (copy != copy)).all())
+
+
+def described(value: Any) -> str:
+    """What a component gave: 'nothing (None)', 'a tensor of shape (3, 1)', "'high' (str)"."""
+    if value is None:
+        return "nothing (None)"
+    if not isinstance(value, Tensor):
+        return f"{value!r:.60} ({type(value).__name__})"
+    kind = "complex numbers" if value.is_complex() else "a tensor"
+    return f"{kind} of shape {tuple(value.shape)}"
 
 
 def check_plain(name: str, value: Tensor) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rewardft.files.json_text import is_whole
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.strict_yaml import Keys
 
@@ -68,7 +69,7 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
     if not equals or not all(path.strip().split(".")):
         return [f"{here}expected key.path=value, such as train.steps=100."]
     # Half of a pair, from a shell's bytes that are not UTF-8, could not be written to a file.
-    if any("\ud800" <= letter <= "\udfff" for letter in path):
+    if not is_whole(path):
         return [f"{here}the key has characters that text cannot hold."]
     keys = tuple(_key(word) for word in path.strip().split("."))
     if len(keys) > strict_yaml.DEEPEST:

@@ -12,12 +12,12 @@ from rewardft.types import Batch, Plan, Rollout
 
 BATCH = Batch(("a", "b"), (0, 0), {"goal": torch.zeros(2)})
 EDITED = (
-    "reward 'mine' changed {} in place, so that the other rewards and the update would see other "
-    "samples than were drawn. Work on a copy: x = x.clone()."
+    "reward 'mine' changed {} in place, so that what comes after it would see other samples than "
+    "were drawn. Work on a copy: x = x.clone()."
 )
 SET = (
     "reward 'mine' changed torch's {} from {} to {}, which changes the results of everything after "
-    "it. Set it for the reward's own work alone, such as by `{}`."
+    "it. Set it for its own work alone, such as by `{}`."
 )
 PLAIN = (
     "reward 'mine' must return plain numbers, one per sample; got {}. Return a dense tensor of a "

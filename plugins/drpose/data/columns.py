@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from rewardft_plugins.humans.archives import DAMAGED, fault
 
 from rewardft.errors import DataError, did_you_mean
 from rewardft.files.digests import sha256_once
+from rewardft.files.json_text import parse
 from rewardft.files.paths import read_text
 
 FORMAT = "rewardft-drpose"
@@ -40,7 +40,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
             f" `rewardft drpose build-dataset {root}`."
         )
     try:
-        manifest = json.loads(read_text(path, LARGEST_JSON))
+        manifest = parse(read_text(path, LARGEST_JSON))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not readable JSON ({error}). Build the data set again."
@@ -177,7 +177,7 @@ def read_samples(root: Path, split: str, entry: dict[str, Any]) -> list[dict[str
     if path.name not in entry["files"]:
         raise DataError(f"{root / MANIFEST} does not list {path.name}. Build the data set again.")
     try:
-        samples = json.loads(read_text(path, LARGEST_JSON))
+        samples = parse(read_text(path, LARGEST_JSON))
     except (ValueError, RecursionError, DataError) as error:
         raise DataError(
             f"{path} is missing or not readable JSON ({error}). Build the data set again."

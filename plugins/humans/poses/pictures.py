@@ -7,7 +7,6 @@ pickled.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from rewardft_plugins.humans.poses.mirror import mirror_detected, mirror_poses
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.files.json_text import parse
 
 FORMAT = "rewardft-pose-pictures"
 VERSION = 1
@@ -57,7 +57,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """Raises DataError when there is no data set at `root`, or one of another format."""
     path = root / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{root}: expected a folder that `rewardft adhmr build-dataset` has written ({error})"

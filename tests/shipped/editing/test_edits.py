@@ -120,7 +120,7 @@ def test_odd_texts(table):
     assert Edits(str(table))[0]["prompt"] == "two\u2028lines"
     for row, message in (
         (b'{"image": "0.png", "prompt": " "}', ":1: 'prompt' is empty"),
-        (b'{"image": "0.png", "prompt": "\\ud800"}', ":1: 'prompt' has half of a surrogate pair, which is no letter"),
+        (b'{"image": "0.png", "prompt": "\\ud800"}', ":1: expected a JSON object on one line (it has half of a surrogate pair, which is no letter)"),
         (b'{"image": "0.png", "prompt": "caf\xe9"}', ":1: expected UTF-8 (invalid continuation byte)"),
         (b'{"image": "0\\u0000.png", "prompt": "x"}', ":1: there is no picture '0\\x00.png'"),
     ):  # fmt: skip
