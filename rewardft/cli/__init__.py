@@ -42,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Before anything is printed: a closed pipe must not end a run that trains.
     forgive()
+    try:
+        os.getcwd()
+    except OSError:
+        say("error: the current folder does not exist any more; change to another one with cd.")
+        return EXPECTED_ERROR
     with sigint_in_own_words():
         return run_command(words)
 

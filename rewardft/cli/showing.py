@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewardft.cli.running import Ready, prepare
 from rewardft.cli.tables import print_table
+from rewardft.files.surroundings import put_back
 from rewardft.plugins.catalog import SINGULAR, plain_callable
 from rewardft.plugins.component import Component
 from rewardft.plugins.resolve import Resolved
@@ -64,6 +65,7 @@ def training_figures(ready: Ready) -> Iterator[tuple[str, str]]:
     yield "tags", ", ".join(sorted(ready.resolved.tags)) or "none"
 
 
+@put_back()
 def model_figures(ready: Ready) -> list[tuple[str, str]]:
     """What only the built model can say: parameters,
     and the memory that does not depend on activations."""

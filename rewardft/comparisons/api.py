@@ -25,6 +25,7 @@ from rewardft.comparisons.weight_sweep import sweep
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
 from rewardft.errors import ComponentError
 from rewardft.files.paths import file_name, given_folder
+from rewardft.files.surroundings import put_back
 from rewardft.recipe.shipped import find_recipe
 from rewardft.runs.api import Overrides, as_settings
 from rewardft.runs.table import Table
@@ -98,6 +99,7 @@ def compare(
     return finish(request, members, folder, launch, be_quiet, command, pictures)
 
 
+@put_back()
 def finish(
     request: Request,
     members: Sequence[Member],
@@ -110,6 +112,7 @@ def finish(
     """Run what is missing and write the report."""
     from rewardft.comparisons.report import write_report
 
+    folder = folder.absolute()
     record = make_comparison(request, members, folder, launch, notify, command, pictures)
     return Comparison(record, folder, write_report(record, folder))
 

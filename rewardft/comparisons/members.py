@@ -94,6 +94,8 @@ def expand(request: Request, out: Path) -> list[Member]:
 
     A variant whose recipe is wrong stays in, with its problem.
     """
+    # Absolute: components run in this process too, and may change the current folder.
+    out = out.absolute()
     return pool_given(
         [member for variant in request.variants for member in _members(variant, request, out)]
     )
@@ -120,8 +122,9 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
         return
     if given:
         assert variant.run is not None
+        place = variant.run.absolute()
         yield Member(
-            variant, recipe.seed, variant.run, recipe, given=True, options=options, digest=digest
+            variant, recipe.seed, place, recipe, given=True, options=options, digest=digest
         )
         return
     # From the recipe's own seed on, so that a single run can be one of the comparison's.

@@ -32,7 +32,8 @@ class ProgressLine:
     """A bar on a terminal; on anything else a plain line now and then."""
 
     def __init__(self, start: int, trained: float = 0.0, every_seconds: float = 10.0) -> None:
-        self.console = Console(file=cast(TextIO, Forgiving(sys.stderr)))
+        # A component may have replaced it by None while it was built.
+        self.console = Console(file=cast(TextIO, Forgiving(sys.stderr or sys.__stderr__)))
         # Time left is judged by the steps after `counted`, which began at `began`.
         self.start = self.counted = start
         self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()

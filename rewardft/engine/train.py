@@ -27,6 +27,7 @@ from rewardft.engine.summary import RunSummary
 from rewardft.engine.trainer import Trainer
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode
+from rewardft.files.surroundings import put_back
 from rewardft.policy.batches import Stream
 from rewardft.policy.facts import RewardFacts
 from rewardft.recipe.recipe import Recipe
@@ -51,6 +52,7 @@ class Job:
     allow_changed_plugins: bool
 
 
+@put_back()
 def train(
     recipe: Recipe,
     plugins: Any,
@@ -61,7 +63,8 @@ def train(
 ) -> RunSummary:
     """Run a recipe. Whatever can be saved is saved before an error is raised; RewardftError is for
     what a user can fix."""
-    out = Path(out)
+    # Absolute: a component may change the current folder while the run goes on.
+    out = Path(out).absolute()
     # First, as it costs nothing: a missing tracker must not surface after the model has loaded.
     check_trackers(recipe.source, recipe.train.report_to)
     accelerator = start_accelerator(recipe.train.report_to, out)

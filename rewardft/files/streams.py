@@ -11,10 +11,14 @@ from typing import Any, TextIO
 
 
 class Forgiving:
-    """A text stream that swallows what its target does not take, and behaves like it otherwise."""
+    """A text stream that swallows what its target does not take, and behaves like it otherwise.
 
-    def __init__(self, target: TextIO) -> None:
-        self._target = target
+    It cannot be closed: a component that closes `sys.stdout` would silence the rest of the command.
+    """
+
+    def __init__(self, target: TextIO | None) -> None:
+        # None: there is no such stream, in a program without a console.
+        self._target: TextIO = target or io.TextIOWrapper(io.FileIO(os.devnull, "w"))
         if isinstance(target, io.TextIOWrapper):
             with contextlib.suppress(OSError):  # it flushes what the target may not take
                 # A terminal that knows no `±` shows its escape instead of ending the run.
@@ -34,6 +38,10 @@ class Forgiving:
             self._target.flush()
         except (OSError, ValueError) as error:
             self._lose(error)
+
+    def close(self) -> None:
+        """Flush alone."""
+        self.flush()
 
     def writelines(self, lines: Any) -> None:
         """Write each line, see `write`."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import PluginError
+from rewardft.files.surroundings import put_back
 from rewardft.plugins.manager import BUILTIN, Plugins
 from rewardft.plugins.sources import (
     Source,
@@ -57,6 +58,7 @@ def load_plugins(names: Sequence[str], base: Path, core: Any = None) -> Plugins:
     return plugins
 
 
+@put_back()
 def load_usable_plugins(
     names: Sequence[str], base: Path, core: Any = None
 ) -> tuple[Plugins, list[PluginError]]:
@@ -90,6 +92,7 @@ def join_errors(errors: Sequence[PluginError]) -> PluginError:
     return joined
 
 
+@put_back()
 def load_installed(name: str) -> Plugins:
     """Load one installed plugin by its entry-point name, alone: without the core's.
 
@@ -107,6 +110,7 @@ def list_installed_plugins() -> list[InstalledPlugin]:
     return [_try_installed(point) for _, points in sorted(installed().items()) for point in points]
 
 
+@put_back()
 def _try_installed(point: EntryPoint) -> InstalledPlugin:
     package = point.dist.name if point.dist else ""
     version = point.dist.version if point.dist else None

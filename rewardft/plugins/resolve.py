@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.errors import PluginError, RecipeError
+from rewardft.files.surroundings import put_back
 from rewardft.plugins.catalog import Catalog, Entry, build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.loading import load_usable_plugins
@@ -24,6 +25,7 @@ from rewardft.recipe.strict_yaml import Keys
 __all__ = ["Resolved", "open_recipe", "resolve"]
 
 
+@put_back()
 def open_recipe(
     path: Path | str, overrides: Sequence[str] = (), folder: Path | None = None
 ) -> tuple[Recipe, Plugins, Resolved]:

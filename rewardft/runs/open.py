@@ -21,6 +21,7 @@ from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode, read_object
+from rewardft.files.surroundings import put_back
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.loading import load_plugins
@@ -145,6 +146,7 @@ class RunEvaluation:
         }
 
 
+@put_back()
 def evaluate_run(
     folder: Path, samples: int | None = None, overrides: Sequence[str] = ()
 ) -> RunEvaluation:
@@ -155,6 +157,8 @@ def evaluate_run(
         samples: how many held-out samples; None: as the recipe says. There may be fewer.
         overrides: `key=value` for the recipe's `evaluate` section.
     """
+    # Absolute: a component may change the current folder before the file is written.
+    folder = folder.absolute()
     session = open_run(folder, overrides)
     recipe = session.recipe
     count = samples or recipe.evaluate.samples

@@ -17,6 +17,7 @@ from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
 from rewardft.files.atomic import replacing, write_folder, write_text
+from rewardft.files.surroundings import put_back
 from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
 from rewardft.types import Batch, Plan
@@ -70,6 +71,7 @@ class PicturePair:
     tuned: Path
 
 
+@put_back()
 def sample_run(
     folder: Path,
     count: int = 8,
@@ -92,7 +94,8 @@ def sample_run(
         DataError: an id is not in the held-out data. ComponentError: the samples are no tensors, or
             the run trained all weights and `scale` is not 1.
     """
-    out = out or folder / "samples"
+    # Absolute: a component may change the current folder before the files are written.
+    folder, out = folder.absolute(), (out or folder / "samples").absolute()
     # First: what cannot be written need not be drawn.
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw_both(folder, count, ids, scale, overrides)

@@ -20,12 +20,14 @@ from rewardft.evaluation.alarms import DIVERSITY
 from rewardft.evaluation.evaluate import Evaluation, compare
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode
+from rewardft.files.surroundings import put_back
 from rewardft.recipe.recipe import Recipe
 from rewardft.runs.open import load_trained, open_run
 
 LEAST_HEIGHT = 0.05  # above the chord, in units of the axes; less is a straight line with noise
 
 
+@put_back()
 def evaluate_scales(
     folder: Path, scales: Sequence[float], samples: int | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -45,6 +47,8 @@ def evaluate_scales(
 
     Raises ComponentError for a run that trained all weights.
     """
+    # Absolute: a component may change the current folder before the file is written.
+    folder = folder.absolute()
     # Whatever the recipe says: the divergence is the axis that strengths are compared on.
     session = open_run(folder, [*overrides, "evaluate.kl=true"])
     # First, because full fine-tuning raises here, before minutes of evaluation.
