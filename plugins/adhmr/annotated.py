@@ -18,6 +18,7 @@ from rewardft_plugins.humans.poses.skeleton import shipped_skeleton
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.recipe.bounds import Count
 
 MARGIN = 1.25  # the square that is cut out, in longer sides of the box
 LEANING = 60.0  # degrees of the pelvis: from there on, tilted
@@ -40,9 +41,9 @@ class AnnotatedPictures:
         self,
         file: Path,
         images: Path | None = None,
-        side: int = 64,
+        side: Count = 64,
         group: str | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         if side < 8:
             raise DataError(f"side must be at least 8 pixels, got {side}")

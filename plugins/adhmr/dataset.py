@@ -18,6 +18,7 @@ from rewardft_plugins.humans.poses.skeleton import shipped_skeleton
 
 from rewardft.errors import DataError, did_you_mean
 from rewardft.files.paths import PathOrShipped
+from rewardft.recipe.bounds import Count
 
 
 def chosen(groups: list[str], group: str | None, limit: int | None) -> list[int]:
@@ -54,7 +55,7 @@ class PosePictures:
         root: PathOrShipped = SHIPPED,
         split: str = "train",
         group: str | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
         mirrored: bool = False,
     ) -> None:
         whole = read_split(find_root(root), split)

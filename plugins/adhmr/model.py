@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped
+from rewardft.recipe.bounds import Count
 from rewardft.types import Batch
 
 SHIPPED = "shipped"
@@ -61,8 +62,8 @@ class PoseDiffusion:
         self,
         weights: PathOrShipped | None = SHIPPED,
         condition: Literal["landmarks", "image"] = "landmarks",
-        width: int = 384,
-        blocks: int = 3,
+        width: Count = 384,
+        blocks: Count = 3,
         seed: int = 0,
     ) -> None:
         if width < 1 or blocks < 1:

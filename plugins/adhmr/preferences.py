@@ -33,6 +33,7 @@ from rewardft.files.atomic import write_bytes
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
 from rewardft.policy.batches import make_batch
+from rewardft.recipe.bounds import Count, Pair
 from rewardft.types import Plan, Rollout
 
 Form = Literal["pairs", "groups", "winners"]
@@ -226,11 +227,11 @@ class PosePreferences:
         file: Path | None = None,
         base: PathOrShipped = "shipped",
         scorer: PathOrShipped = "shipped",
-        hypotheses: int = 20,
+        hypotheses: Pair = 20,
         pairing: Pairing = "best_worst",
-        pairs: int = 1,
+        pairs: Count = 1,
         seed: int = 0,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         self.form, self.train = form, split == "train"
         self.pictures = PosePictures(root, split, limit=None if self.train else limit)

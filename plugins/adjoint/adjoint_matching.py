@@ -46,6 +46,7 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 
@@ -60,8 +61,8 @@ class AdjointMatching:
             null: none.
     """
 
-    reward_scale: float = 100.0
-    train_steps: int | None = 4
+    reward_scale: Positive = 100.0
+    train_steps: Count | None = 4
     mask_quantile: float | None = 0.9
 
     needs = frozenset({"differentiable_sampler", "log_prob", "reward_gradient"})

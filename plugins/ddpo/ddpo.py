@@ -32,6 +32,7 @@ from rewardft.algorithms.advantages import prompt_advantages, prompt_keys
 from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
 from rewardft.algorithms.surrogates import clipped_ratio_loss, score_function_loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive, Share
 
 
 class DDPO:
@@ -54,14 +55,14 @@ class DDPO:
     def __init__(
         self,
         form: Literal["importance", "score_function"] = "importance",
-        clip: float = 1e-4,
-        advantage_clip: float = 5.0,
+        clip: Positive = 1e-4,
+        advantage_clip: Positive = 5.0,
         group_by: str | None = None,
-        buffer: int = 32,
-        min_count: int = 16,
-        updates: int = 1,
-        inner_epochs: int = 1,
-        timestep_fraction: float = 1.0,
+        buffer: Count = 32,
+        min_count: Count = 16,
+        updates: Count = 1,
+        inner_epochs: Count = 1,
+        timestep_fraction: Share = 1.0,
     ) -> None:
         self.schedule = Schedule(updates, inner_epochs, timestep_fraction)
         # The estimator has no ratio to correct for a policy that has moved since the rollout.

@@ -26,6 +26,7 @@ from rewardft import Batch, Context, Loss
 from rewardft.algorithms.advantages import moments
 from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive, Share
 
 from .value import ValueHead
 
@@ -47,14 +48,14 @@ class DPOK:
 
     def __init__(
         self,
-        reward_weight: float = 10.0,
-        clip: float = 1e-4,
+        reward_weight: Positive = 10.0,
+        clip: Positive = 1e-4,
         value_head: bool = False,
-        value_lr: float = 1e-4,
-        value_steps: int = 5,
-        updates: int = 1,
-        inner_epochs: int = 5,
-        timestep_fraction: float = 1.0,
+        value_lr: Positive = 1e-4,
+        value_steps: Count = 5,
+        updates: Count = 1,
+        inner_epochs: Count = 5,
+        timestep_fraction: Share = 1.0,
     ) -> None:
         if clip <= 0 or reward_weight <= 0:
             raise ComponentError(

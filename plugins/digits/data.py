@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rewardft.errors import DataError
 from rewardft.noise import keyed_generator
+from rewardft.recipe.bounds import Count
 
 SIZE = 8
 CLASSES = 10
@@ -97,7 +98,7 @@ class DigitClasses:
         split: train or val.
     """
 
-    def __init__(self, size: int = 4096, split: Split = "train") -> None:
+    def __init__(self, size: Count = 4096, split: Split = "train") -> None:
         check_split(split, size)
         self.size, self.split = size, split
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.files.paths import PathOrShipped
+from rewardft.recipe.bounds import NotNegative
 from rewardft.types import Batch
 
 from .data import CLASSES, SIZE
@@ -77,7 +78,7 @@ class DigitUNet:
         self,
         prediction: Literal["epsilon", "flow"] = "epsilon",
         weights: PathOrShipped | None = SHIPPED,
-        guidance: float = 1.0,
+        guidance: NotNegative = 1.0,
         guidance_gradient: Literal["inside", "outside"] = "inside",
         seed: int = 0,
     ) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rewardft.errors import DataError
 from rewardft.noise import Noise
 from rewardft.policy.batches import evaluation_batches
+from rewardft.recipe.bounds import Count
 from rewardft.samplers.ddim import DDIM
 from rewardft.types import Batch, Plan
 
@@ -46,10 +47,10 @@ class DigitPairs:
 
     def __init__(
         self,
-        size: int = 2048,
+        size: Count = 2048,
         split: Split = "train",
         prediction: Prediction = "epsilon",
-        steps: int = 10,
+        steps: Count = 10,
         seed: int = 0,
     ) -> None:
         check_split(split, size)

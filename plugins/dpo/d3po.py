@@ -37,6 +37,7 @@ from torch.nn.functional import logsigmoid
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Loss, Plan, Rollout
 
 
@@ -52,9 +53,9 @@ class D3PO:
             log-probability.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     clip: float | None = 0.1
-    train_steps: int | None = None
+    train_steps: Count | None = None
 
     needs = frozenset({"log_prob"})
     needs_reference = True

@@ -54,6 +54,7 @@ from torch.nn.functional import logsigmoid
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Fraction, NotNegative, Positive
 from rewardft.types import Batch, Loss
 
 
@@ -76,11 +77,11 @@ class DiffusionDPO:
         t_range: which training timesteps are visited, as two fractions of their number.
     """
 
-    beta: float = 5000.0
+    beta: Positive = 5000.0
     space: Space = "epsilon"
-    condition_dropout: float = 0.0
+    condition_dropout: Fraction = 0.0
     column: str = "image"
-    anchor: float = 0.0
+    anchor: NotNegative = 0.0
     parts: Parts | None = None
     antithetic: bool = False
     t_range: tuple[float, float] = (0.0, 1.0)

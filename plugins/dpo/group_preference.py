@@ -48,6 +48,7 @@ from torch.nn.functional import logsigmoid
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import NotNegative, Pair, Positive
 from rewardft.types import Batch, Loss, Plan
 
 
@@ -65,10 +66,10 @@ class GroupPreference:
         space, parts, antithetic, t_range: as in `diffusion_dpo`.
     """
 
-    group_size: int = 20
-    beta: float = 5000.0
+    group_size: Pair = 20
+    beta: Positive = 5000.0
     source: Literal["policy", "data"] = "policy"
-    anchor: float = 0.0
+    anchor: NotNegative = 0.0
     space: Space = "epsilon"
     parts: Parts | None = None
     antithetic: bool = False

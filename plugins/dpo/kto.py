@@ -50,6 +50,7 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import NotNegative, Positive
 from rewardft.types import Batch, Loss
 
 
@@ -65,12 +66,12 @@ class DiffusionKTO:
         anchor: weight of the wanted samples' own denoising loss, >= 0.
     """
 
-    beta: float = 1000.0
-    wanted: float = 1.0
-    unwanted: float = 1.0
+    beta: Positive = 1000.0
+    wanted: NotNegative = 1.0
+    unwanted: NotNegative = 1.0
     space: Space = "epsilon"
     column: str = "image"
-    anchor: float = 0.0
+    anchor: NotNegative = 0.0
     parts: Parts | None = None
     antithetic: bool = False
     t_range: tuple[float, float] = (0.0, 1.0)

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, NotNegative, Pair, Positive
 from rewardft.types import Batch, Loss, Plan, Scores
 
 
@@ -49,11 +50,11 @@ class OnlineDPO:
         space, anchor, parts, antithetic, t_range: as in `diffusion_dpo`.
     """
 
-    group_size: int = 24
-    beta: float = 5000.0
-    timesteps: int = 1
+    group_size: Pair = 24
+    beta: Positive = 5000.0
+    timesteps: Count = 1
     space: Space = "epsilon"
-    anchor: float = 0.0
+    anchor: NotNegative = 0.0
     parts: Parts | None = None
     antithetic: bool = False
     t_range: tuple[float, float] = (0.0, 1.0)

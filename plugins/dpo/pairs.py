@@ -21,6 +21,7 @@ from rewardft_plugins.dpo.pictures import load_image
 
 from rewardft.errors import DataError
 from rewardft.files.lines import json_lines
+from rewardft.recipe.bounds import Count
 from rewardft.testing.tiny import TinyBlobs
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -46,11 +47,11 @@ class PreferencePairs:
     def __init__(
         self,
         path: Path,
-        size: int = 512,
+        size: Count = 512,
         winner: str = "winner",
         loser: str = "loser",
         preference: str | None = None,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         if size < 1 or (limit is not None and limit < 1):
             raise DataError(
@@ -92,7 +93,7 @@ class ToyPairs(TinyBlobs):
 
     provides = frozenset({"pairs"})
 
-    def __init__(self, size: int = 64, split: Literal["train", "val"] = "train") -> None:
+    def __init__(self, size: Count = 64, split: Literal["train", "val"] = "train") -> None:
         super().__init__(size, split)
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:

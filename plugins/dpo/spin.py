@@ -41,6 +41,7 @@ from rewardft_plugins.dpo.noised import (
 from rewardft import Context
 from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import blend, swapped_in, take_snapshot
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Loss, Plan
 
 
@@ -55,8 +56,8 @@ class Spin:
         column: the column with the data set's images, which the model's `clean(batch)` reads.
     """
 
-    iteration: int = 500
-    beta: float = 5000.0
+    iteration: Count = 500
+    beta: Positive = 5000.0
     space: Space = "epsilon"
     column: str = "image"
 

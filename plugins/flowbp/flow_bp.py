@@ -38,6 +38,7 @@ from rewardft_plugins.flowbp.surrogate_chain import Chain, Leap, levels_of, loss
 from rewardft import Context
 from rewardft.algorithms.direct import Direct, Shape
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Fraction, NotNegative, Positive
 from rewardft.types import Batch, Loss
 
 SECOND_NODE = 0.25  # of the gradient of a leap's second node
@@ -67,12 +68,12 @@ class FlowBP:
     """
 
     variant: Literal["sparse", "bridge", "lagrange"] = "sparse"
-    train_steps: int | None = None
-    bias: float | None = None
-    gamma: float | None = None
-    alpha: float | None = None
-    order: int = 3
-    tau: float = 0.2
+    train_steps: Count | None = None
+    bias: NotNegative | None = None
+    gamma: Fraction | None = None
+    alpha: Fraction | None = None
+    order: Count = 3
+    tau: Positive = 0.2
     shape: Shape = "hinge"
     target: float = 0.55
     scale: float = 1.0

@@ -29,6 +29,7 @@ from rewardft_plugins.flowbp.surrogate_chain import Chain, Leap, levels_of, loss
 from rewardft import Context
 from rewardft.algorithms.direct import Direct, Shape
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Fraction, Positive
 from rewardft.types import Batch, Loss
 
 
@@ -42,8 +43,8 @@ class LeapAlign:
         shape, target, scale: of the loss, as in `direct`.
     """
 
-    alpha: float = 0.3
-    tau: float = 0.1
+    alpha: Fraction = 0.3
+    tau: Positive = 0.1
     shape: Shape = "hinge"
     target: float = 0.55
     scale: float = 1.0

@@ -15,6 +15,7 @@ import math
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Fraction, Positive
 
 from .stochastic_flow import StochasticFlow
 
@@ -29,7 +30,7 @@ class CPS(StochasticFlow):
     """
 
     def __init__(
-        self, steps: int = 10, noise_level: float = 0.8, shift: float | None = None
+        self, steps: Count = 10, noise_level: Fraction = 0.8, shift: Positive | None = None
     ) -> None:
         # Beyond 1 the angle passes a right angle, and more noise would mean less.
         if noise_level > 1:

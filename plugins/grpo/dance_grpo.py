@@ -12,21 +12,23 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rewardft.recipe.bounds import Count, Pair, Positive, Share
+
 from .grpo import GRPO, Aggregate
 
 
 def dance_grpo(
-    group_size: int = 12,
+    group_size: Pair = 12,
     std: Literal["global", "group"] = "group",
-    clip: float = 1e-4,
-    advantage_clip: float = 5.0,
+    clip: Positive = 1e-4,
+    advantage_clip: Positive = 5.0,
     aggregate: Aggregate = "reward",
     shared_noise: bool = True,
-    updates: int = 1,
-    inner_epochs: int = 1,
-    timestep_fraction: float = 0.6,
+    updates: Count = 1,
+    inner_epochs: Count = 1,
+    timestep_fraction: Share = 0.6,
     unbiased: bool = True,
-    floor: float = 1e-8,
+    floor: Positive = 1e-8,
 ) -> GRPO:
     """DanceGRPO: shared initial noise, a random part of the steps;
     goes with the sampler `dance_sde`."""

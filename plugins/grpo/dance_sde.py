@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rewardft.recipe.bounds import Count, NotNegative, Positive
+
 from .stochastic_flow import StochasticFlow
 
 
@@ -25,9 +27,9 @@ class DanceSDE(StochasticFlow):
 
     def __init__(
         self,
-        steps: int = 16,
-        noise_level: float = 0.3,
-        shift: float | None = None,
+        steps: Count = 16,
+        noise_level: NotNegative = 0.3,
+        shift: Positive | None = None,
         noisy_end: bool = False,
     ) -> None:
         super().__init__(steps, noise_level, shift)

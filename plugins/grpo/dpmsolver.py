@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.samplers.flow import FlowEuler
 from rewardft.samplers.prediction import check_prediction_type, to_x0_and_epsilon
 from rewardft.samplers.schedule import VariancePreserving
@@ -51,7 +52,7 @@ class DPMSolver:
     needs = frozenset({"denoiser"})
 
     def __init__(
-        self, steps: int = 20, spacing: str | None = None, shift: float | None = None
+        self, steps: Count = 20, spacing: str | None = None, shift: Positive | None = None
     ) -> None:
         if steps < 1:
             raise ComponentError(f"dpmsolver++: expected steps >= 1, got {steps}")

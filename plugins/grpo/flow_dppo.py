@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, CountOrZero, Pair, Positive, Share
 
 from .grpo import GRPO
 from .step_ratio import DivergenceMask
@@ -37,14 +38,14 @@ class FlowDPPO(GRPO):
 
     def __init__(
         self,
-        group_size: int = 16,
+        group_size: Pair = 16,
         std: Literal["global", "group"] = "global",
-        threshold: float = 1e-5,
-        advantage_clip: float = 5.0,
-        updates: int = 2,
-        inner_epochs: int = 1,
-        timestep_fraction: float = 1.0,
-        skip_last: int = 1,
+        threshold: Positive = 1e-5,
+        advantage_clip: Positive = 5.0,
+        updates: Count = 2,
+        inner_epochs: Count = 1,
+        timestep_fraction: Share = 1.0,
+        skip_last: CountOrZero = 1,
     ) -> None:
         if threshold <= 0:
             raise ComponentError(f"expected threshold > 0, got {threshold}")

@@ -17,19 +17,21 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rewardft.recipe.bounds import Count, CountOrZero, Pair, Positive, Share
+
 from .grpo import GRPO, Aggregate
 
 
 def flow_grpo(
-    group_size: int = 24,
+    group_size: Pair = 24,
     std: Literal["global", "group"] = "global",
-    clip: float = 1e-4,
-    advantage_clip: float = 5.0,
+    clip: Positive = 1e-4,
+    advantage_clip: Positive = 5.0,
     aggregate: Aggregate = "reward",
-    updates: int = 2,
-    inner_epochs: int = 1,
-    timestep_fraction: float = 1.0,
-    skip_last: int = 1,
+    updates: Count = 2,
+    inner_epochs: Count = 1,
+    timestep_fraction: Share = 1.0,
+    skip_last: CountOrZero = 1,
 ) -> GRPO:
     """Flow-GRPO: batch-wide standard deviation, two updates per batch;
     goes with the sampler `flow_sde`."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Pair, Positive
 
 from .grpo import GRPO
 from .mix_grpo import MixGRPO
@@ -40,14 +41,14 @@ class FlowGRPOFast(MixGRPO):
 
     def __init__(
         self,
-        window: int = 3,
-        reach: int = 5,
-        group_size: int = 24,
+        window: Count = 3,
+        reach: Count = 5,
+        group_size: Pair = 24,
         std: Literal["global", "group"] = "global",
-        clip: float = 1e-5,
-        advantage_clip: float = 5.0,
-        updates: int = 1,
-        inner_epochs: int = 1,
+        clip: Positive = 1e-5,
+        advantage_clip: Positive = 5.0,
+        updates: Count = 1,
+        inner_epochs: Count = 1,
     ) -> None:
         if window > reach:
             raise ComponentError(f"expected window <= reach, got {window} and {reach}")
@@ -68,6 +69,6 @@ class FlowGRPOFast(MixGRPO):
 class PlainDistanceGRPO(GRPO):
     """Within the window: the ratio of plain squared distances."""
 
-    def __init__(self, group_size: int, *, clip: float, **rest: Any) -> None:
+    def __init__(self, group_size: Pair, *, clip: Positive, **rest: Any) -> None:
         super().__init__(group_size, clip=clip, **rest)
         self.surrogate = PlainDistance(clip)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rewardft.recipe.bounds import Count, NotNegative, Positive
+
 from .stochastic_flow import StochasticFlow
 
 
@@ -25,7 +27,7 @@ class FlowSDE(StochasticFlow):
     """
 
     def __init__(
-        self, steps: int = 10, noise_level: float = 0.7, shift: float | None = None
+        self, steps: Count = 10, noise_level: NotNegative = 0.7, shift: Positive | None = None
     ) -> None:
         super().__init__(steps, noise_level, shift)
 

@@ -27,6 +27,7 @@ from rewardft.algorithms.policy_gradient import Schedule, learn, roll_out
 from rewardft.algorithms.surrogates import StepSurrogate, Surrogate, clipped_ratio_loss
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
+from rewardft.recipe.bounds import Count, CountOrZero, Pair, Positive, Share
 
 Aggregate = Literal["reward", "advantage", "gdpo"]
 
@@ -59,19 +60,19 @@ class GRPO:
 
     def __init__(
         self,
-        group_size: int = 8,
+        group_size: Pair = 8,
         *,  # options of one kind side by side: a caller that counted them would mix them up
         std: Literal["global", "group"] = "global",
-        clip: float = 1e-4,
-        advantage_clip: float = 5.0,
+        clip: Positive = 1e-4,
+        advantage_clip: Positive = 5.0,
         aggregate: Aggregate = "reward",
         shared_noise: bool = False,
-        updates: int = 1,
-        inner_epochs: int = 1,
-        timestep_fraction: float = 1.0,
-        skip_last: int = 0,
+        updates: Count = 1,
+        inner_epochs: Count = 1,
+        timestep_fraction: Share = 1.0,
+        skip_last: CountOrZero = 0,
         unbiased: bool = False,
-        floor: float = 1e-4,
+        floor: Positive = 1e-4,
     ) -> None:
         if group_size < 2 or clip <= 0 or advantage_clip <= 0 or floor <= 0:
             raise ComponentError(

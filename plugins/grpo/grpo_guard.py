@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rewardft.recipe.bounds import Count, CountOrZero, Pair, Positive, Share
+
 from .grpo import GRPO
 from .step_ratio import Guard
 
@@ -39,15 +41,15 @@ class GRPOGuard(GRPO):
 
     def __init__(
         self,
-        group_size: int = 24,
+        group_size: Pair = 24,
         std: Literal["global", "group"] = "group",
-        clip: float = 2e-6,
-        advantage_clip: float = 5.0,
+        clip: Positive = 2e-6,
+        advantage_clip: Positive = 5.0,
         weigh: bool = True,
-        updates: int = 2,
-        inner_epochs: int = 1,
-        timestep_fraction: float = 1.0,
-        skip_last: int = 1,
+        updates: Count = 2,
+        inner_epochs: Count = 1,
+        timestep_fraction: Share = 1.0,
+        skip_last: CountOrZero = 1,
     ) -> None:
         super().__init__(
             group_size,

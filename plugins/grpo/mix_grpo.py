@@ -26,6 +26,7 @@ import torch
 
 from rewardft import Batch, Context, Loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, CountOrZero, Pair, Positive
 
 from .grpo import GRPO, Aggregate
 
@@ -49,21 +50,21 @@ class MixGRPO:
 
     def __init__(
         self,
-        window: int = 4,
-        shift_every: int = 25,
+        window: Count = 4,
+        shift_every: Count = 25,
         strategy: Literal["progressive", "random"] = "progressive",
-        frozen_last: int = 2,
+        frozen_last: CountOrZero = 2,
         shrink: bool = False,
-        group_size: int = 12,
+        group_size: Pair = 12,
         std: Literal["global", "group"] = "group",
-        clip: float = 1e-4,
-        advantage_clip: float = 5.0,
+        clip: Positive = 1e-4,
+        advantage_clip: Positive = 5.0,
         aggregate: Aggregate = "advantage",
         shared_noise: bool = True,
-        updates: int = 1,
-        inner_epochs: int = 1,
+        updates: Count = 1,
+        inner_epochs: Count = 1,
         unbiased: bool = True,
-        floor: float = 1e-8,
+        floor: Positive = 1e-8,
     ) -> None:
         if window < 1 or shift_every < 1 or frozen_last < 0:
             raise ComponentError(

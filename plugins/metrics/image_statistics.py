@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, NotNegative
 from rewardft.types import Batch, Rollout
 
 from .pictures import pictures_of
@@ -37,7 +38,7 @@ class ImageStatistics:
 
     higher_is_better = None  # neither: alarms watch for a mean out of the base's range
 
-    def __init__(self, edge_threshold: float = 0.1, levels: int = 8) -> None:
+    def __init__(self, edge_threshold: NotNegative = 0.1, levels: Count = 8) -> None:
         if edge_threshold < 0 or not 2 <= levels <= 64:
             raise ComponentError(
                 "image_statistics: expected edge_threshold >= 0 and levels from 2 to 64, got "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from annotated_types import Ge, Gt
+from rewardft.recipe.bounds import Count, NotNegative, Pair, Positive
 
-Group = Annotated[int, Ge(2)]  # samples per prompt
-Count = Annotated[int, Ge(1)]
-Positive = Annotated[float, Gt(0)]
-Weight = Annotated[float, Ge(0)]  # 0 leaves the term out
+__all__ = ["Count", "Deviation", "Group", "Positive", "Weight"]
+
+Group = Pair  # samples per prompt
+Weight = NotNegative  # 0 leaves the term out
 # Whose rewards give the deviation: those of all samples of the batch, or of each group.
 Deviation = Literal["global", "group"]

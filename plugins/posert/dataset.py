@@ -38,6 +38,7 @@ from torch import Tensor
 from rewardft.errors import DataError, did_you_mean
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import keyed_generator
+from rewardft.recipe.bounds import Count
 
 SHIPPED = "shipped"
 PHRASES_SAID = 4
@@ -118,8 +119,8 @@ class PoseDialogues:
         motions: PathOrShipped = SHIPPED,
         split: str = "train",
         group: str | None = "plain",
-        limit: int | None = None,
-        captions: int = 1,
+        limit: Count | None = None,
+        captions: Count = 1,
         mirrored: bool = False,
         answers: Literal["exact", "mixed"] = "exact",
     ) -> None:

@@ -19,6 +19,7 @@ from torch.distributions import Categorical
 
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
+from rewardft.recipe.bounds import Count, Positive, Share
 from rewardft.types import Plan, Rollout, Transition
 
 TOKENS, POSE = 0, 1
@@ -46,9 +47,9 @@ class Hybrid:
 
     def __init__(
         self,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        length: int = 24,
+        temperature: Positive = 1.0,
+        top_p: Share = 1.0,
+        length: Count = 24,
         pose: Literal["sample", "mean"] = "sample",
         complete: bool = False,
     ) -> None:

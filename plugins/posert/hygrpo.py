@@ -39,6 +39,7 @@ from rewardft import Batch, Context, Loss, Scores
 from rewardft.algorithms.advantages import group_advantages
 from rewardft.algorithms.surrogates import clipped_ratio_loss
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.recipe.bounds import Count, NotNegative, Pair, Positive
 from rewardft.types import Plan, Rollout, Transition, micro_slices
 
 TOKENS, POSE = 0, 1  # steps of the roll-out
@@ -78,17 +79,17 @@ class HyGRPO:
 
     def __init__(
         self,
-        group_size: int = 8,
+        group_size: Pair = 8,
         advantage: Literal["separate", "joint", "tokens"] = "separate",
         ratio: Literal["old", "reference"] = "old",
-        clip: float = 0.2,
-        pose_clip: float = 0.2,
-        pose_weight: float = 8.0,
+        clip: Positive = 0.2,
+        pose_clip: Positive = 0.2,
+        pose_weight: NotNegative = 8.0,
         words: Sequence[str] = WORDS,
         poses: Sequence[str] = POSES,
-        updates: int = 1,
-        inner_epochs: int = 1,
-        floor: float = 1e-4,
+        updates: Count = 1,
+        inner_epochs: Count = 1,
+        floor: Positive = 1e-4,
     ) -> None:
         if group_size < 2 or min(clip, pose_clip, floor) <= 0 or pose_weight < 0:
             raise ComponentError(

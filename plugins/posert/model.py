@@ -28,6 +28,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped
+from rewardft.recipe.bounds import Count, CountOrZero
 from rewardft.types import Batch
 
 
@@ -79,12 +80,12 @@ class PoseLM:
         vision: Literal["landmarks", "clip"] = "landmarks",
         clip: Path | None = None,
         pose_encoder: Path | None = None,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 4,
-        head_width: int = 256,
-        rank: int = 0,
-        soft_tokens: int = 4,
+        width: Count = 64,
+        layers: Count = 2,
+        heads: Count = 4,
+        head_width: Count = 256,
+        rank: CountOrZero = 0,
+        soft_tokens: Count = 4,
         seed: int = 0,
     ) -> None:
         if lm is not None and weights == SHIPPED:

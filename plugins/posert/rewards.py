@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Positive
 from rewardft.types import Batch, Rollout
 
 BUCKETS = 1024
@@ -32,7 +33,7 @@ class JointAccuracy:
         floor: metres, > 0.
     """
 
-    def __init__(self, floor: float = 0.02) -> None:
+    def __init__(self, floor: Positive = 0.02) -> None:
         if floor <= 0:
             raise ComponentError(f"joint_accuracy: floor must be above 0, got {floor}")
         self.floor = floor

@@ -22,6 +22,7 @@ from torch.distributions import Normal
 
 from rewardft import Batch, Context, Loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Fraction, NotNegative
 from rewardft.types import Plan, Rollout, Transition, micro_slices
 
 
@@ -35,7 +36,7 @@ class PoseSFT:
 
     needs = frozenset({"hybrid", "training_targets"})
 
-    def __init__(self, pose_weight: float = 1.0, beta: float = 0.0) -> None:
+    def __init__(self, pose_weight: NotNegative = 1.0, beta: Fraction = 0.0) -> None:
         if pose_weight < 0 or not 0 <= beta <= 1:
             raise ComponentError(
                 f"expected pose_weight >= 0 and beta in [0, 1], got {pose_weight} and {beta}"

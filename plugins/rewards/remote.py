@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError, RewardError
+from rewardft.recipe.bounds import Count, NotNegative, Positive
 from rewardft.types import Batch, Rollout, micro_slices
 
 from .images import pixels_of
@@ -60,12 +61,12 @@ class Remote:
         space: Literal["pixels", "latents"] = "pixels",
         payload: Payload = "safetensors",
         columns: list[str] | None = None,
-        batch_size: int | None = None,
-        concurrency: int = 4,
-        timeout: float = 60.0,
-        attempts: int = 5,
-        backoff: float = 1.0,
-        max_wait: float = 60.0,
+        batch_size: Count | None = None,
+        concurrency: Count = 4,
+        timeout: Positive = 60.0,
+        attempts: Count = 5,
+        backoff: NotNegative = 1.0,
+        max_wait: NotNegative = 60.0,
         on_failure: Literal["stop", "nan"] = "stop",
         token_env: str | None = None,
     ) -> None:

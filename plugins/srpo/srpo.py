@@ -69,6 +69,7 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
@@ -108,10 +109,10 @@ class SRPO:
         column: the batch's column of prompts.
     """
 
-    visits: int = 1
-    jump: int = 1
+    visits: Count = 1
+    jump: Count = 1
     window: tuple[float, float] = (0.0, 1.0)
-    discount_shift: float | None = 3.0
+    discount_shift: Positive | None = 3.0
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
     strength: float | tuple[float, float] = 0.0

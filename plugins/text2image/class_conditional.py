@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import NotNegative
 from rewardft.types import Batch
 
 from .guidance import Condition, GuidanceGradient, guide, replace_rows
@@ -29,7 +30,7 @@ class ClassConditionalUNet(UnconditionalUNet):
             is a constant.
     """
 
-    guidance: float = 1.0
+    guidance: NotNegative = 1.0
     guidance_gradient: GuidanceGradient = "inside"
 
     def __post_init__(self) -> None:

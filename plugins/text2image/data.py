@@ -9,6 +9,7 @@ from typing import Any
 from rewardft.errors import DataError
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import keyed_seed
+from rewardft.recipe.bounds import Count, CountOrZero
 
 from .records import check_columns, has_splits, read_rows
 
@@ -30,8 +31,8 @@ class Prompts:
         columns: list[str] | None = None,
         id_column: str | None = None,
         split: str = "train",
-        held_out: int = 0,
-        limit: int | None = None,
+        held_out: CountOrZero = 0,
+        limit: Count | None = None,
     ) -> None:
         """Read and check every row.
 
@@ -141,7 +142,7 @@ class ClassLabels:
         split: `train` or any other name; the noise of a sample depends on it.
     """
 
-    def __init__(self, classes: int = 10, size: int = 1000, split: str = "train") -> None:
+    def __init__(self, classes: Count = 10, size: Count = 1000, split: str = "train") -> None:
         if classes < 1 or size < 1:
             raise DataError(
                 f"class_labels: expected classes >= 1 and size >= 1, got {classes} and {size}"

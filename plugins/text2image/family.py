@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import Weights
+from rewardft.recipe.bounds import Count, CountOrZero, NotNegative
 from rewardft.types import Batch
 
 from .guidance import Condition, GuidanceGradient, guide, replace_rows, to_pixels
@@ -56,14 +57,14 @@ class LatentModel:
     variant: str | None = None
     dtype: Precision = "fp32"
     vae_dtype: Precision = "fp32"
-    guidance: float = 7.5
+    guidance: NotNegative = 7.5
     guidance_gradient: GuidanceGradient = "inside"
-    height: int | None = None
-    width: int | None = None
+    height: Count | None = None
+    width: Count | None = None
     negative_prompt: str | None = None
-    cache_mb: int = 1024
+    cache_mb: CountOrZero = 1024
     offload_text: bool = False
-    decode_batch: int = 4
+    decode_batch: Count = 4
 
     provides: ClassVar = frozenset({"denoiser"})
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")

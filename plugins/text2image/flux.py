@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, NotNegative
 
 from .family import LatentModel
 from .guidance import Condition
@@ -30,8 +31,8 @@ class Flux(LatentModel):
         t5_length: tokens that T5 reads (dev: 512, schnell: 256).
     """
 
-    guidance: float = 3.5
-    t5_length: int = 512
+    guidance: NotNegative = 3.5
+    t5_length: Count = 512
 
     denoiser: ClassVar = ("FluxTransformer2DModel", "transformer")
     kohya_prefix: ClassVar = "lora_transformer_"

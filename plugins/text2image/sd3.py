@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, NotNegative
 
 from .family import LatentModel
 from .guidance import Condition
@@ -29,9 +30,9 @@ class StableDiffusion3(LatentModel):
         t5_length: tokens that T5 reads.
     """
 
-    guidance: float = 7.0
+    guidance: NotNegative = 7.0
     t5: bool = True
-    t5_length: int = 256
+    t5_length: Count = 256
 
     denoiser: ClassVar = ("SD3Transformer2DModel", "transformer")
     kohya_prefix: ClassVar = "lora_transformer_"

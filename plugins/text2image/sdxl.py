@@ -9,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rewardft.recipe.bounds import NotNegative
+
 from .family import LatentModel
 from .guidance import Condition
 from .source import DTYPES
@@ -23,7 +25,7 @@ class StableDiffusionXL(LatentModel):
     Without a `negative_prompt` guidance leads away from embeddings of zeros, as in training.
     """
 
-    guidance: float = 5.0
+    guidance: NotNegative = 5.0
 
     denoiser: ClassVar = ("UNet2DConditionModel", "unet")
 

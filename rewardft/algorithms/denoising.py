@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.policy.context import Context
+from rewardft.recipe.bounds import Fraction, Positive
 from rewardft.samplers.prediction import target_output
 from rewardft.types import Batch, Loss, micro_slices
 
@@ -32,7 +33,7 @@ class Denoising:
 
     needs = frozenset({"denoiser", "training_targets"})
 
-    def __init__(self, min_snr: float | None = 5.0, condition_dropout: float = 0.0) -> None:
+    def __init__(self, min_snr: Positive | None = 5.0, condition_dropout: Fraction = 0.0) -> None:
         if not 0 <= condition_dropout <= 1:
             raise ComponentError(
                 f"condition_dropout must be within [0, 1], got {condition_dropout}"

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.policy.context import Context
+from rewardft.recipe.bounds import Count, CountOrZero
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 Shape = Literal["negative", "one_minus", "hinge", "absolute"]
@@ -71,10 +72,10 @@ class Direct:
     """
 
     select: Literal["last", "spaced", "truncated"] = "last"
-    train_steps: int | None = None
+    train_steps: Count | None = None
     input_gradient: bool = True
-    early_stop: int = 0
-    resamples: int = 0
+    early_stop: CountOrZero = 0
+    resamples: CountOrZero = 0
     truncation: Literal["gaussian", "uniform"] = "gaussian"
     shape: Shape = "negative"
     target: float = 0.0

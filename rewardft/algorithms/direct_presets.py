@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rewardft.algorithms.direct import Direct, Shape
+from rewardft.recipe.bounds import Count, CountOrZero
 
 
 def draft(shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) -> Direct:
@@ -25,14 +26,14 @@ def draft(shape: Shape = "negative", target: float = 0.0, scale: float = 1.0) ->
 
 
 def draft_k(
-    train_steps: int = 1, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
+    train_steps: Count = 1, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
 ) -> Direct:
     """DRaFT-K (2309.17400): back-propagate through the last K sampling steps."""
     return Direct("last", train_steps, True, shape=shape, target=target, scale=scale)
 
 
 def draft_lv(
-    resamples: int = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
+    resamples: Count = 2, shape: Shape = "negative", target: float = 0.0, scale: float = 1.0
 ) -> Direct:
     """DRaFT-LV (2309.17400): the last step only, its gradient averaged over n noisings of the
     finished sample."""
@@ -53,7 +54,7 @@ def alignprop(
 
 
 def refl(
-    early_stop: int = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3
+    early_stop: Count = 10, shape: Shape = "hinge", target: float = 2.0, scale: float = 1e-3
 ) -> Direct:
     """ReFL (2304.05977): one random late step and its one-step estimate of x0; loss
     1e-3 * relu(2 - r) as released."""
@@ -61,8 +62,8 @@ def refl(
 
 
 def drtune(
-    train_steps: int = 2,
-    early_stop: int = 8,
+    train_steps: Count = 2,
+    early_stop: CountOrZero = 8,
     shape: Shape = "one_minus",
     target: float = 0.0,
     scale: float = 1.0,

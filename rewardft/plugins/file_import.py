@@ -55,7 +55,8 @@ def neighbours(path: Path) -> list[Path]:
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """Names of the top-level modules in a file's import statements; none where it is no Python."""
+    """Names of the top-level modules that a file imports, by statements or by calls with the name
+    as text; none where it is no Python."""
     try:
         # Parsed, not imported: what belongs to a plugin must be known before its code runs.
         tree = ast.parse(path.read_bytes())
@@ -66,19 +67,25 @@ def _imported(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function, name = ast.unparse(node.func).rpartition(".")[2], node.args[0].value
+            if function in ("import_module", "__import__") and isinstance(name, str):
+                yield name.partition(".")[0]
 
 
 class _Beside(MetaPathFinder):
     """The modules beside a plugin file, each under a name that starts with `prefix`.
 
     Import statements of the file and of these modules are answered here (`find`), also those inside
-    functions that are called much later. `sys.modules` has no entry `helper`, so that two plugins
-    may each have a `helper.py`, and nobody else sees either.
+    functions that are called much later, and so is their `importlib.import_module`. `sys.modules`
+    has no entry `helper`, so that two plugins may each have a `helper.py`, and nobody else sees
+    either.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], prefix: str) -> None:
         self.folder, self.names, self.prefix = folder, frozenset(names), prefix
         self.builtins = vars(builtins) | {"__import__": self.find}
+        self.importlib = _Importlib(self)
 
     def find(
         self,
@@ -90,6 +97,9 @@ class _Beside(MetaPathFinder):
     ) -> Any:
         """What an import statement gives: `__import__` with the modules beside the file."""
         top = name.partition(".")[0]
+        if not level and (name == "importlib" or (top == "importlib" and not fromlist)):
+            builtins.__import__(name)
+            return self.importlib
         if level or top not in self.names:
             return builtins.__import__(name, globals, locals, fromlist, level)
         if not fromlist:  # `import a.b` binds a
@@ -97,6 +107,11 @@ class _Beside(MetaPathFinder):
             return sys.modules[f"{self.prefix}.{top}"]
         # A plain import with a list also imports the submodules in it.
         return builtins.__import__(f"{self.prefix}.{name}", globals, locals, fromlist)
+
+    def import_module(self, name: str, package: str | None = None) -> ModuleType:
+        """`importlib.import_module` with the modules beside the file."""
+        beside = name.partition(".")[0] in self.names
+        return importlib.import_module(f"{self.prefix}.{name}" if beside else name, package)
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         """A module of this folder by its name here."""
@@ -113,6 +128,17 @@ class _Beside(MetaPathFinder):
             loader=_FreshLoader(fullname, str(file), self),
             submodule_search_locations=[str(place)] if file == init else None,
         )
+
+
+class _Importlib(ModuleType):
+    """`importlib` as a plugin file has it: `import_module` finds the modules beside it."""
+
+    def __init__(self, beside: _Beside) -> None:
+        super().__init__(importlib.__name__, importlib.__doc__)
+        self.import_module = beside.import_module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib, name)
 
 
 def _offer_neighbours(path: Path, contents: Sequence[Path], prefix: str) -> _Beside | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from rewardft.plugins.catalog import SINGULAR, Entry
 from rewardft.plugins.component import (
@@ -141,8 +141,9 @@ def _alternatives(annotation: Any, value: Any) -> list[Any]:
         return [not value]
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if choice != value]
-    # An amount of 0 switches something off, such as a sampler's noise.
-    return [1.0] if annotation is float and value == 0 else []
+    # An amount of 0 switches something off, such as a sampler's noise; it may have bounds.
+    plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return [1.0] if plain is float and value == 0 else []
 
 
 def _static(entry: Entry) -> frozenset[str]:

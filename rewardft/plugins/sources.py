@@ -129,6 +129,7 @@ def import_plugin(source: Source) -> Any:
         message = (
             f"plugin {source.name!r} could not be imported ({where}): "
             f"{type(error).__name__}: {error}{missing_package(error)}"
+            f"{near_and_unknown(error, source)}"
         )
         raise PluginError(message) from error
 
@@ -149,6 +150,19 @@ def waiting_for(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def near_and_unknown(error: BaseException, source: Source) -> str:
+    """Why a module beside a plugin file was not found: its name is nowhere in the code; else ''."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    near = Path(source.place).parent / f"{error.name.partition('.')[0]}.py"
+    if not source.contents or near in source.contents or not near.is_file():
+        return ""
+    return (
+        f". {near.name} lies beside the plugin, but no import names it, and what belongs to a "
+        f"plugin is found without running it: write `import {near.stem}`."
+    )
 
 
 def missing_package(error: BaseException) -> str:

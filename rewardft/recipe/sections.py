@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from rewardft.recipe.bounds import Count, CountOrZero, Decay, Fraction, NotNegative, Positive
 from rewardft.recipe.typed_values import STRICT
 
 Name = Annotated[str, Field(min_length=1)]
 # Part of metric names and of folder names.
 Label = Annotated[str, Field(pattern=r"^[\w-]([\w.-]{0,78}[\w-])?$")]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+# Of samples that are held in memory at once, far above what any machine holds.
+Together = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Section(BaseModel):
@@ -45,7 +45,7 @@ class DataSpec(ComponentSpec):
     """The data set, and how many of its samples make a batch."""
 
     # Per process: n processes make a global batch of n times this.
-    batch_size: Count = 1
+    batch_size: Together = 1
 
 
 class RewardSpec(ComponentSpec):
@@ -66,7 +66,7 @@ class RegularizerSpec(ComponentSpec):
     """A penalty that is added to the loss, `weight` times, and the name that it is logged under
     (default: `use`)."""
 
-    weight: Annotated[float, Field(ge=0)]
+    weight: NotNegative
     name: Label | None = None
 
     @model_validator(mode="after")
@@ -83,10 +83,11 @@ class AdapterSpec(Section):
     """
 
     kind: Literal["lora", "full"] = "lora"
-    rank: Count = 16
-    alpha: Annotated[float, Field(gt=0)] | None = None
+    # No layer is wider, and a rank above its layer's width adds nothing.
+    rank: Annotated[int, Field(ge=1, le=65_536)] = 16
+    alpha: Positive | None = None
     targets: list[str] | str | None = None
-    dropout: Beta = 0.0
+    dropout: Decay = 0.0
     init: Name | None = None
 
     @model_validator(mode="after")
@@ -104,10 +105,10 @@ class OptimizerSpec(ComponentSpec):
     """
 
     use: Name = "adamw"
-    lr: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    lr: Positive
+    weight_decay: NotNegative = 0.01
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: Positive = 1e-8
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup: CountOrZero = 0
 
@@ -125,13 +126,13 @@ class TrainSpec(Section):
 
     steps: Count
     budget: Name | None = None
-    accumulate: Count = 1
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    accumulate: Together = 1
+    clip_norm: Positive | None = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
     decode_checkpointing: bool = False
-    micro_batch: Count | None = None
+    micro_batch: Together | None = None
     reward_gradients: Literal["sum", "conflict", "normalised"] = "sum"
     log_every: Count = 10
     report_to: list[str] = []
@@ -152,8 +153,8 @@ class EvaluateSpec(Section):
 
     every: CountOrZero = 0
     samples: Count = 64
-    samples_per_item: Count = 1
-    batch_size: Count | None = None
+    samples_per_item: Together = 1
+    batch_size: Together | None = None
     seed: CountOrZero = 1234
     data: dict[str, Any] = {}
     sampler: ComponentSpec | None = None
@@ -162,7 +163,7 @@ class EvaluateSpec(Section):
     metrics: list[ComponentSpec] = []
     kl: bool = False
     on_alarm: Literal["warn", "stop"] = "warn"
-    min_diversity: Annotated[float, Field(ge=0, le=1)] = 0.7
+    min_diversity: Fraction = 0.7
 
     @property
     def wanted(self) -> bool:

@@ -22,7 +22,8 @@ DEEPEST = 50
 LONGEST = 100_000  # characters, read in a second or two; the longest shipped recipe has 1,849
 LARGEST_INT = 2**63 - 1
 
-# YAML 1.2's core schema: no `1_000`, no `0777` in octal, no `12:30` in base 60.
+# YAML 1.2's core schema: no `1_000`, no `12:30` in base 60. It reads `0777` in tens and YAML 1.1 in
+# eights; a number that two readers take for two is refused here.
 _INT = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?"
@@ -160,6 +161,13 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
         return Problem(at, f"nested more than {DEEPEST} levels deep; a recipe needs a handful.")
     # PyYAML's words, with the commonest slips in plainer ones.
     what = getattr(error, "problem", None) or str(error)
+    if "could not find expected ':'" in what:
+        context = getattr(error, "context_mark", None)
+        at = context.line + 1 if context else at
+        return Problem(at, "expected `key: value`, with a space after the colon.")
+    if "mapping values are not allowed" in what:
+        why = "is a space missing after a colon, here or on the line before?"
+        return Problem(at, f"a `key: value` cannot begin here; {why}")
     if "'\\t'" in what:
         return Problem(at, "a tab character cannot be used here; indent with spaces.")
     if "document" in what:
@@ -198,6 +206,9 @@ def _pairs(
             document.problems.append(Problem(line, f"a key must be text, got {got!r}."))
             continue
         key = _text(key_node, str(key_node.value), document)
+        if missing := _missing_space(key_node, value):
+            document.problems.append(Problem(line, missing))
+            continue
         # YAML 1.1 readers let the last one win, which hides an edit further up.
         if (*keys, key) in document.lines:
             first = document.lines[(*keys, key)]
@@ -208,6 +219,16 @@ def _pairs(
         # Of the key and not of its value, which may begin lines below.
         document.lines[(*keys, key)] = line
         yield key, value
+
+
+def _missing_space(key: yaml.Node, value: yaml.Node) -> str:
+    """The problem of `{use:x}`, which is one key `use:x` without a value; '' for other keys."""
+    name, colon, rest = str(key.value).partition(":")
+    # A key in quotes means what it says; only a plain one may be a slip.
+    plain, empty = getattr(key, "style", None) is None, getattr(value, "value", None) == ""
+    if not (colon and plain and empty) or rest[:1] in ("", "/"):
+        return ""
+    return f"{key.value!r} is a key without a value; is a space missing? Write {name}: {rest}"
 
 
 def _scalar(node: yaml.Node, document: Document) -> Any:
@@ -229,7 +250,16 @@ def _scalar(node: yaml.Node, document: Document) -> Any:
 def _whole(node: yaml.Node, text: str, document: Document) -> int:
     """An integer of at most 64 bits, which is what PyTorch and every file format take."""
     base = {"0x": 16, "0o": 8}.get(text[:2], 10)
-    digits = (text.lstrip("+-") if base == 10 else text[2:]).lstrip("0") or "0"
+    plain = text.lstrip("+-") if base == 10 else text[2:]
+    digits = plain.lstrip("0") or "0"
+    if base == 10 and len(plain) > len(digits):
+        in_tens = _short(f"{'-' * text.startswith('-')}{digits}")
+        in_eights = f", 0o{digits} for eights" * bool(re.fullmatch("0+[1-7][0-7]{0,20}", text))
+        message = (
+            f"{_short(text)} begins with 0, which some YAML readers take for eights and others for "
+            f"tens: write {in_tens} for tens{in_eights}, or put it in quotes if it is text."
+        )
+        document.problems.append(Problem(_line(node), message))
     number = LARGEST_INT + 1  # more digits than are worth looking at
     # Python takes quadratic time for the digits of a long number.
     if len(digits) <= 25:

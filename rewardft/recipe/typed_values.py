@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -174,7 +175,12 @@ def _advice_for_components(annotation: Any, value: Any) -> str:
             + str(value["use"])
             + (", ...}]" if len(value) > 1 else "}]")
         )
-    return f"write [{{use: {value}}}]" if isinstance(value, str) else ""
+    return f"write [{{use: {_named(value)}}}]" if isinstance(value, str) else ""
+
+
+def _named(value: str) -> str:
+    """The component that text names: `use:x` is text, for want of a space."""
+    return value.removeprefix("use:").strip()
 
 
 def _is_component(annotation: Any) -> bool:
@@ -183,6 +189,10 @@ def _is_component(annotation: Any) -> bool:
         and issubclass(annotation, BaseModel)
         and "use" in annotation.model_fields
     )
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, (BaseModel, dict, Mapping))
 
 
 def _advice(wanted: set[Any], value: Any) -> str:
@@ -205,7 +215,11 @@ def _advice_for_text(wanted: set[Any], value: str) -> str:
     if wanted & {int, float} and _reads_as_number(value):
         return "write the number without quotes, underscores or units"
     if any(map(_is_component, wanted)):
-        return f"write {{use: {value}}}"
+        return f"write {{use: {_named(value)}}}"
+    # Without the space, `steps:3` on a line of its own is text.
+    slip = re.fullmatch(r"(\w+):(\S.*)", value, re.DOTALL)
+    if slip and any(_is_mapping(kind) for kind in wanted):
+        return f"is a space missing? Write {slip[1]}: {slip[2]:.60}"
     return f"write [{value}]" if wanted & {list, tuple, set, frozenset} else ""
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, NotNegative, Positive
 from rewardft.samplers.prediction import check_prediction_type, to_x0_and_epsilon
 from rewardft.samplers.schedule import FlowMatching, NextLevel, VariancePreserving, is_flow_matching
 from rewardft.samplers.steps import gaussian_step, replay_step, roll_out
@@ -44,9 +45,9 @@ class DDIM:
 
     def __init__(
         self,
-        steps: int = 50,
-        eta: float = 0.0,
-        clip: float | None = None,
+        steps: Count = 50,
+        eta: NotNegative = 0.0,
+        clip: Positive | None = None,
         spacing: str | None = None,
         next_level: NextLevel = "grid",
     ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.samplers.prediction import check_prediction_type, to_x0_and_epsilon
 from rewardft.samplers.schedule import VariancePreserving
 from rewardft.samplers.steps import gaussian_step, replay_step, roll_out
@@ -29,7 +30,7 @@ class DDPM:
     needs = frozenset({"denoiser"})
 
     def __init__(
-        self, steps: int = 50, clip: float | None = None, spacing: str | None = None
+        self, steps: Count = 50, clip: Positive | None = None, spacing: str | None = None
     ) -> None:
         self.steps, self.clip, self.spacing = steps, clip, spacing
 

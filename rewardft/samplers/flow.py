@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.samplers.schedule import FlowMatching, is_flow_matching
 from rewardft.samplers.steps import gaussian_step, replay_step, roll_out
 
@@ -31,7 +32,7 @@ class FlowEuler:
     provides = frozenset({"differentiable_sampler", "renoise"})
     needs = frozenset({"denoiser"})
 
-    def __init__(self, steps: int = 28, shift: float | None = None) -> None:
+    def __init__(self, steps: Count = 28, shift: Positive | None = None) -> None:
         if steps < 1:
             raise ComponentError(f"flow_euler: expected steps >= 1, got {steps}")
         self.steps, self.shift = steps, shift

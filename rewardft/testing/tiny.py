@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from rewardft.contracts.hookspecs import hookimpl
 from rewardft.errors import ComponentError
 from rewardft.noise import keyed_generator
+from rewardft.recipe.bounds import Count, NotNegative
 from rewardft.types import Batch, Rollout
 
 SIZE = 8
@@ -28,7 +29,7 @@ class TinyDenoiser(nn.Module):
     """A pixel-wise network between two convolutions,
     conditioned on timestep and class: about 5 K parameters."""
 
-    def __init__(self, channels: int = 3, width: int = 24) -> None:
+    def __init__(self, channels: int = 3, width: Count = 24) -> None:
         super().__init__()
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
         self.time = nn.Linear(16, width)
@@ -78,9 +79,9 @@ class TinyModel:
     def __init__(
         self,
         prediction: Literal["epsilon", "v_prediction", "sample", "flow"] = "epsilon",
-        guidance: float = 1.0,
+        guidance: NotNegative = 1.0,
         guidance_gradient: Literal["inside", "outside"] = "inside",
-        width: int = 24,
+        width: Count = 24,
         seed: int = 0,
     ) -> None:
         if guidance < 0:
@@ -152,7 +153,7 @@ class TinyBlobs:
 
     provides = frozenset({"training_targets"})
 
-    def __init__(self, size: int = 64, split: Literal["train", "val"] = "train") -> None:
+    def __init__(self, size: Count = 64, split: Literal["train", "val"] = "train") -> None:
         self.size, self.split = size, split
 
     def __len__(self) -> int:

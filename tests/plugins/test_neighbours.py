@@ -77,6 +77,58 @@ def test_a_module_beside_a_plugin_is_part_of_its_digest(tmp_path, name):
     )
 
 
+CALLS = {
+    "importlib": "import importlib\nhelper = importlib.import_module('helper')",
+    "renamed": "import importlib as own\nhelper = own.import_module('helper')",
+    "the function": "from importlib import import_module\nhelper = import_module('helper')",
+    "a submodule of importlib": "import importlib.util\nhelper = importlib.import_module('helper')\n"
+    "assert importlib.util.find_spec('json')",
+    "of a package": "import importlib\nhelper = importlib.import_module('inside.helper')",
+    "__import__": "helper = __import__('helper')",
+    "of the neighbour's": "import between\nhelper = between.helper",
+}
+HOOK = """
+from rewardft import hookimpl
+
+@hookimpl
+def register_rewards():
+    return {"mine": lambda rollout, batch: helper.VALUE}
+"""
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_imports_finds_the_modules_beside_a_plugin(tmp_path, call):
+    """Each plugin its own, as by a statement; and the module is part of the digest."""
+    values, digests = [], []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        (folder / "inside").mkdir(parents=True)
+        (folder / "mine.py").write_text(CALLS[call] + HOOK)
+        (folder / "helper.py").write_text(f"VALUE = {number}\n")
+        (folder / "inside" / "__init__.py").write_text("")
+        (folder / "inside" / "helper.py").write_text(f"VALUE = {number}\n")
+        (folder / "between.py").write_text(CALLS["importlib"])
+        plugin = loaded(folder)
+        values.append(plugin.module.register_rewards()["mine"](None, None))
+        (folder / "helper.py").write_text("VALUE = 3\n")
+        (folder / "inside" / "helper.py").write_text("VALUE = 3\n")
+        digests += [plugin.sha256, loaded(folder).sha256]
+    assert values == [1, 2] and len(set(digests)) == 3 and "helper" not in sys.modules
+
+
+def test_a_name_that_is_computed_is_told_how_a_neighbour_is_found(tmp_path):
+    (tmp_path / "helper.py").write_text("VALUE = 1\n")
+    path = tmp_path / "mine.py"
+    path.write_text("import importlib\nhelper = importlib.import_module('help' + 'er')" + HOOK)
+    with pytest.raises(PluginError) as caught:
+        loaded(tmp_path)
+    assert str(caught.value) == (
+        f"plugin 'mine' could not be imported ({path}:2): ModuleNotFoundError: No module named 'helper'. helper.py lies "
+        "beside the plugin, but no import names it, and what belongs to a plugin is found without running it: write "
+        "`import helper`."
+    )
+
+
 def test_nobody_else_sees_the_modules_beside_a_plugin(tmp_path):
     loaded(write(tmp_path / "one", 1))
     with pytest.raises(ModuleNotFoundError):

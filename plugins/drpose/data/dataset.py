@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rewardft.errors import DataError
 from rewardft.files.paths import Place
+from rewardft.recipe.bounds import Count
 
 PAIR_COLUMNS = ("images", "joints", "joints2d", "offsets", "poses", "betas")
 TARGET_COLUMNS = ("normals", "colours", "labels")
@@ -59,7 +60,7 @@ class Drpose15k:
         root: Annotated[str, Place()],
         split: str = "train",
         targets: bool = False,
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         """Open a split, or several joined by `+`.
 
@@ -109,7 +110,7 @@ class _Split:
     """The memory-mapped columns of one split."""
 
     def __init__(
-        self, root: Path, manifest: dict[str, Any], split: str, targets: bool, limit: int | None
+        self, root: Path, manifest: dict[str, Any], split: str, targets: bool, limit: Count | None
     ) -> None:
         self.root, self.split = root, resolve_split(manifest, split, root)
         entry = manifest["splits"][self.split]

@@ -38,6 +38,7 @@ from torch.utils.checkpoint import checkpoint
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
+from rewardft.recipe.bounds import NotNegative
 from rewardft.types import Batch
 
 KIND = "multiview_unet"
@@ -67,7 +68,7 @@ class MultiviewUNet(nn.Module):
         weights: PathOrShipped | None = None,
         autoencoder: PathOrShipped | None = None,
         size: Literal["mini", "full"] = "mini",
-        guidance: float = 1.0,
+        guidance: NotNegative = 1.0,
         guidance_gradient: Literal["inside", "outside"] = "inside",
         face: bool = False,
         unet: dict[str, Any] | None = None,

@@ -13,6 +13,7 @@ from rewardft_plugins.drpose.model.attention import BODY_VIEWS, DOMAINS
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, NotNegative
 from rewardft.samplers.ddim import DDIM
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class MultiviewDDIM:
     needs = frozenset({"denoiser", "multiview"})
     tags = staticmethod(DDIM.tags)
 
-    def __init__(self, steps: int = 20, eta: float = 0.0) -> None:
+    def __init__(self, steps: Count = 20, eta: NotNegative = 0.0) -> None:
         self._ddim, self.steps = DDIM(steps, eta), steps
 
     def setup(self, model: Any) -> None:

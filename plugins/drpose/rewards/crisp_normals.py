@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped
+from rewardft.recipe.bounds import NotNegative
 from rewardft.types import Batch, Rollout
 
 TRUTH = -1.01
@@ -56,7 +57,7 @@ class CrispNormals:
     provides = frozenset({"reward_gradient"})
     name = "crisp_normals"
 
-    def __init__(self, slack: float = 0.3, autoencoder: PathOrShipped = "shipped") -> None:
+    def __init__(self, slack: NotNegative = 0.3, autoencoder: PathOrShipped = "shipped") -> None:
         if slack < 0:
             raise ComponentError(f"crisp_normals: expected slack >= 0, got {slack}")
         self.slack = slack

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped, Place
+from rewardft.recipe.bounds import NotNegative, Positive
 from rewardft.types import Batch
 
 
@@ -48,7 +49,7 @@ class JointRegression(LatentReward):
 
     name, reads, kind, command = "joint_regression", "joints", "joints", "train-form --form joints"
 
-    def __init__(self, weights: PathOrShipped = "shipped", scale: float = 1.0) -> None:
+    def __init__(self, weights: PathOrShipped = "shipped", scale: Positive = 1.0) -> None:
         if scale <= 0:
             raise ComponentError(f"joint_regression: expected scale > 0, got {scale}")
         super().__init__(weights)
@@ -98,8 +99,8 @@ class SilhouetteScore(LatentReward):
     def __init__(
         self,
         weights: PathOrShipped = "shipped",
-        bce: float = 1.0,
-        perceptual: float = 1.0,
+        bce: NotNegative = 1.0,
+        perceptual: NotNegative = 1.0,
         body: Annotated[str, Place(words=OPEN_BODIES)] | None = None,
     ) -> None:
         super().__init__(weights)

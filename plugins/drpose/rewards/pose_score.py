@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped, Place
+from rewardft.recipe.bounds import NotNegative, Positive
 from rewardft.types import Batch, Rollout
 
 PYRAMID_LEVELS = 4
@@ -168,9 +169,9 @@ class PoseScore(LatentReward):
     def __init__(
         self,
         weights: PathOrShipped = "shipped",
-        bce: float = 1.0,
-        perceptual: float = 1.0,
-        radius: float = 0.04,
+        bce: NotNegative = 1.0,
+        perceptual: NotNegative = 1.0,
+        radius: Positive = 0.04,
         lpips_weights: Annotated[str, Place()] | None = None,
     ) -> None:
         super().__init__(weights)
