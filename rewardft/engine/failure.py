@@ -40,6 +40,7 @@ DISK = {
 }
 # torch reports a lost connection as a plain RuntimeError; only its text tells.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|socket", re.IGNORECASE)
+PROC = Path("/proc")  # Linux has it, macOS does not
 PATIENCE = 5.0  # seconds that a failed process gets to write down why
 
 
@@ -99,13 +100,25 @@ class Peer:
         if self.host != socket.gethostname():
             return False
         try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text()
+            stat = (PROC / str(self.pid) / "stat").read_text()
             # The state follows the program's name in parentheses, which may itself hold some.
             # A zombie still has its entry: the launcher has not reaped it yet.
             return stat.rpartition(")")[2].split()[0] in "ZX"
-        except OSError:
-            # Asked for once a connection is lost, so without /proc "gone" is the better guess.
-            return not Path("/proc").is_dir() or not Path(f"/proc/{self.pid}").exists()
+        except (OSError, IndexError):  # no such process, or a system without /proc
+            return not is_known(self.pid)
+
+
+def is_known(pid: int) -> bool:
+    """Whether the system has a process of this number, ended or not; True where it does not say."""
+    if os.name != "posix":  # elsewhere the call below would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 class Peers:

@@ -12,6 +12,7 @@ from rewardft.contracts.alarm import Alarm
 from rewardft.contracts.run import Run
 from rewardft.engine.best import Best
 from rewardft.engine.ema import Ema
+from rewardft.engine.initial import beginning
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
@@ -28,7 +29,8 @@ class HeldOut:
 
     ema: the averaged weights, where they are what is evaluated.
     wanted: whether the recipe asks for any evaluation.
-    baseline: the evaluation of the base model; not_compared: why there is no baseline.
+    baseline: the evaluation of what the run started from, the base model or the weights of
+        `adapter.init`; not_compared: why there is none.
     alarms: those of the newest evaluation.
     """
 
@@ -48,8 +50,8 @@ class HeldOut:
         self.best = Best(save, run.folder, session.adapter, self.ema, accelerator)
 
     def begin(self, step: int) -> None:
-        """Evaluate the base model, and also `step` where the run ended after its checkpoint and
-        before its evaluation."""
+        """Evaluate what the run starts from, and also `step` where the run ended after its
+        checkpoint and before its evaluation."""
         if not self.wanted:
             return
         self.baseline = self.evaluate(0) if step == 0 else self._base()
@@ -127,7 +129,8 @@ class HeldOut:
 
     def _make(self, step: int) -> Evaluation:
         """Evaluate the weights as they are, or their average, and keep it as that of `step`."""
-        with nullcontext() if self.ema is None else self.ema.applied():
+        # At step 0 the average is a copy of the weights.
+        with nullcontext() if self.ema is None or step == 0 else self.ema.applied():
             result = run_evaluation(self.session, self.spec.samples)
         if self.accelerator.is_main_process:
             path = evaluation_path(self.run.folder, step)
@@ -142,8 +145,7 @@ class HeldOut:
         return find_alarms(self.baseline, result, self.trained, self.spec.min_diversity)
 
     def _base(self) -> Evaluation | None:
-        """That of the base model when the run has gone on from there: the adapter is switched off
-        if it must be made.
+        """That of what the run started from, when it has gone on from there.
 
         None, with `not_compared` set, when full fine-tuning has overwritten the base.
         """
@@ -151,13 +153,14 @@ class HeldOut:
         if stored is not None:
             return stored
         adapter = self.session.adapter
-        if isinstance(adapter, FullFineTuning) and adapter.reference is None:
+        is_lost = isinstance(adapter, FullFineTuning) and adapter.reference is None
+        if is_lost and self.session.recipe.adapter.init is None:
             self.not_compared = (
                 "the base model was not evaluated with these settings before the run was resumed, "
                 "and full fine-tuning keeps no copy of it. `rewardft evaluate` loads both."
             )
             return None
-        with adapter.disabled():
+        with beginning(adapter, self.session.recipe):
             return self._make(0)
 
 

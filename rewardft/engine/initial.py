@@ -1,14 +1,19 @@
-"""Starting from weights that were trained before: `adapter.init`."""
+"""What a run starts from: the base model, or weights that were trained before (`adapter.init`)."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from rewardft.errors import CheckpointError
 from rewardft.policy.adapter import start_from
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
+from rewardft.policy.snapshots import load_snapshot, take_snapshot
 from rewardft.recipe.recipe import Recipe, load_recipe
 
 LOG = logging.getLogger(__name__)
@@ -24,6 +29,27 @@ def load_initial(adapter: Lora | FullFineTuning, recipe: Recipe) -> None:
     folder = Path(recipe.adapter.init)
     start_from(adapter, folder, recipe.adapter)
     check_same_base(folder, recipe)
+
+
+@contextmanager
+def beginning(adapter: Lora | FullFineTuning, recipe: Recipe) -> Iterator[None]:
+    """Inside, the model is what the run started from, without autograd; afterwards the trained
+    weights are back, to the same bits.
+
+    Raises ComponentError where full fine-tuning has overwritten a base that nobody has a copy of.
+    """
+    if recipe.adapter.init is None:
+        with torch.no_grad(), adapter.disabled():
+            yield
+        return
+    trained = take_snapshot(adapter)
+    try:
+        # The same files as at the start: their digests were compared when the run was resumed.
+        start_from(adapter, Path(recipe.adapter.init), recipe.adapter)
+        with torch.no_grad():
+            yield
+    finally:
+        load_snapshot(trained, adapter)
 
 
 def check_same_base(folder: Path, recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -279,6 +280,19 @@ def test_launchers_and_lone_runs():
         check_launcher(launched, 1)
     assert is_printing({"RANK": "1"}) and is_printing({"RANK": "0", "WORLD_SIZE": "2"})
     assert not is_printing({"RANK": "1", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize("proc", ["/proc", "/there/is/none"])
+def test_a_process_that_has_ended_is_known_without_proc_too(monkeypatch, proc):
+    """macOS has none. A child that was waited for is gone there, one that runs is not."""
+    from rewardft.engine import failure
+
+    monkeypatch.setattr(failure, "PROC", Path(proc))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    peer = failure.Peer(1, socket.gethostname(), child.pid)
+    assert not peer.is_gone
+    child.communicate(b"\n")
+    assert peer.is_gone and not failure.Peer(1, "elsewhere", child.pid).is_gone
 
 
 def test_a_lost_process_is_named_and_one_that_failed_quoted(tmp_path):

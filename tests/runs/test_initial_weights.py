@@ -131,3 +131,33 @@ def test_weights_of_another_model_are_refused_and_other_options_told(run_recipe,
     assert str(caught.value) == (
         f"{trained / 'adapter'}: these weights were trained in the model 'sd15' ({path}), and this recipe's is 'toy'."
     )
+
+
+HELD_OUT = "evaluate.every=1", "evaluate.samples=4"
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("ema", [(), ("train.ema=0.5",)], ids=["last", "average"])
+def test_a_resumed_run_is_compared_with_what_it_started_from(run_recipe, kind, ema):
+    """Also where its evaluations must be made anew, as their settings have changed: the same numbers as those of a run
+    that had them from the start, and the trained weights are the same bits afterwards."""
+    text = RECIPE.replace("{rank: 2}", f"{{kind: {kind}, rank: 2}}")
+    folder = run_recipe.folder / "first"
+    shutil.copytree(run_recipe(text, "train.steps=4").folder, folder)
+    sets = (f"adapter.init={folder / 'adapter'}", *ema)
+    whole = run_recipe(text, *sets, *HELD_OUT, "evaluate.seed=5", out="whole")
+    run_recipe(text, *sets, *HELD_OUT, "train.steps=1", out="parts")
+    resumed = run_recipe(
+        text, *sets, *HELD_OUT, "evaluate.seed=5", "train.steps=2", out="parts", resume=True
+    )
+    files = [f"evaluations/step-0000000{step}.json" for step in (0, 2)]
+    expected, found = (
+        [json.loads((run.folder / name).read_text()) for name in files] for run in (whole, resumed)
+    )
+    assert expected == found
+    base = run_recipe(text, *HELD_OUT, "evaluate.seed=5", "train.steps=1", out="bare")
+    bare = json.loads((base.folder / files[0]).read_text())["per_sample"]
+    assert bare != found[0]["per_sample"]
+    name = WEIGHTS if kind == "lora" else "model.safetensors"
+    one, other = (load_file(run.folder / "adapter" / name) for run in (whole, resumed))
+    assert all(torch.equal(one[key], other[key]) for key in one)
