@@ -39,6 +39,7 @@ from rewardft.storage.checkpoint import save_trained
 from rewardft.types import Batch
 
 LOG = logging.getLogger(__name__)
+ADVICE = " Try a lower learning rate, train.clip_norm, or train.precision fp32."
 
 
 class Trainer:
@@ -146,18 +147,20 @@ class Trainer:
         rescue(error, lambda: save_whole(self.parts, error))
         error.args = (
             f"step {self.state.step}: the gradient is NaN or infinite, and the weights were not "
-            f"changed. {self._trace()} Try a lower learning rate, train.clip_norm, or "
-            "train.precision fp32.",
+            f"changed. {self._trace(ADVICE)}",
         )
         return error
 
-    def _trace(self) -> str:
-        """Where a bad gradient arose, from the first process that knows."""
+    def _trace(self, advice: str = "") -> str:
+        """Where a bad gradient arose, from the first process that knows, and `advice` where it may
+        help."""
+        if (base := self.ctx.bad_base()) is not None:
+            return f"{base[:1].upper()}{base[1:]}"
         batches = [(seed, batch.to(self.accelerator.device)) for seed, batch in self.taken]
         named = self.session.adapter.named
         own = trace_gradient(self.ctx, self.session.algorithm, batches, named)
         found = filter(None, gather_objects(self.accelerator, own))
-        return next(found, "It did not happen again when the batch was repeated.")
+        return next(found, "It did not happen again when the batch was repeated.") + advice
 
     def _lap(self) -> None:
         """Count the time since `mark` as training."""

@@ -129,7 +129,8 @@ def measure(
     if ctx.rewards:
         for name, value in ctx.score(rollout, batch).by_name.items():
             add_values(result, f"reward/{name}", value, batch.copies)
-    update_metrics(metrics, rollout, batch)
+    with ctx.judging_the_base():
+        update_metrics(metrics, rollout, batch)
 
 
 def add_values(result: Evaluation, name: str, values: Tensor, per_item: int) -> None:

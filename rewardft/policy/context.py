@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
 from rewardft.policy.facts import RewardFacts
+from rewardft.policy.finite import bad_base
 from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
 from rewardft.policy.reward_gradients import Combine, agreement
@@ -120,15 +122,16 @@ class Context:
                 f"ctx.score takes a Rollout, got {type(rollout).__name__}. For other samples than "
                 "those of a rollout: rollout.with_x0(x0)."
             )
-        scores = evaluate_rewards(
-            self.rewards,
-            rollout,
-            batch,
-            gradient,
-            self.facts,
-            self.on_reward_error,
-            self.reward_gradients,
-        )
+        with self.judging_the_base():
+            scores = evaluate_rewards(
+                self.rewards,
+                rollout,
+                batch,
+                gradient,
+                self.facts,
+                self.on_reward_error,
+                self.reward_gradients,
+            )
         # Counted in samples, whatever the micro-batch, so that budgets do not depend on it.
         self.reward_evaluations += len(batch)
         self._warn_of_skips(scores)
@@ -142,6 +145,23 @@ class Context:
         for name, value in agreement(scores.slopes):
             self.record(name, value)
         return scores
+
+    @contextmanager
+    def judging_the_base(self) -> Iterator[None]:
+        """A NonFiniteError from inside is one of the base model where its own weights are not
+        finite: then nothing else is to blame."""
+        try:
+            yield
+        except NonFiniteError as error:
+            if (found := self.bad_base()) is not None:
+                raise NonFiniteError(found) from error
+            raise
+
+    def bad_base(self) -> str | None:
+        """A sentence on weights of the base model that are not finite; see
+        `rewardft.policy.finite`."""
+        # Before the first step also what full fine-tuning trains is the base's.
+        return bad_base(self.policy.model, self.adapter.parameters if self.step else ())
 
     def _warn_of_skips(self, scores: Scores) -> None:
         """Once per reward: a run must not lose one silently."""

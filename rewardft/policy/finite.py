@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardft.errors import NonFiniteError
 from rewardft.noise import Noise
@@ -86,6 +86,35 @@ def watched(rollout: Rollout, batch: Batch) -> tuple[Rollout, Untouched]:
 def ids_at(batch: Batch | Noise, rows: Tensor) -> str:
     """The ids of the samples that the mask `(b,)` selects."""
     return ", ".join(batch.ids[i] for i in rows.nonzero().flatten().tolist())
+
+
+def bad_base(model: Any, trained: Iterable[Tensor]) -> str | None:
+    """A sentence on the model's own weights that are NaN or infinite; None where all are finite.
+
+    For finding a fault: every weight is read.
+
+    Args:
+        model: a module, or an object that holds some.
+        trained: tensors that are not the model's own any more.
+    """
+    parts = [model] if isinstance(model, nn.Module) else list(vars(model).values())
+    learning = {id(tensor) for tensor in trained}
+    own = {
+        # peft's layers hold the base's under a name of their own.
+        name.replace(".base_layer.", "."): weight
+        for part in (model.trainable, *parts)
+        if isinstance(part, nn.Module)
+        for name, weight in part.named_parameters()
+        if id(weight) not in learning
+    }
+    bad = [name for name, weight in own.items() if not bool(torch.isfinite(weight).all())]
+    if not bad:
+        return None
+    return (
+        f"the base model's own weights are NaN or infinite, in {len(bad)} of {len(own)} tensors: "
+        f"{', '.join(bad[:3])}{' ...' if len(bad) > 3 else ''}. The file that they come from is "
+        "damaged, or was written in a precision that is too narrow: load another one."
+    )
 
 
 def bad_slopes(

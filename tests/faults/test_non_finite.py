@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from rewardft.algorithms.advantages import group_advantages, moments, prompt_advantages
-from rewardft.errors import NonFiniteError, RewardError
+from rewardft.errors import AuditError, NonFiniteError, RewardError
 from rewardft.noise import Noise
 from rewardft.policy.rewards import evaluate_rewards
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.types import Batch, Plan, Rollout
+from tests.bench import Bench
 from tests.maths.test_policy_gradient import make_context
 
 BATCH = Batch(("a", "b", "c"), (0, 0, 0), {})
@@ -122,3 +123,38 @@ def test_prompt_statistics_hold_no_absent_reward():
     assert torch.allclose(got, torch.tensor([-1.0, 0.0, 1.0, 0.0]))
     history = ctx.memory["policy_gradient/prompt_rewards"]
     assert history["7"].tolist() == [1, 3] and len(history["8"]) == 0
+
+
+SPOILT = """
+class Spoilt(TinyModel):
+    def __init__(self):
+        super().__init__(width=8)
+        self.trainable.WHERE.weight.data[0] = float("nan")
+
+@hookimpl
+def register_models():
+    return {"spoilt": Spoilt}
+"""
+
+
+@pytest.mark.parametrize("where", ["to_q", "enter"])
+@pytest.mark.parametrize("command", ["evaluation", "score", "loss"])
+def test_a_base_that_is_not_finite_is_named(tmp_path, where, command):
+    """Whichever meets it first: an evaluation, a score, or a loss that no reward is in. Precision is not to blame."""
+    bench = Bench(tmp_path)
+    bench.plugin("spoilt", SPOILT.replace("WHERE", where))
+    sets = {
+        "evaluation": ["evaluate.every=1"],
+        "score": [],
+        "loss": ["algorithm={use: denoising}", "rewards=[]"],
+    }
+    with pytest.raises((NonFiniteError, AuditError)) as caught:
+        bench.run("model={use: spoilt}", *sets[command])
+    message = (
+        f"he base model's own weights are NaN or infinite, in 1 of 11 tensors: {where}.weight. The file that they come "
+        "from is damaged, or was written in a precision that is too narrow: load another one."
+    )
+    if command == "loss":
+        assert caught.value.__notes__[0] == f"a gradient is NaN or infinite. T{message}"
+    else:
+        assert str(caught.value) == f"t{message}"
