@@ -42,7 +42,15 @@ if TYPE_CHECKING:
     from rewardft.noise import Noise
     from rewardft.policy.context import Context
     from rewardft.recipe.recipe import Recipe, load_recipe
-    from rewardft.runs.api import FinishedRun, evaluate, export, load_run, run, sample
+    from rewardft.runs.api import (
+        FinishedRun,
+        evaluate,
+        evaluate_strengths,
+        export,
+        load_run,
+        run,
+        sample,
+    )
     from rewardft.runs.soup import Soup, soup
     from rewardft.types import Batch, Loss, Plan, Rollout, Scores, Transition
 
@@ -62,7 +70,7 @@ _HOMES = {
     "rewardft.policy.context": "Context",
     "rewardft.recipe.recipe": "Recipe load_recipe",
     "rewardft.runs.soup": "Soup soup",
-    "rewardft.runs.api": "FinishedRun evaluate export load_run run sample",
+    "rewardft.runs.api": "FinishedRun evaluate evaluate_strengths export load_run run sample",
     "rewardft.types": "Batch Loss Plan Rollout Scores Transition",
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -103,6 +111,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "evaluate_strengths",
     "export",
     "hookimpl",
     "load_recipe",

@@ -27,7 +27,7 @@ from rewardft_plugins.humans.poses.pictures import COLUMNS, FORMAT, MANIFEST, VE
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
-from rewardft.files.atomic import write_folder
+from rewardft.files.atomic import make_folder, write_folder
 
 Floats = NDArray[np.float32]
 
@@ -103,7 +103,7 @@ def build_dataset(
         keep_pictures(folder / "val_pictures.npz", plans["val"], body, seed)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_folder(out, fill)
     return manifest
 

@@ -26,7 +26,7 @@ from rewardft_plugins.humans.poses.pictures import (
 from rewardft_plugins.humans.poses.show import many, over_picture
 from rewardft_plugins.humans.viewer import Row, rows_html
 
-from rewardft.files.atomic import write_bytes
+from rewardft.files.atomic import make_folder, write_bytes
 from rewardft.noise import Noise
 from rewardft.policy.batches import make_batch
 from rewardft.types import Plan
@@ -81,7 +81,7 @@ def save_figure(run: Run, step: int) -> Path | None:
         unpack(data.pose[rows])["joints"].numpy(),
     )
     path = run.folder / "samples" / f"step-{step:08d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     image, numbers = BytesIO(), BytesIO()
     sheet([picture_row(kept, i) for i in range(len(rows))]).save(image, "PNG")
     np.savez_compressed(numbers, **vars(kept))

@@ -17,7 +17,7 @@ from rewardft_plugins.humans.blazepose import SIDE
 from rewardft_plugins.humans.poses.pictures import FORMAT, MANIFEST, VERSION
 
 from rewardft.errors import DataError
-from rewardft.files.atomic import write_folder
+from rewardft.files.atomic import make_folder, write_folder
 
 
 def import_annotations(
@@ -57,7 +57,7 @@ def import_annotations(
             manifest["splits"][name] = write_split(folder / f"{name}.npz", shots(people), rows)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_folder(out, fill)
     return manifest
 

@@ -29,7 +29,7 @@ from rewardft_plugins.humans.poses.pictures import SHIPPED, find_root, read_mani
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
-from rewardft.files.atomic import write_bytes
+from rewardft.files.atomic import make_folder, write_bytes
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
 from rewardft.policy.batches import make_batch
@@ -140,7 +140,7 @@ def save_preferences(path: Path, made: Preferences, making: Making) -> None:
         "right": np.array(made.right),
         "facts": np.array(json.dumps(facts)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     content = BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_bytes(path, content.getvalue())

@@ -46,7 +46,7 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.recipe.bounds import Count, Positive
+from rewardft.recipe.bounds import Count, Inside, Positive
 from rewardft.types import Batch, Loss, Plan, Rollout, micro_slices
 
 
@@ -63,7 +63,7 @@ class AdjointMatching:
 
     reward_scale: Positive = 100.0
     train_steps: Count | None = 4
-    mask_quantile: float | None = 0.9
+    mask_quantile: Inside | None = 0.9
 
     needs = frozenset({"differentiable_sampler", "log_prob", "reward_gradient"})
     needs_reference = True

@@ -37,7 +37,7 @@ from torch.nn.functional import logsigmoid
 
 from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.recipe.bounds import Count, Positive
+from rewardft.recipe.bounds import Count, Inside, Positive
 from rewardft.types import Batch, Loss, Plan, Rollout
 
 
@@ -54,7 +54,7 @@ class D3PO:
     """
 
     beta: Positive = 0.1
-    clip: float | None = 0.1
+    clip: Inside | None = 0.1
     train_steps: Count | None = None
 
     needs = frozenset({"log_prob"})

@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rewardft_plugins.drpose.model.sampler import split_domains
 from torch import Tensor
 
+from rewardft.files.atomic import make_folder
+
 if TYPE_CHECKING:
     from rewardft import Rollout
 
@@ -134,7 +136,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_suffix(".tmp.png")
     picture.save(temporary)
     temporary.replace(path)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.files.atomic import make_folder
 
 ASSETS = Path(__file__).parent / "assets" / "weights"
 Network = TypeVar("Network", bound=nn.Module)
@@ -128,7 +129,7 @@ def load_into(
 
 def save_network(module: Any, folder: Path, name: str, *, half: bool = False) -> None:
     """Write NAME.json, the options of a network (its `config`), and NAME.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_json(folder / f"{name}.json", module.config)
     write_tensors(folder / f"{name}.safetensors", module.state_dict(), half=half)
 

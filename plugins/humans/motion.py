@@ -18,6 +18,7 @@ from rewardft_plugins.humans.clip import BODY_JOINTS, FPS, Clip, check_unique, c
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
+from rewardft.files.atomic import make_folder
 from rewardft.files.json_text import parse
 from rewardft.files.paths import read_text
 
@@ -128,7 +129,7 @@ def write_motions(out: Path, clips: Iterable[Clip]) -> None:
             clip.name, {}
         )
         entries[clip.name] = tags | {"frames": len(clip.poses), "fps": round(clip.fps, 3)}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     # Half the size, and at most 0.001 rad off at a half turn.
     arrays: dict[str, Any] = {clip.name: clip.poses.astype(np.float16) for clip in clips}
     _write_whole(out, lambda path: np.savez_compressed(path, **arrays))

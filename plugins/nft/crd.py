@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
-from rewardft_plugins.nft.options import Count, Deviation, Group, Positive
+from rewardft_plugins.nft.options import Count, Deviation, Group, Positive, Weight
 from rewardft_plugins.nft.virtual_steps import (
     Noised,
     add_noise,
@@ -69,7 +69,7 @@ class CRD:
     group_size: Group = 24
     beta: Positive = 1.0
     timesteps: Count = 4
-    kl_weight: float = 0.1
+    kl_weight: Weight = 0.1
     reference_guided: bool = True
     advantage_clip: Positive = 5.0
     std: Deviation = "global"

@@ -31,7 +31,14 @@ from dataclasses import dataclass
 
 import torch
 from rewardft_plugins.nft.groups import complete_rewards
-from rewardft_plugins.nft.options import Count, Deviation, Group, Positive, Weight
+from rewardft_plugins.nft.options import (
+    Count,
+    CountOrZero,
+    Deviation,
+    Group,
+    Positive,
+    Weight,
+)
 from rewardft_plugins.nft.virtual_steps import (
     Noised,
     add_noise,
@@ -74,7 +81,7 @@ class DGPO:
     clip: Positive = 0.05
     reference_weight: Weight = 0.02
     advantage_clip: Positive = 5.0
-    old_samples_after: int | None = 200
+    old_samples_after: CountOrZero | None = 200
     std: Deviation = "global"
 
     needs = frozenset({"denoiser"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rewardft.recipe.bounds import Count, NotNegative, Pair, Positive
+from rewardft.recipe.bounds import Count, CountOrZero, NotNegative, Pair, Positive
 
-__all__ = ["Count", "Deviation", "Group", "Positive", "Weight"]
+__all__ = ["Count", "CountOrZero", "Deviation", "Group", "Positive", "Weight"]
 
 Group = Pair  # samples per prompt
 Weight = NotNegative  # 0 leaves the term out

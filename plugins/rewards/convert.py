@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError
+from rewardft.files.atomic import make_folder
 
 from .image_reward import build_blip
 from .weights import fetched, locate_file, read_tensors
@@ -140,7 +141,7 @@ def convert_image_reward(
     # Filled only to see that everything fits, before anything is written.
     fill(holder, {k: v for k, v in tensors.items() if not k.startswith("mlp.")}, str(source))
     (words,) = load_beside(tokenizer, AutoTokenizer.from_pretrained)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     config.save_pretrained(out)
     words.save_pretrained(out)
     save_file(

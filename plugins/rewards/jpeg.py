@@ -8,8 +8,10 @@ The exact ones are those of DDPO (Black et al. 2023, 2305.13301): kilobytes (100
 from __future__ import annotations
 
 import io
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from rewardft.errors import ComponentError
@@ -19,6 +21,7 @@ from .images import pixels_of, to_bytes
 from .soft_jpeg import soft_bits
 
 QUALITY = 95
+Quality = Annotated[int, Ge(1), Le(100)]
 
 
 def kilobytes(image: Tensor, quality: int) -> float:
@@ -30,13 +33,13 @@ def kilobytes(image: Tensor, quality: int) -> float:
     return buffer.tell() / 1000
 
 
-def jpeg_incompressibility(rollout: Rollout, batch: Batch, *, quality: int = QUALITY) -> Tensor:
+def jpeg_incompressibility(rollout: Rollout, batch: Batch, *, quality: Quality = QUALITY) -> Tensor:
     """Size of the image as a JPEG file, in kilobytes: more detail is better. Not differentiable."""
     pixels = pixels_of(rollout, "jpeg_incompressibility")
     return torch.tensor([kilobytes(image, quality) for image in pixels], device=pixels.device)
 
 
-def jpeg_compressibility(rollout: Rollout, batch: Batch, *, quality: int = QUALITY) -> Tensor:
+def jpeg_compressibility(rollout: Rollout, batch: Batch, *, quality: Quality = QUALITY) -> Tensor:
     """Minus the size of the image as a JPEG file, in kilobytes: smoother is better. Not
     differentiable."""
     pixels = pixels_of(rollout, "jpeg_compressibility")
@@ -59,7 +62,7 @@ class SoftJpeg:
     provides = frozenset({"reward_gradient"})
     space, range = "pixels", (-float("inf"), float("inf"))
 
-    def __init__(self, quality: int = QUALITY, incompressible: bool = False) -> None:
+    def __init__(self, quality: Quality = QUALITY, incompressible: bool = False) -> None:
         if not 1 <= quality <= 100:
             raise ComponentError(
                 f"jpeg_differentiable: quality must be from 1 to 100, got {quality}"

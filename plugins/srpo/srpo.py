@@ -69,7 +69,7 @@ from torch import Tensor
 
 from rewardft import Context
 from rewardft.errors import ComponentError
-from rewardft.recipe.bounds import Count, Positive
+from rewardft.recipe.bounds import Count, NotNegative, Positive
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
 
 DIRECT = frozenset({"differentiable_sampler", "renoise", "reward_gradient"})
@@ -115,8 +115,8 @@ class SRPO:
     discount_shift: Positive | None = 3.0
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
-    strength: float | tuple[float, float] = 0.0
-    inverted_strength: float | tuple[float, float] = 0.0
+    strength: NotNegative | tuple[NotNegative, NotNegative] = 0.0
+    inverted_strength: NotNegative | tuple[NotNegative, NotNegative] = 0.0
     inversion: bool = False
     target: float | None = None
     column: str = "prompt"

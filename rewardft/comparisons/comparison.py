@@ -18,6 +18,7 @@ from rewardft.comparisons.sources import ENDLESS, Request
 from rewardft.comparisons.tables import write_samples
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
+from rewardft.files.atomic import make_folder
 from rewardft.storage.manifest import PACKAGES, version_of
 
 
@@ -51,7 +52,7 @@ def compare(
     problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
     if len(problems) == len(members):
         raise RecipeError("compare", list(dict.fromkeys(problems)))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     launch_all(pending(members), members, out, launch, notify)
     return collect(members, request, out, command, pictures)
 

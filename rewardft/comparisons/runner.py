@@ -17,7 +17,7 @@ from pathlib import Path
 from rewardft.comparisons.child import Job, run_job
 from rewardft.comparisons.members import Member, program
 from rewardft.errors import ComponentError
-from rewardft.files.atomic import write_text
+from rewardft.files.atomic import make_folder, write_text
 
 TAIL = 12  # lines of a failed run's output that the report shows
 
@@ -52,7 +52,7 @@ def share_baseline(member: Member, others: Iterable[Member]) -> None:
     lenders = [o.folder / name for o in others if o is not member and judged_alike(o, member)]
     path = next((path for path in lenders if path.is_file()), None)
     if path is not None and not member.is_started:
-        (member.folder / name.parent).mkdir(parents=True, exist_ok=True)
+        make_folder(member.folder / name.parent)
         write_text(member.folder / name, path.read_text(encoding="utf-8"))
 
 
@@ -143,7 +143,7 @@ def run_member(member: Member, threads: int, device: str | None = None) -> Outco
     The server itself has computed nothing, so no thread and no GPU is inherited.
     """
     log = log_file(member)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     # Not `fork`: this process may have threads and a GPU, which do not survive it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rewardft.comparisons.child"])

@@ -17,7 +17,7 @@ from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, OfSet, Paired, compare, compare_sets
-from rewardft.files.atomic import write_text
+from rewardft.files.atomic import make_folder, write_text
 from rewardft.files.json_text import encode, read_object
 from rewardft.policy.full import FullFineTuning
 from rewardft.recipe.recipe import Recipe
@@ -134,7 +134,7 @@ class HeldOut:
             result = run_evaluation(self.session, self.spec.samples)
         if self.accelerator.is_main_process:
             path = evaluation_path(self.run.folder, step)
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             write_text(path, encode(result.to_json() | {"weights": self.spec.weights}))
         return result
 

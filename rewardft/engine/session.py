@@ -125,10 +125,11 @@ def build_session(
     algorithm = resolved.algorithm.build()
     model = place(resolved.model.build(), device)
     switch_checkpointing(recipe, model)
-    sampler = build_sampler(resolved.sampler, model)
-    eval_sampler = (
-        sampler if resolved.eval_sampler is None else build_sampler(resolved.eval_sampler, model)
-    )
+    sampler = build_sampler(resolved.sampler, model, recipe.where("sampler", "use"))
+    eval_sampler = sampler
+    if resolved.eval_sampler is not None:
+        line = recipe.where("evaluate", "sampler", "use")
+        eval_sampler = build_sampler(resolved.eval_sampler, model, line)
     if keep_reference is None:
         compared = bool(recipe.regularizers) or recipe.evaluate.kl
         # A frozen copy of all weights costs as much as the model, so only where something reads it.
@@ -207,10 +208,17 @@ def switch_checkpointing(recipe: Recipe, model: Any) -> None:
             getattr(model, method)()
 
 
-def build_sampler(component: Any, model: Any) -> Any:
-    """A sampler that has seen the model; raises ComponentError when the two do not fit."""
+def build_sampler(component: Any, model: Any, place: str) -> Any:
+    """A sampler that has seen the model; raises ComponentError when the two do not fit.
+
+    place: of the sampler in the recipe, for the error.
+    """
     sampler = component.build()
-    sampler.setup(model)
+    try:
+        sampler.setup(model)
+    except Exception as error:
+        error.add_note(f"while setting up {component.entry.title} ({place}) for the model")
+        raise
     return sampler
 
 

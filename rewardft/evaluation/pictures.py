@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError
-from rewardft.files.atomic import replacing
+from rewardft.files.atomic import make_folder, replacing
 from rewardft.files.paths import file_name
 from rewardft.types import Rollout
 
@@ -46,7 +46,7 @@ def save_pictures(samples: Any, ids: Sequence[str], folder: Path, prefix: str = 
     pictures = as_pictures(samples.decoded if isinstance(samples, Rollout) else samples)
     if pictures is None:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"{prefix}{file_name(id_)}.png" for id_ in ids]
     for path, picture in zip(paths, pictures):
         save_png(path, picture)

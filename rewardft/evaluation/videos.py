@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rewardft.evaluation.pictures import as_pictures, to_image, write_image
-from rewardft.files.atomic import replacing
+from rewardft.files.atomic import make_folder, replacing
 from rewardft.files.paths import file_name
 
 STRIP = 5  # frames of a video that stand for it in a still picture
@@ -39,7 +39,7 @@ def save_videos(
     """
     if not isinstance(videos, Tensor) or videos.ndim != 5 or as_pictures(videos[:, 0]) is None:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     paths = [folder / f"{prefix}{file_name(id_)}.gif" for id_ in ids]
     codecs = import_av()
     for path, video in zip(paths, videos):

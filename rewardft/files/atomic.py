@@ -48,6 +48,17 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it; raises CheckpointError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    # FileExistsError: there is a file of that name.
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be a folder to write to ({reason(error)}). Give another one."
+        ) from error
+
+
 def swap_in(temporary: Path, path: Path, mark: str = MARK) -> None:
     """rename() cannot replace a folder that is not empty, so the old one steps aside first."""
     old = aside(path, mark)

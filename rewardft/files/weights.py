@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from rewardft.errors import ComponentError
-from rewardft.files.atomic import write_bytes
+from rewardft.files.atomic import make_folder, write_bytes
 
 
 def load_weights(module: nn.Module, path: Path, made_by: str) -> None:
@@ -34,7 +34,7 @@ def load_weights(module: nn.Module, path: Path, made_by: str) -> None:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write the weights as float16, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     state = {
         name: value.detach().cpu().to(torch.float16).contiguous()
         for name, value in module.state_dict().items()

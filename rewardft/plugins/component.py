@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.contracts.protocols import Reward
-from rewardft.errors import ComponentError, DataError, PluginError, RewardftError, did_you_mean
+from rewardft.errors import ComponentError, DataError, PluginError, RewardftError
 from rewardft.files.paths import anchored
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
 from rewardft.plugins.sources import missing_package
-from rewardft.recipe.elsewhere import elsewhere
+from rewardft.recipe.elsewhere import hint
 from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words
 
 # Kinds whose contract is a plain call: a function with these first parameters is the component, not
@@ -130,8 +130,11 @@ def check_options(
         values[key] = value
         if not open_ended:
             section = entry.kind.removesuffix("s")
-            hint = elsewhere(key, section) or _choices(key, named, fixed)
-            problems.append(((key,), f"{entry.title} has no option {key!r}.{hint}"))
+            near = hint(key, section, [*named, *fixed])
+            # Its section's fixed keys alone are no choice of options.
+            bare = not named and near.startswith(" Choose")
+            said = " It has no options." if bare else near
+            problems.append(((key,), f"{entry.title} has no option {key!r}.{said}"))
     problems += [
         ((), _missing(entry, p))
         for p in named.values()
@@ -249,11 +252,6 @@ def _call_with_known(method: Callable[..., Any], options: Mapping[str, Any]) -> 
 
 def _signature(factory: Any) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(factory).parameters
-
-
-def _choices(key: str, named: Mapping[str, Any], fixed: tuple[str, ...]) -> str:
-    hint = did_you_mean(key, [*named, *fixed])
-    return hint if named or "Did you" in hint else " It has no options."
 
 
 def _missing(entry: Entry, parameter: inspect.Parameter) -> str:

@@ -13,4 +13,5 @@ Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]  # a part that is not empty
+Inside = Annotated[float, Gt(0), Lt(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]

@@ -3,8 +3,9 @@ docs/coming-from-trl.md has more of these names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from rewardft.errors import did_you_mean
 from rewardft.recipe.sections import Sections, section_of
 
 # TRL's, diffusers' and transformers' names, by the keys here.
@@ -40,17 +41,23 @@ NAMES = {
 HERE = {other: key for key, others in NAMES.items() for other in others.split()}
 
 
-def elsewhere(key: str, here: str = "") -> str:
-    """' Here it is optimizer.lr.' for `learning_rate`, ' Its place is train.micro_batch.' for
-    `micro_batch`; '' for a key that nobody has.
+def hint(key: str, here: str, known: Iterable[str]) -> str:
+    """What to write instead of a key that is not `known` in the section `here`: the key of another
+    section, or one of its own that is nearly the same, or both.
 
-    here: the section that the key was found in, which is never the answer.
+    ' Here it is optimizer.lr.' for `learning_rate`, ' Its place is train.micro_batch.' for
+    `micro_batch`, " Did you mean 'seeds'? If not, its place is seed." for `seed` beside `seeds`.
     """
     folded = key.casefold()
     if folded in HERE:
         return f" Here it is {HERE[folded]}."
+    near = did_you_mean(key, known)
     places = [p for p in _paths() if p.rpartition(".")[2] == folded and p != f"{here}.{folded}"]
-    return f" Its place is {' or '.join(places)}." if places else ""
+    if not places:
+        return near
+    place = f"ts place is {' or '.join(places)}."
+    # All choices would hide the one place that is right.
+    return f"{near} If not, i{place}" if "Did you mean" in near else f" I{place}"
 
 
 def _paths() -> Iterator[str]:

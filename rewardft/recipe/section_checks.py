@@ -8,9 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rewardft.errors import did_you_mean
 from rewardft.recipe.budget import parse_budget
-from rewardft.recipe.elsewhere import elsewhere
+from rewardft.recipe.elsewhere import hint
 from rewardft.recipe.overrides import dotted
 from rewardft.recipe.sections import (
     OptimizerSpec,
@@ -51,7 +50,7 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
         seen.add(keys)
         here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
         if item["type"] == "extra_forbidden":
-            near = elsewhere(key, here) or did_you_mean(key, section.model_fields)
+            near = hint(key, here, section.model_fields)
             yield keys, f"{here} has no key {key!r}.{near}"
             continue
         # An item of a list has no field: it is the section itself that has another form.
@@ -93,7 +92,7 @@ def _optimizer_problems(section: Any) -> Iterator[tuple[Keys, str]]:
         return
     for key in section:
         if key not in known:
-            near = elsewhere(key, "optimizer") or did_you_mean(key, known)
+            near = hint(key, "optimizer", known)
             yield ("optimizer", key), f"optimizer has no key {key!r}.{near}"
 
 

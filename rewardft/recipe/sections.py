@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from rewardft.recipe.bounds import Count, CountOrZero, Decay, Fraction, NotNegative, Positive
+from rewardft.recipe.bounds import (
+    Count,
+    CountOrZero,
+    Decay,
+    Fraction,
+    Inside,
+    NotNegative,
+    Positive,
+)
 from rewardft.recipe.typed_values import STRICT
 
 Name = Annotated[str, Field(min_length=1)]
@@ -128,7 +136,7 @@ class TrainSpec(Section):
     budget: Name | None = None
     accumulate: Together = 1
     clip_norm: Positive | None = 1.0
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema: Inside | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
     decode_checkpointing: bool = False

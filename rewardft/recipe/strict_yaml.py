@@ -222,11 +222,15 @@ def _pairs(
 
 
 def _missing_space(key: yaml.Node, value: yaml.Node) -> str:
-    """The problem of `{use:x}`, which is one key `use:x` without a value; '' for other keys."""
+    """The problem of `{use:x}`, which is one key `use:x` without a value, and of `model:{use: x}`,
+    which is the key `model:{use`; '' for other keys."""
     name, colon, rest = str(key.value).partition(":")
     # A key in quotes means what it says; only a plain one may be a slip.
-    plain, empty = getattr(key, "style", None) is None, getattr(value, "value", None) == ""
-    if not (colon and plain and empty) or rest[:1] in ("", "/"):
+    if not colon or getattr(key, "style", None) is not None or rest[:1] in ("", "/"):
+        return ""
+    if rest[0] in "{[":
+        return f"a space is missing after the colon of {name!r}: write {name}: {rest} ..."
+    if getattr(value, "value", None) != "":
         return ""
     return f"{key.value!r} is a key without a value; is a space missing? Write {name}: {rest}"
 

@@ -7,6 +7,7 @@ itself as a table or a picture in a notebook.
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.recipe.shipped import find_recipe
 from rewardft.runs.open import RunEvaluation, evaluate_run, load_trained, open_run
 from rewardft.runs.samples import Drawn, sample_run
+from rewardft.runs.strengths import columns, evaluate_scales
 from rewardft.runs.table import Table, paired_table
 from rewardft.storage.recorder import read_records
 
@@ -160,6 +162,51 @@ def evaluate(
 ) -> RunEvaluation:
     """Evaluate a run against its base model, as `rewardft evaluate` does."""
     return evaluate_run(folder_of(run), samples, as_settings(overrides))
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """A run's adapter at several strengths, on the same held-out samples and noise; strength 0 is
+    the base model.
+
+    step: of the weights.
+    samples: how many there were.
+    kl: the name of the divergence.
+    points: one for each strength, see `rewardft.runs.strengths.evaluate_scales`.
+    knee: the strength above which divergence buys little; None where there is none.
+    verdict: the same in a sentence.
+    """
+
+    step: int
+    samples: int
+    kl: str
+    points: Sequence[Mapping[str, Any]]
+    knee: float | None
+    verdict: str
+
+    @property
+    def table(self) -> Table:
+        """A row for each strength: rewards, divergence, diversity."""
+        names = columns(self.points, self.kl)
+        means = [{name: p["means"][name] for name in names} for p in self.points]
+        return Table([{"scale": p["scale"], **row} for p, row in zip(self.points, means)])
+
+    def _repr_html_(self) -> str:
+        return f"{self.table._repr_html_()}<p>{html.escape(self.verdict)}</p>"
+
+
+def evaluate_strengths(
+    run: FinishedRun | Path | str,
+    scales: Sequence[float],
+    samples: int | None = None,
+    overrides: Overrides = (),
+) -> Strengths:
+    """Evaluate a run's adapter at several strengths, as `rewardft evaluate --adapter-scale` does.
+
+    scales: of at least 0; 1 is as trained. Raises ComponentError for a run that trained all
+    weights.
+    """
+    return Strengths(**evaluate_scales(folder_of(run), scales, samples, as_settings(overrides)))
 
 
 def sample(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewardft.engine.session import Session
 from rewardft.errors import CheckpointError, ComponentError, did_you_mean
-from rewardft.files.atomic import write_bytes, write_folder
+from rewardft.files.atomic import make_folder, write_bytes, write_folder
 from rewardft.files.paths import file_name, given_folder
 from rewardft.policy.adapter import load_adapter
 from rewardft.policy.layouts import kohya_state, merged_state
@@ -180,5 +180,5 @@ def export_weights(run: Path, out: Path, average: bool = True, prefix: str = "")
             f"{files[-1]}"
         )
     state = {prefix + name: value.half() for name, value in load_file(found).items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_bytes(out, save(state))

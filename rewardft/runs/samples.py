@@ -16,7 +16,7 @@ from rewardft.engine.session import Session
 from rewardft.errors import ComponentError, DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
-from rewardft.files.atomic import replacing, write_folder, write_text
+from rewardft.files.atomic import make_folder, replacing, write_folder, write_text
 from rewardft.files.surroundings import put_back
 from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
@@ -97,7 +97,7 @@ def sample_run(
     # Absolute: a component may change the current folder before the files are written.
     folder, out = folder.absolute(), (out or folder / "samples").absolute()
     # First: what cannot be written need not be drawn.
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     drawn = draw_both(folder, count, ids, scale, overrides)
     files = list(save_drawn(drawn, scale, out))
     strength = "" if scale == 1.0 else f", scale {scale:g}"

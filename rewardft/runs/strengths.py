@@ -10,12 +10,13 @@ points). Beyond it, divergence buys less reward than on average.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rewardft.engine.session import run_evaluation
+from rewardft.errors import ComponentError
 from rewardft.evaluation.alarms import DIVERSITY
 from rewardft.evaluation.evaluate import Evaluation, compare
 from rewardft.files.atomic import write_text
@@ -45,8 +46,10 @@ def evaluate_scales(
         `versus_base` as rows of `rewardft.evaluation.evaluate.Paired`), "knee": its scale or None,
         "verdict": a sentence}.
 
-    Raises ComponentError for a run that trained all weights.
+    Raises ComponentError for a run that trained all weights, or for a strength below 0.
     """
+    if not all(0 <= scale < math.inf for scale in scales):
+        raise ComponentError(f"strengths are numbers of at least 0, got {list(scales)}")
     # Absolute: a component may change the current folder before the file is written.
     folder = folder.absolute()
     # Whatever the recipe says: the divergence is the axis that strengths are compared on.
@@ -116,7 +119,7 @@ def find_knee(points: Sequence[dict[str, Any]]) -> tuple[float | None, str]:
     )
 
 
-def columns(points: Sequence[dict[str, Any]], kl: str) -> list[str]:
+def columns(points: Sequence[Mapping[str, Any]], kl: str) -> list[str]:
     """The means that show the trade-off: rewards, the divergence and diversity."""
     names = list(points[0]["means"])
     return [

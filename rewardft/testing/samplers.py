@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +21,8 @@ def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -
     Checked: the chain is the same when it is repeated; a sample's chain does not depend on its
     batch; replaying a step leads where the rollout went, with the same log-probability; that is the
     Gaussian's of the step's mean and deviation, at the state that was kept; `transition` gives the
-    replayed step; a gradient reaches the state when it is asked for.
+    replayed step; a gradient reaches the state when it is asked for; the tags that it declares are
+    those that it earns.
     """
     batch = batch or tiny_batch()
     context = tiny_context(sampler, model=model)
@@ -33,6 +36,34 @@ def check_sampler(sampler: Any, model: Any = None, batch: Batch | None = None) -
     assert close, "a sample's chain depends on the batch it is in"
     for k in range(sampler.steps):
         check_step(context, chain, k)
+    check_tags(sampler, has_density=bool(chain.log_probs))
+
+
+def check_tags(sampler: Any, has_density: bool) -> None:
+    """What a sampler declares in `provides` and `tags` is what it does: algorithms are matched with
+    it by these alone."""
+    declared = frozenset(getattr(sampler, "provides", ()))
+    dynamic = getattr(sampler, "tags", None)
+    if dynamic is not None:
+        wanted = inspect.signature(dynamic).parameters
+        options = {name: getattr(sampler, name) for name in wanted if hasattr(sampler, name)}
+        # An option that the sampler keeps under another name is not known here.
+        if any(parameter.name not in options for parameter in named(wanted)):
+            return
+        declared |= frozenset(dynamic(**options))
+    earned = {
+        "log_prob": has_density,
+        "differentiable_sampler": hasattr(sampler, "transition"),
+        "renoise": hasattr(sampler, "renoise"),
+    }
+    for tag, has in earned.items():
+        assert has or tag not in declared, f"the tag {tag!r} is declared and not earned"
+        assert tag in declared or not has, f"the tag {tag!r} is earned and not declared"
+
+
+def named(parameters: Mapping[str, inspect.Parameter]) -> list[inspect.Parameter]:
+    """The parameters that are no `**rest`."""
+    return [p for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
 
 
 def check_step(context: Context, chain: Rollout, k: int) -> None:

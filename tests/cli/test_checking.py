@@ -6,6 +6,7 @@ import pytest
 
 from rewardft import __version__
 from rewardft.cli import main
+from rewardft.recipe.elsewhere import hint
 
 COMPARISON = """\
 recipes: [toy_draft]
@@ -38,7 +39,8 @@ def test_a_name_of_other_trainers_is_translated(capsys):
     ("given", "said"),
     [
         ("algorithm.micro_batch", "algorithm 'draft_k' has no option 'micro_batch'. Its place is train.micro_batch."),
-        ("algorithm.steps", "algorithm 'draft_k' has no option 'steps'. Its place is train.steps or sampler.steps."),
+        ("algorithm.steps", "algorithm 'draft_k' has no option 'steps'. Did you mean 'train_steps'? If not, its place is train.steps or "
+         "sampler.steps."),
         ("algorithm.learning_rate", "algorithm 'draft_k' has no option 'learning_rate'. Here it is optimizer.lr."),
         ("train.rewards", "train has no key 'rewards'. Its place is rewards or evaluate.rewards."),
         ("optimizer.clip_norm", "optimizer has no key 'clip_norm'. Its place is train.clip_norm."),
@@ -73,3 +75,13 @@ def test_comparison_files_are_checked(capsys):
     assert said.startswith("error: c.yaml: 1 problem\n  - other: ")
     assert "there is no algorithm 'drtunee'. Did you mean 'drtune'?" in said
     assert list(Path().iterdir()) == [Path("c.yaml")]
+
+
+def test_a_key_of_another_section_hides_no_option_that_is_nearly_the_same():
+    assert (
+        hint("seed", "data", ["seeds", "size"])
+        == " Did you mean 'seeds'? If not, its place is seed or evaluate.seed."
+    )
+    assert hint("seed", "data", ["size"]) == " Its place is seed or evaluate.seed."
+    assert hint("sede", "data", ["seeds", "size"]) == " Did you mean 'seeds'?"
+    assert hint("nothing", "data", ["size"]) == " Choose one of: size."

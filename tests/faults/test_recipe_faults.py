@@ -235,7 +235,7 @@ CHANGED = {
     "batch of none": (
         "{use: blobs}",
         "{use: blobs, batch_size: 0}",
-        "r.yaml:3: data.batch_size: expected a whole number of at least 1, got 0 (a whole number).",
+        "r.yaml:3: data.batch_size: expected a whole number of at least 1 and of at most 1000000, got 0 (a whole number).",
     ),
 }
 

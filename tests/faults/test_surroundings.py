@@ -20,11 +20,12 @@ import sys
 from rewardft import hookimpl
 from rewardft.testing.tiny import TinyModel
 
-WHERE = {where!r}
+WHERE, DONE = {where!r}, []
 
 
 def act(place):
-    if place == WHERE:
+    if place == WHERE and not DONE:
+        DONE.append(place)
         {act}
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import rewardft
 from rewardft.cli import main
 from rewardft.engine.session import run_evaluation
+from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation
 from rewardft.evaluation.pictures import as_pictures, file_name, save_grid, save_pictures
 from rewardft.files.json_text import encode
@@ -62,6 +64,19 @@ def evaluation(out, step):
 
 
 # -- strengths -------------------------------------------------------------------------------------------------------
+
+
+def test_strengths_from_python_are_those_of_the_command(trained):
+    found = rewardft.evaluate_strengths(trained, [1.0, 0.5])
+    result = evaluate_scales(trained, [1.0, 0.5])
+    assert vars(found) == result
+    assert found.table.column("scale") == [0.0, 0.5, 1.0]
+    kl = [point["means"][found.kl] for point in result["points"]]
+    assert found.table.column(found.kl) == kl and found.verdict in found._repr_html_()
+    for bad in ([-1.0], [math.nan], [math.inf]):
+        with pytest.raises(ComponentError) as error:
+            rewardft.evaluate_strengths(trained, bad)
+        assert str(error.value) == f"strengths are numbers of at least 0, got {bad}"
 
 
 def test_strength_0_is_the_base_and_1_what_was_trained(trained):

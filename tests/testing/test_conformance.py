@@ -106,9 +106,30 @@ class HalfForgetful(Forgetful):
         return inner.replay(model, rollout, k, input_gradient=input_gradient)
 
 
+class Silent(DDIM):
+    """Has densities and does not say so: no algorithm that needs them would take it."""
+
+    @staticmethod
+    def tags(eta):
+        return frozenset()
+
+
+class Boastful(DDIM):
+    """Says that it has densities, and has none at eta 0."""
+
+    provides = DDIM.provides | {"log_prob"}
+
+
+class Shy(DDPM):
+    provides = frozenset({"differentiable_sampler", "log_prob", "stochastic"})
+
+
 @pytest.mark.parametrize(
     ("sampler", "sentence"),
     [
+        (Silent(3, eta=1.0), "the tag 'log_prob' is earned and not declared"),
+        (Boastful(3), "the tag 'log_prob' is declared and not earned"),
+        (Shy(3), "the tag 'renoise' is earned and not declared"),
         (Skewed(3), "replaying step 0 leads elsewhere"),
         (Leaky(3), "depends on the batch it is in"),
         (Forgetful(3), "step 0: `replay` gives the log-probability of another state than `taken`"),

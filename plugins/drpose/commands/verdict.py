@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from rewardft import Paired
@@ -53,7 +54,8 @@ def results_table(rows: Sequence[Paired]) -> Table:
             change = f"{row.difference:+.3g} ± {row.half_width:.2g}"
             verdict = {1: "better", 0: "unclear", -1: "worse"}[gain(row)]
             values = (f"{value:.3g}" for value in (row.before, row.after))
-            table.add_row(f"  {full_name(row.name)}", *values, change, verdict)
+            # A value may be named like markup.
+            table.add_row(f"  {escape(full_name(row.name))}", *values, change, verdict)
     return table
 
 

@@ -28,6 +28,7 @@ from rewardft_plugins.humans.clip import Clip
 from rewardft_plugins.humans.sampling import diversity, without_heading
 
 from rewardft.errors import DataError
+from rewardft.files.atomic import make_folder
 
 _BLOCK = 1 << 20
 
@@ -41,7 +42,7 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         DataError: `out` exists and may not be replaced, or is not a data set.
     """
     _check_place(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     # A sibling, because renaming is atomic only within one file system.
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

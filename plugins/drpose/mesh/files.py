@@ -9,6 +9,7 @@ from typing import Any
 from rewardft_plugins.humans.mesh import Mesh
 
 from rewardft.errors import ComponentError
+from rewardft.files.atomic import make_folder
 
 FORMATS = ("glb", "ply")
 
@@ -22,7 +23,7 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise ComponentError(f"meshes are written as .glb or .ply, got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     # The process number keeps two writers of one mesh apart.
     temporary.write_bytes(bytes(as_trimesh(mesh).export(file_type=kind)))

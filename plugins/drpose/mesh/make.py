@@ -21,7 +21,7 @@ from rewardft_plugins.humans.distances import compare
 from rewardft_plugins.humans.mesh import Mesh, turntable
 from rewardft_plugins.humans.viewer import Row, page_html
 
-from rewardft.files.atomic import write_text
+from rewardft.files.atomic import make_folder, write_text
 from rewardft.files.paths import file_name
 from rewardft.types import Batch, Plan
 
@@ -87,7 +87,7 @@ def distance_line(name: str, meshes: dict[str, Mesh]) -> str:
 def write_rows(rows: Sequence[Row], out: Path, title: str) -> int:
     """Write every mesh as .glb and .ply, `meshes.html` and `meshes.png`; returns their number."""
     as_trimesh(rows[0][1][0][1])  # without trimesh this fails before anything is written
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for heading, meshes in rows:
         for caption, mesh in meshes:
             stem = file_name(f"{heading}_{caption}")

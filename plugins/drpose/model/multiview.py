@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rewardft.errors import ComponentError
+from rewardft.files.atomic import make_folder
 from rewardft.files.paths import PathOrShipped
 from rewardft.noise import Noise
 from rewardft.recipe.bounds import NotNegative
@@ -265,7 +266,7 @@ class MultiviewUNet(nn.Module):
         Raises `ComponentError` when an adapter is still attached.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         state = self.trainable.state_dict()
         # Its names are wrapped ones, which no loader of this model would find.
         if any("lora_" in name for name in state):

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from rewardft.errors import ComponentError
+from rewardft.files.atomic import make_folder
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 UNET_FILE = f"unet/{WEIGHTS_FILE}"
@@ -249,7 +250,7 @@ def save_unclip(parts: UnclipParts, source: Path, folder: Path) -> None:
     (tokenizer, text encoder, ...) is copied from the folder that was read.
     """
     _copy_rest(source, folder)
-    (folder / "unet").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "unet")
     write_json(folder / "unet" / "config.json", parts.unet_config)
     write_tensors(folder / UNET_FILE, parts.unet.state_dict())
     write_tensors(folder / TEXT_FILE, {"embeddings": parts.conditioner.embeddings})

@@ -29,6 +29,8 @@ from rewardft_plugins.drpose.weights import (
 )
 from torch import Tensor, nn
 
+from rewardft.files.atomic import make_folder
+
 READINGS = {
     "maps": "one skeleton map per joint",
     "joints": "one joint's place per map, the mean of its softmax",
@@ -124,7 +126,7 @@ class SkeletonNet(nn.Module):
     def save(self, folder: Path, *, half: bool = False, forked: bool = False) -> None:
         """Write skeleton.json and skeleton.safetensors; forked: without the levels of the shipped
         network."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         state = self.state_dict()
         if forked:
             # The shared tensors would be the same megabytes again.

@@ -9,7 +9,7 @@ from rewardft.comparisons.report.csv_table import csv_text
 from rewardft.comparisons.report.html_page import html_page
 from rewardft.comparisons.report.markdown import markdown
 from rewardft.contracts.records import ComparisonRecord
-from rewardft.files.atomic import write_text
+from rewardft.files.atomic import make_folder, write_text
 
 __all__ = ["write_report"]
 
@@ -21,7 +21,7 @@ def write_report(record: ComparisonRecord, folder: Path) -> list[Path]:
     Returns the three paths. Raises RewardftError where the packages for the HTML are not installed;
     the other two files are written all the same.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     texts = {
         "report.md": markdown,
         "report.csv": csv_text,
