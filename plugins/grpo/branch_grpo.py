@@ -35,6 +35,7 @@ from rewardft.algorithms.advantages import group_advantages
 from rewardft.algorithms.forks import Fork, JudgedFork, fork, learn_from_forks
 from rewardft.algorithms.surrogates import clipped_ratio_loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, Pair, Positive
 
 
 class BranchGRPO:
@@ -52,12 +53,12 @@ class BranchGRPO:
     def __init__(
         self,
         splits: tuple[int, ...] = (0, 3, 6, 9),
-        branches: int = 2,
+        branches: Pair = 2,
         pruned: tuple[int, ...] = (),
-        clip: float = 1e-3,
-        advantage_clip: float = 5.0,
-        inner_epochs: int = 1,
-        floor: float = 1e-8,
+        clip: Positive = 1e-3,
+        advantage_clip: Positive = 5.0,
+        inner_epochs: Count = 1,
+        floor: Positive = 1e-8,
     ) -> None:
         if not splits or splits[0] < 0 or list(splits) != sorted(set(splits)):
             raise ComponentError(f"expected splits as ascending steps, got {list(splits)}")

@@ -37,6 +37,7 @@ from rewardft.algorithms.advantages import group_advantages
 from rewardft.algorithms.forks import Fork, JudgedFork, fork, learn_from_forks, walk
 from rewardft.algorithms.surrogates import clipped_ratio_loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import Count, CountOrZero, Pair, Positive
 
 
 class TempFlowGRPO:
@@ -56,15 +57,15 @@ class TempFlowGRPO:
 
     def __init__(
         self,
-        noises: int = 4,
-        branches: int = 6,
-        forks: int | None = None,
+        noises: Count = 4,
+        branches: Pair = 6,
+        forks: Count | None = None,
         weigh: bool = True,
-        skip_last: int = 1,
-        clip: float = 1e-4,
-        advantage_clip: float = 5.0,
-        inner_epochs: int = 1,
-        floor: float = 1e-4,
+        skip_last: CountOrZero = 1,
+        clip: Positive = 1e-4,
+        advantage_clip: Positive = 5.0,
+        inner_epochs: Count = 1,
+        floor: Positive = 1e-4,
     ) -> None:
         if noises < 1 or branches < 2 or (forks is not None and forks < 1) or skip_last < 0:
             raise ComponentError(

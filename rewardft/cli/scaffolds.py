@@ -10,7 +10,7 @@ from string import Template
 
 from rewardft import __version__
 from rewardft.errors import RewardftError, did_you_mean
-from rewardft.files.atomic import write_text
+from rewardft.files.atomic import make_folder, write_text
 from rewardft.files.paths import local_path
 from rewardft.plugins.component_index import listed_components
 
@@ -54,7 +54,7 @@ def begin(kind: str, name: str, out: Path) -> None:
         )
     check_free("reward" if is_plugin else kind, name)
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_text(path, text)
         print(path)
     print(f"Test it: pytest {folder if is_plugin else folder / f'test_{name}.py'}")

@@ -17,6 +17,7 @@ from rewardft.engine.session import Session
 from rewardft.errors import CheckpointError, ComponentError, did_you_mean
 from rewardft.files.atomic import make_folder, write_bytes, write_folder
 from rewardft.files.paths import file_name, given_folder
+from rewardft.files.surroundings import put_back
 from rewardft.policy.adapter import load_adapter
 from rewardft.policy.layouts import kohya_state, merged_state
 from rewardft.policy.lora import PIPELINE_FILE, Lora
@@ -28,6 +29,7 @@ PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 PLAIN = {"format": "pt"}
 
 
+@put_back()
 def export_run(run: Path | str, to: str, out: Path | str | None = None, best: bool = False) -> Path:
     """Write a run's trained weights and a model card; returns their folder.
 
@@ -41,10 +43,11 @@ def export_run(run: Path | str, to: str, out: Path | str | None = None, best: bo
     """
     if to not in LAYOUTS:
         raise ComponentError(f"there is no layout {to!r}.{did_you_mean(to, LAYOUTS)}")
-    folder = given_folder(run)
+    # Absolute: a component may change the current folder while it is built.
+    folder = given_folder(run).absolute()
+    target = folder / "export" / to if out is None else given_folder(out).absolute()
     session = open_run(folder)
     step = load_best(session, folder) if best else load_trained(session, folder)
-    target = folder / "export" / to if out is None else given_folder(out)
     # By the folder, as one tells files of other programs apart by their names.
     name = file_name(folder.resolve().name)
 
