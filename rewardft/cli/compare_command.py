@@ -37,6 +37,15 @@ Pictures = Annotated[
 ]
 
 
+Match = Annotated[
+    str | None,
+    typer.Option(
+        metavar="divergence[=LEVEL]",
+        help="Also compare at equal divergence from the base, read between each run's evaluations.",
+    ),
+]
+
+
 def compare(
     sources: Annotated[
         list[str],
@@ -53,6 +62,7 @@ def compare(
     launcher_options: LauncherOptions = [],
     gpus: Gpus = 0.0,
     pictures: Pictures = 6,
+    match: Match = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")
     ] = None,
@@ -65,7 +75,8 @@ def compare(
     from rewardft.comparisons.comparison import Launch
 
     launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
-    compare_sources(sources, Options(vary, overrides, seeds, budget, pictures), launch, out)
+    options = Options(vary, overrides, seeds, budget, pictures, match)
+    compare_sources(sources, options, launch, out)
 
 
 def report(

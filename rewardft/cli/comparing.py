@@ -22,6 +22,7 @@ from rewardft.comparisons.api import (
     require_report,
 )
 from rewardft.comparisons.comparison import Launch
+from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Outcome
@@ -50,6 +51,8 @@ def compare_sources(
         with sigterm_as_interrupt():
             members = expand(request, folder)
             say_what_is_done(members)
+            for sentence in unfair(members):
+                print(f"not fair: {sentence}", file=sys.stderr)
             done = finish(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:
         # The same command: runs that are done are recognised by their digest.

@@ -10,6 +10,7 @@ from typing import Any
 
 from rewardft.comparisons.comparison import Launch
 from rewardft.comparisons.comparison import compare as make_comparison
+from rewardft.comparisons.matching import parse_match
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Notify, Outcome
@@ -36,13 +37,15 @@ NEEDED = ("plotly", "jinja2", "pyarrow")
 
 @dataclass(frozen=True)
 class Options:
-    """Everything but the sources: settings, values to vary, seeds, budget, pictures."""
+    """Everything but the sources: settings, values to vary, seeds, budget, pictures, what to match
+    runs by."""
 
     vary: Sequence[str] = ()
     settings: Sequence[str] = ()
     seeds: int | None = None
     budget: str | None = None
     pictures: int = 6
+    match: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def compare(
     out: Path | str | None = None,
     jobs: int = 1,
     pictures: int = 6,
+    match: str | None = None,
 ) -> Comparison:
     """Run recipes with several seeds to equal budgets and write the report.
 
@@ -83,6 +87,7 @@ def compare(
         budget: such as `2000-rewards`; None: as the recipes say.
         out: the folder; default: one in `runs` that is named after the sources.
         jobs: runs at a time.
+        match: `divergence`, or `divergence=0.05`, to compare at equal divergence from the base.
 
     Raises:
         ComponentError: the extra `report` is not installed. RecipeError: no variant can be run.
@@ -91,7 +96,8 @@ def compare(
     names = [str(source) for source in sources]
     varied = as_vary(vary)
     # Nothing is built or trained before `finish`: a wrong recipe is reported in a second.
-    request = build_request(names, Options(varied, as_settings(overrides), seeds, budget, pictures))
+    options = Options(varied, as_settings(overrides), seeds, budget, pictures, match)
+    request = build_request(names, options)
     folder = given_folder(out) if out is not None else default_folder(names)
     members = expand(request, folder)
     command = f"rewardft.compare({', '.join(map(repr, names))})"
@@ -145,11 +151,16 @@ def build_request(names: Sequence[str], options: Options) -> Request:
     # Last: which rewards there are to weigh, the settings before may have changed.
     if request.pareto is not None:
         variants = sweep(variants, request.pareto, request.name)
+    match = options.match or request.match
+    if match is not None:
+        # Now, for a slip in it must not come out after hours of runs.
+        parse_match(match)
     return replace(
         request,
         variants=tuple(variants),
         seeds=options.seeds or request.seeds,
         budget=options.budget or request.budget,
+        match=match,
     )
 
 

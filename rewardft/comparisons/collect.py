@@ -48,7 +48,8 @@ def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
         return False
     if any(one.settings.get(k) != other.settings.get(k) for k in ("seed", "sampler", "samples")):
         return False
-    if one.settings.get("data") == other.settings.get("data"):
+    # Of other base models a difference would not be one of what they were trained by.
+    if all(one.settings.get(key) == other.settings.get(key) for key in ("data", "model")):
         return True
     # An untrained model gives the same value only for the same condition and the same noise.
     common = one.per_sample.keys() & other.per_sample.keys()

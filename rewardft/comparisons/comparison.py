@@ -10,7 +10,9 @@ from datetime import date
 from pathlib import Path
 
 from rewardft.comparisons.collect import against_best, pool
+from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.illustrations import add_pictures, plugin_sections
+from rewardft.comparisons.matching import with_matched
 from rewardft.comparisons.members import Member, differences
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
@@ -78,6 +80,10 @@ def collect(
     names = list(dict.fromkeys(member.variant.name for member in members))
     runs = {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
+    fair = [f"Not fair: {sentence}" for sentence in unfair(members)]
+    if request.match:
+        pooled, note = with_matched(runs, pooled, request.match)
+        fair.append(note)
     # What differs goes to the variants, what is shared is said once.
     own, common = differences(list(members))
     if common.get("train.steps") == ENDLESS:
@@ -96,7 +102,7 @@ def collect(
         target=target_of(variants),
         common=common,
         variants=variants,
-        notes=notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
+        notes=fair + notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
         versions={name: version_of(name) for name in PACKAGES},
     )
     write_samples(runs, out / "samples.parquet")

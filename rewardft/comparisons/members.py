@@ -106,10 +106,12 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
     given = variant.run is not None and not (request.seeds or request.budget or variant.settings)
     if request.budget:
         variant = variant.with_settings(*budget_settings(request.budget))
+    if request.match and not given:
+        variant = variant.with_settings("evaluate.kl=true")
     try:
         variant, recipe, digest, options = identify(variant if given else with_plugin(variant))
         if not given:
-            check_evaluates(recipe)
+            check_evaluates(recipe, bool(request.match))
     # Kept, with its problem: a table that lost a variant without a word would mislead.
     except RewardftError as error:
         for seed in range(request.seeds or 1):
@@ -134,8 +136,17 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
         yield Member(variant, seed, folder, recipe, options=options, digest=digest)
 
 
-def check_evaluates(recipe: Recipe) -> None:
-    """Raises RecipeError for a recipe whose run would leave nothing to compare."""
+def check_evaluates(recipe: Recipe, along: bool = False) -> None:
+    """Raises RecipeError for a recipe whose run would leave nothing to compare.
+
+    along: evaluations on the way are needed as well.
+    """
+    if along and recipe.evaluate.every == 0:
+        problem = (
+            "match: divergence reads each run between its evaluations, and this one has none on "
+            "the way; add --set evaluate.every=10."
+        )
+        raise RecipeError(recipe.source, [f"{recipe.source}: {problem}"])
     if not recipe.evaluate.wanted:
         problem = (
             "it evaluates nothing, so there is nothing to compare; add --set evaluate.every=10."

@@ -40,7 +40,8 @@ NOT_SHOWN = (
 class RunResults:
     """One run as its folder has it.
 
-    `base`, `tuned`: its first and last evaluation, where there are two.
+    `base`, `tuned`: its first and last evaluation, where there are two; `along`: all of them, by
+    their steps.
     """
 
     member: Member
@@ -48,6 +49,7 @@ class RunResults:
     base: Evaluation | None = None
     tuned: Evaluation | None = None
     trained: list[str] = field(default_factory=list)
+    along: Mapping[int, Evaluation] = field(default_factory=dict)
 
 
 def read_run(member: Member, out: Path) -> RunResults:
@@ -80,7 +82,7 @@ def read_run(member: Member, out: Path) -> RunResults:
     )
     # A run that did not end was trained for less than the others: no value of it is comparable.
     if seen.record.status in ("finished", "stopped") and len(tables) > 1 and 0 in tables:
-        seen.base, seen.tuned = tables[0], tables[max(tables)]
+        seen.base, seen.tuned, seen.along = tables[0], tables[max(tables)], tables
     return seen
 
 

@@ -24,6 +24,7 @@ FILE_KEYS = {
     "pareto": (dict, "{rewards: [NAME, NAME], points: 5}"),
     "seeds": (int, "a whole number of at least 1"),
     "budget": (str, "text such as 5000-calls"),
+    "match": (str, "divergence, or divergence=0.05"),
 }
 ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 
@@ -54,14 +55,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Request:
-    """A comparison before it is expanded over seeds. budget: as `--budget` takes it. name: of
-    its file, or None. pareto: see `weight_sweep.py`."""
+    """A comparison before it is expanded over seeds. budget, match: as the command line takes them.
+    name: of its file, or None. pareto: see `weight_sweep.py`."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
     budget: str | None = None
     name: str | None = None
     pareto: dict[str, Any] | None = None
+    match: str | None = None
 
 
 def read_sources(names: Sequence[str], find: Finder) -> Request:
@@ -96,7 +98,8 @@ def is_comparison(path: Path) -> bool:
 
 
 def read_comparison(path: Path, find: Finder) -> Request:
-    """A comparison file: `recipes`, and optionally `set`, `variants`, `vary`, `seeds`, `budget`."""
+    """A comparison file: `recipes`, and optionally `set`, `variants`, `vary`, `seeds`, `budget`,
+    `match`."""
     document = strict_yaml.parse(path.read_text(encoding="utf-8"))
     problems = [f"{path}:{p.line}: {p.message}" for p in document.problems] + list(
         _file_problems(path, document)
@@ -119,8 +122,8 @@ def read_comparison(path: Path, find: Finder) -> Request:
     variants = [
         combine(v, name, settings, count) for v in variants for name, settings in named.items()
     ] or variants
-    facts = (data.get("seeds"), data.get("budget"), path.stem, data.get("pareto"))
-    request = Request(tuple(variants), *facts)
+    facts = [data.get(key) for key in ("seeds", "budget", "pareto", "match")]
+    request = Request(tuple(variants), *facts[:2], path.stem, *facts[2:])
     # Last: what is varied must win over what `set` and `variants` say of the same key.
     for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))

@@ -60,6 +60,11 @@ def lead(record: ComparisonRecord) -> list[str]:
     failed = sum(run.status == "failed" for variant in record.variants for run in variant.runs)
     if failed:
         lines.append(f"{plural(failed, 'run')} failed; see Failures.")
+    unfair = sum(note.startswith("Not fair: ") for note in record.notes)
+    if unfair:
+        lines.append(
+            f"The variants are not on equal terms in {plural(unfair, 'respect')}; see Notes."
+        )
     return lines
 
 
