@@ -3,7 +3,7 @@
     python benchmarks/matched_coverage.py
     python benchmarks/matched_coverage.py --experiments 200
 
-Prints a Markdown table. A run of seed s is evaluated at times t = 0, 1/8, ..., 1, and gives sample i
+Prints a Markdown table. A run of seed s is evaluated at times t = 0, 1/8, ..., 1; sample i has
 
     divergence  d = a_s t^2 g_i                      g_i log-normal of mean 1
     value       v = b_s (1 - exp(-3 t)) (1 + e_i) + x_i + noise

@@ -81,8 +81,9 @@ def collect(
     runs = {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     fair = [f"Not fair: {sentence}" for sentence in unfair(members)]
+    suffix = ""
     if request.match:
-        pooled, note = with_matched(runs, pooled, request.match)
+        pooled, suffix, note = with_matched(runs, pooled, request.match)
         fair.append(note)
     # What differs goes to the variants, what is shared is said once.
     own, common = differences(list(members))
@@ -99,7 +100,7 @@ def collect(
         command=command,
         budget=request.budget,
         seeds=sorted({member.seed for member in ready}),
-        target=target_of(variants),
+        target=matched_target(variants, suffix),
         common=common,
         variants=variants,
         notes=fair + notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
@@ -165,6 +166,18 @@ def target_of(variants: Sequence[VariantRecord]) -> str | None:
     # Trained for by two at least: one variant's own reward would judge the others by its terms.
     shared = [name for name in known if trained[name] > 1 or len(measured) == 1]
     return max(shared, key=lambda name: (name.startswith("reward/"), trained[name]), default=None)
+
+
+def matched_target(variants: Sequence[VariantRecord], suffix: str) -> str | None:
+    """The target at equal divergence, where all measured variants have it there.
+
+    suffix: of the names of such values; '' where there are none.
+    """
+    target = target_of(variants)
+    if not suffix or target is None:
+        return target
+    measured = [{value.name for value in variant.values} for variant in variants if variant.values]
+    return target + suffix if all(target + suffix in names for names in measured) else target
 
 
 def notes(runs: dict[str, list[RunResults]], variants: Sequence[VariantRecord]) -> list[str]:

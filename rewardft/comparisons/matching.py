@@ -65,14 +65,15 @@ def parse_match(text: str) -> float | None:
 
 def with_matched(
     runs: Runs, pooled: Mapping[str, list[Value]], match: str
-) -> tuple[dict[str, list[Value]], str]:
-    """The pooled values of each variant with those at equal divergence before them, and a note."""
+) -> tuple[dict[str, list[Value]], str, str]:
+    """(The pooled values of each variant with those at equal divergence before them, what the names
+    of these end in, a note)."""
     found = at_equal_divergence(runs, parse_match(match))
     if isinstance(found, str):
-        return dict(pooled), found
+        return dict(pooled), "", found
     more = against_best(found.runs, {name: pool(seens) for name, seens in found.runs.items()})
-    # First, so that of two equal names to be about, a report takes the fair one.
-    return {name: more[name] + values for name, values in pooled.items()}, found.note
+    values = {name: more[name] + own for name, own in pooled.items()}
+    return values, found.suffix, found.note
 
 
 def at_equal_divergence(runs: Runs, level: float | None) -> Matched | str:
@@ -141,7 +142,8 @@ def at_level(run: RunResults, kind: str, level: float, suffix: str) -> RunResult
         run,
         base=renamed(run.base, base, suffix),
         tuned=renamed(run.base, {name: list(map(float, u)) for name, u in tuned.items()}, suffix),
-        trained=[name + suffix for name in run.trained],
+        # No run was trained for a value at this divergence.
+        trained=[],
     )
 
 

@@ -1,0 +1,252 @@
+"""What a comparison says of its own fairness, before it runs and in its report; values at equal divergence."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rewardft.cli import main
+from rewardft.comparisons.api import Options, build_request
+from rewardft.comparisons.fairness import unfair
+from rewardft.comparisons.matching import at_equal_divergence, interpolated, parse_match
+from rewardft.comparisons.members import expand
+from rewardft.comparisons.read_runs import RunResults
+from rewardft.contracts.records import RunRecord, load_comparison
+from rewardft.errors import RecipeError
+from rewardft.evaluation.evaluate import Evaluation
+
+RECIPE = """
+plugins: [rewardft.testing.tiny]
+model: {use: tiny, prediction: v_prediction, width: 8}
+sampler: {use: ddim, steps: 3}
+data: {use: tiny_blobs, size: 10, batch_size: 2}
+rewards: [{use: tiny_brightness}]
+regularizers: [{use: kl, weight: 0.01}]
+algorithm: {use: draft_k}
+adapter: {kind: lora, rank: 2}
+optimizer: {lr: 1e-2}
+train: {steps: 4}
+evaluate: {every: 1, samples: 8, data: {split: val}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+LONG = ["sampler.steps=12"]  # enough for the defaults of all algorithms
+
+
+def said(folder, *vary, settings=(), recipes=("recipe.yaml",)):
+    return unfair(expand(build_request(recipes, Options(vary, settings)), folder / "out"))
+
+
+def test_nothing_is_said_of_what_is_fair(folder):
+    assert said(folder, "optimizer.lr=1e-2,1e-3") == []
+    assert said(folder) == []
+    given = ["optimizer.lr=1e-3", "regularizers=[]", *LONG]
+    assert said(folder, "algorithm=draft_k,drtune", settings=given) == []
+
+
+def test_scales_under_a_shared_regularizer(folder):
+    (penalty,) = said(folder, "algorithm=draft_k,refl", settings=["optimizer.lr=1e-3", *LONG])
+    assert penalty == (
+        "Losses of different scales (algorithm.scale: draft_k 1, refl 0.001), while the regularizer kl has the "
+        "weight 0.01 in all variants: beside its loss it weighs 1000 times as much in refl as in draft_k. Give all "
+        "one scale, or --match divergence compares at equal divergence from the base."
+    )
+
+
+def test_algorithms_under_a_shared_regularizer(folder):
+    (penalty,) = said(folder, "algorithm=draft_k,drtune", settings=["optimizer.lr=1e-3", *LONG])
+    assert penalty.startswith("Different algorithms, while the regularizer kl has the weight 0.01")
+    # Weights that differ are what is compared.
+    assert said(folder, "regularizers.0.weight=0.01,0.1") == []
+
+
+def test_a_rate_of_another_algorithm(folder):
+    (rate,) = said(folder, "algorithm=draft_k,drtune", settings=["regularizers=[]", *LONG])
+    assert rate == (
+        "Tuned for one side: optimizer.lr 0.01 of recipe was set for draft_k, and drtune use it as well. "
+        "--tune optimizer.lr=0.003,0.01,0.03 gives every variant the same search."
+    )
+
+
+def test_bases_and_judges(folder):
+    given = ["evaluate.sampler={use: ddim, steps: 3}"]
+    (base,) = said(folder, "model.prediction=v_prediction,epsilon", settings=given)
+    assert base == (
+        "Different base models: prediction=v_prediction: prediction v_prediction; prediction=epsilon: prediction "
+        "epsilon. No verdict is given across them."
+    )
+    (judge,) = said(folder, "sampler.steps=3,4")
+    assert judge == (
+        "Evaluated with different samplers: steps=3: steps 3; steps=4: steps 4. Set evaluate.sampler to judge all "
+        "by one."
+    )
+
+
+def test_rewards_of_other_names_and_weights(folder):
+    (other,) = said(folder, "rewards=[[{use: tiny_brightness}],[{use: tiny_brightness, name: b}]]")
+    assert other.startswith("Trained for different rewards: ") and other.endswith(": b.")
+    (weights,) = said(folder, "rewards.0.weight=1.0,10.0")
+    assert (
+        weights == "The reward tiny_brightness has different weights: weight=1.0 1, weight=10.0 10."
+    )
+
+
+def evaluation(divergence, value, **settings):
+    columns = {"kl/gaussian": list(divergence), "reward/r": list(value)}
+    ids = [str(i) for i in range(len(columns["reward/r"]))]
+    return Evaluation(
+        ids=ids,
+        per_sample=columns,
+        settings={"seed": 1, "data": {}, "model": {}, "rewards": {"r": {}}, **settings},
+        higher_is_better={"reward/r": True},
+    )
+
+
+def run_of(divergences, values):
+    """A run with evaluations at steps 0, 1, ...; rows are samples' values at each step."""
+    record = RunRecord(seed=0, folder="x", status="finished")
+    along = {i: evaluation(d, v) for i, (d, v) in enumerate(zip(divergences, values))}
+    return RunResults(None, record, along[0], along[max(along)], ["reward/r"], along)
+
+
+def test_a_run_is_read_where_it_has_gone_as_far():
+    """Means between two evaluations lie on the straight line; the base's values are as they were."""
+    rng = np.random.default_rng(0)
+    d = np.array([np.zeros(6), *(rng.uniform(0.5, 1.5, (3, 6)) * [[1], [2], [4]])])
+    v = rng.normal(size=(4, 6)) + np.arange(4)[:, None]
+    means = d.mean(1)
+    level = float(means[1] + 0.25 * (means[2] - means[1]))
+    found = at_equal_divergence({"a": [run_of(d, v)]}, level)
+    (run,) = found.runs["a"]
+    name = f"reward/r at kl/gaussian {level:.3g}"
+    tuned = np.array(run.tuned.per_sample[name])
+    assert tuned.mean() == pytest.approx(0.75 * v[1].mean() + 0.25 * v[2].mean())
+    assert run.base.per_sample == {name: list(v[0])}
+    # Each sample's share of what is not known of the place on the curve, by hand.
+    slope = (v[2].mean() - v[1].mean()) / (means[2] - means[1])
+    expected = 0.75 * v[1] + 0.25 * v[2] + slope * (level - 0.75 * d[1] - 0.25 * d[2])
+    assert tuned == pytest.approx(expected)
+
+
+def test_the_influence_of_a_sample_is_that_of_leaving_it_out():
+    """u_i - mean(u) against the jackknife of the whole estimate, for many samples."""
+    rng = np.random.default_rng(1)
+    n = 4000
+    g = rng.lognormal(0, 0.5, n)
+    d, v = (
+        np.array([0.2 * g, 0.5 * g]),
+        np.array([0.3 * g + rng.normal(size=n), 0.5 + rng.normal(size=n)]),
+    )
+    level = 0.4
+
+    def estimate(keep):
+        low, high = d[0][keep].mean(), d[1][keep].mean()
+        share = (level - low) / (high - low)
+        return (1 - share) * v[0][keep].mean() + share * v[1][keep].mean()
+
+    u = interpolated((v[0], v[1]), (d[0], d[1]), level)
+    everything = np.ones(n, bool)
+    whole = estimate(everything)
+    assert u.mean() == pytest.approx(whole)
+    for i in range(5):
+        keep = everything.copy()
+        keep[i] = False
+        assert (n - 1) * (whole - estimate(keep)) == pytest.approx(u[i] - u.mean(), abs=2e-3)
+
+
+def test_the_level_is_as_far_as_every_run_goes_and_a_given_one_leaves_some_out():
+    far = [run_of([[0, 0], [1, 1], [3, 3]], [[0, 0], [1, 1], [2, 2]])]
+    near = [run_of([[0, 0], [0.5, 0.5], [1.5, 1.5]], [[0, 0], [3, 3], [4, 4]])]
+    found = at_equal_divergence({"far": far, "near": near}, None)
+    assert found.note == (
+        "At equal divergence: values at kl/gaussian 1.5 (as far as every run goes; the shortest way is that of near)."
+    )
+    assert [
+        found.runs[n][0].tuned.per_sample["reward/r at kl/gaussian 1.5"] for n in ("far", "near")
+    ] == [
+        [1.25, 1.25],
+        [4, 4],
+    ]
+    given = at_equal_divergence({"far": far, "near": near}, 2.0)
+    assert given.note.endswith("(as asked). Not reached by all runs of near.")
+    assert given.runs["near"] == []
+
+
+def test_what_cannot_be_matched_says_why():
+    still = [run_of([[0, 0], [0, 0]], [[0, 0], [1, 1]])]
+    assert at_equal_divergence({"a": still}, None) == (
+        "Not matched: a does not leave the base (kl/gaussian is 0)."
+    )
+    bare = RunResults(None, still[0].record, Evaluation(ids=["a"]), Evaluation(ids=["a"]))
+    assert at_equal_divergence({"a": [bare]}, None).startswith("Not matched: the runs have no")
+
+
+@pytest.mark.parametrize("text", ["diverge", "divergence=", "divergence=-1", "divergence=nan"])
+def test_a_word_that_will_not_do(text):
+    with pytest.raises(RecipeError, match="expected divergence, or divergence="):
+        parse_match(text)
+
+
+def test_a_value_that_applies_to_some_samples_alone():
+    u = interpolated(
+        (np.array([1.0, math.nan, 3.0]), np.array([2.0, math.nan, 5.0])),
+        (np.array([1.0, 1.0, 1.0]), np.array([3.0, 3.0, 3.0])),
+        2.0,
+    )
+    assert u[[0, 2]] == pytest.approx([1.5, 4.0]) and math.isnan(u[1])
+
+
+def test_a_whole_comparison_at_equal_divergence(folder, capsys):
+    """The report is about the matched value; its estimate is read off the runs' own evaluations."""
+    words = ["compare", "recipe.yaml", "--vary", "optimizer.lr=1e-2,3e-2", "--seeds", "2"]
+    given = ["--match", "divergence", "--out", "out", "--pictures", "0"]
+    assert main([*words, *given]) == 0
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert record.target.startswith("reward/tiny_brightness at kl/epsilon_mse ")
+    level = float(record.target.split()[-1])
+    for variant in record.variants:
+        value = next(v for v in variant.values if v.name == record.target)
+        reads = []
+        for run in variant.runs:
+            points = [
+                (p.values["kl/epsilon_mse"], p.values["reward/tiny_brightness"])
+                for p in run.evaluations
+            ]
+            last = next((i for i, (d, _) in enumerate(points) if d >= 0.999 * level))
+            (d0, v0), (d1, v1) = points[last - 1 : last + 1]
+            reads.append(v0 + (v1 - v0) * (level - d0) / (d1 - d0))
+        assert value.after.value == pytest.approx(np.mean(reads), rel=1e-2)
+        assert value.versus_best is not None and len(value.seeds) == 2
+    assert any(note.startswith("At equal divergence: ") for note in record.notes)
+
+
+def test_what_is_not_fair_is_said_before_it_runs_and_in_the_report(folder, capsys):
+    (folder / "mine.yaml").write_text(
+        "recipes: [recipe.yaml]\nvary: {model.prediction: [v_prediction, epsilon]}\n"
+        "set: {train.steps: 1, regularizers: []}\n"
+    )
+    assert main(["compare", "mine.yaml", "--out", "out", "--pictures", "0"]) == 0
+    sentence = "Different base models: "
+    err = capsys.readouterr().err
+    assert err.index(f"not fair: {sentence}") < err.index("started")
+    record = load_comparison(folder / "out" / "comparison.json")
+    assert record.notes[0].startswith(f"Not fair: {sentence}")
+    # No verdict across bases.
+    values = [value for variant in record.variants for value in variant.values]
+    assert values and all(value.versus_best is None for value in values)
+    page = (folder / "out" / "report.md").read_text()
+    assert "The variants are not on equal terms in 1 respect; see Notes." in page
+
+
+def test_matching_needs_evaluations_along_the_way(folder, capsys):
+    words = ["compare", "recipe.yaml", "--set", "evaluate.every=0", "--match", "divergence"]
+    assert main([*words, "--set", "evaluate.kl=true"]) == 2
+    assert "has none on the way; add --set evaluate.every=10." in capsys.readouterr().err
