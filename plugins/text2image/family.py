@@ -178,10 +178,9 @@ class LatentModel:
         parts = [self.vae.decode(part).sample for part in latents.split(self.decode_batch)]
         return to_pixels(torch.cat(parts))
 
-    @torch.no_grad()
     def clean(self, batch: Batch) -> Tensor:
         """The latents of `batch["image"]` `(b, 3, height, width)` in [0,
-        1]: the mean of the encoder's Gaussian."""
+        1]: the mean of the encoder's Gaussian. Differentiable in the images."""
         images = (2 * batch["image"] - 1).to(self.device, self.vae.dtype)
         # The mean: a draw would make the same picture another target each time.
         parts = [

@@ -98,13 +98,14 @@ def check_recipe(recipe: Recipe) -> Iterable[str] | None:
 # firstresult: the first answer that is not None ends the asking.
 @hookspec(firstresult=True)
 def create_optimizer(
-    parameters: list[nn.Parameter], options: Mapping[str, Any]
+    parameters: list[nn.Parameter] | list[dict[str, Any]], options: Mapping[str, Any]
 ) -> optim.Optimizer | None:
     """Build the optimizer that the recipe's `optimizer.use` names, or return None to leave it to
     others.
 
-    `options` is the recipe's optimizer section, `use` included. The last listed plugin is asked
-    first; the core answers last with `adamw`.
+    `parameters` are what torch's optimizers take; of a model with `parameter_groups`, groups with
+    the keys `params`, `lr` and `name`. `options` is the recipe's optimizer section, `use` included.
+    The last listed plugin is asked first; the core answers last with `adamw`.
     """
     raise NotImplementedError
 

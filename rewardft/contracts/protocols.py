@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Model(Protocol):
-    """A model family: owns weights, conditioning and decoding."""
+    """A model family: owns weights, conditioning and decoding.
+
+    What is trained need not be a network: a module that holds parameters will do, with `adapter:
+    {kind: full}`.
+
+    Optional method `parameter_groups() -> {name: factor}`: what is trained under that name (a
+    parameter, or the module that holds it) learns at `factor` times the recipe's learning rate, and
+    the rest at the rate itself.
+    """
 
     # An attribute and not a method: full fine-tuning puts its frozen copy there.
     trainable: nn.Module  # where the adapter goes, or what full fine-tuning trains

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn, optim
 
 from rewardft.engine.ema import Ema
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, did_you_mean
 from rewardft.recipe.recipe import Recipe
 
 
 def build_optimizer(
-    recipe: Recipe, plugins: Any, parameters: list[nn.Parameter]
+    recipe: Recipe, plugins: Any, named: Mapping[str, nn.Parameter], rates: Mapping[str, float]
 ) -> optim.Optimizer:
-    """Ask the plugins, the core last. Raises ComponentError for an unknown optimizer."""
+    """Ask the plugins, the core last. Raises ComponentError for an unknown optimizer.
+
+    rates: of the model's parameter groups, see `grouped`.
+    """
     options = recipe.optimizer.as_options()
+    parameters = grouped(named, rates, recipe.optimizer.lr) if rates else list(named.values())
     optimizer = plugins.call("create_optimizer", parameters=parameters, options=options)
     if optimizer is None:
         raise ComponentError(
@@ -33,6 +37,34 @@ def build_optimizer(
             f"{plugins.places('create_optimizer')}."
         )
     return optimizer
+
+
+def grouped(
+    named: Mapping[str, nn.Parameter], rates: Mapping[str, float], lr: float
+) -> list[dict[str, Any]]:
+    """torch's parameter groups; what no name of `rates` stands for is in one called `rest`.
+
+    rates: learning rates by the name of a parameter or of a module that holds some, in units of
+        `lr`. Raises ComponentError for a name that is of nothing trained, and for a rate that is
+        not positive.
+    """
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    for name, parameter in named.items():
+        owners = [key for key in rates if name == key or name.startswith(f"{key}.")]
+        # The longest: `head.bias` has a rate of its own beside `head`.
+        groups.setdefault(max(owners, key=len, default="rest"), []).append(parameter)
+    for name, found in groups.items():
+        if not found or rates.get(name, 1.0) <= 0:
+            known = sorted({key.partition(".")[0] for key in named})
+            raise ComponentError(
+                f"the model gives the parameter group {name!r} the learning rate "
+                f"{rates.get(name, 1.0):g} times the recipe's. Expected a factor > 0 for something "
+                f"that is trained: {', '.join(known)}.{did_you_mean(name, known)}"
+            )
+    return [
+        {"name": name, "params": found, "lr": lr * rates.get(name, 1.0)}
+        for name, found in groups.items()
+    ]
 
 
 def build_schedule(recipe: Recipe, optimizer: optim.Optimizer) -> optim.lr_scheduler.LambdaLR:
@@ -95,14 +127,14 @@ class Updater:
                 raise
             return None
 
-    def update(self, step: int) -> float:
-        """Change the weights by the gradients, which are used up; returns the learning rate that
-        did it.
+    def update(self, step: int) -> dict[str, float]:
+        """Change the weights by the gradients, which are used up; returns the learning rates that
+        did it: the first group's as `learning_rate`, and that of each with a name.
 
         step: the number of this update, counted from 1.
         """
-        # Before the schedule moves on: this is the rate that the update is made with.
-        (rate, *_) = self.schedule.get_last_lr()
+        # Before the schedule moves on: these are the rates that the update is made with.
+        rates = self.rates()
         # A failure between these lines leaves weights and optimizer of different steps, which no
         # checkpoint may hold.
         self.is_whole = False
@@ -112,7 +144,14 @@ class Updater:
         self.is_whole = True
         # None and not zeros: no memory is held, and the next audit tells a missing gradient from 0.
         self.optimizer.zero_grad(set_to_none=True)
-        return float(rate)
+        return rates
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates as they are now, by the names in the logs."""
+        now = [float(rate) for rate in self.schedule.get_last_lr()]
+        groups = zip(self.optimizer.param_groups, now)
+        named = {f"learning_rate/{g['name']}": rate for g, rate in groups if "name" in g}
+        return {"learning_rate": now[0], **named}
 
     @property
     def is_good(self) -> bool:

@@ -98,7 +98,8 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     run = make_run(job, session)
     ema = Ema(session.adapter, recipe.train.ema)
     parameters = session.adapter.parameters
-    optimizer = build_optimizer(recipe, job.plugins, parameters)
+    rates = getattr(session.model, "parameter_groups", dict)()
+    optimizer = build_optimizer(recipe, job.plugins, session.adapter.named, rates)
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(job.resolved.dataset.build(), recipe.seed)
     meter = Meter(recipe.train.budget, accelerator.num_processes)
@@ -138,7 +139,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
 
 def origin_of(job: Job, session: Session) -> Origin:
     """What a resumed run must have in common with this one."""
-    files = job.resolved.dataset.all_options | {"adapter.init": job.recipe.adapter.init}
+    files = job.resolved.dataset.flat_options | {"adapter.init": job.recipe.adapter.init}
     data = data_digests(files, job.recipe.base)
     return Origin(job.accelerator.num_processes, session.plugin_files, data)
 

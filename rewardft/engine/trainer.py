@@ -132,11 +132,11 @@ class Trainer:
         # update, so that the weights stay those of the last good step.
         if norm is None:
             raise self._bad_gradient()
-        rate = updater.update(state.step + 1)
+        rates = updater.update(state.step + 1)
         state.step += 1
         self._lap()
         ctx.record("gradient_norm", norm)
-        facts = {"learning_rate": rate, **ctx.cost, "train_seconds": state.seconds}
+        facts = {**rates, **ctx.cost, "train_seconds": state.seconds}
         facts |= self.parts.meter.share(ctx.cost, state.step, state.seconds)
         self.parts.log.add(Logged(state.step, ctx.take_records(), facts))
 

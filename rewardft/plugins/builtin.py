@@ -84,13 +84,16 @@ def sampler_steps(recipe: Recipe) -> int | None:
 
 @hookimpl(trylast=True)
 def create_optimizer(
-    parameters: list[nn.Parameter], options: Mapping[str, Any]
+    parameters: list[nn.Parameter] | list[dict[str, Any]], options: Mapping[str, Any]
 ) -> optim.Optimizer | None:
     """AdamW with float32 state; fused where the device has it."""
     from torch import optim
 
     if options["use"] != "adamw":
         return None
+    flat = [
+        p for each in parameters for p in (each["params"] if isinstance(each, dict) else [each])
+    ]
     return optim.AdamW(
         parameters,
         lr=options["lr"],
@@ -98,7 +101,7 @@ def create_optimizer(
         eps=options["eps"],
         weight_decay=options["weight_decay"],
         # None leaves the choice to torch; False would also switch its faster default off.
-        fused=all(p.is_cuda for p in parameters) or None,
+        fused=all(p.is_cuda for p in flat) or None,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewardft.contracts.protocols import Reward
+from rewardft.contracts.protocols import Dataset, DiffusionModel, Reward
 from rewardft.errors import ComponentError, DataError, PluginError, RewardftError
 from rewardft.files.paths import anchored
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry, plain_callable
@@ -24,7 +24,7 @@ from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_wo
 CALLS = {"rewards": ("rollout", "batch"), "regularizers": ("new", "reference")}
 
 # Annotations that stand for a component of a kind: a recipe gives `{use: NAME, OPTION: ...}` there.
-NESTED: Mapping[Any, str] = {Reward: "rewards"}
+NESTED: Mapping[Any, str] = {Reward: "rewards", DiffusionModel: "models", Dataset: "datasets"}
 
 # The folder that a relative path at these keys starts at.
 BaseOf = Callable[[tuple[str, ...]], Path]
@@ -49,6 +49,17 @@ class Component:
         known = option_parameters(self.entry)
         defaults = {n: p.default for n, p in known.items() if p.default is not p.empty}
         return {**defaults, **self.options}
+
+    @property
+    def flat_options(self) -> dict[str, Any]:
+        """The same, with the options of a component inside as `option.its_option`."""
+        flat: dict[str, Any] = {}
+        for name, value in self.all_options.items():
+            if isinstance(value, Component):
+                flat |= {f"{name}.{key}": each for key, each in value.flat_options.items()}
+            else:
+                flat[name] = value
+        return flat
 
     def build(self) -> Any:
         """Make the object.

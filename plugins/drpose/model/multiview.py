@@ -243,7 +243,6 @@ class MultiviewUNet(nn.Module):
             pixels = self.autoencoder.decode(rows)
         return straight_through_clamp(pixels.float()).unflatten(0, x0.shape[:2])
 
-    @torch.no_grad()
     def clean(self, batch: Batch) -> Tensor:
         """Clean samples `(b, 2 v, c, h, w)` of a batch with the targets `normals`, `colours` `(b,
         6, 3, s, s)`."""

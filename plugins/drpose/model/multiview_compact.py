@@ -118,7 +118,6 @@ class MultiviewCompact(nn.Module):
         pixels = self.autoencoder.decode(x0.flatten(0, 1)).float()
         return straight_through_clamp(pixels).unflatten(0, x0.shape[:2])
 
-    @torch.no_grad()
     def clean(self, batch: Batch) -> Tensor:
         """Clean samples `(b, 12, c, h, w)` of a batch with the targets `normals`, `colours` `(b, 6,
         3, s, s)`.

@@ -1,0 +1,88 @@
+"""`rewardft ddpo3d turntable | export-ply`: the scenes of a run, to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rewardft_plugins.ddpo3d.model import GaussianScene
+
+app = typer.Typer(help="The scenes of a run, to look at.", no_args_is_help=True)
+
+Run = Annotated[Path, typer.Argument(help="Folder of a run with the model gaussian_scene.")]
+
+
+@app.command("turntable")
+def turntable_command(
+    run: Run,
+    out: Annotated[Path, typer.Argument(help="The GIF to write.")],
+    scenes: Annotated[str, typer.Option(help="Numbers of scenes, as 0,3,7.")] = "0",
+    frames: Annotated[int, typer.Option(min=1, help="Pictures of a full turn.")] = 48,
+) -> None:
+    """Write scenes of a run as they turn."""
+    # Imported here, so that the help shows without loading torch.
+    from rewardft_plugins.ddpo3d.turntable import as_gif, turn
+
+    from rewardft.files.atomic import write_bytes
+
+    model = open_scenes(run)
+    write_bytes(out, as_gif(turn(model, numbers(scenes, model.scenes), frames)))
+    typer.echo(f"{out}: {frames} pictures")
+
+
+@app.command("export-ply")
+def export_ply_command(
+    run: Run,
+    out: Annotated[Path, typer.Argument(help="The .ply file to write.")],
+    scene: Annotated[int, typer.Option(min=0, help="Number of the scene.")] = 0,
+    picture: Annotated[
+        str | None,
+        typer.Option(help="Which colours: of the first picture, or of this one (`colours`)."),
+    ] = None,
+) -> None:
+    """Write a scene for viewers of Gaussian splats."""
+    from dataclasses import replace
+
+    from rewardft_plugins.ddpo3d.ply import save_ply
+
+    from rewardft.errors import ComponentError, did_you_mean
+
+    model = open_scenes(run)
+    names = list(model.pictures)
+    if picture is not None and picture not in names:
+        raise ComponentError(f"no picture {picture!r} in this run.{did_you_mean(picture, names)}")
+    gaussians = model.trainable(numbers(str(scene), model.scenes))
+    parts = gaussians.colour.split(list(model.pictures.values()), -1)
+    save_ply(replace(gaussians, colour=parts[names.index(picture or names[0])]), out)
+    typer.echo(f"{out}: {gaussians.position.shape[1]} Gaussians")
+
+
+def open_scenes(run: Path) -> GaussianScene:
+    """The model of a run with what was trained. Raises ComponentError for another model."""
+    from rewardft_plugins.ddpo3d.model import GaussianScene
+
+    from rewardft.errors import ComponentError
+    from rewardft.runs.open import load_trained, open_run
+
+    session = open_run(run)
+    if not isinstance(session.model, GaussianScene):
+        raise ComponentError(
+            f"{run}: expected a run of gaussian_scene, got one of {session.recipe.model.use}"
+        )
+    load_trained(session, run)
+    return session.model
+
+
+def numbers(text: str, count: int) -> Any:
+    """`0,3,7` as a tensor of scenes; raises ComponentError for what is none of them."""
+    import torch
+
+    from rewardft.errors import ComponentError
+
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) < count for word in words):
+        raise ComponentError(f"expected numbers of scenes below {count}, as 0,3,7; got {text!r}")
+    return torch.tensor([int(word) for word in words])

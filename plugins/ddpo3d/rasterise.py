@@ -1,0 +1,175 @@
+"""Pictures of 3D Gaussians, differentiable, in plain torch (Kerbl et al. 2023, 2308.04079).
+
+Each Gaussian is projected to an ellipse (Zwicker et al. 2001, EWA splatting) and the ellipses are
+laid over each other from the nearest to the farthest:
+
+    Sigma' = J W Sigma W^T J^T + blur I                                          (equation 5)
+    alpha_i = min(0.99, o_i exp(-1/2 d^T Sigma'^-1 d)), 0 below 1/255
+    C = sum_i c_i alpha_i prod_{j < i} (1 - alpha_j)                             (equation 3)
+
+with W the camera's axes, J the slope of the projection and d the distance from the ellipse's
+centre. As in the authors' code an alpha below 1/255 is 0, so the picture can be cut into tiles that
+each see few Gaussians, without any error. There is no view-dependent colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rewardft_plugins.ddpo3d.gaussians import Gaussians, Lens
+from torch import Tensor
+
+TILE = 16
+LEAST, MOST = 1 / 255, 0.99  # of an alpha
+NEAR = 0.05  # of the camera's distance: what is nearer is not drawn
+
+
+@dataclass(frozen=True)
+class Splats:
+    """Ellipses in a picture, nearest first, in pixels.
+
+    centre `(b, n, 2)`, x right and y down from the upper left corner; spread `(b, n, 3)`, the
+    covariance's xx, xy and yy; opacity `(b, n)`, 0 behind the camera; colour `(b, n, c)`.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    opacity: Tensor
+    colour: Tensor
+
+    def take(self, index: Tensor) -> Splats:
+        """Those at `index` `(b, k)`."""
+        wide = index[..., None]
+        return Splats(
+            *(
+                value.gather(1, wide.expand(*index.shape, value.shape[2]))
+                for value in (self.centre, self.spread)
+            ),
+            self.opacity.gather(1, index),
+            self.colour.gather(1, wide.expand(*index.shape, self.colour.shape[2])),
+        )
+
+
+def rasterise(
+    gaussians: Gaussians, axes: Tensor, lens: Lens, size: int, blur: float = 0.3
+) -> tuple[Tensor, Tensor]:
+    """Pictures `(b, c, size, size)` on black, and how much of a background shows, `(b, 1, size,
+    size)` in [0, 1].
+
+    Args:
+        gaussians: of b scenes, one for each picture.
+        axes: of the cameras, `(b, 3, 3)`, see `look`.
+        blur: added to the variance of each ellipse, in square pixels, > 0: nothing is smaller than
+            a pixel sees.
+    """
+    splats = project(gaussians, axes, lens, size, blur)
+    with torch.no_grad():
+        boxes = bounds(splats)
+    rows = []
+    for top in range(0, size, TILE):
+        strip = [
+            tile(splats, boxes, (left, top), (min(TILE, size - left), min(TILE, size - top)))
+            for left in range(0, size, TILE)
+        ]
+        rows.append(torch.cat(strip, -1))
+    picture = torch.cat(rows, -2)
+    return picture[:, :-1], picture[:, -1:]
+
+
+def project(gaussians: Gaussians, axes: Tensor, lens: Lens, size: int, blur: float = 0.3) -> Splats:
+    """Ellipses of the Gaussians in pictures of `size` pixels, nearest first."""
+    x, y, depth = (gaussians.position @ axes.transpose(1, 2)).unbind(-1)
+    # Pixels for a unit of the world, at the origin and then where the Gaussian is.
+    scale = torch.full_like(depth, size / (2 * lens.extent))
+    z, near = torch.ones_like(depth), torch.ones_like(depth, dtype=torch.bool)
+    if lens.distance is not None:
+        z = depth + lens.distance
+        near = z > NEAR * lens.distance
+        # Out of view a division by 0 would make the gradient NaN.
+        z = torch.where(near, z, 1.0)
+        scale = scale * lens.distance / z
+    centre = torch.stack([x, y], -1) * scale[..., None] + size / 2
+    slope = slopes(axes, scale, x, y, z, lens)
+    stretched = slope @ gaussians.axes()  # (b, n, 2, 3): J W R S
+    u, v = stretched.unbind(-2)
+    spread = torch.stack(
+        [(u * u).sum(-1) + blur, (u * v).sum(-1), (v * v).sum(-1) + blur], -1
+    )  # equation 5
+    opacity = torch.where(near, gaussians.opacity, 0.0)
+    order = depth.argsort(dim=1, stable=True)
+    return Splats(centre, spread, opacity, gaussians.colour).take(order)
+
+
+def slopes(axes: Tensor, scale: Tensor, x: Tensor, y: Tensor, z: Tensor, lens: Lens) -> Tensor:
+    """J W `(b, n, 2, 3)`: how far in pixels the picture of a Gaussian moves with its position."""
+    right, down, away = axes[:, None].unbind(-2)  # (b, 1, 3)
+    if lens.distance is None:
+        return scale[..., None, None] * torch.stack([right, down], -2)
+    # The slope of scale(z) x is scale in x and -scale x / z in z.
+    along = torch.stack([x, y], -1) / z[..., None]
+    flat = torch.stack([right, down], -2) - along[..., None] * away[..., None, :]
+    return scale[..., None, None] * flat
+
+
+def bounds(splats: Splats) -> Tensor:
+    """Left, top, right and bottom `(b, n, 4)` of where alpha is at least 1/255; empty where that is
+    nowhere."""
+    # o exp(-r^2 / 2) = 1/255.
+    reach = 2 * (splats.opacity / LEAST).log()
+    radius = reach.clamp(min=0).sqrt()
+    half = radius[..., None] * splats.spread[..., [0, 2]].sqrt()
+    # A little more than the arithmetic says, for its rounding.
+    half = torch.where(reach[..., None] > 0, 1.0001 * half + 1e-3, -torch.inf)
+    return torch.cat([splats.centre - half, splats.centre + half], -1)
+
+
+def tile(splats: Splats, boxes: Tensor, corner: tuple[int, int], extent: tuple[int, int]) -> Tensor:
+    """One tile `(b, c + 1, h, w)`: the colours, and how much of a background shows.
+
+    corner: left and top. extent: width and height.
+    """
+    (left, top), (width, height) = corner, extent
+    seen = (
+        (boxes[..., 0] <= left + width)
+        & (boxes[..., 2] >= left)
+        & (boxes[..., 1] <= top + height)
+        & (boxes[..., 3] >= top)
+    )
+    count = int(seen.sum(1).max())
+    if count == 0:
+        empty = splats.colour.new_zeros(len(seen), splats.colour.shape[2] + 1, height, width)
+        empty[:, -1] = 1
+        return empty
+    # Those that are seen first, and still in the order of their depth.
+    chosen = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
+    grid = splats.centre
+    x = left + 0.5 + torch.arange(width, device=grid.device, dtype=grid.dtype)
+    y = top + 0.5 + torch.arange(height, device=grid.device, dtype=grid.dtype)
+    return composite(splats.take(chosen), x, y)
+
+
+def composite(splats: Splats, x: Tensor, y: Tensor) -> Tensor:
+    """`(b, c + 1, h, w)` at the pixels with centres x `(w,)` and y `(h,)`."""
+    alpha = alphas(splats, x, y)
+    # A sum of logarithms: the gradient of a product divides by its factors.
+    kept = torch.log1p(-alpha)
+    total = kept.cumsum(1)
+    weight = alpha * (total - kept).exp()
+    colour = torch.einsum("bnhw,bnc->bchw", weight, splats.colour)  # equation 3
+    return torch.cat([colour, total[:, -1:].exp()], 1)
+
+
+def alphas(splats: Splats, x: Tensor, y: Tensor) -> Tensor:
+    """`(b, n, h, w)`."""
+    xx, xy, yy = splats.spread.unbind(-1)
+    determinant = xx * yy - xy * xy
+    dx = x - splats.centre[..., :1]  # (b, n, w)
+    dy = y - splats.centre[..., 1:]  # (b, n, h)
+    # -1/2 d^T Sigma'^-1 d; terms of one coordinate are computed once for a row or column.
+    across = -0.5 * (yy / determinant)[..., None] * dx * dx
+    along = -0.5 * (xx / determinant)[..., None] * dy * dy
+    mixed = (xy / determinant)[..., None] * dy
+    power = across[..., None, :] + along[..., None] + mixed[..., None] * dx[..., None, :]
+    alpha = (splats.opacity[..., None, None] * power.exp()).clamp(max=MOST)
+    return torch.where(alpha >= LEAST, alpha, 0.0)
