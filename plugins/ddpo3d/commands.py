@@ -51,11 +51,11 @@ def export_ply_command(
     from rewardft.errors import ComponentError, did_you_mean
 
     model = open_scenes(run)
-    names = list(model.pictures)
+    names = list(model.channels)
     if picture is not None and picture not in names:
         raise ComponentError(f"no picture {picture!r} in this run.{did_you_mean(picture, names)}")
     gaussians = model.trainable(numbers(str(scene), model.scenes))
-    parts = gaussians.colour.split(list(model.pictures.values()), -1)
+    parts = gaussians.colour.split(list(model.channels.values()), -1)
     save_ply(replace(gaussians, colour=parts[names.index(picture or names[0])]), out)
     typer.echo(f"{out}: {gaussians.position.shape[1]} Gaussians")
 

@@ -89,7 +89,7 @@ class DDPO3D:
     def __init__(
         self,
         group_size: int = 6,
-        policy_weight: float = 0.05,
+        policy_weight: float = 1.0,
         sds_weight: float = 1.0,
         reward_of: Literal["action", "render"] = "action",
         jacobian: bool = True,

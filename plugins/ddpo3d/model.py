@@ -35,7 +35,7 @@ class GaussianScene:
             gives its samples of pictures, and be differentiable in these.
         scenes, gaussians: how many, and of how many Gaussians each.
         size: of the pictures in pixels.
-        pictures: what the prior calls the pictures in a batch, with their channels; several are
+        channels: of the pictures, by the names that the prior has for them in a batch; several are
             drawn at once, `{normals: 3, colours: 3}`.
         extent, distance: of the camera, see `Lens`; `distance: null` is orthographic.
         blur: variance in square pixels that every Gaussian has at least in a picture.
@@ -58,7 +58,7 @@ class GaussianScene:
         scenes: int = 16,
         gaussians: int = 300,
         size: int = 64,
-        pictures: dict[str, int] | None = None,
+        channels: dict[str, int] | None = None,
         extent: float = 1.0,
         distance: float | None = None,
         blur: float = 0.3,
@@ -73,8 +73,8 @@ class GaussianScene:
         rewards_see: Literal["pixels", "latents"] = "pixels",
         seed: int = 0,
     ) -> None:
-        self.pictures = pictures or {"image": 3}
-        counts = {"scenes": scenes, "gaussians": gaussians, "size": size, **self.pictures}
+        self.channels = channels or {"image": 3}
+        counts = {"scenes": scenes, "gaussians": gaussians, "size": size, **self.channels}
         lengths = {"extent": extent, "blur": blur, "scale": scale}
         lengths |= {} if distance is None else {"distance": distance}
         shares = {"opacity": opacity, "background": background, "faint": faint}
@@ -85,8 +85,8 @@ class GaussianScene:
         self.rates = {**RATES, **(rates or {})}
         self.condition, self.rewards_see = condition, rewards_see
         self.scheduler = prior.scheduler
-        channels = sum(self.pictures.values())
-        self.trainable = SceneTable(scenes, gaussians, channels, box, scale, opacity, seed)
+        count = sum(self.channels.values())
+        self.trainable = SceneTable(scenes, gaussians, count, box, scale, opacity, seed)
         self.scenes, self.seed = scenes, seed
         self.relocate_every, self.faint = relocate_every, faint
         prior.trainable.requires_grad_(False).eval()
@@ -173,9 +173,9 @@ class GaussianScene:
 
     def columns(self, x0: Tensor) -> dict[str, Tensor]:
         """The pictures that a sample of pixels consists of, by name."""
-        if len(self.pictures) == 1:
-            return dict.fromkeys(self.pictures, x0)
-        return dict(zip(self.pictures, x0.chunk(len(self.pictures), 1)))
+        if len(self.channels) == 1:
+            return dict.fromkeys(self.channels, x0)
+        return dict(zip(self.channels, x0.chunk(len(self.channels), 1)))
 
     def decode(self, x0: Tensor) -> Tensor:
         """Pictures in [0, 1]: `(b, c, h, w)`; with several views `(b, v, c, h, w)`, and with
@@ -193,8 +193,8 @@ class GaussianScene:
         picture, _ = self.render(cond["scene"], *cameras)
         if azimuth.ndim == 1:
             picture = picture[:, 0]
-        parts = picture.split(list(self.pictures.values()), -3)
-        columns = dict(zip(self.pictures, parts))
+        parts = picture.split(list(self.channels.values()), -3)
+        columns = dict(zip(self.channels, parts))
         if self.rewards_see == "latents":
             return self.clean(columns)
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]

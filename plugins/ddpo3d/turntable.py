@@ -34,7 +34,7 @@ def turn(model: GaussianScene, scenes: Tensor, frames: int = FRAMES) -> Tensor:
         # One scene at a time: a turn of all of them may not fit into memory.
         level = torch.zeros_like(azimuth)[None]
         picture, _ = model.render(scene, azimuth[None], level, level.bool())
-        parts = picture[0].split(list(model.pictures.values()), 1)
+        parts = picture[0].split(list(model.channels.values()), 1)
         rows.append(torch.cat([shown(part) for part in parts], -2))
     return torch.cat(rows, -1)
 

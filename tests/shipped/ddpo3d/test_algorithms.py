@@ -195,20 +195,20 @@ def test_the_policy_gradient_is_the_score_of_the_actions_times_their_advantages(
 def test_its_expectation_is_the_gradient_of_the_expected_reward():
     """R is linear and the prediction constant, so that E[R] has the slope DIRECTION in the picture
     (1 in x0_hat), and A = (R - mean) / std with the known deviation std |DIRECTION| / alpha'."""
-    model, found, kept, batch = two_gaussians(along, 20000, std="group")
+    model, found, kept, batch = two_gaussians(along, 12000, std="group")
     steps = kept["steps"]
     spread = steps.std * DIRECTION.norm() / steps.after.alpha
     value = -(DIRECTION / spread * latents_of(model, model.encode(batch))).sum() / len(batch)
     expected = gradient(model, value)
     cosine = torch.nn.functional.cosine_similarity(found, expected, dim=0)
-    assert float(cosine) > 0.99
-    assert float(found.norm() / expected.norm()) == pytest.approx(1, abs=0.05)
+    assert float(cosine) > 0.98
+    assert float((found @ expected) / (expected @ expected)) == pytest.approx(1, abs=0.05)
 
 
 def test_the_literal_reading_teaches_nothing_in_expectation():
     """The same estimate, with the reward of the render: what is left shrinks as 1 / sqrt(G)."""
     norms = {}
-    for group in (50, 20000):
+    for group in (50, 5000):
         found = []
         for seed in range(3):
             # A running mean that differs from the reward: the advantage is not 0.
@@ -218,9 +218,7 @@ def test_the_literal_reading_teaches_nothing_in_expectation():
             algorithm = DDPO3D(group, policy_weight=1.0, sds_weight=0.0, reward_of="render")
             found.append(float(flat(gradients_of(algorithm, ctx, batch)).norm()))
         norms[group] = sum(found) / 3
-    assert 0 < norms[20000] < norms[50] / 10
-    _, taught, _, _ = two_gaussians(along, 20000, std="group")
-    assert norms[20000] < float(taught.norm()) / 3
+    assert norms[50] / norms[5000] == pytest.approx(10, rel=0.4)
 
 
 @pytest.mark.parametrize("jacobian", [True, False])
@@ -363,7 +361,7 @@ MESSAGES = {
         t_end=[0.1, 0.5]
     ),
     "expected stride in (0, 1), got 1.0": lambda: DDPO3D(stride=1.0),
-    "expected group_size >= 2, policy_weight and sds_weight >= 0 and advantage_clip > 0, got group_size=1, policy_weight=0.05, sds_weight=1.0, advantage_clip=5.0": lambda: (
+    "expected group_size >= 2, policy_weight and sds_weight >= 0 and advantage_clip > 0, got group_size=1, policy_weight=1.0, sds_weight=1.0, advantage_clip=5.0": lambda: (
         DDPO3D(1)
     ),
     "expected beta and sds_weight >= 0, got -1 and 0.0": lambda: DreamDPO(-1),

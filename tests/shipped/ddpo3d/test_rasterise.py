@@ -92,7 +92,9 @@ def test_values_and_gradients_are_those_of_brute_force(name):
     parts = some_gaussians(1)
     expected = brute_force(parts, azimuth, elevation, lens, size, 0.3)
     found = ours(parts, azimuth, elevation, lens, size)
-    assert 0.05 < float(expected[-1].min()) < 0.5  # the scene covers its picture, and not all of it
+    assert (
+        0.05 < float(expected[-1].detach().min()) < 0.5
+    )  # the scene covers its picture, and not all of it
     assert torch.allclose(found, expected, atol=1e-10)
     weights = torch.randn(
         found.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64

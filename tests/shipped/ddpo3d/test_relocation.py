@@ -47,7 +47,7 @@ def test_what_is_faint_goes_to_what_is_not():
         assert torch.equal(opacity[0, dead], opacity[0, to])
         factor = shrink(whole, opacity[0, to], sharing)
         assert torch.allclose(found.scale[0, dead], old["scale"][0, to] + factor.log())
-        away = (found.position[0, dead] - old["position"][0, to]).norm()
+        away = (found.position[0, dead] - old["position"][0, to]).detach().norm()
         assert 0 < float(away) < 0.1 * 5
         assert torch.equal(found.position[0, to], old["position"][0, to])
 

@@ -1,10 +1,14 @@
 """Whole runs: resumed, exported, reported, and with a text-to-image prior."""
 
+import base64
+
 import pytest
 import torch
 from rewardft_plugins.ddpo3d.ply import read_ply
+from rewardft_plugins.ddpo3d.turntable import report_sections
 
 from rewardft.cli import main
+from rewardft.contracts.records import ComparisonRecord, RunRecord, VariantRecord
 from rewardft.errors import RecipeError
 from rewardft.testing import check_resume, run_recipe
 from tests.documents import ROOT
@@ -74,7 +78,7 @@ def test_scenes_are_exported(finished, tmp_path, capsys):
         main(
             ["ddpo3d", "turntable", str(finished.folder), str(tmp_path / "b.gif"), "--scenes", "2"]
         )
-        == 1
+        == 2
     )
     assert "expected numbers of scenes below 2, as 0,3,7; got '2'" in capsys.readouterr().err
 
@@ -83,7 +87,7 @@ def test_an_adapter_of_low_rank_is_refused(tmp_path):
     with pytest.raises(RecipeError) as caught:
         run_recipe(DIGITS, tmp_path / "run", "adapter={kind: lora}")
     assert str(caught.value) == (
-        "1 problem\n  - --set adapter={kind: lora}: gaussian_scene is trained as a whole; write "
+        f"{DIGITS}: 1 problem\n  - --set adapter={{kind: lora}}: gaussian_scene is trained as a whole; write "
         "`adapter: {kind: full}`."
     )
 
@@ -113,17 +117,21 @@ def test_a_black_box_reward_on_a_text_to_image_prior(tmp_path):
     assert row["count"] == 4 and row["before"] != row["after"]
 
 
-def test_the_report_shows_turntables(tmp_path, capsys):
-    settings = [part for s in SMALL for part in ("--set", s)]
-    command = [
-        "compare",
-        str(DIGITS),
-        "--vary",
-        "algorithm.jacobian=true,false",
-        "--out",
-        str(tmp_path / "c"),
-        *settings,
-    ]
-    assert main(command) == 0, capsys.readouterr().err
-    page = (tmp_path / "c" / "report.html").read_text()
-    assert page.count("data:image/gif;base64,") == 2 and "Turntables" in page
+def test_the_report_shows_the_last_turntable_of_each_variant(finished, tmp_path):
+    def variant(name, folder):
+        run = RunRecord(seed=0, folder=folder, status="finished")
+        return VariantRecord(name=name, recipe="r", algorithm="ddpo3d", runs=[run])
+
+    record = ComparisonRecord(
+        title="t",
+        date="d",
+        command="c",
+        seeds=[0],
+        variants=[variant("<seen>", finished.folder.name), variant("unseen", "nowhere")],
+    )
+    (section,) = report_sections(record, finished.folder.parent)
+    last = (finished.folder / "samples" / "turntable-00000004.gif").read_bytes()
+    assert section.title == "Turntables" and section.plugin == "ddpo3d"
+    assert section.html.count("<img") == 1 and "<figcaption>&lt;seen&gt;" in section.html
+    assert base64.b64encode(last).decode() in section.html
+    assert report_sections(record, tmp_path) == []
