@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from rewardft.plugins.annotations import annotation_of
 from rewardft.plugins.catalog import SINGULAR, Entry
 from rewardft.plugins.component import (
     Component,
-    annotation_of,
     is_the_component,
     option_parameters,
     tags_of,

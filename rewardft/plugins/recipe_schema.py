@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from rewardft.plugins.component import NESTED, annotation_of, option_parameters
+from rewardft.plugins.annotations import annotation_of
+from rewardft.plugins.component import NESTED, option_parameters
 from rewardft.plugins.described import option_help
 from rewardft.plugins.entries import SINGULAR, Entry
 from rewardft.recipe.sections import (

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rewardft.files.paths import anchored
+from rewardft.plugins.annotations import annotation_of
 from rewardft.plugins.catalog import build_catalog, plain_callable
-from rewardft.plugins.component import annotation_of, option_parameters
+from rewardft.plugins.component import option_parameters
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.sources import installed
 

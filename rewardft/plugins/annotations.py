@@ -1,0 +1,37 @@
+"""The annotations of a factory's parameters, evaluated where they were written."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+from rewardft.plugins.catalog import Entry, plain_callable
+
+
+def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
+    """The parameter's annotation, evaluated;
+    `Any` when there is none or when it names types known to checkers only."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    try:
+        # With `from __future__ import annotations` they are text. The code is the plugin's own.
+        return eval(annotation, _namespace(entry.factory))
+    except NameError:  # imported under TYPE_CHECKING: nothing that YAML could give
+        return Any
+
+
+def _namespace(factory: Any) -> dict[str, Any]:
+    """Globals in which the factory's annotations were written; for a class, those of the class that
+    has `__init__`."""
+    target = plain_callable(factory)
+    if not inspect.isclass(target):
+        return getattr(target, "__globals__", {})
+    owner = next((c for c in target.__mro__ if "__init__" in vars(c) and c is not object), target)
+    names: dict[str, Any] = {}
+    for cls in [*reversed(owner.__mro__)]:
+        names |= vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
+    return names
