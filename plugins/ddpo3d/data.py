@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 
 from rewardft.contracts.protocols import Dataset
 from rewardft.errors import DataError
 from rewardft.noise import keyed_generator
+from rewardft.recipe.bounds import Count, Positive
 
 Split = Literal["train", "val"]
 WORDS = ("front view", "side view", "back view", "side view")  # of cameras in quarter turns
@@ -30,11 +32,11 @@ class Ambigrams:
 
     def __init__(
         self,
-        scenes: int = 16,
+        scenes: Count = 16,
         azimuths: Sequence[float] = (0.0, 90.0),
-        classes: int = 10,
+        classes: Count = 10,
         split: Split = "train",
-        held_out: float = 12.0,
+        held_out: Positive = 12.0,
         seed: int = 0,
     ) -> None:
         if split not in ("train", "val") or scenes < 1 or held_out <= 0:
@@ -89,8 +91,8 @@ class ScenePrompts:
     def __init__(
         self,
         prompts: Sequence[str],
-        cameras: int = 4,
-        elevation: float = 15.0,
+        cameras: Count = 4,
+        elevation: Annotated[float, Ge(-90), Le(90)] = 15.0,
         words: bool = True,
         split: Split = "train",
     ) -> None:
@@ -136,7 +138,7 @@ class ScenesOf:
         of: Dataset,
         azimuths: Sequence[float] = (0, 45, 90, 180, 270, 315),
         mirrored: Sequence[float] = (180, 270),
-        limit: int | None = None,
+        limit: Count | None = None,
     ) -> None:
         if not azimuths or not set(mirrored) <= set(azimuths) or (limit is not None and limit < 1):
             raise DataError(

@@ -48,6 +48,7 @@ from torch import Tensor
 from rewardft import Batch, Context, Loss
 from rewardft.algorithms.advantages import group_advantages
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import CountOrZero, Inside, NotNegative, Pair, Positive
 from rewardft.types import Rollout, micro_slices
 
 MEAN = "ddpo3d/mean reward"  # in the algorithm's memory
@@ -88,17 +89,17 @@ class DDPO3D:
 
     def __init__(
         self,
-        group_size: int = 6,
-        policy_weight: float = 1.0,
-        sds_weight: float = 1.0,
+        group_size: Pair = 6,
+        policy_weight: NotNegative = 1.0,
+        sds_weight: NotNegative = 1.0,
         reward_of: Literal["action", "render"] = "action",
         jacobian: bool = True,
-        stride: float = 0.5,
-        advantage_clip: float = 5.0,
+        stride: Inside = 0.5,
+        advantage_clip: Positive = 5.0,
         std: Literal["global", "group"] = "global",
         t_range: Sequence[float] = (0.05, 0.98),
         t_end: Sequence[float] | None = None,
-        anneal_steps: int = 0,
+        anneal_steps: CountOrZero = 0,
         weighting: Weighting = "variance",
     ) -> None:
         if group_size < 2 or min(policy_weight, sds_weight) < 0 or advantage_clip <= 0:

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from rewardft import Batch, Context, Loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import CountOrZero, NotNegative
 from rewardft.types import Rollout, micro_slices
 
 
@@ -52,11 +53,11 @@ class DreamDPO:
 
     def __init__(
         self,
-        beta: float = 0.0,
-        sds_weight: float = 0.0,
+        beta: NotNegative = 0.0,
+        sds_weight: NotNegative = 0.0,
         t_range: Sequence[float] = (0.02, 0.98),
         t_end: Sequence[float] | None = None,
-        anneal_steps: int = 0,
+        anneal_steps: CountOrZero = 0,
         weighting: Weighting = "variance",
     ) -> None:
         if min(beta, sds_weight) < 0:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rewardft.contracts.protocols import DiffusionModel
 from rewardft.errors import ComponentError
 from rewardft.noise import keyed_generator
+from rewardft.recipe.bounds import Count, CountOrZero, Fraction, Inside, Positive
 from rewardft.types import Batch
 
 Condition = dict[str, Any]
@@ -55,20 +56,20 @@ class GaussianScene:
     def __init__(
         self,
         prior: DiffusionModel,
-        scenes: int = 16,
-        gaussians: int = 300,
-        size: int = 64,
+        scenes: Count = 16,
+        gaussians: Count = 300,
+        size: Count = 64,
         channels: dict[str, int] | None = None,
-        extent: float = 1.0,
-        distance: float | None = None,
-        blur: float = 0.3,
-        background: float = 0.0,
+        extent: Positive = 1.0,
+        distance: Positive | None = None,
+        blur: Positive = 0.3,
+        background: Fraction = 0.0,
         box: Sequence[float] = (0.7, 0.7, 0.7),
-        scale: float = 0.1,
-        opacity: float = 0.3,
+        scale: Positive = 0.1,
+        opacity: Inside = 0.3,
         rates: dict[str, float] | None = None,
-        relocate_every: int = 0,
-        faint: float = 0.02,
+        relocate_every: CountOrZero = 0,
+        faint: Fraction = 0.02,
         condition: Literal["given", "dropped"] = "given",
         rewards_see: Literal["pixels", "latents"] = "pixels",
         seed: int = 0,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
+from rewardft.recipe.bounds import NotNegative
 from rewardft.types import Plan, Rollout, Transition
 
 
@@ -29,7 +30,10 @@ class Render:
     provides = frozenset({"renders"})
 
     def __init__(
-        self, jitter: float = 0.0, elevation_jitter: float = 0.0, cameras: Sequence[float] = ()
+        self,
+        jitter: NotNegative = 0.0,
+        elevation_jitter: NotNegative = 0.0,
+        cameras: Sequence[float] = (),
     ) -> None:
         if jitter < 0 or elevation_jitter < 0:
             raise ComponentError(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rewardft import Batch, Context, Loss
 from rewardft.errors import ComponentError
+from rewardft.recipe.bounds import CountOrZero, NotNegative
 from rewardft.types import Rollout, micro_slices
 
 
@@ -34,11 +35,11 @@ class RewardGradient3D:
 
     def __init__(
         self,
-        reward_weight: float = 1.0,
-        sds_weight: float = 1.0,
+        reward_weight: NotNegative = 1.0,
+        sds_weight: NotNegative = 1.0,
         t_range: Sequence[float] = (0.02, 0.98),
         t_end: Sequence[float] | None = None,
-        anneal_steps: int = 0,
+        anneal_steps: CountOrZero = 0,
         weighting: Weighting = "variance",
     ) -> None:
         if min(reward_weight, sds_weight) < 0 or max(reward_weight, sds_weight) == 0:

@@ -31,6 +31,7 @@ from rewardft_plugins.ddpo3d.noised import (
 from torch import Tensor
 
 from rewardft import Batch, Context, Loss
+from rewardft.recipe.bounds import CountOrZero
 from rewardft.types import Rollout, micro_slices
 
 Weighting = Literal["variance", "one", "x0"]
@@ -52,7 +53,7 @@ class SDS:
         self,
         t_range: Sequence[float] = (0.02, 0.98),
         t_end: Sequence[float] | None = None,
-        anneal_steps: int = 0,
+        anneal_steps: CountOrZero = 0,
         weighting: Weighting = "variance",
     ) -> None:
         self.times = time_range(t_range, t_end, anneal_steps, "sds")
