@@ -30,8 +30,8 @@ def test_a_recipe_runs_and_is_judged_by_what_no_reward_knows(recipe, tmp_path):
     assert values["pose_answers/mpjpe"][4:] == values["pose_answers/rules"][:4] == [None] * 4
     assert all(0.01 < value < 1 for value in values["pose_answers/sigma"])
     passes = 3  # the roll-out, the policy's and the reference's
-    assert run.steps[-1]["denoiser_forward_samples"] == 2 * 24 * passes
-    assert run.steps[-1]["denoiser_backward_samples"] == 2 * 24
+    assert run.steps[-1]["denoiser_forward_samples"] == 2 * 48 * passes
+    assert run.steps[-1]["denoiser_backward_samples"] == 2 * 48
     assert run.column("ratio/tokens") == pytest.approx([1, 1], abs=1e-4)
     assert ("ratio/pose" in run.steps[0]) == (recipe == "posert_mini")
 
