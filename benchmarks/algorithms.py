@@ -22,7 +22,26 @@ from typing import Any
 
 from seeds import evaluations, pool, run_once
 
-FLOW = ("flow_grpo", "dance_grpo", "mix_grpo", "diffusion_nft", "adjoint_matching", "srpo")
+FLOW = (
+    "flow_grpo",
+    "dance_grpo",
+    "mix_grpo",
+    "flow_grpo_fast",
+    "grpo_guard",
+    "flow_dppo",
+    "branch_grpo",
+    "temp_flow_grpo",
+    "diffusion_nft",
+    "raft",
+    "awm",
+    "dgpo",
+    "crd",
+    "opsd",
+    "adjoint_matching",
+    "srpo",
+    "flow_bp",
+    "leap_align",
+)
 EPSILON = (
     "draft",
     "draft_k",
@@ -34,6 +53,7 @@ EPSILON = (
     "dpok",
     "grpo",
     "online_dpo",
+    "group_preference",
     "d3po",
     "diffusion_dpo",
     "diffusion_kto",

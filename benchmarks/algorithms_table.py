@@ -20,7 +20,7 @@ REWARD = "reward/digit_likelihood"
 VALUES = (
     ("judge: accuracy, %", "digit_judge/accuracy", 100, 1),
     ("judge: log p", "digit_judge/log_prob", 1, 2),
-    ("diversity", "diversity/pixels/within_group", 1, 3),
+    ("diversity", "diversity/pixels_within_group", 1, 3),
     ("KL", "kl/epsilon_mse", 1, 3),
 )
 COSTS = ("mean_forwards", "mean_backwards", "mean_rewards")
