@@ -2,9 +2,10 @@
 
     python benchmarks/algorithms_table.py runs/compare_mini/report.csv
 
-Best first. Changes from the base have their 95 % intervals over seeds and samples; `behind` is the
-paired difference to the best other variant. The last columns are what one run took: thousands of
-samples in forwards, in backwards and in reward evaluations.
+One table for each base model, as figures cannot be ranked across bases; best first. Changes from
+the base have their 95 % intervals over seeds and samples; the difference to the best other variant
+is paired. `!` marks variants that raised an alarm. The last columns are what one run took:
+thousands of samples in forwards, in backwards and in reward evaluations.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ VALUES = (
     ("KL", "kl/epsilon_mse", 1, 3),
 )
 COSTS = ("mean_forwards", "mean_backwards", "mean_rewards")
+COLUMNS = [
+    "algorithm",
+    "after",
+    "difference",
+    "each seed",
+    "to the best other",
+    *(heading for heading, *_ in VALUES),
+    "denoised",
+    "differentiated",
+    "rewards",
+]
 
 
 def change(row: Row | None, name: str = "versus_base", factor: float = 1, digits: int = 2) -> str:
@@ -38,10 +50,10 @@ def line(values: Mapping[str, Row]) -> list[str]:
     """Cells of one variant, whose rows are given by value."""
     row = values[REWARD]
     alarm = " !" if row["alarms"] else ""
-    behind = f"{change(row, 'versus_best')} ({row['best'].removeprefix('digits_')})"
+    rival = row["best"].removeprefix("digits_")
+    behind = f"{change(row, 'versus_best')} ({rival})" if rival else "-"
     return [
         f"`{row['variant'].removeprefix('digits_')}`{alarm}",
-        f"{float(row['before']):.3f}",
         f"{float(row['after']):.3f}",
         change(row),
         ", ".join(f"{float(seed):+.2f}" for seed in row["seed_changes"].split()),
@@ -58,11 +70,12 @@ def main() -> None:
         found.setdefault(row["variant"], {})[row["value"]] = row
     measured = [values for values in found.values() if REWARD in values]
     measured.sort(key=lambda values: -float(values[REWARD]["after"]))
-    heads = [heading for heading, *_ in VALUES]
-    columns = ["algorithm", "before", "after", "difference", "each seed", "to the best other"]
-    columns += [*heads, "denoised", "differentiated", "rewards"]
-    for cells in [columns, ["---"] * len(columns), *map(line, measured)]:
-        print(f"| {' | '.join(cells)} |")
+    # The same base has the same mean before training, on the same samples and noise.
+    for base in sorted({values[REWARD]["before"] for values in measured}):
+        own = [values for values in measured if values[REWARD]["before"] == base]
+        print(f"\nBase: {float(base):.3f}\n")
+        for cells in [COLUMNS, ["---"] * len(COLUMNS), *map(line, own)]:
+            print(f"| {' | '.join(cells)} |")
     for name in sorted(found.keys() - {values[REWARD]["variant"] for values in measured}):
         print(f"\n{name}: no result")
 
