@@ -17,6 +17,7 @@ from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import bad_base
+from rewardft.policy.full import FullFineTuning
 from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
 from rewardft.policy.reward_gradients import Combine, agreement
@@ -160,8 +161,9 @@ class Context:
     def bad_base(self) -> str | None:
         """A sentence on weights of the base model that are not finite; see
         `rewardft.policy.finite`."""
-        # Before the first step also what full fine-tuning trains is the base's.
-        return bad_base(self.policy.model, self.adapter.parameters if self.step else ())
+        # Before the first step what full fine-tuning trains is still the base's.
+        is_base = isinstance(self.adapter, FullFineTuning) and self.step == 0
+        return bad_base(self.policy.model, () if is_base else self.adapter.parameters)
 
     def _warn_of_skips(self, scores: Scores) -> None:
         """Once per reward: a run must not lose one silently."""

@@ -170,7 +170,8 @@ def _check_place(out: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise DataError(
-            f"{out} holds a data set already; give another folder, or --overwrite to replace it."
+            f"{out} holds a data set already; give another folder, or replace it: "
+            f"rewardft drpose build-dataset {out} --overwrite"
         )
     splits = read_manifest(out)["splits"].values()
     # Never delete what somebody else put there.

@@ -214,7 +214,8 @@ def test_places_that_are_taken(tmp_path, body, plan):
     with pytest.raises(DataError) as caught:
         build_dataset(root, [plan], body, size=16)
     assert str(caught.value) == (
-        f"{root} holds a data set already; give another folder, or --overwrite to replace it."
+        f"{root} holds a data set already; give another folder, or replace it: rewardft drpose "
+        f"build-dataset {root} --overwrite"
     )
     assert build_dataset(root, [plan], body, size=24, overwrite=True)["size"] == 24
     (tmp_path / "home").mkdir()
