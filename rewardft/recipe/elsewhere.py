@@ -3,6 +3,7 @@ docs/coming-from-trl.md has more of these names."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 
 from rewardft.errors import did_you_mean
@@ -51,13 +52,14 @@ def hint(key: str, here: str, known: Iterable[str]) -> str:
     folded = key.casefold()
     if folded in HERE:
         return f" Here it is {HERE[folded]}."
-    near = did_you_mean(key, known)
+    own = {name.casefold(): name for name in known}
     places = [p for p in _paths() if p.rpartition(".")[2] == folded and p != f"{here}.{folded}"]
     if not places:
-        return near
+        return did_you_mean(key, own.values())
     place = f"ts place is {' or '.join(places)}."
-    # All choices would hide the one place that is right.
-    return f"{near} If not, i{place}" if "Did you mean" in near else f" I{place}"
+    # The very word is there: only a key that differs by a letter or two is as likely.
+    near = difflib.get_close_matches(folded, own, n=1, cutoff=0.8)
+    return f" Did you mean {own[near[0]]!r}? If not, i{place}" if near else f" I{place}"
 
 
 def _paths() -> Iterator[str]:

@@ -39,8 +39,7 @@ def test_a_name_of_other_trainers_is_translated(capsys):
     ("given", "said"),
     [
         ("algorithm.micro_batch", "algorithm 'draft_k' has no option 'micro_batch'. Its place is train.micro_batch."),
-        ("algorithm.steps", "algorithm 'draft_k' has no option 'steps'. Did you mean 'train_steps'? If not, its place is train.steps or "
-         "sampler.steps."),
+        ("algorithm.steps", "algorithm 'draft_k' has no option 'steps'. Its place is train.steps or sampler.steps."),
         ("algorithm.learning_rate", "algorithm 'draft_k' has no option 'learning_rate'. Here it is optimizer.lr."),
         ("train.rewards", "train has no key 'rewards'. Its place is rewards or evaluate.rewards."),
         ("optimizer.clip_norm", "optimizer has no key 'clip_norm'. Its place is train.clip_norm."),
