@@ -44,6 +44,15 @@ Match = Annotated[
         help="Also compare at equal divergence from the base, read between each run's evaluations.",
     ),
 ]
+Tune = Annotated[
+    list[str],
+    typer.Option(
+        "--tune", metavar="KEY=A,B,...", help="First find each variant's best value; repeatable."
+    ),
+]
+TuneBudget = Annotated[
+    str | None, typer.Option(help="What each run of that search may spend, as --budget.")
+]
 
 
 def compare(
@@ -63,6 +72,8 @@ def compare(
     gpus: Gpus = 0.0,
     pictures: Pictures = 6,
     match: Match = None,
+    tune: Tune = [],
+    tune_budget: TuneBudget = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the comparison; default: runs/compare-...")
     ] = None,
@@ -75,7 +86,7 @@ def compare(
     from rewardft.comparisons.comparison import Launch
 
     launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
-    options = Options(vary, overrides, seeds, budget, pictures, match)
+    options = Options(vary, overrides, seeds, budget, pictures, match, tune, tune_budget)
     compare_sources(sources, options, launch, out)
 
 

@@ -26,6 +26,7 @@ from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Outcome
+from rewardft.comparisons.tuning import tuned
 from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.files.paths import given_folder
@@ -44,11 +45,15 @@ def compare_sources(
         raise ComponentError(
             f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}"
         )
+    search = options.search
     request = build_request(names, options)
     folder = given_folder(out) if out else default_folder(names)
     command = shlex.join(["rewardft", *sys.argv[1:]])
     try:
         with sigterm_as_interrupt():
+            if search:
+                request = tuned(request, search, folder, launch, Progress())
+                print("\n".join(request.notes), file=sys.stderr)
             members = expand(request, folder)
             say_what_is_done(members)
             for sentence in unfair(members):

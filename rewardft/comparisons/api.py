@@ -22,6 +22,7 @@ from rewardft.comparisons.sources import (
     short_name,
     vary,
 )
+from rewardft.comparisons.tuning import Search, tuned
 from rewardft.comparisons.weight_sweep import sweep
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
 from rewardft.errors import ComponentError
@@ -38,7 +39,7 @@ NEEDED = ("plotly", "jinja2", "pyarrow")
 @dataclass(frozen=True)
 class Options:
     """Everything but the sources: settings, values to vary, seeds, budget, pictures, what to match
-    runs by."""
+    runs by, what to tune before and on which budget."""
 
     vary: Sequence[str] = ()
     settings: Sequence[str] = ()
@@ -46,6 +47,13 @@ class Options:
     budget: str | None = None
     pictures: int = 6
     match: str | None = None
+    tune: Sequence[str] = ()
+    tune_budget: str | None = None
+
+    @property
+    def search(self) -> Search | None:
+        """What is tuned before the comparison. Raises RecipeError for half of it."""
+        return Search.of(self.tune, self.tune_budget)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ def compare(
     jobs: int = 1,
     pictures: int = 6,
     match: str | None = None,
+    tune: Mapping[str, Sequence[Any]] | Sequence[str] = (),
+    tune_budget: str | None = None,
 ) -> Comparison:
     """Run recipes with several seeds to equal budgets and write the report.
 
@@ -87,6 +97,8 @@ def compare(
         budget: such as `2000-rewards`; None: as the recipes say.
         out: the folder; default: one in `runs` that is named after the sources.
         jobs: runs at a time.
+        tune: settings that each variant is tuned by before, as in `vary`.
+        tune_budget: what each run of that search may spend, such as `500-rewards`.
         match: `divergence`, or `divergence=0.05`, to compare at equal divergence from the base.
 
     Raises:
@@ -96,9 +108,12 @@ def compare(
     names = [str(source) for source in sources]
     varied = as_vary(vary)
     # Nothing is built or trained before `finish`: a wrong recipe is reported in a second.
-    options = Options(varied, as_settings(overrides), seeds, budget, pictures, match)
+    settings = as_settings(overrides)
+    options = Options(varied, settings, seeds, budget, pictures, match, as_vary(tune), tune_budget)
     request = build_request(names, options)
     folder = given_folder(out) if out is not None else default_folder(names)
+    if options.search:
+        request = tuned(request, options.search, folder, Launch(jobs=jobs), be_quiet)
     members = expand(request, folder)
     command = f"rewardft.compare({', '.join(map(repr, names))})"
     launch = Launch(jobs=jobs)

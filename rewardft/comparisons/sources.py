@@ -56,7 +56,7 @@ class Variant:
 @dataclass(frozen=True)
 class Request:
     """A comparison before it is expanded over seeds. budget, match: as the command line takes them.
-    name: of its file, or None. pareto: see `weight_sweep.py`."""
+    name: of its file, or None. pareto: see `weight_sweep.py`. notes: for the report."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
@@ -64,6 +64,7 @@ class Request:
     name: str | None = None
     pareto: dict[str, Any] | None = None
     match: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_sources(names: Sequence[str], find: Finder) -> Request:

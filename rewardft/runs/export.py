@@ -20,7 +20,7 @@ from rewardft.files.paths import file_name, given_folder
 from rewardft.files.surroundings import put_back
 from rewardft.policy.adapter import load_adapter
 from rewardft.policy.layouts import kohya_state, merged_state
-from rewardft.policy.lora import PIPELINE_FILE, Lora
+from rewardft.policy.lora import PIPELINE_FILE, Lora, pipeline_state
 from rewardft.policy.weights import to_cpu
 from rewardft.runs.model_card import model_card
 from rewardft.runs.open import load_trained, open_run, step_of_trained
@@ -83,8 +83,9 @@ def to_diffusers(session: Session, folder: Path, name: str) -> None:
             f"model {session.recipe.model.use!r} names no part of a diffusers pipeline "
             "(`pipeline_part`) that could load its adapter. peft loads it: --to peft."
         )
-    state = to_cpu(adapter.pipeline_state(adapter.pipeline_part))
-    save_file(state, folder / PIPELINE_FILE, metadata=PLAIN)
+    strength = adapter.config.lora_alpha / adapter.config.r
+    state = pipeline_state(adapter.state_dict(), adapter.pipeline_part, strength)
+    save_file(to_cpu(state), folder / PIPELINE_FILE, metadata=PLAIN)
 
 
 def to_peft(session: Session, folder: Path, name: str) -> None:

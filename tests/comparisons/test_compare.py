@@ -101,7 +101,9 @@ def test_variants_over_seeds_are_run_once_and_reported(folder, capsys):
         ("draft", "draft", [3, 4]),
     ]
     assert (
-        record.target == "reward/tiny_brightness" and record.seeds == [3, 4] and record.notes == []
+        record.target == "reward/tiny_brightness"
+        and record.seeds == [3, 4]
+        and [note.partition(":")[0] for note in record.notes] == ["Not fair"]  # of one rate
     )
     assert record.variants[0].differences["algorithm.use"] == "draft_k"
     assert record.variants[0].differences["algorithm.train_steps"] == 1, "defaults are said too"
