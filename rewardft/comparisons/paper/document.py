@@ -11,7 +11,6 @@ from rewardft.contracts.records import ComparisonRecord
 
 HEAD = r"""\documentclass[10pt,twocolumn]{article}
 \usepackage[utf8]{inputenc}
-\usepackage[T1]{fontenc}
 \usepackage[margin=2cm]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}

@@ -24,6 +24,10 @@ SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # Other signs in LaTeX's first encoding of fonts.
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     **{each: f"\\{each}" for each in "&%$#_{}"},
 }
 # What is set in mathematics, or is a dash of its own in text.
