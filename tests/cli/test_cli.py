@@ -289,8 +289,8 @@ def test_run_evaluate_and_resume(rewardft):
     assert rewardft("run", "r.yaml", "--out", "out") == (
         2,
         "",
-        "error: out already holds a finished run. Continue it with --resume and a larger train.steps or train.budget, "
-        "or give another folder with --out.\n",
+        f"error: {Path.cwd()}/out already holds a finished run. Continue it with --resume and a larger "
+        "train.steps or train.budget, or give another folder with --out.\n",
     )
     code, out, err = rewardft("evaluate", "out", "--samples", "3")
     assert (code, err) == (0, "")

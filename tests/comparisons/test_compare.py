@@ -328,7 +328,11 @@ def test_slurm_gets_the_same_list_as_a_job_array(folder, monkeypatch):
         "2",
     ]
     assert compare(*words) == 0
-    assert (folder / "asked.txt").read_text().split() == ["--wait", "--gres=gpu:1", "out/slurm.sh"]
+    assert (folder / "asked.txt").read_text().split() == [
+        "--wait",
+        "--gres=gpu:1",
+        f"{folder}/out/slurm.sh",
+    ]
     assert "#SBATCH --array=0-1%2" in (folder / "out" / "slurm.sh").read_text()
     assert begun(folder) == ["draft_k 3", "draft_k 4"]
     assert [
@@ -340,7 +344,7 @@ def test_a_launcher_that_is_not_there_says_so(folder, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(folder))
     assert compare("recipe.yaml", "--launcher", "slurm") == 2
     assert capsys.readouterr().err.strip() == (
-        "error: --launcher slurm: there is no `sbatch` here. Submit out/slurm.sh where there is one, then compare again."
+        f"error: --launcher slurm: there is no `sbatch` here. Submit {folder}/out/slurm.sh where there is one, then compare again."
     )
     assert compare("recipe.yaml", "--launcher", "slrum") == 2
     assert (
