@@ -15,7 +15,7 @@ from rewardft_plugins.ddpo3d.rasterise import rasterise
 from rewardft_plugins.ddpo3d.table import SceneTable
 
 REPEATS = 5
-SIZES, COUNTS = (8, 64, 128, 256), (100, 300, 1000, 3000)
+SIZES, COUNTS = (8, 64, 128), (100, 300, 1000, 3000)
 
 
 def timed(call: Callable[[], object]) -> float:
