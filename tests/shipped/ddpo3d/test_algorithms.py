@@ -145,7 +145,8 @@ def two_gaussians(reward, group, seed=5, **options):
     return model, flat(gradients_of(algorithm, ctx, batch)), kept, batch
 
 
-DIRECTION = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+# Smooth, so that the scene can go that way: the rest of the actions' noise would only blur it.
+DIRECTION = torch.linspace(0.5, 1.5, 3 * 8 * 8, dtype=torch.float64).view(3, 8, 8)
 
 
 def along(rollout, batch):
@@ -195,13 +196,13 @@ def test_the_policy_gradient_is_the_score_of_the_actions_times_their_advantages(
 def test_its_expectation_is_the_gradient_of_the_expected_reward():
     """R is linear and the prediction constant, so that E[R] has the slope DIRECTION in the picture
     (1 in x0_hat), and A = (R - mean) / std with the known deviation std |DIRECTION| / alpha'."""
-    model, found, kept, batch = two_gaussians(along, 12000, std="group")
+    model, found, kept, batch = two_gaussians(along, 5000, std="group")
     steps = kept["steps"]
     spread = steps.std * DIRECTION.norm() / steps.after.alpha
     value = -(DIRECTION / spread * latents_of(model, model.encode(batch))).sum() / len(batch)
     expected = gradient(model, value)
     cosine = torch.nn.functional.cosine_similarity(found, expected, dim=0)
-    assert float(cosine) > 0.98
+    assert float(cosine) > 0.99
     assert float((found @ expected) / (expected @ expected)) == pytest.approx(1, abs=0.05)
 
 
