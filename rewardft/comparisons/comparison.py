@@ -244,7 +244,8 @@ def other_runs(members: Sequence[Member], out: Path) -> list[str]:
     ]
     if not others:
         return []
-    place = out / "runs"
+    # As the report sees it, which may be sent to where the folder has no such place.
+    place = f"{out.name}/runs"
     return [
         f"{len(others)} runs in {place} are of other settings, seeds or plugin code, and are not "
         "in this report."
