@@ -18,7 +18,7 @@ Factories = Mapping[str, Callable[..., Any]]
 @hookimpl
 def register_rewards() -> Factories:
     # Imported inside the hooks, so that loading the plugin alone costs nothing.
-    from . import aesthetic, image_reward, jpeg, remote, statistics, text_image
+    from . import aesthetic, image_reward, jpeg, remote, statistics, text_image, vlm_judge
 
     return {
         "aesthetic": aesthetic.Aesthetic,
@@ -34,6 +34,7 @@ def register_rewards() -> Factories:
         "pick_score": text_image.PickScore,
         "remote": remote.Remote,
         "symmetry": statistics.symmetry,
+        "vlm_judge": vlm_judge.VlmJudge,
     }
 
 

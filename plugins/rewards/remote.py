@@ -195,22 +195,7 @@ class AskedElsewhere(torch.autograd.Function):
 
 def check_options(url: str, space: str, payload: str, least: int, shortest: float) -> None:
     """Raises ComponentError for options that cannot work."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port  # raises unless it is a number that a port can have
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    plain = url.isascii() and url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not plain:
-        raise ComponentError(
-            f"remote: expected a url such as http://127.0.0.1:8000/, got {url!r:.200}"
-        )
-    # A url is shown in errors and manifests, where a password must not stand.
-    if parts.username or parts.password:
-        raise ComponentError(
-            "remote: the url holds a user name or password; name the token's variable in "
-            "`token_env`"
-        )
+    check_url(url, "remote")
     if space == "latents" and payload == "png":
         raise ComponentError(
             "remote: latents are not pictures; use `payload: safetensors` with `space: latents`"
@@ -219,6 +204,27 @@ def check_options(url: str, space: str, payload: str, least: int, shortest: floa
         raise ComponentError(
             "remote: expected concurrency, attempts and batch_size of at least 1, and timeout, "
             "backoff and max_wait above 0"
+        )
+
+
+def check_url(url: str, who: str) -> None:
+    """Raises ComponentError, in the name of the reward `who`, for what is no address of a
+    server."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port  # raises unless it is a number that a port can have
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not plain:
+        raise ComponentError(
+            f"{who}: expected a url such as http://127.0.0.1:8000/, got {url!r:.200}"
+        )
+    # A url is shown in errors and manifests, where a password must not stand.
+    if parts.username or parts.password:
+        raise ComponentError(
+            f"{who}: the url holds a user name or password; name the token's variable in "
+            "`token_env`"
         )
 
 

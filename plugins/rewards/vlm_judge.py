@@ -1,0 +1,189 @@
+"""`vlm_judge`: a vision-language model gives each sample a score, asked over HTTP in the form of
+OpenAI's chat completions, which most servers of such models speak."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from rewardft.errors import ComponentError, RewardError
+from rewardft.files.atomic import write_text
+from rewardft.files.json_text import encode, read_object
+from rewardft.recipe.bounds import Count, NotNegative, Positive
+from rewardft.types import Batch, Rollout
+
+from .images import pixels_of
+from .remote import check_url, read_token
+from .transport import Endpoint, Refused, Unreachable
+from .wire import encode_png
+
+LOG = logging.getLogger(__name__)
+QUESTION = (
+    "Does this picture show what the text says, and is it a good picture? The text: {prompt}\n"
+    "End your answer with one line: SCORE: a number from {lowest} to {highest}."
+)
+SCORE = re.compile(r"score\W*?[:=]\W*?(-?[0-9]+(?:\.[0-9]+)?)(?![0-9.]*[0-9%/])", re.IGNORECASE)
+LONGEST = 2**20  # bytes of an answer
+
+
+class Unreadable(Exception):
+    """An answer without one score in it; the text says what it holds instead."""
+
+
+class VlmJudge:
+    """A vision-language model's score of each sample, (score - lowest) / (highest - lowest): in
+    [0, 1].
+
+    An answer that holds no score, two different ones, or one out of range is asked for again, as is
+    a request that gets no answer; what is still unread after `attempts` stops the run, or is NaN
+    (not applicable). A failure is never a score. Equal questions are asked once.
+
+    Args:
+        url: of the server's chat completions, such as http://127.0.0.1:8000/v1/chat/completions.
+        model: the name that the server has for it.
+        question: the text beside the picture; {prompt} is the column of the batch, and {lowest} and
+            {highest} the range. It must ask for a line `SCORE: number`.
+        column: of the batch, for {prompt}.
+        lowest, highest: the range of the scores.
+        max_tokens: of an answer.
+        concurrency: requests in flight at a time.
+        timeout: seconds for one request as a whole.
+        attempts: how often a question is asked before it counts as failed.
+        backoff: seconds before the second attempt; twice that before the third, and so on.
+        max_wait: longest pause in seconds, whatever a busy server asks for.
+        on_failure: `stop` the run, or continue with `nan` for that sample.
+        token_env: name of an environment variable whose value is sent as a bearer token.
+        cache: folder in which scores are kept for later runs; null: they are forgotten.
+    """
+
+    provides: frozenset[str] = frozenset()
+    space: str = "pixels"
+    range = (0.0, 1.0)
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        question: str = QUESTION,
+        column: str = "prompt",
+        lowest: float = 0.0,
+        highest: float = 10.0,
+        max_tokens: Count = 512,
+        concurrency: Count = 4,
+        timeout: Positive = 120.0,
+        attempts: Count = 4,
+        backoff: NotNegative = 1.0,
+        max_wait: NotNegative = 60.0,
+        on_failure: Literal["stop", "nan"] = "stop",
+        token_env: str | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        check_url(url, "vlm_judge")
+        if not lowest < highest:
+            raise ComponentError(
+                f"vlm_judge: expected lowest below highest, got {lowest:g} and {highest:g}"
+            )
+        token = {} if token_env is None else {"Authorization": f"Bearer {read_token(token_env)}"}
+        self.url, self.endpoint = url, Endpoint(urlsplit(url), timeout, token)
+        self.model, self.question, self.column = model, question, column
+        self.lowest, self.highest, self.max_tokens = lowest, highest, max_tokens
+        self.concurrency, self.attempts = concurrency, attempts
+        self.backoff, self.max_wait, self.on_failure = backoff, max_wait, on_failure
+        self.cache = cache
+        self.known: dict[str, float] = {}
+
+    def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
+        pixels = pixels_of(rollout, "vlm_judge").detach()
+        if "{prompt}" in self.question and self.column not in batch:
+            raise RewardError(
+                f"vlm_judge: the data set has no column {self.column!r} for the question; it "
+                f"gives: {', '.join(batch.columns) or 'no columns'}"
+            )
+        bodies = [self.body(sample, batch, i) for i, sample in enumerate(pixels)]
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="vlm-judge") as pool:
+            # Each question once, also within a batch.
+            asked = {body: pool.submit(self.judge, body) for body in dict.fromkeys(bodies)}
+            scores = [asked[body].result() for body in bodies]
+        scaled = [(score - self.lowest) / (self.highest - self.lowest) for score in scores]
+        return torch.tensor(scaled, device=pixels.device)
+
+    def body(self, sample: Tensor, batch: Batch, row: int) -> bytes:
+        """The request for one sample `(3, h, w)`."""
+        # Replaced and not formatted: a prompt may have braces of its own.
+        text = self.question.replace("{lowest}", f"{self.lowest:g}")
+        text = text.replace("{highest}", f"{self.highest:g}")
+        if "{prompt}" in text:
+            text = text.replace("{prompt}", str(batch[self.column][row]))
+        picture = {"url": f"data:image/png;base64,{encode_png(sample)}"}
+        content = [{"type": "text", "text": text}, {"type": "image_url", "image_url": picture}]
+        request = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+        }
+        return json.dumps(request, sort_keys=True).encode()
+
+    def judge(self, body: bytes) -> float:
+        """The score of a request, from the cache where it is known; NaN where `on_failure` says."""
+        key = hashlib.sha256(self.url.encode() + b"\0" + body).hexdigest()
+        file = None if self.cache is None else self.cache / f"{key}.json"
+        if key not in self.known and file is not None and file.is_file():
+            facts = read_object(file, {"score": float}, "Delete it: the question is asked again.")
+            self.known[key] = facts["score"]
+        if key in self.known:
+            return self.known[key]
+        try:
+            score = self.ask(body)
+        except (Unreachable, Unreadable, Refused) as error:
+            message = f"vlm_judge {self.url}: no score in {self.attempts} attempts; {error}"
+            # What is refused once will be refused again: nan would hide a wrong model or token.
+            if self.on_failure == "stop" or isinstance(error, Refused):
+                raise RewardError(message) from error
+            LOG.warning("%s; going on with NaN", message)
+            return float("nan")
+        self.known[key] = score
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, encode({"score": score, "model": self.model}))
+        return score
+
+    def ask(self, body: bytes) -> float:
+        """Up to `attempts` requests, with pauses. Raises what the last one failed with."""
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return read_score(self.endpoint.post(body, LONGEST), self.lowest, self.highest)
+            except (Unreachable, Unreadable) as error:
+                if attempt == self.attempts:
+                    raise
+                asked = getattr(error, "retry_after", None)
+                pause = self.backoff * 2 ** (attempt - 1) if asked is None else asked
+                threading.Event().wait(min(pause, self.max_wait))
+        raise AssertionError("attempts >= 1")
+
+
+def read_score(answer: bytes, lowest: float, highest: float) -> float:
+    """The one score of an answer. Raises Unreadable for anything else."""
+    try:
+        content: Any = json.loads(answer)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        raise Unreadable(f"expected a chat completion, got {answer[:200]!r}") from None
+    if not isinstance(content, str):
+        raise Unreadable(f"expected a text, got {content!r:.200}")
+    # Two that are equal say the same.
+    found = {float(number) for number in SCORE.findall(content)}
+    wanted = f"expected one line `SCORE: number from {lowest:g} to {highest:g}`"
+    if len(found) != 1 or not lowest <= min(found) <= highest:
+        said = content if len(content) <= 200 else f"...{content[-200:]}"
+        raise Unreadable(f"{wanted}, got {said!r}")
+    return found.pop()
