@@ -10,8 +10,8 @@ Prints a Markdown table. A run of seed s is evaluated at times t = 0, 1/8, ..., 
 
 with a_s, b_s log-normal over seeds (`speed`, `gain`: their deviations), and ln g_i and e_i
 correlated. All seeds see the same samples. The truth is the mean over endless seeds of the value
-where the mean divergence over endless samples is the level; it is read from the same eight times,
-so that what straight lines between them miss does not count. `plain`
+where the mean divergence over endless samples is the level; it is read from the same nine times, on
+the same straight lines over sqrt(d), so that what these miss does not count. `plain`
 takes the interpolated values without the term for what is not known of the place on the curve.
 """
 
@@ -50,7 +50,7 @@ def curves(rng: np.random.Generator, count: int, speed: float, gain: float) -> t
 
 def read_at(divergence: Array, value: Array) -> Array:
     """The value of each seed where its divergence is the level, on straight lines."""
-    return np.array([np.interp(LEVEL, d, v) for d, v in zip(divergence, value)])
+    return np.array([np.interp(LEVEL**0.5, np.sqrt(d), v) for d, v in zip(divergence, value)])
 
 
 def simulate(
@@ -73,7 +73,8 @@ def simulate(
         reached = np.flatnonzero(means >= LEVEL)
         k = int(reached[0]) if len(reached) else len(TIMES) - 1
         values, distances = (v[s, k - 1], v[s, k]), (d[s, k - 1], d[s, k])
-        share = (LEVEL - means[k - 1]) / (means[k] - means[k - 1])
+        roots = np.sqrt(means)
+        share = (LEVEL**0.5 - roots[k - 1]) / (roots[k] - roots[k - 1])
         found[0].append(interpolated(values, distances, LEVEL))
         found[1].append((1 - share) * values[0] + share * values[1])
     return np.array(found[0]), np.array(found[1]), v[:, 0]

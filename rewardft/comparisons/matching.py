@@ -1,18 +1,20 @@
 """Values at equal divergence from the base: each run is read where it has gone equally far.
 
-A run's evaluations give its mean divergence d_k and its values v_k at a few steps. Between the two
-evaluations where d first reaches the level, both are interpolated:
+A run's evaluations give its mean divergence d_k and its values v_k at a few steps. Near the base a
+divergence grows with the square of what has changed in the model, and a value with that itself, so
+the way that a run has gone is r = sqrt(d) (as in Gao et al. 2022, 2210.10760). Between the two
+evaluations where r first reaches the level's root r*, both are interpolated:
 
-    w = (level - d_k-1) / (d_k - d_k-1)          v = (1 - w) v_k-1 + w v_k
+    w = (r* - r_k-1) / (r_k - r_k-1)                v = (1 - w) v_k-1 + w v_k
 
 for every sample. w is itself an estimate, from the same samples, and its error moves the values of
 all of them along the curve. By the delta method sample i therefore counts as
 
-    u_i = v_i + slope * (level - d_i)            slope = (mean v_k - mean v_k-1) / (d_k - d_k-1)
+    u_i = v_i - slope * [(1 - w) e_k-1,i + w e_k,i]     e_k,i = (d_k,i - d_k) / (2 r_k)
 
-with d_i its own interpolated divergence: the mean of u is that of v, and its variance over samples
-contains what is not known about w. u goes through the same statistics as any other value;
-`benchmarks/matched_coverage.py` measures how often the intervals contain the truth, with and
+with slope = (mean v_k - mean v_k-1) / (r_k - r_k-1): the mean of u is that of v, and its variance
+over samples contains what is not known about w. u goes through the same statistics as any other
+value; `benchmarks/matched_coverage.py` measures how often the intervals contain the truth, with and
 without the second term.
 """
 
@@ -98,6 +100,12 @@ def at_equal_divergence(runs: Runs, level: float | None) -> Matched | str:
     }
     source = f"as far as every run goes; the shortest way is that of {shortest}"
     note = f"At equal divergence: values{suffix} ({source if level is None else 'as asked'})."
+    coarse = [name for name, seens in near.items() if any(is_first(s, kind, where) for s in seens)]
+    if coarse:
+        note += (
+            f" It lies before the first evaluation of {', '.join(coarse)}, where a straight line "
+            "is all that is known: evaluate more often."
+        )
     absent = [name for name in ended if name not in near]
     if absent:
         note += f" Not reached by all runs of {', '.join(absent)}."
@@ -117,6 +125,12 @@ def divergence_of(runs: Sequence[RunResults]) -> str | None:
 def reach(run: RunResults, kind: str) -> float:
     """The largest mean divergence of a run's evaluations."""
     return max(float(column(one, kind).mean()) for one in run.along.values())
+
+
+def is_first(run: RunResults, kind: str, level: float) -> bool:
+    """Whether a run is beyond the level at its first evaluation after the base."""
+    steps = sorted(run.along)
+    return len(steps) > 1 and float(column(run.along[steps[1]], kind).mean()) > level
 
 
 def at_level(run: RunResults, kind: str, level: float, suffix: str) -> RunResults:
@@ -155,15 +169,22 @@ def interpolated(
     Args:
         values, divergence: before and after the level is reached, `(n,)` each.
     """
-    low, high = (float(one.mean()) for one in divergence)
-    share = 1.0 if high == low else (level - low) / (high - low)
+    low, high = (math.sqrt(float(one.mean())) for one in divergence)
+    share = 1.0 if high == low else (math.sqrt(level) - low) / (high - low)
     mixed = (1 - share) * values[0] + share * values[1]
-    own = (1 - share) * divergence[0] + share * divergence[1]
     both = ~np.isnan(values[0] + values[1])
     rise = float((values[1] - values[0])[both].mean()) if both.any() else 0.0
     slope = 0.0 if high == low else rise / (high - low)
-    result: Array = mixed + slope * (level - own)
+    errors = (1 - share) * error(divergence[0]) + share * error(divergence[1])
+    result: Array = mixed - slope * errors
     return result
+
+
+def error(divergence: Array) -> Array:
+    """e of the equations above: each sample's part in the root of the mean `(n,)`; 0 for the base,
+    which has no divergence."""
+    mean = float(divergence.mean())
+    return (divergence - mean) / (2 * math.sqrt(mean)) if mean > 0 else np.zeros_like(divergence)
 
 
 def renamed(one: Evaluation, columns: Mapping[str, Sequence[float]], suffix: str) -> Evaluation:

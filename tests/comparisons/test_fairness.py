@@ -123,7 +123,8 @@ def test_a_run_is_read_where_it_has_gone_as_far():
     d = np.array([np.zeros(6), *(rng.uniform(0.5, 1.5, (3, 6)) * [[1], [2], [4]])])
     v = rng.normal(size=(4, 6)) + np.arange(4)[:, None]
     means = d.mean(1)
-    level = float(means[1] + 0.25 * (means[2] - means[1]))
+    roots = np.sqrt(means)
+    level = float((roots[1] + 0.25 * (roots[2] - roots[1])) ** 2)
     found = at_equal_divergence({"a": [run_of(d, v)]}, level)
     (run,) = found.runs["a"]
     name = f"reward/r at kl/gaussian {level:.3g}"
@@ -131,8 +132,9 @@ def test_a_run_is_read_where_it_has_gone_as_far():
     assert tuned.mean() == pytest.approx(0.75 * v[1].mean() + 0.25 * v[2].mean())
     assert run.base.per_sample == {name: list(v[0])}
     # Each sample's share of what is not known of the place on the curve, by hand.
-    slope = (v[2].mean() - v[1].mean()) / (means[2] - means[1])
-    expected = 0.75 * v[1] + 0.25 * v[2] + slope * (level - 0.75 * d[1] - 0.25 * d[2])
+    slope = (v[2].mean() - v[1].mean()) / (roots[2] - roots[1])
+    errors = [(d[k] - means[k]) / (2 * roots[k]) for k in (1, 2)]
+    expected = 0.75 * (v[1] - slope * errors[0]) + 0.25 * (v[2] - slope * errors[1])
     assert tuned == pytest.approx(expected)
 
 
@@ -148,8 +150,8 @@ def test_the_influence_of_a_sample_is_that_of_leaving_it_out():
     level = 0.4
 
     def estimate(keep):
-        low, high = d[0][keep].mean(), d[1][keep].mean()
-        share = (level - low) / (high - low)
+        low, high = np.sqrt(d[0][keep].mean()), np.sqrt(d[1][keep].mean())
+        share = (np.sqrt(level) - low) / (high - low)
         return (1 - share) * v[0][keep].mean() + share * v[1][keep].mean()
 
     u = interpolated((v[0], v[1]), (d[0], d[1]), level)
@@ -169,10 +171,14 @@ def test_the_level_is_as_far_as_every_run_goes_and_a_given_one_leaves_some_out()
     assert found.note == (
         "At equal divergence: values at kl/gaussian 1.5 (as far as every run goes; the shortest way is that of near)."
     )
+    early = at_equal_divergence({"far": far, "near": near}, 0.7)
+    assert early.note.endswith(
+        " It lies before the first evaluation of far, where a straight line is all that is known: evaluate more often."
+    )
     assert [
         found.runs[n][0].tuned.per_sample["reward/r at kl/gaussian 1.5"] for n in ("far", "near")
     ] == [
-        [1.25, 1.25],
+        pytest.approx([1 + (1.5**0.5 - 1) / (3**0.5 - 1)] * 2),
         [4, 4],
     ]
     given = at_equal_divergence({"far": far, "near": near}, 2.0)
@@ -201,7 +207,8 @@ def test_a_value_that_applies_to_some_samples_alone():
         (np.array([1.0, 1.0, 1.0]), np.array([3.0, 3.0, 3.0])),
         2.0,
     )
-    assert u[[0, 2]] == pytest.approx([1.5, 4.0]) and math.isnan(u[1])
+    half = (2**0.5 - 1) / (3**0.5 - 1)
+    assert u[[0, 2]] == pytest.approx([1 + half, 3 + 2 * half]) and math.isnan(u[1])
 
 
 def test_a_whole_comparison_at_equal_divergence(folder, capsys):
@@ -222,7 +229,8 @@ def test_a_whole_comparison_at_equal_divergence(folder, capsys):
             ]
             last = next((i for i, (d, _) in enumerate(points) if d >= 0.999 * level))
             (d0, v0), (d1, v1) = points[last - 1 : last + 1]
-            reads.append(v0 + (v1 - v0) * (level - d0) / (d1 - d0))
+            share = (level**0.5 - d0**0.5) / (d1**0.5 - d0**0.5)
+            reads.append(v0 + (v1 - v0) * share)
         assert value.after.value == pytest.approx(np.mean(reads), rel=1e-2)
         assert value.versus_best is not None and len(value.seeds) == 2
     assert any(note.startswith("At equal divergence: ") for note in record.notes)
