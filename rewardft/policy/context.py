@@ -235,8 +235,8 @@ class Context:
     def record(self, name: str, value: Tensor | float) -> None:
         """Note a value of each sample `(b,)`, or one number; the mean over the optimizer step is
         logged. Nothing is read back here. Raises ComponentError for what is no number."""
-        plain = isinstance(value, Tensor) and not value.is_complex()
-        if not plain and not isinstance(value, Real):
+        got: Any = value  # an algorithm may have given anything
+        if not isinstance(got, (Tensor, Real)) or (isinstance(got, Tensor) and got.is_complex()):
             raise ComponentError(
                 f"the value {name!r} is to be logged, and must be a number or a tensor of numbers; "
                 f"got {described(value)}"
