@@ -102,7 +102,8 @@ def measure(form: str, trained: int, steps: int, batch: int = 4) -> dict[str, An
         algorithm = Direct("last", trained, input_gradient=form == "through")
         for loss in algorithm.losses(ctx, samples):
             loss.value.backward()
-            return_freed_memory()  # as the engine does
+            if loss.step:
+                return_freed_memory()  # as the engine does
     norm = float(
         torch.stack([p.grad.norm() for p in adapter.parameters if p.grad is not None]).norm()
     )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewardft.files.paths import Weights
+from rewardft.files.shapes import is_shapes_only
 
 from .preprocess import Preprocess, read_preprocess
 from .weights import fetched
@@ -43,7 +44,7 @@ class Clip(nn.Module):
 
     def __init__(self, source: ClipSource, reward: str, texts: bool = True) -> None:
         super().__init__()
-        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+        from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel
 
         beside = source.processor or source.weights
         # A commit belongs to one repository; the processor's has others.
@@ -55,21 +56,28 @@ class Clip(nn.Module):
                 lambda: loader(place, **options), f"{reward}: the {what} of", place, revision
             )
 
-        model = load(
-            "CLIP weights",
-            CLIPModel.from_pretrained,
-            source.weights,
-            source.revision,
-            use_safetensors=True,
-        )
+        if is_shapes_only():
+            config = load(
+                "CLIP settings", CLIPConfig.from_pretrained, source.weights, source.revision
+            )
+            with torch.device("meta"):
+                model: Any = CLIPModel(config)
+        else:
+            model = load(
+                "CLIP weights",
+                CLIPModel.from_pretrained,
+                source.weights,
+                source.revision,
+                use_safetensors=True,
+            )
         # Only its settings: the processor itself works on 8-bit pictures, without a gradient.
-        config, _ = load(
+        settings, _ = load(
             "image processor", CLIPImageProcessor.get_image_processor_dict, beside, pinned
         )
         self.tokenizer = (
             load("tokenizer", AutoTokenizer.from_pretrained, beside, pinned) if texts else None
         )
-        self.preprocess: Preprocess = read_preprocess(config, beside, source.fit, source.quantise)
+        self.preprocess: Preprocess = read_preprocess(settings, beside, source.fit, source.quantise)
         self.model = model.to(getattr(torch, source.precision)).eval().requires_grad_(False)
 
     @property

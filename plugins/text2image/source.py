@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from rewardft.errors import ComponentError
+from rewardft.files.shapes import is_shapes_only
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name; one word is a folder
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")  # any of them makes a tokenizer
@@ -70,6 +71,9 @@ class Source:
 
         Raises ComponentError naming what was expected, and where.
         """
+        if is_shapes_only():
+            # By torch's own: that of diffusers warns of the precision.
+            return nn.Module.to(self.without_weights(library, name, subfolder), dtype)
         self.check_local(name, subfolder, weights=True)
         options: dict[str, Any] = {
             "use_safetensors": True,
@@ -91,6 +95,18 @@ class Source:
             )
         module: nn.Module = loaded.eval().requires_grad_(False)
         return module if library == "diffusers" else module.to(dtype)
+
+    def without_weights(self, library: str, name: str, subfolder: str) -> nn.Module:
+        """The network that `config.json` describes, on the meta device."""
+        self.check_local(name, subfolder, weights=False)
+        made_by = name if library == "diffusers" else config_name(name)
+        loader = "load_config" if library == "diffusers" else "from_pretrained"
+        config = self.load(library, made_by, subfolder, {}, loader)
+        kind: Any = getattr(importlib.import_module(library), name)
+        with torch.device("meta"):
+            module = kind.from_config(config) if library == "diffusers" else kind(config)
+        network: nn.Module = module.eval().requires_grad_(False)
+        return network
 
     def tokenizer(self, name: str, subfolder: str) -> Any:
         self.check_local(name, subfolder, weights=False)
@@ -181,6 +197,11 @@ class Source:
             check_class(place, name)
         if weights:
             check_safetensors(place, name, self.variant)
+
+
+def config_name(name: str) -> str:
+    """The class of the configuration of a text encoder of transformers."""
+    return "T5Config" if name.startswith("T5") else "CLIPTextConfig"
 
 
 def require(found: bool, place: Path, name: str, files: str) -> None:

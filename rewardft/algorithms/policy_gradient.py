@@ -107,11 +107,25 @@ def check_steps(ctx: Context, trained: Collection[int]) -> None:
 
 
 def known_steps(ctx: Context) -> list[int]:
-    """The steps that have a density: a sampler's `window` where it has one, else what earlier
-    rollouts showed."""
+    """The steps that have a density: a sampler's `window` where it has one, else what its
+    arithmetic or earlier rollouts show."""
     window = getattr(ctx.sampler, "window", None)
-    # Empty before the first rollout: which steps draw noise is only seen then.
-    return sorted(window) if window else ctx.memory.get(STEPS_WITH_NOISE, [])
+    if window:
+        return sorted(window)
+    if STEPS_WITH_NOISE not in ctx.memory and hasattr(ctx.sampler, "transition"):
+        ctx.memory[STEPS_WITH_NOISE] = noisy_steps(ctx)
+    # Empty before the first rollout of a sampler without such arithmetic.
+    return ctx.memory.get(STEPS_WITH_NOISE, [])
+
+
+def noisy_steps(ctx: Context) -> list[int]:
+    """The steps of a differentiable sampler that have a density, without a call of the network."""
+    # Elementwise arithmetic: a sample of one number shows it as well as a picture.
+    state = torch.zeros(1, 1, dtype=ctx.dtype, device=ctx.device)
+    noise = Noise(ctx.seed, ("",), (0,), ctx.device, ctx.dtype)
+    with torch.no_grad():
+        steps = [ctx.sampler.transition(k, state, state, noise) for k in range(ctx.sampler.steps)]
+    return [k for k, step in enumerate(steps) if step.log_prob is not None]
 
 
 def draw_steps(ctx: Context, candidates: list[int], schedule: Schedule) -> list[int]:

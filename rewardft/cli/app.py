@@ -11,7 +11,7 @@ from rewardft.cli.compare_command import compare, report
 from rewardft.cli.discovery_commands import cp, doctor, ls, new, plugins, schema, show
 from rewardft.cli.merging import soup
 from rewardft.cli.plugin_commands import add_plugin_commands, installed_names
-from rewardft.cli.run_commands import check, evaluate, export, run, sample
+from rewardft.cli.run_commands import check, evaluate, export, plan, run, sample
 
 # `--help` lists them in this order: the one in which a newcomer needs them.
 COMMANDS = (
@@ -19,6 +19,7 @@ COMMANDS = (
     cp,
     show,
     check,
+    plan,
     run,
     evaluate,
     sample,

@@ -24,6 +24,21 @@ def check(
     check_recipes(recipes, overrides)
 
 
+def plan(
+    recipe: RecipeName,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of the device, such as 24GiB: say what fits it."),
+    ] = None,
+    overrides: Overrides = [],
+) -> None:
+    """Tell the memory that training needs, by part, without loading weights;
+    and the settings that fit a device."""
+    from rewardft.cli.planning import plan_recipe
+
+    plan_recipe(recipe, device, overrides)
+
+
 def run(
     recipe: RecipeName,
     overrides: Overrides = [],

@@ -26,9 +26,15 @@ from rewardft.errors import CheckpointError, ComponentError
 from rewardft.storage.folder import hold
 
 T = TypeVar("T")
-# torchrun and accelerate, Open MPI, MPICH and Slurm's PMI, MVAPICH2.
-WORLD_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+# torchrun and accelerate, Open MPI, MPICH and Slurm's PMI, MVAPICH2, a step of Slurm (`srun`).
+WORLD_SIZES = (
+    "WORLD_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+)
+RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 LAUNCH = "torchrun --nproc_per_node 2 -m rewardft run RECIPE"
 # Name -> (sum, count) `(2,)` over the samples of this process to which the value applies.
 Sums = dict[str, Tensor]
@@ -59,7 +65,8 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
 def check_launcher(environment: Mapping[str, str], processes: int) -> None:
     """Raises ComponentError when a launcher wanted another number of processes than the run has."""
     # Processes that do not know of each other would all be "the main one" and overwrite each other.
-    wanted = next((int(environment[n]) for n in WORLD_SIZES if environment.get(n)), None)
+    name = next((n for n in WORLD_SIZES if environment.get(n)), None)
+    wanted = None if name is None else int(environment[name])
     # `accelerate launch` sets an address for several processes, and without a GPU starts only one.
     alone = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     if wanted is None and processes == 1 and alone:
@@ -69,7 +76,7 @@ def check_launcher(environment: Mapping[str, str], processes: int) -> None:
         )
     if wanted is not None and wanted != processes:
         raise ComponentError(
-            f"the launcher started {wanted} processes (WORLD_SIZE), and this run sees {processes}: "
+            f"the launcher started {wanted} processes ({name}), and this run sees {processes}: "
             f"each would train alone in the same folder. Start them with: {LAUNCH}"
         )
 

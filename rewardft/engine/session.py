@@ -19,6 +19,7 @@ from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import OnError
+from rewardft.policy.sharding import shard_base
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import Recipe
 
@@ -123,13 +124,13 @@ def build_session(
     or measures the KL divergence, or the algorithm asks for one (`needs_reference`).
     """
     algorithm = resolved.algorithm.build()
-    model = place(resolved.model.build(), device)
+    model = resolved.model.build()
+    # A base that is sharded never lies on one device as a whole, see below.
+    sharded = recipe.train.shard and training is not None
+    if not sharded:
+        place(model, device)
     switch_checkpointing(recipe, model)
-    sampler = build_sampler(resolved.sampler, model, recipe.where("sampler", "use"))
-    eval_sampler = sampler
-    if resolved.eval_sampler is not None:
-        line = recipe.where("evaluate", "sampler", "use")
-        eval_sampler = build_sampler(resolved.eval_sampler, model, line)
+    sampler, eval_sampler = build_samplers(recipe, resolved, model)
     if keep_reference is None:
         compared = bool(recipe.regularizers) or recipe.evaluate.kl
         # A frozen copy of all weights costs as much as the model, so only where something reads it.
@@ -137,6 +138,9 @@ def build_session(
     # After the samplers are set up, and with a seed of its own, so that an adapter begins the same
     # whatever was built before.
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
+    if sharded:
+        shard_base(model.trainable, adapter.parameters, device)
+        place(model, device)
     context = Context(
         policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
         sampler=sampler,
@@ -206,6 +210,15 @@ def switch_checkpointing(recipe: Recipe, model: Any) -> None:
             )
         if wanted:
             getattr(model, method)()
+
+
+def build_samplers(recipe: Recipe, resolved: Any, model: Any) -> tuple[Any, Any]:
+    """The sampler of training and that of evaluation, which may be the same."""
+    sampler = build_sampler(resolved.sampler, model, recipe.where("sampler", "use"))
+    if resolved.eval_sampler is None:
+        return sampler, sampler
+    line = recipe.where("evaluate", "sampler", "use")
+    return sampler, build_sampler(resolved.eval_sampler, model, line)
 
 
 def build_sampler(component: Any, model: Any, place: str) -> Any:

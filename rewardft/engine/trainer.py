@@ -90,8 +90,6 @@ class Trainer:
         closed = True
         for loss in self.session.algorithm.losses(self.ctx, self._next_batch()):
             loss.backward()
-            # Each loss has its own denoiser graph, which backward has just freed.
-            return_freed_memory()
             for name, value in loss.metrics.items():
                 self.ctx.record(name, value)
             closed = loss.step
@@ -134,6 +132,8 @@ class Trainer:
             raise self._bad_gradient()
         rates = updater.update(state.step + 1)
         state.step += 1
+        # Once a step: what is given back must be asked for again, page by page.
+        return_freed_memory()
         self._lap()
         ctx.record("gradient_norm", norm)
         facts = {**rates, **ctx.cost, "train_seconds": state.seconds}

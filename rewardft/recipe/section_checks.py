@@ -34,6 +34,7 @@ def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     yield from _budget_problems(data.get("train"), data.get("optimizer"))
     yield from _average_problems(data.get("train"), data.get("evaluate"))
     yield from _best_problems(data.get("save"), data.get("evaluate"))
+    yield from _shard_problems(data.get("train"), data.get("adapter"))
     for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
         # Names are lost when one value is logged over another.
         yield from _repeated(data, keys)
@@ -137,6 +138,17 @@ def _best_problems(save: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
     if save.get("best") is not None and every == 0:
         fix = "Set evaluate.every to a number of steps."
         yield ("save", "best"), f"save.best: the run is evaluated only at its end. {fix}"
+
+
+def _shard_problems(train: Any, adapter: Any) -> Iterator[tuple[Keys, str]]:
+    """A sharded run that would train what is sharded."""
+    sharded = isinstance(train, dict) and train.get("shard") is True
+    if sharded and isinstance(adapter, dict) and adapter.get("kind") == "full":
+        fix = "Train an adapter (`kind: lora`), or leave `shard` out."
+        yield (
+            ("train", "shard"),
+            f"train.shard: only a frozen base is sharded, and adapter.kind 'full' trains it. {fix}",
+        )
 
 
 def _repeated(data: Any, keys: Keys) -> Iterator[tuple[Keys, str]]:

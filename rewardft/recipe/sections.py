@@ -141,6 +141,7 @@ class TrainSpec(Section):
     checkpointing: bool = False
     decode_checkpointing: bool = False
     micro_batch: Together | None = None
+    shard: bool = False
     reward_gradients: Literal["sum", "conflict", "normalised"] = "sum"
     log_every: Count = 10
     report_to: list[str] = []
@@ -152,8 +153,7 @@ class EvaluateSpec(Section):
 
     samples_per_item: how many samples are drawn of each item.
     sampler: draws the held-out samples; None: the one that the run trains with.
-    weights: the last step's, or their moving average `train.ema`; None: the average where there is
-        one.
+    weights: the last step's, or their average `train.ema`; None: the average where there is one.
     kl: measure the distance from the reference along the sampled trajectories.
     on_alarm, min_diversity: what an alarm does, and the fraction of the base's diversity below
         which there is one.

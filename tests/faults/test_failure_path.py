@@ -273,6 +273,13 @@ def test_launchers_and_lone_runs():
         match=r"the launcher started 2 processes \(WORLD_SIZE\), and this run sees 1",
     ):
         check_launcher({"WORLD_SIZE": "2", "RANK": "1"}, 1)
+    with pytest.raises(
+        ComponentError,
+        match=r"the launcher started 4 processes \(SLURM_STEP_NUM_TASKS\), and this run sees 1",
+    ):
+        check_launcher({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, 1)
+    # One task a node, and torchrun in each of them.
+    check_launcher({"WORLD_SIZE": "16", "SLURM_STEP_NUM_TASKS": "2"}, 16)
     launched = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
     with pytest.raises(
         ComponentError, match="started only one process, which it does where there is no GPU"

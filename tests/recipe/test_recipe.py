@@ -110,6 +110,7 @@ def test_defaults_are_filled_in(recipe_file):
             "checkpointing": False,
             "decode_checkpointing": False,
             "micro_batch": None,
+            "shard": False,
             "log_every": 10,
             "report_to": [],
         },
