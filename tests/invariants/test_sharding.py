@@ -102,7 +102,8 @@ def check(folder, answers, family, name):
     network = checkpoint_size(folder / family)
     if name != "bf16":
         for answer in answers:
-            assert 0.5 * network <= answer[job]["bytes"] < 0.65 * network  # and the whole adapter
+            # Half of it, without the buffers that the file holds too, and the whole adapter.
+            assert 0.4 * network < answer[job]["bytes"] < 0.6 * network
 
 
 def test_a_sharded_base_trains_the_same_adapter(tmp_path):
