@@ -111,6 +111,7 @@ def test_defaults_are_filled_in(recipe_file):
             "decode_checkpointing": False,
             "micro_batch": None,
             "shard": False,
+            "reward_gradients": "sum",
             "log_every": 10,
             "report_to": [],
         },
@@ -129,7 +130,7 @@ def test_defaults_are_filled_in(recipe_file):
             "on_alarm": "warn",
             "min_diversity": 0.7,
         },
-        "save": {"every": 0, "keep": 3},
+        "save": {"every": 0, "keep": 3, "best": None, "patience": None},
     }
 
 
