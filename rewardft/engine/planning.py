@@ -147,7 +147,8 @@ def take_steps(
 ) -> dict[str, int]:
     """Train for `STEPS` steps, as the trainer does; returns what stays beside the weights."""
     parameters = session.adapter.parameters
-    optimizer = build_optimizer(recipe, plugins, parameters)
+    rates = getattr(session.model, "parameter_groups", dict)()
+    optimizer = build_optimizer(recipe, plugins, session.adapter.named, rates)
     ema = Ema(session.adapter, recipe.train.ema)
     schedule = build_schedule(recipe, optimizer)
     updater = Updater(parameters, optimizer, schedule, ema, recipe.train.clip_norm)
