@@ -3,7 +3,7 @@
 What is trained is a table of scenes of 3D Gaussians; the diffusion model, any of the framework's,
 says what pictures of them should look like.
 
-Registers the model `gaussian_scene`, the sampler `render`, the algorithms `sds`, `ddpo3d`,
+Registers the model `gaussian_scene`, the sampler `scene_render`, the algorithms `sds`, `ddpo3d`,
 `dreamdpo` and `reward_gradient_3d`, the data sets `ambigrams`, `scene_prompts` and `scenes_of`, the
 metric `body_silhouettes`, and the commands under `rewardft ddpo3d`.
 """
@@ -38,7 +38,7 @@ def register_models() -> Factories:
 def register_samplers() -> Factories:
     from rewardft_plugins.ddpo3d.render import Render
 
-    return {"render": Render}
+    return {"scene_render": Render}
 
 
 @hookimpl

@@ -40,15 +40,17 @@ class Splats:
 
     def take(self, index: Tensor) -> Splats:
         """Those at `index` `(b, k)`."""
-        wide = index[..., None]
         return Splats(
-            *(
-                value.gather(1, wide.expand(*index.shape, value.shape[2]))
-                for value in (self.centre, self.spread)
-            ),
+            chosen(self.centre, index),
+            chosen(self.spread, index),
             self.opacity.gather(1, index),
-            self.colour.gather(1, wide.expand(*index.shape, self.colour.shape[2])),
+            chosen(self.colour, index),
         )
+
+
+def chosen(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of `values` `(b, n, c)` at `index` `(b, k)`."""
+    return values.gather(1, index[..., None].expand(*index.shape, values.shape[2]))
 
 
 def rasterise(

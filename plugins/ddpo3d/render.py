@@ -1,4 +1,4 @@
-"""`render`: the sampler of scenes, whose one step takes a picture."""
+"""`scene_render`: the sampler of scenes, whose one step takes a picture."""
 
 from __future__ import annotations
 

@@ -52,14 +52,14 @@ class BodySilhouettes:
         if "coverage" not in rollout.info:
             raise ComponentError(
                 "body_silhouettes compares scenes from other cameras than those of training: give "
-                "the evaluation's sampler some, evaluate.sampler={use: render, cameras: [22.5, "
-                "112.5, 202.5, 292.5]}"
+                "the evaluation's sampler some, evaluate.sampler={use: scene_render, cameras: "
+                "[22.5, 112.5, 202.5, 292.5]}"
             )
         coverage = rollout.info["coverage"].cpu()
-        columns = (batch[name].cpu().numpy() for name in ("pose", "betas", "offset"))
+        poses, betas, offsets = (batch[name].cpu().numpy() for name in ("pose", "betas", "offset"))
         azimuths = rollout.info["azimuths"][0].cpu().numpy()
         truth = torch.from_numpy(
-            outlines(body_of(self.body), *columns, azimuths, coverage.shape[-1])
+            outlines(body_of(self.body), poses, betas, offsets, azimuths, coverage.shape[-1])
         )
         self.values.append(overlap(coverage > 0.5, truth > 127))
 

@@ -123,8 +123,8 @@ def read_comparison(path: Path, find: Finder) -> Request:
     variants = [
         combine(v, name, settings, count) for v in variants for name, settings in named.items()
     ] or variants
-    facts = [data.get(key) for key in ("seeds", "budget", "pareto", "match")]
-    request = Request(tuple(variants), *facts[:2], path.stem, *facts[2:])
+    facts = {key: data.get(key) for key in ("seeds", "budget", "pareto", "match")}
+    request = Request(tuple(variants), name=path.stem, **facts)
     # Last: what is varied must win over what `set` and `variants` say of the same key.
     for key, values in (data.get("vary") or {}).items():
         request = replace(request, variants=tuple(vary(request.variants, str(key), values)))

@@ -135,9 +135,9 @@ def tensors_of(session: Session, parts: dict[str, nn.Module]) -> dict[str, list[
     """The weights of each part; those that learn are a part of their own."""
     trained = session.adapter.parameters
     known = {id(parameter) for parameter in trained}
-    found = {"trained weights": [*trained]}
+    found: dict[str, list[Tensor]] = {"trained weights": [*trained]}
     for name, module in parts.items():
-        tensors = [*module.parameters(), *module.buffers()]
+        tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
         found[name] = [tensor for tensor in tensors if id(tensor) not in known]
     return found
 
@@ -147,7 +147,7 @@ def take_steps(
 ) -> dict[str, int]:
     """Train for `STEPS` steps, as the trainer does; returns what stays beside the weights."""
     parameters = session.adapter.parameters
-    rates = getattr(session.model, "parameter_groups", dict)()
+    rates: dict[str, float] = getattr(session.model, "parameter_groups", dict)()
     optimizer = build_optimizer(recipe, plugins, session.adapter.named, rates)
     ema = Ema(session.adapter, recipe.train.ema)
     schedule = build_schedule(recipe, optimizer)

@@ -98,7 +98,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     run = make_run(job, session)
     ema = Ema(session.adapter, recipe.train.ema)
     parameters = session.adapter.parameters
-    rates = getattr(session.model, "parameter_groups", dict)()
+    rates: dict[str, float] = getattr(session.model, "parameter_groups", dict)()
     optimizer = build_optimizer(recipe, job.plugins, session.adapter.named, rates)
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(job.resolved.dataset.build(), recipe.seed)

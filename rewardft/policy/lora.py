@@ -130,7 +130,7 @@ def write_lora(
     settings: peft's configuration. part: of the diffusers pipeline; None: for no pipeline.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
+    config: dict[str, Any] = {
         # Sorted: JSON has no sets, and equal adapters must give equal files.
         k: sorted(v) if isinstance(v, set) else v
         for k, v in settings.items()

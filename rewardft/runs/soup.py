@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -187,7 +188,7 @@ def merged_recipe(recipes: Sequence[Recipe], rank: int | None) -> Recipe:
     new = {r.name: r for r in others if r.name not in {known.name for known in listed}}
     held_out = [r.as_options() for r in [*first.evaluate.rewards, *new.values()]]
     plugins = dict.fromkeys(name for recipe in recipes for name in recipe.dump()["plugins"])
-    settings = {
+    settings: dict[str, Any] = {
         "plugins": list(plugins),
         "evaluate.rewards": held_out,
         "evaluate.weights": "raw",

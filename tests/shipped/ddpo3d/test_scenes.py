@@ -342,8 +342,8 @@ def test_silhouettes_need_cameras_beside_the_samples():
         BodySilhouettes().update(rollout, batch)
     assert str(caught.value) == (
         "body_silhouettes compares scenes from other cameras than those of training: give the "
-        "evaluation's sampler some, evaluate.sampler={use: render, cameras: [22.5, 112.5, 202.5, "
-        "292.5]}"
+        "evaluation's sampler some, evaluate.sampler={use: scene_render, cameras: [22.5, 112.5, "
+        "202.5, 292.5]}"
     )
 
 
