@@ -18,7 +18,7 @@ NAMES = {
     "pose_judge/sharpness": "sharpness (truth: 1)",
 }
 GROUPS = {
-    "acrobatic": "acrobatic, new to the base",
+    "acrobatic": "acrobatic, unseen",
     "plain": "plain",
 }
 
@@ -39,7 +39,9 @@ def full_name(name: str) -> str:
 
 def results_table(rows: Sequence[Paired]) -> Table:
     """Held-out values before and after, group by group, with the paired 95 % interval."""
-    table = Table(box=box.SIMPLE, padding=(0, 1), width=80, show_edge=False)
+    # Without padding at the edges, as the longest names and numbers need all of the 80 columns.
+    table = Table(box=box.SIMPLE, padding=(0, 1), width=80, show_edge=False, pad_edge=False)
+    table.collapse_padding = True
     for title in ("held-out people", "before", "after", "change (95 %)", ""):
         table.add_column(
             title, no_wrap=True, justify="left" if title in ("", "held-out people") else "right"
@@ -51,12 +53,18 @@ def results_table(rows: Sequence[Paired]) -> Table:
             table.add_row(f"{words} ({members[0].count}):")
         for row in members:
             # The verdict in words as well: a reader may not know which way is better.
-            change = f"{row.difference:+.3g} ± {row.half_width:.2g}"
+            change = f"{rounded(row.difference)} ± {row.half_width:.2g}"
             verdict = {1: "better", 0: "unclear", -1: "worse"}[gain(row)]
             values = (f"{value:.3g}" for value in (row.before, row.after))
             # A value may be named like markup.
             table.add_row(f"  {escape(full_name(row.name))}", *values, change, verdict)
     return table
+
+
+def rounded(difference: float) -> str:
+    """With its sign, in at most eight characters: the table has no more room."""
+    # Small numbers have zeros before their digits.
+    return f"{difference:+.2g}" if abs(difference) < 1e-3 else f"{difference:+.3g}"
 
 
 def sentence(rows: Sequence[Paired]) -> str:

@@ -208,7 +208,7 @@ def test_the_table_fits_80_columns_and_says_what_is_better_worse_and_unclear():
     assert max(map(len, lines)) <= 80
     text = [" ".join(line.split()) for line in lines if line.strip()]
     assert text[2:] == [
-        "acrobatic, new to the base (8):",
+        "acrobatic, unseen (8):",
         "reward: crisp_pose -1.2 -1.1 +0.1 ± 0.02 better",
         "joint error, mm (lower wins) 300 240 -60 ± 5 better",
         "silhouette overlap 0.5 0.51 +0.01 ± 0.02 unclear",
@@ -216,6 +216,19 @@ def test_the_table_fits_80_columns_and_says_what_is_better_worse_and_unclear():
         "plain (8):",
         "silhouette overlap 0.5 0.4 -0.1 ± 0.01 worse",
     ]
+
+
+def test_the_table_has_room_for_long_names_and_small_changes():
+    rows = [
+        Paired("acrobatic/pose_judge/mpjpe_mm", 64, 342.9868, 341.5004, -1.4864, 15.5315),
+        Paired("acrobatic/reward/pose_score", 64, -0.02786, -0.02760, 0.000261, 0.00045),
+        Paired("plain/reward/crisp_pose", 64, -0.8771, -0.8504, 0.0267, 0.0054),
+    ]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(results_table(rows))
+    text = console.export_text()
+    assert "…" not in text
+    assert "reward: pose_score -0.0279 -0.0276 +0.00026 ± 0.00045 unclear" in " ".join(text.split())
 
 
 def test_one_sentence_says_what_was_gained_and_what_was_not():
