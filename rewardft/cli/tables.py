@@ -41,6 +41,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 MOST_ROWS = 12  # of the table after a run
 
 
+def compared(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One line of the table: name, samples, base, tuned, difference, and what to make of it."""
+    if row["count"] == 0:
+        return row["name"], "0", "", "", "", "applies to no sample"
+    return (
+        row["name"],
+        str(row["count"]),
+        f"{row['before']:.4g}",
+        f"{row['after']:.4g}",
+        f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
+        "" if abs(row["difference"]) > row["half_width"] else "not separable",
+    )
+
+
 def print_comparison(
     rows: Sequence[Mapping[str, Any]], of_sets: Sequence[Mapping[str, Any]] = ()
 ) -> None:
@@ -51,17 +65,7 @@ def print_comparison(
     overall = [row for row in rows if row["name"].partition("/")[2] not in names]
     # After a run one wants the result on one screen.
     kept = rows if len(rows) <= MOST_ROWS else overall
-    shown = [
-        (
-            row["name"],
-            str(row["count"]),
-            f"{row['before']:.4g}",
-            f"{row['after']:.4g}",
-            f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
-            "" if abs(row["difference"]) > row["half_width"] else "not separable",
-        )
-        for row in kept
-    ]
+    shown = [compared(row) for row in kept]
     print_table(
         "held-out samples, same noise",
         ("value", "samples", "base", "tuned", "difference (95 %)", ""),

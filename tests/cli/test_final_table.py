@@ -75,3 +75,12 @@ def test_a_run_prints_and_keeps_them(tmp_path, capsys):
     assert f"spread/pixels {before:.4g} {after:.4g} {(after / before - 1):+.0%}".replace(
         "%", " %"
     ) in (re.sub(" +", " ", said))
+
+
+def test_a_value_that_applies_to_no_sample_has_no_figures(capsys):
+    nothing = float("nan")
+    row = {"name": "m/a", "count": 0, "before": nothing, "after": nothing}
+    print_comparison([{**row, "difference": nothing, "half_width": float("inf")}])
+    printed = capsys.readouterr()
+    assert "m/a 0 applies to no sample" in " ".join(printed.out.split())
+    assert "nan" not in printed.out + printed.err
