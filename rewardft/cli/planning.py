@@ -100,4 +100,5 @@ def rows_of(sizes: dict[str, int]) -> list[tuple[str, str]]:
 
 
 def mebibytes(size: int) -> str:
+    """With one digit."""
     return f"{size / 2**20:,.1f}"

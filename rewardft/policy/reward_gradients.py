@@ -70,4 +70,5 @@ def agreement(slopes: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def lengths(slope: Tensor) -> Tensor:
+    """Euclidean norm of each sample's gradient, `(b,)`."""
     return slope.flatten(1).norm(dim=1)

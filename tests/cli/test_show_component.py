@@ -46,6 +46,9 @@ def test_help_of_options_paper_and_recipes(capsys):
 def test_what_a_docstring_says_of_an_option(capsys):
     assert main(["show", "model", "toy"]) == 0
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "guidance a number 1.0 classifier-free guidance scale; 1 means no second pass." in rows
+    assert (
+        "guidance a number of at least 0 1.0 classifier-free guidance scale; 1 means no second pass."
+        in rows
+    )
     both = "`inside`: both halves carry gradient; `outside`: the unconditional half does not."
     assert any(row.endswith(both) for row in rows)

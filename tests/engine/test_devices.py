@@ -130,7 +130,7 @@ def test_a_recipe_runs_on_another_device_and_ends_in_the_same_weights(name, foun
     # The CPU has a kernel of its own for attention (with `SDPBackend.MATH` it differs from itself as much), and Adam makes
     # a step of the size of the learning rate out of a gradient that is nothing but rounding.
     rate = load_recipe(RECIPES / f"{name}.yaml").optimizer.lr
-    assert worst < (1e-6 if name.startswith("toy") else 0.01 * rate), worst
+    assert worst < (1e-6 if name.startswith("toy") else 0.05 * rate), worst
 
 
 def weights(run):

@@ -42,7 +42,7 @@ ADDED = {
     "unknown key": ("save: {evry: 3}", "r.yaml:7: save has no key 'evry'. Did you mean 'every'?"),
     "unknown key, nothing close": (
         "save:\n  zzz: 3",
-        "r.yaml:8: save has no key 'zzz'. Choose one of: every, keep.",
+        "r.yaml:8: save has no key 'zzz'. Choose one of: best, every, keep, patience.",
     ),
     "text for a number": (
         "save: {every: often}",

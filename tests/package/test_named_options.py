@@ -14,8 +14,11 @@ from tests.documents import ROOT
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 # Of other programs: launchers, Slurm, git, nvidia-smi, DiffusionKTO's code, and scripts of this repository.
 SLURM = {"--wait", "--job-name", "--array", "--output", "--gres"}
+SLURM |= {"--nodes", "--ntasks-per-node", "--gpus-per-node"}
+LAUNCHERS = {"--nproc_per_node", "--num_processes", "--cpu", "--multi_gpu", "--nnodes"}
+LAUNCHERS |= {"--rdzv_backend", "--rdzv_endpoint", "--rdzv_id"}
 OTHERS = {"--porcelain", "--query-gpu", "--format", "--halo", "--bce_offset", "--tune"}
-FOREIGN = SLURM | OTHERS | {"--nproc_per_node", "--num_processes", "--cpu"}
+FOREIGN = SLURM | OTHERS | LAUNCHERS
 PLUGINS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "rewardft"
 ]

@@ -26,7 +26,7 @@ def test_a_run_in_the_recipe_s_own_folder_leaves_recipe_yaml(tmp_path, monkeypat
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "other.yaml").write_text(RECIPE)
     assert main(["run", name, "--out", "."]) == 2
-    assert capsys.readouterr().err == f"error: {REFUSED.format('recipe.yaml')}\n"
+    assert capsys.readouterr().err == f"error: {REFUSED.format(tmp_path / 'recipe.yaml')}\n"
     assert (tmp_path / "recipe.yaml").read_text() == RECIPE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.yaml", "recipe.yaml"]
 

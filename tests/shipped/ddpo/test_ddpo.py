@@ -79,9 +79,9 @@ def test_one_pass_follows_the_same_weights(recipe, tmp_path):
     assert one.summary["denoiser_backwards"] == 6 * 4 * 4
 
 
-def test_a_deterministic_sampler_is_refused_before_weights_load(recipe, tmp_path):
+def test_a_deterministic_sampler_is_refused_before_anything_is_made(recipe, tmp_path):
     with pytest.raises(RecipeError) as error:
-        run_recipe(recipe, tmp_path / "out", "sampler.eta=0", "model.width=-1")
+        run_recipe(recipe, tmp_path / "out", "sampler.eta=0")
     assert str(error.value) == (
         f"{recipe}: 1 problem\n"
         f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' "

@@ -328,11 +328,9 @@ def test_the_papers_defaults():
     assert {a.surrogate.keywords["clip"] for a in (flow, dance, mix.grpo)} == {1e-4}
 
 
-def test_an_ode_is_refused_before_weights_load(recipe, tmp_path):
+def test_an_ode_is_refused_before_anything_is_made(recipe, tmp_path):
     with pytest.raises(RecipeError) as error:
-        run_recipe(
-            recipe, tmp_path / "out", "sampler={use: flow_euler, steps: 5}", "model.width=-1"
-        )
+        run_recipe(recipe, tmp_path / "out", "sampler={use: flow_euler, steps: 5}")
     assert str(error.value) == (
         f"{recipe}: 1 problem\n"
         f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'flow_grpo' needs 'log_prob', which sampler 'flow_euler' "
@@ -355,7 +353,7 @@ def test_a_window_needs_a_sampler_that_has_one(recipe, tmp_path):
         f"{recipe}: 1 problem\n"
         f"  - --set algorithm={{use: mix_grpo}}: algorithm 'mix_grpo' needs 'sde_window', which sampler 'ddim' (--set "
         "sampler={use: ddim, eta: 1.0}, plugin 'builtin') does not provide. Write there use: cps / dance_sde / flow_sde. "
-        f"Algorithms that would work here: alignprop, dance_grpo, denoising, direct, draft, "
+        f"Algorithms that would work here: alignprop, branch_grpo, dance_grpo, denoising, direct, draft, "
         f"draft_k, draft_lv, drtune, flow_dppo, flow_grpo, grpo, refl."
     )
 
