@@ -82,6 +82,9 @@ READ = {
     "score: 4 ... so SCORE: 4": 4.0,
     "SCORE: 0": 0.0,
     "Score: 10.": 10.0,
+    "_Score_: `8`, because it is sharp": 8.0,
+    "SCORE: 9\n- it is sharp": 9.0,
+    "I score from 0 to 10.\nSCORE: 0-10\nSCORE: 2": 2.0,
 }
 UNREADABLE = [
     "",
@@ -94,6 +97,17 @@ UNREADABLE = [
     "SCORE: 70%",
     "SCORE: 3, no, SCORE: 4",
     "SCORE: nan",
+    "SCORE: \u22123",
+    "SCORE: \u20133",
+    "SCORE: 0-10",
+    "SCORE: 7-8",
+    "SCORE: 7 \u2013 8",
+    "SCORE: 7 \u2212 8",
+    "SCORE: 7,5",
+    "SCORE: 7 / 10",
+    "**SCORE: 7**/10",
+    "SCORE: 7.5 %",
+    "SCORE: ~7",
 ]
 
 
