@@ -32,7 +32,7 @@ QUESTION = (
     "Does this picture show what the text says, and is it a good picture? The text: {prompt}\n"
     "End your answer with one line: SCORE: a number from {lowest} to {highest}."
 )
-# Neither a range, a fraction, a share, nor a number with a decimal comma: what is cut short differs.
+# No range, fraction or share, and no decimal comma: a number cut short is another one.
 SCORE = re.compile(
     r"score[\W_]*?[:=][\s*_`]*(-?[0-9]+(?:\.[0-9]+)?)"
     r"(?![ \t*_`]*[-\u2013\u2014\u2212/%]|[.,]?[0-9])",
