@@ -174,11 +174,12 @@ class DDPO3D:
         included."""
         everyone = ctx.gather(rewards)
         now = everyone.nanmean()
+        if not bool(now.isfinite()):
+            # A batch without rewards says nothing: what was known is kept.
+            return torch.zeros_like(rewards)[:, None].expand(-1, self.group_size)
         before = ctx.memory.get(MEAN, now)
         mean = KEPT * before + (1 - KEPT) * now
-        # A batch without rewards says nothing: what was known is kept.
-        if bool(now.isfinite()):
-            ctx.memory[MEAN] = mean
+        ctx.memory[MEAN] = mean
         spread = everyone[~everyone.isnan()].std(unbiased=False)
         own = ((rewards - mean) / (spread + 1e-4)).nan_to_num(0.0)
         own = own.clamp(-self.advantage_clip, self.advantage_clip)
