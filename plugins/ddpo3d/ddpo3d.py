@@ -13,8 +13,9 @@ diffusion model, one more denoising step of the same model as policy, and a rewa
     loss = sds_weight L_SDS - policy_weight / G sum_g A_g log pi(a_g | x_t(theta))         (2)
 
 with G actions for each picture, and A the rewards of a group less its mean, over the deviation of
-the batch. (1) is the exact gradient of E_a[R] at a fixed epsilon: the scene decides where the step
-starts, and R is a black box. With `jacobian: false` epsilon_hat is held fixed in mu, as in SDS.
+the batch. (1) is the gradient of E_a[R] at a fixed epsilon, up to a positive factor: the scene
+decides where the step starts, and R is a black box. With `jacobian: false` epsilon_hat is held
+fixed in mu, as in SDS.
 
 `reward_of: render` is the figure read literally: the reward of the scene's picture, against its
 running mean. That reward does not depend on the action, so A leaves the expectation in (1), and
@@ -169,9 +170,13 @@ class DDPO3D:
         return own.clamp(-self.advantage_clip, self.advantage_clip).view_as(rewards)
 
     def literal_advantages(self, ctx: Context, rewards: Tensor) -> Tensor:
-        """`(b, G)`: one for all actions of a picture, its reward less the mean of those before."""
+        """`(b, G)`: one for all actions of a picture, its reward less the running mean, this batch
+        included."""
         everyone = ctx.gather(rewards)
         now = everyone.nanmean()
+        if not bool(now.isfinite()):
+            # A batch without rewards says nothing: what was known is kept.
+            return torch.zeros_like(rewards)[:, None].expand(-1, self.group_size)
         before = ctx.memory.get(MEAN, now)
         mean = KEPT * before + (1 - KEPT) * now
         ctx.memory[MEAN] = mean

@@ -90,6 +90,7 @@ class GaussianScene:
         self.trainable = SceneTable(scenes, gaussians, count, box, scale, opacity, seed)
         self.scenes, self.seed = scenes, seed
         self.relocate_every, self.faint = relocate_every, faint
+        self.tended = 0  # the last step at which Gaussians were moved
         prior.trainable.requires_grad_(False).eval()
 
     @staticmethod
@@ -121,7 +122,10 @@ class GaussianScene:
     def tend(self, step: int) -> None:
         """Called before the pictures of an optimizer step are taken: moves what has faded, when it
         is due."""
-        if step and self.relocate_every and step % self.relocate_every == 0:
+        # A step may take several batches: once for all of them.
+        due = self.relocate_every and step % self.relocate_every == 0 and step != self.tended
+        if step and due:
+            self.tended = step
             # From the step and the seed alone: a resumed run moves the same ones.
             relocate(self.trainable, self.faint, keyed_generator("relocate", self.seed, step))
 
@@ -176,7 +180,10 @@ class GaussianScene:
         """The pictures that a sample of pixels consists of, by name."""
         if len(self.channels) == 1:
             return dict.fromkeys(self.channels, x0)
-        return dict(zip(self.channels, x0.chunk(len(self.channels), 1)))
+        # Several views have the pictures one after the other along the views instead.
+        counts = list(self.channels.values())
+        parts = x0.split(counts, 1) if x0.ndim == 4 else x0.chunk(len(counts), 1)
+        return dict(zip(self.channels, parts))
 
     def decode(self, x0: Tensor) -> Tensor:
         """Pictures in [0, 1]: `(b, c, h, w)`; with several views `(b, v, c, h, w)`, and with
@@ -198,6 +205,11 @@ class GaussianScene:
         columns = dict(zip(self.channels, parts))
         if self.rewards_see == "latents":
             return self.clean(columns)
+        if azimuth.ndim > 1 and len(set(self.channels.values())) > 1:
+            raise ComponentError(
+                "gaussian_scene: pictures of several views go one after the other, so they need "
+                f"equally many channels, got {self.channels}; or set rewards_see: latents"
+            )
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
     def render(

@@ -62,9 +62,9 @@ def join(
 
 def shrink(before: Tensor, after: Tensor, count: int) -> Tensor:
     """The factor of equation 9 for `count` Gaussians of opacity `after` in the place of one."""
-    terms = [
-        math.comb(i, k) * (-1) ** k * after ** (k + 1) / math.sqrt(k + 1)
-        for i in range(count)
-        for k in range(i + 1)
-    ]
-    return before / torch.stack(terms).sum()
+    # Over i, the C(i - 1, k) add up to C(N, k + 1). In logarithms, as they overflow from N = 128.
+    j = torch.arange(1, count + 1, dtype=torch.float64, device=after.device)
+    size = math.lgamma(count + 1) - (j + 1).lgamma() - (count - j + 1).lgamma()
+    size = size + j * after.double().log()
+    signs = 1 - 2 * ((j - 1) % 2)
+    return before / (signs * size.exp() / j.sqrt()).sum().to(before)

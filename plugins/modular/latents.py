@@ -117,9 +117,8 @@ def find_map(chain: BlockChain, prepared: Prepared) -> LatentMap:
     return LatentMap(place, scale, shift, shape, tuple(zero.shape[1:]))
 
 
-@torch.no_grad()
 def encoded(vae: Any, pixels: Tensor, z_shape: tuple[int, ...]) -> Tensor:
-    """The mean of the autoencoder's Gaussian `(b, *z_shape)`, sample by sample.
+    """The mean of the autoencoder's Gaussian `(b, *z_shape)`, sample by sample; differentiable.
 
     Args:
         pixels: `(b, 3, h, w)` or `(b, frames, 3, h, w)` in [0, 1].

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import ComponentError, RewardError
-from rewardft.recipe.bounds import Count, NotNegative, Positive
+from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Rollout, micro_slices
 
 from .images import pixels_of
@@ -65,8 +65,8 @@ class Remote:
         concurrency: Count = 4,
         timeout: Positive = 60.0,
         attempts: Count = 5,
-        backoff: NotNegative = 1.0,
-        max_wait: NotNegative = 60.0,
+        backoff: Positive = 1.0,
+        max_wait: Positive = 60.0,
         on_failure: Literal["stop", "nan"] = "stop",
         token_env: str | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -32,7 +32,12 @@ QUESTION = (
     "Does this picture show what the text says, and is it a good picture? The text: {prompt}\n"
     "End your answer with one line: SCORE: a number from {lowest} to {highest}."
 )
-SCORE = re.compile(r"score\W*?[:=]\W*?(-?[0-9]+(?:\.[0-9]+)?)(?![0-9.]*[0-9%/])", re.IGNORECASE)
+# No range, fraction or share, and no decimal comma: a number cut short is another one.
+SCORE = re.compile(
+    r"score[\W_]*?[:=][\s*_`]*(-?[0-9]+(?:\.[0-9]+)?)"
+    r"(?![ \t*_`]*[-\u2013\u2014\u2212/%]|[.,]?[0-9])",
+    re.IGNORECASE,
+)
 LONGEST = 2**20  # bytes of an answer
 
 
@@ -110,10 +115,7 @@ class VlmJudge:
                 f"gives: {', '.join(batch.columns) or 'no columns'}"
             )
         bodies = [self.body(sample, batch, i) for i, sample in enumerate(pixels)]
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="vlm-judge") as pool:
-            # Each question once, also within a batch.
-            asked = {body: pool.submit(self.judge, body) for body in dict.fromkeys(bodies)}
-            scores = [asked[body].result() for body in bodies]
+        scores = self.judge_all(bodies)
         scaled = [(score - self.lowest) / (self.highest - self.lowest) for score in scores]
         return torch.tensor(scaled, device=pixels.device)
 
@@ -134,7 +136,22 @@ class VlmJudge:
         }
         return json.dumps(request, sort_keys=True).encode()
 
-    def judge(self, body: bytes) -> float:
+    def judge_all(self, bodies: list[bytes]) -> list[float]:
+        """The scores of requests, each asked once; the first failure ends the others."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="vlm-judge") as pool:
+            asked = {body: pool.submit(self.judge, body, stop) for body in dict.fromkeys(bodies)}
+            try:
+                wait(asked.values(), return_when=FIRST_EXCEPTION)
+                for future in asked.values():
+                    if future.done():
+                        future.result()  # raises a failure while others are still under way
+                return [asked[body].result() for body in bodies]
+            finally:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def judge(self, body: bytes, stop: threading.Event) -> float:
         """The score of a request, from the cache where it is known; NaN where `on_failure` says."""
         key = hashlib.sha256(self.url.encode() + b"\0" + body).hexdigest()
         file = None if self.cache is None else self.cache / f"{key}.json"
@@ -144,7 +161,7 @@ class VlmJudge:
         if key in self.known:
             return self.known[key]
         try:
-            score = self.ask(body)
+            score = self.ask(body, stop)
         except (Unreachable, Unreadable, Refused) as error:
             message = f"vlm_judge {self.url}: no score in {self.attempts} attempts; {error}"
             # What is refused once will be refused again: nan would hide a wrong model or token.
@@ -158,8 +175,9 @@ class VlmJudge:
             write_text(file, encode({"score": score, "model": self.model}))
         return score
 
-    def ask(self, body: bytes) -> float:
-        """Up to `attempts` requests, with pauses. Raises what the last one failed with."""
+    def ask(self, body: bytes, stop: threading.Event) -> float:
+        """Up to `attempts` requests, with pauses that `stop` ends. Raises what the last one failed
+        with."""
         for attempt in range(1, self.attempts + 1):
             try:
                 return read_score(self.endpoint.post(body, LONGEST), self.lowest, self.highest)
@@ -168,7 +186,9 @@ class VlmJudge:
                     raise
                 asked = getattr(error, "retry_after", None)
                 pause = self.backoff * 2 ** (attempt - 1) if asked is None else asked
-                threading.Event().wait(min(pause, self.max_wait))
+                # Wakes up at once when another question has failed for good.
+                if stop.wait(min(pause, self.max_wait)):
+                    raise
         raise AssertionError("attempts >= 1")
 
 

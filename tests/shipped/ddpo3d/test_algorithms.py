@@ -291,6 +291,9 @@ def test_the_running_mean_of_the_literal_reading_is_kept():
     assert first.shape == (4, 2) and bool((first[:, 0] == first[:, 1]).all())
     algorithm.literal_advantages(ctx, rewards + 10)
     assert float(ctx.memory["ddpo3d/mean reward"]) == pytest.approx(0.9 * 3 + 0.1 * 13)
+    # A batch without rewards teaches nothing and leaves it as it was.
+    assert not algorithm.literal_advantages(ctx, rewards * torch.nan).any()
+    assert float(ctx.memory["ddpo3d/mean reward"]) == pytest.approx(0.9 * 3 + 0.1 * 13)
     assert len(batch) == 4
 
 

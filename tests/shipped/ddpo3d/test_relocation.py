@@ -1,5 +1,8 @@
 """Gaussians that have faded, moved beside others."""
 
+import math
+from decimal import Decimal
+
 import pytest
 import torch
 from rewardft_plugins.ddpo3d.relocation import relocate, shrink
@@ -29,6 +32,22 @@ def test_shares_of_one_gaussian_have_its_opacity_in_the_middle_and_in_sum(count)
     assert float(torch.trapezoid(many, x)) == pytest.approx(
         float(torch.trapezoid(one, x)), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 2, 5, 70, 300])
+def test_the_sum_is_that_of_equation_9_for_many_too(count, dtype):
+    before = torch.tensor(0.9, dtype=dtype)
+    after = 1 - (1 - before) ** (1 / count)
+    own = Decimal(float(after))
+    total = sum(
+        math.comb(i, k) * (-1) ** k * own ** (k + 1) / Decimal(k + 1).sqrt()
+        for i in range(count)
+        for k in range(i + 1)
+    )
+    found = shrink(before, after, count)
+    assert found.dtype == dtype
+    assert float(found) == pytest.approx(float(before) / float(total), rel=1e-5)
 
 
 def test_what_is_faint_goes_to_what_is_not():

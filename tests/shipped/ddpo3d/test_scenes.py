@@ -182,6 +182,31 @@ def test_views_of_one_sample_and_their_mirrors():
     assert bool((coverage[0][bright] < 0.01).all())
 
 
+def test_pictures_of_unequal_channels():
+    model = scene_model(channels={"depth": 1, "colours": 3})
+    cond = model.encode(views())
+    x0 = model.sample(cond)
+    parts = model.columns(x0)
+    assert torch.equal(parts["depth"], x0[:, :1]) and torch.equal(parts["colours"], x0[:, 1:])
+    several = {name: cond[name][:, None] for name in ("azimuth", "elevation", "mirror")}
+    with pytest.raises(ComponentError, match="need equally many channels, got"):
+        model.sample({**cond, **several})
+
+
+def test_gaussians_are_moved_once_a_step_however_many_batches_it_takes():
+    model = scene_model(relocate_every=2)
+    position = model.trainable.position
+
+    def moves(step):
+        with torch.no_grad():
+            model.trainable.opacity[:, 0] = -9.0
+        before = position.detach().clone()
+        model.tend(step)
+        return not torch.equal(position, before)
+
+    assert [moves(step) for step in (0, 1, 2, 2, 3, 4, 4)] == [0, 0, 1, 0, 0, 1, 0]
+
+
 def test_rewards_see_pixels_or_latents():
     batch = views()
     pixels, latents = (scene_model(rewards_see=space) for space in ("pixels", "latents"))

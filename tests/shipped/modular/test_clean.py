@@ -69,6 +69,17 @@ def test_the_decoder_gets_back_what_the_encoder_gave(family):
     assert x.shape[1:] == model.sample_shape([model.condition.example()])
 
 
+@pytest.mark.parametrize("family", ["flux", "wan22"])
+def test_latents_are_differentiable_in_the_pictures(family):
+    """Scenes are distilled through them; what trains on given pictures switches autograd off."""
+    model, tiny = build(family)
+    model.scheduler.set_timesteps(3)
+    images = pixels(tiny, 1).requires_grad_()
+    x = model.clean(batch_of(images))
+    (slope,) = torch.autograd.grad(x.square().sum(), images)
+    assert bool(slope.flatten(2).abs().sum(-1).gt(0).all())
+
+
 def packed(z):
     """`(1, c, h, w)` -> `(1, h w / 4, 4 c)`, two by two."""
     _, c, h, w = z.shape

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -81,6 +82,9 @@ READ = {
     "score: 4 ... so SCORE: 4": 4.0,
     "SCORE: 0": 0.0,
     "Score: 10.": 10.0,
+    "_Score_: `8`, because it is sharp": 8.0,
+    "SCORE: 9\n- it is sharp": 9.0,
+    "I score from 0 to 10.\nSCORE: 0-10\nSCORE: 2": 2.0,
 }
 UNREADABLE = [
     "",
@@ -93,6 +97,17 @@ UNREADABLE = [
     "SCORE: 70%",
     "SCORE: 3, no, SCORE: 4",
     "SCORE: nan",
+    "SCORE: \u22123",
+    "SCORE: \u20133",
+    "SCORE: 0-10",
+    "SCORE: 7-8",
+    "SCORE: 7 \u2013 8",
+    "SCORE: 7 \u2212 8",
+    "SCORE: 7,5",
+    "SCORE: 7 / 10",
+    "**SCORE: 7**/10",
+    "SCORE: 7.5 %",
+    "SCORE: ~7",
 ]
 
 
@@ -157,6 +172,24 @@ def test_what_is_refused_stops_the_run_whatever_is_said():
     ):
         value(server, on_failure="nan")
     assert len(server.requests) == 1
+
+
+def test_a_failure_ends_the_questions_that_wait():
+    """One question is refused while the other waits for its second attempt, and more are queued."""
+
+    def answer(body):
+        prompt = body["messages"][0]["content"][0]["text"]
+        return (400, {}, b"no") if "0" in prompt else (503, {}, b"busy")
+
+    many = Batch(tuple("abcdefgh"), (0,) * 8, {"prompt": [str(8 - i) for i in range(8)]})
+    many["prompt"][2] = "0"
+    x = torch.rand(8, 3, 8, 8)
+    with running(Scripted(answer)) as server:
+        one = VlmJudge(address(server), "tiny", "{prompt}", backoff=30.0, concurrency=3)
+        begun = time.monotonic()
+        with pytest.raises(RewardError, match="status 400"):
+            one(make_rollout(x, many), many)
+    assert time.monotonic() - begun < 10 and len(server.requests) <= 6
 
 
 def test_a_token_is_sent_and_never_shown(monkeypatch):
