@@ -7,20 +7,17 @@ from collections.abc import Mapping
 
 from rewardft.comparisons.report.cells import Cell, Table
 from rewardft.comparisons.report.numbers import interval
-from rewardft.comparisons.report.verdicts import ranked, value_of
+from rewardft.comparisons.report.verdicts import group_of, ranked, value_of
 from rewardft.contracts.records import ComparisonRecord
 
 
 def trained_rewards(record: ComparisonRecord) -> list[str]:
-    """The rewards that some variant was trained for, in the record's order."""
-    return list(
-        dict.fromkeys(
-            value.name
-            for variant in record.variants
-            for value in variant.values
-            if value.role == "reward"
-        )
-    )
+    """The rewards that some variant was trained for, in the record's order; not once more for each
+    group of samples."""
+    values = [value for variant in record.variants for value in variant.values]
+    known = {value.name for value in values}
+    trained = dict.fromkeys(value.name for value in values if value.role == "reward")
+    return [name for name in trained if group_of(name, known) is None]
 
 
 def front_table(record: ComparisonRecord) -> Table:
