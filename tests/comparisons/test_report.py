@@ -656,3 +656,13 @@ def test_a_reward_of_each_group_is_no_reward_of_its_own():
         again = [v.model_copy(update={"name": f"tall/{v.name}"}) for v in variant.values]
         variant.values.extend(again)
     assert trained_rewards(record) == ["reward/bright", "reward/red"]
+
+
+def test_less_of_a_reward_may_be_better():
+    record = two_rewards({"a": (0.5, 0.2), "b": (0.5, 0.6)})
+    for variant in record.variants:
+        variant.values[1] = variant.values[1].model_copy(update={"higher_is_better": False})
+    assert {row[0].text: row[-1].text for row in front_table(record).rows} == {
+        "a": "yes",
+        "b": "no, beaten by a",
+    }
