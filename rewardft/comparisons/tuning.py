@@ -74,7 +74,9 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
 def trials_of(variant: Variant, search: Search) -> list[Variant]:
     """A variant with every value that is tried, on the training split."""
     own = (f"seed={SEED}", f"evaluate.seed={NOISE}", "evaluate.data={}")
-    found = [variant]
+    # Settings below `evaluate.data` would outlive it, and name the held-out split.
+    kept = [text for text in variant.settings if not is_data(key_of(text))]
+    found = [replace(variant, settings=tuple(kept))]
     for text in search.keys:
         found = vary(found, *parse_vary(text))
     # `vary` leaves out the name of a variant that is alone.
@@ -83,6 +85,11 @@ def trials_of(variant: Variant, search: Search) -> list[Variant]:
         replace(one, name=f"{variant.name}-{name}").with_settings(*own)
         for one, name in zip(found, names)
     ]
+
+
+def is_data(key: str) -> bool:
+    """Whether a key is of the held-out samples."""
+    return key == "evaluate.data" or key.startswith("evaluate.data.")
 
 
 def judged_by(members: Sequence[Member], seen: Sequence[RunResults]) -> str:

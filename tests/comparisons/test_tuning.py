@@ -48,6 +48,15 @@ def test_every_value_is_tried_on_the_training_split_with_noise_of_its_own():
         assert found["evaluate.data"] == "{}"
 
 
+def test_settings_of_the_held_out_split_are_not_those_of_the_search():
+    given = ("evaluate.data.split=val", "evaluate.data={split: val}", "evaluate.samples=4")
+    (trial,) = trials_of(
+        Variant("a", Path("recipe.yaml"), given), Search(("optimizer.lr=1e-3",), "9-steps")
+    )
+    assert [text for text in trial.settings if "data" in text] == ["evaluate.data={}"]
+    assert "evaluate.samples=4" in trial.settings
+
+
 def test_half_of_it_is_refused():
     for given in ((["optimizer.lr=1,2"], None), ([], "9-steps")):
         with pytest.raises(RecipeError, match="beside it: --tune optimizer"):
