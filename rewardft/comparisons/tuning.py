@@ -19,6 +19,7 @@ from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Notify, pending
 from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
 from rewardft.errors import RecipeError
+from rewardft.files.atomic import make_folder
 
 # Of the runs and of their evaluations: no run of the comparison has these.
 SEED, NOISE = 100_000, 4321
@@ -52,6 +53,7 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
     trials = {v.name: trials_of(v, search) for v in request.variants if v.run is None}
     everything = tuple(trial for found in trials.values() for trial in found)
     members = expand(Request(everything, seeds=1, budget=search.budget), out / "tuning")
+    make_folder(out / "tuning")
     launch_all(pending(members), members, out / "tuning", launch, notify)
     seen = {member.variant.name: read_run(member, out) for member in members}
     name = judged_by(members, list(seen.values()))

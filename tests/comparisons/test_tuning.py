@@ -101,3 +101,11 @@ def test_a_search_without_results_leaves_a_variant_as_it_is(folder, capsys):
     given = ["--tune", "optimizer.lr=-1.0", "--tune-budget", "4-rewards", "--pictures", "0"]
     assert main([*words, *given]) == 2
     assert "--tune: the runs have no trained value in common: " in capsys.readouterr().err
+
+
+def test_a_search_on_slurm_writes_its_script_before_anything_else(folder, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    words = ["compare", "recipe.yaml", "--out", "out", "--launcher", "slurm"]
+    assert main([*words, "--tune", "optimizer.lr=1e-3", "--tune-budget", "4-rewards"]) == 2
+    assert "there is no `sbatch` here" in capsys.readouterr().err
+    assert (folder / "out" / "tuning" / "slurm.sh").is_file()
