@@ -197,6 +197,15 @@ def test_the_level_is_as_far_as_every_run_goes_and_a_given_one_leaves_some_out()
     assert given.runs["near"] == []
 
 
+def test_a_run_that_starts_beyond_the_level_is_left_out():
+    """As one of `adapter.init`: its first evaluation is not that of the base."""
+    base = [run_of([[0, 0], [1, 1]], [[0, 0], [1, 1]])]
+    begun = [run_of([[2, 2], [3, 3]], [[5, 5], [6, 6]])]
+    found = at_equal_divergence({"base": base, "begun": begun}, None)
+    assert found.runs["begun"] == [] and len(found.runs["base"]) == 1
+    assert found.note.endswith(" Left out, as they start beyond it: begun.")
+
+
 def test_what_cannot_be_matched_says_why():
     still = [run_of([[0, 0], [0, 0]], [[0, 0], [1, 1]])]
     assert at_equal_divergence({"a": still}, None) == (
