@@ -54,9 +54,7 @@ def test_nothing_is_said_of_what_is_fair(folder):
 
 def test_other_weights_are_what_a_sweep_compares(folder):
     two = "rewards=[{use: tiny_brightness, name: a}, {use: tiny_brightness, name: b}]"
-    (folder / "c.yaml").write_text(
-        "recipes: [recipe.yaml]\npareto: {rewards: [a, b], points: 3}\n"
-    )
+    (folder / "c.yaml").write_text("recipes: [recipe.yaml]\npareto: {rewards: [a, b], points: 3}\n")
     request = build_request(["c.yaml"], Options([], [two]))
     members = expand(request, folder / "out")
     assert len(members) == 3 and "different rewards" in unfair(members)[0]
