@@ -138,7 +138,7 @@ class HeldOut:
         """Evaluate the weights as they are, or their average, and keep it as that of `step`."""
         # At step 0 the average is a copy of the weights.
         with nullcontext() if self.ema is None or step == 0 else self.ema.applied():
-            result = run_evaluation(self.session, self.spec.samples)
+            result = run_evaluation(self.session, self.spec.samples, step)
         if self.accelerator.is_main_process:
             path = evaluation_path(self.run.folder, step)
             make_folder(path.parent)

@@ -137,6 +137,16 @@ def register_models():
 """
 
 
+def test_trained_weights_that_diverged_are_not_the_base_s(tmp_path):
+    """Of full fine-tuning the model's own weights are the trained ones, once it has gone on."""
+    from rewardft.runs.open import open_run
+
+    session = open_run(Bench(tmp_path).run("adapter={kind: full}", "train.steps=1").folder)
+    session.adapter.parameters[0].data.fill_(NAN)
+    assert session.evaluation_context(step=1).bad_base() is None
+    assert "base model's own" in session.evaluation_context().bad_base()
+
+
 @pytest.mark.parametrize("where", ["to_q", "enter"])
 @pytest.mark.parametrize("command", ["evaluation", "score", "loss"])
 def test_a_base_that_is_not_finite_is_named(tmp_path, where, command):
