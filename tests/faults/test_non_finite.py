@@ -168,3 +168,17 @@ def test_a_base_that_is_not_finite_is_named(tmp_path, where, command):
         assert caught.value.__notes__[0] == f"a gradient is NaN or infinite. T{message}"
     else:
         assert str(caught.value) == f"t{message}"
+
+
+def test_sharded_weights_are_not_read_by_one_process_alone():
+    """Each read would wait for the others; a stand-in with the mark of a DTensor is enough."""
+    from types import SimpleNamespace
+
+    from rewardft.policy.finite import bad_base
+
+    part = torch.nn.Linear(2, 2)
+    part.weight.data.fill_(NAN)
+    model = SimpleNamespace(trainable=part)
+    assert "in 1 of 2 tensors: weight" in bad_base(model, ())
+    part.bias.full_tensor = None
+    assert bad_base(model, ()) is None
