@@ -56,7 +56,7 @@ def compare_sources(
                 print("\n".join(request.notes), file=sys.stderr)
             members = expand(request, folder)
             say_what_is_done(members)
-            for sentence in unfair(members):
+            for sentence in unfair(members, weighed=request.pareto is not None):
                 print(f"not fair: {sentence}", file=sys.stderr)
             done = finish(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:

@@ -80,7 +80,8 @@ def collect(
     names = list(dict.fromkeys(member.variant.name for member in members))
     runs = {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
-    fair = [f"Not fair: {sentence}" for sentence in unfair(members)] + list(request.notes)
+    said = unfair(members, weighed=request.pareto is not None)
+    fair = [f"Not fair: {sentence}" for sentence in said] + list(request.notes)
     suffix = ""
     if request.match:
         pooled, suffix, note = with_matched(runs, pooled, request.match)

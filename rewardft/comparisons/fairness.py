@@ -15,13 +15,16 @@ Facts = Mapping[str, Member]  # one member of each variant whose recipe can be r
 MATCH = "--match divergence compares at equal divergence from the base"
 
 
-def unfair(members: Sequence[Member]) -> list[str]:
-    """A sentence for each respect in which the variants are not on equal terms."""
+def unfair(members: Sequence[Member], weighed: bool = False) -> list[str]:
+    """A sentence for each respect in which the variants are not on equal terms.
+
+    weighed: whether other weights of the rewards are what is compared, as in a `pareto` sweep.
+    """
     facts: dict[str, Member] = {}
     for member in members:
         if member.recipe is not None:
             facts.setdefault(member.variant.name, member)
-    checks = (bases, judges, rewards, penalties, rates)
+    checks = (bases, judges, *(() if weighed else (rewards,)), penalties, rates)
     return [sentence for check in checks for sentence in check(facts)] if len(facts) > 1 else []
 
 

@@ -93,7 +93,10 @@ def at_equal_divergence(runs: Runs, level: float | None) -> Matched | str:
     where = furthest[shortest] if level is None else level
     if not where > 0:
         return f"Not matched: {shortest} does not leave the base ({kind} is 0)."
-    near = {name: seens for name, seens in ended.items() if furthest[name] >= where}
+    reached = {name: seens for name, seens in ended.items() if furthest[name] >= where}
+    # With `adapter.init` a run may start beyond the level: what it was at it, it never measured.
+    beyond = [name for name, seens in reached.items() if any(start(s, kind) > where for s in seens)]
+    near = {name: seens for name, seens in reached.items() if name not in beyond}
     suffix = f" at {kind} {where:.3g}"
     found = {
         name: [at_level(seen, kind, where, suffix) for seen in near.get(name, [])] for name in runs
@@ -106,9 +109,11 @@ def at_equal_divergence(runs: Runs, level: float | None) -> Matched | str:
             f" It lies before the first evaluation of {', '.join(coarse)}, where a straight line "
             "is all that is known: evaluate more often."
         )
-    absent = [name for name in ended if name not in near]
+    absent = [name for name in ended if name not in reached]
     if absent:
         note += f" Not reached by all runs of {', '.join(absent)}."
+    if beyond:
+        note += f" Left out, as they start beyond it: {', '.join(beyond)}."
     return Matched(found, suffix, note)
 
 
@@ -127,6 +132,11 @@ def reach(run: RunResults, kind: str) -> float:
     return max(float(column(one, kind).mean()) for one in run.along.values())
 
 
+def start(run: RunResults, kind: str) -> float:
+    """The mean divergence of a run's first evaluation: 0 where it starts from the base."""
+    return float(column(run.along[min(run.along)], kind).mean())
+
+
 def is_first(run: RunResults, kind: str, level: float) -> bool:
     """Whether a run is beyond the level at its first evaluation after the base."""
     steps = sorted(run.along)
@@ -140,7 +150,7 @@ def at_level(run: RunResults, kind: str, level: float, suffix: str) -> RunResult
     steps = sorted(run.along)
     means = [float(column(run.along[step], kind).mean()) for step in steps]
     last = next(i for i, mean in enumerate(means) if mean >= level)
-    # The base has no divergence, so there is an evaluation before.
+    # None before it only where the run starts exactly at the level.
     before, after = run.along[steps[max(last - 1, 0)]], run.along[steps[last]]
     names = [name for name in run.base.per_sample if name != kind]
     tuned = {

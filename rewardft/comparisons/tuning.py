@@ -19,6 +19,7 @@ from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Notify, pending
 from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
 from rewardft.errors import RecipeError
+from rewardft.files.atomic import make_folder
 
 # Of the runs and of their evaluations: no run of the comparison has these.
 SEED, NOISE = 100_000, 4321
@@ -52,6 +53,7 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
     trials = {v.name: trials_of(v, search) for v in request.variants if v.run is None}
     everything = tuple(trial for found in trials.values() for trial in found)
     members = expand(Request(everything, seeds=1, budget=search.budget), out / "tuning")
+    make_folder(out / "tuning")
     launch_all(pending(members), members, out / "tuning", launch, notify)
     seen = {member.variant.name: read_run(member, out) for member in members}
     name = judged_by(members, list(seen.values()))
@@ -74,7 +76,9 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
 def trials_of(variant: Variant, search: Search) -> list[Variant]:
     """A variant with every value that is tried, on the training split."""
     own = (f"seed={SEED}", f"evaluate.seed={NOISE}", "evaluate.data={}")
-    found = [variant]
+    # Settings below `evaluate.data` would outlive it, and name the held-out split.
+    kept = [text for text in variant.settings if not is_data(key_of(text))]
+    found = [replace(variant, settings=tuple(kept))]
     for text in search.keys:
         found = vary(found, *parse_vary(text))
     # `vary` leaves out the name of a variant that is alone.
@@ -83,6 +87,11 @@ def trials_of(variant: Variant, search: Search) -> list[Variant]:
         replace(one, name=f"{variant.name}-{name}").with_settings(*own)
         for one, name in zip(found, names)
     ]
+
+
+def is_data(key: str) -> bool:
+    """Whether a key is of the held-out samples."""
+    return key == "evaluate.data" or key.startswith("evaluate.data.")
 
 
 def judged_by(members: Sequence[Member], seen: Sequence[RunResults]) -> str:

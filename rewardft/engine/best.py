@@ -12,6 +12,7 @@ from rewardft.engine.ema import Ema
 from rewardft.engine.processes import main_decides
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.evaluation.evaluate import Evaluation
+from rewardft.files.json_text import read_object
 from rewardft.recipe.recipe import SaveSpec
 from rewardft.storage.checkpoint import save_trained
 
@@ -36,10 +37,11 @@ class Best:
         self.waited = 0
         self.seen = 0
 
-    def see(self, step: int, result: Evaluation, keep: bool = True) -> None:
+    def see(self, step: int, result: Evaluation, keep: bool = True, due: bool = True) -> None:
         """Take notice of an evaluation, and keep the weights of now if it is the best.
 
         keep: off for those before a resumed run, whose weights are not there any more.
+        due: off for those that an uninterrupted run would not have made: none waits for them.
         """
         # The last step's evaluation may be asked for twice.
         if self.name is None or step <= self.seen:
@@ -50,12 +52,21 @@ class Best:
         # Computed on two machines, values may differ in the last bit.
         better = main_decides(self.accelerator, lambda: self._is_better(sign * value, sign))
         if not better:
-            self.waited += 1
+            self.waited += due
             return
         self.step, self.value, self.waited = step, value, 0
         if keep and self.accelerator.is_main_process:
             with nullcontext() if self.ema is None else self.ema.applied():
                 save_trained(self.adapter, self.folder / FOLDER, step)
+
+    def forget_lost(self) -> None:
+        """Forget a best whose weights are not in the folder, so that the next evaluation's are
+        kept."""
+        if self.step is None:
+            return
+        if main_decides(self.accelerator, lambda: kept_step(self.folder / FOLDER)) != self.step:
+            self.step = None
+            self.value = math.nan
 
     def _is_better(self, value: float, sign: int) -> bool:
         # NaN is better than nothing: no value applies there.
@@ -102,3 +113,12 @@ class Best:
         if self.name is None:
             return None
         return {"name": self.name, "value": self.value, "step": self.step}
+
+
+def kept_step(folder: Path) -> int | None:
+    """The step of the weights that were kept; None where none are."""
+    facts = folder / "step.json"
+    if not facts.is_file():
+        return None
+    how = f"Delete {folder}: the weights of the best evaluation are then lost."
+    return int(read_object(facts, {"step": int}, how)["step"])

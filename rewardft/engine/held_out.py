@@ -21,6 +21,7 @@ from rewardft.files.atomic import make_folder, write_text
 from rewardft.files.json_text import encode, read_object
 from rewardft.policy.full import FullFineTuning
 from rewardft.recipe.recipe import Recipe
+from rewardft.storage.checkpoint import step_of
 
 
 class HeldOut:
@@ -62,12 +63,18 @@ class HeldOut:
             self.evaluate(step)
 
     def _see_earlier(self, step: int) -> None:
-        """Of a resumed run, the evaluations before `step`: the best of them is still the best."""
-        earlier = range(self.spec.every, step, self.spec.every) if self.best.name else ()
-        for each in earlier:
+        """Of a resumed run, the evaluations up to `step`: the best of them is still the best, as
+        long as its weights are there."""
+        if self.best.name is None:
+            return
+        # By their files: a run that ended, and goes on now, was also evaluated between `every`.
+        for each in main_decides(self.accelerator, lambda: evaluated(self.run.folder, step)):
             stored = self._stored(each)
             if stored is not None:
-                self.best.see(each, stored, keep=False)
+                # The weights of now are those of `step`.
+                due = each % self.spec.every == 0
+                self.best.see(each, stored, keep=each == step, due=due)
+        self.best.forget_lost()
 
     def evaluate(self, step: int) -> Evaluation | None:
         """Evaluate, if the recipe asks for it; observers hear only of new evaluations."""
@@ -131,7 +138,7 @@ class HeldOut:
         """Evaluate the weights as they are, or their average, and keep it as that of `step`."""
         # At step 0 the average is a copy of the weights.
         with nullcontext() if self.ema is None or step == 0 else self.ema.applied():
-            result = run_evaluation(self.session, self.spec.samples)
+            result = run_evaluation(self.session, self.spec.samples, step)
         if self.accelerator.is_main_process:
             path = evaluation_path(self.run.folder, step)
             make_folder(path.parent)
@@ -172,6 +179,12 @@ def trained_values(recipe: Recipe) -> list[str]:
 def evaluation_path(out: Path, step: int) -> Path:
     """The file with the values per sample of one evaluated step."""
     return out / "evaluations" / f"step-{step:08d}.json"
+
+
+def evaluated(out: Path, step: int) -> list[int]:
+    """The steps after the base, up to `step`, of which there are evaluations, in their order."""
+    steps = (step_of(path) for path in (out / "evaluations").glob("step-*.json"))
+    return sorted(each for each in steps if 0 < each <= step)
 
 
 def read_evaluation(out: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -27,12 +27,13 @@ from rewardft.storage.folder import hold
 
 T = TypeVar("T")
 # torchrun and accelerate, Open MPI, MPICH and Slurm's PMI, MVAPICH2, a step of Slurm (`srun`).
+SLURM_SIZE = "SLURM_STEP_NUM_TASKS"
 WORLD_SIZES = (
     "WORLD_SIZE",
     "OMPI_COMM_WORLD_SIZE",
     "PMI_SIZE",
     "MV2_COMM_WORLD_SIZE",
-    "SLURM_STEP_NUM_TASKS",
+    SLURM_SIZE,
 )
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 LAUNCH = "torchrun --nproc_per_node 2 -m rewardft run RECIPE"
@@ -65,7 +66,9 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
 def check_launcher(environment: Mapping[str, str], processes: int) -> None:
     """Raises ComponentError when a launcher wanted another number of processes than the run has."""
     # Processes that do not know of each other would all be "the main one" and overwrite each other.
-    name = next((n for n in WORLD_SIZES if environment.get(n)), None)
+    # One task of Slurm says nothing: a launcher may start its own processes from inside it.
+    found = (n for n in WORLD_SIZES if environment.get(n))
+    name = next((n for n in found if n != SLURM_SIZE or int(environment[n]) != 1), None)
     wanted = None if name is None else int(environment[name])
     # `accelerate launch` sets an address for several processes, and without a GPU starts only one.
     alone = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
@@ -83,10 +86,11 @@ def check_launcher(environment: Mapping[str, str], processes: int) -> None:
 
 def is_printing(environment: Mapping[str, str]) -> bool:
     """Whether this process is the one that prints; a rank counts only beside a world size."""
-    return all(
-        int(environment.get(size) or 1) <= 1 or int(environment.get(rank) or 0) == 0
-        for size, rank in zip(WORLD_SIZES, RANKS)
+    # The innermost launcher comes first: torchrun in a task of Slurm has that task's number too.
+    size, rank = next(
+        (pair for pair in zip(WORLD_SIZES, RANKS) if environment.get(pair[0])), ("", "")
     )
+    return int(environment.get(size) or 1) <= 1 or int(environment.get(rank) or 0) == 0
 
 
 @contextmanager

@@ -75,9 +75,9 @@ class Session:
         samples = self.recipe.data.batch_size * self.recipe.train.accumulate
         return samples * forwards, samples * backwards
 
-    def evaluation_context(self, scored: bool = True) -> Context:
+    def evaluation_context(self, scored: bool = True, step: int = 0) -> Context:
         """The same model with the evaluation's sampler and seed; if `scored`, with the trained and
-        held-out rewards."""
+        held-out rewards. step: of the weights."""
         trained = {r.name: r for r in self.context.rewards}
         # Networks of the trained rewards are shared; a held-out reward of the same name has
         # settings of its own.
@@ -90,6 +90,7 @@ class Session:
             adapter=self.adapter,
             rewards=rewards if scored else [],
             seed=self.recipe.evaluate.seed,
+            step=step,
             device=self.context.device,
             dtype=self.context.dtype,
             on_reward_error=self.context.on_reward_error,
@@ -161,14 +162,14 @@ def build_session(
     )
 
 
-def run_evaluation(session: Session, samples: int) -> Evaluation:
-    """Evaluate a session's model as the recipe's `evaluate` section says."""
+def run_evaluation(session: Session, samples: int, step: int = 0) -> Evaluation:
+    """Evaluate a session's model, of weights of `step`, as the recipe's `evaluate` section says."""
     spec = session.recipe.evaluate
     metrics = {component.entry.name: component.build() for component in session.resolved.metrics}
     size = spec.batch_size or session.recipe.data.batch_size
     dataset = session.resolved.eval_dataset.build()
     result = evaluate(
-        session.evaluation_context(),
+        session.evaluation_context(step=step),
         dataset,
         metrics,
         samples,

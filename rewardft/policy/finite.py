@@ -89,7 +89,8 @@ def ids_at(batch: Batch | Noise, rows: Tensor) -> str:
 
 
 def bad_base(model: Any, trained: Iterable[Tensor]) -> str | None:
-    """A sentence on the model's own weights that are NaN or infinite; None where all are finite.
+    """A sentence on the model's own weights that are NaN or infinite; None where all are finite,
+    and where they are sharded.
 
     For finding a fault: every weight is read.
 
@@ -107,6 +108,9 @@ def bad_base(model: Any, trained: Iterable[Tensor]) -> str | None:
         for name, weight in part.named_parameters()
         if id(weight) not in learning
     }
+    # Reading a sharded weight is a collective, and this process may be the only one that is here.
+    if any(hasattr(weight, "full_tensor") for weight in own.values()):
+        return None
     bad = [name for name, weight in own.items() if not bool(torch.isfinite(weight).all())]
     if not bad:
         return None

@@ -165,7 +165,7 @@ def evaluate_run(
     # The base first: full fine-tuning overwrites it by loading.
     before = run_evaluation(session, count)
     step = load_trained(session, folder)
-    after = run_evaluation(session, count)
+    after = run_evaluation(session, count, step)
     result = RunEvaluation(
         step=step,
         samples=len(before.ids),

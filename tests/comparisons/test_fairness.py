@@ -52,6 +52,15 @@ def test_nothing_is_said_of_what_is_fair(folder):
     assert said(folder, "algorithm=draft_k,drtune", settings=given) == []
 
 
+def test_other_weights_are_what_a_sweep_compares(folder):
+    two = "rewards=[{use: tiny_brightness, name: a}, {use: tiny_brightness, name: b}]"
+    (folder / "c.yaml").write_text("recipes: [recipe.yaml]\npareto: {rewards: [a, b], points: 3}\n")
+    request = build_request(["c.yaml"], Options([], [two]))
+    members = expand(request, folder / "out")
+    assert len(members) == 3 and "different rewards" in unfair(members)[0]
+    assert unfair(members, weighed=True) == []
+
+
 def test_scales_under_a_shared_regularizer(folder):
     (penalty,) = said(folder, "algorithm=draft_k,refl", settings=["optimizer.lr=1e-3", *LONG])
     assert penalty == (
@@ -184,6 +193,15 @@ def test_the_level_is_as_far_as_every_run_goes_and_a_given_one_leaves_some_out()
     given = at_equal_divergence({"far": far, "near": near}, 2.0)
     assert given.note.endswith("(as asked). Not reached by all runs of near.")
     assert given.runs["near"] == []
+
+
+def test_a_run_that_starts_beyond_the_level_is_left_out():
+    """As one of `adapter.init`: its first evaluation is not that of the base."""
+    base = [run_of([[0, 0], [1, 1]], [[0, 0], [1, 1]])]
+    begun = [run_of([[2, 2], [3, 3]], [[5, 5], [6, 6]])]
+    found = at_equal_divergence({"base": base, "begun": begun}, None)
+    assert found.runs["begun"] == [] and len(found.runs["base"]) == 1
+    assert found.note.endswith(" Left out, as they start beyond it: begun.")
 
 
 def test_what_cannot_be_matched_says_why():

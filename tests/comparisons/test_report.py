@@ -16,7 +16,7 @@ from PIL import Image
 
 from rewardft.comparisons.report import write_report
 from rewardft.comparisons.report.curves import columns, points_per_curve, thin
-from rewardft.comparisons.report.front import front_table
+from rewardft.comparisons.report.front import front_table, trained_rewards
 from rewardft.comparisons.report.markdown import escape
 from rewardft.comparisons.report.numbers import count, duration, interval, number, size
 from rewardft.comparisons.report.pictures import EDGE, MOST_BYTES, Gallery
@@ -648,3 +648,21 @@ def test_equal_variants_beat_nobody_and_one_reward_has_no_front():
     equal = front_table(two_rewards({"a": (0.5, 0.5), "b": (0.5, 0.5)}))
     assert [row[-1].text for row in equal.rows] == ["yes", "yes"]
     assert front_table(fake_comparison(variants=3)).rows == []
+
+
+def test_a_reward_of_each_group_is_no_reward_of_its_own():
+    record = two_rewards({"a": (1.0, 0.0), "b": (0.6, 0.6)})
+    for variant in record.variants:
+        again = [v.model_copy(update={"name": f"tall/{v.name}"}) for v in variant.values]
+        variant.values.extend(again)
+    assert trained_rewards(record) == ["reward/bright", "reward/red"]
+
+
+def test_less_of_a_reward_may_be_better():
+    record = two_rewards({"a": (0.5, 0.2), "b": (0.5, 0.6)})
+    for variant in record.variants:
+        variant.values[1] = variant.values[1].model_copy(update={"higher_is_better": False})
+    assert {row[0].text: row[-1].text for row in front_table(record).rows} == {
+        "a": "yes",
+        "b": "no, beaten by a",
+    }

@@ -48,6 +48,15 @@ def test_every_value_is_tried_on_the_training_split_with_noise_of_its_own():
         assert found["evaluate.data"] == "{}"
 
 
+def test_settings_of_the_held_out_split_are_not_those_of_the_search():
+    given = ("evaluate.data.split=val", "evaluate.data={split: val}", "evaluate.samples=4")
+    (trial,) = trials_of(
+        Variant("a", Path("recipe.yaml"), given), Search(("optimizer.lr=1e-3",), "9-steps")
+    )
+    assert [text for text in trial.settings if "data" in text] == ["evaluate.data={}"]
+    assert "evaluate.samples=4" in trial.settings
+
+
 def test_half_of_it_is_refused():
     for given in ((["optimizer.lr=1,2"], None), ([], "9-steps")):
         with pytest.raises(RecipeError, match="beside it: --tune optimizer"):
@@ -92,3 +101,11 @@ def test_a_search_without_results_leaves_a_variant_as_it_is(folder, capsys):
     given = ["--tune", "optimizer.lr=-1.0", "--tune-budget", "4-rewards", "--pictures", "0"]
     assert main([*words, *given]) == 2
     assert "--tune: the runs have no trained value in common: " in capsys.readouterr().err
+
+
+def test_a_search_on_slurm_writes_its_script_before_anything_else(folder, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    words = ["compare", "recipe.yaml", "--out", "out", "--launcher", "slurm"]
+    assert main([*words, "--tune", "optimizer.lr=1e-3", "--tune-budget", "4-rewards"]) == 2
+    assert "there is no `sbatch` here" in capsys.readouterr().err
+    assert (folder / "out" / "tuning" / "slurm.sh").is_file()

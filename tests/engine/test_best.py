@@ -121,6 +121,26 @@ def test_a_rewound_run_drops_what_came_later(recipe, tmp_path):
     assert kept(run.folder) < best
 
 
+def test_a_resumed_run_counts_the_evaluation_that_it_ended_with(recipe, tmp_path):
+    """Every value that is there stays the one to beat, also one between `every`."""
+    run_recipe(recipe, tmp_path / "run", "train.steps=4", "evaluate.every=3")
+    assert kept(tmp_path / "run") == 4
+    run = run_recipe(recipe, tmp_path / "run", "train.steps=12", "evaluate.every=3", resume=True)
+    found = values(run.folder)
+    best = max(found, key=found.get)
+    assert run.summary["best"]["step"] == kept(run.folder) == best
+
+
+def test_a_best_whose_weights_are_lost_is_none(recipe, tmp_path):
+    import shutil
+
+    run = run_recipe(recipe, tmp_path / "run", "train.steps=10")
+    assert kept(run.folder) < 10
+    shutil.rmtree(run.folder / "adapter_best")
+    again = run_recipe(recipe, run.folder, "train.steps=14", resume=True)
+    assert again.summary["best"]["step"] == kept(run.folder) > 10
+
+
 def test_the_average_is_kept_where_it_is_evaluated(recipe, tmp_path):
     run = run_recipe(recipe, tmp_path / "run", "train.ema=0.9")
     found = values(run.folder)

@@ -136,3 +136,10 @@ def test_what_fits_nowhere_and_what_is_no_size_is_said(recipe, capsys):
         assert str(error.value) == (
             f"--device: expected a size such as 24GiB, 80GB or 800MiB, got {text!r}"
         )
+
+
+def test_that_sharding_is_not_counted_is_said(recipe, capsys):
+    assert main(["plan", str(recipe)]) == 0
+    assert "train.shard" not in capsys.readouterr().out
+    assert main(["plan", str(recipe), "--set", "train.shard=true"]) == 0
+    assert "train.shard is not counted: the base is counted whole" in capsys.readouterr().out

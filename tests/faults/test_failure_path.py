@@ -285,8 +285,14 @@ def test_launchers_and_lone_runs():
         ComponentError, match="started only one process, which it does where there is no GPU"
     ):
         check_launcher(launched, 1)
+    with pytest.raises(ComponentError):
+        check_launcher({**launched, "SLURM_STEP_NUM_TASKS": "1"}, 1)
+    check_launcher({"SLURM_STEP_NUM_TASKS": "1"}, 2)
     assert is_printing({"RANK": "1"}) and is_printing({"RANK": "0", "WORLD_SIZE": "2"})
     assert not is_printing({"RANK": "1", "WORLD_SIZE": "2"})
+    task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+    assert not is_printing(task)
+    assert is_printing({"RANK": "0", "WORLD_SIZE": "4", **task})
 
 
 @pytest.mark.parametrize("proc", ["/proc", "/there/is/none"])

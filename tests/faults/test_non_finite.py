@@ -137,6 +137,16 @@ def register_models():
 """
 
 
+def test_trained_weights_that_diverged_are_not_the_base_s(tmp_path):
+    """Of full fine-tuning the model's own weights are the trained ones, once it has gone on."""
+    from rewardft.runs.open import open_run
+
+    session = open_run(Bench(tmp_path).run("adapter={kind: full}", "train.steps=1").folder)
+    session.adapter.parameters[0].data.fill_(NAN)
+    assert session.evaluation_context(step=1).bad_base() is None
+    assert "base model's own" in session.evaluation_context().bad_base()
+
+
 @pytest.mark.parametrize("where", ["to_q", "enter"])
 @pytest.mark.parametrize("command", ["evaluation", "score", "loss"])
 def test_a_base_that_is_not_finite_is_named(tmp_path, where, command):
@@ -158,3 +168,17 @@ def test_a_base_that_is_not_finite_is_named(tmp_path, where, command):
         assert caught.value.__notes__[0] == f"a gradient is NaN or infinite. T{message}"
     else:
         assert str(caught.value) == f"t{message}"
+
+
+def test_sharded_weights_are_not_read_by_one_process_alone():
+    """Each read would wait for the others; a stand-in with the mark of a DTensor is enough."""
+    from types import SimpleNamespace
+
+    from rewardft.policy.finite import bad_base
+
+    part = torch.nn.Linear(2, 2)
+    part.weight.data.fill_(NAN)
+    model = SimpleNamespace(trainable=part)
+    assert "in 1 of 2 tensors: weight" in bad_base(model, ())
+    part.bias.full_tensor = None
+    assert bad_base(model, ()) is None

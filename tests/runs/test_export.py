@@ -159,6 +159,16 @@ def test_the_card_says_what_the_run_says(run, capsys):
     assert yaml.safe_load(recipe)["adapter"]["alpha"] == 6.0
 
 
+def test_the_card_of_a_run_that_went_on_names_its_start(run):
+    from rewardft.recipe.recipe import load_recipe
+    from rewardft.runs.model_card import model_card
+
+    recipe = load_recipe(run / "recipe.yaml", ["adapter.init=/home/me/runs/first"])
+    card = model_card(recipe, run, "peft", 3, "mine")
+    assert "| value | samples | start | tuned | difference |" in card
+    assert "the weights of `first` (`adapter.init`)." in card and "/home/me" not in card
+
+
 def test_the_card_of_a_base_on_the_hub_names_it_and_paths_are_cut(tmp_path):
     from rewardft.recipe.recipe import load_recipe
     from rewardft.runs.model_card import model_card

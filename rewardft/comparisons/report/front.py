@@ -7,20 +7,17 @@ from collections.abc import Mapping
 
 from rewardft.comparisons.report.cells import Cell, Table
 from rewardft.comparisons.report.numbers import interval
-from rewardft.comparisons.report.verdicts import ranked, value_of
-from rewardft.contracts.records import ComparisonRecord
+from rewardft.comparisons.report.verdicts import group_of, ranked, value_of
+from rewardft.contracts.records import ComparisonRecord, Value
 
 
 def trained_rewards(record: ComparisonRecord) -> list[str]:
-    """The rewards that some variant was trained for, in the record's order."""
-    return list(
-        dict.fromkeys(
-            value.name
-            for variant in record.variants
-            for value in variant.values
-            if value.role == "reward"
-        )
-    )
+    """The rewards that some variant was trained for, in the record's order; not once more for each
+    group of samples."""
+    values = [value for variant in record.variants for value in variant.values]
+    known = {value.name for value in values}
+    trained = dict.fromkeys(value.name for value in values if value.role == "reward")
+    return [name for name in trained if group_of(name, known) is None]
 
 
 def front_table(record: ComparisonRecord) -> Table:
@@ -32,19 +29,19 @@ def front_table(record: ComparisonRecord) -> Table:
     names = trained_rewards(record)
     columns = ["Variant", *names, "On the front"]
     found = {
-        variant.name: {name: value.after for name in names if (value := value_of(variant, name))}
+        variant.name: {name: value for name in names if (value := value_of(variant, name))}
         for variant in ranked(record)
     }
     # Only variants that all the rewards were measured of can be compared.
     known = {
-        variant: {name: after.value for name, after in values.items() if after is not None}
+        variant: {name: goodness(value) for name, value in values.items()}
         for variant, values in found.items()
-        if len(values) == len(names) and all(values.values())
+        if len(values) == len(names) and all(value.after for value in values.values())
     }
     rows = [
         [
             Cell(variant, variant),
-            *(Cell(interval(found[variant][name]), known[variant][name]) for name in names),
+            *(cell_of(found[variant][name]) for name in names),
             Cell(said(variant, known), beaten_by(variant, known) or ""),
         ]
         for variant in known
@@ -53,14 +50,26 @@ def front_table(record: ComparisonRecord) -> Table:
     return Table(caption, columns, rows if len(names) > 1 and len(known) > 1 else [])
 
 
+def goodness(value: Value) -> float:
+    """The estimate, better where it is more."""
+    if value.after is None:
+        return math.nan
+    return -value.after.value if value.higher_is_better is False else value.after.value
+
+
+def cell_of(value: Value) -> Cell:
+    """The estimate as it was measured."""
+    return Cell(interval(value.after), None if value.after is None else value.after.value)
+
+
 def said(variant: str, known: Mapping[str, Mapping[str, float]]) -> str:
     rival = beaten_by(variant, known)
     return "yes" if rival is None else f"no, beaten by {rival}"
 
 
 def beaten_by(variant: str, known: Mapping[str, Mapping[str, float]]) -> str | None:
-    """A variant that is at least as good in every reward and better in one, by the estimates; None
-    for one on the front."""
+    """A variant that is at least as good in every reward and better in one, by `goodness`; None for
+    one on the front."""
     own = known[variant]
     if any(math.isnan(value) for value in own.values()):
         return None

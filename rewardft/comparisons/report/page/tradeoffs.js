@@ -36,8 +36,9 @@
   fill(yChoice, [["Values per sample", "value", ofRole((role) => role !== "set")], ["Values per set", "value", ofRole((role) => role === "set")]]);
   fill(xChoice, [["Values per set", "value", ofRole((role) => role === "set")], ["Cost of a run", "cost", costly], ["Values per sample", "value", ofRole((role) => role !== "set")]]);
 
-  /* Several rewards are first of all a trade between them. */
-  const trained = names.filter((name) => variants.some((v) => v.values[name]?.role === "reward"));
+  /* Several rewards are first of all a trade between them; `GROUP/NAME` is the same one, of some of the samples. */
+  const grouped = (name) => name.split("/").some((_, cut, parts) => cut > 0 && found.has(parts.slice(cut).join("/")));
+  const trained = names.filter((name) => !grouped(name) && variants.some((v) => v.values[name]?.role === "reward"));
   if (trained.length > 1) [yChoice.value, xChoice.value] = trained.map((name) => JSON.stringify(["value", name]));
 
   function front(points, x, y) {
