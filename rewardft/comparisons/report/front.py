@@ -63,6 +63,7 @@ def cell_of(value: Value) -> Cell:
 
 
 def said(variant: str, known: Mapping[str, Mapping[str, float]]) -> str:
+    """Whether nothing beats it, or what does."""
     rival = beaten_by(variant, known)
     return "yes" if rival is None else f"no, beaten by {rival}"
 
