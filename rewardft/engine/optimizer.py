@@ -14,6 +14,12 @@ from rewardft.errors import ComponentError, did_you_mean
 from rewardft.recipe.recipe import Recipe
 
 
+def rates_of(model: Any) -> dict[str, float]:
+    """Factors of the learning rate for parts of a model that names some, as `parameter_groups`."""
+    rates: dict[str, float] = getattr(model, "parameter_groups", dict)()
+    return rates
+
+
 def build_optimizer(
     recipe: Recipe, plugins: Any, named: Mapping[str, nn.Parameter], rates: Mapping[str, float]
 ) -> optim.Optimizer:

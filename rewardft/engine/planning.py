@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rewardft.engine.ema import Ema
 from rewardft.engine.footprint import CPU, Ledger, empty_module, empty_values, networks_in, unmoved
-from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule
+from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule, rates_of
 from rewardft.engine.session import Session, build_session, place
 from rewardft.files.shapes import shapes_only
 from rewardft.noise import Noise
@@ -147,7 +147,7 @@ def take_steps(
 ) -> dict[str, int]:
     """Train for `STEPS` steps, as the trainer does; returns what stays beside the weights."""
     parameters = session.adapter.parameters
-    rates: dict[str, float] = getattr(session.model, "parameter_groups", dict)()
+    rates = rates_of(session.model)
     optimizer = build_optimizer(recipe, plugins, session.adapter.named, rates)
     ema = Ema(session.adapter, recipe.train.ema)
     schedule = build_schedule(recipe, optimizer)

@@ -15,7 +15,7 @@ from rewardft.engine.held_out import HeldOut
 from rewardft.engine.initial import load_initial
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
-from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule
+from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule, rates_of
 from rewardft.engine.parts import Parts
 from rewardft.engine.processes import alone_in, copy_from_main, main_decides, start_accelerator
 from rewardft.engine.progress import ProgressLine
@@ -98,7 +98,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     run = make_run(job, session)
     ema = Ema(session.adapter, recipe.train.ema)
     parameters = session.adapter.parameters
-    rates: dict[str, float] = getattr(session.model, "parameter_groups", dict)()
+    rates = rates_of(session.model)
     optimizer = build_optimizer(recipe, job.plugins, session.adapter.named, rates)
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(job.resolved.dataset.build(), recipe.seed)
