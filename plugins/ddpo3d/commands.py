@@ -18,18 +18,16 @@ Run = Annotated[Path, typer.Argument(help="Folder of a run with the model gaussi
 @app.command("turntable")
 def turntable_command(
     run: Run,
-    out: Annotated[Path, typer.Argument(help="The GIF to write.")],
+    out: Annotated[Path, typer.Argument(help="The GIF or MP4 to write, by its ending.")],
     scenes: Annotated[str, typer.Option(help="Numbers of scenes, as 0,3,7.")] = "0",
     frames: Annotated[int, typer.Option(min=1, help="Pictures of a full turn.")] = 48,
 ) -> None:
     """Write scenes of a run as they turn."""
     # Imported here, so that the help shows without loading torch.
-    from rewardft_plugins.ddpo3d.turntable import as_gif, turn
-
-    from rewardft.files.atomic import write_bytes
+    from rewardft_plugins.ddpo3d.turntable import save_film, turn
 
     model = open_scenes(run)
-    write_bytes(out, as_gif(turn(model, numbers(scenes, model.scenes), frames)))
+    save_film(turn(model, numbers(scenes, model.scenes), frames), out)
     typer.echo(f"{out}: {frames} pictures")
 
 

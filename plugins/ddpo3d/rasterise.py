@@ -20,7 +20,7 @@ import torch
 from rewardft_plugins.ddpo3d.gaussians import Gaussians, Lens
 from torch import Tensor
 
-TILE = 16
+TILE = 8
 LEAST, MOST = 1 / 255, 0.99  # of an alpha
 NEAR = 0.05  # of the camera's distance: what is nearer is not drawn
 
@@ -38,19 +38,15 @@ class Splats:
     opacity: Tensor
     colour: Tensor
 
-    def take(self, index: Tensor) -> Splats:
-        """Those at `index` `(b, k)`."""
-        return Splats(
-            chosen(self.centre, index),
-            chosen(self.spread, index),
-            self.opacity.gather(1, index),
-            chosen(self.colour, index),
-        )
-
-
-def chosen(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of `values` `(b, n, c)` at `index` `(b, k)`."""
-    return values.gather(1, index[..., None].expand(*index.shape, values.shape[2]))
+    def take(self, picture: Tensor, index: Tensor) -> Splats:
+        """Those at `index` `(r, k)` of the pictures `(r,)`."""
+        # One table and one choice of its rows: the gradient of that is one sum.
+        own = (self.centre, self.spread, self.opacity[..., None], self.colour)
+        table = torch.cat(own, -1).flatten(0, 1)
+        flat = (picture[:, None] * self.opacity.shape[1] + index).flatten()
+        rows = table.index_select(0, flat).unflatten(0, index.shape)
+        centre, spread, opacity, colour = rows.split([value.shape[-1] for value in own], -1)
+        return Splats(centre, spread, opacity[..., 0], colour)
 
 
 def rasterise(
@@ -66,16 +62,16 @@ def rasterise(
             a pixel sees.
     """
     splats = project(gaussians, axes, lens, size, blur)
+    side = -(-size // TILE)  # tiles
     with torch.no_grad():
-        boxes = bounds(splats)
-    rows = []
-    for top in range(0, size, TILE):
-        strip = [
-            tile(splats, boxes, (left, top), (min(TILE, size - left), min(TILE, size - top)))
-            for left in range(0, size, TILE)
-        ]
-        rows.append(torch.cat(strip, -1))
-    picture = torch.cat(rows, -2)
+        shares = share_out(bounds(splats), side)
+    empty = splats.colour.new_zeros(shares.unseen.numel(), splats.colour.shape[2] + 1, TILE, TILE)
+    empty[:, -1] = 1
+    drawn = [tiles(splats, rows, index, side) for rows, index in shares.seen]
+    order = torch.cat([*(rows for rows, _ in shares.seen), shares.unseen])
+    grid = torch.cat([*drawn, empty])[order.argsort()].unflatten(0, (-1, side, side))
+    # (b, rows of tiles, tiles, c + 1, h, w) -> (b, c + 1, rows, h, tiles, w)
+    picture = grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[..., :size, :size]
     return picture[:, :-1], picture[:, -1:]
 
 
@@ -100,7 +96,8 @@ def project(gaussians: Gaussians, axes: Tensor, lens: Lens, size: int, blur: flo
     )  # equation 5
     opacity = torch.where(near, gaussians.opacity, 0.0)
     order = depth.argsort(dim=1, stable=True)
-    return Splats(centre, spread, opacity, gaussians.colour).take(order)
+    every = torch.arange(len(depth), device=depth.device)
+    return Splats(centre, spread, opacity, gaussians.colour).take(every, order)
 
 
 def slopes(axes: Tensor, scale: Tensor, x: Tensor, y: Tensor, z: Tensor, lens: Lens) -> Tensor:
@@ -126,33 +123,55 @@ def bounds(splats: Splats) -> Tensor:
     return torch.cat([splats.centre - half, splats.centre + half], -1)
 
 
-def tile(splats: Splats, boxes: Tensor, corner: tuple[int, int], extent: tuple[int, int]) -> Tensor:
-    """One tile `(b, c + 1, h, w)`: the colours, and how much of a background shows.
+@dataclass(frozen=True)
+class Shares:
+    """Which Gaussians each tile sees; tiles are counted through all pictures, row by row.
 
-    corner: left and top. extent: width and height.
+    seen: tiles `(r,)` that see about equally many, with those Gaussians, nearest first, `(r, k)`;
+    some that a tile does not see may be among them. unseen: tiles that see none.
     """
-    (left, top), (width, height) = corner, extent
-    seen = (
-        (boxes[..., 0] <= left + width)
-        & (boxes[..., 2] >= left)
-        & (boxes[..., 1] <= top + height)
-        & (boxes[..., 3] >= top)
-    )
-    count = int(seen.sum(1).max())
-    if count == 0:
-        empty = splats.colour.new_zeros(len(seen), splats.colour.shape[2] + 1, height, width)
-        empty[:, -1] = 1
-        return empty
-    # Those that are seen first, and still in the order of their depth.
-    chosen = (~seen).to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
-    grid = splats.centre
-    x = left + 0.5 + torch.arange(width, device=grid.device, dtype=grid.dtype)
-    y = top + 0.5 + torch.arange(height, device=grid.device, dtype=grid.dtype)
-    return composite(splats.take(chosen), x, y)
+
+    seen: list[tuple[Tensor, Tensor]]
+    unseen: Tensor
+
+
+def share_out(boxes: Tensor, side: int) -> Shares:
+    """Of boxes `(b, n, 4)` to `side` x `side` tiles for each picture."""
+    edge = TILE * torch.arange(side, device=boxes.device, dtype=boxes.dtype)[:, None]
+    left, top, right, bottom = boxes[:, None].unbind(-1)
+    across = (left <= edge + TILE) & (right >= edge)  # (b, side, n)
+    down = (top <= edge + TILE) & (bottom >= edge)
+    # A tile sees what is both in its column and in its row: a product counts them.
+    count = (down.float() @ across.float().transpose(1, 2)).flatten()
+    # 2^m to 2^(m+1) - 1 at a time, so that tiles waste little time on what others see.
+    level = count.log2().floor()
+    found = []
+    for value in level[count > 0].unique():
+        rows = (level == value).nonzero()[:, 0]
+        picture, row, column = place(rows, side)
+        seen = down[picture, row] & across[picture, column]
+        # Those that are seen first, and still in the order of their depth.
+        order = (~seen).to(torch.uint8).argsort(dim=1, stable=True)
+        found.append((rows, order[:, : int(count[rows].max())]))
+    return Shares(found, (count == 0).nonzero()[:, 0])
+
+
+def place(rows: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Picture, row and column of tiles."""
+    return rows // side**2, rows // side % side, rows % side
+
+
+def tiles(splats: Splats, rows: Tensor, index: Tensor, side: int) -> Tensor:
+    """`(r, c + 1, TILE, TILE)`: the colours, and how much of a background shows, of the tiles
+    `rows` `(r,)` that see the Gaussians `index` `(r, k)`."""
+    picture, row, column = place(rows, side)
+    middle = torch.arange(TILE, device=rows.device, dtype=splats.centre.dtype) + 0.5
+    x, y = column[:, None] * TILE + middle, row[:, None] * TILE + middle
+    return composite(splats.take(picture, index), x, y)
 
 
 def composite(splats: Splats, x: Tensor, y: Tensor) -> Tensor:
-    """`(b, c + 1, h, w)` at the pixels with centres x `(w,)` and y `(h,)`."""
+    """`(b, c + 1, h, w)` at the pixels with centres x `(b, w)` and y `(b, h)`."""
     alpha = alphas(splats, x, y)
     # A sum of logarithms: the gradient of a product divides by its factors.
     kept = torch.log1p(-alpha)
@@ -166,8 +185,8 @@ def alphas(splats: Splats, x: Tensor, y: Tensor) -> Tensor:
     """`(b, n, h, w)`."""
     xx, xy, yy = splats.spread.unbind(-1)
     determinant = xx * yy - xy * xy
-    dx = x - splats.centre[..., :1]  # (b, n, w)
-    dy = y - splats.centre[..., 1:]  # (b, n, h)
+    dx = x[:, None] - splats.centre[..., :1]  # (b, n, w)
+    dy = y[:, None] - splats.centre[..., 1:]  # (b, n, h)
     # -1/2 d^T Sigma'^-1 d; terms of one coordinate are computed once for a row or column.
     across = -0.5 * (yy / determinant)[..., None] * dx * dx
     along = -0.5 * (xx / determinant)[..., None] * dy * dy

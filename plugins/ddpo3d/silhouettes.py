@@ -26,10 +26,16 @@ from rewardft.types import Batch, Rollout
 
 Floats = NDArray[np.float32]
 
+# Metres that the body is moved by, towards the front camera; a pixel of 64 is 0.0375.
+DEPTHS = np.arange(-8, 9, dtype=np.float32) * 0.04
+
 
 class BodySilhouettes:
-    """Per sample, in [0, 1], higher is better: `iou`, the intersection over union of the scene's
-    coverage above 1/2 and the true body's, over all pixels of the sampler's `cameras` together.
+    """Per sample, in [0, 1], higher is better, over all pixels of the sampler's `cameras` together.
+
+    iou: the intersection over union of the scene's coverage above 1/2 and the true body's.
+    aligned_iou: the best one with the true body moved along the front camera's axis, in steps of 4
+        cm within 32 cm. How far away a person is, an orthographic picture does not show.
 
     Batches need `pose` `(b, 22, 3)`, `betas` `(b, 10)` and `offset` `(b, 3)`, as `drpose15k` has
     them. No reward knows the outline at other cameras than those of training.
@@ -45,7 +51,7 @@ class BodySilhouettes:
         self.reset()
 
     def reset(self) -> None:
-        self.values: list[Tensor] = []
+        self.values: list[Tensor] = []  # (depths, b) each
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
         """Raises ComponentError where the sampler has drawn no pictures beside the samples."""
@@ -58,13 +64,13 @@ class BodySilhouettes:
         coverage = rollout.info["coverage"].cpu()
         poses, betas, offsets = (batch[name].cpu().numpy() for name in ("pose", "betas", "offset"))
         azimuths = rollout.info["azimuths"][0].cpu().numpy()
-        truth = torch.from_numpy(
-            outlines(body_of(self.body), poses, betas, offsets, azimuths, coverage.shape[-1])
-        )
-        self.values.append(overlap(coverage > 0.5, truth > 127))
+        body, size = body_of(self.body), coverage.shape[-1]
+        truth = torch.from_numpy(outlines(body, poses, betas, offsets, azimuths, size, DEPTHS))
+        self.values.append(torch.stack([overlap(coverage > 0.5, moved > 127) for moved in truth]))
 
     def compute(self) -> dict[str, Tensor]:
-        return {"iou": torch.cat(self.values)}
+        values = torch.cat(self.values, 1)
+        return {"iou": values[len(DEPTHS) // 2], "aligned_iou": values.amax(0)}
 
 
 def overlap(found: Tensor, truth: Tensor) -> Tensor:
@@ -80,9 +86,16 @@ def body_of(where: str | None) -> Body:
 
 
 def outlines(
-    body: Body, poses: Floats, betas: Floats, offsets: Floats, azimuths: Floats, size: int
+    body: Body,
+    poses: Floats,
+    betas: Floats,
+    offsets: Floats,
+    azimuths: Floats,
+    size: int,
+    depths: Floats,
 ) -> Bytes:
-    """Coverage `(b, m, size, size)`, 0 to 255, of bodies from m azimuths in degrees."""
+    """Coverage `(d, b, m, size, size)`, 0 to 255, of bodies that are moved towards the front camera
+    by d depths in metres, from m azimuths in degrees."""
     vertices, joints = body.pose(poses, betas)
     placed = vertices - joints[:, :1] + offsets[:, None]
     angle = np.deg2rad(azimuths.astype(np.float64))
@@ -92,7 +105,13 @@ def outlines(
     towards = np.stack([np.sin(angle), zero, np.cos(angle)], 1).astype(np.float32)
     never = np.zeros(len(angle), np.bool_)
     cameras = Cameras(right, towards, never, np.float32(HALF_EXTENT))
-    return np.stack([outline(body, points, cameras, size) for points in placed])
+    towards_front = depths[:, None] * np.array([0, 0, 1], np.float32)
+    return np.stack(
+        [
+            np.stack([outline(body, points + by, cameras, size) for points in placed])
+            for by in towards_front
+        ]
+    )
 
 
 def outline(body: Body, points: Floats, cameras: Cameras, size: int) -> Bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from rewardft_plugins.ddpo3d.model import GaussianScene
 from torch import Tensor
 
 from rewardft.contracts.records import Section
+from rewardft.errors import ComponentError
+from rewardft.evaluation.videos import save_mp4
 from rewardft.files.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -56,6 +59,27 @@ def as_gif(frames: Tensor) -> bytes:
     options: dict[str, Any] = {"save_all": True, "append_images": rest, "loop": 0}
     first.save(buffer, "GIF", duration=round(1000 * SECONDS), **options)
     return buffer.getvalue()
+
+
+def save_film(frames: Tensor, path: Path) -> None:
+    """Write `(frames, 3, h, w)` in [0, 1] as a `.gif`, or as an `.mp4` with the extra `video`.
+
+    Raises ComponentError for another ending, and for an MP4 without PyAV.
+    """
+    ending = path.suffix.lower()
+    if ending == ".gif":
+        write_bytes(path, as_gif(frames))
+        return
+    if ending != ".mp4":
+        raise ComponentError(f"{path}: expected a name that ends in .gif or .mp4")
+    try:
+        codecs = importlib.import_module("av")
+    except ImportError as error:
+        raise ComponentError(
+            f"{path}: MP4s need PyAV, which is not installed: pip install 'rewardft[video]'. Or "
+            "name a .gif."
+        ) from error
+    save_mp4(path, frames.clamp(0, 1).cpu(), 1 / SECONDS, codecs)
 
 
 def save_turntable(run: Run, step: int) -> Path:

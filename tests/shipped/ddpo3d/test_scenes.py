@@ -1,5 +1,6 @@
 """The table of scenes, its pictures, data sets, judges and files."""
 
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -12,7 +13,7 @@ from rewardft_plugins.ddpo3d.model import GaussianScene
 from rewardft_plugins.ddpo3d.ply import read_ply, save_ply
 from rewardft_plugins.ddpo3d.render import Render
 from rewardft_plugins.ddpo3d.silhouettes import BodySilhouettes, body_of, outlines, overlap
-from rewardft_plugins.ddpo3d.turntable import as_gif, turn
+from rewardft_plugins.ddpo3d.turntable import as_gif, save_film, turn
 from rewardft_plugins.digits.model import DigitUNet
 
 from rewardft.errors import ComponentError, DataError
@@ -337,6 +338,28 @@ def test_a_turntable_turns_by_a_whole_turn():
     assert np.abs(shown - frames[1, 0].numpy()).max() < 0.05
 
 
+def test_a_turntable_is_a_film_by_the_ending_of_its_name(tmp_path, monkeypatch):
+    frames = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(0)).round()
+    save_film(frames, tmp_path / "a.GIF")
+    assert Image.open(tmp_path / "a.GIF").n_frames == 3
+    with pytest.raises(ComponentError) as caught:
+        save_film(frames, tmp_path / "a.avi")
+    assert str(caught.value) == f"{tmp_path / 'a.avi'}: expected a name that ends in .gif or .mp4"
+    av = pytest.importorskip("av")
+    save_film(frames, tmp_path / "a.mp4")
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        assert [frame.width for frame in film.decode(video=0)] == [96] * 3
+        assert film.streams.video[0].average_rate == 10
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ComponentError) as caught:
+        save_film(frames, tmp_path / "b.mp4")
+    assert str(caught.value) == (
+        f"{tmp_path / 'b.mp4'}: MP4s need PyAV, which is not installed: pip install "
+        "'rewardft[video]'. Or name a .gif."
+    )
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_outlines_are_those_of_the_rendered_bodies():
     """From the cameras of the six stored views, which another module draws."""
     pytest.importorskip("smplx")
@@ -347,11 +370,41 @@ def test_outlines_are_those_of_the_rendered_bodies():
     body = body_of(None)
     poses = next(clip for clip in shipped_clips() if clip.plain).poses[10:12].astype(np.float32)
     betas, offsets = np.zeros((2, 10), np.float32), np.full((2, 3), 0.05, np.float32)
-    found = outlines(body, poses, betas, offsets, np.array(AZIMUTHS, np.float32), 64)
+    azimuths, here = np.array(AZIMUTHS, np.float32), np.zeros(1, np.float32)
+    (found,) = outlines(body, poses, betas, offsets, azimuths, 64, here)
     clay = draw_clay(body, poses, betas, offsets, 64)
     for view, mirrored in enumerate(MIRRORED):
         drawn = clay[:, view, :, :, ::-1] if mirrored else clay[:, view]
         assert np.array_equal(found[:, view] > 0, drawn.min(1) < 255)
+
+
+def test_only_a_shift_in_depth_is_taken_out():
+    pytest.importorskip("smplx")
+    from rewardft_plugins.humans.motion import shipped_clips
+
+    clip = next(clip for clip in shipped_clips() if clip.plain)
+    poses = clip.poses[10:11].astype(np.float32)
+    betas, azimuths = np.zeros((1, 10), np.float32), np.array([22.5, 112.5], np.float32)
+    columns = {"pose": poses, "betas": betas, "offset": np.zeros((1, 3), np.float32)}
+    batch = Batch(("a",), (0,), {name: torch.from_numpy(own) for name, own in columns.items()})
+
+    def judged(by):
+        offsets, here = np.array([by], np.float32), np.zeros(1, np.float32)
+        drawn = outlines(body_of(None), poses, betas, offsets, azimuths, 64, here)[0]
+        info = {
+            "coverage": torch.from_numpy(drawn) / 255,
+            "azimuths": torch.from_numpy(azimuths)[None],
+        }
+        rollout = Rollout(None, Noise(0, ("a",), (0,)), Plan(stop=1), info=info)
+        metric = BodySilhouettes()
+        metric.update(rollout, batch)
+        return {name: float(value) for name, value in metric.compute().items()}
+
+    assert judged((0, 0, 0)) == {"iou": 1.0, "aligned_iou": 1.0}
+    nearer, higher = judged((0, 0, -0.2)), judged((0, 0.2, 0))
+    # The same body, two tenths of a metre away: a step of the grid.
+    assert nearer["iou"] < 0.7 and nearer["aligned_iou"] == 1.0
+    assert higher["aligned_iou"] < 0.9
 
 
 def test_overlap_on_masks_by_hand():
