@@ -74,7 +74,8 @@ class Batch:
     """
 
     ids: tuple[str, ...]
-    # The pass over the data in which each sample was drawn; part of its noise key.
+    # The pass over the data in which each sample was drawn; with sampling weights a number for each
+    # time that it is drawn. Part of its noise key.
     epochs: tuple[int, ...]
     columns: Mapping[str, Any]
     copies: int = 1

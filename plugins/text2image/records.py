@@ -1,13 +1,16 @@
-"""Rows of prompt files: txt, JSONL, parquet, or a folder that the `datasets` library saved."""
+"""Rows of prompt files: txt, CSV, JSONL, parquet, or a folder that the `datasets` library saved."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rewardft.errors import DataError, did_you_mean
 from rewardft.files.lines import json_lines, text_lines
+from rewardft.files.paths import LARGEST_TABLE, read_text
 
 Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row]]  # where the row stands, as messages name it, and its columns
@@ -20,18 +23,21 @@ def read_rows(path: Path, columns: Sequence[str], split: str) -> Rows:
         return read_saved(path, columns, split)
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a "
-            "saved folder"
+            f"{path}: no such file or folder; expected prompts as .txt, .csv, .jsonl, .parquet or "
+            "a saved folder"
         )
     # By its ending alone: guessing a format from the content would guess wrong in silence.
     if path.suffix == ".txt":
         return read_txt(path, columns)
+    if path.suffix == ".csv":
+        return read_csv(path)
     if path.suffix == ".jsonl":
         return read_jsonl(path)
     if path.suffix == ".parquet":
         return read_parquet(path, columns)
     raise DataError(
-        f"{path}: expected prompts as .txt, .jsonl or .parquet, got the suffix {path.suffix!r}"
+        f"{path}: expected prompts as .txt, .csv, .jsonl or .parquet, got the suffix "
+        f"{path.suffix!r}"
     )
 
 
@@ -40,11 +46,39 @@ def read_txt(path: Path, columns: Sequence[str]) -> Rows:
     blank lines are passed over."""
     if len(columns) > 1:
         raise DataError(
-            f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} as "
-            ".jsonl"
+            f"{path}: a text file has no columns but the prompt; give {', '.join(columns[1:])} in "
+            "a .csv or .jsonl"
         )
     for number, line in text_lines(path):
         yield f"{path}:{number}", {columns[0]: line.strip()}
+
+
+def read_csv(path: Path) -> Rows:
+    """The rows below a heading, every cell as text; a row stands where its first line does."""
+    # With its line ends as they are: a quoted cell may hold some.
+    reader = csv.reader(io.StringIO(read_text(path, LARGEST_TABLE), newline=""), strict=True)
+    heading: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            where, line = f"{path}:{line}", reader.line_num + 1
+            if not heading:
+                heading = check_heading(where, cells)
+            elif len(cells) not in (0, len(heading)):
+                raise DataError(
+                    f"{where}: expected {len(heading)} cells, as the heading has, got {len(cells)}"
+                )
+            elif cells:
+                yield where, dict(zip(heading, cells))
+    except csv.Error as error:
+        raise DataError(f"{path}:{line}: not valid CSV ({error})") from error
+
+
+def check_heading(where: str, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if "" in names or len(set(names)) < len(names):
+        raise DataError(f"{where}: the heading needs different names, got {', '.join(names)}")
+    return names
 
 
 def read_jsonl(path: Path) -> Rows:

@@ -138,7 +138,12 @@ class Algorithm(Protocol):
 
 
 class Dataset(Protocol):
-    """A map-style data set. Each item is a mapping with an `id` (str, unique) and named columns."""
+    """A map-style data set. Each item is a mapping with an `id` (str, unique) and named columns.
+
+    Optional attribute `sampling_weights`: one number >= 0 for each item. A pass over the data has
+    as many samples as the data set has items, and draws them in proportion: one of twice the weight
+    comes twice as often, one of weight 0 never. Evaluations take each item once.
+    """
 
     def __len__(self) -> int: ...
 

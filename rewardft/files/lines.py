@@ -8,6 +8,7 @@ from typing import Any
 
 from rewardft.errors import DataError
 from rewardft.files.json_text import parse
+from rewardft.files.paths import LARGEST_TABLE, read_bytes
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -15,16 +16,16 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises DataError, with file and line, for one that cannot be read.
     """
+    raw = read_bytes(path, LARGEST_TABLE)
     try:
         # With or without the mark that some editors put first, which would be in the first line.
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror})") from error
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{number}: expected UTF-8 ({error.reason})") from error
     # Not splitlines: it also cuts at U+2028 and others, which JSON strings may contain.
-    yield from ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 def json_lines(path: Path, wanted: str) -> Iterator[tuple[int, dict[str, Any]]]:

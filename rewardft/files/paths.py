@@ -23,6 +23,7 @@ from rewardft.errors import DataError
 LONGEST_NAME = 80  # bytes; file systems take 255, and prefixes, endings and hashes are added
 LONGEST_PATH = 4096  # bytes, as Linux has it
 BELOW_A_RUN = 250  # bytes of the longest path inside a run folder
+LARGEST_TABLE = 2**30  # bytes of a text file of data, which is read as a whole
 LARGEST_TEXT = 400_000  # bytes of a recipe or a comparison file; the longest shipped one takes 2 kB
 
 

@@ -8,15 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rewardft.errors import DataError
 from rewardft.files.json_text import is_whole
 from rewardft.noise import keyed_generator
+from rewardft.policy.sampling_weights import most_copies, read_weights, weighted_pass
 from rewardft.types import Batch, collate
 
 
 class Stream:
     """An endless stream of samples, shuffled anew in every pass over the data.
+
+    A data set with `sampling_weights` has each item in a pass as often as its weight says; one
+    without has it once.
 
     position: samples drawn so far, over all processes; batches follow each other without a gap at
         the end of a pass.
@@ -26,7 +31,9 @@ class Stream:
         if len(dataset) == 0:
             raise DataError(f"the data set {type(dataset).__name__} is empty")
         self.dataset, self.seed, self.position = dataset, seed, position
-        self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
+        self._weights = read_weights(dataset)
+        # The items of the pass, and which copy of the item each is.
+        self._pass, self._order, self._copies = -1, torch.empty(0), torch.empty(0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
@@ -43,20 +50,26 @@ class Stream:
         return self._gather(range(start, start + size))
 
     def _gather(self, positions: range) -> Batch:
-        epochs = [p // len(self.dataset) for p in positions]
-        items = [
-            self.dataset[self._index(e, p % len(self.dataset))] for p, e in zip(positions, epochs)
-        ]
-        return make_batch(items, epochs)
+        places = [self._place(*divmod(p, len(self.dataset))) for p in positions]
+        items = [self.dataset[index] for index, _ in places]
+        return make_batch(items, [epoch for _, epoch in places])
 
-    def _index(self, epoch: int, offset: int) -> int:
+    def _place(self, number: int, offset: int) -> tuple[int, int]:
+        """The item at an offset of a pass, and its epoch, by which its noise is drawn."""
         # Only the order of one pass is kept: positions ascend, so it changes once a pass.
-        if epoch != self._pass:
-            self._order = torch.randperm(
-                len(self.dataset), generator=keyed_generator(self.seed, "order", epoch)
-            )
-            self._pass = epoch
-        return int(self._order[offset])
+        if number != self._pass:
+            self._order, self._copies = self._draw(number)
+            self._pass = number
+        # An item that comes twice in a pass has an epoch, and so noise, of its own each time.
+        most = 1 if self._weights is None else most_copies(self._weights)
+        return int(self._order[offset]), number * most + int(self._copies[offset])
+
+    def _draw(self, number: int) -> tuple[Tensor, Tensor]:
+        generator = keyed_generator(self.seed, "order", number)
+        if self._weights is not None:
+            return weighted_pass(self._weights, generator)
+        order = torch.randperm(len(self.dataset), generator=generator)
+        return order, torch.zeros_like(order)
 
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:

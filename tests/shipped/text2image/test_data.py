@@ -1,12 +1,13 @@
 """Prompt files and class labels: what is read, how it is split, and what is refused."""
 
 import json
+import os
 
 import pytest
 from rewardft_plugins.text2image.data import ClassLabels, Prompts
 
 from rewardft.errors import DataError
-from rewardft.policy.batches import evaluation_batches
+from rewardft.policy.batches import Stream, evaluation_batches
 
 ROWS = [{"name": f"n{i}", "prompt": f"prompt {i}", "label": i % 3} for i in range(10)]
 OPTIONS = {"columns": ["label"], "id_column": "name"}
@@ -81,8 +82,95 @@ def test_a_text_file_has_one_prompt_per_line(tmp_path):
         {"id": "2", "prompt": "a red dog"},
     ]
     assert message(lambda: Prompts(str(path), columns=["label"])) == (
-        f"{path}: a text file has no columns but the prompt; give label as .jsonl"
+        f"{path}: a text file has no columns but the prompt; give label in a .csv or .jsonl"
     )
+
+
+TABLE = """name,prompt,text,w
+
+a,a shop sign,OPEN,2
+"b,2","a door, ""red\"
+and old",,0.5
+c, a bus ,12,1e-1
+"""
+
+
+def csv(tmp_path, text=TABLE):
+    (tmp_path / "p.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    return str(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_csv_holds_text(ends, tmp_path):
+    """As spreadsheets write it: a mark first, quotes, a comma and a line end in a cell."""
+    data = Prompts(
+        csv(tmp_path, TABLE.replace("\n", ends)), columns=["text"], id_column="name", weight="w"
+    )
+    assert [data[i] for i in range(len(data))] == [
+        {"id": "a", "prompt": "a shop sign", "text": "OPEN", "w": 2.0},
+        {"id": "b,2", "prompt": f'a door, "red{ends}and old', "text": "", "w": 0.5},
+        {"id": "c", "prompt": "a bus", "text": "12", "w": 0.1},
+    ]
+    assert data.sampling_weights == [2.0, 0.5, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompt,text\na,b\n\nc\n", ":4: expected 2 cells, as the heading has, got 1"),
+        ('prompt,text\n"a\nb",c\nd,e,f\n', ":4: expected 2 cells, as the heading has, got 3"),
+        ("prompt,prompt\na,b\n", ":1: the heading needs different names, got prompt, prompt"),
+        ("prompt,\na,b\n", ":1: the heading needs different names, got prompt, "),
+        ('prompt\n"a\n', ":2: not valid CSV (unexpected end of data)"),
+        ("promt\na\n", ":2: there is no column 'prompt'. Did you mean 'promt'?"),
+        ("prompt\n", ": there are no prompts in it"),
+        ("", ": there are no prompts in it"),
+    ],
+)
+def test_a_wrong_csv_is_named_by_its_line(text, said, tmp_path):
+    path = csv(tmp_path, text)
+    assert message(lambda: Prompts(path)) == path + said
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_follow_their_rows(name, tmp_path):
+    """`label` of ROWS as weights: 0, 1, 2 in turn."""
+    options = {"id_column": "name", "weight": "label", "held_out": 3}
+    train, val = (Prompts(FORMATS[name](tmp_path), split=s, **options) for s in ("train", "val"))
+    for data in (train, val):
+        assert data.sampling_weights == [int(data[i]["id"][1:]) % 3 for i in range(len(data))]
+    seen = [id_ for _ in range(20) for id_ in Stream(train, 0).next_batch(7).ids]
+    assert not {"n0", "n3", "n6", "n9"} & set(seen)
+    assert Prompts(FORMATS[name](tmp_path), id_column="name").sampling_weights is None
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True, None, "two", [1], 10**400])
+def test_a_wrong_weight_is_named_by_its_line(value, tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": "a", "w": 1}, {"prompt": "b", "w": value}])
+    shown = f"{value!r:.60}"
+    assert message(lambda: Prompts(path, weight="w")) == (
+        f"{path}:2: expected a finite weight >= 0 in the column 'w', got {shown}"
+    )
+
+
+def test_a_missing_weight_is_named(tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", [{"prompt": "a", "weight": 1}])
+    assert message(lambda: Prompts(path, weight="wieght")) == (
+        f"{path}:1: there is no column 'wieght'. Did you mean 'weight'?"
+    )
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
+    for name in ("p.txt", "p.csv", "p.jsonl"):
+        path = tmp_path / name
+        os.mkfifo(path)
+        assert message(lambda: Prompts(str(path))).startswith(f"{path}: no such file or folder")
+        path.unlink()
+        with path.open("wb") as file:
+            file.truncate(2**30 + 1)
+        assert message(lambda: Prompts(str(path))) == (
+            f"{path} has 1,073,741,825 bytes; at most 1,073,741,824 are read here."
+        )
 
 
 def test_held_out_prompts_stay_the_same_when_rows_move_and_equal_ones_stay_together(tmp_path):
@@ -162,11 +250,11 @@ def test_other_mistakes(tmp_path):
     )
     missing = tmp_path / "none.txt"
     assert message(lambda: Prompts(str(missing))) == (
-        f"{missing}: no such file or folder; expected prompts as .txt, .jsonl, .parquet or a saved folder"
+        f"{missing}: no such file or folder; expected prompts as .txt, .csv, .jsonl, .parquet or a saved folder"
     )
-    (tmp_path / "p.csv").write_text("prompt\na\n")
-    assert message(lambda: Prompts(str(tmp_path / "p.csv"))) == (
-        f"{tmp_path / 'p.csv'}: expected prompts as .txt, .jsonl or .parquet, got the suffix '.csv'"
+    (tmp_path / "p.tsv").write_text("prompt\na\n")
+    assert message(lambda: Prompts(str(tmp_path / "p.tsv"))) == (
+        f"{tmp_path / 'p.tsv'}: expected prompts as .txt, .csv, .jsonl or .parquet, got the suffix '.tsv'"
     )
     assert message(lambda: Prompts(str(tmp_path))) == (
         f"{tmp_path}: expected a folder that `save_to_disk` of the datasets library wrote, with state.json or "
