@@ -21,10 +21,10 @@ from rewardft_plugins.dpo.pictures import load_image
 
 from rewardft.errors import DataError
 from rewardft.files.lines import json_lines
+from rewardft.files.pictures import SUFFIXES
 from rewardft.recipe.bounds import Count
 from rewardft.testing.tiny import TinyBlobs
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Record = dict[str, Any]
 
 

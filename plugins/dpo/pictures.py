@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,49 +13,16 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import DataError
-from rewardft.files.paths import read_bytes, reason
-
-# What decoders raise.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-)
-
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no others: some are read by running programs
-LARGEST_IMAGE = 2**28  # bytes of one file
+from rewardft.files.pictures import decoded, read_inside
 
 
 def load_image(source: Any, root: Path, size: int, where: str) -> Tensor:
     """Decode to `(3, size, size)` in [0, 1]. Raises DataError for anything but a whole image."""
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise DataError(
-            f"{where}: reading images needs the package pillow (pip install pillow)"
-        ) from error
-    data = image_bytes(source, root, where)
-    try:
-        with warnings.catch_warnings():
-            # A few bytes may announce a picture that fills the memory; pillow only warns of it.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise DataError(
-            f"{where}: not a readable image (UnidentifiedImageError: expected {known})"
-        ) from None
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{where}: not a readable image ({type(error).__name__}: {error})"
-        ) from error
-    except Image.DecompressionBombWarning as error:
-        raise DataError(f"{where}: refused as too large ({error})") from error
+    image = decoded(image_bytes(source, root, where), where)
+    # pillow is there: it has decoded the picture.
+    from PIL import Image, ImageOps
+
+    square = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     # Copied, because pillow's array is read-only and torch tensors are not.
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1) / 255
 
@@ -95,18 +60,3 @@ def decode_base64(text: str, where: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where}: not valid base64 ({error})") from error
-
-
-def read_inside(root: Path, name: str, where: str) -> bytes:
-    """A file below `root`; absolute paths and those that leave the folder are refused."""
-    try:
-        # Resolved before the comparison, so that neither `..` nor a link leads outside.
-        path = (root / name).resolve()
-        inside = path.is_relative_to(root.resolve())
-        if inside:
-            return read_bytes(path, LARGEST_IMAGE)
-    except DataError as error:
-        raise DataError(f"{where}: {name!r:.200} cannot be read ({error})") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{where}: {name!r:.200} cannot be read ({reason(error)})") from error
-    raise DataError(f"{where}: {name!r} lies outside {root}; give paths relative to it")

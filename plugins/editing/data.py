@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import torch
 from annotated_types import Ge
-from rewardft_plugins.editing.pictures import opened, shape_differs
 from torch import Tensor
 
 from rewardft.errors import DataError
 from rewardft.files.json_text import parse
 from rewardft.files.lines import text_lines
+from rewardft.files.paths import read_bytes
+from rewardft.files.pictures import LARGEST_PICTURE, decoded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,13 +101,8 @@ class Edits:
         return item
 
     def picture(self, name: str, mode: str, line: str) -> Image.Image:
-        try:
-            return opened(self.file.parent / name, mode)
-        except Exception as error:
-            # Pillow's decoders raise whatever a damaged file leads them to.
-            raise DataError(
-                f"{self.file}:{line}: {name!r} is not a readable picture ({error})"
-            ) from error
+        where = f"{self.file}:{line}: {name!r}"
+        return decoded(read_bytes(self.file.parent / name, LARGEST_PICTURE), where, mode)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """`(channels, height, width)` in [0, 1]."""
@@ -117,6 +113,12 @@ class Edits:
         fitted = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(fitted, dtype=np.float32) / 255)
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def shape_differs(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are not one shape at two scales, up to a pixel of rounding."""
+    (width, height), (other_width, other_height) = one, other
+    return abs(width * other_height - other_width * height) > max(*one, *other)
 
 
 def read(file: Path) -> Iterator[dict[str, str]]:

@@ -1,9 +1,9 @@
-"""Text-to-image and class-conditional models from diffusers folders, and data sets of prompts and
-labels.
+"""Text-to-image and class-conditional models from diffusers folders, and data sets of prompts,
+labels and pictures.
 
 Registers the models `stable_diffusion` (1.x and 2.x), `sdxl`, `sd3`, `flux`,
-`class_conditional_unet` and `unconditional_unet`, and the data sets `prompts` and `class_labels`. A
-family is one short file beside the machinery that all share (`family.py`).
+`class_conditional_unet` and `unconditional_unet`, and the data sets `prompts`, `class_labels` and
+`image_folder`. A family is one short file beside the machinery that all share (`family.py`).
 """
 
 from __future__ import annotations
@@ -39,5 +39,6 @@ def register_models() -> Factories:
 @hookimpl
 def register_datasets() -> Factories:
     from .data import ClassLabels, Prompts
+    from .images import ImageFolder
 
-    return {"prompts": Prompts, "class_labels": ClassLabels}
+    return {"prompts": Prompts, "class_labels": ClassLabels, "image_folder": ImageFolder}

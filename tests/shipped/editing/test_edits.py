@@ -70,7 +70,7 @@ def test_pictures_that_are_missing(table):
     with pytest.raises(DataError, match=r"edits.jsonl:[12]: there is no picture '0.png'"):
         Edits(str(table))
     (table.parent / "0.png").write_bytes((table.parent / "1.png").read_bytes()[:60])
-    with pytest.raises(DataError, match=r"edits.jsonl:1: '0.png' is not a readable picture"):
+    with pytest.raises(DataError, match=r"edits.jsonl:1: '0.png': not a readable image"):
         Edits(str(table))[0]
 
 
