@@ -12,7 +12,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,digits,metrics,report,paper,modular,video,mesh,docs,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,ocr,digits,metrics,report,paper,modular,video,mesh,docs,dev]"
 	touch $@
 
 quickstart: setup

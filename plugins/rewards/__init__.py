@@ -1,5 +1,5 @@
-"""Reward models: what people prefer, what a text says, how an image compresses, and any reward
-behind HTTP.
+"""Reward models: what people prefer, what a text says, how an image compresses, which text and how
+many objects are in it, and any reward behind HTTP.
 
 Each reward says which samples it reads (`space`), the `range` of its values, and whether it has a
 gradient. `docs/rewards.md` has the table, and where to get weights.
@@ -18,7 +18,17 @@ Factories = Mapping[str, Callable[..., Any]]
 @hookimpl
 def register_rewards() -> Factories:
     # Imported inside the hooks, so that loading the plugin alone costs nothing.
-    from . import aesthetic, image_reward, jpeg, remote, statistics, text_image, vlm_judge
+    from . import (
+        aesthetic,
+        image_reward,
+        jpeg,
+        object_count,
+        ocr,
+        remote,
+        statistics,
+        text_image,
+        vlm_judge,
+    )
 
     return {
         "aesthetic": aesthetic.Aesthetic,
@@ -31,6 +41,8 @@ def register_rewards() -> Factories:
         "jpeg_differentiable": jpeg.SoftJpeg,
         "jpeg_incompressibility": jpeg.jpeg_incompressibility,
         "mean_brightness": statistics.mean_brightness,
+        "object_count": object_count.ObjectCount,
+        "ocr_accuracy": ocr.OcrAccuracy,
         "pick_score": text_image.PickScore,
         "remote": remote.Remote,
         "symmetry": statistics.symmetry,
