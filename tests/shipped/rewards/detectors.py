@@ -45,9 +45,10 @@ def save_detr(folder, seed=0):
         model = DetrForObjectDetection(config).eval()
         # Boxes of all classes and sizes, where a fresh model gives twelve equal ones.
         nn.init.normal_(model.model.query_position_embeddings.weight, std=3.0)
-        nn.init.normal_(model.class_labels_classifier.weight, std=1.0)
-        for layer in model.bbox_predictor.layers:
-            nn.init.normal_(layer.weight, std=0.6)
+        for part in (model.model.decoder, model.class_labels_classifier, model.bbox_predictor):
+            for parameter in part.parameters():
+                if parameter.ndim > 1:
+                    nn.init.normal_(parameter, std=0.5)
     model.save_pretrained(folder)
     DetrImageProcessorPil(size={"shortest_edge": 32, "longest_edge": 64}).save_pretrained(folder)
     return model

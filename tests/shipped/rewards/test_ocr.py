@@ -72,7 +72,7 @@ FORMS = [
     ("ab", ["something else"], {}, 0.0),
     ("open", ["we are OPEN now"], {}, 0.0),
     ("open", ["we are OPEN now"], {"anywhere": True}, 1.0),
-    ("open", ["we are OPE", "now"], {"anywhere": True}, 0.75),
+    ("open", ["we are OPE", "x"], {"anywhere": True}, 0.75),
     ("open", [], {"anywhere": True}, 0.0),
     # Compatibility forms are one: a ligature, full-width letters.
     ("office", ["o\ufb03ce"], {}, 1.0),

@@ -89,7 +89,7 @@ def test_a_text_file_has_one_prompt_per_line(tmp_path):
 TABLE = """name,prompt,text,w
 
 a,a shop sign,OPEN,2
-"b,2","a door, ""red\"
+"b,2","a door, ""red
 and old",,0.5
 c, a bus ,12,1e-1
 """
