@@ -74,8 +74,7 @@ class Batch:
     """
 
     ids: tuple[str, ...]
-    # The pass over the data in which each sample was drawn; with sampling weights a number for each
-    # time that it is drawn. Part of its noise key.
+    # The pass over the data (with sampling weights: a number per draw); part of the noise key.
     epochs: tuple[int, ...]
     columns: Mapping[str, Any]
     copies: int = 1
