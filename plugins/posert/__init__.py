@@ -9,10 +9,13 @@ under `rewardft posert`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rewardft import hookimpl
+
+if TYPE_CHECKING:
+    from rewardft import Recipe
 
 requires = ("humans",)  # pictures with landmarks, kinematics, skeletons; motions
 
@@ -69,6 +72,16 @@ def register_datasets() -> Factories:
         "pose_script": pose_script,
         "bedlam_script": bedlam_script,
     }
+
+
+@hookimpl
+def check_recipe(recipe: Recipe) -> Iterator[str]:
+    if recipe.model.use == "pose_lm" and recipe.train.shard:
+        yield (
+            "train.shard: pose_lm reads one token after the other until all answers of a process "
+            "have ended, so processes would call it unequally often and wait for each other "
+            "forever. Leave `shard` out."
+        )
 
 
 @hookimpl

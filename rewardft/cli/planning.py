@@ -64,7 +64,9 @@ def first_that_fits(
 def candidates(ready: Ready) -> Iterator[list[str]]:
     """Settings in the order in which they are tried: smaller micro-batches, then checkpointing,
     then a shorter precision."""
-    train, size = ready.recipe.train, ready.recipe.train.micro_batch or ready.recipe.data.batch_size
+    train, size = ready.recipe.train, ready.recipe.data.batch_size
+    if isinstance(train.micro_batch, int):
+        size = train.micro_batch
     micro = [size // 2**i for i in range(size.bit_length()) if size // 2**i]
     cut: list[list[str]] = [[] if m == size else [f"train.micro_batch={m}"] for m in micro]
     yield from cut

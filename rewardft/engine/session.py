@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import OnError
-from rewardft.policy.sharding import shard_base
+from rewardft.policy.sharding import kept_whole, shard_base
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import Recipe
 
@@ -94,6 +96,7 @@ class Session:
             device=self.context.device,
             dtype=self.context.dtype,
             on_reward_error=self.context.on_reward_error,
+            gathered=self.context.gathered,
         )
 
 
@@ -139,9 +142,7 @@ def build_session(
     # After the samplers are set up, and with a seed of its own, so that an adapter begins the same
     # whatever was built before.
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
-    if sharded:
-        shard_base(model.trainable, adapter.parameters, device)
-        place(model, device)
+    gathered = spread(recipe, model, adapter, device) if sharded else nullcontext
     context = Context(
         policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
         sampler=sampler,
@@ -152,9 +153,11 @@ def build_session(
             for spec, component in resolved.regularizers
         ],
         seed=recipe.seed,
-        micro_batch=recipe.train.micro_batch,
+        # Measured when a run starts, see `micro_batch.py`; nothing else replays.
+        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
         reward_gradients=recipe.train.reward_gradients,
         device=device,
+        gathered=gathered,
         **({} if training is None else vars(training)),
     )
     return Session(
@@ -193,6 +196,14 @@ def place(model: Any, device: torch.device) -> Any:
     else:
         model.trainable.to(device)
     return model
+
+
+def spread(recipe: Recipe, model: Any, adapter: Lora | FullFineTuning, device: torch.device) -> Any:
+    """Spread the frozen base over the processes, then move the model; returns what is to be around
+    a rollout, as `Context.gathered`."""
+    shard_base(model.trainable, adapter.parameters, device)
+    place(model, device)
+    return partial(kept_whole, model.trainable) if recipe.train.keep_for_rollouts else nullcontext
 
 
 def switch_checkpointing(recipe: Recipe, model: Any) -> None:

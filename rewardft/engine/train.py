@@ -15,6 +15,7 @@ from rewardft.engine.held_out import HeldOut
 from rewardft.engine.initial import load_initial
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
+from rewardft.engine.micro_batch import choose_micro_batch
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule, rates_of
 from rewardft.engine.parts import Parts
 from rewardft.engine.processes import alone_in, copy_from_main, main_decides, start_accelerator
@@ -98,8 +99,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     run = make_run(job, session)
     ema = Ema(session.adapter, recipe.train.ema)
     parameters = session.adapter.parameters
-    rates = rates_of(session.model)
-    optimizer = build_optimizer(recipe, job.plugins, session.adapter.named, rates)
+    optimizer = build_optimizer(recipe, job.plugins, session.adapter.named, rates_of(session.model))
     schedule = build_schedule(recipe, optimizer)
     stream = Stream(job.resolved.dataset.build(), recipe.seed)
     meter = Meter(recipe.train.budget, accelerator.num_processes)
@@ -109,6 +109,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
     noted |= {"meter": meter, "random": RandomState()}
     changed = restore_parts(job, session, origin, held | noted, checkpoint)
+    settle_micro_batch(job, session, stream, checkpoint)
     # After the counters are put back, so that a budget goes on where it was.
     meter.start(session.context.cost, state.step, state.seconds)
     copy_from_main(accelerator, [*parameters, *ema.weights.values()])
@@ -117,7 +118,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
     # What was just loaded need not be saved again.
     saver.saved = state.step
-    observe(job, run, state, origin, changed)
+    observe(job, run, state, origin, changed, session.context.micro_batch)
     return Trainer(
         Parts(
             run=run,
@@ -187,8 +188,24 @@ def restore_parts(
     return changed if job.resume else None
 
 
+def settle_micro_batch(job: Job, session: Session, stream: Stream, checkpoint: Path | None) -> None:
+    """For a new run with `auto`: what the main process measures, for all. A checkpoint has it."""
+    if checkpoint is not None or job.recipe.train.micro_batch != "auto":
+        return
+    before = stream.state_dict()
+    batch = stream.next_batch(job.recipe.data.batch_size).to(job.accelerator.device)
+    stream.load_state_dict(before)
+    size = main_decides(job.accelerator, lambda: choose_micro_batch(session, batch))
+    session.context.micro_batch = size
+
+
 def observe(
-    job: Job, run: Run, state: TrainState, origin: Origin, changed: list[str] | None
+    job: Job,
+    run: Run,
+    state: TrainState,
+    origin: Origin,
+    changed: list[str] | None,
+    micro_batch: int | None,
 ) -> None:
     """Register the engine's own observers, and write down what the run was made with."""
     manager, accelerator = job.plugins.manager, job.accelerator
@@ -197,7 +214,8 @@ def observe(
         manager.register(ProgressLine(state.step, state.seconds), name="progress")
         # From the manifest that is about to be replaced.
         resumed = [] if changed is None else resumptions(job.out, state.step, changed)
+        own = {"micro_batch": micro_batch, "resumed": resumed}
         facts = manifest(run, job.plugins, str(accelerator.device), origin)
-        write_text(job.out / "manifest.json", encode(facts | {"resumed": resumed}, indent=2))
+        write_text(job.out / "manifest.json", encode(facts | own, indent=2))
     if job.recipe.train.report_to:
         accelerator.init_trackers("rewardft", config={"recipe": job.recipe.to_yaml()})

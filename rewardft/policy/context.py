@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -52,6 +52,7 @@ class Context:
     reward_evaluations: samples that have been scored so far.
     penalized: whether the algorithm has applied the regularizers, see `penalty`.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
+    gathered:   around a rollout, for a base that is spread over processes, see `sharding.py`.
     reward_gradients: what becomes of the gradients of several rewards, see `reward_gradients.py`.
     """
 
@@ -69,6 +70,7 @@ class Context:
     memory: Memory = field(default_factory=Memory)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     gather: Callable[[Tensor], Tensor] = lambda x: x
+    gathered: Callable[[], AbstractContextManager[None]] = nullcontext
     facts: RewardFacts | None = None
     on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None
     last_rollout: Rollout | None = None
@@ -99,7 +101,7 @@ class Context:
         """Run the sampler without autograd; `noise` replaces the samples' own."""
         # Deterministic per sample, so that the same rollout can be made again from its ids.
         noise = self.noise(batch) if noise is None else noise
-        with torch.no_grad():
+        with torch.no_grad(), self.gathered():
             rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
         return self.show(rollout)
 
@@ -259,10 +261,16 @@ class Context:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
-        return {"memory": self.memory.state_dict(), "cost": self.cost}
+        # Other samples at a time would round otherwise: a run that was resumed would not be equal.
+        return {
+            "memory": self.memory.state_dict(),
+            "cost": self.cost,
+            "micro_batch": self.micro_batch,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the memory and the counters of a checkpoint."""
+        """Restore the memory, the counters and the micro-batch of a checkpoint."""
+        self.micro_batch = state.get("micro_batch", self.micro_batch)
         self.memory.load_state_dict(state["memory"])
         # Budgets and curves over calls go on from what the run has spent in all.
         policy, cost = self.policy, state["cost"]

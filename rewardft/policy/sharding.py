@@ -8,6 +8,7 @@ sharding. The base never changes, so nothing that is gathered can be stale.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -36,6 +37,24 @@ def shard_base(module: nn.Module, trained: Collection[nn.Parameter], device: tor
     for block in [*blocks_of(module), module]:
         # What learns stays whole. Memory is freed after each forward: replay comes much later.
         fully_shard(block, mesh=mesh, ignored_params=whole)
+
+
+@contextmanager
+def kept_whole(module: nn.Module) -> Iterator[None]:
+    """A block that is gathered inside stays whole until the end: all later calls of a rollout find
+    it there, for the memory of the whole base. Nothing can be stale, as the base never changes."""
+    from torch.distributed.fsdp import FSDPModule
+
+    # Not the outermost: what it holds beside the blocks stays whole after a call anyway.
+    inner = [m for m in module.modules() if isinstance(m, FSDPModule) and m is not module]
+    for block in inner:
+        block.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for block in inner:
+            block.set_reshard_after_forward(True, recurse=False)
+            block.reshard()
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:

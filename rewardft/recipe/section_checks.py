@@ -141,8 +141,21 @@ def _best_problems(save: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
 
 
 def _shard_problems(train: Any, adapter: Any) -> Iterator[tuple[Keys, str]]:
-    """A sharded run that would train what is sharded."""
+    """A sharded run that would train what is sharded or measure by itself, and a base that is kept
+    but not sharded."""
     sharded = isinstance(train, dict) and train.get("shard") is True
+    if isinstance(train, dict) and train.get("keep_for_rollouts") is True and not sharded:
+        yield (
+            ("train", "keep_for_rollouts"),
+            "train.keep_for_rollouts: only a sharded base is gathered for a rollout. Set "
+            "`train.shard: true` beside it, or leave it out.",
+        )
+    if sharded and train.get("micro_batch") == "auto":
+        yield (
+            ("train", "micro_batch"),
+            "train.micro_batch: 'auto' is measured by one process, and all of them must call a "
+            "sharded base together. Say a number.",
+        )
     if sharded and isinstance(adapter, dict) and adapter.get("kind") == "full":
         fix = "Train an adapter (`kind: lora`), or leave `shard` out."
         yield (

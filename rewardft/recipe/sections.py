@@ -140,8 +140,9 @@ class TrainSpec(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
     decode_checkpointing: bool = False
-    micro_batch: Together | None = None
+    micro_batch: Together | Literal["auto"] | None = None
     shard: bool = False
+    keep_for_rollouts: bool = False
     reward_gradients: Literal["sum", "conflict", "normalised"] = "sum"
     log_every: Count = 10
     report_to: list[str] = []

@@ -1,17 +1,23 @@
 """A base that is spread over two processes trains the same adapter, and neither process holds all of it."""
 
+import itertools
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from rewardft.errors import ComponentError, RecipeError
+from rewardft.errors import CheckpointError, ComponentError, RecipeError
+from rewardft.plugins.resolve import open_recipe
 from rewardft.policy.sharding import blocks_of, shard_base
 from rewardft.recipe.recipe import load_recipe
 from tests import processes
 from tests.shipped.text2image import checkpoints
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 plugins: [text2image, rewards, ddpo]
 seed: 3
@@ -40,8 +46,16 @@ EVERY = [(family, name) for family in ("stable_diffusion", "sd3") for name in CA
 EVERY.remove(("stable_diffusion", "bf16"))
 
 
+KINDS = {
+    "whole": [],
+    "sharded": ["train.shard=true"],
+    "kept": ["train.shard=true", "train.keep_for_rollouts=true"],
+}
+
+
 def carry_out(folder):
-    """One of the two processes: every case, whole and sharded."""
+    """One of the processes: every job, whole, sharded, and sharded but kept for rollouts."""
+    import torch.distributed as dist
     from accelerate import Accelerator
     from torch.distributed.tensor import DTensor
 
@@ -50,29 +64,34 @@ def carry_out(folder):
 
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    bytes_held = []
-    whole = session.shard_base
+    held, gathered = [], []
+    shard, gather = session.shard_base, dist.all_gather_single
 
     def watched(module, *arguments):
-        whole(module, *arguments)
+        shard(module, *arguments)
         parts = [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
-        bytes_held.append(sum(p.numel() * p.element_size() for p in parts))
+        held.append(sum(p.numel() * p.element_size() for p in parts))
 
-    session.shard_base = watched
+    def counted(*arguments, **options):
+        gathered.append(1)
+        return gather(*arguments, **options)
+
+    session.shard_base, dist.all_gather_single = watched, counted
     answers = {}
     for name, path, sets in json.loads((folder / "jobs.json").read_text()):
-        calls = []
-        for kind in ("false", "true"):
-            out = folder / name / kind
-            run = run_recipe(path, out, *sets, f"train.shard={kind}")
-            calls.append(run.summary["denoiser_forwards"])
-        answers[name] = {"calls": calls, "bytes": bytes_held[-1]}
+        answer = answers[name] = {"calls": [], "gathers": []}
+        for kind, own in KINDS.items():
+            gathered.clear()
+            run = run_recipe(path, folder / name / kind, *sets, *own)
+            answer["calls"].append(run.summary["denoiser_forwards"])
+            answer["gathers"].append(len(gathered))
+        answer["bytes"] = held[-1]
     (folder / f"answers-{accelerator.process_index}.json").write_text(json.dumps(answers))
     accelerator.end_training()
 
 
-def run_both(folder, wanted):
-    """Each case, whole and sharded, in two processes; what each of them noted."""
+def run_all(folder, wanted, count=2):
+    """Each case in `count` processes; what each of them noted."""
     jobs = []
     for family in {family for family, _ in wanted}:
         checkpoints.FAMILIES[family](folder / family)
@@ -80,48 +99,119 @@ def run_both(folder, wanted):
         path.write_text(RECIPE.format(family=family, weights=folder / family))
         names = [name for own, name in wanted if own == family]
         jobs += [[f"{family}-{name}", str(path), CASES[name]] for name in names]
+    return run_jobs(folder, jobs, count)
+
+
+def run_jobs(folder, jobs, count=2):
+    """`jobs`: [name, recipe, overrides]."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    processes.run_ranks(carry_out, folder)
-    return [json.loads((folder / f"answers-{rank}.json").read_text()) for rank in (0, 1)]
+    processes.run_ranks(carry_out, folder, count=count)
+    return [json.loads((folder / f"answers-{rank}.json").read_text()) for rank in range(count)]
 
 
 def check(folder, answers, family, name):
-    """The same adapter, the same number of calls everywhere, half of the base in each process."""
-    job = f"{family}-{name}"
-    own, other = (
-        load_file(folder / job / kind / "adapter" / "adapter_model.safetensors")
-        for kind in ("false", "true")
-    )
-    worst = max(float((own[n] - other[n]).abs().max()) for n in own)
+    """The same adapter, the same number of calls everywhere, an equal part of the base in each process."""
+    job, count = f"{family}-{name}", len(answers)
     # Of steps of 1e-2. Gathered weights lie elsewhere in memory; convolutions may round by that.
-    assert worst < 5e-5, worst
-    assert any(bool(value.any()) for n, value in own.items() if "lora_B" in n)
+    assert difference(folder / job, "whole", "sharded") < 5e-5
+    assert difference(folder / job, "sharded", "kept") == 0
     # One call more on one rank would wait forever, so all ranks make the same number.
-    assert answers[0][job]["calls"] == answers[1][job]["calls"]
-    assert len(set(answers[0][job]["calls"])) == 1
-    network = checkpoint_size(folder / family)
+    assert len({calls for answer in answers for calls in answer[job]["calls"]}) == 1
+    for answer in answers:
+        none, each_call, once = answer[job]["gathers"]
+        # One pass takes its gradients while it rolls out: there is nothing to keep a block for.
+        assert none < once and (once == each_call if name == "one_pass" else once < each_call)
     if name != "bf16":
+        network = checkpoint_size(folder / family)
         for answer in answers:
-            # Half of it, without the buffers that the file holds too, and the whole adapter.
-            assert 0.4 * network < answer[job]["bytes"] < 0.6 * network
+            # A part of it, without the buffers that the file holds too, and the whole adapter.
+            assert 0.8 * network / count < answer[job]["bytes"] < 1.2 * network / count
+
+
+def difference(folder, one, other):
+    """The largest of any weight of two adapters, which have learned something."""
+    own, others = (
+        load_file(folder / kind / "adapter" / "adapter_model.safetensors") for kind in (one, other)
+    )
+    assert any(bool(value.any()) for n, value in own.items() if "lora_B" in n)
+    return max(float((own[n] - others[n]).abs().max()) for n in own)
 
 
 def test_a_sharded_base_trains_the_same_adapter(tmp_path):
-    answers = run_both(tmp_path, QUICK)
+    answers = run_all(tmp_path, QUICK)
     for family, name in QUICK:
         check(tmp_path, answers, family, name)
 
 
 @pytest.mark.slow
 def test_a_sharded_base_trains_the_same_adapter_in_every_way(tmp_path):
-    answers = run_both(tmp_path, EVERY)
+    answers = run_all(tmp_path, EVERY)
     for family, name in EVERY:
         check(tmp_path, answers, family, name)
 
 
-def checkpoint_size(folder):
-    from pathlib import Path
+@pytest.mark.slow
+def test_four_processes_hold_a_quarter_each(tmp_path):
+    cases = [("sd3", "drtune"), ("sd3", "ddpo")]
+    answers = run_all(tmp_path, cases, count=4)
+    for family, name in cases:
+        check(tmp_path, answers, family, name)
 
+
+# Every algorithm of the core and of the plugins for diffusion has a recipe on the toy. The others train all weights,
+# or answer in words, and refuse to be sharded.
+TOYS = sorted((ROOT / "recipes").glob("toy_*.yaml"))
+SHORT = ["train.steps=2", "train.log_every=1", "evaluate.every=0", "save.every=0"]
+
+
+@pytest.mark.slow
+def test_every_algorithm_trains_the_same_adapter_on_a_sharded_base(tmp_path):
+    algorithms = {load_recipe(path).algorithm.use for path in TOYS}
+    assert len(algorithms) == len(TOYS) > 30
+    answers = run_jobs(tmp_path, [[path.stem, str(path), SHORT] for path in TOYS])
+    for job in (path.stem for path in TOYS):
+        # The toy has no blocks: its base is one, and whole after the first call.
+        found = {kinds: difference(tmp_path / job, *kinds) for kinds in itertools.pairwise(KINDS)}
+        assert max(found.values()) < 1e-6, (job, found)
+        assert len({calls for answer in answers for calls in answer[job]["calls"]}) == 1, job
+
+
+def carry_on(folder):
+    """Two steps of four, then the other two."""
+    from rewardft.testing import run_recipe
+
+    torch.set_num_threads(1)
+    path, sets = folder / "sd3.yaml", [*KINDS["sharded"], "save.every=2", "train.steps=4"]
+    run_recipe(path, folder / "job" / "at_once", *sets)
+    part = folder / "job" / "in_two"
+    run_recipe(path, part, *sets)
+    shutil.rmtree(sorted((part / "checkpoints").iterdir())[-1])
+    run_recipe(path, part, *sets, resume=True)
+
+
+def refuse(folder):
+    """The same run with other processes."""
+    from rewardft.testing import run_recipe
+
+    sets = [*KINDS["sharded"], "save.every=2", "train.steps=4"]
+    with pytest.raises(CheckpointError) as error:
+        run_recipe(folder / "sd3.yaml", folder / "job" / "in_two", *sets, resume=True)
+    (folder / f"refusal-{os.environ['RANK']}.txt").write_text(str(error.value))
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_as_many_processes_and_no_others(tmp_path):
+    checkpoints.FAMILIES["sd3"](tmp_path / "sd3")
+    text = RECIPE.format(family="sd3", weights=tmp_path / "sd3")
+    (tmp_path / "sd3.yaml").write_text(text)
+    processes.run_ranks(carry_on, tmp_path)
+    assert difference(tmp_path / "job", "at_once", "in_two") == 0
+    processes.run_ranks(refuse, tmp_path, count=4)
+    for rank in range(4):
+        assert "2 processes" in (tmp_path / f"refusal-{rank}.txt").read_text()
+
+
+def checkpoint_size(folder):
     (path,) = [
         p
         for p in Path(folder).glob("*/diffusion_pytorch_model.safetensors")
@@ -146,6 +236,28 @@ def test_one_process_and_full_fine_tuning_are_refused(tmp_path):
         "train.shard: only a frozen base is sharded, and adapter.kind 'full' trains it. Train an "
         "adapter (`kind: lora`), or leave `shard` out."
     ) in str(refused.value)
+
+
+def test_a_base_is_kept_only_where_it_is_sharded(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(family="sd3", weights="x"))
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path, ["train.keep_for_rollouts=true"])
+    assert (
+        "train.keep_for_rollouts: only a sharded base is gathered for a rollout. Set "
+        "`train.shard: true` beside it, or leave it out."
+    ) in str(refused.value)
+
+
+def test_what_answers_with_as_many_calls_as_it_needs_is_refused():
+    path = ROOT / "recipes" / "posert_mini.yaml"
+    with pytest.raises(RecipeError) as refused:
+        open_recipe(path, ["train.shard=true"])
+    assert str(refused.value).endswith(
+        "train.shard: pose_lm reads one token after the other until all answers of a process have "
+        "ended, so processes would call it unequally often and wait for each other forever. Leave "
+        "`shard` out."
+    )
 
 
 def test_blocks_come_before_what_holds_them():

@@ -111,6 +111,7 @@ def test_defaults_are_filled_in(recipe_file):
             "decode_checkpointing": False,
             "micro_batch": None,
             "shard": False,
+            "keep_for_rollouts": False,
             "reward_gradients": "sum",
             "log_every": 10,
             "report_to": [],

@@ -1,0 +1,87 @@
+"""`train.micro_batch: auto`: how many samples are replayed and decoded at a time, measured at the
+start of a run.
+
+Fewer samples need less memory. They take longer where a device is not busy with them, and on a CPU
+often do not. So: the fewest that take hardly longer each than the quickest number does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from rewardft.engine.memory import return_freed_memory
+from rewardft.engine.session import Session
+from rewardft.errors import ComponentError
+from rewardft.types import Batch, Plan
+
+SLOWER = 1.1  # what a sample may take of the time that the quickest number needs for it
+TRIES = 2  # of each number; the first warms up
+
+
+def choose_micro_batch(session: Session, batch: Batch) -> int:
+    """A number of samples, at most `len(batch)`. Takes about four gradients of the batch, none of
+    which is used or counted.
+
+    Raises ComponentError for a sampler without steps to visit, and what the first call raises: with
+    one sample it would fail in the run too.
+    """
+    if not hasattr(session.context.sampler, "transition"):
+        raise ComponentError(
+            "train.micro_batch: 'auto' measures one sampling step, and the sampler "
+            f"{session.recipe.sampler.use!r} has none. Say a number."
+        )
+    seconds: dict[int, float] = {}
+    for size in sizes_up_to(len(batch)):
+        part = batch.select(slice(0, size))
+        try:
+            tries = [timed(partial(differentiate, session, part)) for _ in range(TRIES)]
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            break  # larger ones need more
+        seconds[size] = min(tries) / size
+    return_freed_memory()
+    return fewest(seconds)
+
+
+def fewest(seconds: dict[int, float]) -> int:
+    """The smallest number whose time for a sample is nearly the least of all."""
+    least = min(seconds.values())
+    return min(size for size, taken in seconds.items() if taken <= SLOWER * least)
+
+
+def sizes_up_to(count: int) -> list[int]:
+    """1, 2, 4, ... and `count` itself."""
+    powers = [2**i for i in range(count.bit_length()) if 2**i < count]
+    return [*powers, count]
+
+
+def differentiate(session: Session, batch: Batch) -> None:
+    """A gradient of the adapter through one step, and through the decoder where the algorithm goes
+    through it."""
+    # A context of its own, as evaluations have: the run's counts and records stay as they are.
+    ctx = session.evaluation_context(scored=False)
+    rollout = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})))
+    step = ctx.replay(rollout, 0)
+    loss = step.next.square().mean()
+    if "reward_gradient" in getattr(session.algorithm, "needs", ()):
+        decoded: Any = rollout.with_x0(step.next.detach().requires_grad_(True)).decoded
+        decoded.square().mean().backward()
+    loss.backward()
+    for parameter in session.adapter.parameters:
+        parameter.grad = None
+
+
+def timed(call: Callable[[], None]) -> float:
+    """Seconds until the device is done."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
