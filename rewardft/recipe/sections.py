@@ -1,5 +1,4 @@
-"""The fixed sections of a recipe: every key that is not an option of a component,
-with its type and default."""
+"""The fixed sections of a recipe: keys that are no component's options, with type and default."""
 
 from __future__ import annotations
 
