@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rewardft.cli.tables import print_table
 from rewardft.errors import RewardftError, did_you_mean
 from rewardft.files.paths import read_text
 from rewardft.plugins.annotations import annotation_of
-from rewardft.plugins.catalog import KINDS, SINGULAR, Entry
+from rewardft.plugins.catalog import KINDS, SINGULAR, Entry, build_catalog
 from rewardft.plugins.component import option_parameters, tags_of
 from rewardft.plugins.described import catalogs, docstring, option_help, papers
+from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.recipe_schema import PLACES
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.shipped import shipped_recipes
@@ -21,12 +23,34 @@ from rewardft.recipe.typed_values import type_words
 WORDS = {"data": "datasets", "dataset": "datasets"} | {one: many for many, one in SINGULAR.items()}
 
 
-def show_component(word: str, name: str) -> None:
-    """Describe one component. Raises RewardftError for an unknown kind or name."""
+def check_words(
+    word: str, name: str | None, overrides: Sequence[str], plugins: Sequence[str]
+) -> None:
+    """Raises RewardftError for a kind without a name, and for options of the other form of the
+    command."""
+    kind = WORDS.get(word, word)
+    if name is None and kind in KINDS and not Path(word).exists():
+        one = SINGULAR[kind].replace("data set", "data")
+        raise RewardftError(
+            f"{word} is a kind of component; name one: rewardft show {one} NAME. "
+            f"`rewardft ls {kind}` lists them."
+        )
+    if name is None and plugins:
+        raise RewardftError(
+            "--plugin is for one component, as in `rewardft show reward NAME --plugin FILE`; a "
+            "recipe lists its own plugins."
+        )
+    if name is not None and overrides:
+        raise RewardftError("--set changes a recipe, and one component has none.")
+
+
+def show_component(word: str, name: str, plugins: Sequence[str] = ()) -> None:
+    """Describe one component, also of `plugins` that a recipe would list. Raises RewardftError for
+    an unknown kind or name."""
     kind = WORDS.get(word, word)
     if kind not in KINDS:
         raise RewardftError(f"there is no kind {word!r} of component.{did_you_mean(word, WORDS)}")
-    entry = find(kind, name)
+    entry = find(kind, name, plugins)
     # The fixed tags alone: those that depend on options need a recipe.
     tags = {tag: ", ".join(sorted(tags_of(entry, tag, None, {}))) for tag in ("provides", "needs")}
     facts = [("plugin", entry.plugin), ("file", entry.location)]
@@ -43,17 +67,20 @@ def show_component(word: str, name: str) -> None:
     print(f"\nIn a recipe: {{use: {entry.name}, option: value}}")
 
 
-def find(kind: str, name: str) -> Entry:
-    """The component of that name, of the core or of any installed plugin that loads."""
+def find(kind: str, name: str, plugins: Sequence[str] = ()) -> Entry:
+    """The component of that name, of `plugins`, of the core or of any installed plugin that
+    loads."""
     known: list[str] = []
-    for catalog in catalogs():
+    given = [build_catalog(load_plugins(plugins, Path.cwd()))] if plugins else []
+    for catalog in (*given, *catalogs()):
         found = {entry.name.casefold(): entry for entry in catalog.of_kind(kind)}
         if name.casefold() in found:
             return found[name.casefold()]
         # Of every catalogue, so that did-you-mean knows what is in a plugin too.
         known += [entry.name for entry in found.values()]
     hint = did_you_mean(name, set(known))
-    raise RewardftError(f"unknown {SINGULAR[kind]} {name!r} in the installed plugins.{hint}")
+    file = "" if plugins else " For one of a file, add --plugin FILE."
+    raise RewardftError(f"unknown {SINGULAR[kind]} {name!r} in the installed plugins.{hint}{file}")
 
 
 def options(entry: Entry) -> Iterator[tuple[str, str, str, str]]:

@@ -65,14 +65,16 @@ def show(
             "--load/--no-load", help="Build the model to count parameters and estimate memory."
         ),
     ] = True,
+    plugin: Plugins = [],
 ) -> None:
     """Show what each name in a recipe refers to, with all options, and what would be trained; or
     describe one component, as in `rewardft show algorithm drtune`."""
-    if name is not None:
-        from rewardft.cli.component_help import show_component
+    from rewardft.cli.component_help import check_words, show_component
 
-        # Two words are a kind and a name: `recipe` is then no recipe.
-        return show_component(recipe, name)
+    check_words(recipe, name, overrides, plugin)
+    # Two words are a kind and a name: `recipe` is then no recipe.
+    if name is not None:
+        return show_component(recipe, name, plugin)
     from rewardft.cli.showing import show_recipe
 
     show_recipe(recipe, overrides, load)

@@ -23,9 +23,11 @@ NAMES = {
     "train.precision": "mixed_precision bf16 fp16",
     "train.checkpointing": "gradient_checkpointing",
     "train.log_every": "logging_steps",
-    "train.report_to": "log_with",
+    "train.report_to": "log_with tracker_project_name tracker_kwargs",
     "train.micro_batch": "per_device_train_batch_size",
-    "data.batch_size": "train_batch_size sample_batch_size",
+    "data.batch_size": "sample_batch_size sample_num_batches_per_epoch",
+    # TRL's holds samples in memory, that of diffusers' scripts is the batch.
+    "data.batch_size, or train.micro_batch for what fits into memory": "train_batch_size",
     "evaluate.every": "eval_steps eval_freq log_image_freq",
     "save.every": "save_steps save_freq checkpointing_steps",
     "save.keep": "save_total_limit num_checkpoint_limit",
@@ -35,8 +37,18 @@ NAMES = {
     "adapter.dropout": "lora_dropout",
     "sampler.steps": "num_inference_steps sample_num_steps",
     "sampler.eta": "sample_eta",
-    "model.guidance": "guidance_scale sample_guidance_scale",
-    "--out": "output_dir logdir",
+    "model.guidance": "guidance_scale sample_guidance_scale train_cfg",
+    "model.negative_prompt": "negative_prompts",
+    "algorithm.clip": "clip_range train_clip_range",
+    "algorithm.advantage_clip": "adv_clip_max train_adv_clip_max",
+    "algorithm.inner_epochs": "num_inner_epochs train_num_inner_epochs",
+    "algorithm.timestep_fraction": "train_timestep_fraction",
+    "algorithm.group_by": "per_prompt_stat_tracking",
+    "algorithm.buffer": "per_prompt_stat_tracking_buffer_size",
+    "algorithm.min_count": "per_prompt_stat_tracking_min_count",
+    "algorithm.truncation": "truncated_rand_backprop_minmax",
+    "optimizer.use": "use_8bit_adam train_use_8bit_adam",
+    "--out": "output_dir logdir exp_name run_name",
     "--resume": "resume_from resume_from_checkpoint",
 }
 HERE = {other: key for key, others in NAMES.items() for other in others.split()}
@@ -49,10 +61,11 @@ def hint(key: str, here: str, known: Iterable[str]) -> str:
     ' Here it is optimizer.lr.' for `learning_rate`, ' Its place is train.micro_batch.' for
     `micro_batch`, " Did you mean 'seeds'? If not, its place is seed." for `seed` beside `seeds`.
     """
-    folded = key.casefold()
-    if folded in HERE:
+    folded, own = key.casefold(), {name.casefold(): name for name in known}
+    section, _, option = HERE.get(folded, "").rpartition(".")
+    # A component without the option is not told that it has it.
+    if folded in HERE and (section != here or option in own):
         return f" Here it is {HERE[folded]}."
-    own = {name.casefold(): name for name in known}
     places = [p for p in _paths() if p.rpartition(".")[2] == folded and p != f"{here}.{folded}"]
     if not places:
         return did_you_mean(key, own.values())

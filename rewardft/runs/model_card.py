@@ -16,12 +16,24 @@ from rewardft.recipe import strict_yaml
 from rewardft.recipe.recipe import Recipe
 from rewardft.runs.table import difference_of, shown
 
+# FOLDER: where the files lie, or their id on a hub.
 LOADING = {
-    "diffusers": 'pipe.load_lora_weights("FOLDER")',
-    "peft": 'PeftModel.from_pretrained(network, "FOLDER")',
+    "diffusers": """from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("BASE")
+pipe.load_lora_weights("FOLDER")""",
+    "peft": """from peft import PeftModel
+
+# network: the base's denoiser, such as `pipe.unet` or `pipe.transformer`
+network = PeftModel.from_pretrained(network, "FOLDER")""",
     "kohya": "Put NAME.safetensors into the folder `models/loras` of ComfyUI.",
-    "merged": 'DiffusionPipeline.from_pretrained("FOLDER")',
-    "network": 'network.load_state_dict(load_file("FOLDER/model.safetensors"))',
+    "merged": """from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("FOLDER")""",
+    "network": """from safetensors.torch import load_file
+
+# network: the base's denoiser, built as for training
+network.load_state_dict(load_file("FOLDER/model.safetensors"))""",
 }
 ENDS = {"status": str, "step": int}
 
@@ -38,7 +50,7 @@ def model_card(recipe: Recipe, run: Path, to: str, step: int, name: str, whole: 
         f"---\n{strict_yaml.dump(header(recipe, to))}---",
         f"# {name}",
         opening(recipe, to, step),
-        "## Use\n\n" + use_of(to if whole else "network", name),
+        "## Use\n\n" + use_of(to if whole else "network", name, weights_of(recipe)),
         "## Results\n\n" + "\n\n".join(results(recipe, run, step)),
         "## Training\n\n" + "\n".join(f"* {line}" for line in training(recipe, ended)),
         "## Limits\n\n" + LIMITS,
@@ -72,22 +84,29 @@ def base_of(recipe: Recipe) -> str | None:
     return weights if isinstance(weights, str) and not looks_local(weights) else None
 
 
+def weights_of(recipe: Recipe) -> str | None:
+    """The same, or the name of its folder; None where the plugin makes it."""
+    named = base_of(recipe) or without_paths(recipe.model.options).get("weights")
+    return named if isinstance(named, str) else None
+
+
 def opening(recipe: Recipe, to: str, step: int) -> str:
     """What it is, in two sentences."""
     what = "low-rank adapter" if recipe.adapter.kind == "lora" and to != "merged" else "model"
     rewards = ", ".join(f"`{reward.name}` (weight {reward.weight:g})" for reward in recipe.rewards)
     wanted = f" for {rewards}" if rewards else ""
-    base = base_of(recipe) or without_paths(recipe.model.options).get("weights") or "its own base"
+    base, model = weights_of(recipe), recipe.model.use
+    origin = f"{base}, loaded as `{model}`" if base else f"that of rewardft's model `{model}`"
     return (
         f"A {what} of step {step}, fine-tuned{wanted} with the algorithm `{recipe.algorithm.use}` "
-        f"of rewardft. The base is {base}, loaded as `{recipe.model.use}`."
+        f"of rewardft. The base is {origin}."
     )
 
 
-def use_of(to: str, name: str) -> str:
-    """The line that loads it."""
-    line = LOADING[to].replace("NAME", name)
-    return line if to == "kohya" else f"```python\n{line}\n```"
+def use_of(to: str, name: str, base: str | None) -> str:
+    """The lines that load it."""
+    lines = LOADING[to].replace("NAME", name).replace("BASE", base or "BASE")
+    return lines if to == "kohya" else f"```python\n{lines}\n```"
 
 
 def results(recipe: Recipe, run: Path, step: int) -> Iterator[str]:

@@ -41,6 +41,8 @@ def test_a_name_of_other_trainers_is_translated(capsys):
         ("algorithm.micro_batch", "algorithm 'draft_k' has no option 'micro_batch'. Its place is train.micro_batch."),
         ("algorithm.steps", "algorithm 'draft_k' has no option 'steps'. Its place is train.steps or sampler.steps."),
         ("algorithm.learning_rate", "algorithm 'draft_k' has no option 'learning_rate'. Here it is optimizer.lr."),
+        ("train.train_batch_size", "train has no key 'train_batch_size'. Here it is data.batch_size, or train.micro_batch for what fits into memory."),
+        ("algorithm.train_cfg", "algorithm 'draft_k' has no option 'train_cfg'. Here it is model.guidance."),
         ("train.rewards", "train has no key 'rewards'. Its place is rewards or evaluate.rewards."),
         ("optimizer.clip_norm", "optimizer has no key 'clip_norm'. Its place is train.clip_norm."),
         ("batch_size", "a recipe has no key 'batch_size'. Its place is data.batch_size or evaluate.batch_size."),
@@ -57,6 +59,23 @@ def test_a_sampler_without_an_option_of_others_is_not_told_that_it_has_it(capsys
     settings = ["--set", "sampler={use: flow_euler, steps: 4, eta: 1.0}"]
     assert main(["check", "toy_draft", *settings]) == 2
     assert "sampler 'flow_euler' has no option 'eta'. Choose one of: " in capsys.readouterr().err
+
+
+def test_a_name_of_trl_is_translated_where_the_algorithm_has_the_option(capsys):
+    settings = [
+        "--set",
+        "plugins=[toy, ddpo]",
+        "--set",
+        "algorithm={use: ddpo, train_clip_range: 1e-4}",
+    ]
+    settings += ["--set", "sampler={use: ddim, steps: 4, eta: 1.0}"]
+    assert main(["check", "toy_draft", *settings]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(
+        "algorithm 'ddpo' has no option 'train_clip_range'. Here it is algorithm.clip.\n"
+    )
+    assert main(["check", "toy_draft", "--set", "algorithm.train_clip_range=1"]) == 2
+    assert "'draft_k' has no option 'train_clip_range'. Choose one of: " in capsys.readouterr().err
 
 
 def test_a_tracker_that_is_not_there_is_found_by_check(capsys):

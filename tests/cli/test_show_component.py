@@ -1,6 +1,9 @@
 """`rewardft show KIND NAME`: one component, without a recipe."""
 
+import pytest
+
 from rewardft.cli import main
+from tests.documents import files_in
 
 
 def test_options_tags_and_description(capsys):
@@ -30,6 +33,45 @@ def test_a_name_that_is_not_there(capsys):
     said = capsys.readouterr().err
     assert said.startswith(
         "error: unknown algorithm 'draft_j' in the installed plugins. Did you mean"
+    )
+    assert said.endswith("? For one of a file, add --plugin FILE.\n")
+
+
+WORDS = {
+    ("algorithm",): (
+        "error: algorithm is a kind of component; name one: rewardft show algorithm NAME. "
+        "`rewardft ls algorithms` lists them.\n"
+    ),
+    ("datasets",): (
+        "error: datasets is a kind of component; name one: rewardft show data NAME. "
+        "`rewardft ls datasets` lists them.\n"
+    ),
+    ("toy_draft", "--plugin", "toy"): (
+        "error: --plugin is for one component, as in `rewardft show reward NAME --plugin FILE`; a recipe lists "
+        "its own plugins.\n"
+    ),
+    ("algorithm", "draft_k", "--set", "train.steps=1"): (
+        "error: --set changes a recipe, and one component has none.\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_that_do_not_go_together(words, capsys):
+    assert main(["show", *words]) == 2
+    assert capsys.readouterr().err == WORDS[words]
+
+
+def test_a_component_of_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "redness.py").write_text(files_in("README.md")["redness.py"])
+    assert main(["show", "reward", "redness", "--plugin", "./redness.py"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "target a number 0.5" in rows and "plugin ./redness.py" in rows
+    assert "In a recipe: {use: Redness, option: value}" in rows
+    assert main(["show", "reward", "rednes", "--plugin", "./redness.py"]) == 2
+    assert capsys.readouterr().err == (
+        "error: unknown reward 'rednes' in the installed plugins. Did you mean 'Redness'?\n"
     )
 
 

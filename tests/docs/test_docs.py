@@ -186,6 +186,25 @@ def test_every_key_of_a_recipe_is_documented_with_its_default():
                 ), key
 
 
+def test_the_table_of_samplers_is_that_of_the_code():
+    """The core's and grpo's, with the noise that their tags state."""
+    page = read("docs/recipes.md").partition("\n## model, sampler")[2].partition("\n## ")[0]
+    rows = {name: row[1:] for row in table_rows(page) for name in words(row[0])}
+    entries = build_catalog(load_plugins(["grpo"], ROOT)).of_kind("samplers")
+    owners = {e.name: {"builtin": "core"}.get(e.plugin, e.plugin) for e in entries}
+    assert {name: row[0] for name, row in rows.items()} == owners
+    option = {"ddim": "eta", **dict.fromkeys(("flow_sde", "dance_sde", "cps"), "noise_level")}
+    for entry in entries:
+        said, name = rows[entry.name][3], option.get(entry.name)
+        noisy = "stochastic" in tags_of(entry, "provides", "tags", {name: 0.5} if name else {})
+        expected = f"if `{name}` is above 0" if name else "yes" if noisy else "no"
+        assert said.startswith(expected), entry.name
+        if name:
+            assert noisy and "stochastic" not in tags_of(entry, "provides", "tags", {name: 0.0})
+            by_default = "stochastic" in tags_of(entry, "provides", "tags", {})
+            assert by_default == ("by default" in said), entry.name
+
+
 # -- algorithms ------------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import rewardft
 from rewardft.contracts.protocols import DifferentiableSampler, RenoisingSampler
 from rewardft.noise import Noise
 from rewardft.runs.open import evaluate_run
@@ -67,6 +69,30 @@ def test_the_conformance_test_of_the_tour_passes(tmp_path, monkeypatch):
     monkeypatch.setattr(tested, "contrast", mixing)
     with pytest.raises(AssertionError):
         tested.test_contrast()
+
+
+def test_the_reward_with_weights_of_its_own(tmp_path):
+    """Its option is a path that starts at the recipe, and its gradient draws samples to the picture."""
+    (tmp_path / "likeness.py").write_text(files_in("docs/writing-a-plugin.md")["likeness.py"])
+    picture = torch.full((3, 8, 8), 0.25)
+    save_file({"picture": picture}, tmp_path / "picture.safetensors")
+    text = (ROOT / "recipes" / "toy_draft.yaml").read_text()
+    text = text.replace("plugins: [toy]", "plugins: [toy, ./likeness.py]")
+    assert "{use: brightness}" in text
+    text = text.replace(
+        "{use: brightness}", "{use: likeness, file: picture.safetensors, scale: 2.0}"
+    )
+    (tmp_path / "recipe.yaml").write_text(text)
+    settings = ["train.steps=20", "evaluate.every=20", "evaluate.samples=4"]
+    run = run_recipe(tmp_path / "recipe.yaml", tmp_path / "run", *settings)
+    drawn = rewardft.sample(run.folder, count=4).drawn
+    (row,) = [r for r in run.summary["evaluation"] if r["name"] == "reward/likeness"]
+    for value, decoded in (
+        (row["before"], drawn.base["decoded"]),
+        (row["after"], drawn.tuned["decoded"]),
+    ):
+        assert value == pytest.approx(-2.0 * (decoded - 0.25).square().mean().item(), rel=1e-5)
+    assert row["after"] > row["before"] + row["half_width"]
 
 
 def test_the_first_hook_of_the_hooks_page_runs(tmp_path, capsys):

@@ -154,9 +154,18 @@ def test_the_card_says_what_the_run_says(run, capsys):
     assert "A low-rank adapter of step 3, fine-tuned for `brightness` (weight 2)" in body
     assert "* optimizer steps: 3 of 3, batches of 4" in body
     assert "No alarm" in body and str(run) not in text
+    assert "The base is that of rewardft's model `toy`." in body
+    loading = "from peft import PeftModel\n\n# network: the base's denoiser, such as `pipe.unet` or `pipe.transformer`\n"
+    loading += 'network = PeftModel.from_pretrained(network, "FOLDER")\n'
+    assert code_of(body) == loading
     # The recipe in it is one that runs.
     recipe = body.partition("```yaml\n")[2].partition("```")[0]
     assert yaml.safe_load(recipe)["adapter"]["alpha"] == 6.0
+
+
+def code_of(card):
+    """The lines that load the weights."""
+    return card.partition("```python\n")[2].partition("```")[0]
 
 
 def test_the_card_of_a_run_that_went_on_names_its_start(run):
@@ -179,9 +188,18 @@ def test_the_card_of_a_base_on_the_hub_names_it_and_paths_are_cut(tmp_path):
     head = yaml.safe_load(card.split("---\n")[1])
     assert head["base_model"] == "owner/name" and head["base_model_relation"] == "adapter"
     assert "These weights were not evaluated against the base model." in card
+    assert code_of(card) == (
+        "from diffusers import DiffusionPipeline\n\n"
+        'pipe = DiffusionPipeline.from_pretrained("owner/name")\n'
+        'pipe.load_lora_weights("FOLDER")\n'
+    )
     path.write_text(RECIPE.replace("{use: toy,", "{use: sd, weights: /home/me/secret/base,"))
     card = model_card(load_recipe(path), tmp_path, "merged", 3, "mine")
-    assert "base_model" not in card and "/home/me" not in card and "The base is base" in card
+    assert "base_model" not in card and "/home/me" not in card
+    assert "The base is base, loaded as `sd`." in card
+    assert 'pipe = DiffusionPipeline.from_pretrained("FOLDER")\n```' in card
+    card = model_card(load_recipe(path), tmp_path, "diffusers", 3, "mine")
+    assert 'pipe = DiffusionPipeline.from_pretrained("base")\n' in card
 
 
 def test_the_average_is_exported_where_it_is_what_was_evaluated(tmp_path, states):
