@@ -3,6 +3,8 @@
 Real classes throughout, text encoder and tokenizer included. Samples are noise.
 
     python benchmarks/modular/tiny_checkpoint.py wan tiny/wan
+
+`stable_diffusion` is for the plugin text2image, the others are for the plugin modular.
 """
 
 from __future__ import annotations
@@ -173,6 +175,59 @@ def wan22() -> Published:
     return name, {"boundary_ratio": 0.875}, parts | {"transformer_2": wan_transformer(WIDTH)}
 
 
+def clip_tokenizer() -> Any:
+    """Bytes alone, once within a word and once at its end."""
+    names = list(bytes_to_unicode().values())
+    names += [f"{name}</w>" for name in names]
+    names += ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {name: i for i, name in enumerate(names)}
+    return T.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+
+
+def stable_diffusion() -> Published:
+    size = len(clip_tokenizer())
+    config = T.CLIPTextConfig(
+        vocab_size=size,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=size - 2,
+        eos_token_id=size - 1,
+        pad_token_id=size - 1,
+    )
+    unet = D.UNet2DConditionModel(
+        sample_size=16,  # of the latents: 32 pixels
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=WIDTH,
+    )
+    scheduler = D.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    absent = {"safety_checker": [None, None], "feature_extractor": [None, None]}
+    return (
+        "StableDiffusionPipeline",
+        {**absent, "requires_safety_checker": False},
+        {
+            "unet": unet,
+            "vae": image_vae(scaling_factor=0.18215),
+            "text_encoder": T.CLIPTextModel(config),
+            "tokenizer": clip_tokenizer(),
+            "scheduler": scheduler,
+        },
+    )
+
+
 FAMILIES = {
     "flux2_klein": flux2_klein,
     "qwen_image": qwen_image,
@@ -180,12 +235,14 @@ FAMILIES = {
     "wan": wan,
     "wan22": wan22,
 }
+# Without a modular pipeline.
+OTHERS = {"stable_diffusion": stable_diffusion}
 
 
 def save(family: str, folder: Path) -> Path:
     """Write a family to a folder, in diffusers' layout."""
     torch.manual_seed(0)
-    name, facts, parts = FAMILIES[family]()
+    name, facts, parts = (FAMILIES | OTHERS)[family]()
     index = {"_class_name": name, "_diffusers_version": D.__version__, **facts}
     for part, made in parts.items():
         for weight in made.parameters() if isinstance(made, torch.nn.Module) else ():
@@ -200,7 +257,7 @@ def save(family: str, folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("family", choices=[*FAMILIES, *OTHERS])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,76 @@
+"""Commands of the documentation, run in their order in an empty folder, as a newcomer runs them."""
+
+import shlex
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rewardft.cli import main
+from tests.documents import ROOT, blocks, files_in
+
+sys.path.insert(0, str(ROOT / "benchmarks" / "modular"))
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands(name, first):
+    """The commands of rewardft in the block that begins with `first`."""
+    (block,) = [block for block in blocks(name, "sh") if block.startswith(first)]
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    return [words[1:] for words in lines if words[:1] == ["rewardft"]]
+
+
+def run_all(lines):
+    for words in lines:
+        assert main(words) == 0, shlex.join(words)
+
+
+def test_the_commands_of_the_readme_on_recipes(empty, capsys):
+    lines = commands("README.md", "rewardft ls ")
+    assert [words[0] for words in lines] == [
+        *["ls", "cp", "check", "show", "plan", "run", "run"],
+        *["evaluate", "evaluate", "sample", "export"],
+    ]
+    run_all(lines)
+    said = capsys.readouterr().out
+    assert "finished at step 60: runs/mine" in said and "finished at step 100: runs/mine" in said
+    files = ["samples/grid.png", "adapter_scales.json", "export/peft/README.md"]
+    assert all((empty / "runs" / "mine" / file).is_file() for file in files)
+
+
+def test_a_tiny_stable_diffusion_travels_to_diffusers(empty):
+    """The pages on text-to-image models and on exporting, one after the other."""
+    from tiny_checkpoint import save
+
+    (empty / "mine.yaml").write_text(files_in("docs/text2image.md")["mine.yaml"])
+    (line,) = [b for b in blocks("docs/text2image.md", "sh") if "tiny_checkpoint" in b]
+    assert line.split("\n")[0].split()[2:] == ["stable_diffusion", "tiny/sd"]
+    (empty / "tiny" / "sd").mkdir(parents=True)
+    save("stable_diffusion", empty / "tiny" / "sd")
+    run_all(commands("docs/text2image.md", "python benchmarks/"))
+    run_all(commands("docs/exporting.md", "rewardft export runs/mine --to diffusers\n"))
+    weights = load_file("runs/mine/export/diffusers/pytorch_lora_weights.safetensors")
+    assert any(value.any() for name, value in weights.items() if "lora_B" in name or "up" in name)
+    scope = {}
+    lines = files_in("docs/exporting.md")["load.py"].split("pipe.unload")
+    exec(lines[0], scope)
+    assert scope["image"].size == (32, 32) and (empty / "fox.png").is_file()
+    assert scope["pipe"].get_active_adapters() == ["mine"]
+    pipe = scope["pipe"]
+
+    def latents():
+        noise = torch.Generator().manual_seed(0)
+        return pipe("a fox", num_inference_steps=5, generator=noise, output_type="latent").images
+
+    half = latents()
+    pipe.set_adapters("mine", 1.0)
+    whole = latents()
+    exec("pipe.unload" + lines[1], scope)
+    base = latents()
+    assert 0 < (half - base).norm() < (whole - base).norm()
