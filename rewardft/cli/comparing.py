@@ -27,8 +27,13 @@ from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Outcome
 from rewardft.comparisons.tuning import tuned
-from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord
-from rewardft.errors import ComponentError, did_you_mean
+from rewardft.contracts.records import (
+    ComparisonRecord,
+    Interval,
+    RunRecord,
+    load_comparison,
+)
+from rewardft.errors import CheckpointError, ComponentError, did_you_mean
 from rewardft.files.paths import given_folder
 
 LAUNCHERS = ("local", "slurm", "ray")
@@ -56,6 +61,7 @@ def compare_sources(
                 print("\n".join(request.notes), file=sys.stderr)
             members = expand(request, folder)
             say_what_is_done(members)
+            say_what_is_replaced(folder, members)
             for sentence in unfair(members, weighed=request.pareto is not None):
                 print(f"not fair: {sentence}", file=sys.stderr)
             done = finish(request, members, folder, launch, Progress(), command, options.pictures)
@@ -85,7 +91,6 @@ def write_again(comparison: Path, paper: Path | None, width: float) -> None:
     """The report from `comparison.json`, and the paper's files; nothing is run or read again."""
     from rewardft.comparisons.paper import write_paper
     from rewardft.comparisons.report import write_report
-    from rewardft.contracts.records import load_comparison
 
     folder = given_folder(comparison)
     record = load_comparison(folder / "comparison.json")
@@ -121,6 +126,27 @@ def say_what_is_done(members: Sequence[Member]) -> None:
         f"{m.variant.name} cannot be run: {m.problem}" for m in members if m.problem
     ):
         print(problem, file=sys.stderr)
+
+
+def say_what_is_replaced(folder: Path, members: Sequence[Member]) -> None:
+    """Where another comparison has left its report: two of one recipe share the default folder."""
+    path = folder / "comparison.json"
+    if not path.is_file():
+        return
+    try:
+        before = load_comparison(path)
+    except CheckpointError as error:
+        print(f"{error}; it is replaced", file=sys.stderr)
+        return
+    there = {(folder / run.folder).resolve() for v in before.variants for run in v.runs}
+    others = len(there - {member.folder.resolve() for member in members})
+    if others:
+        print(
+            f"the report in {folder} was made by `{before.command}`, of {len(there)} runs, "
+            f"{others} of which are not in this comparison: it is replaced, and the runs are kept. "
+            "--out FOLDER keeps both reports.",
+            file=sys.stderr,
+        )
 
 
 class Progress:

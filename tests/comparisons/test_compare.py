@@ -124,10 +124,16 @@ def test_variants_over_seeds_are_run_once_and_reported(folder, capsys):
     before = tables(folder)
     capsys.readouterr()
     assert compare(*words) == 0
-    assert "4 of 4 runs are finished and are not repeated" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "4 of 4 runs are finished and are not repeated" in said and "is replaced" not in said
     assert len(begun(folder)) == 4 and tables(folder) == before, "finished runs are not repeated"
+    made_by = load_comparison(folder / "out" / "comparison.json").command
     assert compare(*words, "--set", "optimizer.lr=2e-2") == 0
     assert len(begun(folder)) == 8, "other settings are other runs"
+    assert (
+        f"the report in out was made by `{made_by}`, of 4 runs, 4 of which are not in this comparison: it is "
+        "replaced, and the runs are kept. --out FOLDER keeps both reports.\n"
+    ) in capsys.readouterr().err
 
 
 def test_the_values_are_those_of_the_evaluations(folder):
