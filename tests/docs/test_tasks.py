@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rewardft
 from rewardft.cli import main
 from tests.documents import ROOT, blocks, files_in
 
@@ -42,6 +43,26 @@ def test_the_commands_of_the_readme_on_recipes(empty, capsys):
     assert "finished at step 60: runs/mine" in said and "finished at step 100: runs/mine" in said
     files = ["samples/grid.png", "adapter_scales.json", "export/peft/README.md"]
     assert all((empty / "runs" / "mine" / file).is_file() for file in files)
+
+
+def test_the_commands_that_give_help(empty, capsys):
+    run_all(commands("docs/editor-and-help.md", "rewardft --help"))
+    run_all(commands("docs/editor-and-help.md", "rewardft schema"))
+    run_all(commands("docs/editor-and-help.md", "rewardft new"))
+    files = {path.name for path in empty.iterdir()}
+    assert files >= {"rewardft.schema.json", "my_reward.py", "test_my_algorithm.py", "my_plugin"}
+    said = capsys.readouterr().out
+    assert "no problem found" in said and "paper" in said and '"summary"' in said
+
+
+def test_the_commands_on_soups(empty):
+    """Of a run for bright images and one for dark ones, the soup is in between."""
+    run_all(commands("docs/comparing.md", "rewardft run toy_draft --out runs/bright"))
+    rewards = {}
+    for name in ("bright", "dark", "both"):
+        shown = rewardft.sample(f"runs/{name}", count=8).drawn.tuned["decoded"]
+        rewards[name] = shown.mean().item()
+    assert rewards["dark"] < rewards["both"] < rewards["bright"]
 
 
 def test_a_tiny_stable_diffusion_travels_to_diffusers(empty):
