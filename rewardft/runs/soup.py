@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,10 +183,7 @@ def strength(folder: Path) -> float:
 def merged_recipe(recipes: Sequence[Recipe], rank: int | None) -> Recipe:
     """The first run's recipe around the merged weights, with the rewards of all runs."""
     first = recipes[0]
-    listed = [*first.rewards, *first.evaluate.rewards]
-    others = [r for recipe in recipes[1:] for r in [*recipe.rewards, *recipe.evaluate.rewards]]
-    new = {r.name: r for r in others if r.name not in {known.name for known in listed}}
-    held_out = [r.as_options() for r in [*first.evaluate.rewards, *new.values()]]
+    held_out = [*(r.as_options() for r in first.evaluate.rewards), *further_rewards(recipes)]
     plugins = dict.fromkeys(name for recipe in recipes for name in recipe.dump()["plugins"])
     settings: dict[str, Any] = {
         "plugins": list(plugins),
@@ -199,6 +196,25 @@ def merged_recipe(recipes: Sequence[Recipe], rank: int | None) -> Recipe:
         settings |= {"adapter.rank": rank, "adapter.alpha": float(rank), "adapter.dropout": 0.0}
     texts = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     return load_recipe(first.source, texts)
+
+
+def further_rewards(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+    """The rewards that the first run does not have. Where a name is taken by a reward with other
+    options, the number of the run is added to it."""
+    known: dict[str, dict[str, Any]] = {}
+    for number, recipe in enumerate(recipes, 1):
+        for reward in [*recipe.rewards, *recipe.evaluate.rewards]:
+            name, options = reward.name, reward.as_options()
+            if name in known and measured(options) != measured(known[name]):
+                name = f"{name}_{number}"
+            known.setdefault(name, options | {"name": name})
+    first = [r.name for r in [*recipes[0].rewards, *recipes[0].evaluate.rewards]]
+    return [options for name, options in known.items() if name not in first]
+
+
+def measured(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the values of a reward depend on."""
+    return {k: v for k, v in options.items() if k not in ("name", "weight", "on_error")}
 
 
 def write_weights(place: Path, state: State, source: Path, rank: int | None) -> None:
