@@ -14,6 +14,7 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[drpose,rewards,ocr,digits,metrics,report,paper,modular,video,mesh,docs,dev]"
 	touch $@
+	@echo 'rewardft is installed in .venv; to have it as a command: . .venv/bin/activate'
 
 quickstart: setup
 	$(BIN)/rewardft drpose quickstart

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -53,12 +54,19 @@ def build_app(words: Sequence[str]) -> typer.Typer:
     )
     app.callback()(about)
     for command in COMMANDS:
-        app.command()(command)
+        app.command(short_help=headline(command))(command)
     # The first word that is no option is the command.
     first = next((word for word in words if not word.startswith("-")), None)
     if first is not None and first not in {command.__name__ for command in COMMANDS}:
         add_plugin_commands(app, first)
     return app
+
+
+def headline(command: Callable[..., None]) -> str:
+    """The first paragraph of a command's help on one line; the list of commands would break it
+    where the source does."""
+    first = (inspect.getdoc(command) or "").partition("\n\n")[0]
+    return " ".join(first.split())
 
 
 def about(

@@ -51,12 +51,16 @@ def cp(
 
 
 def show(
-    recipe: RecipeName,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|KIND",
+            help="A recipe file, the name of a shipped recipe, or a kind of component.",
+        ),
+    ],
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]", help="If RECIPE is a kind: the component of that kind to show."
-        ),
+        typer.Argument(metavar="NAME", help="After a kind: the component of that kind to show."),
     ] = None,
     overrides: Overrides = [],
     load: Annotated[

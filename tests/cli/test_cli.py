@@ -215,6 +215,14 @@ def test_ls_and_plugins_isolate_a_broken_plugin(rewardft, site):
     assert rewardft("--help")[0] == 0
 
 
+def test_the_list_of_commands_breaks_no_line_where_the_source_does(rewardft, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (line,) = [row for row in rewardft("--help")[1].splitlines() if " check " in row]
+    assert line.strip("│ ").split(maxsplit=1)[1] == (
+        "Check recipes without loading any weights; exit code 2 and all problems when one cannot be run."
+    )
+
+
 COMMANDS = """\
 import typer
 from rewardft import hookimpl
