@@ -27,6 +27,7 @@ from rewardft.recipe import strict_yaml
 from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.sections import Sections, section_of
 from rewardft.recipe.shipped import shipped_recipes
+from rewardft.recipe.typed_values import Mismatch, convert
 from rewardft.storage.recorder import Recorder
 from tests.documents import DOCUMENTS, ROOT, blocks, files_in, prose, read, table_rows, words
 from tests.maths.test_calls import T, count
@@ -184,6 +185,25 @@ def test_every_key_of_a_recipe_is_documented_with_its_default():
                 assert default == (
                     list(field.default) if isinstance(field.default, tuple) else field.default
                 ), key
+
+
+def test_the_table_of_bounds_is_that_of_the_code():
+    page = read("docs/api.md").partition("\n## Bounds of options")[2].partition("\n## ")[0]
+    named = [name for row in table_rows(page) for name in words(row[0])]
+    module = importlib.import_module("rewardft.recipe.bounds")
+    bounds = {n: v for n, v in vars(module).items() if getattr(v, "__metadata__", None)}
+    assert sorted(named) == sorted(bounds)
+    for name, tried in {
+        "Share": 0.0,
+        "Decay": 1.0,
+        "Inside": 1.0,
+        "Pair": 1,
+        "Positive": 0,
+    }.items():
+        with pytest.raises(Mismatch):
+            convert(bounds[name], tried)
+    assert convert(bounds["Fraction"], 0.0) == 0 and convert(bounds["Fraction"], 1.0) == 1
+    assert convert(bounds["Share"], 1.0) == 1 and convert(bounds["Decay"], 0.0) == 0
 
 
 def test_the_table_of_samplers_is_that_of_the_code():
