@@ -57,7 +57,9 @@ def begin(kind: str, name: str, out: Path) -> None:
         make_folder(path.parent)
         write_text(path, text)
         print(path)
-    print(f"Test it: pytest {folder if is_plugin else folder / f'test_{name}.py'}")
+    # Only the extra for developers has it.
+    first = "" if importlib.util.find_spec("pytest") else "pip install pytest && "
+    print(f"Test it: {first}pytest {folder if is_plugin else folder / f'test_{name}.py'}")
     if not is_plugin:
         print(f"In a recipe beside it: plugins: [..., ./{name}.py]")
 

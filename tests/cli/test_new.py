@@ -68,6 +68,19 @@ def test_the_recipe_of_a_plugin_is_sound_and_its_package_names_it(tmp_path, monk
     assert 'my_thing = "rewardft_my_thing"' in project and 'name = "rewardft-my-thing"' in project
 
 
+def test_how_to_test_it_is_said(tmp_path, monkeypatch, capsys):
+    begin("reward", tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [
+        f"Test it: pytest {tmp_path / 'test_my_thing.py'}",
+        "In a recipe beside it: plugins: [..., ./my_thing.py]",
+    ]
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    begin("plugin", tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"Test it: pip install pytest && pytest {tmp_path / 'my_thing'}"
+
+
 REFUSED = {
     ("rewrd", "sharp"): "error: there is no template for 'rewrd'. Did you mean 'reward'?\n",
     ("reward", "My-Reward"): (
