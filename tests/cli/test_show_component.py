@@ -67,7 +67,7 @@ def test_a_component_of_a_file(tmp_path, monkeypatch, capsys):
     (tmp_path / "redness.py").write_text(files_in("README.md")["redness.py"])
     assert main(["show", "reward", "redness", "--plugin", "./redness.py"]) == 0
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "target a number 0.5" in rows and "plugin ./redness.py" in rows
+    assert "target a number 0.5" in rows and "plugin redness" in rows
     assert "In a recipe: {use: Redness, option: value}" in rows
     assert main(["show", "reward", "rednes", "--plugin", "./redness.py"]) == 2
     assert capsys.readouterr().err == (
