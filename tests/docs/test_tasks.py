@@ -46,7 +46,7 @@ def test_the_commands_of_the_readme_on_recipes(empty, capsys):
 
 
 def test_the_commands_that_give_help(empty, capsys):
-    run_all(commands("docs/editor-and-help.md", "rewardft --help"))
+    run_all(commands("docs/editor-and-help.md", "rewardft ls "))
     run_all(commands("docs/editor-and-help.md", "rewardft schema"))
     run_all(commands("docs/editor-and-help.md", "rewardft new"))
     files = {path.name for path in empty.iterdir()}
