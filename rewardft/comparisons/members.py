@@ -26,6 +26,8 @@ from rewardft.storage.manifest import version_of
 
 # Interrupted runs are continued; stopped ones ended by an alarm or a plugin's decision.
 DONE = ("finished", "stopped")
+# Evaluations of a run whose recipe does not say when, the one at its end included.
+ALONG, MATCHED = 4, 8
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,25 @@ class Member:
         return (self.folder / "recipe.yaml").is_file()
 
 
-def expand(request: Request, out: Path) -> list[Member]:
+def expand(request: Request, out: Path, along: bool = True) -> list[Member]:
     """All runs of a comparison, in order of variants.
 
     A variant whose recipe is wrong stays in, with its problem.
+
+    along: whether runs are evaluated on the way, where their recipes say nothing of it.
     """
     # Absolute: components run in this process too, and may change the current folder.
     out = out.absolute()
     return pool_given(
-        [member for variant in request.variants for member in _members(variant, request, out)]
+        [
+            member
+            for variant in request.variants
+            for member in _members(variant, request, out, along)
+        ]
     )
 
 
-def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
+def _members(variant: Variant, request: Request, out: Path, along: bool) -> Iterator[Member]:
     # With other seeds, budget or settings a given run is only where the recipe comes from.
     given = variant.run is not None and not (request.seeds or request.budget or variant.settings)
     if request.budget:
@@ -109,7 +117,11 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
     if request.match and not given:
         variant = variant.with_settings("evaluate.kl=true")
     try:
-        variant, recipe, digest, options = identify(variant if given else with_plugin(variant))
+        if not given:
+            variant = with_plugin(variant)
+        if along and not given:
+            variant = evaluated_along(variant, bool(request.match))
+        variant, recipe, digest, options = identify(variant)
         if not given:
             check_evaluates(recipe, bool(request.match))
     # Kept, with its problem: a table that lost a variant without a word would mislead.
@@ -136,12 +148,21 @@ def _members(variant: Variant, request: Request, out: Path) -> Iterator[Member]:
         yield Member(variant, seed, folder, recipe, options=options, digest=digest)
 
 
+def evaluated_along(variant: Variant, matched: bool) -> Variant:
+    """A recipe that is evaluated at its ends alone gets evaluations at equal fractions of what it
+    spends: a curve needs more than two points, and a match more than a curve."""
+    evaluate = load_recipe(variant.recipe, variant.settings).evaluate
+    if evaluate.every or evaluate.fractions is not None or not evaluate.wanted:
+        return variant
+    return variant.with_settings(f"evaluate.fractions={MATCHED if matched else ALONG}")
+
+
 def check_evaluates(recipe: Recipe, along: bool = False) -> None:
     """Raises RecipeError for a recipe whose run would leave nothing to compare.
 
     along: evaluations on the way are needed as well.
     """
-    if along and recipe.evaluate.every == 0:
+    if along and not (recipe.evaluate.every or recipe.evaluate.fractions):
         problem = (
             "match: divergence reads each run between its evaluations, and this one has none on "
             "the way; add --set evaluate.every=10."
@@ -182,6 +203,11 @@ def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
     version of rewardft.
     """
     recipe, plugins, resolved = open_recipe(variant.recipe, variant.settings)
+    if recipe.train.report_to:
+        from rewardft.storage.recorder import check_trackers
+
+        # Here, or each run would find it out for itself.
+        check_trackers(recipe.where("train", "report_to"), recipe.train.report_to)
     # By file name, not path: the same code in another folder is the same run.
     files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
     # Seeds of one variant share a digest.

@@ -141,6 +141,13 @@ def on_evaluation_end(
 
 
 @hookspec
+def on_samples_drawn(run: Run, step: int, path: Path) -> None:
+    """A grid of held-out samples has been drawn, as the recipe's section `samples` asks for;
+    called on the main process alone."""
+    raise NotImplementedError
+
+
+@hookspec
 def on_checkpoint_saved(run: Run, step: int, path: Path) -> None:
     """A checkpoint has been written and renamed into its place;
     called on the main process alone."""

@@ -13,6 +13,7 @@ from rewardft.contracts.run import Run
 from rewardft.engine.best import Best
 from rewardft.engine.ema import Ema
 from rewardft.engine.initial import beginning
+from rewardft.engine.moments import Moments
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
@@ -29,6 +30,7 @@ class HeldOut:
     one writes it.
 
     ema: the averaged weights, where they are what is evaluated.
+    moments: when a run is evaluated between its first and its last step.
     wanted: whether the recipe asks for any evaluation.
     baseline: the evaluation of what the run started from, the base model or the weights of
         `adapter.init`; not_compared: why there is none.
@@ -36,9 +38,16 @@ class HeldOut:
     """
 
     def __init__(
-        self, session: Session, run: Run, plugins: Any, accelerator: Any, ema: Ema
+        self,
+        session: Session,
+        run: Run,
+        plugins: Any,
+        accelerator: Any,
+        ema: Ema,
+        moments: Moments,
     ) -> None:
         self.session, self.run, self.plugins = session, run, plugins
+        self.moments = moments
         self.accelerator = accelerator
         self.spec = session.recipe.evaluate
         self.ema = ema if self.spec.weights == "ema" else None
@@ -59,7 +68,8 @@ class HeldOut:
         if self.baseline is not None:
             self.best.check(self.baseline)
         self._see_earlier(step)
-        if self.is_due(step):
+        self.moments.begin()
+        if self.moments.pass_step():
             self.evaluate(step)
 
     def _see_earlier(self, step: int) -> None:
@@ -111,14 +121,6 @@ class HeldOut:
     def compare_sets(self, after: Evaluation | None) -> list[OfSet]:
         """The same for values that are one number for all samples, such as a diversity."""
         return compare_sets(self.baseline, after) if self.baseline and after else []
-
-    def is_due(self, step: int) -> bool:
-        """Whether the run stops at `step`, between the first and the last one, to evaluate."""
-        return (
-            self.spec.every > 0
-            and step % self.spec.every == 0
-            and 0 < step < self.session.recipe.train.steps
-        )
 
     def _stored(self, step: int) -> Evaluation | None:
         """The evaluation of `step` that is in the folder, if it was made with the recipe's settings

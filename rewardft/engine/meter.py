@@ -105,6 +105,10 @@ class Meter:
             else {}
         )
 
+    def passed(self, parts: int) -> int:
+        """How many of equal parts of the budget are spent; none without a budget."""
+        return int(self.spent * parts // self.budget.amount) if self.budget else 0
+
     @property
     def exhausted(self) -> bool:
         """Whether another batch would carry the run over its budget. Not known before the first

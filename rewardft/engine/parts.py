@@ -9,6 +9,7 @@ from typing import Any
 from rewardft.contracts.run import Run
 from rewardft.engine.ema import Ema
 from rewardft.engine.failure import Peers
+from rewardft.engine.grids import Grids
 from rewardft.engine.held_out import HeldOut
 from rewardft.engine.meter import Meter
 from rewardft.engine.optimizer import Updater
@@ -33,6 +34,7 @@ class Parts:
     updater: Updater
     meter: Meter
     held_out: HeldOut
+    grids: Grids
     saver: Saver
     log: StepLog
     peers: Peers

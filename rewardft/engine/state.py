@@ -13,11 +13,13 @@ import torch
 class TrainState:
     """step: optimizer steps taken.
     closings: losses that closed a batch's contribution to one.
-    seconds: of training, without set-up, evaluation and saving."""
+    seconds: of training, without set-up, evaluation and saving.
+    fractions: of the run that have been evaluated, see `rewardft.engine.moments`."""
 
     step: int = 0
     closings: int = 0
     seconds: float = 0.0
+    fractions: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -26,6 +28,7 @@ class TrainState:
         self.step = state["step"]
         self.closings = state["closings"]
         self.seconds = state["seconds"]
+        self.fractions = state.get("fractions", 0)  # not in checkpoints of older versions
 
 
 class RandomState:

@@ -11,11 +11,13 @@ from typing import Any
 from rewardft.contracts.run import Run
 from rewardft.engine.ema import Ema
 from rewardft.engine.failure import Peers, explain
+from rewardft.engine.grids import Grids
 from rewardft.engine.held_out import HeldOut
 from rewardft.engine.initial import load_initial
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
 from rewardft.engine.micro_batch import choose_micro_batch
+from rewardft.engine.moments import Moments
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule, rates_of
 from rewardft.engine.parts import Parts
 from rewardft.engine.processes import alone_in, copy_from_main, main_decides, start_accelerator
@@ -115,27 +117,28 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     copy_from_main(accelerator, [*parameters, *ema.weights.values()])
     facts = {"recipe_sha256": recipe.digest(), **origin.to_json()}
     keep = recipe.save.keep
+    moments = Moments(recipe, state, meter, accelerator)
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
     # What was just loaded need not be saved again.
     saver.saved = state.step
     observe(job, run, state, origin, changed, session.context.micro_batch)
-    return Trainer(
-        Parts(
-            run=run,
-            plugins=job.plugins,
-            accelerator=accelerator,
-            session=session,
-            state=state,
-            stream=stream,
-            ema=ema,
-            updater=Updater(parameters, optimizer, schedule, ema, recipe.train.clip_norm),
-            meter=meter,
-            held_out=HeldOut(session, run, job.plugins, accelerator, ema),
-            saver=saver,
-            log=StepLog(job.plugins, run, accelerator, stream.position),
-            peers=peers,
-        )
+    parts = Parts(
+        run=run,
+        plugins=job.plugins,
+        accelerator=accelerator,
+        session=session,
+        state=state,
+        stream=stream,
+        ema=ema,
+        updater=Updater(parameters, optimizer, schedule, ema, recipe.train.clip_norm),
+        meter=meter,
+        held_out=HeldOut(session, run, job.plugins, accelerator, ema, moments),
+        grids=Grids(session, run, job.plugins, accelerator, ema),
+        saver=saver,
+        log=StepLog(job.plugins, run, accelerator, stream.position),
+        peers=peers,
     )
+    return Trainer(parts)
 
 
 def origin_of(job: Job, session: Session) -> Origin:

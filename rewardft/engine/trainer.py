@@ -54,6 +54,7 @@ class Trainer:
         self.session, self.ctx = parts.session, parts.session.context
         self.accelerator, self.plugins, self.run = parts.accelerator, parts.plugins, parts.run
         self.stream, self.held_out, self.saver = parts.stream, parts.held_out, parts.saver
+        self.grids = parts.grids
         self.signals = Signals()
         self.stop_reason: str | None = None
         self.taken: list[tuple[int, Batch]] = []
@@ -65,6 +66,7 @@ class Trainer:
         self.plugins.call("on_run_start", run=self.run)
         # The base, with the same samples and noise as later: differences are then paired.
         self.held_out.begin(self.state.step)
+        self.grids.begin(self.state.step)
         self.stop_reason = self.held_out.stop()
         # That evaluation must not count as the time of the first step.
         self.parts.log.restart_clock()
@@ -217,10 +219,14 @@ class Trainer:
         if self.stop_reason or (save and state.step // save > self.saver.saved // save):
             self._flush()
             self._save()
-        if self.held_out.is_due(state.step) and self.stop_reason is None:
+        if self.held_out.moments.pass_step() and self.stop_reason is None:
             self._flush()
             self.held_out.evaluate(state.step)
             self.stop_reason = self.stop_reason or self.held_out.stop()
+        if self.grids.pass_step(state.step) and self.stop_reason is None:
+            self._flush()
+            self.grids.draw(state.step)
+            self.parts.log.restart_clock()
 
     def _flush(self) -> None:
         reason = self.parts.log.flush(self.stream.position, self.ctx.last_rollout)
@@ -242,6 +248,8 @@ class Trainer:
             LOG.warning("no step of this run had a gradient: nothing was trained")
         # A machine that sends SIGTERM gives seconds, and an evaluation takes minutes.
         after = None if interrupted else self.held_out.evaluate(self.state.step)
+        if not interrupted:
+            self.grids.end(self.state.step)
         if self.run.is_main:
             self._save_trained()
         spent = self.parts.meter.describe() if self.is_spent else None

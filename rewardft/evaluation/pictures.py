@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rewardft.errors import ComponentError
 from rewardft.files.atomic import make_folder, replacing
@@ -16,6 +18,8 @@ from rewardft.files.paths import file_name
 from rewardft.types import Rollout
 
 LEAST_SIDE = 64  # small pictures are enlarged to this in grids
+MOST_SIDE = 512  # and large ones made smaller in tiles
+GAP, LINE = 4, 14  # pixels between pictures, and of a line of text
 
 
 def as_pictures(decoded: Any) -> Tensor | None:
@@ -76,8 +80,7 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
 
     Text that is wider than its place is cut off, as pictures must stay where they are.
     """
-    # Pixels between pictures, and of a line of text.
-    pillow, gap, line = import_pillow("Image", "ImageDraw"), 4, 14
+    pillow, gap, line = import_pillow("Image", "ImageDraw"), GAP, LINE
     height, width = rows[0][0].shape[-2:]
     across, down = width + gap, height + line + gap
     image = pillow["Image"].new(
@@ -92,6 +95,44 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
         for column, cell in enumerate(cells):
             image.paste(to_image(cell), (column * across, top + line))
     return image
+
+
+def save_tiles(samples: Any, labels: Sequence[str], path: Path) -> Path | None:
+    """Decoded samples in a block about as wide as it is high, each under its label; None where they
+    are no pictures."""
+    pictures = as_pictures(samples)
+    if pictures is None:
+        return None
+    write_image(path, tiles(labels, [reduce(enlarge(picture)) for picture in pictures]))
+    return path
+
+
+def tiles(labels: Sequence[str], cells: Sequence[Tensor]) -> Any:
+    """Pictures `(3, h, w)` of one size, from left to right and from top to bottom.
+
+    A label that is wider than its picture is cut off.
+    """
+    pillow, (height, width) = import_pillow("Image", "ImageDraw"), cells[0].shape[-2:]
+    across = max(round(math.sqrt(len(cells) * height / width)), 1)
+    right, down = width + GAP, height + LINE + GAP
+    size = (min(across, len(cells)) * right - GAP, -(-len(cells) // across) * down - GAP)
+    whole = pillow["Image"].new("RGB", size, "white")
+    for index, (label, cell) in enumerate(zip(labels, cells)):
+        # An image of its own, so that no label runs into the next.
+        tile = pillow["Image"].new("RGB", (width, LINE + height), "white")
+        pillow["ImageDraw"].Draw(tile).text((0, 0), label, fill="black")
+        tile.paste(to_image(cell), (0, LINE))
+        whole.paste(tile, (index % across * right, index // across * down))
+    return whole
+
+
+def reduce(picture: Tensor) -> Tensor:
+    """`(c, h, w)` -> at most MOST_SIDE high, in the same proportions."""
+    height, width = picture.shape[-2:]
+    if height <= MOST_SIDE:
+        return picture
+    size = (MOST_SIDE, max(round(width * MOST_SIDE / height), 1))
+    return functional.interpolate(picture[None], size, mode="area")[0]
 
 
 def enlarge(picture: Tensor) -> Tensor:

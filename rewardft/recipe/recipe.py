@@ -20,6 +20,7 @@ from rewardft.files.paths import local_path, read_text
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.overrides import Origin, apply_override, dotted
 from rewardft.recipe.plugin_names import is_path
+from rewardft.recipe.salvage import salvage
 from rewardft.recipe.section_checks import check_sections
 from rewardft.recipe.sections import (
     AdapterSpec,
@@ -33,7 +34,6 @@ from rewardft.recipe.sections import (
     Sections,
     TrainSpec,
     fold_options,
-    salvage,
 )
 from rewardft.recipe.shipped import shipped_folders
 from rewardft.recipe.strict_yaml import Keys
@@ -104,8 +104,12 @@ class Recipe(Sections):
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe, in hex. The folder that plugin files lie in does not
-        enter it."""
+        enter it, nor do the pictures that are drawn on the way."""
         flat = self.as_options()
+        flat.pop("samples")
+        # As before there was that key, so that finished runs are known again.
+        if flat["evaluate"]["fractions"] is None:
+            flat["evaluate"].pop("fractions")
         # What is in a plugin file counts elsewhere, by its own digest.
         flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
         # Sorted: the order of keys in a file means nothing.

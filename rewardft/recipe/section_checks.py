@@ -33,6 +33,7 @@ def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     yield from _optimizer_problems(data.get("optimizer"))
     yield from _budget_problems(data.get("train"), data.get("optimizer"))
     yield from _average_problems(data.get("train"), data.get("evaluate"))
+    yield from _moment_problems(data.get("evaluate"))
     yield from _best_problems(data.get("save"), data.get("evaluate"))
     yield from _shard_problems(data.get("train"), data.get("adapter"))
     for keys in (("rewards",), ("evaluate", "rewards"), ("regularizers",), ("evaluate", "metrics")):
@@ -124,6 +125,16 @@ def _average_problems(train: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
         yield (
             ("evaluate", "weights"),
             f"evaluate.weights: 'ema' needs an average of the weights. {fix}",
+        )
+
+
+def _moment_problems(evaluate: Any) -> Iterator[tuple[Keys, str]]:
+    """Two answers to when a run is evaluated."""
+    if isinstance(evaluate, dict) and evaluate.get("every") and evaluate.get("fractions"):
+        fix = "Leave one of them out."
+        yield (
+            ("evaluate", "fractions"),
+            f"evaluate.fractions: evaluate.every says already when the run is evaluated. {fix}",
         )
 
 

@@ -151,6 +151,8 @@ class EvaluateSpec(Section):
     """Held-out evaluation; `every: 0` means never during training. `data` overrides options of the
     data set.
 
+    fractions: the number of equal parts of the run, each of which ends with an evaluation; None:
+        none in a run on its own, and some in a comparison.
     samples_per_item: how many samples are drawn of each item.
     sampler: draws the held-out samples; None: the one that the run trains with.
     weights: the last step's, or their average `train.ema`; None: the average where there is one.
@@ -160,6 +162,7 @@ class EvaluateSpec(Section):
     """
 
     every: CountOrZero = 0
+    fractions: Annotated[int, Field(ge=0, le=10_000)] | None = None
     samples: Count = 64
     samples_per_item: Together = 1
     batch_size: Together | None = None
@@ -176,7 +179,15 @@ class EvaluateSpec(Section):
     @property
     def wanted(self) -> bool:
         """Whether the recipe asks for any evaluation."""
-        return bool(self.every or self.rewards or self.metrics or self.kl)
+        return bool(self.every or self.fractions or self.rewards or self.metrics or self.kl)
+
+
+class SamplesSpec(Section):
+    """Grids of the first `count` held-out samples, always with the same noise; `every: 0` means
+    none."""
+
+    every: CountOrZero = 0
+    count: Annotated[int, Field(ge=1, le=1_000)] = 8
 
 
 class SaveSpec(Section):
@@ -207,6 +218,7 @@ class Sections(Section):
     optimizer: OptimizerSpec
     train: TrainSpec
     evaluate: EvaluateSpec = EvaluateSpec()
+    samples: SamplesSpec = SamplesSpec()
     save: SaveSpec = SaveSpec()
 
     @model_validator(mode="after")
@@ -264,37 +276,3 @@ def section_of(cls: type[Section], key: str) -> type[Section] | None:
         [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
     )
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), None)
-
-
-def salvage(cls: type[Section], folded: Any) -> Any:
-    """A section as far as its components can be looked up, from data (see `fold_options`) that has
-    problems.
-
-    Nothing is checked; sections that are absent or of another form are None, or their default.
-    """
-    values: dict[str, Any] = {}
-    for key, info in cls.model_fields.items():
-        section, value = section_of(cls, key), folded.get(key)
-        default = None if info.is_required() else info.get_default(call_default_factory=True)
-        if section is None:
-            # Of the right kind at least: what reads it must not fail on it.
-            same = isinstance(value, type(default)) or default is None
-            values[key] = value if same else default
-            if isinstance(default, list) and same:  # of names, which are text
-                values[key] = [item for item in value if isinstance(item, str)]
-        elif isinstance(default, list):
-            items = value if isinstance(value, list) else []
-            values[key] = [
-                salvage(section, item) for item in items if _names_something(section, item)
-            ]
-        else:
-            values[key] = salvage(section, value) if _names_something(section, value) else default
-    # Without validation, which has failed already.
-    return cls.model_construct(**values)
-
-
-def _names_something(section: type[Section], value: Any) -> bool:
-    named = not issubclass(section, ComponentSpec) or (
-        isinstance(value, dict) and isinstance(value.get("use"), str)
-    )
-    return isinstance(value, dict) and named

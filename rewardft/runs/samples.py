@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rewardft.engine.session import Session
-from rewardft.errors import ComponentError, DataError, did_you_mean
+from rewardft.engine.drawing import batch_of, draw
+from rewardft.errors import DataError, did_you_mean
 from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
 from rewardft.files.atomic import make_folder, replacing, write_folder, write_text
 from rewardft.files.surroundings import put_back
-from rewardft.policy.batches import make_batch
 from rewardft.runs.open import load_trained, open_run
-from rewardft.types import Batch, Plan
 
 
 @dataclass(frozen=True)
@@ -189,13 +186,6 @@ def draw_both(
     )
 
 
-def batch_of(session: Session, dataset: Any, rows: Sequence[int]) -> Batch:
-    """These rows of the held-out data, on the session's device."""
-    # Pass 0, as in evaluations: the noise is then theirs.
-    batch = make_batch([dataset[i] for i in rows], [0] * len(rows))
-    return batch.to(session.context.device)
-
-
 def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
     """Where the ids are in the data set. Raises DataError for those that are not."""
     places = {dataset[i]["id"]: i for i in range(len(dataset))}
@@ -206,86 +196,6 @@ def rows_of(dataset: Any, ids: Sequence[str]) -> list[int]:
         )
     # An id given twice is drawn once: both would have the same noise.
     return [places[id_] for id_ in dict.fromkeys(ids)]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What one model draws, see `Drawn`."""
-
-    tensors: dict[str, Tensor]
-    texts: dict[str, list[str]]
-    shown: Tensor | None
-
-
-def draw(session: Session, batches: Sequence[Batch]) -> Samples:
-    """`x0` and `decoded` as tensors by name, on the CPU; texts; and pictures of them.
-
-    Of a mapping its tensors and texts are taken, as `x0.NAME` and `decoded.NAME`. Raises
-    ComponentError where x0 holds no tensor.
-    """
-    ctx = session.evaluation_context(scored=False)
-    parts: dict[str, list[Tensor]] = {}
-    texts: dict[str, list[str]] = {}
-    shown: list[Tensor] = []
-    for batch in batches:
-        rollout = ctx.rollout(batch, Plan(stop=ctx.sampler.steps))
-        # Decoding and drawing too: `rollout` has no graph, but the decoder would build one.
-        with torch.no_grad():
-            decoded = rollout.decoded
-            picture = show(session.model, decoded, batch)
-        tensors = named_tensors("x0", rollout.x0)
-        if not tensors:
-            kind = type(rollout.x0).__name__
-            raise ComponentError(
-                f"samples are written as tensors, and this model's are of type {kind}"
-            )
-        for name, value in (tensors | named_tensors("decoded", decoded)).items():
-            # Off the device at once: all samples of both models together may not fit on it.
-            parts.setdefault(name, []).append(value.detach().cpu())
-        for name, lines in named_texts("decoded", decoded).items():
-            texts.setdefault(name, []).extend(lines)
-        if picture is not None:
-            shown.append(picture.detach().cpu())
-    joined = {name: joined_rows(values) for name, values in parts.items()}
-    return Samples(joined, texts, torch.cat(shown) if shown else None)
-
-
-def joined_rows(parts: Sequence[Tensor]) -> Tensor:
-    """Batches one after the other; samples of several lengths are filled up with zeros."""
-    # Answers and videos may have other lengths in every batch.
-    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
-    filled = [part.new_zeros(len(part), *longest) for part in parts]
-    for whole, part in zip(filled, parts):
-        whole[(slice(None), *map(slice, part.shape[1:]))] = part
-    return torch.cat(filled)
-
-
-def named_texts(name: str, value: Any) -> dict[str, list[str]]:
-    """A list of texts under `name`, or those of a mapping under `name.KEY`."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return {name: value}
-    if not isinstance(value, Mapping):
-        return {}
-    parts = [named_texts(f"{name}.{key}", item) for key, item in value.items()]
-    return {key: lines for part in parts for key, lines in part.items()}
-
-
-def show(model: Any, decoded: Any, batch: Batch) -> Tensor | None:
-    """Decoded samples as something to look at: the model's `show`, or themselves if a tensor."""
-    if hasattr(model, "show"):
-        shown: Tensor = model.show(decoded, batch)
-        return shown
-    return decoded if isinstance(decoded, Tensor) else None
-
-
-def named_tensors(name: str, value: Any) -> dict[str, Tensor]:
-    """A tensor under `name`, or those of a mapping under `name.KEY`."""
-    if isinstance(value, Tensor):
-        return {name: value}
-    if not isinstance(value, Mapping):
-        return {}
-    parts = [named_tensors(f"{name}.{key}", item) for key, item in value.items()]
-    return {key: tensor for part in parts for key, tensor in part.items()}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Path:

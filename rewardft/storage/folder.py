@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ def hold(out: Path, make: bool) -> int | None:
     # Before anything is read or written there, so that two starts cannot both find it free.
     handle = open_folder(out, make)
     if handle is None or lock(handle):
+        return handle
+    # Perhaps somebody only looks whether it is held, see `is_held`: that takes no time.
+    time.sleep(0.2)
+    if lock(handle):
         return handle
     os.close(handle)
     raise CheckpointError(
@@ -161,10 +166,12 @@ def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
         LOG.warning("%s: no checkpoint was saved; starting from step 0", out)
         (out / "metrics.jsonl").unlink(missing_ok=True)
         drop_evaluations(out / "evaluations")
+        drop_grids(out, -1)
     else:
         # Metrics before evaluations: those are kept or dropped by what the metrics know of them.
         rewind_metrics(out / "metrics.jsonl", step_of(checkpoint))
         rewind_evaluations(out, step_of(checkpoint))
+        drop_grids(out, step_of(checkpoint))
     # Weights of the end of the run before: they would be taken for those of this one.
     remove_folder(out / "adapter", mark="step.json")
     remove_folder(out / "adapter_ema", mark="step.json")
@@ -180,6 +187,23 @@ def drop_evaluations(folder: Path) -> None:
         path.unlink()
     with contextlib.suppress(OSError):  # not there, or something of somebody else's in it
         folder.rmdir()
+
+
+def drop_grids(out: Path, step: int) -> None:
+    """Remove the grids of samples that were drawn after `step`."""
+    for drawn_at, path in grids_in(out).items():
+        if drawn_at > step:
+            path.unlink()
+
+
+def grids_in(out: Path, prefix: str = "grid") -> dict[int, Path]:
+    """The grids of samples in a run folder by their steps, in their order.
+
+    prefix: of their names; what plugins paint begins with `step`.
+    """
+    paths = sorted((out / "samples").glob(f"{prefix}-*.png"))
+    steps = ((path.stem.removeprefix(f"{prefix}-"), path) for path in paths)
+    return {int(step): path for step, path in steps if step.isdecimal()}
 
 
 def drop_best(folder: Path, step: int) -> None:

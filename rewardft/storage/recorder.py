@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from rewardft.contracts.hookspecs import hookimpl
@@ -45,6 +46,11 @@ class Recorder:
         self.accelerator.log({**prefixed, "evaluation/alarms": len(alarms)}, step=step)
 
     @hookimpl
+    def on_samples_drawn(self, run: Run, step: int, path: Path) -> None:
+        for tracker in self.accelerator.trackers:
+            log_picture(tracker, path, step)
+
+    @hookimpl
     def on_run_end(self, run: Run, summary: Mapping[str, Any]) -> None:
         if self.is_main:
             write_text(run.folder / "summary.json", encode(summary, indent=2))
@@ -71,6 +77,22 @@ class Recorder:
     def _write(self, record: Mapping[str, Any]) -> None:
         if self.is_main:
             append_line(self.path, encode(record))
+
+
+def log_picture(tracker: Any, path: Path, step: int) -> None:
+    """Give a tracker a picture, if it takes any, in the form that it asks for."""
+    # Not all of accelerate's trackers do.
+    if not hasattr(tracker, "log_images"):
+        return
+    from PIL import Image
+
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    if tracker.name == "tensorboard":
+        tracker.log_images({"samples": np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+    else:  # some take one picture by name, most a list of them
+        alone = tracker.name in ("aim", "clearml")
+        tracker.log_images({"samples": picture if alone else [picture]}, step=step)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -103,13 +125,19 @@ def check_trackers(source: str, names: Sequence[str]) -> None:
         if n not in known
     ]
     problems += [
-        f"train.report_to: the package of the tracker {n!r} is not installed. Install it, or leave "
-        f"{n!r} out; metrics.jsonl is written in any case."
+        f"train.report_to: the package of the tracker {n!r} is not installed: {pip_line(n)}, or "
+        f"leave {n!r} out; metrics.jsonl is written in any case."
         for n in names
         if n in known & missing
     ]
     if problems:
         raise RecipeError(source, problems)
+
+
+def pip_line(tracker: str) -> str:
+    """The command that installs a tracker of accelerate."""
+    ours = tracker in ("tensorboard", "wandb")
+    return "pip install 'rewardft[trackers]'" if ours else f"pip install {tracker}"
 
 
 def rewind_metrics(path: Path, step: int) -> None:

@@ -20,6 +20,7 @@ FREE_KEYS = (
     "train.log_every",
     "train.report_to",
     "evaluate.",
+    "samples.",
     "save.",
 )
 

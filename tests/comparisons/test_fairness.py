@@ -273,6 +273,6 @@ def test_what_is_not_fair_is_said_before_it_runs_and_in_the_report(folder, capsy
 
 
 def test_matching_needs_evaluations_along_the_way(folder, capsys):
-    words = ["compare", "recipe.yaml", "--set", "evaluate.every=0", "--match", "divergence"]
-    assert main([*words, "--set", "evaluate.kl=true"]) == 2
+    ends_alone = "evaluate={kl: true, fractions: 0}"
+    assert main(["compare", "recipe.yaml", "--set", ends_alone, "--match", "divergence"]) == 2
     assert "has none on the way; add --set evaluate.every=10." in capsys.readouterr().err

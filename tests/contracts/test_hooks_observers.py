@@ -99,6 +99,21 @@ def test_hook_on_evaluation_end(bench):
         assert metrics["reward/tiny_brightness"] == pytest.approx(sum(values) / 6)
 
 
+def test_hook_on_samples_drawn(bench):
+    """The path is the finished picture, of the base first."""
+    bench.plugin(
+        "watch",
+        """
+        @hookimpl
+        def on_samples_drawn(run, step, path):
+            LOG.append((step, str(path.relative_to(run.folder)), path.read_bytes()[:4]))
+        """,
+    )
+    bench.run("samples.every=2")
+    names = [(step, f"samples/grid-{step:08d}.png", b"\x89PNG") for step in (0, 2, 3)]
+    assert bench.log("watch") == names
+
+
 def test_hook_on_checkpoint_saved(bench):
     """The path is the finished checkpoint: complete, in its place, and good to resume from."""
     bench.plugin(

@@ -118,6 +118,7 @@ def test_defaults_are_filled_in(recipe_file):
         },
         "evaluate": {
             "every": 0,
+            "fractions": None,
             "samples": 64,
             "samples_per_item": 1,
             "batch_size": None,
@@ -131,6 +132,7 @@ def test_defaults_are_filled_in(recipe_file):
             "on_alarm": "warn",
             "min_diversity": 0.7,
         },
+        "samples": {"every": 0, "count": 8},
         "save": {"every": 0, "keep": 3, "best": None, "patience": None},
     }
 

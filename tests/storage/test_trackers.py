@@ -1,9 +1,11 @@
 """accelerate's trackers: the metrics arrive there, and one that cannot be used stops the run before it starts."""
 
 import importlib.util
+import io
 import json
 
 import pytest
+from PIL import Image
 
 from rewardft.cli import main
 from rewardft.errors import RecipeError
@@ -51,6 +53,10 @@ class Lines(GeneralTracker):
 
     def log(self, values, step):
         self.write(step, values)
+
+    def log_images(self, values, step):
+        ((name, (picture,)),) = values.items()
+        self.write(step, {name: [picture.mode, *picture.size]})
 
     def finish(self):
         self.write("finish")
@@ -103,6 +109,38 @@ def test_a_plugins_tracker_gets_every_step_and_evaluation(recipe, tmp_path):
     ] == [0, 3]
 
 
+def test_a_tracker_that_takes_pictures_gets_the_grids(recipe, tmp_path):
+    settings = ["train.report_to=[lines]", "evaluate.every=0", "samples={every: 2, count: 2}"]
+    run = run_recipe(recipe, tmp_path / "run", *settings)
+    lines = [json.loads(line) for line in (run.folder / "rewardft.lines").read_text().splitlines()]
+    pictures = [(step, values) for step, *values in lines if values and "samples" in values[0]]
+    sheet = {"samples": ["RGB", 64, 2 * (64 + 14) + 4]}
+    assert pictures == [(0, [sheet]), (2, [sheet]), (3, [sheet])]
+
+
+def test_tensorboard_gets_metrics_and_grids(recipe, tmp_path):
+    """Read back from its own files."""
+    pytest.importorskip("tensorboard", reason="needs pip install 'rewardft[trackers]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = ["train.report_to=[tensorboard]", "evaluate.every=0", "samples={every: 2, count: 2}"]
+    run = run_recipe(recipe, tmp_path / "run", *settings)
+    events = EventAccumulator(str(run.folder / "rewardft"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx(run.column("loss"), rel=1e-6)
+    (tag,) = events.Tags()["images"]
+    assert [event.step for event in events.Images(tag)] == [0, 2, 3]
+    for event in events.Images(tag):
+        written = run.folder / "samples" / f"grid-{event.step:08d}.png"
+        with (
+            Image.open(io.BytesIO(event.encoded_image_string)) as logged,
+            Image.open(written) as grid,
+        ):
+            assert logged.convert("RGB").tobytes() == grid.convert("RGB").tobytes()
+
+
 def test_trackers_are_closed_when_a_run_fails(recipe, tmp_path):
     with pytest.raises(ValueError, match="no judge today"):
         run_recipe(
@@ -123,8 +161,8 @@ def test_trackers_are_closed_when_a_run_fails(recipe, tmp_path):
         ("tensorbord", "accelerate knows no tracker 'tensorbord'. Did you mean 'tensorboard'?"),
         (
             "comet_ml",
-            "the package of the tracker 'comet_ml' is not installed. Install it, or leave 'comet_ml' out; metrics.jsonl "
-            "is written in any case.",
+            "the package of the tracker 'comet_ml' is not installed: pip install comet_ml, or leave 'comet_ml' out; "
+            "metrics.jsonl is written in any case.",
         ),
     ],
 )
@@ -138,6 +176,15 @@ def test_a_tracker_that_cannot_be_used_stops_the_run_before_it_starts(
         run_recipe(recipe, tmp_path / "run", f"train.report_to=[{name}]")
     assert error.value.problems == [f"train.report_to: {problem}"]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_says_so_before_any_run(recipe, tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text(
+        "recipes: [recipe.yaml]\nset: {train.report_to: [tensorbord]}\nseeds: 2\n"
+    )
+    assert main(["check", str(tmp_path / "study.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("accelerate knows no tracker 'tensorbord'. Did you mean 'tensorboard'?") == 1
 
 
 def test_on_the_command_line_it_is_one_message_and_exit_code_2(recipe, tmp_path, capsys):

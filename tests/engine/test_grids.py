@@ -1,0 +1,173 @@
+"""Grids of samples along a run: what is in them, when they are drawn, and that the training does not notice."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from rewardft.errors import ComponentError
+from rewardft.evaluation.pictures import GAP, LINE, MOST_SIDE, save_tiles
+from rewardft.runs.samples import draw_both
+from rewardft.storage.checkpoint import step_of
+from rewardft.testing import check_same_run, run_recipe
+
+PLUGIN = """
+import torch
+from rewardft import hookimpl
+from rewardft.testing.tiny import TinyModel
+
+class Shown(TinyModel):
+    def show(self, decoded, batch):
+        torch.rand(7)  # as a careless component may
+        return decoded
+
+class Film(TinyModel):
+    frame_rate = 10.0
+
+    def decode(self, x0):
+        return torch.linspace(0.2, 1.0, 7).view(1, 7, 1, 1, 1) * super().decode(x0)[:, None]
+
+class Poses(TinyModel):
+    pictures = False
+
+    def decode(self, x0):
+        return {"joints": 10 * x0.flatten(1)}
+
+    def show(self, decoded, batch):
+        return decoded["joints"].sigmoid().unflatten(1, (3, 8, 8))
+
+class Vectors(TinyModel):
+    pictures = False
+
+    def decode(self, x0):
+        return x0.flatten(1)
+
+def noisy(rollout, batch):
+    decoded = rollout.decoded["joints"] if isinstance(rollout.decoded, dict) else rollout.decoded
+    return decoded.flatten(1).mean(1) + 0.1 * torch.rand(())
+
+@hookimpl
+def register_models():
+    return {"shown": Shown, "film": Film, "poses": Poses, "vectors": Vectors}
+
+@hookimpl
+def register_rewards():
+    return {"noisy": noisy}
+"""
+RECIPE = """
+plugins: [rewardft.testing.tiny, ./shown.py, ddpo]
+seed: 3
+model: {use: shown, prediction: v_prediction, width: 8}
+sampler: {use: ddim, steps: 3}
+data: {use: tiny_blobs, size: 10, batch_size: 2}
+rewards: [{use: noisy}]
+algorithm: {use: draft_k, train_steps: 1}
+adapter: {kind: lora, rank: 2, dropout: 0.2}
+optimizer: {use: adamw, lr: 1e-2}
+train: {steps: 5, log_every: 1}
+evaluate: {data: {split: val}}
+save: {every: 1, keep: 9}
+samples: {every: 2, count: 3}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "shown.py").write_text(PLUGIN)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def grids(run):
+    return {
+        int(path.stem.removeprefix("grid-")): path.read_bytes()
+        for path in (run / "samples").glob("grid-*.png")
+    }
+
+
+def tile(path, index, across):
+    """The picture of one sample in a grid of 64-pixel tiles, `(3, 8, 8)` in [0, 255]."""
+    left, top = index % across * (64 + GAP), index // across * (64 + LINE + GAP) + LINE
+    with Image.open(path) as image:
+        pixels = torch.tensor(list(image.convert("RGB").getdata())).view(*image.size[::-1], 3)
+    return pixels[top : top + 64 : 8, left : left + 64 : 8].permute(2, 0, 1)
+
+
+def test_a_grid_shows_the_first_held_out_samples_as_evaluations_draw_them(recipe, tmp_path):
+    run = run_recipe(recipe, tmp_path / "run").folder
+    assert sorted(grids(run)) == [0, 2, 4, 5]
+    drawn = draw_both(run, 3, (), 1.0)
+    for step, samples in ((0, drawn.base), (5, drawn.tuned)):
+        for index, picture in enumerate(samples["decoded"]):
+            found = tile(run / "samples" / f"grid-{step:08d}.png", index, across=2)
+            assert torch.equal(found, (picture.clamp(0, 1) * 255).round().long())
+
+
+def test_grids_change_nothing_in_the_training(recipe, tmp_path):
+    """Also where a component draws from torch's generator while it shows samples, and where the average is drawn."""
+    for extra in ([], ["train.ema=0.9"]):
+        with_grids = run_recipe(recipe, tmp_path / f"with{len(extra)}", "samples.every=1", *extra)
+        without = run_recipe(recipe, tmp_path / f"without{len(extra)}", "samples.every=0", *extra)
+        timed = {"train_seconds", "samples_per_second"}
+        columns = sorted(without.steps[0].keys() - timed)
+        assert "denoiser_forwards" in columns
+        check_same_run(with_grids, without, columns=columns)
+        assert grids(with_grids.folder) and not (without.folder / "samples").exists()
+
+
+def test_a_resumed_run_draws_the_grids_after_its_checkpoint_again(recipe, tmp_path):
+    """From a checkpoint of a step with a grid that is missing, as after a kill between the two, and from one before."""
+    whole = run_recipe(recipe, tmp_path / "whole").folder
+    for stop, lost in ((4, [4, 5]), (3, [])):
+        part = tmp_path / f"part{stop}"
+        shutil.copytree(whole, part)
+        for path in (part / "checkpoints").iterdir():
+            if step_of(path) > stop:
+                shutil.rmtree(path)
+        for step in lost:
+            (part / "samples" / f"grid-{step:08d}.png").unlink()
+        (part / "samples" / "grid-00000077.png").write_bytes(b"of a run that went further")
+        assert grids(run_recipe(recipe, part, resume=True).folder) == grids(whole)
+
+
+def test_a_batch_of_several_steps_draws_once_it_has_passed_a_multiple(recipe, tmp_path):
+    overrides = [
+        "algorithm={use: ddpo, inner_epochs: 3}",
+        "sampler={use: ddim, steps: 3, eta: 1.0}",
+    ]
+    run = run_recipe(recipe, tmp_path / "run", *overrides, "train.steps=12", "samples.every=5")
+    assert sorted(grids(run.folder)) == [0, 6, 12]
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("poses", (2 * 64 + GAP, 2 * (64 + LINE) + GAP)),
+        ("film", (5 * 64, 3 * (64 + LINE) + 2 * GAP)),
+    ],
+)
+def test_samples_of_other_kinds_are_drawn_as_their_model_shows_them(recipe, tmp_path, model, size):
+    run = run_recipe(recipe, tmp_path / "run", f"model.use={model}", "train.steps=1").folder
+    with Image.open(run / "samples" / "grid-00000001.png") as image:
+        assert image.size == size
+
+
+def test_samples_that_cannot_be_looked_at_end_the_run_before_it_trains(recipe, tmp_path):
+    with pytest.raises(ComponentError) as error:
+        run_recipe(recipe, tmp_path / "run", "model.use=vectors")
+    assert str(error.value) == (
+        "samples.every: the samples of the model 'vectors' cannot be looked at: expected pictures (c, h, w) or "
+        "(v, c, h, w) with c = 1 or 3, decoded or from its method `show`; they are of shape (192,). Set samples.every "
+        "to 0."
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_large_pictures_are_made_smaller_in_their_proportions(tmp_path):
+    halves = torch.cat([torch.zeros(1, 1, 1024, 800), torch.ones(1, 1, 1024, 800)], dim=-1)
+    path = save_tiles(halves, ["a label that is longer than its picture " * 9], tmp_path / "g.png")
+    with Image.open(path) as image:
+        assert image.size == (800, MOST_SIDE + LINE)
+        assert image.getpixel((10, LINE + 5)) == (0, 0, 0)
+        assert image.getpixel((790, LINE + 5)) == (255, 255, 255)
