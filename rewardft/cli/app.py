@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rewardft.cli.compare_command import compare, report
+from rewardft.cli.compare_command import compare, report, watch
 from rewardft.cli.discovery_commands import cp, doctor, ls, new, plugins, schema, show
 from rewardft.cli.merging import soup
 from rewardft.cli.plugin_commands import add_plugin_commands, installed_names
@@ -27,6 +27,7 @@ COMMANDS = (
     soup,
     export,
     compare,
+    watch,
     report,
     new,
     schema,

@@ -90,6 +90,24 @@ def compare(
     compare_sources(sources, options, launch, out)
 
 
+def watch(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN|COMPARISON", help="A run folder or a comparison's.")
+    ],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any that is free.")
+    ] = 8008,
+    once: Annotated[
+        bool, typer.Option("--once", help="Write the page to watch.html and end.")
+    ] = False,
+) -> None:
+    """Show a run or a comparison in the browser while it goes on: curves, samples, alarms, and why
+    a run failed. Only this machine can see it."""
+    from rewardft.cli.watching import watch_folder
+
+    watch_folder(folder, port, once)
+
+
 def report(
     comparison: Annotated[
         Path, typer.Argument(metavar="COMPARISON", help="The folder of a comparison.")

@@ -138,12 +138,12 @@ def finish(
     return Comparison(record, folder, write_report(record, folder))
 
 
-def require_report() -> None:
+def require_report(command: str = "compare") -> None:
     """Raises ComponentError before anything runs, where the report could not be written."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ComponentError(
-            f"`rewardft compare` needs {', '.join(missing)}: pip install 'rewardft[report]'"
+            f"`rewardft {command}` needs {', '.join(missing)}: pip install 'rewardft[report]'"
         )
 
 

@@ -14,6 +14,7 @@ from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.illustrations import add_pictures, plugin_sections
 from rewardft.comparisons.matching import with_matched
 from rewardft.comparisons.members import Member, differences
+from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
 from rewardft.comparisons.sources import ENDLESS, Request
@@ -55,6 +56,7 @@ def compare(
     if len(problems) == len(members):
         raise RecipeError("compare", list(dict.fromkeys(problems)))
     make_folder(out)
+    write_plan(Plan(request, members, command), out)
     launch_all(pending(members), members, out, launch, notify)
     return collect(members, request, out, command, pictures)
 
@@ -77,8 +79,26 @@ def collect(
     members: Sequence[Member], request: Request, out: Path, command: str, pictures: int
 ) -> ComparisonRecord:
     """What the runs' folders say, as a record; also written to `out`."""
+    runs = read_all(members, out)
+    record = summarise(runs, Plan(request, members, command), out)
+    write_samples(runs, out / "samples.parquet")
+    record.save(out / "comparison.json")  # what follows opens models, and may fail
+    # After the record is saved: these load models, and a kill here loses no number.
+    record = add_pictures(record, runs, out, pictures)
+    record = record.model_copy(update={"sections": plugin_sections(members, record, out)})
+    record.save(out / "comparison.json")
+    return record
+
+
+def read_all(members: Sequence[Member], out: Path) -> dict[str, list[RunResults]]:
+    """The runs of each variant, as their folders are now."""
     names = list(dict.fromkeys(member.variant.name for member in members))
-    runs = {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
+    return {name: [read_run(m, out) for m in members if m.variant.name == name] for name in names}
+
+
+def summarise(runs: dict[str, list[RunResults]], plan: Plan, out: Path) -> ComparisonRecord:
+    """The record without its pictures and the sections of plugins; nothing is written."""
+    members, request, names = plan.members, plan.request, list(runs)
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     said = unfair(members, weighed=request.pareto is not None)
     fair = [f"Not fair: {sentence}" for sentence in said] + list(request.notes)
@@ -94,11 +114,11 @@ def collect(
     variants = [variant(name, runs[name], pooled[name], own.get(name, {})) for name in names]
     # A variant that cannot be read knows no seed of its own.
     ready = [member for member in members if member.problem is None] or members
-    record = ComparisonRecord(
+    return ComparisonRecord(
         title=request.name
         or f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
         date=date.today().isoformat(),
-        command=command,
+        command=plan.command,
         budget=request.budget,
         seeds=sorted({member.seed for member in ready}),
         target=matched_target(variants, suffix),
@@ -107,13 +127,6 @@ def collect(
         notes=fair + notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
         versions={name: version_of(name) for name in PACKAGES},
     )
-    write_samples(runs, out / "samples.parquet")
-    record.save(out / "comparison.json")  # what follows opens models, and may fail
-    # After the record is saved: these load models, and a kill here loses no number.
-    record = add_pictures(record, runs, out, pictures)
-    record = record.model_copy(update={"sections": plugin_sections(members, record, out)})
-    record.save(out / "comparison.json")
-    return record
 
 
 def variant(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rewardft.comparisons.comparison import Launch, launch_all
 from rewardft.comparisons.members import Member, expand
+from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Notify, pending
 from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
@@ -52,8 +53,11 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
     """
     trials = {v.name: trials_of(v, search) for v in request.variants if v.run is None}
     everything = tuple(trial for found in trials.values() for trial in found)
-    members = expand(Request(everything, seeds=1, budget=search.budget), out / "tuning")
+    wanted = Request(everything, seeds=1, budget=search.budget)
+    # The ends alone: a search draws no curves.
+    members = expand(wanted, out / "tuning", along=False)
     make_folder(out / "tuning")
+    write_plan(Plan(wanted, members, f"--tune {' --tune '.join(search.keys)}"), out / "tuning")
     launch_all(pending(members), members, out / "tuning", launch, notify)
     seen = {member.variant.name: read_run(member, out) for member in members}
     name = judged_by(members, list(seen.values()))

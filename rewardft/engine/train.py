@@ -115,8 +115,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     # After the counters are put back, so that a budget goes on where it was.
     meter.start(session.context.cost, state.step, state.seconds)
     copy_from_main(accelerator, [*parameters, *ema.weights.values()])
-    facts = {"recipe_sha256": recipe.digest(), **origin.to_json()}
-    keep = recipe.save.keep
+    facts, keep = {"recipe_sha256": recipe.digest(), **origin.to_json()}, recipe.save.keep
     moments = Moments(recipe, state, meter, accelerator)
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
     # What was just loaded need not be saved again.

@@ -1,62 +1,17 @@
 """The report in headless Chromium without a network: drawn, usable with a keyboard, readable on a phone, accessible.
+What it needs: see `tests/browser.py`."""
 
-Needs playwright and a Chromium: playwright's own, one on the path, or the one that REWARDFT_CHROMIUM names. The
-accessibility checks need axe-core: the file that REWARDFT_AXE names (axe.min.js), or the package axe-core-python.
-Screenshots are kept in the folder that REWARDFT_SCREENSHOTS names.
-"""
-
-import importlib.util
-import os
-import shutil
+import json
 import time
-from pathlib import Path
 
 import pytest
 
 from rewardft.comparisons.report import write_report
+from tests.browser import DESKTOP, PHONE, WIDE, browser, screenshot, unfold, violations  # noqa: F401
 from tests.comparisons.fake import TARGET, fake_comparison
 
 pytest.importorskip("plotly", reason="report.html needs plotly: pip install 'rewardft[report]'")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser tests need playwright: pip install playwright"
-)
-
 pytestmark = pytest.mark.slow
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-
-
-def chromium(browser_type):
-    """The path of a Chromium, or a skip that says what would be needed."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    for path in (
-        os.environ.get("REWARDFT_CHROMIUM"),
-        browser_type.executable_path,
-        *map(shutil.which, names),
-    ):
-        if path and Path(path).exists():
-            return path
-    pytest.skip("no Chromium found: install one (Debian: chromium) or name it in REWARDFT_CHROMIUM")
-
-
-def axe():
-    if path := os.environ.get("REWARDFT_AXE"):
-        return Path(path)
-    found = importlib.util.find_spec("axe_core_python")
-    if found is None or found.origin is None:
-        pytest.skip(
-            "no axe-core found: pip install axe-core-python, or name axe.min.js in REWARDFT_AXE"
-        )
-    return Path(found.origin).parent / "axe.min.js"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(
-            executable_path=chromium(started.chromium), args=["--no-sandbox"]
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +57,6 @@ def opened(browser):
     for context in contexts:
         context.close()
     assert complaints == [] and requests == []
-
-
-def screenshot(page, name):
-    if folder := os.environ.get("REWARDFT_SCREENSHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
 def drawn(page, plot):
@@ -162,6 +112,66 @@ def test_variants_can_be_taken_out_and_points_read_as_a_table(opened, report):
     assert first == ["alignprop", "0.682 [0.661, 0.7051]", "652.8 [652.8, 652.8]", "yes"]
     page.get_by_role("button", name="None", exact=True).click()
     assert page.locator("#curve-plot .annotation").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "axis"),
+    [("2000-rewards", "rewards"), ("10m", "seconds"), ("300-steps", "steps"), (None, "calls")],
+)
+def test_curves_begin_on_the_axis_of_the_budget(opened, tmp_path, budget, axis):
+    record = fake_comparison(tmp_path, variants=2, points=10).model_copy(update={"budget": budget})
+    page = opened(write_report(record, tmp_path)[2])
+    assert page.locator("#curve-axis").input_value() == axis
+
+
+def test_two_trained_rewards_are_traded_against_each_other(opened, tmp_path):
+    """The front is theirs, not once more of each group of samples, and by the table's own words."""
+    record = fake_comparison(tmp_path, pictures=1)
+    variants = [
+        variant.model_copy(
+            update={
+                "values": [
+                    value.model_copy(update={"role": "reward"})
+                    if value.name == "metric/joint_error"
+                    else value
+                    for value in variant.values
+                ]
+            }
+        )
+        for variant in record.variants
+    ]
+    page = opened(write_report(record.model_copy(update={"variants": variants}), tmp_path)[2])
+    assert page.locator("#trade-y").input_value() == json.dumps(
+        ["value", TARGET], separators=(",", ":")
+    )
+    assert page.locator("#trade-x").input_value() == '["value","metric/joint_error"]'
+    page.locator("#trade-table summary").click()
+    rows = page.locator("#trade-table tbody tr").all()
+    drawn = {
+        row.locator("th").text_content(): row.locator("td").last.text_content() for row in rows
+    }
+    # More of the target is better, less of the error.
+    after = {
+        v.name: {value.name: value.after.value for value in v.values if value.after}
+        for v in variants
+    }
+    best = {
+        name
+        for name, mine in after.items()
+        if not any(
+            other[TARGET] > mine[TARGET]
+            and other["metric/joint_error"] < mine["metric/joint_error"]
+            for other in after.values()
+        )
+    }
+    assert {name for name, on in drawn.items() if on == "yes"} == best
+    front = page.get_by_role("region", name="Pareto front of the trained rewards")
+    told = {
+        row.locator("th").text_content()
+        for row in front.locator("tbody tr").all()
+        if row.locator("td").last.text_content().strip() == "yes"
+    }
+    assert told == best and len(best) < len(after)
 
 
 def test_zooming_by_buttons_and_back(opened, report):
@@ -222,30 +232,17 @@ def test_colours_follow_the_toggle(opened, report):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_the_page_without_scrolling_sideways(opened, report, scheme):
     page = opened(report, PHONE, scheme, has_touch=True, is_mobile=True, device_scale_factor=2)
-    page.evaluate(
-        "document.querySelectorAll('details').forEach((details) => (details.open = true))"
-    )
+    unfold(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    wide = "[...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > 391 && !e.closest('.scroll, .chips, svg, .hidden')).map((e) => e.outerHTML.slice(0, 80))"
-    assert page.evaluate(wide) == []
-    page.evaluate(
-        "document.querySelectorAll('details').forEach((details) => (details.open = false))"
-    )
+    assert page.evaluate(WIDE) == []
+    unfold(page, "false")
     screenshot(page, f"phone-{scheme}")
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(opened, report, scheme, viewport):
-    page = opened(report, viewport, scheme)
-    page.evaluate(
-        "document.querySelectorAll('details').forEach((details) => (details.open = true))"
-    )
-    page.evaluate(axe().read_text(encoding="utf-8") + "; 0")
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    assert [
-        (v["id"], v["nodes"][0]["html"][:120], len(v["nodes"])) for v in found["violations"]
-    ] == []
+    assert violations(opened(report, viewport, scheme)) == []
 
 
 def test_two_hundred_runs_stay_usable(opened, large):

@@ -18,6 +18,7 @@ from rewardft.contracts.records import (
     Value,
     VariantRecord,
 )
+from rewardft.recipe.budget import parse_budget
 
 # Points of all curves together, and the fewest and most of one.
 _POINTS, _LEAST, _MOST = 40_000, 40, 300
@@ -31,10 +32,19 @@ def figure_data(record: ComparisonRecord) -> dict[str, Any]:
     name = focus(record)
     return {
         "axes": AXES,
+        "axis": axis_of(record.budget),
         "focus": name,
         "higher_is_better": direction(record, name),
         "variants": [_variant(variant, most) for variant in ranked(record)],
     }
+
+
+def axis_of(budget: str | None) -> str:
+    """What the budget counts, where all variants went equally far; calls where it does not say."""
+    try:
+        return parse_budget(budget or "").axis
+    except ValueError:  # a length in steps is no budget, and a record may say it in words
+        return "steps" if (budget or "").endswith("-steps") else "calls"
 
 
 def points_per_curve(runs: int) -> int:

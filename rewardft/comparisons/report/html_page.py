@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rewardft.comparisons.report import tables
+from rewardft.comparisons.report.cells import Table
 from rewardft.comparisons.report.curves import figure_data
 from rewardft.comparisons.report.front import front_table
 from rewardft.comparisons.report.pictures import Gallery
@@ -23,13 +26,28 @@ from rewardft.errors import RewardftError
 
 _PAGE = Path(__file__).parent / "page"
 _SCRIPTS = ("common.js", "tables.js", "charts.js", "curves.js", "tradeoffs.js", "samples.js")
+_LIVE = ("live.js",)  # after the others, whose controls it puts back
 _SUMMARIES = 12  # sentences that are shown without unfolding the rest
 
 
-def html_page(record: ComparisonRecord, folder: Path) -> str:
+@dataclass(frozen=True)
+class Live:
+    """What a page that is watched has above the report.
+
+    grids: runs with their pictures, each with its step and its source. version: changes when the
+        page would; '' for a page that is not served.
+    """
+
+    summary: str
+    table: Table
+    grids: Sequence[Mapping[str, Any]]
+    version: str = ""
+
+
+def html_page(record: ComparisonRecord, folder: Path, live: Live | None = None) -> str:
     """The page, its library, its data and its pictures.
 
-    Raises RewardftError where plotly or jinja2 is missing.
+    live: of runs that may still go on. Raises RewardftError where plotly or jinja2 is missing.
     """
     jinja2, plotly = _need("jinja2"), _need("plotly.offline")
     environment = jinja2.Environment(
@@ -45,11 +63,16 @@ def html_page(record: ComparisonRecord, folder: Path) -> str:
     return environment.get_template("page.html").render(
         **_texts(record),
         **_tables(record),
+        failures=tables.failure_table(record, is_over=live is None),
+        live=live,
+        live_data="" if live is None else markup(json_for_html({"grids": live.grids})),
         gallery=gallery,
         style=markup(_read("style.css")),
         # 4 MB, so only where there is something to draw.
         library=markup(_inside_script(plotly.get_plotlyjs())) if _has_figures(record) else "",
-        scripts=[markup(_inside_script(_read(name))) for name in _SCRIPTS],
+        scripts=[
+            markup(_inside_script(_read(name))) for name in _SCRIPTS + (_LIVE if live else ())
+        ],
         data=markup(json_for_html(figure_data(record))),
         pictures=markup(json_for_html(gallery.data())),
         sections=[
@@ -91,7 +114,6 @@ def _tables(record: ComparisonRecord) -> dict[str, Any]:
         # The first has its table at the top.
         "values": {name: tables.value_table(record, name) for name in names if name != first},
         "alarms": tables.alarm_table(record),
-        "failures": tables.failure_table(record),
         "costs": tables.cost_table(record),
         "differences": tables.differences_table(record),
         "common": tables.pairs_table(

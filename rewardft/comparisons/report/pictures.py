@@ -80,8 +80,8 @@ class Gallery:
             return None
 
 
-def embed(path: Path) -> str:
-    """The picture as a data URI, at most EDGE pixels wide or high; of a video its MP4, as it is.
+def embed(path: Path, edge: int = EDGE) -> str:
+    """The picture as a data URI, at most `edge` pixels wide or high; of a video its MP4, as it is.
 
     Raises OSError for a file that is no picture.
     """
@@ -94,17 +94,17 @@ def embed(path: Path) -> str:
         image.load()
         # Formats that browsers show; any other is converted.
         kind = _TYPES.get(image.format or "")
-        if kind is None or len(data) > SMALL or max(image.size) > EDGE:
-            data, kind = _smaller(image), "image/webp"
+        if kind is None or len(data) > SMALL or max(image.size) > edge:
+            data, kind = _smaller(image, edge), "image/webp"
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _smaller(image: Image.Image) -> bytes:
+def _smaller(image: Image.Image, edge: int) -> bytes:
     """Every frame of a picture in the size of a screen, as WebP."""
     mode, frames = "RGBA" if "A" in image.getbands() else "RGB", []
     for frame in ImageSequence.Iterator(image):
         copy = frame.convert(mode)
-        copy.thumbnail((EDGE, EDGE))
+        copy.thumbnail((edge, edge))
         frames.append(copy)
     buffer = io.BytesIO()
     moving = {"save_all": True, "append_images": frames[1:], "loop": 0}

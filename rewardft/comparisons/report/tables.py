@@ -178,8 +178,11 @@ def setting(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def failure_table(record: ComparisonRecord) -> Table:
-    """The runs that did not do all that was asked: which, and in whose words why."""
+def failure_table(record: ComparisonRecord, is_over: bool = True) -> Table:
+    """The runs that did not do all that was asked: which, and in whose words why.
+
+    is_over: whether no run is expected to end any more.
+    """
     rows = [
         [
             Cell(variant.name, variant.name),
@@ -191,7 +194,7 @@ def failure_table(record: ComparisonRecord) -> Table:
         for variant in record.variants
         for run in variant.runs
         # Stopped runs too: by an alarm or a plugin, which a reader wants to know of.
-        if run.status != "finished"
+        if run.status != "finished" and (is_over or run.status != "missing")
     ]
     columns = ["Variant", "Seed", "Status", "Reason", "Last lines of the error"]
     return Table("Runs that did not finish", columns, rows, kind="text")

@@ -3,7 +3,7 @@
 (() => {
   const plot = document.getElementById("curve-plot");
   if (!plot) return;
-  const { variants, axes, focus } = Report.data;
+  const { variants, axes, axis: ofBudget, focus } = Report.data;
   const choice = document.getElementById("curve-value");
   const axisChoice = document.getElementById("curve-axis");
   const kinds = { evaluations: "Held-out evaluations", training: "Training means" };
@@ -22,7 +22,7 @@
   }
   const known = new Set(variants.flatMap((v) => v.runs.flatMap((run) => Object.keys(kinds).flatMap((k) => Object.keys(run[k].axes)))));
   axisChoice.append(...Object.keys(axes).filter((axis) => known.has(axis)).map((axis) => Report.option(axis, axes[axis])));
-  if (known.has("calls")) axisChoice.value = "calls";
+  for (const axis of ["calls", ofBudget]) if (known.has(axis)) axisChoice.value = axis;
 
   /* A run's points, in the axis's order, without those that lack a number. */
   function points(run, kind, name, axis) {
