@@ -16,7 +16,6 @@ from rewardft.engine.drawing import batch_of, show
 from rewardft.engine.ema import Ema
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session
-from rewardft.engine.state import RandomState
 from rewardft.errors import ComponentError
 from rewardft.evaluation.pictures import save_tiles
 from rewardft.evaluation.videos import as_strips
@@ -67,14 +66,10 @@ class Grids:
     def draw(self, step: int) -> None:
         """Draw the samples of now, and tell the observers. Raises ComponentError where there is
         nothing to look at."""
-        random, before = RandomState(), RandomState().state_dict()
-        try:
-            # At step 0 the average is a copy of the weights.
-            with nullcontext() if self.ema is None or step == 0 else self.ema.applied():
-                shown = self._shown()
-        finally:
-            # A component may draw from torch's own generators: the training must not notice.
-            random.load_state_dict(before)
+        # At step 0 the average is a copy of the weights. The training does not notice any of it:
+        # noise is keyed to samples, and torch's own generator is seeded anew by each batch.
+        with nullcontext() if self.ema is None or step == 0 else self.ema.applied():
+            shown = self._shown()
         if self.accelerator.is_main_process:
             path = self._save(step, shown)
             self.plugins.call("on_samples_drawn", run=self.run, step=step, path=path)

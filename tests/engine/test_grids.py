@@ -43,9 +43,9 @@ class Vectors(TinyModel):
     def decode(self, x0):
         return x0.flatten(1)
 
-def noisy(rollout, batch):
+def light(rollout, batch):
     decoded = rollout.decoded["joints"] if isinstance(rollout.decoded, dict) else rollout.decoded
-    return decoded.flatten(1).mean(1) + 0.1 * torch.rand(())
+    return decoded.flatten(1).mean(1)
 
 @hookimpl
 def register_models():
@@ -53,7 +53,7 @@ def register_models():
 
 @hookimpl
 def register_rewards():
-    return {"noisy": noisy}
+    return {"light": light}
 """
 RECIPE = """
 plugins: [rewardft.testing.tiny, ./shown.py, ddpo]
@@ -61,7 +61,7 @@ seed: 3
 model: {use: shown, prediction: v_prediction, width: 8}
 sampler: {use: ddim, steps: 3}
 data: {use: tiny_blobs, size: 10, batch_size: 2}
-rewards: [{use: noisy}]
+rewards: [{use: light}]
 algorithm: {use: draft_k, train_steps: 1}
 adapter: {kind: lora, rank: 2, dropout: 0.2}
 optimizer: {use: adamw, lr: 1e-2}
