@@ -30,11 +30,11 @@ def made(tmp_path_factory):
     run_recipe(recipe, folder / "run", "train.steps=12")
     (folder / "started").mkdir()
     (folder / "started" / "recipe.yaml").write_text(load_recipe(recipe).to_yaml())
-    failing = "rewards=[{use: moody, fails_at: 6}]"
+    failing = "rewards=[{use: moody, fails_at: 7}]"
     with pytest.raises(ValueError, match="no <judge> today"):
         run_recipe(recipe, folder / "failed", failing, "evaluate.every=0", "evaluate.kl=true")
     (folder / "study.yaml").write_text(
-        "recipes: [recipe.yaml]\nvariants: {good: {}, bad: {rewards: [{use: moody, fails_at: 9}]}}\nseeds: 2\n"
+        "recipes: [recipe.yaml]\nvariants: {good: {}, bad: {rewards: [{use: moody, fails_at: 5}]}}\nseeds: 2\n"
     )
     words = ["compare", str(folder / "study.yaml"), "--pictures", "2"]
     assert main([*words, "--out", str(folder / "study")]) == 1

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -90,7 +91,7 @@ def tile(path, index, across):
     """The picture of one sample in a grid of 64-pixel tiles, `(3, 8, 8)` in [0, 255]."""
     left, top = index % across * (64 + GAP), index // across * (64 + LINE + GAP) + LINE
     with Image.open(path) as image:
-        pixels = torch.tensor(list(image.convert("RGB").getdata())).view(*image.size[::-1], 3)
+        pixels = torch.tensor(np.asarray(image.convert("RGB")).astype(int))
     return pixels[top : top + 64 : 8, left : left + 64 : 8].permute(2, 0, 1)
 
 
