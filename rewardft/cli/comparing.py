@@ -93,6 +93,11 @@ def write_again(comparison: Path, paper: Path | None, width: float) -> None:
     from rewardft.comparisons.report import write_report
 
     folder = given_folder(comparison)
+    if not (folder / "comparison.json").is_file():
+        raise CheckpointError(
+            f"{folder}: not the folder of a comparison; expected comparison.json in it, as "
+            "`rewardft compare` writes it"
+        )
     record = load_comparison(folder / "comparison.json")
     files = write_report(record, folder)
     if paper is not None:

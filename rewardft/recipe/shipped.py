@@ -51,6 +51,9 @@ def find_recipe(name: str) -> Path:
     if there.exists():  # a folder or a device, too: reading it says so
         return path
     near = did_you_mean(path.name.removesuffix(".yaml"), shipped)
+    # A hundred names would hide what the message says.
+    if " Did you mean" not in near:
+        near = " `rewardft ls recipes` lists those that ship."
     raise RecipeError(
         name, [f"{name}: there is no such file, and no shipped recipe of that name.{near}"]
     )

@@ -46,14 +46,19 @@ def run_recipe_file(
     return train(recipe, plugins, resolved, out, resume, allow_changed_plugins)
 
 
-def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
-    """The session of a run with its base model; `load_trained` puts the trained weights in."""
+def recipe_of_run(folder: Path) -> Path:
+    """The recipe in a run folder. Raises CheckpointError for what is none."""
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise CheckpointError(
             f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it"
         )
-    recipe, plugins, resolved = open_recipe(path, overrides)
+    return path
+
+
+def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:
+    """The session of a run with its base model; `load_trained` puts the trained weights in."""
+    recipe, plugins, resolved = open_recipe(recipe_of_run(folder), overrides)
     # A new adapter changes nothing (B = 0), so this is the base model until weights are loaded.
     return build_session(recipe, resolved, best_device(), plugin_files=plugins.digests())
 

@@ -17,7 +17,7 @@ from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
 from rewardft.files.atomic import make_folder, replacing, write_folder, write_text
 from rewardft.files.surroundings import put_back
-from rewardft.runs.open import load_trained, open_run
+from rewardft.runs.open import load_trained, open_run, recipe_of_run
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def sample_run(
     """
     # Absolute: a component may change the current folder before the files are written.
     folder, out = folder.absolute(), (out or folder / "samples").absolute()
-    # First: what cannot be written need not be drawn.
+    # First: what is no run gets no folder, and what cannot be written need not be drawn.
+    recipe_of_run(folder)
     make_folder(out)
     drawn = draw_both(folder, count, ids, scale, overrides)
     files = list(save_drawn(drawn, scale, out))

@@ -9,7 +9,7 @@ import pytest
 
 from rewardft.cli import main
 from rewardft.engine.summary import RunSummary
-from rewardft.recipe.shipped import shipped_files, shipped_recipes
+from rewardft.recipe.shipped import shipped_recipes
 
 TINY = """\
 from rewardft import hookimpl
@@ -113,14 +113,29 @@ def test_check_reports_all_recipes_and_exits_with_2(rewardft):
         "r.yaml: 1 problem\n"
         "  - --set model.widht=1: model 'tiny' has no option 'widht'. Did you mean 'width'?\n"
         "no.yaml: 1 problem\n"
-        f"  - no.yaml: there is no such file, and no shipped recipe of that name.{near('no')}\n"
+        "  - no.yaml: there is no such file, and no shipped recipe of that name. `rewardft ls "
+        "recipes` lists those that ship.\n"
     )
 
 
-def near(name):
-    from rewardft.errors import did_you_mean
+def test_sampling_from_what_is_no_run_leaves_nothing(rewardft):
+    for name in ("r.yaml", "nowhere"):
+        code, out, err = rewardft("sample", name)
+        assert (code, out) == (2, "")
+        assert err == (
+            f"error: {Path(name).absolute()}: not a run folder; expected a recipe.yaml in it, as `rewardft run` "
+            "writes it\n"
+        )
+    assert not Path("nowhere").exists()
 
-    return did_you_mean(name, shipped_files())
+
+def test_a_report_of_what_is_no_comparison(rewardft):
+    code, out, err = rewardft("report", "nowhere")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: nowhere: not the folder of a comparison; expected comparison.json in it, as `rewardft compare` "
+        "writes it\n"
+    )
 
 
 def test_every_shipped_recipe_checks_and_opens_with_what_it_trains(rewardft):
