@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rewardft_plugins.humans.export_base import export_base
 from rich.console import Console
 from rich.markup import escape
 
@@ -157,20 +158,8 @@ def build_pairs_command(
     _say(f"{out}: {len(made.rows)} pairs; the winner is truly better in {made.right:.1%} of them")
 
 
-@app.command("export-base")
-def export_base_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of a pre-training.")],
-    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    average: Annotated[
-        bool, typer.Option(help="Write the moving average, where there is one.")
-    ] = True,
-) -> None:
-    """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
-    from rewardft.runs.export import export_weights
-
-    # A run keeps the denoiser alone; weight files name it beside the condition network.
-    export_weights(run, out, average, prefix="denoiser.")
-    _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+# A run keeps the denoiser alone; weight files name it beside the condition network.
+app.command("export-base")(export_base(prefix="denoiser."))
 
 
 @app.command("table")

@@ -77,11 +77,17 @@ class BranchGRPO:
         return int(self.branches ** len(self.splits))
 
     def check_steps(self, steps: int) -> None:
-        """Raises ComponentError for a split that a sampler of `steps` steps does not come to."""
+        """Raises ComponentError for a split or a pruned step that a sampler of `steps` steps does
+        not come to."""
         if self.splits[-1] >= steps:
             raise ComponentError(
                 f"a split at step {self.splits[-1]} is past the sampler's {steps} steps, 0 to "
                 f"{steps - 1}. Split earlier, or give the sampler more steps."
+            )
+        if strange := [k for k in self.pruned if not 0 <= k < steps]:
+            raise ComponentError(
+                f"pruned: there is no step {strange[0]}; the sampler's {steps} steps are 0 to "
+                f"{steps - 1}."
             )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rewardft_plugins.humans.export_base import export_base
 from rich.console import Console
 from rich.markup import escape
 
@@ -51,19 +52,7 @@ def train_retriever_command(
     )
 
 
-@app.command("export-base")
-def export_base_command(
-    run: Annotated[Path, typer.Argument(help="Run folder of a supervised training.")],
-    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    average: Annotated[
-        bool, typer.Option(help="Write the moving average, where there is one.")
-    ] = True,
-) -> None:
-    """Write the network of a run with full fine-tuning as float16, for `model.weights`."""
-    from rewardft.runs.export import export_weights
-
-    export_weights(run, out, average)
-    _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+app.command("export-base")(export_base())
 
 
 @app.command("captions")

@@ -153,7 +153,9 @@ class VlmJudge:
 
     def judge(self, body: bytes, stop: threading.Event) -> float:
         """The score of a request, from the cache where it is known; NaN where `on_failure` says."""
-        key = hashlib.sha256(self.url.encode() + b"\0" + body).hexdigest()
+        # The range too: a question of one's own need not name it, and 4 of 5 is not 4 of 10.
+        place = f"{self.url}\0{self.lowest!r}\0{self.highest!r}\0"
+        key = hashlib.sha256(place.encode() + body).hexdigest()
         file = None if self.cache is None else self.cache / f"{key}.json"
         if key not in self.known and file is not None and file.is_file():
             facts = read_object(file, {"score": float}, "Delete it: the question is asked again.")

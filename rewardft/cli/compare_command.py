@@ -24,14 +24,25 @@ Budget = Annotated[
     typer.Option(help="What each run may spend: 10m, 5000-calls, 2000-rewards, 300-steps, ..."),
 ]
 Jobs = Annotated[
-    int, typer.Option(min=1, help="Concurrent runs; the cores are divided among them.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Concurrent runs; here one, or as many, which then share the cores. "
+        "Elsewhere: as many as there is room for.",
+    ),
 ]
-Launcher = Annotated[str, typer.Option(help="Where to run: local, slurm or ray.")]
+Launcher = Annotated[
+    str,
+    typer.Option(
+        help="Where to run: local, or a plugin's launcher (rewardft ls launchers) or file."
+    ),
+]
 LauncherOptions = Annotated[
     list[str],
-    typer.Option("--launcher-option", help="For sbatch, e.g. --gres=gpu:1; repeatable."),
+    typer.Option(
+        "--launcher-option", metavar="NAME=VALUE", help="An option of the launcher; repeatable."
+    ),
 ]
-Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each run with --launcher ray.")]
 Pictures = Annotated[
     int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")
 ]
@@ -66,10 +77,9 @@ def compare(
     overrides: Overrides = [],
     seeds: Seeds = None,
     budget: Budget = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     launcher: Launcher = "local",
     launcher_options: LauncherOptions = [],
-    gpus: Gpus = 0.0,
     pictures: Pictures = 6,
     match: Match = None,
     tune: Tune = [],
@@ -83,9 +93,9 @@ def compare(
     # Here, as everywhere in this file: torch would add seconds to `--help`.
     from rewardft.cli.comparing import compare_sources
     from rewardft.comparisons.api import Options
-    from rewardft.comparisons.comparison import Launch
+    from rewardft.comparisons.launching import find_launch, parse_options
 
-    launch = Launch(launcher, jobs, tuple(launcher_options), gpus)
+    launch = find_launch(launcher, parse_options(launcher_options), jobs)
     options = Options(vary, overrides, seeds, budget, pictures, match, tune, tune_budget)
     compare_sources(sources, options, launch, out)
 

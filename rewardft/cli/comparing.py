@@ -21,11 +21,10 @@ from rewardft.comparisons.api import (
     finish,
     require_report,
 )
-from rewardft.comparisons.comparison import Launch
 from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
-from rewardft.comparisons.runner import Outcome
+from rewardft.comparisons.runner import Launch
 from rewardft.comparisons.tuning import tuned
 from rewardft.contracts.records import (
     ComparisonRecord,
@@ -33,10 +32,8 @@ from rewardft.contracts.records import (
     RunRecord,
     load_comparison,
 )
-from rewardft.errors import CheckpointError, ComponentError, did_you_mean
+from rewardft.errors import CheckpointError
 from rewardft.files.paths import given_folder
-
-LAUNCHERS = ("local", "slurm", "ray")
 
 
 def compare_sources(
@@ -45,11 +42,6 @@ def compare_sources(
     """Run, collect and report; exit code 1 when a run failed, 130 after Ctrl-C."""
     # First: a missing package must not come out after hours of runs.
     require_report()
-    if launch.launcher not in LAUNCHERS:
-        near = did_you_mean(launch.launcher, LAUNCHERS)
-        raise ComponentError(
-            f"--launcher: expected local, slurm or ray, got {launch.launcher!r}.{near}"
-        )
     search = options.search
     request = build_request(names, options)
     folder = given_folder(out) if out else default_folder(names)
@@ -161,9 +153,9 @@ class Progress:
         self.total, self.ended, self.began = 0, 0, time.monotonic()
         self.starts: dict[str, float] = {}
 
-    def __call__(self, member: Member, outcome: Outcome | None, total: int) -> None:
+    def __call__(self, member: Member, code: int | None, total: int) -> None:
         self.total = total
-        if outcome is None:
+        if code is None:
             self.starts[member.label] = time.monotonic()
             print(f"{member.label}: started", file=sys.stderr)
             return
@@ -174,7 +166,7 @@ class Progress:
         left = (now - self.began) / self.ended * (self.total - self.ended)
         # From its folder, which knows more than an exit code.
         seen = run_record(member)
-        state = "done" if outcome.code == 0 else f"FAILED: {seen.reason}"
+        state = "done" if code == 0 else f"FAILED: {seen.reason}"
         alarms = f", {len(seen.alarms)} alarms" if seen.alarms else ""
         print(
             f"{member.label}: {state}{alarms}, {took:.0f} s ({self.ended}/{self.total} runs, "

@@ -64,7 +64,15 @@ def show_component(word: str, name: str, plugins: Sequence[str] = ()) -> None:
     print(f"\n{docstring(entry)}")
     if users:
         print(f"\nTry it: rewardft run {users[0]}")
-    print(f"\nIn a recipe: {{use: {entry.name}, option: value}}")
+    print(f"\n{use_of(entry)}")
+
+
+def use_of(entry: Entry) -> str:
+    """Where a component is named."""
+    if entry.kind == "launchers":
+        words = f"--launcher {entry.name} --launcher-option option=value"
+        return f"On a command line: rewardft compare RECIPE... {words}"
+    return f"In a recipe: {{use: {entry.name}, option: value}}"
 
 
 def find(kind: str, name: str, plugins: Sequence[str] = ()) -> Entry:

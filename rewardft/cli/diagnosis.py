@@ -6,6 +6,7 @@ knows what it was built for. No GPU is touched: a context on each would take its
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -22,6 +23,8 @@ from packaging.specifiers import SpecifierSet
 from rewardft.cli.tables import print_table
 from rewardft.plugins.component_index import cache_file
 from rewardft.plugins.loading import list_installed_plugins
+
+PATIENCE = 60  # seconds for nvidia-smi, which waits for a driver that hangs
 
 # Versions that were tried and do not work, beyond what the requirements exclude.
 BAD_PAIRS = (
@@ -60,6 +63,7 @@ def diagnose() -> None:
     print_table("folders", ("what", "path", "state"), list(folders()))
     problems = [one.problem for one in core if one.problem] + list(bad_pairs())
     problems += [row.problem for row in list_installed_plugins() if row.problem]
+    problems += [problem] if (problem := driver()[1]) else []
     for problem in problems:
         print(f"\nproblem: {problem}")
     if problems:
@@ -127,13 +131,25 @@ def devices() -> Iterator[tuple[str, str]]:
     built = torch.version.cuda or torch.version.hip
     yield "torch", f"built for {f'CUDA {built}' if built else 'the CPU alone'}, {count} GPUs usable"
     yield "threads", f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores"
+    yield from (("GPU", line) for line in driver()[0])
+
+
+@functools.cache
+def driver() -> tuple[list[str], str | None]:
+    """The GPUs that nvidia-smi lists, and what is wrong with it; nothing where it is not
+    installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return
+        return [], None
     asked = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-    for line in (done.stdout or done.stderr).splitlines():
-        yield "GPU", line
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], f"{program}: {error}"
+    said = (done.stdout or done.stderr).splitlines()
+    if done.returncode:
+        return [], f"{program} ended with exit code {done.returncode}: {' '.join(said)}"
+    return said, None
 
 
 def folders() -> Iterator[tuple[str, str, str]]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rewardft.comparisons.comparison import Launch
 from rewardft.comparisons.comparison import compare as make_comparison
+from rewardft.comparisons.launching import find_launch
 from rewardft.comparisons.matching import parse_match
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
-from rewardft.comparisons.runner import Notify, Outcome
+from rewardft.comparisons.runner import Launch, Notify
 from rewardft.comparisons.sources import (
     Request,
     Variant,
@@ -81,8 +81,10 @@ def compare(
     seeds: int | None = None,
     budget: str | None = None,
     out: Path | str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     pictures: int = 6,
+    launcher: str = "local",
+    launcher_options: Mapping[str, Any] | None = None,
     match: str | None = None,
     tune: Mapping[str, Sequence[Any]] | Sequence[str] = (),
     tune_budget: str | None = None,
@@ -96,7 +98,8 @@ def compare(
         seeds: how many; None: as the comparison file says.
         budget: such as `2000-rewards`; None: as the recipes say.
         out: the folder; default: one in `runs` that is named after the sources.
-        jobs: runs at a time.
+        jobs: runs at a time; None: one here, and as many as there is room for elsewhere.
+        launcher, launcher_options: where the runs are made: `local`, or a plugin's, or its file.
         tune: settings that each variant is tuned by before, as in `vary`.
         tune_budget: what each run of that search may spend, such as `500-rewards`.
         match: `divergence`, or `divergence=0.05`, to compare at equal divergence from the base.
@@ -105,19 +108,18 @@ def compare(
         ComponentError: the extra `report` is not installed. RecipeError: no variant can be run.
     """
     require_report()
+    launch = find_launch(launcher, launcher_options or {}, jobs)
     names = [str(source) for source in sources]
-    varied = as_vary(vary)
     # Nothing is built or trained before `finish`: a wrong recipe is reported in a second.
     settings = as_settings(overrides)
-    options = Options(varied, settings, seeds, budget, pictures, match, as_vary(tune), tune_budget)
+    varied, tried = as_vary(vary), as_vary(tune)
+    options = Options(varied, settings, seeds, budget, pictures, match, tried, tune_budget)
     request = build_request(names, options)
-    folder = given_folder(out) if out is not None else default_folder(names)
+    folder = default_folder(names) if out is None else given_folder(out)
     if options.search:
-        request = tuned(request, options.search, folder, Launch(jobs=jobs), be_quiet)
-    members = expand(request, folder)
-    command = f"rewardft.compare({', '.join(map(repr, names))})"
-    launch = Launch(jobs=jobs)
-    return finish(request, members, folder, launch, be_quiet, command, pictures)
+        request = tuned(request, options.search, folder, launch, be_quiet)
+    said = f"rewardft.compare({', '.join(map(repr, names))})"
+    return finish(request, expand(request, folder), folder, launch, be_quiet, said, pictures)
 
 
 @put_back()
@@ -187,7 +189,7 @@ def as_vary(vary: Mapping[str, Sequence[Any]] | Sequence[str]) -> list[str]:
     return list(vary)
 
 
-def be_quiet(member: Member, outcome: Outcome | None, total: int) -> None:
+def be_quiet(member: Member, code: int | None, total: int) -> None:
     """Runs begin and end without a line; their logs are in their folders."""
 
 

@@ -25,7 +25,7 @@ EXPECTED_ERROR, INTERRUPTED = 2, 130
 
 
 @dataclass(frozen=True)
-class Job:
+class ChildJob:
     """What the process is to run, and where: `folder` is the current one,
     `environment` all of its variables."""
 
@@ -40,7 +40,7 @@ class Job:
     command: Sequence[str]
 
 
-def run_job(job: Job) -> None:
+def run_job(job: ChildJob) -> None:
     """Make the run and end the process;
     an expected error is one message and exit code 2, as on the command line."""
     # Ctrl-C reaches the parent alone, which hands it on: twice would end the run at once.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -16,24 +15,13 @@ from rewardft.comparisons.matching import with_matched
 from rewardft.comparisons.members import Member, differences
 from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
-from rewardft.comparisons.runner import Notify, hand_to_ray, hand_to_slurm, pending, run_here
+from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
 from rewardft.comparisons.sources import ENDLESS, Request
 from rewardft.comparisons.tables import write_samples
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
 from rewardft.storage.manifest import PACKAGES, version_of
-
-
-@dataclass(frozen=True)
-class Launch:
-    """Where the runs are made. launcher: local,
-    slurm or ray. jobs: how many at a time. options: for `sbatch`."""
-
-    launcher: str = "local"
-    jobs: int = 1
-    options: tuple[str, ...] = ()
-    gpus: float = 0.0
 
 
 def compare(
@@ -59,20 +47,6 @@ def compare(
     write_plan(Plan(request, members, command), out)
     launch_all(pending(members), members, out, launch, notify)
     return collect(members, request, out, command, pictures)
-
-
-def launch_all(
-    members: Sequence[Member], everyone: Sequence[Member], out: Path, launch: Launch, notify: Notify
-) -> None:
-    """Make the runs that are missing; their ends are read from their folders."""
-    if not members:
-        return
-    if launch.launcher == "slurm":
-        hand_to_slurm(members, out, launch.options, launch.jobs)
-    elif launch.launcher == "ray":
-        hand_to_ray(members, launch.gpus, notify)
-    else:
-        run_here(members, launch.jobs, notify, everyone)
 
 
 def collect(

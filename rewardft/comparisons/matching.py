@@ -54,10 +54,11 @@ def parse_match(text: str) -> float | None:
     """`divergence` (None: as far as all runs go) or `divergence=LEVEL`. Raises RecipeError."""
     what, equals, level = text.replace(" ", "").partition("=")
     try:
-        found = float(level) if equals else math.inf
+        found = float(level) if equals else 1.0
     except ValueError:
         found = math.nan
-    if what != "divergence" or not found > 0:
+    # Python takes 0_5 for 5.
+    if what != "divergence" or not 0 < found < math.inf or "_" in level:
         raise RecipeError(
             f"match: {text}",
             [f"match: expected divergence, or divergence=0.05 with a level above 0, got {text!r}."],

@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rewardft.comparisons.comparison import Launch, launch_all
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
-from rewardft.comparisons.runner import Notify, pending
+from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
 from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from rewardft.errors import RecipeError, did_you_mean
 from rewardft.recipe.recipe import read_recipe
 
 EXAMPLE = "{rewards: [NAME, NAME], points: 5}"
+MOST = 10_000  # mixtures; more are a slip, and would not be run in a lifetime
 
 
 def problem_of(section: Any) -> str | None:
@@ -24,6 +26,12 @@ def problem_of(section: Any) -> str | None:
         return f"pareto.rewards: expected two or more names of rewards, got {names!r}."
     if not isinstance(points, int) or isinstance(points, bool) or points < 2:
         return f"pareto.points: expected a whole number of at least 2, got {points!r}."
+    count = math.comb(points + len(names) - 2, len(names) - 1)
+    if count > MOST:
+        return (
+            f"pareto: {len(names)} rewards with {points:,} points are {count:,} mixtures; expected "
+            f"at most {MOST:,}."
+        )
     return None
 
 
@@ -49,7 +57,10 @@ def sweep(variants: Sequence[Variant], section: Any, source: str | None) -> list
 
 def places_of(variant: Variant, names: Sequence[str]) -> Iterator[int]:
     """Where the named rewards stand in the recipe's list."""
-    recipe, _ = read_recipe(variant.recipe, variant.settings)
+    recipe, problems = read_recipe(variant.recipe, variant.settings)
+    # Its rewards may be what is wrong with it.
+    if problems:
+        raise RecipeError(recipe.source, problems)
     known = [str(reward.name) for reward in recipe.rewards]
     for name in names:
         if name not in known:

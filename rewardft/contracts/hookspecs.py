@@ -83,6 +83,13 @@ def register_metrics() -> Factories:
 
 
 @hookspec
+def register_launchers() -> Factories:
+    """Launchers of comparisons: `{name: factory}`; the factory returns a
+    `rewardft.contracts.protocols.Launcher`."""
+    raise NotImplementedError
+
+
+@hookspec
 def register_commands() -> Factories:
     """Sub-commands of the command line: `{name: typer.Typer or function}`, shown as
     `rewardft NAME ...`."""

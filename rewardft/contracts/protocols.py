@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from rewardft.contracts.launching import Work
     from rewardft.noise import Noise
     from rewardft.policy.context import Context
     from rewardft.types import Batch, Loss, Plan, Rollout, Transition
@@ -165,6 +166,17 @@ class Metric(Protocol):
     def update(self, rollout: Rollout, batch: Batch) -> None: ...
 
     def compute(self) -> Mapping[str, Tensor | float]: ...
+
+
+class Launcher(Protocol):
+    """Makes the runs of a comparison, here or on machines that see the same files."""
+
+    def launch(self, work: Work) -> None:
+        """Make all runs; one that fails stops no other.
+
+        A KeyboardInterrupt makes the running ones save and end, and is raised again. Raises
+        ComponentError where no run can be made.
+        """
 
 
 Factory = Callable[..., Any]

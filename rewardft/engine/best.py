@@ -97,8 +97,10 @@ class Best:
     def direction(self, name: str, result: Evaluation) -> int:
         """1 where more of the value is better, -1 where less is."""
         known = result.higher_is_better
-        # `GROUP/NAME` is the same value, of a group of samples.
-        plain = next((each for each in known if name == each or name.endswith(f"/{each}")), name)
+        # `GROUP/NAME` is the same value, of a group of samples. The longest, because a value may be
+        # called as the end of another is.
+        same = (each for each in known if name == each or name.endswith(f"/{each}"))
+        plain = max(same, key=len, default=name)
         higher = known.get(plain)
         if higher is None:
             choices = [each for each, way in known.items() if way is not None]

@@ -33,7 +33,7 @@ def write_folder(path: Path, fill: Callable[[Path], None], mark: str = MARK) -> 
         if mark == MARK:
             (temporary / MARK).write_text("made by rewardft, which may replace this folder\n")
         # Contents before the name: after a power cut there is no empty file under it.
-        for file in temporary.iterdir():
+        for file in temporary.rglob("*"):
             flush(file)
         flush(temporary)
         swap_in(temporary, path, mark)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rewardft.contracts.hookspecs import hookimpl
-from rewardft.errors import ComponentError
+from rewardft.plugins.catalog import Catalog, Entry
+from rewardft.plugins.component import check_options
+from rewardft.plugins.manager import BUILTIN
 
 if TYPE_CHECKING:
     from torch import nn, optim
@@ -52,6 +54,13 @@ def register_regularizers() -> Factories:
 
 
 @hookimpl
+def register_launchers() -> Factories:
+    from rewardft.launchers.local import Local
+
+    return {"local": Local}
+
+
+@hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
     """Steps to learn from that the sampler may not execute: said here, not when the random draw
     comes to it."""
@@ -60,17 +69,16 @@ def check_recipe(recipe: Recipe) -> Iterator[str]:
     steps = sampler_steps(recipe)
     if factory is None or steps is None:
         return
-    try:
-        algorithm = factory(**recipe.algorithm.options)
-        problems = (
-            list(algorithm.step_problems(steps)) if hasattr(algorithm, "step_problems") else []
-        )
-    except ComponentError as error:
-        problems = [("", str(error))]
-    except TypeError:  # an option that is unknown or of another type, which is reported as such
+    entry = Entry("algorithms", recipe.algorithm.use, factory, BUILTIN, None)
+    # An option that is unknown, of another type or out of bounds is reported as such.
+    options, wrong = check_options(Catalog(), entry, recipe.algorithm.options, ("use",))
+    if wrong:
         return
-    for key, problem in problems:
-        yield f"{recipe.where('algorithm', key)}: algorithm {recipe.algorithm.use!r}: {problem}"
+    algorithm = factory(**options)
+    if not hasattr(algorithm, "step_problems"):
+        return
+    for key, problem in algorithm.step_problems(steps):
+        yield f"{recipe.where('algorithm', key)}: {entry.title}: {problem}"
 
 
 def sampler_steps(recipe: Recipe) -> int | None:

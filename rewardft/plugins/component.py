@@ -143,7 +143,7 @@ def check_options(
             section = entry.kind.removesuffix("s")
             near = hint(key, section, [*named, *fixed])
             # Its section's fixed keys alone are no choice of options.
-            bare = not named and near.startswith(" Choose")
+            bare = not named and (not near or near.startswith(" Choose"))
             said = " It has no options." if bare else near
             problems.append(((key,), f"{entry.title} has no option {key!r}.{said}"))
     problems += [

@@ -11,7 +11,16 @@ from typing import Any
 from rewardft.errors import PluginError
 from rewardft.plugins.manager import Plugins
 
-KINDS = ("models", "samplers", "algorithms", "rewards", "regularizers", "datasets", "metrics")
+KINDS = (
+    "models",
+    "samplers",
+    "algorithms",
+    "rewards",
+    "regularizers",
+    "datasets",
+    "metrics",
+    "launchers",
+)
 SINGULAR = {kind: kind.removesuffix("s") for kind in KINDS} | {"datasets": "data set"}
 
 

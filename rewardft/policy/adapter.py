@@ -51,6 +51,13 @@ def start_from(adapter: Lora | FullFineTuning, folder: Path, spec: AdapterSpec) 
                     f"{path}: {key} is {found.get(key)}, and the recipe's adapter.{name} is "
                     f"{own:g}. Set adapter.{name}={found.get(key)} to start from it."
                 )
+        for key in ("use_rslora", "alpha_pattern"):
+            if found.get(key):
+                raise CheckpointError(
+                    f"{path}: {key} is {found[key]!r:.60}, with which the same tensors have "
+                    "another strength than alpha / rank in each layer, as it is here. Train from "
+                    "weights without it."
+                )
     load_adapter(adapter, folder)
 
 

@@ -10,15 +10,15 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from rewardft.engine.session import Session
 from rewardft.errors import CheckpointError, ComponentError, did_you_mean
 from rewardft.files.atomic import make_folder, write_bytes, write_folder
-from rewardft.files.paths import file_name, given_folder
+from rewardft.files.paths import file_name, given_folder, local_path
 from rewardft.files.surroundings import put_back
-from rewardft.policy.adapter import load_adapter
+from rewardft.policy.adapter import load_adapter, read_weights
 from rewardft.policy.layouts import kohya_state, merged_state
 from rewardft.policy.lora import PIPELINE_FILE, Lora, pipeline_state
 from rewardft.policy.weights import to_cpu
@@ -160,6 +160,12 @@ def copy_checkpoint(
     def left_out(place: str, names: list[str]) -> set[str]:
         return weights(place, names) if Path(place) in (origin, origin / part) else set()
 
+    # A copy of the checkpoint with the copy in it would have no end.
+    if folder.resolve().is_relative_to(origin.resolve()):
+        raise ComponentError(
+            f"{folder.parent} is in the base's checkpoint ({origin}), which is copied. Give "
+            "another folder with --out."
+        )
     shutil.copytree(origin, folder, ignore=left_out, dirs_exist_ok=True)
     middle = f".{variant}" if variant else ""
     file = folder / part / f"diffusion_pytorch_model{middle}.safetensors"
@@ -173,8 +179,10 @@ def export_weights(run: Path, out: Path, average: bool = True, prefix: str = "")
         average: the moving average where the run has one.
         prefix: before the names of the tensors.
 
-    Raises ComponentError when the run has not been trained in full.
+    Raises ComponentError when the run has not been trained in full, or has weights that float16
+    cannot hold.
     """
+    run, out = given_folder(run), local_path(out, Path.cwd())
     folders = ["adapter_ema", "adapter"] if average else ["adapter"]
     files = [run / folder / "model.safetensors" for folder in folders]
     found = next((file for file in files if file.is_file()), None)
@@ -183,6 +191,10 @@ def export_weights(run: Path, out: Path, average: bool = True, prefix: str = "")
             f"{run}: expected a finished run with `adapter: {{kind: full}}`, whose weights are in "
             f"{files[-1]}"
         )
-    state = {prefix + name: value.half() for name, value in load_file(found).items()}
+    state = {prefix + name: value.half() for name, value in read_weights(found).items()}
+    if large := [name for name, value in state.items() if not value.isfinite().all()]:
+        raise ComponentError(
+            f"{found}: {large[0]} has weights that float16 cannot hold: not finite, or beyond 65504"
+        )
     make_folder(out.parent)
     write_bytes(out, save(state))

@@ -35,6 +35,12 @@ pipe = DiffusionPipeline.from_pretrained("FOLDER")""",
 # network: the base's denoiser, built as for training
 network.load_state_dict(load_file("FOLDER/model.safetensors"))""",
 }
+COSTS = {
+    "reward_evaluations": "rewards",
+    "denoiser_forward_samples": "forwards of the denoiser",
+    "denoiser_backward_samples": "backwards",
+    "train_seconds": "s",
+}
 ENDS = {"status": str, "step": int}
 
 
@@ -168,13 +174,16 @@ def training(recipe: Recipe, ended: Mapping[str, Any]) -> Iterator[str]:
         return
     reason = f" ({ended['reason']})" if ended.get("reason") else ""
     yield f"how it ended: {ended['status']}{reason}"
-    if "reward_evaluations" in ended:
-        yield (
-            f"cost: {ended['reward_evaluations']:,} rewards, "
-            f"{ended['denoiser_forward_samples']:,} forwards and "
-            f"{ended['denoiser_backward_samples']:,} backwards of the denoiser, "
-            f"{ended['train_seconds']:.0f} s"
-        )
+    known = [
+        f"{ended[key]:,.0f} {words}" for key, words in COSTS.items() if is_number(ended.get(key))
+    ]
+    if known:
+        yield f"cost: {', '.join(known)}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a summary knows it; null stands for NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def without_paths(value: Any) -> Any:

@@ -174,10 +174,16 @@ def trained_folder(folder: Path, recipe: Recipe) -> Path:
 
 
 def strength(folder: Path) -> float:
-    """alpha / rank of an adapter."""
-    how = "It must be as peft writes it."
-    found = read_object(folder / "adapter_config.json", {"r": int}, how)
-    return float(found["lora_alpha"]) / int(found["r"])
+    """alpha / rank of an adapter. Raises CheckpointError for a damaged configuration."""
+    path, how = folder / "adapter_config.json", "It must be as peft writes it."
+    found = read_object(path, {"r": int}, how)
+    rank, alpha = found["r"], found.get("lora_alpha")
+    if rank < 1 or not isinstance(alpha, (int, float)):
+        raise CheckpointError(
+            f"{path}: damaged: expected numbers for r, of at least 1, and lora_alpha, got {rank} "
+            f"and {alpha!r:.60}. {how}"
+        )
+    return float(alpha) / int(rank)
 
 
 def merged_recipe(recipes: Sequence[Recipe], rank: int | None) -> Recipe:

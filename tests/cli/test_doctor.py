@@ -1,11 +1,13 @@
 """`rewardft doctor`: read off real metadata, some of it made here."""
 
 import importlib.metadata
+import os
 
+import pytest
 import torch
 
-from rewardft.cli import main
-from rewardft.cli.diagnosis import bad_pairs, requirements
+from rewardft.cli import diagnosis, main
+from rewardft.cli.diagnosis import bad_pairs, devices, driver, requirements
 
 
 def installed_as(folder, name, version):
@@ -49,3 +51,32 @@ def test_an_extra_that_lacks_something_says_how_to_get_it(tmp_path, monkeypatch,
     main(["doctor"])
     said = capsys.readouterr().out
     assert "plotly 4.0 does not fit >=5.24; pip install 'rewardft[report]'" in said
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [
+        ("echo 'No devices'; exit 9", "{path} ended with exit code 9: No devices"),
+        ("exec sleep 60", "{path}: Command '['{path}', "),
+    ],
+)
+def test_a_driver_that_fails_or_hangs_is_a_problem(tmp_path, monkeypatch, program, problem):
+    path = tmp_path / "nvidia-smi"
+    path.write_text(f"#!/bin/bash\n{program}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(diagnosis, "PATIENCE", 0.2)
+    driver.cache_clear()
+    lines, said = driver()
+    driver.cache_clear()
+    assert lines == [] and said.startswith(problem.format(path=path))
+
+
+def test_the_drivers_gpus_are_listed(tmp_path, monkeypatch):
+    path = tmp_path / "nvidia-smi"
+    path.write_text("#!/bin/bash\necho 'A GPU, 80 GiB, 1.2'\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    driver.cache_clear()
+    assert ("GPU", "A GPU, 80 GiB, 1.2") in list(devices())
+    driver.cache_clear()

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli import main
-from rewardft.comparisons import runner
 from rewardft.comparisons.collect import same_measure, same_samples, versus
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.read_runs import ending, made_like_the_last, read_run
-from rewardft.comparisons.sources import Request, Variant, read_sources
+from rewardft.comparisons.sources import Variant, read_sources
 from rewardft.comparisons.statistics import difference_interval
 from rewardft.comparisons.unpaired import unpaired_seeds_interval
 from rewardft.contracts.records import load_comparison
@@ -396,34 +395,6 @@ def test_a_signal_to_the_comparison_alone_saves_the_run_and_says_how_to_go_on(fo
     (summary,) = [json.loads(path.read_text()) for path in runs.glob("*/summary.json")]
     assert summary["reason"] == "interrupted by SIGINT" and 0 < summary["step"] < 600
     assert len(begun(folder)) == 1, "no other run was begun"
-
-
-def test_each_run_at_a_time_has_a_gpu_of_its_own(folder, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
-    lent = []
-    monkeypatch.setattr(
-        runner, "run_member", lambda member, threads, device: lent.append(device) or time.sleep(0.2)
-    )
-    members = expand(Request((Variant("v", Path("recipe.yaml")),), seeds=5), Path("out"))
-    runner.run_here(members, 2, lambda *told: None)
-    assert sorted(lent[:2]) == ["2", "5"] and set(lent) == {"2", "5"} and len(lent) == 5
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    lent.clear()
-    runner.run_here(members[:1], 2, lambda *told: None)
-    assert lent == [None]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert runner.visible_gpus() == []
-
-
-@pytest.mark.slow
-def test_ray_makes_the_same_runs(folder):
-    pytest.importorskip("ray", reason="needs ray: pip install ray")
-    assert compare("recipe.yaml", "--seeds", "2", "--launcher", "ray") == 0
-    by_ray = load_comparison(folder / "out" / "comparison.json").variants[0]
-    assert [run.status for run in by_ray.runs] == ["finished"] * 2
-    shutil.rmtree(folder / "out")
-    assert compare("recipe.yaml", "--seeds", "2") == 0
-    assert load_comparison(folder / "out" / "comparison.json").variants[0].values == by_ray.values
 
 
 def test_pictures_that_cannot_be_drawn_are_a_note(folder, monkeypatch):

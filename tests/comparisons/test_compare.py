@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shlex
 import signal
@@ -309,53 +308,6 @@ def test_ctrl_c_ends_the_running_one_and_begins_no_other(folder):
     assert (
         "interrupted; finished runs are kept. Continue with: rewardft compare recipe.yaml --seeds 2 --out out"
         in done.stdout
-    )
-
-
-def test_slurm_gets_the_same_list_as_a_job_array(folder, monkeypatch):
-    """`sbatch` is played by a script that runs every task of the array in turn."""
-    sbatch = folder / "bin" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text(
-        '#!/bin/bash\necho "$@" > asked.txt\nscript="${@: -1}"\n'
-        "last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' \"$script\")\n"
-        'for k in $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$k bash "$script" || code=1; done; exit ${code:-0}\n'
-    )
-    sbatch.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{sbatch.parent}:{os.environ['PATH']}")
-    words = [
-        "recipe.yaml",
-        "--seeds",
-        "2",
-        "--launcher",
-        "slurm",
-        "--launcher-option=--gres=gpu:1",
-        "--jobs",
-        "2",
-    ]
-    assert compare(*words) == 0
-    assert (folder / "asked.txt").read_text().split() == [
-        "--wait",
-        "--gres=gpu:1",
-        f"{folder}/out/slurm.sh",
-    ]
-    assert "#SBATCH --array=0-1%2" in (folder / "out" / "slurm.sh").read_text()
-    assert begun(folder) == ["draft_k 3", "draft_k 4"]
-    assert [
-        r.status for r in load_comparison(folder / "out" / "comparison.json").variants[0].runs
-    ] == ["finished"] * 2
-
-
-def test_a_launcher_that_is_not_there_says_so(folder, monkeypatch, capsys):
-    monkeypatch.setenv("PATH", str(folder))
-    assert compare("recipe.yaml", "--launcher", "slurm") == 2
-    assert capsys.readouterr().err.strip() == (
-        f"error: --launcher slurm: there is no `sbatch` here. Submit {folder}/out/slurm.sh where there is one, then compare again."
-    )
-    assert compare("recipe.yaml", "--launcher", "slrum") == 2
-    assert (
-        capsys.readouterr().err.strip()
-        == "error: --launcher: expected local, slurm or ray, got 'slrum'. Did you mean 'slurm'?"
     )
 
 

@@ -213,7 +213,17 @@ def test_what_cannot_be_matched_says_why():
     assert at_equal_divergence({"a": [bare]}, None).startswith("Not matched: the runs have no")
 
 
-@pytest.mark.parametrize("text", ["diverge", "divergence=", "divergence=-1", "divergence=nan"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "diverge",
+        "divergence=",
+        "divergence=-1",
+        "divergence=nan",
+        "divergence=inf",
+        "divergence=0_5",
+    ],
+)
 def test_a_word_that_will_not_do(text):
     with pytest.raises(RecipeError, match="expected divergence, or divergence="):
         parse_match(text)

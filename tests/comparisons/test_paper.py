@@ -13,7 +13,7 @@ from PIL import Image
 
 from rewardft.cli import main
 from rewardft.comparisons.paper import write_paper
-from rewardft.comparisons.paper.series import budget_axis, curve
+from rewardft.comparisons.paper.series import budget_axis, curve, path_between
 from rewardft.comparisons.paper.tables import PaperTable, tables, tex
 from rewardft.comparisons.report.numbers import interval
 from rewardft.comparisons.report.verdicts import ranked, value_of
@@ -131,6 +131,29 @@ def test_a_curve_is_the_mean_change_of_the_runs_that_ended(record):
     half = scipy.stats.t.ppf(0.975, 1) * change.std(0, ddof=1) / math.sqrt(2)
     assert found.high == pytest.approx(change.mean(0) + half)
     assert found.low == pytest.approx(change.mean(0) - half)
+
+
+def test_an_evaluation_without_the_value_moves_no_other_up(record):
+    """Of two runs one lacks the value at its third evaluation: all others are still paired by their steps."""
+    variant = next(v for v in record.variants if v.name == "ddpo")
+    whole = curve(variant, TARGET, "steps")
+    first, second = (run for run in variant.runs if run.status == "finished")
+    points = list(second.evaluations)
+    points[2] = points[2].model_copy(update={"values": points[2].values | {TARGET: math.nan}})
+    runs = [first, second.model_copy(update={"evaluations": points})]
+    found = curve(variant.model_copy(update={"runs": runs}), TARGET, "steps")
+    assert found.y == [y for k, y in enumerate(whole.y) if k != 2]
+    assert found.at == [at for k, at in enumerate(whole.at) if k != 2] and found.at[-1] == math.inf
+    other = next(name for name in points[0].values if name != TARGET)
+    path = path_between(variant.model_copy(update={"runs": runs}), TARGET, other)
+    assert path == list(
+        zip(found.y, [y for k, y in enumerate(curve(variant, other, "steps").y) if k != 2])
+    )
+    # Without the base's value there is no change from the base.
+    points[0] = points[0].model_copy(update={"values": points[0].values | {TARGET: math.nan}})
+    runs = [first, second.model_copy(update={"evaluations": points})]
+    alone = curve(variant.model_copy(update={"runs": [first]}), TARGET, "steps")
+    assert curve(variant.model_copy(update={"runs": runs}), TARGET, "steps").y == alone.y
 
 
 def test_one_seed_has_no_band_and_one_evaluation_no_curve():

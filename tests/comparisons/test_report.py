@@ -15,15 +15,23 @@ import pytest
 from PIL import Image
 
 from rewardft.comparisons.report import write_report
+from rewardft.comparisons.report.columns import COSTS, ESTIMATES
 from rewardft.comparisons.report.curves import columns, points_per_curve, thin
 from rewardft.comparisons.report.front import front_table, trained_rewards
 from rewardft.comparisons.report.markdown import escape
 from rewardft.comparisons.report.numbers import count, duration, interval, number, size
 from rewardft.comparisons.report.pictures import EDGE, MOST_BYTES, Gallery
 from rewardft.comparisons.report.sentences import lead, sentences
-from rewardft.comparisons.report.tables import alarm_table
+from rewardft.comparisons.report.tables import alarm_table, cost_table, value_table
 from rewardft.comparisons.report.verdicts import focus, group_of, value_names, verdict
-from rewardft.contracts.records import Interval, Picture, Section, Value, load_comparison
+from rewardft.contracts.records import (
+    AXES,
+    Interval,
+    Picture,
+    Section,
+    Value,
+    load_comparison,
+)
 from rewardft.errors import RewardftError
 from tests.comparisons.fake import TARGET, fake_comparison
 
@@ -422,6 +430,33 @@ def test_csv_holds_every_number_in_full(written):
         "1",
     ]
     assert rows["draft_1", TARGET]["mean_seconds"] == "316.2"
+
+
+def test_tables_and_csv_have_the_same_numbers(written):
+    """What a reader sorts a column by is what the spreadsheet has, for each cost and each estimate."""
+    record, folder, _ = written
+    with open(folder / "report.csv", encoding="utf-8", newline="") as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file) if row["value"] == TARGET}
+    for table, names in (
+        (cost_table(record), {cost.title: cost.name for cost in COSTS}),
+        (value_table(record, TARGET), {one.title: one.name for one in ESTIMATES}),
+    ):
+        assert set(names) <= set(table.columns) and len(table.rows) == 8
+        for cells in table.rows:
+            shown = dict(zip(table.columns, cells))
+            of_csv = {title: rows[cells[0].text][name] for title, name in names.items()}
+            assert {title: shown[title].sort for title in names} == {
+                title: float(text) if text else None for title, text in of_csv.items()
+            }
+    assert {cost.name for cost in COSTS} == {f"mean_{axis}" for axis in AXES} | {
+        "peak_memory_bytes"
+    }
+    ended = [run for run in record.variants[0].runs if run.status == "finished"]
+    name = record.variants[0].name
+    assert len(ended) == 3 and rows[name]["mean_calls"] == repr(
+        sum(run.axes["calls"] for run in ended) / 3
+    )
+    assert rows[name]["peak_memory_bytes"] == str(max(run.peak_memory for run in ended))
 
 
 def test_csv_formulas_and_unknown_numbers(tmp_path):

@@ -271,6 +271,14 @@ def test_a_sweep_makes_a_variant_of_every_mixture(folder):
             "pareto.points: expected a whole number of at least 2, got 1.",
         ),
         (
+            "{rewards: [bright, dark], points: 10002}",
+            "pareto: 2 rewards with 10,002 points are 10,002 mixtures; expected at most 10,000.",
+        ),
+        (
+            "{rewards: [bright, dark, grey], points: 1000000000}",
+            "pareto: 3 rewards with 1,000,000,000 points are 500,000,000,500,000,000 mixtures; expected at most 10,000.",
+        ),
+        (
             "{rewards: [bright, dark], steps: 3}",
             "pareto has no key 'steps'; expected {rewards: [NAME, NAME], points: 5}.",
         ),
@@ -286,6 +294,15 @@ def test_a_sweep_that_cannot_be_made_is_refused(folder, section, wanted):
     with pytest.raises(RecipeError) as caught:
         build_request(["c.yaml"], Options())
     assert caught.value.problems == [wanted]
+    (folder / "two_rewards.yaml").write_text(TWO_REWARDS.replace("rewards:\n", "rewardz:\n"))
+    (folder / "c.yaml").write_text(
+        "recipes: [two_rewards.yaml]\npareto: {rewards: [bright, dark]}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        build_request(["c.yaml"], Options())
+    assert "Did you mean 'rewards'?" in caught.value.problems[0], (
+        "what is wrong with the recipe itself"
+    )
     (folder / "c.yaml").write_text("recipes: [two_rewards.yaml]\npareto: 5\n")
     with pytest.raises(RecipeError) as caught:
         build_request(["c.yaml"], Options())

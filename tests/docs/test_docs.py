@@ -134,7 +134,9 @@ def test_the_recipe_page_lists_every_shipped_recipe():
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_recipes_that_a_document_names_exist(name):
     text = re.sub(
-        r"rewardft show (?:KIND|data|algorithm|reward|sampler|metric|model) \w+", "", read(name)
+        r"rewardft show (?:KIND|data|algorithm|reward|sampler|metric|model|launcher) \w+",
+        "",
+        read(name),
     )
     named = set(re.findall(r"rewardft (?:run|cp|show|check) (\w+)(?![\w./])", text))
     named |= {Path(path).stem for path in re.findall(r"\brecipes/\w+\.yaml", text)}

@@ -8,7 +8,9 @@ from safetensors.torch import load_file
 
 import rewardft
 from rewardft.cli import main
+from rewardft.engine.best import Best
 from rewardft.errors import CheckpointError, ComponentError, RecipeError
+from rewardft.evaluation.evaluate import Evaluation
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
 
@@ -210,3 +212,17 @@ def test_the_command_says_which_step_was_best(recipe, tmp_path, capsys):
     step, found = kept(tmp_path / "run"), values(tmp_path / "run")
     said = capsys.readouterr().out
     assert f"best reward/held: {found[step]:.4g} at step {step}, weights in adapter_best/" in said
+
+
+def test_the_direction_is_that_of_the_value_itself_not_of_one_with_its_end():
+    result = Evaluation(
+        ids=[], higher_is_better={"score": False, "judge/score": True, "held/judge/score": False}
+    )
+    ways = {
+        "score": -1,
+        "judge/score": 1,
+        "held/judge/score": -1,
+        "acrobatic/judge/score": 1,
+        "group/score": -1,
+    }
+    assert {name: Best.direction(None, name, result) for name in ways} == ways

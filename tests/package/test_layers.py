@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "rewardft").rglob("*.py"))
 REGISTERS = re.compile(
-    r"register_(models|samplers|algorithms|rewards|regularizers|datasets|metrics|commands)$"
+    r"register_(models|samplers|algorithms|rewards|regularizers|datasets|metrics|launchers|commands)$"
 )
 # Names that a plugin has or registers and the core may say: documented tags, and the kind of component that a plugin is
 # named after. (A paper's name, `DrPose`, is no plugin's name.)

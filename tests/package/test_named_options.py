@@ -13,7 +13,7 @@ from tests.documents import ROOT
 
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 # Of other programs: launchers, Slurm, git, nvidia-smi, DiffusionKTO's code, and scripts of this repository.
-SLURM = {"--wait", "--job-name", "--array", "--output", "--gres"}
+SLURM = {"--wait", "--job-name", "--array", "--output", "--gres", "--time", "--parsable"}
 SLURM |= {"--nodes", "--ntasks-per-node", "--gpus-per-node"}
 LAUNCHERS = {"--nproc_per_node", "--num_processes", "--cpu", "--multi_gpu", "--nnodes"}
 LAUNCHERS |= {"--rdzv_backend", "--rdzv_endpoint", "--rdzv_id"}

@@ -1,5 +1,6 @@
 """Numbers that can never be right: `check` says so, for every option of every shipped component."""
 
+import re
 import typing
 from pathlib import Path
 
@@ -56,6 +57,9 @@ REFUSED = {
     "train=steps:3": "train: expected a mapping, got 'steps:3' (text); is a space missing? Write steps: 3.",
 }
 
+# One step cannot be stopped earlier.
+FITTING = {"sampler.steps=1": ["algorithm={use: draft_k}"]}
+
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -70,15 +74,28 @@ def test_what_can_never_be_right_is_refused(recipe, setting):
     assert caught.value.problems[0] == f"--set {setting}: {REFUSED[setting]}"
 
 
-@pytest.mark.parametrize(
-    "setting", ["seed=0", "seed=0o10", "seed=10", "sampler.eta=0", "adapter.rank=65536"]
-)
-def test_what_may_be_right_is_not(recipe, setting):
-    open_recipe(recipe, [setting])
+# A setting that is just within its bounds, and what the recipe then has.
+TAKEN = {
+    "seed=0": 0,
+    "seed=0o10": 8,
+    "seed=10": 10,
+    "sampler.eta=0": 0.0,
+    "sampler.steps=1": 1,
+    "adapter.rank=65536": 65536,
+    "data.batch_size=1000000": 1_000_000,
+    "algorithm.early_stop=0": 0,
+}
 
 
-def test_eights_are_read_as_yaml_has_them(recipe):
-    assert open_recipe(recipe, ["seed=0o10"])[0].seed == 8
+@pytest.mark.parametrize("setting", TAKEN)
+def test_what_may_be_right_is_taken_as_it_is(recipe, setting):
+    found, _, resolved = open_recipe(recipe, [setting, *FITTING.get(setting, [])])
+    section, _, key = setting.partition("=")[0].partition(".")
+    if section in ("sampler", "algorithm"):
+        value = getattr(resolved, section).all_options[key]
+    else:
+        value = getattr(getattr(found, section), key) if key else found.seed
+    assert value == TAKEN[setting] and type(value) is type(TAKEN[setting])
 
 
 def test_a_colon_without_its_space_in_a_file(recipe):
@@ -121,3 +138,37 @@ def test_every_number_has_bounds():
         if name not in ANY and numbers(annotation_of(entry, parameter))
     ]
     assert unbounded == [], "\n".join(unbounded)
+
+
+def beyond(annotation):
+    """A number below the bound of an option; None for an option without a lower one."""
+    for part in typing.get_args(annotation):
+        if hasattr(part, "ge"):
+            return part.ge - 1
+        if hasattr(part, "gt"):
+            return part.gt
+        if typing.get_args(part) and (inner := beyond(part)) is not None:
+            return inner
+    return None
+
+
+BOUNDED = [
+    (entry, name, value)
+    for entry in ENTRIES.of_kind("algorithms")
+    for name, parameter in option_parameters(entry).items()
+    if (value := beyond(annotation_of(entry, parameter))) is not None
+]
+
+
+def test_each_algorithm_is_refused_once_for_an_option_out_of_bounds(recipe):
+    """Those that check it again when they are built are not built for it."""
+    assert {entry.name for entry, _, _ in BOUNDED} >= {"draft_k", "drtune", "ddpo", "grpo", "awm"}
+    for entry, name, value in BOUNDED:
+        plugins = [] if entry.plugin == "builtin" else [entry.plugin]
+        listed = ", ".join(["rewardft.testing.tiny", *plugins])
+        setting = f"algorithm={{use: {entry.name}, {name}: {value}}}"
+        with pytest.raises(RecipeError) as caught:
+            open_recipe(recipe, [f"plugins=[{listed}]", setting])
+        # A plugin may object to the recipe as well, but not to this option.
+        (said,) = [each for each in caught.value.problems if re.search(rf"\b{name}\b", each)]
+        assert f"option {name!r} of algorithm {entry.name!r}: expected" in said

@@ -7,13 +7,17 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import rewardft
 from rewardft.cli import main
+from rewardft.errors import CheckpointError, ComponentError
 from rewardft.policy.layouts import kohya_state, merged_state
 from rewardft.policy.lora import Lora
+from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.sections import AdapterSpec
+from rewardft.runs.export import copy_checkpoint, export_weights
+from rewardft.runs.model_card import training
 from rewardft.testing import run_recipe
 from rewardft.testing.tiny import TinyModel
 
@@ -222,3 +226,51 @@ def test_kohyas_file_has_its_metadata(tmp_path, run, monkeypatch):
             "ss_network_dim": "4",
             "ss_network_alpha": "6.0",
         }
+
+
+def test_a_card_leaves_out_what_a_summary_does_not_know(run):
+    ended = json.loads((run / "summary.json").read_text())
+    recipe = load_recipe(run / "recipe.yaml")
+    (cost,) = [line for line in training(recipe, ended) if line.startswith("cost: ")]
+    assert cost == (
+        f"cost: {ended['reward_evaluations']:,} rewards, {ended['denoiser_forward_samples']:,} forwards of the "
+        f"denoiser, {ended['denoiser_backward_samples']:,} backwards, {ended['train_seconds']:.0f} s"
+    )
+    ended |= {"train_seconds": None}
+    del ended["denoiser_backward_samples"]
+    (cost,) = [line for line in training(recipe, ended) if line.startswith("cost: ")]
+    assert cost.endswith(f"{ended['denoiser_forward_samples']:,} forwards of the denoiser")
+
+
+def test_weights_of_a_base_that_float16_cannot_hold_are_refused(tmp_path):
+    place = tmp_path / "run" / "adapter"
+    place.mkdir(parents=True)
+    weights = {"good": torch.tensor([1.5, -2.0]), "large": torch.tensor([0.0, 7e4])}
+    save_file(weights, place / "model.safetensors")
+    with pytest.raises(ComponentError) as error:
+        export_weights(tmp_path / "run", tmp_path / "base.safetensors")
+    assert str(error.value) == (
+        f"{place / 'model.safetensors'}: large has weights that float16 cannot hold: not finite, or beyond 65504"
+    )
+    assert not (tmp_path / "base.safetensors").exists()
+    save_file({"good": weights["good"]}, place / "model.safetensors")
+    export_weights(tmp_path / "run", tmp_path / "base.safetensors", prefix="net.")
+    written = load_file(tmp_path / "base.safetensors")
+    assert written["net.good"].dtype == torch.float16 and written["net.good"].tolist() == [
+        1.5,
+        -2.0,
+    ]
+    (place / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        export_weights(tmp_path / "run", tmp_path / "base.safetensors")
+
+
+def test_a_checkpoint_is_not_copied_into_itself(tmp_path):
+    origin = tmp_path / "base"
+    (origin / "unet" / "deep").mkdir(parents=True)
+    out = origin / "unet" / "deep" / ".x.tmp"
+    with pytest.raises(ComponentError) as error:
+        copy_checkpoint(origin, out, "unet", {})
+    assert str(error.value) == (
+        f"{out.parent} is in the base's checkpoint ({origin}), which is copied. Give another folder with --out."
+    )

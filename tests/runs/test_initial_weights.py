@@ -71,6 +71,18 @@ def test_a_relative_folder_starts_at_the_recipe(tmp_path):
     assert load_recipe(path).adapter.init == str(tmp_path / "first/adapter")
 
 
+@pytest.mark.parametrize(("key", "value"), [("use_rslora", True), ("alpha_pattern", {"to_q": 9})])
+def test_a_strength_that_no_tensor_shows_is_refused(run_recipe, trained, key, value):
+    path = trained / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(CheckpointError) as error:
+        start(run_recipe, trained / "adapter")
+    assert str(error.value) == (
+        f"{path}: {key} is {value!r}, with which the same tensors have another strength than alpha / rank in each "
+        "layer, as it is here. Train from weights without it."
+    )
+
+
 def test_another_rank_or_strength_is_refused(run_recipe, trained):
     folder = trained / "adapter"
     with pytest.raises(CheckpointError) as caught:

@@ -1,6 +1,7 @@
 """Merged runs: the sum of the products against the weights themselves, lower ranks, refusals, whole runs."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -282,3 +283,18 @@ def test_unfinished_runs_and_other_layers_are_refused(runs, tmp_path):
     save_file({n: v * float("nan") for n, v in load_file(path).items()}, path)
     with pytest.raises(CheckpointError, match=r"^the weights of run 1 cannot be merged: .*to_q"):
         soup([narrow, narrow], tmp_path / "soup")
+
+
+@pytest.mark.parametrize(("key", "value"), [("lora_alpha", None), ("lora_alpha", "2"), ("r", 0)])
+def test_a_damaged_configuration_of_an_adapter_is_told(runs, tmp_path, key, value):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(runs[1], damaged)
+    path = damaged / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text()) | {key: value}
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as error:
+        soup([runs[0], damaged], tmp_path / "soup")
+    assert str(error.value) == (
+        f"{path}: damaged: expected numbers for r, of at least 1, and lora_alpha, got {config['r']} and "
+        f"{config['lora_alpha']!r}. It must be as peft writes it."
+    )

@@ -18,9 +18,11 @@ MINUTES = re.compile(r"[0-9.]+ *(s|m|h|min)")
 class Curve:
     """Change from the base along the runs of a variant, evaluation by evaluation.
 
-    x: spent on an axis; y: mean over seeds; low, high: 95 % over seeds, NaN for a single one.
+    at: steps, infinity for the last; x: spent on an axis; y: mean over seeds; low, high: 95 % over
+    seeds, NaN for a single one.
     """
 
+    at: list[float]
     x: list[float]
     y: list[float]
     low: list[float]
@@ -39,33 +41,41 @@ def budget_axis(record: ComparisonRecord) -> str:
 def curve(variant: VariantRecord, name: str, axis: str) -> Curve | None:
     """The change of a value along a variant's runs; None where they were not evaluated on the
     way."""
-    paths = [path for run in ended(variant) if (path := changes(run, name, axis))]
-    # Runs on a budget of time may differ in the number of their evaluations.
-    length = min((len(path) for path in paths), default=0)
-    if length < 2:
+    paths = [changes(run, name, axis) for run in ended(variant)]
+    paths = [path for path in paths if path]
+    # Evaluations that all of them have: one that lacks the value must not move the others up.
+    common = [at for at in paths[0] if all(at in path for path in paths)] if paths else []
+    if len(common) < 2:
         return None
     x, y, low, high = [], [], [], []
-    for points in zip(*(path[:length] for path in paths)):
-        x.append(fmean(point[0] for point in points))
-        middle, half = mean_and_half([point[1] for point in points])
+    for at in common:
+        x.append(fmean(path[at][0] for path in paths))
+        middle, half = mean_and_half([path[at][1] for path in paths])
         y.append(middle)
         low.append(middle - half)
         high.append(middle + half)
-    return Curve(x, y, low, high)
+    return Curve(common, x, y, low, high)
 
 
-def changes(run: RunRecord, name: str, axis: str) -> list[tuple[float, float]]:
-    """(spent, change from the run's own first evaluation) at each evaluation of a run."""
-    known = [p for p in run.evaluations if is_known(p, name, axis)]
-    return [(p.axes[axis], p.values[name] - known[0].values[name]) for p in known]
+def changes(run: RunRecord, name: str, axis: str) -> dict[float, tuple[float, float]]:
+    """(spent, change from the run's own first evaluation) by the step of each evaluation; infinity
+    is that of the last one, which comes after other steps in each run where a budget ends it."""
+    points = run.evaluations
+    if not points or not is_known(points[0], name, axis):
+        return {}
+    steps = [*(point.axes.get("steps", math.nan) for point in points[:-1]), math.inf]
+    base = points[0].values[name]
+    known = [(at, p) for at, p in zip(steps, points) if is_known(p, name, axis)]
+    return {at: (p.axes[axis], p.values[name] - base) for at, p in known}
 
 
 def path_between(variant: VariantRecord, across: str, up: str) -> list[tuple[float, float]]:
     """The mean path of a variant in the plane of two values, as changes from the base."""
     one, other = curve(variant, across, "steps"), curve(variant, up, "steps")
-    if one is None or other is None or len(one.y) != len(other.y):
+    if one is None or other is None:
         return []
-    return list(zip(one.y, other.y))
+    ends = dict(zip(other.at, other.y))
+    return [(x, ends[at]) for at, x in zip(one.at, one.y) if at in ends]
 
 
 def ended(variant: VariantRecord) -> list[RunRecord]:

@@ -7,10 +7,9 @@ import io
 import math
 from typing import Any
 
-from rewardft.comparisons.report.tables import mean_axis
-from rewardft.contracts.records import AXES, ComparisonRecord, Value, VariantRecord
+from rewardft.comparisons.report.columns import COSTS, ESTIMATES, ended
+from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
 
-_INTERVALS = ("before", "after", "iqm", "versus_base", "versus_best", "probability")
 # A name that begins so would be run as code by the spreadsheet that opens the file.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -35,26 +34,23 @@ def csv_text(record: ComparisonRecord) -> str:
 
 
 def _columns() -> list[str]:
-    parts = [name + bound for name in _INTERVALS for bound in ("", "_low", "_high")]
-    costs = [f"mean_{axis}" for axis in AXES]
+    parts = [one.name + bound for one in ESTIMATES for bound in ("", "_low", "_high")]
     facts = ["variant", "algorithm", "recipe", "value", "role", "higher_is_better", "samples"]
     runs = ["best", "seed_changes", "runs", "runs_ended", "runs_failed", "alarms"]
-    return [*facts, *parts, *runs, *costs, "peak_memory_bytes"]
+    return [*facts, *parts, *runs, *(cost.name for cost in COSTS)]
 
 
 def _variant(variant: VariantRecord) -> dict[str, Any]:
-    ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
-    memory = [run.peak_memory for run in ended if run.peak_memory is not None]
+    runs = ended(variant.runs)
     return {
         "variant": _text(variant.name),
         "algorithm": _text(variant.algorithm),
         "recipe": _text(variant.recipe),
         "runs": len(variant.runs),
-        "runs_ended": len(ended),
+        "runs_ended": len(runs),
         "runs_failed": sum(run.status == "failed" for run in variant.runs),
         "alarms": _text("; ".join(variant.alarms)),
-        **{f"mean_{axis}": _known(mean_axis(ended, axis)) for axis in AXES},
-        "peak_memory_bytes": max(memory, default=""),
+        **{cost.name: _known(cost.of(runs)) for cost in COSTS},
     }
 
 
@@ -70,19 +66,16 @@ def _value(value: Value) -> dict[str, Any]:
         # One column however many seeds: variants may have different numbers of them.
         "seed_changes": " ".join(map(repr, value.seeds)),
     }
-    for name in _INTERVALS:
-        estimate = getattr(value, name)
+    for name in (one.name for one in ESTIMATES):
+        estimate: Interval | None = getattr(value, name)
         if estimate is not None:
-            row |= {
-                name: estimate.value,
-                f"{name}_low": estimate.low,
-                f"{name}_high": estimate.high,
-            }
+            bounds = {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            row |= {name: estimate.value, **bounds}
     return row
 
 
-def _known(number: float) -> float | str:
-    return number if math.isfinite(number) else ""
+def _known(number: float | None) -> float | str:
+    return number if number is not None and math.isfinite(number) else ""
 
 
 def _text(text: str) -> str:

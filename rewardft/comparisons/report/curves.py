@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rewardft.comparisons.report.tables import mean_axis
+from rewardft.comparisons.report.columns import ended, mean_axis, peak_memory
 from rewardft.comparisons.report.verdicts import direction, focus, ranked
 from rewardft.contracts.records import (
     AXES,
@@ -76,13 +76,12 @@ def columns(points: Sequence[Point]) -> dict[str, dict[str, list[float | None]]]
 
 
 def _variant(variant: VariantRecord, most: int) -> dict[str, Any]:
-    ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
-    memory = [run.peak_memory for run in ended if run.peak_memory is not None]
+    runs = ended(variant.runs)
     return {
         "name": variant.name,
         "runs": [_run(run, most) for run in variant.runs],
-        "costs": {axis: _short(mean_axis(ended, axis)) for axis in AXES},
-        "memory": max(memory, default=None),
+        "costs": {axis: _short(mean_axis(runs, axis)) for axis in AXES},
+        "memory": peak_memory(runs),
         "values": {value.name: _value(value) for value in variant.values},
     }
 

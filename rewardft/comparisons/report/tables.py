@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
 from rewardft.comparisons.report.cells import Bar, Cell, Table
-from rewardft.comparisons.report.numbers import (
-    UNKNOWN,
-    count,
-    duration,
-    interval,
-    number,
-    plural,
-    size,
-)
+from rewardft.comparisons.report.columns import COSTS, ESTIMATES, Estimate, ended
+from rewardft.comparisons.report.numbers import UNKNOWN, count, interval, number, plural
 from rewardft.comparisons.report.verdicts import ranked, value_of, verdict
-from rewardft.contracts.records import ComparisonRecord, Interval, RunRecord, Value, VariantRecord
+from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
 
 
 def value_table(record: ComparisonRecord, name: str) -> Table:
     """One value in full: every number that the record has on it, with its interval."""
-    columns = [
-        "Variant",
-        "Change from the base",
-        "Base",
-        "Tuned, mean",
-        "Tuned, interquartile mean",
-        "Against the best other variant",
-        "Probability of better than base",
-        "Change, each seed",
-        "Samples",
-    ]
+    estimates = [estimate.title for estimate in ESTIMATES]
+    columns = ["Variant", *estimates, "Change, each seed", "Samples"]
     # Variants without this value are left out here; the overview says that they lack it.
     measured = [(variant, value_of(variant, name)) for variant in ranked(record)]
     found = [(variant, value) for variant, value in measured if value is not None]
@@ -44,29 +27,26 @@ def value_table(record: ComparisonRecord, name: str) -> Table:
 
 
 def _value_row(variant: VariantRecord, value: Value, scale: tuple[float, float]) -> list[Cell]:
-    better = value.higher_is_better
     change = value.versus_base
-    against = f"{interval(value.versus_best, sign=True)} against {value.best}"
-    rival = against if value.versus_best and value.best else "none"
     # Single seeds get the digits of the pooled change: more would be noise.
     width = (change.high - change.low) / 2 if change else math.nan
     seeds = ", ".join(number(seed, width, sign=True) for seed in value.seeds)
     return [
         Cell(variant.name, variant.name),
-        Cell(
-            interval(change, sign=True),
-            _middle(change),
-            verdict(change, better),
-            _bar(change, scale),
-        ),
-        Cell(interval(value.before), _middle(value.before)),
-        Cell(interval(value.after), _middle(value.after)),
-        Cell(interval(value.iqm), _middle(value.iqm)),
-        Cell(rival, _middle(value.versus_best), verdict(value.versus_best, better)),
-        Cell(interval(value.probability), _middle(value.probability)),
+        *(_estimate_cell(value, estimate, scale) for estimate in ESTIMATES),
         Cell(seeds or UNKNOWN, fmean(value.seeds) if value.seeds else None),
         Cell(count(value.samples), value.samples),
     ]
+
+
+def _estimate_cell(value: Value, estimate: Estimate, scale: tuple[float, float]) -> Cell:
+    found: Interval | None = getattr(value, estimate.name)
+    text = interval(found, sign=estimate.change)
+    if estimate.name == "versus_best":
+        text = f"{text} against {value.best}" if found and value.best else "none"
+    judged = verdict(found, value.higher_is_better) if estimate.change else None
+    bar = _bar(found, scale) if estimate.name == "versus_base" else None
+    return Cell(text, _middle(found), judged, bar)
 
 
 def overview_table(record: ComparisonRecord, names: list[str], of: str = "every value") -> Table:
@@ -95,42 +75,19 @@ def _overview_cell(value: Value | None) -> Cell:
 def cost_table(record: ComparisonRecord) -> Table:
     """Means over a variant's runs that ended by themselves;
     the most memory that any of its runs held."""
-    columns = [
-        "Variant",
-        "Runs ended",
-        "Training time",
-        "Peak memory",
-        "Denoiser forwards",
-        "Denoiser backwards",
-        "Calls, both",
-        "Reward evaluations",
-        "Optimizer steps",
-    ]
+    columns = ["Variant", "Runs ended", *(cost.title for cost in COSTS)]
     caption = "Cost of one run: means over the runs that ended"
     return Table(caption, columns, [_cost_row(v) for v in ranked(record)], "counts")
 
 
 def _cost_row(variant: VariantRecord) -> list[Cell]:
-    ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
-    # The most and not the mean: it is what a machine must have.
-    memory = max((run.peak_memory for run in ended if run.peak_memory is not None), default=None)
-    seconds = mean_axis(ended, "seconds")
-    counts = [
-        mean_axis(ended, axis) for axis in ("forwards", "backwards", "calls", "rewards", "steps")
-    ]
+    runs = ended(variant.runs)
+    spent = [(cost, cost.of(runs)) for cost in COSTS]
     return [
         Cell(variant.name, variant.name),
-        Cell(f"{len(ended)} of {len(variant.runs)}", len(ended)),
-        Cell(duration(seconds), seconds),
-        Cell(size(memory), memory),
-        *(Cell(count(number_of), number_of) for number_of in counts),
+        Cell(f"{len(runs)} of {len(variant.runs)}", len(runs)),
+        *(Cell(cost.text(amount), amount) for cost, amount in spent),
     ]
-
-
-def mean_axis(runs: Iterable[RunRecord], axis: str) -> float:
-    """Mean of a total over the runs that know it; NaN where none does."""
-    known = [run.axes[axis] for run in runs if math.isfinite(run.axes.get(axis, math.nan))]
-    return fmean(known) if known else math.nan
 
 
 def differences_table(record: ComparisonRecord) -> Table:

@@ -305,6 +305,12 @@ def test_what_is_refused():
         "a split at step 9 is past the sampler's 6 steps, 0 to 5. Split earlier, or give the "
         "sampler more steps."
     )
+    for strange in (6, -1):
+        with pytest.raises(ComponentError) as error:
+            list(BranchGRPO((0,), pruned=(1, strange)).losses(context(), make_test_batch()))
+        assert said(error) == (
+            f"pruned: there is no step {strange}; the sampler's 6 steps are 0 to 5."
+        )
     with pytest.raises(ComponentError) as error:
         list(BranchGRPO((5,)).losses(context(DanceSDE(T)), make_test_batch()))
     assert said(error).startswith("no edge is left to learn from")

@@ -73,6 +73,12 @@ def test_equal_questions_are_asked_once_and_kept(tmp_path):
             make_rollout(x, BATCH), BATCH
         )
         assert len(server.requests) == 4
+        # So is the same one in another range, which it need not name.
+        other = judge(server, cache=tmp_path / "scores", highest=40.0, question="{prompt}: SCORE")(
+            make_rollout(x, BATCH), BATCH
+        )
+        assert len(server.requests) == 6
+        assert other.tolist() == pytest.approx((values / 4).tolist(), abs=1e-6)
 
 
 READ = {

@@ -1,0 +1,1 @@
+"""Launchers of the core: where the runs of a comparison are made."""
