@@ -87,13 +87,8 @@ class Member:
         return read_object(path, {"status": str}, how)["status"] in DONE
 
     @property
-    def mark(self) -> Path:
-        """The file that a run has once it has begun."""
-        return self.folder / "recipe.yaml"
-
-    @property
     def is_started(self) -> bool:
-        return self.mark.is_file()
+        return (self.folder / "recipe.yaml").is_file()
 
 
 def expand(request: Request, out: Path, along: bool = True) -> list[Member]:

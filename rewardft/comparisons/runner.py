@@ -68,7 +68,8 @@ def pending(members: Iterable[Member]) -> list[Member]:
 def job_of(member: Member) -> Job:
     """A run as launchers know it."""
     begin, resume = ((*program(), *member.command(resume)) for resume in (False, True))
-    return Job(member.label, member.folder, log_file(member), begin, resume, member.mark)
+    mark = member.folder / "recipe.yaml"  # as `is_started` has it
+    return Job(member.label, member.folder, log_file(member), begin, resume, mark)
 
 
 def share_baseline(member: Member, others: Iterable[Member]) -> None:
