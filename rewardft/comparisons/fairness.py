@@ -112,7 +112,7 @@ def rates(facts: Facts) -> Iterator[str]:
     for (recipe, algorithm, rate), names in borrowed.items():
         yield (
             f"Tuned for one side: optimizer.lr {rate:g} of {recipe} was set for {algorithm}, and "
-            f"{', '.join(names)} use it as well. --tune optimizer.lr={rate / 3:.1g},{rate:g},"
+            f"{', '.join(names)} borrow{'s' if len(names) == 1 else ''} it. --tune optimizer.lr={rate / 3:.1g},{rate:g},"
             f"{rate * 3:.1g} gives every variant the same search."
         )
 

@@ -80,7 +80,7 @@ def test_algorithms_under_a_shared_regularizer(folder):
 def test_a_rate_of_another_algorithm(folder):
     (rate,) = said(folder, "algorithm=draft_k,drtune", settings=["regularizers=[]", *LONG])
     assert rate == (
-        "Tuned for one side: optimizer.lr 0.01 of recipe was set for draft_k, and drtune use it as well. "
+        "Tuned for one side: optimizer.lr 0.01 of recipe was set for draft_k, and drtune borrows it. "
         "--tune optimizer.lr=0.003,0.01,0.03 gives every variant the same search."
     )
 
