@@ -110,9 +110,10 @@ def rates(facts: Facts) -> Iterator[str]:
             place = (member.variant.recipe.stem, source.algorithm.use, source.optimizer.lr)
             borrowed.setdefault(place, []).append(name)
     for (recipe, algorithm, rate), names in borrowed.items():
+        verb = "borrows" if len(names) == 1 else "borrow"
         yield (
             f"Tuned for one side: optimizer.lr {rate:g} of {recipe} was set for {algorithm}, and "
-            f"{', '.join(names)} borrow{'s' if len(names) == 1 else ''} it. --tune optimizer.lr={rate / 3:.1g},{rate:g},"
+            f"{', '.join(names)} {verb} it. --tune optimizer.lr={rate / 3:.1g},{rate:g},"
             f"{rate * 3:.1g} gives every variant the same search."
         )
 
