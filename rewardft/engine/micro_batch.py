@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
+from rewardft.engine.drawing import named_tensors
 from rewardft.engine.memory import return_freed_memory
 from rewardft.engine.session import Session
 from rewardft.errors import ComponentError
@@ -63,18 +63,25 @@ def sizes_up_to(count: int) -> list[int]:
 
 def differentiate(session: Session, batch: Batch) -> None:
     """A gradient of the adapter through one step, and through the decoder where the algorithm goes
-    through it."""
-    # A context of its own, as evaluations have: the run's counts and records stay as they are.
+    through it; none is left behind, also where it does not fit."""
+    # A context of its own, as evaluations have: the run's counts and records stay as they are. But
+    # not with their sampler, which may be another one, without steps to visit.
     ctx = session.evaluation_context(scored=False)
-    rollout = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})))
-    step = ctx.replay(rollout, 0)
-    loss = step.next.square().mean()
-    if "reward_gradient" in getattr(session.algorithm, "needs", ()):
-        decoded: Any = rollout.with_x0(step.next.detach().requires_grad_(True)).decoded
-        decoded.square().mean().backward()
-    loss.backward()
-    for parameter in session.adapter.parameters:
-        parameter.grad = None
+    ctx.sampler = session.context.sampler
+    try:
+        rollout = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})))
+        step = ctx.replay(rollout, 0)
+        loss = step.next.square().mean()
+        if "reward_gradient" in getattr(session.algorithm, "needs", ()):
+            decoded = rollout.with_x0(step.next.detach().requires_grad_(True)).decoded
+            parts = [p for p in named_tensors("decoded", decoded).values() if p.requires_grad]
+            if parts:
+                torch.stack([part.square().mean() for part in parts]).sum().backward()
+        loss.backward()
+    finally:
+        # Memory may end in the middle of a backward pass: the first step would add to what it left.
+        for parameter in session.adapter.parameters:
+            parameter.grad = None
 
 
 def timed(call: Callable[[], None]) -> float:

@@ -1,6 +1,7 @@
 """`train.micro_batch: auto`: what is chosen from which times, and that a run keeps it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,28 @@ def test_one_sample_that_does_not_fit_is_an_error(path, monkeypatch):
     monkeypatch.setattr(micro_batch, "differentiate", refused)
     with pytest.raises(torch.OutOfMemoryError, match="none fits"):
         micro_batch.choose_micro_batch(session, batch)
+
+
+def test_memory_that_ends_in_a_backward_pass_leaves_no_gradient(path):
+    """The first step of the run would add its own to it."""
+    session, batch = opened(path)
+
+    def full(parameter):
+        raise torch.OutOfMemoryError("full")
+
+    hooks = [p.register_post_accumulate_grad_hook(full) for p in session.adapter.parameters]
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        micro_batch.choose_micro_batch(session, batch)
+    for hook in hooks:
+        hook.remove()
+    assert all(p.grad is None for p in session.adapter.parameters)
+
+
+def test_it_is_the_sampler_of_the_training_that_is_measured(path):
+    """That of the evaluations may have no steps to visit."""
+    session, batch = opened(path)
+    session = replace(session, eval_sampler=object())
+    assert micro_batch.choose_micro_batch(session, batch) in (1, 2, 4)
 
 
 def test_a_run_keeps_what_was_measured(path, tmp_path, monkeypatch):
