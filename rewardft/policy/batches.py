@@ -32,6 +32,8 @@ class Stream:
             raise DataError(f"the data set {type(dataset).__name__} is empty")
         self.dataset, self.seed, self.position = dataset, seed, position
         self._weights = read_weights(dataset)
+        # Epochs of a pass: one for each time that an item may come in it.
+        self._most = 1 if self._weights is None else most_copies(self._weights)
         # The items of the pass, and which copy of the item each is.
         self._pass, self._order, self._copies = -1, torch.empty(0), torch.empty(0)
 
@@ -61,8 +63,7 @@ class Stream:
             self._order, self._copies = self._draw(number)
             self._pass = number
         # An item that comes twice in a pass has an epoch, and so noise, of its own each time.
-        most = 1 if self._weights is None else most_copies(self._weights)
-        return int(self._order[offset]), number * most + int(self._copies[offset])
+        return int(self._order[offset]), number * self._most + int(self._copies[offset])
 
     def _draw(self, number: int) -> tuple[Tensor, Tensor]:
         generator = keyed_generator(self.seed, "order", number)

@@ -19,8 +19,13 @@ def read_weights(dataset: Any) -> Tensor | None:
     given = getattr(dataset, "sampling_weights", None)
     if given is None:
         return None
-    weights = torch.as_tensor(given, dtype=torch.float64)
     name, count = type(dataset).__name__, len(dataset)
+    try:
+        weights = torch.as_tensor(given, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: expected sampling weights, one number an item ({error})"
+        ) from error
     if weights.shape != (count,):
         got = ", ".join(map(str, weights.shape))
         raise DataError(f"{name}: expected {count} sampling weights, one an item, got ({got})")

@@ -104,6 +104,10 @@ def test_evaluations_take_each_item_once():
         ([1, -1.0], "Weighted: expected finite sampling weights >= 0, got -1.0 for the item 1"),
         ([math.nan, 1], "Weighted: expected finite sampling weights >= 0, got nan for the item 0"),
         ([1, math.inf], "Weighted: expected finite sampling weights >= 0, got inf for the item 1"),
+        (
+            [1, "2"],
+            "Weighted: expected sampling weights, one number an item (new(): invalid data type 'str')",
+        ),
         ([0, 0.0], "Weighted: all sampling weights are 0, so there is nothing to draw"),
     ],
 )
