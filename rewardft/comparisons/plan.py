@@ -48,7 +48,8 @@ def described(member: Member, out: Path) -> dict[str, Any]:
     variant = member.variant
     return {
         "variant": variant.name,
-        "recipe": str(variant.recipe),
+        # Absolute: whoever watches may be in another folder.
+        "recipe": str(variant.recipe.absolute()),
         "settings": list(variant.settings),
         "word": variant.word,
         "seed": member.seed,

@@ -101,8 +101,9 @@ def is_held(out: Path) -> bool:
     if handle is None:
         return False
     try:
-        # The lock that was taken to find out goes with the handle.
-        return not lock(handle)
+        # The lock that was taken to find out goes with the handle. A shared one: two that look at
+        # once must not take each other for the run.
+        return not lock(handle, shared=True)
     finally:
         os.close(handle)
 
@@ -117,16 +118,19 @@ def open_folder(path: Path, make: bool) -> int | None:
         return None
 
 
-def lock(handle: int) -> bool:
+def lock(handle: int, shared: bool = False) -> bool:
     """Whether the lock is ours until the handle is closed; True as well where the file system knows
-    no locks."""
+    no locks.
+
+    shared: with others that ask for a shared one.
+    """
     try:
         import fcntl
     except ImportError:  # not POSIX
         return True
     try:
         # The system drops the lock with the process, however that ends: no stale lock file.
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # network file systems without locks

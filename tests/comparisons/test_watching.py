@@ -8,19 +8,20 @@ import re
 import shutil
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
 from rewardft.cli import main
 from rewardft.comparisons.members import expand
-from rewardft.comparisons.plan import read_plan
+from rewardft.comparisons.plan import Plan, read_plan, write_plan
 from rewardft.comparisons.sources import Request, Variant
 from rewardft.comparisons.watching.page import served_page
 from rewardft.comparisons.watching.server import Server
 from rewardft.comparisons.watching.watched import fingerprint, look
 from rewardft.errors import RewardftError
 from rewardft.recipe.recipe import load_recipe
-from rewardft.storage.folder import hold
+from rewardft.storage.folder import hold, is_held, lock, open_folder
 from rewardft.testing import run_recipe
 
 pytest.importorskip("plotly", reason="the page needs plotly: pip install 'rewardft[report]'")
@@ -179,8 +180,6 @@ def test_a_plan_gives_its_runs_back(made, tmp_path):
     """As `expand` makes them, wherever the folder is now, and also of a variant that cannot be run."""
     variants = (Variant("good", made / "recipe.yaml"), Variant("bad", made / "nowhere.yaml"))
     members = expand(Request(variants, seeds=2), made / "compared")
-    from rewardft.comparisons.plan import Plan, write_plan
-
     place = tmp_path / "place"
     place.mkdir()
     request = Request((), seeds=2, name="study", match="divergence", notes=("a note",))
@@ -201,6 +200,16 @@ def test_a_plan_gives_its_runs_back(made, tmp_path):
         RewardftError, match=r"plan.json: damaged \(KeyError: 'seeds'\). Give the command"
     ):
         read_plan(place)
+
+
+def test_a_plan_is_read_from_any_folder(made, tmp_path, monkeypatch):
+    """Its recipe was named from the folder in which the comparison was started."""
+    monkeypatch.chdir(made)
+    members = expand(Request((Variant("good", Path("recipe.yaml")),), seeds=1), tmp_path)
+    write_plan(Plan(Request((), seeds=1), members, "rewardft compare recipe.yaml"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (member,) = read_plan(tmp_path).members
+    assert member.problem is None and member.recipe is not None
 
 
 def test_once_writes_a_page_that_stands_alone(made, tmp_path, capsys):
@@ -282,6 +291,7 @@ def test_a_folder_that_cannot_be_read_is_said_and_read_again(served):
     (out / "metrics.jsonl").write_text("not <json>\n" + lines)
     status, content, _ = ask(server, "/")
     assert status == 503 and b"metrics.jsonl:1: damaged" in content and b"<json>" not in content
+    assert b'<meta http-equiv="refresh" content="5">' in content
     (out / "metrics.jsonl").write_text(lines)
     assert ask(server, "/")[0] == 200
 
@@ -370,6 +380,15 @@ def test_looking_whether_a_run_is_held_does_not_keep_it_from_starting(made, tmp_
     looking = hold(out, make=False)
     threading.Timer(0.05, os.close, (looking,)).start()
     os.close(hold(out, make=False))
+
+
+def test_two_that_look_at_once_do_not_take_each_other_for_the_run(tmp_path):
+    looking = open_folder(tmp_path, make=False)
+    assert lock(looking, shared=True) and not is_held(tmp_path)
+    os.close(looking)
+    training = hold(tmp_path, make=False)
+    assert is_held(tmp_path)
+    os.close(training)
 
 
 def test_another_fingerprint_as_soon_as_a_run_begins(made, tmp_path):

@@ -93,6 +93,8 @@ def problem_page(text: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>rewardft watch</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # It may be a moment between two writes: whoever follows a run goes on following it.
+        '<meta http-equiv="refresh" content="5">'
         "</head><body><main><h1>The folder cannot be read now</h1>"
         f'<p>{html.escape(text)}</p><p><a href="/">Try again</a></p></main></body></html>'
     )

@@ -9,9 +9,11 @@
   if (run) {
     const step = document.getElementById("grid-step");
     const picture = document.getElementById("grid-picture");
-    run.append(...grids.map((grid, index) => Report.option(String(index), grid.run)));
+    /* By name: runs that had no picture yet come between. */
+    run.append(...grids.map((grid) => Report.option(grid.run)));
+    const chosen = () => grids.find((grid) => grid.run === run.value);
     const show = () => {
-      const { pictures, run: name } = grids[Number(run.value)];
+      const { pictures, run: name } = chosen();
       const one = pictures[Number(step.value)];
       if (picture.getAttribute("src") !== one.source) picture.src = one.source;
       picture.alt = `held-out samples of ${name} at step ${one.step}`;
@@ -19,7 +21,7 @@
       document.getElementById("grid-caption").textContent = `Step ${one.step} of ${name}, picture ${Number(step.value) + 1} of ${pictures.length}.`;
     };
     const choose = () => {
-      step.max = grids[Number(run.value)].pictures.length - 1;
+      step.max = chosen().pictures.length - 1;
       step.value = step.max; // the newest
       show();
     };
