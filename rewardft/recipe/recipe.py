@@ -107,9 +107,11 @@ class Recipe(Sections):
         enter it, nor do the pictures that are drawn on the way."""
         flat = self.as_options()
         flat.pop("samples")
-        # As before there was that key, so that finished runs are known again.
+        # As before there were these keys, so that finished runs are known again.
         if flat["evaluate"]["fractions"] is None:
             flat["evaluate"].pop("fractions")
+        if not flat["train"]["keep_for_rollouts"]:
+            flat["train"].pop("keep_for_rollouts")
         # What is in a plugin file counts elsewhere, by its own digest.
         flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
         # Sorted: the order of keys in a file means nothing.
