@@ -147,8 +147,10 @@ def _best_problems(save: Any, evaluate: Any) -> Iterator[tuple[Keys, str]]:
         yield ("save", "patience"), f"save.patience: it waits for save.best. {fix}"
     every = evaluate.get("every", 0) if isinstance(evaluate, dict) else 0
     if save.get("best") is not None and every == 0:
-        fix = "Set evaluate.every to a number of steps."
-        yield ("save", "best"), f"save.best: the run is evaluated only at its end. {fix}"
+        fractions = isinstance(evaluate, dict) and evaluate.get("fractions")
+        when = "at fractions, which move with its length" if fractions else "only at its end"
+        fix = "Set evaluate.every to a number of steps" + (" instead." if fractions else ".")
+        yield ("save", "best"), f"save.best: the run is evaluated {when}. {fix}"
 
 
 def _shard_problems(train: Any, adapter: Any) -> Iterator[tuple[Keys, str]]:

@@ -196,6 +196,10 @@ PROBLEMS = {
     ("evaluate.every=0",): (
         "save.best: the run is evaluated only at its end. Set evaluate.every to a number of steps."
     ),
+    ("evaluate.every=0", "evaluate.fractions=4"): (
+        "save.best: the run is evaluated at fractions, which move with its length. Set evaluate.every to a number of "
+        "steps instead."
+    ),
 }
 
 
