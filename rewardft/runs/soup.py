@@ -211,7 +211,7 @@ def further_rewards(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
     for number, recipe in enumerate(recipes, 1):
         for reward in [*recipe.rewards, *recipe.evaluate.rewards]:
             name, options = reward.name, reward.as_options()
-            if name in known and measured(options) != measured(known[name]):
+            while name in known and measured(options) != measured(known[name]):
                 name = f"{name}_{number}"
             known.setdefault(name, options | {"name": name})
     first = [r.name for r in [*recipes[0].rewards, *recipes[0].evaluate.rewards]]
