@@ -350,6 +350,7 @@ def test_a_picture_that_is_a_link_is_not_followed(served, tmp_path):
     path.unlink()
     path.symlink_to(secret)
     assert ask(server, "/samples/0/2.png")[:2] == (404, b"no such page\n")
+    assert b"samples/0/2.png" not in ask(server, "/")[1]
 
 
 def test_nothing_can_be_sent_to_it(served):

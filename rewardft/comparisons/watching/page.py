@@ -78,7 +78,9 @@ def addressed(
 
 def pictures_of(folder: Path) -> dict[int, Path]:
     """The grids of a run by their steps; without any, what plugins have painted."""
-    return grids_in(folder) or grids_in(folder, "step")
+    found = grids_in(folder) or grids_in(folder, "step")
+    # A link could lead anywhere on this machine, also from a page that is sent to somebody.
+    return {step: path for step, path in found.items() if not path.is_symlink()}
 
 
 def thinned(found: Sequence[Any], most: int) -> list[Any]:
