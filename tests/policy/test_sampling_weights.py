@@ -123,6 +123,6 @@ def test_one_weight_an_item():
 
 def test_what_is_no_number():
     with pytest.raises(
-        DataError, match="^Weighted: expected sampling weights, one number an item "
+        DataError, match=r"^Weighted: expected sampling weights, one number an item "
     ):
         Stream(Weighted([1, "2"]), 0)
