@@ -11,7 +11,7 @@ from rewardft.errors import DataError
 from rewardft.files.paths import PathOrShipped
 from rewardft.recipe.bounds import Count, CountOrZero
 
-from .records import check_columns, has_splits, read_rows
+from .records import check_columns, check_free, has_splits, read_rows
 from .splits import check_counts, choose_split
 
 SHIPPED = "shipped"  # in a recipe, in place of a path
@@ -59,6 +59,7 @@ class Prompts:
         # A word and not a path, as recipes do not know where the package lies.
         self.path = ANIMALS if path == SHIPPED else Path(path).expanduser()
         check_counts("prompts", held_out, limit)
+        check_free("prompts", columns or [], {"id": id_column, "prompt": column})
         self.items = list(self.read(column, columns or [], id_column, split, weight))
         # Before the split: two equal ids may be on different sides.
         self.check_ids(id_column)
@@ -78,7 +79,7 @@ class Prompts:
             # By its place in the file, so that adding rows at the end changes no other sample's
             # noise.
             id_ = str(number) if id_column is None else str(row[id_column])
-            item = {"id": id_, "prompt": prompt, **{name: row[name] for name in columns}}
+            item = {**{name: row[name] for name in columns}, "id": id_, "prompt": prompt}
             if weight is not None:
                 item[weight] = check_weight(where, weight, row[weight])
             yield item

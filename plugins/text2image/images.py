@@ -16,7 +16,7 @@ from rewardft.files.pictures import SUFFIXES, decoded, read_inside
 from rewardft.recipe.bounds import Count, CountOrZero
 
 from .data import check_prompt, check_weight
-from .records import Rows, check_columns, read_rows
+from .records import Rows, check_columns, check_free, read_rows
 from .splits import check_counts, choose_split
 
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -63,6 +63,8 @@ class ImageFolder:
         weight: str | None = None,
     ) -> None:
         check_counts("image_folder", held_out, limit)
+        own = {"id": NAME, "image": None} | ({} if column is None else {"prompt": column})
+        check_free("image_folder", columns or [], own)
         self.root, self.size = Path(path).expanduser(), (height, width)
         items = list(self.read(column, columns or [], weight))
         if not items:

@@ -142,3 +142,16 @@ def check_columns(where: str, wanted: Sequence[str], found: Sequence[str]) -> No
     for name in wanted:
         if name not in found:
             raise DataError(f"{where}: there is no column {name!r}.{did_you_mean(name, found)}")
+
+
+def check_free(component: str, columns: Sequence[str], taken: Mapping[str, str | None]) -> None:
+    """Raises DataError for a column whose name an item uses for something else.
+
+    taken: the names that items use, and the columns that they come from; None: from none.
+    """
+    for name in columns:
+        if name in taken and taken[name] != name:
+            raise DataError(
+                f"{component}: items have a {name!r} of their own, which the column {name!r} would "
+                "replace; rename it in the file"
+            )

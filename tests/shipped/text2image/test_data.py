@@ -160,6 +160,17 @@ def test_a_missing_weight_is_named(tmp_path):
     )
 
 
+def test_a_column_does_not_replace_what_an_item_has_of_its_own(tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", [{"id": 7, "prompt": " a ", "text": "b"}])
+    for name, column in (("id", "prompt"), ("prompt", "text")):
+        assert message(lambda n=name, c=column: Prompts(path, column=c, columns=[n])) == (
+            f"prompts: items have a {name!r} of their own, which the column {name!r} would replace; rename it in the "
+            "file"
+        )
+    data = Prompts(path, columns=["id", "prompt"], id_column="id")
+    assert data[0] == {"id": "7", "prompt": "a"}
+
+
 def test_what_is_no_file_or_too_large_is_not_read(tmp_path):
     for name in ("p.txt", "p.csv", "p.jsonl"):
         path = tmp_path / name

@@ -122,6 +122,14 @@ def test_a_wrong_row_is_named_by_its_line(folder, row, said):
     assert message(lambda: ImageFolder(folder)) == f"{table}{said}"
 
 
+@pytest.mark.parametrize("name", ["id", "image", "prompt"])
+def test_a_column_does_not_replace_what_an_item_has_of_its_own(folder, name):
+    assert message(lambda: ImageFolder(folder, columns=["label", name])) == (
+        f"image_folder: items have a {name!r} of their own, which the column {name!r} would replace; rename it in the "
+        "file"
+    )
+
+
 def test_other_mistakes(folder):
     assert message(lambda: ImageFolder(folder / "none")) == (
         f"{folder / 'none'}: no such folder; expected one with pictures"
