@@ -102,7 +102,11 @@ class Edits:
 
     def picture(self, name: str, mode: str, line: str) -> Image.Image:
         where = f"{self.file}:{line}: {name!r}"
-        return decoded(read_bytes(self.file.parent / name, LARGEST_PICTURE), where, mode)
+        try:
+            data = read_bytes(self.file.parent / name, LARGEST_PICTURE)
+        except DataError as error:
+            raise DataError(f"{where} cannot be read ({error})") from None
+        return decoded(data, where, mode)
 
     def pixels(self, image: Image.Image) -> Tensor:
         """`(channels, height, width)` in [0, 1]."""

@@ -72,6 +72,12 @@ def test_pictures_that_are_missing(table):
     (table.parent / "0.png").write_bytes((table.parent / "1.png").read_bytes()[:60])
     with pytest.raises(DataError, match=r"edits.jsonl:1: '0.png': not a readable image"):
         Edits(str(table))[0]
+    with (table.parent / "1.png").open("wb") as file:
+        file.truncate(2**28 + 1)
+    with pytest.raises(
+        DataError, match=r"edits.jsonl:3: '1.png' cannot be read \(.*268,435,457 bytes"
+    ):
+        Edits(str(table))[2]
 
 
 def one_row(folder, **row):
