@@ -71,7 +71,7 @@ def by_ray(out: Path, seeds: int, kill_after: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Print the rows of the table in results/launchers.md."""
+    """Print the rows of a table: what became of the runs, and how long both took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
