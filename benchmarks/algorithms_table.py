@@ -63,11 +63,16 @@ def line(values: Mapping[str, Row]) -> list[str]:
     ]
 
 
-def main() -> None:
-    rows = list(csv.DictReader(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()))
+def by_variant(report: Path) -> dict[str, dict[str, Row]]:
+    """The rows of a report.csv, by variant and value."""
     found: dict[str, dict[str, Row]] = {}
-    for row in rows:
+    for row in csv.DictReader(report.read_text(encoding="utf-8").splitlines()):
         found.setdefault(row["variant"], {})[row["value"]] = row
+    return found
+
+
+def main() -> None:
+    found = by_variant(Path(sys.argv[1]))
     measured = [values for values in found.values() if REWARD in values]
     measured.sort(key=lambda values: -float(values[REWARD]["after"]))
     # The same base has the same mean before training, on the same samples and noise.

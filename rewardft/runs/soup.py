@@ -210,7 +210,7 @@ def further_rewards(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
     known: dict[str, dict[str, Any]] = {}
     for number, recipe in enumerate(recipes, 1):
         for reward in [*recipe.rewards, *recipe.evaluate.rewards]:
-            name, options = reward.name, reward.as_options()
+            name, options = reward.name or reward.use, reward.as_options()
             while name in known and measured(options) != measured(known[name]):
                 name = f"{name}_{number}"
             known.setdefault(name, options | {"name": name})
