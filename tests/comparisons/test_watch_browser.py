@@ -119,9 +119,9 @@ def test_the_page_follows_a_run_and_comes_back_as_it_was_left(opened, made, tmp_
         ).click()
         page.locator("#grid-step").focus()
         page.keyboard.press("Home")
-        page.evaluate("scrollTo({top: 700, behavior: 'instant'})")
+        page.evaluate("scrollTo({top: 300, behavior: 'instant'})")
         before, version = state_of(page), page.locator("#live").get_attribute("data-version")
-        assert before["step"] == "Step 0" and before["focus"] == "grid-step" and before["at"] == 700
+        assert before["step"] == "Step 0" and before["focus"] == "grid-step" and before["at"] == 300
         for name in ("metrics.jsonl", "summary.json"):
             shutil.copy(made / "run" / name, run / name)
         for name in ("evaluations", "samples"):
