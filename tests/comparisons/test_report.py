@@ -615,7 +615,7 @@ def test_sections_are_inserted_as_given_and_titles_escaped(tmp_path):
     assert '<h2 id="section-1">a &lt; b</h2>' in text and "<svg id='drawn'></svg>" in text
 
 
-def test_the_report_imports_nothing_but_records_errors_and_atomic_files():
+def test_the_report_imports_nothing_but_records_budgets_errors_and_atomic_files():
     code = "import ast, pathlib, rewardft.comparisons.report as r\nfor p in pathlib.Path(r.__file__).parent.glob('*.py'):\n  for n in ast.walk(ast.parse(p.read_text())):\n    if isinstance(n, ast.ImportFrom): print(n.module)"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -625,7 +625,12 @@ def test_the_report_imports_nothing_but_records_errors_and_atomic_files():
         for name in printed
         if name.startswith("rewardft") and not name.startswith("rewardft.comparisons.report")
     }
-    assert own == {"rewardft.contracts.records", "rewardft.errors", "rewardft.files.atomic"}
+    assert own == {
+        "rewardft.contracts.records",
+        "rewardft.errors",
+        "rewardft.files.atomic",
+        "rewardft.recipe.budget",
+    }
 
 
 def test_two_hundred_runs_in_time_and_size(tmp_path):

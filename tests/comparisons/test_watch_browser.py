@@ -1,6 +1,7 @@
 """The page of `rewardft watch` in headless Chromium: it follows a run, comes back as it was left, and is accessible at every
 point of a run's life. What it needs: see `tests/browser.py`."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,11 +14,22 @@ from rewardft.comparisons.watching.server import Server
 from rewardft.recipe.recipe import load_recipe
 from rewardft.storage.folder import hold
 from rewardft.testing import run_recipe
-from tests.browser import DESKTOP, PHONE, WIDE, browser, screenshot, unfold, violations  # noqa: F401
+from tests.browser import (  # noqa: F401
+    DESKTOP,
+    PHONE,
+    WIDE,
+    browser,
+    playwright,
+    screenshot,
+    unfold,
+    violations,
+)
 from tests.comparisons.test_watching import MOODY, RECIPE
 
 pytest.importorskip("plotly", reason="the page needs plotly: pip install 'rewardft[report]'")
 pytestmark = pytest.mark.slow
+# Until then the page is shorter.
+LOADED = "((it) => it.complete && it.naturalWidth > 0)(document.getElementById('grid-picture'))"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +103,17 @@ def opened(browser):
     assert complaints == [] and requests == []
 
 
+def until(page, script):
+    """Waits until a script says true; in steps, because the page's policy forbids the evaluation that Playwright waits by,
+    and the page may be loading itself again."""
+    for _ in range(600):
+        with contextlib.suppress(playwright.Error):
+            if page.evaluate(script):
+                return
+        page.wait_for_timeout(100)
+    pytest.fail(f"in a minute it never came true: {script}")
+
+
 def state_of(page):
     read = {
         "at": "Math.round(scrollY)",
@@ -119,20 +142,27 @@ def test_the_page_follows_a_run_and_comes_back_as_it_was_left(opened, made, tmp_
         ).click()
         page.locator("#grid-step").focus()
         page.keyboard.press("Home")
-        page.evaluate("scrollTo({top: 300, behavior: 'instant'})")
+        until(page, LOADED)
+        page.evaluate("scrollTo({top: 100, behavior: 'instant'})")
         before, version = state_of(page), page.locator("#live").get_attribute("data-version")
-        assert before["step"] == "Step 0" and before["focus"] == "grid-step" and before["at"] == 300
+        assert before["step"] == "Step 0" and before["focus"] == "grid-step" and before["at"] == 100
         for name in ("metrics.jsonl", "summary.json"):
             shutil.copy(made / "run" / name, run / name)
         for name in ("evaluations", "samples"):
             shutil.copytree(made / "run" / name, run / name, dirs_exist_ok=True)
-        page.wait_for_function(
-            f"document.getElementById('live')?.dataset.version !== {version!r} && document.documentElement.dataset.ready"
+        until(
+            page,
+            f"document.getElementById('live')?.dataset.version !== {version!r} && document.documentElement.dataset.ready",
         )
-        page.wait_for_function("!document.documentElement.classList.contains('restoring')")
+        until(page, "!document.documentElement.classList.contains('restoring')")
     finally:
         os.close(handle)
     assert page.locator("#live .lead").text_content() == "Finished. Step 12, 100 %."
+    for _ in range(100):
+        # It may be loading itself a second time, as files came one by one.
+        if state_of(page) == before:
+            break
+        page.wait_for_timeout(100)
     assert state_of(page) == before
     assert page.locator("#grid-step").get_attribute("max") == "6"
 
@@ -142,17 +172,18 @@ def test_the_newest_grid_stays_the_newest_and_following_can_be_switched_off(open
     cut(run, 6)
     page, stop = opened(run)
     assert page.locator("#grid-caption").text_content() == "Step 6 of run seed 3, picture 4 of 4."
-    page.wait_for_function("document.getElementById('grid-picture').naturalWidth > 0")
+    until(page, LOADED)
     page.get_by_label("Follow").uncheck()
     shutil.copytree(made / "run" / "samples", run / "samples", dirs_exist_ok=True)
     page.wait_for_timeout(6_000)
     assert page.locator("#grid-step").get_attribute("max") == "3"
     page.get_by_label("Follow").check()
-    page.wait_for_function("document.getElementById('grid-step')?.max === '6'")
+    until(page, "document.getElementById('grid-step')?.max === '6'")
     assert page.locator("#grid-caption").text_content() == "Step 12 of run seed 3, picture 7 of 7."
     stop()
-    page.wait_for_function(
-        "document.getElementById('follow-said').textContent.startsWith('Not up to date: the server has gone')"
+    until(
+        page,
+        "document.getElementById('follow-said').textContent.startsWith('Not up to date: the server has gone')",
     )
     assert all("ERR_CONNECTION_REFUSED" in text for text in opened.complaints)
     opened.complaints.clear()
@@ -180,6 +211,6 @@ def test_the_page_that_stands_alone(browser, made, tmp_path):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto((run / "watch.html").as_uri())
     page.wait_for_selector("html[data-ready]", state="attached")
-    page.wait_for_function("document.getElementById('grid-picture').naturalWidth > 0")
+    until(page, LOADED)
     assert page.get_by_label("Follow").count() == 0 and complaints == []
     context.close()

@@ -48,7 +48,7 @@
       chosen: chosen.filter(([name]) => name && !(name === "grid-step" && step.value === step.max)),
       open: [...document.querySelectorAll("details")].map((details) => details.open),
       dark: document.documentElement.dataset.theme,
-      focus: focusable().indexOf(document.activeElement),
+      focus: document.activeElement.id || focusable().indexOf(document.activeElement),
       zoomed: [...document.querySelectorAll(".plot")].filter(zoomed).map((plot) => [plot.id, range(plot)]),
       at: scrollY,
     };
@@ -71,21 +71,32 @@
     for (const [id, at] of was.zoomed) if (document.getElementById(id)?.whole) Plotly.relayout(id, at);
     const folds = [...document.querySelectorAll("details")];
     if (folds.length === was.open.length) folds.forEach((details, index) => (details.open = was.open[index]));
-    if (was.focus >= 0) focusable()[was.focus]?.focus({ preventScroll: true });
-    scrollTo({ top: was.at, behavior: "instant" });
   }
 
-  history.scrollRestoration = "manual";
-  const kept = sessionStorage.getItem(key);
-  sessionStorage.removeItem(key);
-  try {
-    if (kept) restore(JSON.parse(kept));
-  } finally {
-    document.documentElement.classList.remove("restoring");
+  /* Of the page as it is seen: what is hidden takes no focus. */
+  function goBack(was) {
+    // By its name where it has one: sections that were not there before come between.
+    const focused = typeof was.focus === "string" ? document.getElementById(was.focus) : focusable()[was.focus];
+    focused?.focus({ preventScroll: true });
+    const scroll = () => touched || scrollTo({ top: was.at, behavior: "instant" });
+    scroll();
+    // A picture that is not loaded yet makes the page shorter.
+    document.getElementById("grid-picture")?.addEventListener("load", scroll, { once: true });
   }
 
   let touched = 0;
   for (const kind of ["pointerdown", "keydown", "input", "wheel"]) addEventListener(kind, () => (touched = Date.now()), { passive: true });
+
+  history.scrollRestoration = "manual";
+  const kept = JSON.parse(sessionStorage.getItem(key));
+  sessionStorage.removeItem(key);
+  try {
+    if (kept) restore(kept);
+  } finally {
+    document.documentElement.classList.remove("restoring");
+    touched = 0; // what restoring has moved, nobody has
+  }
+  if (kept) goBack(kept);
 
   async function ask() {
     try {
