@@ -59,6 +59,17 @@ def test_figures_have_the_width_of_a_column(paper, name):
     assert float(width[1]) == pytest.approx(72 * WIDTH, abs=0.5)
 
 
+def test_the_figure_of_groups_fits_on_a_page(tmp_path):
+    """Fifty variants: the best of them, as the caption says."""
+    write_paper(fake_comparison(variants=50), tmp_path / "paper", WIDTH)
+    pdf = (tmp_path / "paper" / "groups.pdf").read_bytes()
+    box = re.search(rb"/MediaBox \[ ?0 0 [\d.]+ ([\d.]+) ?\]", pdf)
+    assert 400 < float(box[1]) < 72 * 9.7
+    page = (tmp_path / "paper" / "paper.tex").read_text()
+    found = re.search(r"The best (\d+) of (\d+) variants; the rest in report.csv", page)
+    assert found and 1 < int(found[1]) < int(found[2])
+
+
 def test_letters_in_a_pdf_are_letters(paper):
     assert b"/FontFile2" in (paper / "change.pdf").read_bytes()  # TrueType, embedded
     assert b"/Type3" not in (paper / "change.pdf").read_bytes()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "osD^vP*"
 REST = "#AAAAAA"  # of variants beyond the seven best
+ROWS = 70  # of the figure of groups: what a page has room for
 STYLE = {
     "font.size": 7,
     "axes.titlesize": 7,
@@ -55,9 +56,12 @@ def figures(record: ComparisonRecord, width: float) -> Iterator[tuple[str, str, 
     yield from tradeoffs(record, name, width)
     grouped = group_values(record, name)
     if grouped:
+        best = measured[: max(ROWS // len(grouped), 1)]
         caption = f"Change of {name} from the base by group of samples, with 95 % intervals."
-        rows = 0.55 + 0.12 * len(measured) * len(grouped)
-        yield "groups", caption, plot(width, rows, lambda ax: groups(ax, measured, grouped))
+        if len(best) < len(measured):
+            caption += f" The best {len(best)} of {len(measured)} variants; the rest in report.csv."
+        rows = 0.55 + 0.12 * len(best) * len(grouped)
+        yield "groups", caption, plot(width, rows, lambda ax: groups(ax, best, grouped))
 
 
 def tradeoffs(
