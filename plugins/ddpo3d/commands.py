@@ -24,8 +24,9 @@ def turntable_command(
 ) -> None:
     """Write scenes of a run as they turn."""
     # Imported here, so that the help shows without loading torch.
-    from rewardft_plugins.ddpo3d.turntable import save_film, turn
+    from rewardft_plugins.ddpo3d.turntable import film_ending, save_film, turn
 
+    film_ending(out)  # before the scenes are rendered
     model = open_scenes(run)
     save_film(turn(model, numbers(scenes, model.scenes), frames), out)
     typer.echo(f"{out}: {frames} pictures")

@@ -61,17 +61,22 @@ def as_gif(frames: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+def film_ending(path: Path) -> str:
+    """`.gif` or `.mp4`; raises ComponentError for another one."""
+    ending = path.suffix.lower()
+    if ending not in (".gif", ".mp4"):
+        raise ComponentError(f"{path}: expected a name that ends in .gif or .mp4")
+    return ending
+
+
 def save_film(frames: Tensor, path: Path) -> None:
     """Write `(frames, 3, h, w)` in [0, 1] as a `.gif`, or as an `.mp4` with the extra `video`.
 
     Raises ComponentError for another ending, and for an MP4 without PyAV.
     """
-    ending = path.suffix.lower()
-    if ending == ".gif":
+    if film_ending(path) == ".gif":
         write_bytes(path, as_gif(frames))
         return
-    if ending != ".mp4":
-        raise ComponentError(f"{path}: expected a name that ends in .gif or .mp4")
     try:
         codecs = importlib.import_module("av")
     except ImportError as error:

@@ -380,7 +380,9 @@ def test_looking_whether_a_run_is_held_does_not_keep_it_from_starting(made, tmp_
     out.mkdir()
     looking = hold(out, make=False)
     threading.Timer(0.05, os.close, (looking,)).start()
-    os.close(hold(out, make=False))
+    training = hold(out, make=False)
+    assert is_held(out)
+    os.close(training)
 
 
 def test_two_that_look_at_once_do_not_take_each_other_for_the_run(tmp_path):
