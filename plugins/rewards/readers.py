@@ -59,7 +59,7 @@ class RapidReader:
         from PIL import Image
 
         # As a picture, whose colours are RGB; an array would be taken for BGR.
-        found = self.engine(Image.fromarray(picture))
+        found: Any = self.engine(Image.fromarray(picture))
         # Without text it is an empty answer of whatever step came last, which may have no `txts`;
         # an answer that is not empty must have it, or a failure would read as no text.
         return list(found.txts) if len(found) else []
