@@ -1,11 +1,12 @@
 """DDPO3D: rewards on 3D scenes under a frozen diffusion model (RL Dreams, 2312.04806).
 
-What is trained is a table of scenes of 3D Gaussians; the diffusion model, any of the framework's,
-says what pictures of them should look like.
+What is trained is a table of scenes of 3D Gaussians, or of voxels; the diffusion model, any of the
+framework's, says what pictures of them should look like.
 
-Registers the model `gaussian_scene`, the sampler `scene_render`, the algorithms `sds`, `ddpo3d`,
-`dreamdpo` and `reward_gradient_3d`, the data sets `ambigrams`, `scene_prompts` and `scenes_of`, the
-metric `body_silhouettes`, and the commands under `rewardft ddpo3d`.
+Registers the models `gaussian_scene` and `voxel_scene`, the sampler `scene_render`, the algorithms
+`sds`, `vsd`, `ddpo3d`, `dreamdpo` and `reward_gradient_3d`, the data sets `ambigrams`,
+`scene_prompts` and `scenes_of`, the metric `body_silhouettes`, and the commands under `rewardft
+ddpo3d`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ Factories = Mapping[str, Callable[..., Any]]
 def register_models() -> Factories:
     # Imported inside the hooks, so that loading the plugin alone costs nothing.
     from rewardft_plugins.ddpo3d.model import GaussianScene
+    from rewardft_plugins.ddpo3d.voxels import VoxelScene
 
-    return {"gaussian_scene": GaussianScene}
+    return {"gaussian_scene": GaussianScene, "voxel_scene": VoxelScene}
 
 
 @hookimpl
@@ -47,9 +49,11 @@ def register_algorithms() -> Factories:
     from rewardft_plugins.ddpo3d.dreamdpo import DreamDPO
     from rewardft_plugins.ddpo3d.reward_gradient_3d import RewardGradient3D
     from rewardft_plugins.ddpo3d.sds import SDS
+    from rewardft_plugins.ddpo3d.vsd import VSD
 
     return {
         "sds": SDS,
+        "vsd": VSD,
         "ddpo3d": DDPO3D,
         "dreamdpo": DreamDPO,
         "reward_gradient_3d": RewardGradient3D,
@@ -85,21 +89,37 @@ def register_commands() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
-    """A table of scenes has no layers that a low-rank adapter could be put into."""
-    if recipe.model.use.casefold() == "gaussian_scene" and recipe.adapter.kind != "full":
+    """A table of scenes has no layers that a low-rank adapter could be put into; the prior has,
+    and `vsd` alone trains one."""
+    name = recipe.model.use.casefold()
+    if name not in ("gaussian_scene", "voxel_scene"):
+        return
+    if recipe.adapter.kind != "full":
         yield (
-            f"{recipe.where('adapter', 'kind')}: gaussian_scene is trained as a whole; write "
-            "`adapter: {kind: full}`."
+            f"{recipe.where('adapter', 'kind')}: {name} is trained as a whole; write `adapter: "
+            "{kind: full}`."
+        )
+    uses = recipe.algorithm.use.casefold() == "vsd"
+    has = bool(recipe.model.options.get("lora_rank"))
+    if uses and not has:
+        yield (
+            f"{recipe.where('algorithm', 'use')}: vsd trains an adapter of the prior; write "
+            "`model: {lora_rank: 4}`, or another rank."
+        )
+    if has and not uses:
+        yield (
+            f"{recipe.where('model', 'lora_rank')}: only the algorithm vsd trains an adapter of "
+            "the prior; leave `lora_rank` out."
         )
 
 
 @hookimpl
 def on_evaluation_end(run: Run, step: int) -> None:
     """Keep a turntable, so that the figures can be checked by eye."""
-    from rewardft_plugins.ddpo3d.model import GaussianScene
+    from rewardft_plugins.ddpo3d.scene_model import Scenes
     from rewardft_plugins.ddpo3d.turntable import save_turntable
 
-    if run.is_main and isinstance(run.model, GaussianScene):
+    if run.is_main and isinstance(run.model, Scenes):
         save_turntable(run, step)
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rewardft_plugins.ddpo3d.model import GaussianScene
+    from rewardft_plugins.ddpo3d.scene_model import Scenes
 
 app = typer.Typer(help="The scenes of a run, to look at.", no_args_is_help=True)
 
-Run = Annotated[Path, typer.Argument(help="Folder of a run with the model gaussian_scene.")]
+Run = Annotated[
+    Path, typer.Argument(help="Folder of a run with the model gaussian_scene or voxel_scene.")
+]
 
 
 @app.command("turntable")
@@ -45,31 +47,38 @@ def export_ply_command(
     """Write a scene for viewers of Gaussian splats."""
     from dataclasses import replace
 
+    from rewardft_plugins.ddpo3d.model import GaussianScene
     from rewardft_plugins.ddpo3d.ply import save_ply
+    from rewardft_plugins.ddpo3d.rasterise import LEAST
 
     from rewardft.errors import ComponentError, did_you_mean
 
     model = open_scenes(run)
+    if not isinstance(model, GaussianScene):
+        raise ComponentError(f"{run}: a .ply file holds Gaussians, and these scenes have none")
     names = list(model.channels)
     if picture is not None and picture not in names:
         raise ComponentError(f"no picture {picture!r} in this run.{did_you_mean(picture, names)}")
     gaussians = model.trainable(numbers(str(scene), model.scenes))
+    # Not those that no picture sees, such as the free places of a scene that grows.
+    gaussians = gaussians.only(gaussians.opacity[0] >= LEAST)
     parts = gaussians.colour.split(list(model.channels.values()), -1)
     save_ply(replace(gaussians, colour=parts[names.index(picture or names[0])]), out)
     typer.echo(f"{out}: {gaussians.position.shape[1]} Gaussians")
 
 
-def open_scenes(run: Path) -> GaussianScene:
+def open_scenes(run: Path) -> Scenes:
     """The model of a run with what was trained. Raises ComponentError for another model."""
-    from rewardft_plugins.ddpo3d.model import GaussianScene
+    from rewardft_plugins.ddpo3d.scene_model import Scenes
 
     from rewardft.errors import ComponentError
     from rewardft.runs.open import load_trained, open_run
 
     session = open_run(run)
-    if not isinstance(session.model, GaussianScene):
+    if not isinstance(session.model, Scenes):
         raise ComponentError(
-            f"{run}: expected a run of gaussian_scene, got one of {session.recipe.model.use}"
+            f"{run}: expected a run of gaussian_scene or voxel_scene, got one of "
+            f"{session.recipe.model.use}"
         )
     load_trained(session, run)
     return session.model

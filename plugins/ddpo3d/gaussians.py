@@ -33,6 +33,11 @@ class Gaussians:
         own = (getattr(self, field.name) for field in fields(self))
         return Gaussians(*(value.repeat_interleave(count, 0) for value in own))
 
+    def only(self, where: Tensor) -> Gaussians:
+        """Of every scene those that the mask `(n,)` names."""
+        own = (getattr(self, field.name) for field in fields(self))
+        return Gaussians(*(value[:, where] for value in own))
+
     def axes(self) -> Tensor:
         """The axes of each ellipsoid, as long as their standard deviations: the columns of
         `(b, n, 3, 3)`."""

@@ -98,7 +98,7 @@ def predict(ctx: Context, x: Tensor, level: Level, cond: Any) -> tuple[Tensor, T
 
 def visit(ctx: Context, batch: Batch) -> Rollout:
     """Pictures of the batch without autograd, whose step can be replayed."""
-    ctx.policy.tend(ctx.step)
+    ctx.policy.tend(ctx.step, ctx.gather, ctx.forget)
     return ctx.rollout(batch, Plan(stop=1, keep=frozenset({0})))
 
 

@@ -1,8 +1,8 @@
 """Gaussians that have faded are moved to where others are (Kheradmand et al. 2024, 3D Gaussian
 Splatting as Markov Chain Monte Carlo, 2404.09591).
 
-In the place of densification and pruning: the number of Gaussians stays as it is, and with it the
-table, the optimizer and checkpoints. Of N that share a place from then on, each gets
+In the place of densification and pruning (see `density.py`): the number of Gaussians stays as it
+is. Of N that share a place from then on, each gets
 
     o' = 1 - (1 - o)^(1/N)
     scale' = scale o / sum_{i=1}^{N} sum_{k=0}^{i-1} C(i - 1, k) (-1)^k o'^(k+1) / sqrt(k + 1)   (9)
@@ -17,17 +17,21 @@ import math
 
 import torch
 from rewardft_plugins.ddpo3d.gaussians import rotation_matrix
-from rewardft_plugins.ddpo3d.table import SceneTable
+from rewardft_plugins.ddpo3d.table import Forget, SceneTable, keep
 from torch import Tensor
 
 
 @torch.no_grad()
-def relocate(table: SceneTable, faint: float, generator: torch.Generator) -> int:
+def relocate(
+    table: SceneTable, faint: float, generator: torch.Generator, forget: Forget = keep
+) -> int:
     """Move all Gaussians with an opacity below `faint`; returns how many.
 
-    A scene in which none, or all, are faint is left as it is.
+    A scene in which none, or all, are faint is left as it is. forget: told of those that share a
+    place from then on, so that what the optimizer remembers of them does not pull them away.
     """
     opacity = table.opacity.sigmoid()
+    fresh = torch.zeros_like(opacity, dtype=torch.bool)
     moved = 0
     for scene, values in enumerate(opacity):
         dead = (values < faint).nonzero()[:, 0]
@@ -36,8 +40,12 @@ def relocate(table: SceneTable, faint: float, generator: torch.Generator) -> int
             # Drawn on the CPU, so that devices agree; the more opaque, the more often.
             chances = values[live].float().cpu()
             drawn = torch.multinomial(chances, len(dead), replacement=True, generator=generator)
-            join(table, scene, dead, live[drawn.to(live.device)], generator)
+            to = live[drawn.to(live.device)]
+            join(table, scene, dead, to, generator)
+            fresh[scene, dead] = fresh[scene, to] = True
             moved += len(dead)
+    for parameter in table.gaussians():
+        forget(parameter, fresh)
     return moved
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rewardft_plugins.ddpo3d.model import GaussianScene
+from rewardft_plugins.ddpo3d.scene_model import Scenes
 from torch import Tensor
 
 from rewardft.contracts.records import Section
@@ -28,7 +28,7 @@ SIDE = 96  # pixels; smaller pictures are enlarged
 
 
 @torch.no_grad()
-def turn(model: GaussianScene, scenes: Tensor, frames: int = FRAMES) -> Tensor:
+def turn(model: Scenes, scenes: Tensor, frames: int = FRAMES) -> Tensor:
     """`(frames, c, h, w)` in [0, 1]: the scenes `(n,)` beside each other; several pictures of one
     scene, normals and colours, one below the other."""
     azimuth = torch.arange(frames, device=scenes.device) * 360.0 / frames

@@ -152,6 +152,14 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         return rates
 
+    def forget(self, parameter: nn.Parameter, where: Tensor) -> None:
+        """Begin anew for the entries of `parameter` that the mask `where` names, `(n, ...)` along
+        its first dimensions: what the optimizer remembers of them becomes 0."""
+        for value in self.optimizer.state.get(parameter, {}).values():
+            # The count of steps is one for the whole tensor and stays.
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value[where] = 0
+
     def rates(self) -> dict[str, float]:
         """Learning rates as they are now, by the names in the logs."""
         now = [float(rate) for rate in self.schedule.get_last_lr()]

@@ -52,6 +52,7 @@ class Trainer:
     def __init__(self, parts: Parts) -> None:
         self.parts, self.recipe, self.state = parts, parts.run.recipe, parts.state
         self.session, self.ctx = parts.session, parts.session.context
+        self.ctx.forget = parts.updater.forget
         self.accelerator, self.plugins, self.run = parts.accelerator, parts.plugins, parts.run
         self.stream, self.held_out, self.saver = parts.stream, parts.held_out, parts.saver
         self.grids = parts.grids

@@ -11,7 +11,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
@@ -52,6 +52,7 @@ class Context:
     reward_evaluations: samples that have been scored so far.
     penalized: whether the algorithm has applied the regularizers, see `penalty`.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
+    forget:     makes the optimizer begin anew for entries of a trained tensor, by a mask.
     gathered:   around a rollout, for a base that is spread over processes, see `sharding.py`.
     reward_gradients: what becomes of the gradients of several rewards, see `reward_gradients.py`.
     """
@@ -70,6 +71,7 @@ class Context:
     memory: Memory = field(default_factory=Memory)
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     gather: Callable[[Tensor], Tensor] = lambda x: x
+    forget: Callable[[nn.Parameter, Tensor], None] = lambda parameter, where: None
     gathered: Callable[[], AbstractContextManager[None]] = nullcontext
     facts: RewardFacts | None = None
     on_reward_error: Callable[[str, Exception, Rollout, Batch], None] | None = None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rewardft.engine.optimizer import grouped
+from rewardft.engine.optimizer import Updater, grouped
 from rewardft.errors import ComponentError
 from rewardft.testing import check_resume
 from tests.bench import Bench
@@ -91,3 +91,23 @@ def state_of(run):
     from safetensors.torch import load_file
 
     return load_file(run.folder / "adapter" / "model.safetensors")
+
+
+def test_an_optimizer_forgets_what_it_is_told_to():
+    """Adam's moments of some entries are 0 again, and the next step moves those as a first one."""
+    weight = nn.Parameter(torch.zeros(2, 3, 2, dtype=torch.float64))
+    other = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    optimizer = torch.optim.Adam([weight, other], lr=1.0)
+    updater = Updater([weight, other], optimizer, schedule=None, ema=None, clip_norm=None)
+    updater.forget(weight, torch.ones(2, 3, dtype=torch.bool))  # before any step there is nothing
+    (weight.sum() + other.sum()).backward()
+    optimizer.step()
+    mask = torch.tensor([[True, False, False], [False, False, True]])
+    updater.forget(weight, mask)
+    for name, first in (("exp_avg", 0.1), ("exp_avg_sq", 0.001)):
+        moments = optimizer.state[weight][name]
+        assert not moments[mask].any() and torch.allclose(
+            moments[~mask], torch.full((4, 2), first, dtype=torch.float64)
+        )
+        assert optimizer.state[other][name].all()
+    assert int(optimizer.state[weight]["step"]) == 1

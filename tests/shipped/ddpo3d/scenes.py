@@ -52,6 +52,6 @@ def views(scenes=2, classes=4):
 
 
 def gradient(model, value):
-    """Of a number by all parameters of the scenes, as one vector."""
-    found = torch.autograd.grad(value, list(model.trainable.parameters()))
+    """Of a number by all that the Gaussians of the scenes consist of, as one vector."""
+    found = torch.autograd.grad(value, list(model.trainable.gaussians()))
     return torch.cat([part.flatten() for part in found])
