@@ -93,8 +93,10 @@ def call_main(*words):
     import torch
 
     from rewardft.cli import main
+    from rewardft.engine import failure
 
     torch.set_num_threads(1)
+    failure.PATIENCE = 120.0  # on a busy machine a process that has failed writes down why slowly
     sys.argv = ["rewardft", *words]
     return main(list(words))
 

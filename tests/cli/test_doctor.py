@@ -54,18 +54,20 @@ def test_an_extra_that_lacks_something_says_how_to_get_it(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("program", "problem"),
+    ("program", "patience", "problem"),
     [
-        ("echo 'No devices'; exit 9", "{path} ended with exit code 9: No devices"),
-        ("exec sleep 60", "{path}: Command '['{path}', "),
+        ("echo 'No devices'; exit 9", 60, "{path} ended with exit code 9: No devices"),
+        ("exec sleep 60", 0.2, "{path}: Command '['{path}', "),
     ],
 )
-def test_a_driver_that_fails_or_hangs_is_a_problem(tmp_path, monkeypatch, program, problem):
+def test_a_driver_that_fails_or_hangs_is_a_problem(
+    tmp_path, monkeypatch, program, patience, problem
+):
     path = tmp_path / "nvidia-smi"
     path.write_text(f"#!/bin/bash\n{program}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(diagnosis, "PATIENCE", 0.2)
+    monkeypatch.setattr(diagnosis, "PATIENCE", patience)
     driver.cache_clear()
     lines, said = driver()
     driver.cache_clear()

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -170,11 +169,12 @@ def work_of(place, jobs, make=None, at_once=None):
 
 
 def test_each_run_at_a_time_has_a_gpu_of_its_own(tmp_path, monkeypatch):
-    lent = []
+    lent, both = [], threading.Barrier(2)
 
     def make(job, threads, device):
         lent.append((threads, device))
-        time.sleep(0.2)
+        if job.label in ("v seed 0", "v seed 1") and len(work.jobs) > 1:
+            both.wait(300)  # for the other one, so that two are under way at once
         return 0
 
     cores = os.cpu_count()
@@ -187,7 +187,8 @@ def test_each_run_at_a_time_has_a_gpu_of_its_own(tmp_path, monkeypatch):
     assert told.count(0) == 5 and told[:2] == ["v seed 0", "v seed 1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     lent.clear()
-    Local().launch(work_of(tmp_path, jobs_in(tmp_path, 1), make)[0])
+    work, _ = work_of(tmp_path, jobs_in(tmp_path, 1), make)
+    Local().launch(work)
     assert lent == [(cores, None)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []

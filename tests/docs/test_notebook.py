@@ -24,7 +24,7 @@ def execute(source, scope):
     return None if last is None else (ast.unparse(last), eval(ast.unparse(last), scope))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = ["".join(c["source"]) for c in NOTEBOOK["cells"] if c["cell_type"] == "code"]

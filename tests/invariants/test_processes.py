@@ -100,7 +100,7 @@ def launch(*arguments, wait=True):
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    return (process.communicate(timeout=240)[0], process.returncode) if wait else process
+    return (process.communicate(timeout=600)[0], process.returncode) if wait else process
 
 
 @pytest.fixture(scope="module")

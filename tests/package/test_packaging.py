@@ -78,7 +78,7 @@ def wheel(tmp_path_factory):
         "-w",
         "out",
     ]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     (path,) = (folder / "out").glob("rewardft-*.whl")
     return path
@@ -102,7 +102,7 @@ def python(arguments, path, cwd):
     }
     command = [sys.executable, "-S", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

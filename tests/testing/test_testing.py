@@ -118,7 +118,7 @@ def run_pytest(pytester, monkeypatch):
     def run(*arguments, fresh=False):
         words = ["-p", "no:cacheprovider", *arguments]
         if fresh:
-            return pytester.runpytest_subprocess(*words, timeout=240)
+            return pytester.runpytest_subprocess(*words, timeout=600)
         return pytester.runpytest_inprocess(*words)
 
     return run

@@ -84,7 +84,7 @@ def raw_server(send):
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(5)
+                connection.settimeout(60)
                 received = b""
                 while b'"columns"' not in received:
                     received += connection.recv(65536)

@@ -275,7 +275,7 @@ def test_hub_ids_and_their_revisions_load_by_the_same_path(tmp_path):
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-c", textwrap.dedent(OFFLINE)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     numbers, refusal = result.stdout.splitlines()
     sums = [model.visual_projection.weight.sum().item() for model in (first, second)]

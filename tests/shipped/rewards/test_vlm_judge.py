@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -192,10 +191,10 @@ def test_a_failure_ends_the_questions_that_wait():
     x = torch.rand(8, 3, 8, 8)
     with running(Scripted(answer)) as server:
         one = VlmJudge(address(server), "tiny", "{prompt}", backoff=30.0, concurrency=3)
-        begun = time.monotonic()
         with pytest.raises(RewardError, match="status 400"):
             one(make_rollout(x, many), many)
-    assert time.monotonic() - begun < 10 and len(server.requests) <= 6
+    # Asked four times each, the two that wait alone would make it nine.
+    assert len(server.requests) <= 6
 
 
 def test_a_token_is_sent_and_never_shown(monkeypatch):
