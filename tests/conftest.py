@@ -5,17 +5,25 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
-import torch
 
 from rewardft.plugins import sources
 
-torch.set_num_threads(1)
 sources.PATIENCE = 3600.0  # a busy machine imports plugins slowly, and stderr is compared
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Here and not above: the process that hands the tests out to workers needs no torch.
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _isolated_random_state():
     """A test may seed the global generator; the next one must not notice."""
+    import torch
+
     state = torch.get_rng_state()
     yield
     torch.set_rng_state(state)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import accelerate  # noqa: F401 (these, so that the server of forks has what every run needs)
-import diffusers.schedulers  # noqa: F401
 import peft  # noqa: F401
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler  # noqa: F401 (see above)
 
 from rewardft.errors import RewardftError
 from rewardft.files.streams import forgive
