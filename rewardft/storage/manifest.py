@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -52,8 +53,9 @@ def manifest(run: Run, plugins: Any, device: str, origin: Origin) -> dict[str, A
     }
 
 
+@cache
 def version_of(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not installed."""
+    """Version of an installed distribution; None when it is not installed. Read once a process."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -61,20 +63,21 @@ def version_of(name: str) -> str | None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and whether there are changes; None outside a repository or without git."""
+    """Commit and whether there are changes; None outside a repository, before its first commit or
+    without git."""
     try:
-        commit = subprocess.run(
-            # With a limit: a repository on a network drive that hangs must not hang the run.
-            ["git", "rev-parse", "HEAD"],
+        # With a limit: a repository on a network drive that hangs must not hang the run.
+        done = subprocess.run(
+            ["git", "status", "--porcelain=v2", "--branch", "--no-ahead-behind"],
             capture_output=True,
             text=True,
             timeout=10,
         )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10
-        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if commit.returncode:
-        return None
-    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())}
+    # "# branch.oid COMMIT" and the like, then a line for each file that has changed.
+    headers, changes = [], []
+    for line in done.stdout.splitlines():
+        (headers if line.startswith("# ") else changes).append(line)
+    commit = next((h.split()[2] for h in headers if h.startswith("# branch.oid ")), "(initial)")
+    return None if commit == "(initial)" else {"commit": commit, "changed": bool(changes)}

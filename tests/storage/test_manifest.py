@@ -1,0 +1,32 @@
+"""What a manifest says of the code that a run was made with."""
+
+import subprocess
+
+from rewardft.storage.manifest import git_state
+
+
+def git(*words):
+    names = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *names, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_and_whether_files_have_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert git_state() is None
+    git("init", "--quiet")
+    assert git_state() is None, "nothing has been committed"
+    (tmp_path / "a file").write_text("1")
+    git("add", "a file")
+    git("commit", "--quiet", "-m", "first")
+    commit = git("rev-parse", "HEAD")
+    assert git_state() == {"commit": commit, "changed": False}
+    (tmp_path / "a file").write_text("2")
+    assert git_state() == {"commit": commit, "changed": True}
+    git("commit", "--quiet", "-am", "second")
+    assert git_state() == {"commit": git("rev-parse", "HEAD"), "changed": False}
+    (tmp_path / "another").touch()
+    assert git_state()["changed"]
+    monkeypatch.setenv("PATH", "")
+    assert git_state() is None
