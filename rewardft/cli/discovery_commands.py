@@ -96,7 +96,12 @@ def schema(
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="reward, algorithm, sampler or plugin.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="reward, regularizer, algorithm, sampler, model, dataset, metric or plugin."
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="Its name, such as sharpness.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(),
 ) -> None:

@@ -18,7 +18,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 # The files of each kind, by template. A reward is the component of a new plugin.
 FILES = {
     kind: {"$name.py": f"{kind}.py", "test_$name.py": f"test_{kind}.py"}
-    for kind in ("reward", "algorithm", "sampler")
+    for kind in (
+        *("reward", "regularizer", "algorithm", "sampler"),
+        *("model", "dataset", "metric"),
+    )
 } | {
     "plugin": {
         "pyproject.toml": "pyproject.toml",

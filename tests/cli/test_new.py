@@ -34,6 +34,14 @@ BROKEN = {
     ),
     "algorithm": ("my_thing.py", "step=k == visits[-1]", "step=False"),
     "sampler": ("my_thing.py", "(2 - (1 - beta) ** 0.5)", "(1 + beta)"),
+    "regularizer": ("my_thing.py", "(2 * sigma**2)", "(2 * sigma)"),
+    "model": ("my_thing.py", "torch.sigmoid(2 * x0)", "torch.sigmoid(2 * x0).detach()"),
+    "dataset": ("my_thing.py", '"label": label,', '"label": 3 - label,'),
+    "metric": (
+        "my_thing.py",
+        "self.levels: list[Tensor] = []",
+        "self.levels = getattr(self, 'levels', [])",
+    ),
     "plugin": ("my_thing/rewardft_my_thing/__init__.py", "** power", "* power - 1"),
 }
 
