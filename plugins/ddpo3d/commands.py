@@ -22,7 +22,7 @@ def turntable_command(
     run: Run,
     out: Annotated[Path, typer.Argument(help="The GIF or MP4 to write, by its ending.")],
     scenes: Annotated[str, typer.Option(help="Numbers of scenes, as 0,3,7.")] = "0",
-    frames: Annotated[int, typer.Option(min=1, help="Pictures of a full turn.")] = 48,
+    frames: Annotated[int, typer.Option(min=1, max=3600, help="Pictures of a full turn.")] = 48,
 ) -> None:
     """Write scenes of a run as they turn."""
     # Imported here, so that the help shows without loading torch.

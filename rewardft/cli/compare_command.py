@@ -17,7 +17,8 @@ Vary = Annotated[
     ),
 ]
 Seeds = Annotated[
-    int | None, typer.Option(min=1, help="Runs per variant, with the recipe's seed and up.")
+    int | None,
+    typer.Option(min=1, max=1000, help="Runs per variant, with the recipe's seed and up."),
 ]
 Budget = Annotated[
     str | None,

@@ -90,10 +90,10 @@ def footprint(ready: Ready) -> Footprint:
 
 def parse_size(text: str) -> int:
     """Bytes. Raises RewardftError for what is no size."""
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([MG]i?B)", text, re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]{0,12}\.?[0-9]{1,12}) ?([MG]i?B)", text, re.IGNORECASE)
     if found is None or float(found[1]) == 0:
         raise RewardftError(
-            f"--device: expected a size such as 24GiB, 80GB or 800MiB, got {text!r}"
+            f"--device: expected a size such as 24GiB, 80GB or 800MiB, got {text!r:.60}"
         )
     return int(float(found[1]) * UNITS[found[2].upper()])
 

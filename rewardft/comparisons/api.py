@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Launch, Notify
 from rewardft.comparisons.sources import (
+    MOST_SEEDS,
     Request,
     Variant,
     parse_vary,
@@ -25,7 +27,7 @@ from rewardft.comparisons.sources import (
 from rewardft.comparisons.tuning import Search, tuned
 from rewardft.comparisons.weight_sweep import sweep
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
-from rewardft.errors import ComponentError
+from rewardft.errors import ComponentError, RecipeError
 from rewardft.files.paths import file_name, given_folder
 from rewardft.files.surroundings import put_back
 from rewardft.recipe.shipped import find_recipe
@@ -157,6 +159,9 @@ def default_folder(names: Sequence[str]) -> Path:
 
 def build_request(names: Sequence[str], options: Options) -> Request:
     """Sources, settings, then what is varied; seeds and budget given here win over a file's."""
+    if options.seeds is not None and not 1 <= options.seeds <= MOST_SEEDS:
+        wanted = f"seeds: expected 1 to {MOST_SEEDS:,}, got {options.seeds!r:.60}."
+        raise RecipeError("seeds", [wanted])
     # In the order of strength: sources, settings for all, what is varied, then seeds and budget.
     request = read_sources(names, find_recipe)
     variants: Sequence[Variant] = [
@@ -185,7 +190,11 @@ def as_vary(vary: Mapping[str, Sequence[Any]] | Sequence[str]) -> list[str]:
     """`KEY=VALUE,VALUE` for each key."""
     if isinstance(vary, Mapping):
         # As text, which is read as YAML: the same as after `--vary`.
-        return [f"{key}={','.join(map(str, values))}" for key, values in vary.items()]
+        # Text as it is, for a name needs no quotes; `None` and `True` as YAML writes them.
+        return [
+            f"{key}={','.join(v if isinstance(v, str) else json.dumps(v) for v in values)}"
+            for key, values in vary.items()
+        ]
     return list(vary)
 
 

@@ -16,7 +16,8 @@ from rewardft.comparisons.members import Member, differences
 from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
-from rewardft.comparisons.sources import ENDLESS, Request
+from rewardft.comparisons.sources import Request
+from rewardft.comparisons.spending import ENDLESS
 from rewardft.comparisons.tables import write_samples
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError

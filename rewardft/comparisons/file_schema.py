@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rewardft.comparisons.sources import FILE_KEYS
+from rewardft.comparisons.sources import FILE_KEYS, MOST_SEEDS
 from rewardft.plugins.recipe_schema import field_schema
 from rewardft.recipe.sections import ComponentSpec, Section, Sections, section_of
 
@@ -27,7 +27,7 @@ def comparison_schema() -> dict[str, Any]:
         "set": changes,
         "variants": {"additionalProperties": changes},
         "vary": {**keys, "properties": lists, "additionalProperties": listed},
-        "seeds": {"minimum": 1},
+        "seeds": {"minimum": 1, "maximum": MOST_SEEDS},
     }
     properties = {
         key: {"type": TYPES[kind], "description": about[key], **inner.get(key, {})}

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rewardft.comparisons.sources import Request, Variant, budget_settings, key_of
+from rewardft.comparisons.sources import Request, Variant, key_of
+from rewardft.comparisons.spending import budget_settings
 from rewardft.errors import PluginError, RecipeError, RewardftError
 from rewardft.files.json_text import read_object
 from rewardft.files.paths import file_name

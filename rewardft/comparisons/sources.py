@@ -13,8 +13,9 @@ from rewardft.comparisons.relative_paths import from_folder
 from rewardft.errors import RecipeError, did_you_mean
 from rewardft.files.paths import local_path
 from rewardft.recipe import strict_yaml
-from rewardft.recipe.budget import parse_budget
 
+MOST_SEEDS = 1_000
+MOST_VARIANTS = 10_000  # more are a slip, and would not be run in a lifetime
 Finder = Callable[[str], Path]  # a recipe's file from its name
 FILE_KEYS = {
     "recipes": (list, "a list of recipes, one at least"),
@@ -22,11 +23,10 @@ FILE_KEYS = {
     "variants": (dict, "a mapping of names to mappings of recipe keys to values"),
     "vary": (dict, "a mapping of recipe keys to lists of values"),
     "pareto": (dict, "{rewards: [NAME, NAME], points: 5}"),
-    "seeds": (int, "a whole number of at least 1"),
+    "seeds": (int, f"a whole number from 1 to {MOST_SEEDS:,}"),
     "budget": (str, "text such as 5000-calls"),
     "match": (str, "divergence, or divergence=0.05"),
 }
-ENDLESS = 1_000_000  # train.steps of a run that its budget ends
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
             not isinstance(value, FILE_KEYS[key][0])
             # `true` is an int in Python, and no number of seeds.
             or isinstance(value, bool)
-            or is_too_few(key, value)
+            or is_beyond(key, value)
         ):
             yield f"{where}: {key}: expected {FILE_KEYS[key][1]}, got {value!r}."
     for name, changes in (document.data.get("variants") or {}).items():
@@ -160,9 +160,9 @@ def _file_problems(path: Path, document: strict_yaml.Document) -> Iterator[str]:
             yield f"{path}:{line}: vary.{key}: expected a list of values, got {values!r}."
 
 
-def is_too_few(key: str, value: Any) -> bool:
-    """Whether there would be no run at all."""
-    return (key == "seeds" and value < 1) or (key == "recipes" and not value)
+def is_beyond(key: str, value: Any) -> bool:
+    """Whether there would be no run at all, or more than anybody can make."""
+    return (key == "seeds" and not 1 <= value <= MOST_SEEDS) or (key == "recipes" and not value)
 
 
 def combine(variant: Variant, name: str, settings: Sequence[str], recipes: int) -> Variant:
@@ -210,6 +210,14 @@ def vary(variants: Sequence[Variant], key: str, values: Sequence[Any]) -> list[V
 
     An `algorithm` may be a name: the section then has its defaults.
     """
+    if len(variants) * len(values) > MOST_VARIANTS:
+        raise RecipeError(
+            f"--vary {key}",
+            [
+                f"vary: {len(variants):,} variants with {len(values):,} values of {key:.60} are "
+                f"more than {MOST_VARIANTS:,}, which is the most."
+            ],
+        )
     result = []
     for variant, value in itertools.product(variants, values):
         # A variant is named by what was varied; an algorithm's name speaks for itself.
@@ -244,22 +252,6 @@ def parse_vary(text: str) -> tuple[str, list[Any]]:
         wanted = "expected key=value,value,... such as optimizer.lr=1e-4,1e-3."
         raise RecipeError(f"--vary {text}", [f"--vary {text}: {wanted}"])
     return key.strip(), list(document.data)
-
-
-def budget_settings(text: str) -> tuple[str, ...]:
-    """What a budget sets in a recipe: `--budget 300-steps` is a length, anything else ends the run
-    earlier or later."""
-    count, _, unit = text.strip().rpartition("-")
-    # A schedule can follow a number of steps, so it is set as the length, not as a budget.
-    if unit == "steps" and count.replace("_", "").isdecimal() and int(count.replace("_", "")) > 0:
-        return (f"train.steps={int(count.replace('_', ''))}", "train.budget=null")
-    try:
-        parse_budget(text)
-    except ValueError as error:
-        raise RecipeError(
-            f"--budget {text}", [f"--budget {text}: {error}, or 300-steps."]
-        ) from None
-    return (f"train.steps={ENDLESS}", f"train.budget={text.strip()}")
 
 
 def as_settings(changes: Mapping[str, Any]) -> tuple[str, ...]:

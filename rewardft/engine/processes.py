@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,9 @@ def start_accelerator(trackers: Sequence[str], folder: Path) -> Any:
     """
     from accelerate import Accelerator
 
+    # Before accelerate reads them, whose error would name neither.
+    for name in (*WORLD_SIZES, *RANKS):
+        number(os.environ, name)
     accelerator = Accelerator(
         # Without a GPU it must be told, or it ignores the variables that a launcher has set.
         cpu=not torch.accelerator.is_available(),
@@ -68,8 +72,8 @@ def check_launcher(environment: Mapping[str, str], processes: int) -> None:
     # Processes that do not know of each other would all be "the main one" and overwrite each other.
     # One task of Slurm says nothing: a launcher may start its own processes from inside it.
     found = (n for n in WORLD_SIZES if environment.get(n))
-    name = next((n for n in found if n != SLURM_SIZE or int(environment[n]) != 1), None)
-    wanted = None if name is None else int(environment[name])
+    name = next((n for n in found if n != SLURM_SIZE or number(environment, n) != 1), None)
+    wanted = None if name is None else number(environment, name)
     # `accelerate launch` sets an address for several processes, and without a GPU starts only one.
     alone = "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_PORT" in environment
     if wanted is None and processes == 1 and alone:
@@ -90,7 +94,19 @@ def is_printing(environment: Mapping[str, str]) -> bool:
     size, rank = next(
         (pair for pair in zip(WORLD_SIZES, RANKS) if environment.get(pair[0])), ("", "")
     )
-    return int(environment.get(size) or 1) <= 1 or int(environment.get(rank) or 0) == 0
+    return number(environment, size, 1) <= 1 or number(environment, rank) == 0
+
+
+def number(environment: Mapping[str, str], name: str, absent: int = 0) -> int:
+    """The whole number that a launcher has set; `absent` where it has set none. Raises
+    ComponentError for anything else."""
+    text = environment.get(name) or str(absent)
+    if not re.fullmatch(r"-?[0-9]{1,9}", text.strip()):
+        raise ComponentError(
+            f"{name} in the environment is {text!r:.60}; expected a whole number, as launchers set "
+            "it. Unset it."
+        )
+    return int(text)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ class Local:
     """
 
     def launch(self, work: Work) -> None:
-        at_once = work.at_once or 1
+        # No more than there are runs, however many are allowed.
+        at_once = min(work.at_once or 1, max(len(work.jobs), 1))
         # More threads than cores would make all runs slower than one after the other.
         threads, devices = max((os.cpu_count() or 1) // at_once, 1), visible_gpus()
         slots, waiting = list(range(at_once)), list(work.jobs)

@@ -29,9 +29,10 @@ class Budget:
 def parse_budget(text: str) -> Budget:
     """`10m`, `90s`, `1.5h`, `5000-calls`, `2_000-rewards`;
     raises ValueError with what was expected."""
-    time = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text.strip())
+    # No more digits than a run could spend: hundreds of them are infinite, or no number at all.
+    time = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,12})?)(s|m|h)", text.strip())
     # Underscores as in Python's own numbers.
-    count = re.fullmatch(r"(\d[\d_]*)-([a-z]+)", text.strip())
+    count = re.fullmatch(r"([0-9][0-9_]{0,17})-([a-z]+)", text.strip())
     amount, axis = 0.0, ""
     if time:
         amount, axis = float(time[1]) * TIMES[time[2]], "seconds"
@@ -43,6 +44,7 @@ def parse_budget(text: str) -> Budget:
     if amount <= 0 or axis not in AXES:
         counted = ", ".join(f"5000-{name}" for name in AXES[:-1])
         raise ValueError(
-            f"expected a time such as 90s, 10m or 1.5h, or a count such as {counted}; got {text!r}"
+            f"expected a time such as 90s, 10m or 1.5h, or a count such as {counted}; got "
+            f"{text!r:.60}"
         )
     return Budget(amount, axis)

@@ -84,6 +84,11 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
     if keys in origin.overrides:
         other = shortened(origin.overrides[keys])
         return [f"{here}{path.strip()} is set twice; the other is --set {other}."]
+    # A whole section after one of its keys would replace what was said of that key.
+    below = next((path for path in origin.overrides if path[: len(keys)] == keys), None)
+    if below is not None:
+        inner, outer = shortened(origin.overrides[below]), path.strip()
+        return [f"{here}it replaces what --set {inner} sets; give {outer} first."]
     error = _assign(data, keys, document.data)
     if error:
         return [here + error]

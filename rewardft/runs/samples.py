@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,9 +89,11 @@ def sample_run(
         out: folder for the files; default: `samples` in the run's.
 
     Raises:
-        DataError: an id is not in the held-out data. ComponentError: the samples are no tensors, or
-            the run trained all weights and `scale` is not 1.
+        DataError: an id is not in the held-out data, or `scale` is not finite. ComponentError: the
+            samples are no tensors, or the run trained all weights and `scale` is not 1.
     """
+    if not math.isfinite(scale):
+        raise DataError(f"the adapter's scale must be a finite number, got {scale:g}")
     # Absolute: a component may change the current folder before the files are written.
     folder, out = folder.absolute(), (out or folder / "samples").absolute()
     # First: what is no run gets no folder, and what cannot be written need not be drawn.

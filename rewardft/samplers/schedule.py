@@ -10,6 +10,7 @@ from rewardft.errors import ComponentError, did_you_mean
 
 SPACINGS = ("leading", "trailing", "linspace")
 NextLevel = Literal["grid", "stride"]
+MOST_STEPS = 100_000  # of a flow
 
 
 class VariancePreserving:
@@ -105,6 +106,9 @@ class FlowMatching:
     """
 
     def __init__(self, scheduler: Any, steps: int, shift: float | None = None) -> None:
+        # Any number makes sense to a flow, but a list of billions would fill the memory.
+        if not 1 <= steps <= MOST_STEPS:
+            raise ComponentError(f"steps must be between 1 and {MOST_STEPS:,}, got {steps}")
         refuse(scheduler.config, "invert_sigmas", "counts noise levels from data to noise")
         refuse(scheduler.config, "stochastic_sampling", "draws all noise anew at every step")
         # Both at once: with dynamic shifting on, diffusers ignores `shift`.

@@ -9,12 +9,12 @@ from rewardft.comparisons.api import Options, build_request
 from rewardft.comparisons.members import expand
 from rewardft.comparisons.sources import (
     Variant,
-    budget_settings,
     parse_vary,
     read_comparison,
     read_sources,
     vary,
 )
+from rewardft.comparisons.spending import budget_settings
 from rewardft.comparisons.weight_sweep import mixtures
 from rewardft.errors import RecipeError
 
@@ -99,7 +99,7 @@ def test_all_problems_of_a_comparison_file_at_once(folder):
     assert caught.value.problems == [
         "c.yaml:1: recipes: expected a list of recipes, one at least, got 'one'.",
         "c.yaml:2: a comparison has no key 'seed'. Did you mean 'seeds'?",
-        "c.yaml:3: seeds: expected a whole number of at least 1, got 'many'.",
+        "c.yaml:3: seeds: expected a whole number from 1 to 1,000, got 'many'.",
         "c.yaml:5: variants.a: expected a mapping of recipe keys to values, got 'drtune'.",
         "c.yaml:7: vary.train.steps: expected a list of values, got 5.",
     ]
