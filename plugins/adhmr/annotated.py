@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rewardft_plugins.adhmr.annotations import Annotations, read_annotations
 from rewardft_plugins.adhmr.dataset import chosen
 from rewardft_plugins.adhmr.space import pack_rotations
@@ -18,6 +18,7 @@ from rewardft_plugins.humans.poses.skeleton import shipped_skeleton
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.files.pictures import decoded, read_inside
 from rewardft.recipe.bounds import Count
 
 MARGIN = 1.25  # the square that is cut out, in longer sides of the box
@@ -78,28 +79,18 @@ def cut_out(images: Path, name: str, box: NDArray[np.float32], side: int) -> NDA
 
     Raises DataError for a picture that is missing, damaged, or outside `images`.
     """
-    # Resolved before the comparison, so that neither `..` nor a link leads outside.
-    path = (images / name).resolve()
-    if not path.is_relative_to(images.resolve()):
-        raise DataError(f"{name!r}: annotations may only name pictures below {images}.")
+    where = f"{images}, picture {name!r:.200}"
+    picture = decoded(read_inside(images, name, where), where)
     left, top, width, height = (float(value) for value in box)
     # A square, so that nobody is stretched; larger than the box, which often cuts hands and feet.
     half = MARGIN * max(width, height) / 2
     x, y = left + width / 2, top + height / 2
-    try:
-        with Image.open(path) as picture:
-            found = picture.convert("RGB").transform(
-                (side, side),
-                Image.Transform.EXTENT,
-                (x - half, y - half, x + half, y + half),
-                Image.Resampling.BILINEAR,
-            )
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: there is no such picture; are the annotations' names relative to {images}?"
-        ) from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise DataError(f"{path} is not a readable picture: {error}") from error
+    found = picture.transform(
+        (side, side),
+        Image.Transform.EXTENT,
+        (x - half, y - half, x + half, y + half),
+        Image.Resampling.BILINEAR,
+    )
     return np.asarray(found)
 
 

@@ -15,17 +15,18 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, cast
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.hypotheses import draw_hypotheses
 from rewardft_plugins.adhmr.model import PoseDiffusion
 from rewardft_plugins.adhmr.scorer import HMRScorer
 from rewardft_plugins.adhmr.space import unpack
+from rewardft_plugins.humans.archives import DAMAGED, fault, read_archive
 from rewardft_plugins.humans.poses.errors import mean_distance
-from rewardft_plugins.humans.poses.pictures import SHIPPED, find_root, read_manifest
+from rewardft_plugins.humans.poses.pictures import LARGEST, SHIPPED, find_root, read_manifest
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
@@ -41,6 +42,7 @@ Pairing = Literal["best_worst", "top_bottom", "truth"]
 PAIRINGS = ("best_worst", "top_bottom", "truth")
 CHUNK = 200
 FORMAT = "rewardft-pose-preferences"
+ARRAYS = ("samples", "scores", "rows", "winners", "losers", "right", "facts")
 
 
 def pairing_named(name: str) -> Pairing:
@@ -149,27 +151,40 @@ def save_preferences(path: Path, made: Preferences, making: Making) -> None:
 def load_preferences(path: Path) -> tuple[Preferences, Making]:
     """Raises DataError for a file that is not ours, is damaged, or was made from other pictures."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_archive(path, ARRAYS, LARGEST)
         facts = json.loads(str(arrays["facts"]))
         wrong = facts.pop("format", None) != FORMAT
         data = facts.pop("data", None)
-        making = Making(**facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+        making, made = Making(**facts), preferences_of(arrays)
+    except DAMAGED as error:
         raise DataError(
-            f"{path}: expected preferences that `rewardft adhmr build-pairs` has written ({error})"
+            f"{path}: expected preferences that `rewardft adhmr build-pairs` has written "
+            f"({fault(error)})"
         ) from error
     # Rows are numbers of pictures: on other pictures they would name other people.
     if wrong or data != fingerprint(making):
         raise DataError(
             f"{path} was made from other pictures than {making.root!r} has now; build it again."
         )
+    return made, making
+
+
+def preferences_of(arrays: Mapping[str, NDArray[Any]]) -> Preferences:
+    """Raises ValueError, KeyError or TypeError for arrays that do not go together."""
     tensors = {
         name: torch.from_numpy(arrays[name].astype(np.float32))
         for name in ("samples", "scores", "winners", "losers")
     }
-    rows = torch.from_numpy(arrays["rows"])
-    return Preferences(rows=rows, right=float(arrays["right"]), **tensors), making
+    rows = torch.from_numpy(arrays["rows"].astype(np.int64))
+    count, of_each, width = tensors["samples"].shape
+    wanted = {"scores": (count, of_each), "winners": (len(rows), width)}
+    wanted["losers"] = wanted["winners"]
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted.get(name, tensor.shape) or not tensor.isfinite().all():
+            raise ValueError(f"{name!r} has another shape than the others, or numbers that are NaN")
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise ValueError(f"'rows' must be numbers of the {count} pictures")
+    return Preferences(rows=rows, right=float(arrays["right"]), **tensors)
 
 
 def found_at(root: str) -> Path:

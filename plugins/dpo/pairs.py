@@ -21,6 +21,7 @@ from rewardft_plugins.dpo.pictures import load_image
 
 from rewardft.errors import DataError
 from rewardft.files.lines import json_lines
+from rewardft.files.paths import read_text
 from rewardft.files.pictures import SUFFIXES
 from rewardft.recipe.bounds import Count
 from rewardft.testing.tiny import TinyBlobs
@@ -161,13 +162,6 @@ def images_in(folder: Path) -> dict[str, Path]:
             )
         found[path.stem] = path
     return found
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from error
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:

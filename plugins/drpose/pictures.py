@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rewardft_plugins.drpose.model.sampler import split_domains
 from torch import Tensor
 
-from rewardft.files.atomic import make_folder
+from rewardft.files.atomic import make_folder, replacing
 
 if TYPE_CHECKING:
     from rewardft import Rollout
@@ -135,8 +135,7 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a PNG under a temporary name and rename it."""
+    """Write a PNG, complete or not at all."""
     make_folder(path.parent)
-    temporary = path.with_suffix(".tmp.png")
-    picture.save(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
-from rewardft.files.atomic import make_folder
+from rewardft.files.atomic import make_folder, write_bytes
 
 ASSETS = Path(__file__).parent / "assets" / "weights"
 Network = TypeVar("Network", bound=nn.Module)
@@ -80,8 +80,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = False) -> None:
-    """Write a safetensors file under a temporary name and rename it. half: floating point as
-    float16."""
+    """Write a safetensors file, complete or not at all. half: floating point as float16."""
     kept = {
         name: (value.half() if half and value.is_floating_point() else value)
         .detach()
@@ -89,10 +88,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, half: bool = Fal
         .contiguous()
         for name, value in tensors.items()
     }
-    # Renamed when complete, so that no reader ever finds half a file.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(save(kept))  # unlike save_file, with the permissions of any other file
-    os.replace(temporary, path)
+    # Unlike save_file, with the permissions of any other file.
+    write_bytes(path, save(kept))
 
 
 def load_into(

@@ -145,7 +145,7 @@ def parsed(line: str, where: str) -> dict[str, str]:
     """One JSON object of texts with `image` and `prompt`."""
     try:
         row = parse(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: expected a JSON object on one line ({error})") from error
     known = {"image", "prompt", "mask", "group", *TEXTS}
     # A misspelt optional key would otherwise be a column that nothing reads.

@@ -50,11 +50,13 @@ def fault(error: Exception) -> str:
     return "its header is not numpy's" if " object at 0x" in text else text
 
 
-def read_archive(path: Path, wanted: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+def read_archive(
+    path: Path, wanted: Collection[str] = (), most: int = LARGEST
+) -> dict[str, NDArray[Any]]:
     """Read the arrays of an .npz file: the `wanted` ones, or all if it has none of them.
 
     The headers are read first: nothing is unpacked when the arrays together would take more than
-    `LARGEST` bytes.
+    `most` bytes.
 
     Raises:
         DataError: the arrays are too large, or one of them holds Python objects.
@@ -68,7 +70,7 @@ def read_archive(path: Path, wanted: Collection[str] = ()) -> dict[str, NDArray[
         for name, info in chosen.items():
             with archive.open(info) as file:
                 total += stated_bytes(file, f"{path}: {name!r}")
-            check_size(path, total)
+            check_size(path, total, most)
         arrays = {}
         for name, info in chosen.items():
             with archive.open(info) as file:
@@ -108,12 +110,11 @@ def stated_bytes(file: IO[bytes], where: str) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def check_size(path: Path, total: int) -> None:
-    """Raises DataError when `total` bytes are more than a motion file can reasonably hold."""
-    if total > LARGEST:
-        most = LARGEST // 2**20
+def check_size(path: Path, total: int, most: int = LARGEST) -> None:
+    """Raises DataError when `total` bytes are more than such a file can reasonably hold."""
+    if total > most:
         raise DataError(
-            f"{path} would unpack to {total / 2**20:,.0f} MiB of arrays or more; at most {most} "
-            "MiB are read from one file. Is it a motion file? Split a larger set into several "
-            "files."
+            f"{path} would unpack to {total / 2**20:,.0f} MiB of arrays or more; at most "
+            f"{most // 2**20} MiB are read from one file. Is it a motion file? Split a larger set "
+            "into several files."
         )

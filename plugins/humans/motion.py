@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rewardft_plugins.humans.clip import BODY_JOINTS, FPS, Clip, check_unique, c
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
-from rewardft.files.atomic import make_folder
+from rewardft.files.atomic import make_folder, write_bytes, write_text
 from rewardft.files.json_text import parse
 from rewardft.files.paths import read_text
 
@@ -132,16 +133,10 @@ def write_motions(out: Path, clips: Iterable[Clip]) -> None:
     make_folder(out.parent)
     # Half the size, and at most 0.001 rad off at a half turn.
     arrays: dict[str, Any] = {clip.name: clip.poses.astype(np.float16) for clip in clips}
-    _write_whole(out, lambda path: np.savez_compressed(path, **arrays))
-    text = json.dumps({"clips": entries}, indent=1) + "\n"
-    _write_whole(out.with_suffix(".json"), lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write next to the target and rename, so that a broken write never leaves half a file."""
-    partial = path.with_name(f".partial-{path.name}")
-    write(partial)
-    partial.replace(path)
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(out, content.getvalue())
+    write_text(out.with_suffix(".json"), json.dumps({"clips": entries}, indent=1) + "\n")
 
 
 def _indexed_clip(path: Path, name: str, poses: Any, index: Mapping[str, Any]) -> Clip:

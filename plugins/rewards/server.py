@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardft.errors import RewardError
 from rewardft.noise import Noise
 from rewardft.types import Batch, Plan, Rollout
 
@@ -55,6 +57,11 @@ class RewardServer(ThreadingHTTPServer):
         # One more than the queue: the request that is being computed has a place as well.
         self.places, self.one_at_a_time = threading.BoundedSemaphore(queue + 1), threading.Lock()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no error; any other has its traceback in the log."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def answer(self, body: bytes) -> bytes:
         """Raises WireError for a request that cannot be answered."""
         request = decode_request(body)
@@ -73,11 +80,21 @@ def score(reward: RewardFunction, request: Request) -> tuple[Tensor, Tensor | No
     rollout = Rollout(None, noise, Plan(stop=0), x0=samples, decoder=lambda x: x)
     with torch.set_grad_enabled(request.gradient):
         value = reward(rollout, request.batch)
+    check_rewards(value, len(request.batch))
     if not request.gradient:
         return value.detach(), None
     # A sum, as reward i depends on sample i alone; without NaN, which would spread to all.
     (slope,) = torch.autograd.grad(torch.nansum(value), samples)
     return value.detach(), slope
+
+
+def check_rewards(value: Any, count: int) -> None:
+    """Raises RewardError for what no answer can hold."""
+    if not isinstance(value, Tensor) or value.shape != (count,):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise RewardError(f"expected one number per sample, shape ({count},); got {got}")
+    if value.isinf().any():
+        raise RewardError("expected finite rewards, or NaN where one does not apply; got inf")
 
 
 def device_of(reward: RewardFunction) -> torch.device:
@@ -137,12 +154,15 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         # With its length, so that a client knows an answer that was cut off.
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(data)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+        try:
+            self.send_response(status)
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
+                **(headers or {}),
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(data)
+        except ConnectionError:  # a client that has gone is no error
+            self.close_connection = True

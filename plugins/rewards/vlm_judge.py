@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from rewardft.errors import ComponentError, RewardError
-from rewardft.files.atomic import write_text
+from rewardft.errors import CheckpointError, ComponentError, RewardError
+from rewardft.files.atomic import make_folder, write_text
 from rewardft.files.json_text import encode, read_object
 from rewardft.recipe.bounds import Count, NotNegative, Positive
 from rewardft.types import Batch, Rollout
@@ -158,8 +158,7 @@ class VlmJudge:
         key = hashlib.sha256(place.encode() + body).hexdigest()
         file = None if self.cache is None else self.cache / f"{key}.json"
         if key not in self.known and file is not None and file.is_file():
-            facts = read_object(file, {"score": float}, "Delete it: the question is asked again.")
-            self.known[key] = facts["score"]
+            self.known[key] = self.kept(file)
         if key in self.known:
             return self.known[key]
         try:
@@ -173,8 +172,20 @@ class VlmJudge:
             return float("nan")
         self.known[key] = score
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             write_text(file, encode({"score": score, "model": self.model}))
+        return score
+
+    def kept(self, file: Path) -> float:
+        """The score of an earlier run. Raises CheckpointError for what is none: a number that was
+        put there by hand, or NaN, would be learned from."""
+        how = "Delete it: the question is asked again."
+        score: float = read_object(file, {"score": float}, how)["score"]
+        if not self.lowest <= score <= self.highest:
+            raise CheckpointError(
+                f"{file}: expected a score from {self.lowest:g} to {self.highest:g}, got "
+                f"{score:g}. {how}"
+            )
         return score
 
     def ask(self, body: bytes, stop: threading.Event) -> float:
@@ -198,7 +209,7 @@ def read_score(answer: bytes, lowest: float, highest: float) -> float:
     """The one score of an answer. Raises Unreadable for anything else."""
     try:
         content: Any = json.loads(answer)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise Unreadable(f"expected a chat completion, got {answer[:200]!r}") from None
     if not isinstance(content, str):
         raise Unreadable(f"expected a text, got {content!r:.200}")

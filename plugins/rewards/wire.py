@@ -92,6 +92,10 @@ def decode_request(body: bytes) -> Request:
         raise WireError(
             f"expected `payload` safetensors or png (with a list of `samples`), got {payload!r}"
         )
+    # A reward would call them "not applicable", which they are not.
+    if not samples.numel() or not samples.isfinite().all():
+        what = "none" if not samples.numel() else "some that are NaN or infinite"
+        raise WireError(f"expected samples of finite numbers, got {what}")
     # An answer is matched to samples by its order alone.
     if len(samples) != len(ids):
         raise WireError(

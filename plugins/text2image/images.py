@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.files.json_text import is_whole
 from rewardft.files.paths import read_text
 from rewardft.files.pictures import SUFFIXES, decoded, read_inside
 from rewardft.recipe.bounds import Count, CountOrZero
@@ -142,6 +143,11 @@ def check_names(items: list[dict[str, Any]], root: Path) -> None:
     """Paths are the samples' ids, by which their noise is drawn."""
     seen: set[str] = set()
     for item in items:
+        # Of another encoding than UTF-8, as old archives have them.
+        if not is_whole(item["id"]):
+            raise DataError(
+                f"{root}: the name of the picture {item['id']!r} is not UTF-8; rename it"
+            )
         if item["id"] in seen:
             raise DataError(f"{root}: two rows are of the picture {item['id']!r}")
         seen.add(item["id"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from rewardft_plugins.humans.mesh import Mesh
 
 from rewardft.errors import ComponentError
-from rewardft.files.atomic import make_folder
+from rewardft.files.atomic import make_folder, write_bytes
 
 FORMATS = ("glb", "ply")
 
@@ -24,10 +23,7 @@ def write_mesh(mesh: Mesh, path: Path) -> None:
     if kind not in FORMATS:
         raise ComponentError(f"meshes are written as .glb or .ply, got {path.name!r}")
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # The process number keeps two writers of one mesh apart.
-    temporary.write_bytes(bytes(as_trimesh(mesh).export(file_type=kind)))
-    os.replace(temporary, path)
+    write_bytes(path, bytes(as_trimesh(mesh).export(file_type=kind)))
 
 
 def as_trimesh(mesh: Mesh) -> Any:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rewardft_plugins.drpose.pictures import unmirror
 from rewardft_plugins.humans.camera import VIEWS
 from torch import Tensor
 
 from rewardft.errors import DataError
+from rewardft.files.pictures import FORMATS
 
 # What a file's name may begin with; PSHuman's names are among them.
 DOMAINS = {"normals": ("normals", "normal"), "colours": ("colours", "colour", "colors", "color")}
@@ -80,11 +81,13 @@ def _sheet(where: Path) -> tuple[list[str], Tensor, Tensor]:
 
 def _read(path: Path) -> Tensor:
     try:
-        with Image.open(path) as picture:
+        # No other formats: some are read by running programs.
+        with Image.open(path, formats=FORMATS) as picture:
             rgba = picture.convert("RGBA")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    # Decoders of damaged files raise errors of every kind.
+    except Exception as error:
         raise DataError(f"{path} is not a readable picture: {error}") from error
     # Models and judges know people on white.
     white = Image.new("RGBA", rgba.size, "white")

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rewardft_plugins.humans.archives import DAMAGED, fault, read_archive
 from rewardft_plugins.humans.poses.mirror import mirror_detected, mirror_poses
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
 from rewardft.files.json_text import parse
+from rewardft.files.paths import read_text
 
 FORMAT = "rewardft-pose-pictures"
 VERSION = 1
@@ -29,7 +31,16 @@ SHIPPED = "shipped"
 PICTURES = Path(__file__).resolve().parents[1] / "assets" / "pictures"
 GROUPS = ("plain", "tilted")
 DETECTED = ("landmarks", "world", "turned")
-COLUMNS = ("ids", "clips", "groups", "poses", "centres", *DETECTED)
+TEXTS = ("ids", "clips", "groups")
+NUMBERS = {  # and the shape of each for one picture
+    "poses": (22, 3),
+    "centres": (3,),
+    "landmarks": (33, 4),
+    "world": (33, 3),
+    "turned": (2,),
+}
+COLUMNS = (*TEXTS, *NUMBERS)
+LARGEST = 2**32  # bytes of a split: some millions of pictures
 
 
 @dataclass(frozen=True)
@@ -57,15 +68,17 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """Raises DataError when there is no data set at `root`, or one of another format."""
     path = root / MANIFEST
     try:
-        manifest: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest: Any = parse(read_text(path))
+    except (DataError, ValueError, RecursionError) as error:
         raise DataError(
             f"{root}: expected a folder that `rewardft adhmr build-dataset` has written ({error})"
         ) from error
     # Another version may have the same columns with another meaning.
-    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+    known = isinstance(manifest, dict) and isinstance(manifest.get("splits"), dict)
+    if not known or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise DataError(f"{path}: expected the format {FORMAT}, version {VERSION}; build it again.")
-    return manifest
+    found: dict[str, Any] = manifest
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -82,17 +95,44 @@ def read_split(root: Path, name: str) -> Split:
         )
     path = root / f"{name}.npz"
     # Checked before it is opened, so that a damaged archive is never parsed.
-    if not path.is_file() or hash_of(path) != entry["sha256"]:
+    listed = entry.get("sha256") if isinstance(entry, dict) else None
+    if not path.is_file() or hash_of(path) != listed:
         raise DataError(
             f"{path} is missing or differs from its checksum; build the data set again."
         )
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {column: archive[column] for column in COLUMNS}
+    arrays = read_columns(path)
     # float16 on disk halves the file.
     poses = arrays["poses"].astype(np.float32)
     detected = {key: torch.from_numpy(arrays[key].astype(np.float32)) for key in DETECTED}
     ids, groups = arrays["ids"].tolist(), arrays["groups"].tolist()
     return Split(ids, groups, poses, arrays["centres"].astype(np.float32), detected)
+
+
+def read_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a split, a row for each picture. Raises DataError for others than are
+    written."""
+    try:
+        arrays = read_archive(path, COLUMNS, LARGEST)
+    except DAMAGED as error:
+        raise DataError(f"{path} is not a readable .npz archive: {fault(error)}") from error
+    if missing := sorted(set(COLUMNS) - set(arrays)):
+        raise DataError(f"{path} lacks {', '.join(missing)}; build the data set again.")
+    count = len(np.atleast_1d(arrays["ids"]))
+    for name, array in arrays.items():
+        wanted = (count, *NUMBERS.get(name, ()))
+        sound = array.dtype.kind == "U" if name in TEXTS else are_numbers(array)
+        if array.shape != wanted or not sound:
+            kind = "texts" if name in TEXTS else "finite numbers"
+            raise DataError(
+                f"{path}: expected {kind} of shape {wanted} in {name!r}, got {array.dtype} of "
+                f"shape {array.shape}; build the data set again."
+            )
+    return arrays
+
+
+def are_numbers(array: NDArray[Any]) -> bool:
+    """Whether all are finite floating-point numbers."""
+    return array.dtype.kind == "f" and bool(np.isfinite(array).all())
 
 
 def read_pictures(root: Path, name: str) -> dict[str, NDArray[np.uint8]]:

@@ -1,5 +1,7 @@
 """Preferences: who wins, what is written, and what each form hands to training."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,14 @@ from rewardft_plugins.adhmr.dataset import PosePictures
 from rewardft_plugins.adhmr.preferences import (
     Making,
     PosePreferences,
+    Preferences,
     fingerprint,
     load_preferences,
     pair,
     save_preferences,
 )
 from rewardft_plugins.adhmr.space import SIZE
-from rewardft_plugins.humans.poses.pictures import PICTURES, read_manifest, read_split
+from rewardft_plugins.humans.poses.pictures import PICTURES, hash_of, read_manifest, read_split
 
 from rewardft.errors import DataError
 
@@ -143,3 +146,80 @@ def test_a_split_that_has_changed_is_refused(tmp_path):
         file.write(b"x")
     with pytest.raises(DataError, match="is missing or differs from its checksum"):
         PosePictures(str(tmp_path), "val")
+
+
+def resigned(folder, **changes):
+    """The shipped pictures with other arrays, and a manifest that agrees."""
+    for file in PICTURES.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    with np.load(folder / "val.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays |= {name: change(arrays[name]) for name, change in changes.items()}
+    np.savez(folder / "val.npz", **{k: v for k, v in arrays.items() if v is not None})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["val"]["sha256"] = hash_of(folder / "val.npz")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"poses": lambda a: a[:, :21]},
+            "expected finite numbers of shape (649, 22, 3) in 'poses', got float16 of shape (649, 21, 3)",
+        ),
+        (
+            {"world": lambda a: a * np.float16("nan")},
+            "expected finite numbers of shape (649, 33, 3) in 'world', got float16 of shape (649, 33, 3)",
+        ),
+        (
+            {"turned": lambda a: a.astype(np.int64)},
+            "expected finite numbers of shape (649, 2) in 'turned', got int64 of shape (649, 2)",
+        ),
+        (
+            {"groups": lambda a: a[:5]},
+            "expected texts of shape (649,) in 'groups', got <U7 of shape (5,)",
+        ),
+    ],
+)
+def test_a_split_of_another_form_is_refused(tmp_path, changes, said):
+    with pytest.raises(DataError) as error:
+        PosePictures(str(resigned(tmp_path, **changes)), "val")
+    assert str(error.value) == f"{tmp_path / 'val.npz'}: {said}; build the data set again."
+
+
+def test_a_split_that_lacks_a_column_or_is_none(tmp_path):
+    resigned(tmp_path, centres=lambda a: None)
+    with pytest.raises(DataError, match=r"val.npz lacks centres; build the data set again.$"):
+        PosePictures(str(tmp_path), "val")
+    for content in ("[]", "{}", '{"splits": 3}', "[" * 100000, "no JSON"):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(DataError, match="expected "):
+            read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"samples": lambda a: a + np.float16("inf")}, "'samples' has another shape than the others, or numbers that are"),
+        ({"losers": lambda a: a[:3]}, "'losers' has another shape than the others, or numbers that are NaN"),
+        ({"rows": lambda a: a + 10**6}, "'rows' must be numbers of the 649 pictures"),
+        ({"scores": lambda a: None}, "'scores'"),
+    ],
+)  # fmt: skip
+def test_preferences_of_another_form_are_refused(tmp_path, changes, said):
+    making = Making(split="val", hypotheses=2)
+    x = torch.zeros(649, 2, 118)
+    path = tmp_path / "pairs.npz"
+    save_preferences(
+        path, Preferences(x, x[..., 0], torch.arange(649), x[:, 0], x[:, 1], 1.0), making
+    )
+    assert load_preferences(path)[1] == making
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays |= {name: change(arrays[name]) for name, change in changes.items()}
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    with pytest.raises(DataError) as error:
+        load_preferences(path)
+    assert f"has written ({said}" in str(error.value)

@@ -287,3 +287,13 @@ def test_toy_pairs_have_brighter_winners():
         winner, loser = data[i]["winner"], data[i]["loser"]
         assert loser.min() >= 0 and winner.max() <= 1 and float((winner - loser).min()) >= 0.59
     assert data[0]["id"] == "train/0" and ToyPairs(split="val")[0]["id"] == "val/0"
+
+
+def test_prompts_come_by_the_same_door_as_other_text(folder):
+    """A byte-order mark is no part of a prompt, and a pipe is not waited for."""
+    (folder / "winner" / "a.txt").write_bytes(b"\xef\xbb\xbfa grey square\r\n")
+    assert PreferencePairs(folder, size=8)[0]["prompt"] == "a grey square"
+    (folder / "winner" / "a.txt").write_bytes("a dog".encode("utf-16"))
+    assert message(folder) == (
+        f"{folder}/winner/a.txt:1: not UTF-8 text (byte 0xff); save the file as UTF-8."
+    )

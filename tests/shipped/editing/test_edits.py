@@ -54,6 +54,8 @@ def test_all_rows_of_a_picture_are_on_one_side(table):
         ('{"image": "0.png"}', "expected an object with `image`, `prompt` and maybe `mask`, `source`, `target`, `group`; got image"),
         ("[1]", "got list"),
         ("{", "expected a JSON object on one line ("),
+        ("[" * 100000, "expected a JSON object on one line (maximum recursion depth"),
+        ('{"image": "0.png", "prompt": "x", "prompt": "y"}', "expected a JSON object on one line (the key 'prompt' is repeated)"),
         ('{"image": "0.png", "prompt": 3}', "expected 'prompt' to be text, got int"),
         ('{"image": "0.png", "prompt": "x"}', "expected the keys of the first line (image, mask, prompt), got image, prompt"),
     ],

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 import torch
 from rewardft_plugins.rewards.remote import Remote
 from rewardft_plugins.rewards.statistics import symmetry
-from rewardft_plugins.rewards.wire import WireError, decode_request, encode_request
+from rewardft_plugins.rewards.wire import WireError, decode_request, encode_request, encode_tensor
 from safetensors.torch import save
 
 from rewardft.errors import ComponentError, RewardError
@@ -120,6 +121,45 @@ def test_a_reward_that_raises_over_there_is_reported_here(capfd):
     ):
         score(Remote(address(server), **FAST))
     assert "ValueError: no such model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(4, 1), "expected one number per sample, shape (4,); got (4, 1)"),
+        ([0.5] * 4, "expected one number per sample, shape (4,); got list"),
+        (
+            torch.full((4,), math.inf),
+            "expected finite rewards, or NaN where one does not apply; got inf",
+        ),
+    ],
+)
+def test_a_reward_that_gives_no_rewards_over_there_is_reported_here(capfd, value, said):
+    with serve(lambda rollout, batch: value) as server, pytest.raises(RewardError) as caught:
+        score(Remote(address(server), **FAST))
+    assert f'{{"error": "the reward failed: RewardError: {said}"}}' in str(caught.value)
+    capfd.readouterr()
+
+
+def test_a_client_that_has_gone_is_no_error(capfd):
+    """It hangs up before the answer, which nobody then reads."""
+    gone, asked = threading.Event(), threading.Event()
+
+    def slow(rollout, batch):
+        asked.set()
+        gone.wait(10)
+        return rollout.decoded.flatten(1).mean(1)
+
+    body = json.dumps(GOOD).encode()
+    with serve(slow) as server:
+        with socket.create_connection(("127.0.0.1", server.server_port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body)
+            assert asked.wait(10)
+        gone.set()
+        assert score(Remote(address(server), **FAST)).shape == (4,)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_command_serves_a_registered_reward():
@@ -505,6 +545,14 @@ REQUESTS = [
     (
         {"payload": "png", "samples": ["aGVsbG8="]},
         "`samples` has an entry that is not a PNG file: ",
+    ),
+    (
+        {"samples": encode_tensor("samples", torch.full((4, 3, 2, 2), math.nan))},
+        "expected samples of finite numbers, got some that are NaN or infinite",
+    ),
+    (
+        {"samples": encode_tensor("samples", torch.zeros(4, 3, 0, 2))},
+        "expected samples of finite numbers, got none",
     ),
 ]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rewardft_plugins.rewards.vlm_judge import Unreadable, VlmJudge, read_score
 
 from rewardft import Batch
-from rewardft.errors import ComponentError, RewardError
+from rewardft.errors import CheckpointError, ComponentError, RewardError
 from rewardft.testing import check_reward, make_rollout
 from tests.shipped.rewards.servers import Scripted, address, running
 
@@ -224,3 +224,30 @@ def test_a_data_set_without_prompts_is_told():
     with running(Scripted(saying("SCORE: 5"))) as server:
         asked = judge(server, question="Is it bright? SCORE: 0 to 10")
         assert asked(make_rollout(pictures()[:1], bare), bare).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("kept", ["11.0", "-1e300", "NaN", "Infinity"])
+def test_a_score_that_somebody_has_put_into_the_cache(tmp_path, kept):
+    with running(Scripted(saying("SCORE: 2"))) as server:
+        judge(server, cache=tmp_path)(make_rollout(pictures()[:1], ONE), ONE)
+        (file,) = tmp_path.iterdir()
+        file.write_text(f'{{"score": {kept}}}')
+        with pytest.raises(CheckpointError) as caught:
+            judge(server, cache=tmp_path)(make_rollout(pictures()[:1], ONE), ONE)
+    assert str(caught.value) == (
+        f"{file}: expected a score from 0 to 10, got {float(kept):g}. Delete it: the question is asked again."
+    )
+
+
+def test_an_answer_that_is_nested_without_end():
+    with pytest.raises(Unreadable, match="expected a chat completion"):
+        read_score(b"[" * 100_000, 0.0, 10.0)
+
+
+def test_a_cache_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with running(Scripted(saying("SCORE: 2"))) as server, pytest.raises(CheckpointError) as caught:
+        judge(server, cache=tmp_path / "file")(make_rollout(pictures()[:1], ONE), ONE)
+    assert str(caught.value) == (
+        f"{tmp_path / 'file'}: cannot be a folder to write to (File exists). Give another one."
+    )

@@ -194,3 +194,12 @@ def test_a_model_learns_from_a_folder(folder):
     run = run_recipe(folder / "recipe.yaml", folder / "run")
     losses = run.column("loss")
     assert run.summary["status"] == "finished" and sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_a_name_that_no_text_can_hold(tmp_path):
+    """As archives of other systems leave them; the sides of a split are chosen by names."""
+    save(tmp_path / "a.png", 200)
+    os.rename(os.fsencode(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/caf\xe9.png")
+    assert message(lambda: ImageFolder(tmp_path, 8, 8, column=None, held_out=0)) == (
+        f"{tmp_path}: the name of the picture 'caf\\udce9.png' is not UTF-8; rename it"
+    )
