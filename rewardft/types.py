@@ -291,10 +291,10 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [item[name] for item in items]
         if isinstance(values[0], Tensor):
             columns[name] = torch.stack(values)
-        elif isinstance(values[0], np.ndarray):
-            columns[name] = torch.from_numpy(np.stack(values))
         elif isinstance(values[0], (bool, int, float)):
             columns[name] = torch.tensor(values)
+        elif isinstance(values[0], (np.ndarray, np.number, np.bool_)):
+            columns[name] = torch.from_numpy(np.stack(values))
         else:
             columns[name] = values
     return columns

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from rewardft.engine.session import Session
 from rewardft.errors import ComponentError
+from rewardft.policy.answers import titled
 from rewardft.policy.batches import make_batch
+from rewardft.policy.untouched import described
 from rewardft.types import Batch, Plan
 
 
@@ -88,7 +90,12 @@ def named_texts(name: str, value: Any) -> dict[str, list[str]]:
 def show(model: Any, decoded: Any, batch: Batch) -> Tensor | None:
     """Decoded samples as something to look at: the model's `show`, or themselves if a tensor."""
     if hasattr(model, "show"):
-        shown: Tensor = model.show(decoded, batch)
+        shown: Any = model.show(decoded, batch)
+        if shown is not None and not isinstance(shown, Tensor):
+            raise ComponentError(
+                f"{titled(model)}: show(decoded, batch) must return pictures as a tensor, or None "
+                f"where there are none; got {described(shown)}."
+            )
         return shown
     return decoded if isinstance(decoded, Tensor) else None
 

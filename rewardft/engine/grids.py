@@ -20,6 +20,7 @@ from rewardft.errors import ComponentError
 from rewardft.evaluation.pictures import save_tiles
 from rewardft.evaluation.videos import as_strips
 from rewardft.files.atomic import make_folder
+from rewardft.policy.batches import check_some
 from rewardft.types import Batch, Plan
 
 
@@ -91,6 +92,7 @@ class Grids:
     def _build_batches(self) -> Sequence[Batch]:
         """The first held-out samples, as evaluations take them, which is known to fit."""
         recipe, dataset = self.session.recipe, self.session.resolved.eval_dataset.build()
+        check_some(dataset, " of the evaluation")
         size = recipe.evaluate.batch_size or recipe.data.batch_size
         rows = list(range(min(self.spec.count, len(dataset))))
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]

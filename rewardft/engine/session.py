@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation, evaluate
 from rewardft.policy.adapter import attach
+from rewardft.policy.answers import check_trainable, titled
 from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.full import FullFineTuning
@@ -129,6 +130,7 @@ def build_session(
     """
     algorithm = resolved.algorithm.build()
     model = resolved.model.build()
+    check_trainable(model)
     # A base that is sharded never lies on one device as a whole, see below.
     sharded = recipe.train.shard and training is not None
     if not sharded:
@@ -242,6 +244,11 @@ def build_sampler(component: Any, model: Any, place: str) -> Any:
     try:
         sampler.setup(model)
     except Exception as error:
+        if isinstance(error, AttributeError) and error.obj is model:
+            raise ComponentError(
+                f"{place}: {component.entry.title} asks the model for `{error.name}`, and "
+                f"{titled(model)} has none. Give the model one, or take another sampler."
+            ) from error
         error.add_note(f"while setting up {component.entry.title} ({place}) for the model")
         raise
     return sampler

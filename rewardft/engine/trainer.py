@@ -19,6 +19,7 @@ from rewardft.engine.audit import audit_first_step
 from rewardft.engine.failure import rescue
 from rewardft.engine.gradient_trace import bad_tensors, trace_gradient
 from rewardft.engine.interrupts import Signals
+from rewardft.engine.losses import Losses
 from rewardft.engine.memory import peak_memory, return_freed_memory
 from rewardft.engine.parts import Parts
 from rewardft.engine.processes import (
@@ -56,6 +57,7 @@ class Trainer:
         self.accelerator, self.plugins, self.run = parts.accelerator, parts.plugins, parts.run
         self.stream, self.held_out, self.saver = parts.stream, parts.held_out, parts.saver
         self.grids = parts.grids
+        self.losses = Losses(self.session.algorithm, self.session.resolved.algorithm.title)
         self.signals = Signals()
         self.stop_reason: str | None = None
         self.taken: list[tuple[int, Batch]] = []
@@ -91,7 +93,7 @@ class Trainer:
         # A checkpoint of a step in the middle of a batch must draw the whole batch again.
         before = self.stream.state_dict()
         closed = True
-        for loss in self.session.algorithm.losses(self.ctx, self._next_batch()):
+        for loss in self.losses.of(self.ctx, self._next_batch()):
             loss.backward()
             for name, value in loss.metrics.items():
                 self.ctx.record(name, value)

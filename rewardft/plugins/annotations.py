@@ -6,12 +6,16 @@ import inspect
 import sys
 from typing import Any
 
+from rewardft.errors import PluginError
 from rewardft.plugins.catalog import Entry, plain_callable
 
 
 def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
     """The parameter's annotation, evaluated;
-    `Any` when there is none or when it names types known to checkers only."""
+    `Any` when there is none or when it names types known to checkers only.
+
+    Raises PluginError for text that is no annotation.
+    """
     annotation = parameter.annotation
     if annotation is parameter.empty:
         return Any
@@ -22,6 +26,12 @@ def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
         return eval(annotation, _namespace(entry.factory))
     except NameError:  # imported under TYPE_CHECKING: nothing that YAML could give
         return Any
+    # The text is a plugin's, and may be anything: `np.ndarrray`, `int |`.
+    except Exception as error:
+        raise PluginError(
+            f"{entry.title} ({entry.location}): the annotation of its option {parameter.name!r}, "
+            f"{annotation!r:.80}, cannot be evaluated ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _namespace(factory: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from rewardft.errors import ComponentError, DataError, PluginError, RewardftErro
 from rewardft.files.paths import anchored
 from rewardft.plugins.annotations import annotation_of
 from rewardft.plugins.catalog import SINGULAR, Catalog, Entry
+from rewardft.plugins.entries import is_tags, look_up, not_tags
+from rewardft.plugins.made import check_made
 from rewardft.plugins.sources import missing_package
 from rewardft.recipe.elsewhere import hint
 from rewardft.recipe.typed_values import Mismatch, convert, type_words, value_words
@@ -73,24 +75,28 @@ class Component:
         if is_the_component(self.entry):
             return functools.update_wrapper(functools.partial(factory, **options), factory)
         try:
-            return factory(**options)
+            made = factory(**options)
         except RewardftError as error:
-            error.add_note(f"while building {self._title}")
+            error.add_note(f"while building {self.title}")
             raise
         except Exception as error:
             cure = missing_package(error)
             raise ComponentError(
-                f"{self._title} could not be built: {type(error).__name__}: {error}{cure}"
+                f"{self.title} could not be built: {type(error).__name__}: {error}{cure}"
             ) from error
+        check_made(self.entry, made)
+        return made
 
     def tags(self, attribute: str, dynamic: str) -> frozenset[str]:
         """The static tags in `attribute` with those that the method `dynamic` gives for these
         options."""
         try:
             return tags_of(self.entry, attribute, dynamic, self.all_options)
+        except RewardftError:
+            raise
         except Exception as error:
             raise ComponentError(
-                f"{self._title}: {dynamic}() failed: {type(error).__name__}: {error}"
+                f"{self.title}: {dynamic}() failed: {type(error).__name__}: {error}"
             ) from error
 
     def __repr__(self) -> str:
@@ -99,7 +105,8 @@ class Component:
         return "{" + ", ".join(f"{name}: {value}" for name, value in options.items()) + "}"
 
     @property
-    def _title(self) -> str:
+    def title(self) -> str:
+        """'algorithm 'mine' (plugin 'mine', mine.py:3)', for messages."""
         return f"{self.entry.title} (plugin {self.entry.plugin!r}, {self.entry.location})"
 
 
@@ -228,29 +235,28 @@ def tags_of(
 ) -> frozenset[str]:
     """Tags of a component: its attribute, joined with what its method (None: not asked) says about
     the options."""
-    tags = frozenset(_look_up(entry.factory, attribute) or ())
+    tags = frozenset(look_up(entry.factory, attribute) or ())
     # A plain function is differentiable until it says otherwise; the start-up audit finds out.
     if (
         attribute == "provides"
         and is_the_component(entry)
-        and _look_up(entry.factory, "provides") is None
+        and look_up(entry.factory, "provides") is None
     ):
         tags = frozenset({"reward_gradient"}) if entry.kind == "rewards" else frozenset()
     if (
         entry.kind == "rewards"
         and attribute == "provides"
-        and _look_up(entry.factory, "differentiable") is False
+        and look_up(entry.factory, "differentiable") is False
     ):
         tags -= {"reward_gradient"}
-    method = _look_up(entry.factory, dynamic) if dynamic else None
-    return tags if method is None else tags | frozenset(_call_with_known(method, options))
-
-
-def _look_up(factory: Any, name: str) -> Any:
-    """An attribute of the factory, or of what a partial wraps."""
-    while isinstance(factory, functools.partial) and not hasattr(factory, name):
-        factory = factory.func
-    return getattr(factory, name, None)
+    method = look_up(entry.factory, dynamic) if dynamic else None
+    if method is None:
+        return tags
+    more = _call_with_known(method, options)
+    if not is_tags(more):
+        said = not_tags(f"`{dynamic}()` gave", more)
+        raise ComponentError(f"{entry.title} ({entry.location}): {said}")
+    return tags | frozenset(more)
 
 
 def _call_with_known(method: Callable[..., Any], options: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +95,50 @@ def registered(plugins: Plugins) -> list[Entry]:
                 f"and {entry.plugin!r} ({entry.location}). Rename one, or list only one of the "
                 "plugins."
             )
+    problems += [problem for entry in entries for problem in _declaration_problems(entry)]
     if problems:
         raise PluginError("\n".join(problems))
     return entries
+
+
+def _declaration_problems(entry: Entry) -> Iterator[str]:
+    """What is wrong with a factory's parameters and tags, before anything asks for them."""
+    place = f" ({entry.location})" if entry.file else ""
+    where = f"{entry.title} of the plugin {entry.plugin!r}{place}"
+    try:
+        inspect.signature(entry.factory)
+    except (TypeError, ValueError):
+        yield (
+            f"{where}: {entry.factory!r:.60} does not say what parameters it takes, so a recipe "
+            "could give it no options. Wrap it in a function."
+        )
+    for attribute in ("needs", "provides"):
+        value = look_up(entry.factory, attribute)
+        if value is not None and not is_tags(value):
+            yield f"{where}: {not_tags(f'`{attribute}` is', value)}"
+
+
+def look_up(factory: Any, name: str) -> Any:
+    """An attribute of the factory, or of what a partial wraps; None without it."""
+    while isinstance(factory, functools.partial) and not hasattr(factory, name):
+        factory = factory.func
+    return getattr(factory, name, None)
+
+
+def is_tags(value: Any) -> bool:
+    """Whether tags are given as a set or list of words. A word alone, as `("log_prob")` is, would
+    be read as its letters."""
+    listed = isinstance(value, (set, frozenset, tuple, list))
+    return listed and all(isinstance(tag, str) for tag in value)
+
+
+def not_tags(said: str, value: Any) -> str:
+    """What is said of tags that are none. said: such as '`provides` is'."""
+    word = value if isinstance(value, str) else "log_prob"
+    return (
+        f"{said} {value!r:.60} ({type(value).__name__}); expected a set of words, such as "
+        f"frozenset({{{word!r}}})."
+    )
 
 
 def plain_callable(factory: Any) -> Any:

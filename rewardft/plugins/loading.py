@@ -163,7 +163,7 @@ def _load_one(
     with waiting_for(f"plugin {source.name!r} to be imported ({source.place})"):
         plugin = import_plugin(source)
     # A file has no metadata; its module may say.
-    version = source.version or getattr(plugin, "__version__", None)
+    version = source.version or _own_version(plugin)
     check_version(request, source.name, version)
     # Though the recipe does not list them: the plugin's components build on theirs.
     for needed in _requires(source.name, plugin):
@@ -177,12 +177,19 @@ def _load_one(
 def _requires(name: str, plugin: Any) -> tuple[str, ...]:
     """The module's `requires`: names of installed plugins that it imports from."""
     requires = getattr(plugin, "requires", ())
-    if isinstance(requires, str) or not all(isinstance(needed, str) for needed in requires):
+    listed = isinstance(requires, (tuple, list, set, frozenset))
+    if not listed or not all(isinstance(needed, str) for needed in requires):
         raise PluginError(
             f"plugin {name!r}: `requires` is {requires!r}; expected a tuple of plugin names, such "
             'as requires = ("name",).'
         )
     return tuple(requires)
+
+
+def _own_version(plugin: Any) -> str | None:
+    """The module's `__version__`, which may be a number, as text; None where it has none."""
+    version = getattr(plugin, "__version__", None)
+    return None if version is None else str(version)
 
 
 def _place_of(name: str, needed: str, base: Path) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.errors import PydanticUserError
 
 from rewardft.plugins.annotations import annotation_of
 from rewardft.plugins.component import NESTED, option_parameters
@@ -177,7 +177,7 @@ def value_schema(annotation: Any, prefix: str) -> tuple[Schema, dict[str, Schema
         return {}, {}
     try:
         found = adapter.json_schema(ref_template=f"#/definitions/{prefix}{{model}}")
-    except PydanticInvalidForJsonSchema:
+    except PydanticUserError:  # of a type that no JSON has, or that only checkers know
         return {}, {}
     own = {f"{prefix}{name}": draft_7(one) for name, one in found.pop("$defs", {}).items()}
     return draft_7(found), own

@@ -6,7 +6,7 @@ Loads no weights; imports torch only when a plugin does. All problems are report
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,8 +176,9 @@ def _located(recipe: Recipe, text: str) -> str:
 def _objections(recipe: Recipe, plugins: Plugins) -> Iterator[str]:
     """The sentences of every plugin's `check_recipe`."""
     for name, answer in plugins.results("check_recipe", recipe=recipe):
-        sentences: Any = None if isinstance(answer, (str, bytes, Mapping)) else list(answer)
-        if sentences is None or not all(isinstance(sentence, str) for sentence in sentences):
+        listed = isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping))
+        sentences: list[Any] = list(answer) if listed else [answer]
+        if not listed or not all(isinstance(sentence, str) for sentence in sentences):
             raise PluginError(
                 f"plugin {name!r}: hook 'check_recipe' returned {answer!r}; expected a list of "
                 "sentences, or nothing."

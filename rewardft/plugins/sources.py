@@ -267,7 +267,8 @@ def _from_path(name: str, path: Path) -> Source:
         beside = (p.name for p in path.parent.glob("*.py") if not is_init(str(p)))
         near = did_you_mean(path.name, beside) if path.parent.is_dir() else ""
         raise PluginError(f"plugin {name!r}: there is no file {path}.{near}")
-    if path.suffix != ".py":
+    # A pipe or a device would be waited for.
+    if path.suffix != ".py" or not path.is_file():
         raise PluginError(f"plugin {name!r}: {path} is neither a .py file nor a folder.")
     contents = [path, *neighbours(path)]
     return Source(

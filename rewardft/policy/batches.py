@@ -28,8 +28,7 @@ class Stream:
     """
 
     def __init__(self, dataset: Any, seed: int, position: int = 0) -> None:
-        if len(dataset) == 0:
-            raise DataError(f"the data set {type(dataset).__name__} is empty")
+        check_some(dataset)
         self.dataset, self.seed, self.position = dataset, seed, position
         self._weights = read_weights(dataset)
         # Epochs of a pass: one for each time that an item may come in it.
@@ -69,8 +68,21 @@ class Stream:
         generator = keyed_generator(self.seed, "order", number)
         if self._weights is not None:
             return weighted_pass(self._weights, generator)
-        order = torch.randperm(len(self.dataset), generator=generator)
-        return order, torch.zeros_like(order)
+        count = len(self.dataset)
+        try:
+            order = torch.randperm(count, generator=generator)
+            return order, torch.zeros_like(order)
+        except (RuntimeError, MemoryError) as error:
+            raise DataError(
+                f"the data set {type(self.dataset).__name__} has {count:,} items, whose order does "
+                "not fit into memory"
+            ) from error
+
+
+def check_some(dataset: Any, of: str = "") -> None:
+    """Raises DataError for a data set without items. of: what it is for, in the message."""
+    if len(dataset) == 0:
+        raise DataError(f"the data set {type(dataset).__name__}{of} is empty")
 
 
 def make_batch(items: list[Any], epochs: list[int]) -> Batch:
@@ -150,7 +162,8 @@ def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
 
 def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]:
     """The first `samples` items in order, as batches of `size`;
-    raises DataError when two of them share an id."""
+    raises DataError when there are none, or two of them share an id."""
+    check_some(dataset, " of the evaluation")
     count = min(samples, len(dataset))
     ids: list[str] = []
     for start in range(0, count, size):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
+from rewardft.policy.answers import check_rollout, check_transition
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import bad_base
 from rewardft.policy.full import FullFineTuning
@@ -105,6 +106,7 @@ class Context:
         noise = self.noise(batch) if noise is None else noise
         with torch.no_grad(), self.gathered():
             rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
+        check_rollout(self.sampler, rollout)
         return self.show(rollout)
 
     def show(self, rollout: Rollout) -> Rollout:
@@ -187,9 +189,13 @@ class Context:
         # the policy as it is evaluated.
         self.adapter.train_mode(torch.is_grad_enabled())
         try:
-            return self.sampler.replay(self.policy, rollout, k, input_gradient=input_gradient)
+            step: Transition = self.sampler.replay(
+                self.policy, rollout, k, input_gradient=input_gradient
+            )
         finally:
             self.adapter.train_mode(False)
+        check_transition(self.sampler, step, len(rollout.noise))
+        return step
 
     def reference(self, rollout: Rollout, k: int) -> Transition:
         """The same visit under the reference model: the adapter switched off, no autograd."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import NonFiniteError
 from rewardft.noise import Noise
+from rewardft.policy.answers import check_decoded
 from rewardft.policy.memory import tensors_in
 from rewardft.policy.untouched import Untouched
 from rewardft.types import Batch, Rollout
@@ -63,6 +64,7 @@ def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
 
     def decode_and_check(x0: Any) -> Any:
         decoded = decode(x0)
+        check_decoded(decoded, len(batch))
         rows = finite_rows(decoded, len(batch))
         if rows is not None and not bool(rows.all()):
             raise NonFiniteError(

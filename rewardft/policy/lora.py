@@ -165,9 +165,14 @@ def pipeline_state(state: Mapping[str, Tensor], part: str, strength: float) -> d
 
 def lora_targets(module: nn.Module, targets: list[str] | str | None) -> list[str]:
     """Names (or suffixes) of the layers that get an adapter; None takes every linear layer."""
-    linear = [n for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    # The whole has no name: a layer that is all there is cannot be replaced by one with an adapter.
+    named = [(name, part) for name, part in module.named_modules() if name]
+    linear = [n for n, m in named if isinstance(m, (nn.Linear, nn.Conv2d))]
     if targets is None or targets == "all-linear":
-        return [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+        found = [n for n, m in named if isinstance(m, nn.Linear)]
+        if not found:
+            raise ComponentError(no_linear_layer(module, linear))
+        return found
     wanted = [targets] if isinstance(targets, str) else list(targets)
     suffixes = {".".join(n.split(".")[-depth:]) for n in linear for depth in (1, 2)}
     for target in wanted:
@@ -177,3 +182,17 @@ def lora_targets(module: nn.Module, targets: list[str] | str | None) -> list[str
                 f"called {target!r}.{did_you_mean(target, suffixes)}"
             )
     return wanted
+
+
+def no_linear_layer(module: nn.Module, convolutions: list[str]) -> str:
+    """What is said of a network that an adapter has no place in unless one is named."""
+    if isinstance(module, nn.Linear):
+        return (
+            "adapter: the model's `trainable` is a single layer, inside which there is no place "
+            "for an adapter. Wrap it, as in torch.nn.Sequential(layer), or set adapter.kind: full."
+        )
+    name = f" (such as adapter.targets: [{convolutions[0]}])" if convolutions else ""
+    return (
+        f"adapter: {type(module).__name__} has no linear layer. Name other layers in "
+        f"adapter.targets{name}, or train all weights with adapter.kind: full."
+    )

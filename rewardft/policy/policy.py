@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardft.policy.answers import check_output
+
 
 class Policy:
     """The model as samplers and algorithms see it: `denoise`, or `call` for a policy that does
@@ -31,6 +33,7 @@ class Policy:
         self.forward_samples += len(x)
         with self.autocast(x.device.type):
             output = self.model.denoise(x, t, cond)
+        check_output(self.model, x, output)
         if output.requires_grad:
             # Counted when a gradient arrives: a replay that is not differentiated costs none.
             output.register_hook(self._count_backward)

@@ -184,6 +184,7 @@ def called(
         value = reward.reward(rollout, batch)
         # Inside the `try`: a wrong shape is a failure as much as an exception is.
         check_value(reward.name, value, batch)
+        check_device(reward.name, value, rollout.noise.device)
     except NonFiniteError:  # no fault of the reward
         raise
     except Exception as error:
@@ -257,6 +258,15 @@ def check_value(name: str, value: Any, batch: Batch) -> None:
             f"reward {name!r} returned inf for the samples {ids_at(batch, bad)}. A reward must be "
             "finite, or NaN where it does not apply; `on_error: skip` beside it in the recipe "
             "leaves such batches out."
+        )
+
+
+def check_device(name: str, value: Tensor, samples: torch.device) -> None:
+    """Raises RewardError for values on another kind of device than the samples."""
+    if value.device.type != samples.type:
+        raise RewardError(
+            f"reward {name!r} returned a tensor on {value.device}, and the samples are on "
+            f"{samples}. Return value.to(rollout.noise.device)."
         )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -53,8 +53,11 @@ def convert(annotation: Any, value: Any) -> Any:
         # JSON mode is strict about scalars, yet takes a list for a tuple and text for a path:
         # YAML's own vocabulary.
         return adapter.validate_json(json.dumps(value), strict=True)
+    # It names types that only checkers know, such as `list["Mine"]`: the factory decides.
+    except PydanticUserError:
+        return value
     # Pydantic's own words speak of JSON and of Python types.
-    except (ValidationError, PydanticUserError):
+    except ValidationError:
         raise Mismatch(mismatch(annotation, value)) from None
 
 
@@ -74,7 +77,7 @@ def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
     try:
         return TypeAdapter(annotation, config=STRICT)
     # A type that pydantic does not know is the factory's own business.
-    except PydanticSchemaGenerationError:
+    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return None
     except (
         PydanticUserError

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 class Model:
     provides = frozenset({"denoiser"})
+    trainable = encode = decode = None
 
     def __init__(self, width: int = 8, scale: float = 1.0, mode: Literal["a", "b"] = "a", weights: Path | None = None,
                  sizes: list[int] | int = 1, pair: tuple[float, float] = (0.0, 1.0), mask: Tensor = None):
@@ -101,6 +102,8 @@ class Scorer:
     def __init__(self, power: int = 2):
         self.power = power
 
+    def __call__(self, rollout, batch): ...
+
 
 class SmoothScorer(Scorer):
     provides = frozenset({"reward_gradient"})
@@ -108,6 +111,7 @@ class SmoothScorer(Scorer):
 
 class Open:
     provides = frozenset({"denoiser"})
+    trainable = encode = decode = None
 
     def __init__(self, **anything):
         self.anything = anything
