@@ -29,7 +29,7 @@ def add_pictures(
         try:
             pictures = pictures_of(runs[variant.name], out, count)
         # A model that does not load any more must not cost the report of days of runs.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problems.append(f"No pictures of {variant.name}: {said(error)}")
             pictures = []
         variants.append(variant.model_copy(update={"pictures": pictures}))

@@ -4,17 +4,16 @@ can see how far it is."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.members import Member
 from rewardft.comparisons.sources import Request, Variant
-from rewardft.errors import CheckpointError, RewardftError
+from rewardft.errors import RewardftError
 from rewardft.files.atomic import write_text
-from rewardft.files.json_text import encode, read_object
+from rewardft.files.json_text import encode, read_object, reading
 from rewardft.recipe.recipe import load_recipe
 
 NAME = "plan.json"
@@ -65,7 +64,7 @@ def described(member: Member, out: Path) -> dict[str, Any]:
 def read_plan(out: Path) -> Plan:
     """The plan in a comparison's folder. Raises CheckpointError for a damaged one."""
     data = read_object(out / NAME, KEYS, HOW)
-    with as_damage(out / NAME):
+    with reading(out / NAME, HOW):
         members = [member_of(facts, out) for facts in data["members"]]
         kept = {key: data["request"][key] for key in KEPT}
         request = Request((), **{**kept, "notes": tuple(kept["notes"])})
@@ -75,18 +74,8 @@ def read_plan(out: Path) -> Plan:
 def planned_folders(out: Path) -> list[Path]:
     """The run folders of the plan, without reading any recipe."""
     data = read_object(out / NAME, KEYS, HOW)
-    with as_damage(out / NAME):
+    with reading(out / NAME, HOW):
         return [out / facts["folder"] for facts in data["members"]]
-
-
-@contextmanager
-def as_damage(path: Path) -> Iterator[None]:
-    """What cannot be read out of the file is its damage."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path}: damaged ({what}). {HOW}") from error
 
 
 def member_of(facts: Mapping[str, Any], out: Path) -> Member:

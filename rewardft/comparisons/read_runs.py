@@ -19,8 +19,8 @@ from rewardft.contracts.records import Point, RunRecord
 from rewardft.engine.held_out import trained_values
 from rewardft.engine.meter import spent_on_axes
 from rewardft.evaluation.evaluate import Evaluation
-from rewardft.files.json_text import nan_for_null, read_object
-from rewardft.storage.checkpoint import step_of
+from rewardft.files.json_text import nan_for_null, read_object, reading
+from rewardft.storage.checkpoint import evaluations_in, step_of
 from rewardft.storage.folder import is_held
 
 CONTINUE = "Delete it, and compare again: the run continues."
@@ -93,19 +93,11 @@ def ending(member: Member) -> dict[str, Any]:
         return {"status": "failed", "reason": refusal.splitlines()[0], "error": refusal}
     # A summary alone does not say that all went well: an observer may have failed after it.
     if path.is_file() and not error.is_file():
-        summary = read_object(path, {"status": str, "step": int}, CONTINUE)
-        seconds = nan_for_null(summary.get("train_seconds"))
-        spent = spent_on_axes(summary, summary["step"], seconds, processes_of(member.folder))
-        alarms = [alarm["sentence"] for alarm in summary.get("alarms", [])]
-        facts = {
-            "status": summary["status"],
-            "reason": summary["reason"],
-            "axes": spent,
-            "alarms": alarms,
-        }
-        return facts | {"peak_memory": summary.get("peak_memory_bytes")}
+        return ended(path, processes_of(member.folder))
     if error.is_file():
-        lines = error.read_text(encoding="utf-8").strip().splitlines()
+        lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        # A full disk may have taken none of it.
+        lines = lines or ["it failed; error.txt, which should say why, is empty"]
         # Lines such as `ValueError: ...`; of a chain the last is what ended the run.
         raised = [line for line in lines if re.match(r"[\w.]+: ", line)] or lines
         return {"status": "failed", "reason": raised[-1], "error": "\n".join(lines[-TAIL:])}
@@ -121,6 +113,23 @@ def ending(member: Member) -> dict[str, Any]:
             "error": said or None,
         }
     return {"status": "missing", "reason": "it has not been run"}
+
+
+def ended(path: Path, processes: int) -> dict[str, Any]:
+    """What a summary says. Raises CheckpointError for a damaged one."""
+    summary = read_object(path, {"status": str, "step": int}, CONTINUE)
+    with reading(path, CONTINUE):
+        seconds = nan_for_null(summary.get("train_seconds"))
+        facts = {
+            "status": summary["status"],
+            "reason": summary["reason"],
+            "axes": spent_on_axes(summary, summary["step"], seconds, processes),
+            "alarms": [alarm["sentence"] for alarm in summary.get("alarms", [])],
+            "peak_memory": summary.get("peak_memory_bytes"),
+        }
+        # The record takes no others.
+        RunRecord(seed=0, folder="", **facts)
+        return facts
 
 
 def refused(member: Member, endings: Sequence[Path]) -> str:
@@ -143,7 +152,8 @@ def processes_of(folder: Path) -> int:
     path = folder / "manifest.json"
     if not path.is_file():
         return 1
-    return int(read_object(path, {}, CONTINUE).get("hardware", {}).get("processes", 1))
+    with reading(path, CONTINUE):
+        return int(read_object(path, {}, CONTINUE).get("hardware", {}).get("processes", 1))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -155,10 +165,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_evaluations(folder: Path) -> dict[int, Evaluation]:
     """All held-out evaluations of a run by their steps."""
-    return {
-        step_of(path): read_evaluation(path)
-        for path in (folder / "evaluations").glob("step-*.json")
-    }
+    return {step_of(path): read_evaluation(path) for path in evaluations_in(folder)}
 
 
 def made_like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]:
@@ -178,7 +185,9 @@ def made_like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]
 def read_evaluation(path: Path) -> Evaluation:
     """The values per sample of one evaluated step."""
     keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
-    return Evaluation.from_json(read_object(path, keys, "Delete it: it is made again."))
+    how = "Delete it: it is made again."
+    with reading(path, how):
+        return Evaluation.from_json(read_object(path, keys, how))
 
 
 def training(lines: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Point]:

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from rewardft.errors import CheckpointError
 from rewardft.files.atomic import write_text
@@ -178,7 +178,15 @@ def load_comparison(path: Path) -> ComparisonRecord:
     """Raises CheckpointError for a file that is not one."""
     try:
         return ComparisonRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a comparison as `rewardft compare` writes it ({error})"
-        ) from error
+    except ValidationError as error:
+        # The first of perhaps hundreds, without the links that pydantic adds to each.
+        first = error.errors(include_url=False, include_input=False)[0]
+        said = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+        raise CheckpointError(not_a_comparison(path, said)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(not_a_comparison(path, error)) from error
+
+
+def not_a_comparison(path: Path, why: object) -> str:
+    """What is said of a file that is none."""
+    return f"{path}: not a comparison as `rewardft compare` writes it ({why})"

@@ -19,10 +19,12 @@ from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, OfSet, Paired, compare, compare_sets
 from rewardft.files.atomic import make_folder, write_text
-from rewardft.files.json_text import encode, read_object
+from rewardft.files.json_text import encode, read_object, reading
 from rewardft.policy.full import FullFineTuning
 from rewardft.recipe.recipe import Recipe
-from rewardft.storage.checkpoint import step_of
+from rewardft.storage.checkpoint import evaluations_in, step_of
+
+MADE_AGAIN = "Delete it: it is made again."
 
 
 class HeldOut:
@@ -134,7 +136,8 @@ class HeldOut:
         # At step 0 the average is a copy of the weights, so one evaluation serves both.
         if data is None or (step > 0 and data.get("weights", "raw") != self.spec.weights):
             return None
-        return Evaluation.from_json(data)
+        with reading(evaluation_path(self.run.folder, step), MADE_AGAIN):
+            return Evaluation.from_json(data)
 
     def _make(self, step: int) -> Evaluation:
         """Evaluate the weights as they are, or their average, and keep it as that of `step`."""
@@ -185,7 +188,7 @@ def evaluation_path(out: Path, step: int) -> Path:
 
 def evaluated(out: Path, step: int) -> list[int]:
     """The steps after the base, up to `step`, of which there are evaluations, in their order."""
-    steps = (step_of(path) for path in (out / "evaluations").glob("step-*.json"))
+    steps = map(step_of, evaluations_in(out))
     return sorted(each for each in steps if 0 < each <= step)
 
 
@@ -196,6 +199,6 @@ def read_evaluation(out: Path, step: int, settings: Mapping[str, Any]) -> dict[s
     if not path.exists():
         return None
     keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
-    data = read_object(path, keys, "Delete it: it is made again.")
+    data = read_object(path, keys, MADE_AGAIN)
     # Other samples or noise: differences would no longer be paired.
     return data if data.get("settings") == settings else None

@@ -69,8 +69,14 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that a file holds, read by `json.loads`."""
+        """The evaluation that a file holds, read by `json.loads`. Raises ValueError where values
+        and samples do not go together."""
         values = nan_for_null({"per_sample": data["per_sample"], "overall": data["overall"]})
+        count, columns = len(data["ids"]), values["per_sample"].items()
+        lost = [n for n, column in columns if not isinstance(column, list) or len(column) != count]
+        if lost or len(data["groups"]) not in (0, count):
+            what = f"{lost[0]!r} has" if lost else "its groups have"
+            raise ValueError(f"{what} not one value for each of its {count} samples")
         facts = {name: data.get(name, {}) for name in ("settings", "higher_is_better")}
         return cls(list(data["ids"]), list(data["groups"]), **values, **facts)
 

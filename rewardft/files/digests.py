@@ -31,7 +31,10 @@ def sha256_once(path: Path) -> str:
         f"{path.absolute()}|{facts.st_size}|{facts.st_ino}|{facts.st_ctime_ns}|{facts.st_mtime_ns}"
     )
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    cache = Path(home).expanduser() / "rewardft" / "sha256.json"
+    try:
+        cache = Path(home).expanduser() / "rewardft" / "sha256.json"
+    except RuntimeError:  # a user without a home, as in some containers
+        return sha256(path)
     known = _read_digests(cache)
     if key not in known:
         # Weights of gigabytes: minutes of reading that an unchanged file need not cost again.

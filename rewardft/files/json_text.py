@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,21 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes one; two of them 
 
 def parse(text: str) -> Any:
     """The value of JSON that anybody may have written. Raises ValueError, also for text that no
-    file could hold: `"\\ud800"` is half of a letter."""
-    value = json.loads(text)
+    file could hold: `"\\ud800"` is half of a letter; and for a key that is there twice, one of
+    which would be lost."""
+    value = json.loads(text, object_pairs_hook=_without_twins)
     # Written once more only where there may be something to find: files of poses are large.
     if SURROGATE.search(text) and not is_whole(json.dumps(value, ensure_ascii=False)):
         raise ValueError("it has half of a surrogate pair, which is no letter")
     return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r:.60} is repeated")
+    return found
 
 
 def is_whole(text: str) -> bool:
@@ -52,6 +63,17 @@ def _null_for_nan(value: Any) -> Any:
     return [_null_for_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[None]:
+    """What cannot be taken out of a file's content is its damage: raises CheckpointError, which
+    ends with `fix`, what to do about it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path}: damaged ({what}). {fix}") from error
+
+
 def read_object(path: Path, keys: Mapping[str, type], fix: str) -> dict[str, Any]:
     """The JSON object in a file that a run wrote.
 
@@ -64,7 +86,8 @@ def read_object(path: Path, keys: Mapping[str, type], fix: str) -> dict[str, Any
     try:
         # As bytes: `json` finds the encoding itself, and refuses what is none.
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    # RecursionError: brackets within brackets.
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: damaged, or not written by a run ({error}). {fix}"
         ) from None

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # no others: some are read by running programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LARGEST_PICTURE = 2**28  # bytes of one file
-# What decoders raise.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-)
 
 
 def decoded(data: bytes, where: str, mode: str = "RGB") -> Image.Image:
@@ -49,12 +40,13 @@ def decoded(data: bytes, where: str, mode: str = "RGB") -> Image.Image:
         raise DataError(
             f"{where}: not a readable image (UnidentifiedImageError: expected {known})"
         ) from None
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombWarning as error:
+        raise DataError(f"{where}: refused as too large ({error})") from error
+    # Decoders of damaged files raise errors of every kind, also KeyError and struct.error.
+    except Exception as error:
         raise DataError(
             f"{where}: not a readable image ({type(error).__name__}: {error})"
         ) from error
-    except Image.DecompressionBombWarning as error:
-        raise DataError(f"{where}: refused as too large ({error})") from error
 
 
 def read_inside(root: Path, name: str, where: str) -> bytes:

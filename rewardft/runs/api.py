@@ -19,7 +19,7 @@ from rewardft.engine.session import Session
 from rewardft.engine.summary import RunSummary
 from rewardft.engine.train import train
 from rewardft.errors import CheckpointError
-from rewardft.files.json_text import nan_for_null
+from rewardft.files.json_text import nan_for_null, read_object, reading
 from rewardft.files.paths import file_name, given_folder
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
@@ -72,8 +72,11 @@ class FinishedRun:
         # The run is of an earlier process: its file has what `summary` would.
         from rewardft.evaluation.evaluate import Paired
 
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return paired_table([Paired(**nan_for_null(row)) for row in found.get("evaluation", [])])
+        how = "Delete it, and continue the run with --resume, which writes it anew."
+        found = read_object(path, {}, how) if path.is_file() else {}
+        with reading(path, how):
+            rows = [Paired(**nan_for_null(row)) for row in found.get("evaluation", [])]
+        return paired_table(rows)
 
     @cached_property
     def session(self) -> Session:

@@ -23,6 +23,7 @@ from rewardft.runs.open import step_of_trained
 from rewardft.storage.checkpoint import as_disk_error, latest_checkpoint, step_of
 
 MARK = "soup.json"
+LARGEST_ALPHA = 1e12  # far above any that was trained with
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def strength(folder: Path) -> float:
     path, how = folder / "adapter_config.json", "It must be as peft writes it."
     found = read_object(path, {"r": int}, how)
     rank, alpha = found["r"], found.get("lora_alpha")
-    if rank < 1 or not isinstance(alpha, (int, float)):
+    # Compared, not converted: JSON's whole numbers may be too large for that, and has a NaN.
+    if rank < 1 or not isinstance(alpha, (int, float)) or not abs(alpha) < LARGEST_ALPHA:
         raise CheckpointError(
             f"{path}: damaged: expected numbers for r, of at least 1, and lora_alpha, got {rank} "
             f"and {alpha!r:.60}. {how}"

@@ -106,6 +106,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-[0-9]{8,}", p.name))
 
 
+def evaluations_in(run: Path) -> list[Path]:
+    """The files of a run's evaluations, in the order of their steps; other names are not ours."""
+    found = (run / "evaluations").glob("step-*.json")
+    return sorted(p for p in found if re.fullmatch(r"step-[0-9]{8,}\.json", p.name))
+
+
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run; None when there is none."""
     found = checkpoints(run / "checkpoints")
@@ -143,7 +149,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         # Every field is checked before use: the file may be cut short, or of another program.
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint ({error}). {older}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         got = state.get("format") if isinstance(state, dict) else repr(state)

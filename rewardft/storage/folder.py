@@ -15,7 +15,7 @@ from rewardft.errors import CheckpointError, RewardftError
 from rewardft.files.atomic import remove_folder, write_text
 from rewardft.files.json_text import read_object
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.storage.checkpoint import latest_checkpoint, step_of
+from rewardft.storage.checkpoint import evaluations_in, latest_checkpoint, step_of
 from rewardft.storage.recorder import read_records, rewind_metrics
 from rewardft.storage.resume import check_same_recipe
 
@@ -169,7 +169,7 @@ def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     if checkpoint is None:
         LOG.warning("%s: no checkpoint was saved; starting from step 0", out)
         (out / "metrics.jsonl").unlink(missing_ok=True)
-        drop_evaluations(out / "evaluations")
+        drop_evaluations(out)
         drop_grids(out, -1)
     else:
         # Metrics before evaluations: those are kept or dropped by what the metrics know of them.
@@ -185,12 +185,12 @@ def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))
 
 
-def drop_evaluations(folder: Path) -> None:
-    """Remove all evaluations, and the folder if nothing else is in it."""
-    for path in folder.glob("step-*.json"):
+def drop_evaluations(out: Path) -> None:
+    """Remove all evaluations of a run, and their folder if nothing else is in it."""
+    for path in evaluations_in(out):
         path.unlink()
     with contextlib.suppress(OSError):  # not there, or something of somebody else's in it
-        folder.rmdir()
+        (out / "evaluations").rmdir()
 
 
 def drop_grids(out: Path, step: int) -> None:
@@ -237,7 +237,7 @@ def rewind_evaluations(out: Path, step: int) -> None:
     """Drop evaluations after `step`, and the one of `step` if a kill came before `metrics.jsonl`
     was told of it."""
     told = any(is_evaluation(record, step) for record in read_records(out / "metrics.jsonl"))
-    for path in (out / "evaluations").glob("step-*.json"):
+    for path in evaluations_in(out):
         if step_of(path) > step or (step_of(path) == step and not told):
             path.unlink()
 

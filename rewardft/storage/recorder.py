@@ -172,7 +172,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """None for a line that is no record."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
     return record if is_record else None

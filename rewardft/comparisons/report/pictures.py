@@ -90,7 +90,8 @@ def embed(path: Path, edge: int = EDGE) -> str:
     if path.suffix == ".gif" and film.is_file() and not film.is_symlink():
         return f"data:video/mp4;base64,{base64.b64encode(film.read_bytes()).decode('ascii')}"
     data = path.read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    # No other formats: some are read by running programs.
+    with Image.open(io.BytesIO(data), formats=(*_TYPES, "BMP")) as image:
         image.load()
         # Formats that browsers show; any other is converted.
         kind = _TYPES.get(image.format or "")

@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import re
 import socketserver
+import sys
 import threading
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from rewardft.comparisons.watching.page import pictures_of, problem_page, served_page
 from rewardft.comparisons.watching.watched import fingerprint, folders_of
@@ -81,6 +83,11 @@ class Server(ThreadingHTTPServer):
         # Not that of HTTPServer, which asks the network for the name of this machine.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that has gone is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
