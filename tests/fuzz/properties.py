@@ -18,6 +18,7 @@ from rewardft_plugins.rewards.server import RewardServer
 from rewardft_plugins.rewards.transport import retry_after
 from rewardft_plugins.rewards.wire import WireError, encode_request
 from rewardft_plugins.text2image.data import Prompts
+from rewardft_plugins.text2image.images import ImageFolder
 
 from rewardft.cli import main
 from rewardft.plugins.loading import load_installed
@@ -227,6 +228,10 @@ def run_files():
 
 COMMANDS = (
     ("evaluate", "run", "--samples", "2"),
+    ("watch", "run", "--once"),
+    ("export", "run", "--to", "peft"),
+    ("soup", "run", "run", "--out", "soup"),
+    ("compare", "run", "--out", "compared", "--pictures", "0"),
     ("run", "r.yaml", "--out", "run", "--resume"),
     ("run", "r.yaml", "--out", "run", "--resume", "--set", "train.steps=4"),
     ("run", "r.yaml", "--out", "run"),
@@ -256,8 +261,47 @@ def use_run(given):
             Path(name).unlink()
         else:
             Path(name).write_bytes(content)
-        command("run folders", *words)
+        # A comparison ends with 1 where a run has no result, and with the report that says so.
+        codes = (0, 1, 2) if words[0] == "compare" else (0, 2)
+        command("run folders", *words, codes=codes)
         shutil.rmtree("run")
+
+
+CSV = b'file_name,text,label\na.png,a dog,3\n"b.jpg","a ""red"" cat",4\n'
+TABLES = {
+    "metadata.csv": CSV,
+    "metadata.jsonl": b'{"file_name": "a.png", "text": "a dog"}\n{"file_name": "b.jpg", "text": "x"}\n',
+}
+image_folders = st.sampled_from(sorted(TABLES)).flatmap(
+    lambda name: st.tuples(
+        st.just(name),
+        st.one_of(st.just(TABLES[name]), some.damaged(TABLES[name])),
+        st.one_of(st.just(photo()), some.damaged(photo())),
+    )
+)
+
+
+def photo():
+    """A JPEG with the notes of a camera."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    Image.new("RGB", (8, 8), (20, 90, 50)).save(buffer, format="JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def read_images(given):
+    name, table, image = given
+    with place():
+        Path(name).write_bytes(table)
+        Path("a.png").write_bytes(picture())
+        Path("b.jpg").write_bytes(image)
+
+        def read():
+            data = ImageFolder(Path.cwd(), 8, 8)
+            return [data[i] for i in range(len(data))]
+
+        for item in call("data", read) or ():
+            assert item["image"].shape == (3, 8, 8) and item["image"].isfinite().all()
 
 
 # Class -> (strategy, what must hold, share of the inputs of a long run)
@@ -265,10 +309,11 @@ CLASSES = {
     "recipes": (some.recipes, check_recipe, 0.2),
     "overrides": (some.settings, check_settings, 0.2),
     "names": (st.tuples(st.one_of(st.just("r.yaml"), some.text), some.text), copy_recipe, 0.05),
-    "motion files": (some.motions, read_motion, 0.2),
+    "motion files": (some.motions, read_motion, 0.15),
     "motion indexes": (some.indexes, read_index, 0.05),
     "prompt files": (prompt_files, read_prompts, 0.05),
     "pair files": (pair_files, read_pairs, 0.05),
+    "image folders": (image_folders, read_images, 0.05),
     "data sets": (damaged_datasets(), read_dataset, 0.04),
     "server requests": (requests, answer_request, 0.1),
     "headers": (some.words, read_header, 0.05),
