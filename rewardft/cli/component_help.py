@@ -24,7 +24,11 @@ WORDS = {"data": "datasets", "dataset": "datasets"} | {one: many for many, one i
 
 
 def check_words(
-    word: str, name: str | None, overrides: Sequence[str], plugins: Sequence[str]
+    word: str,
+    name: str | None,
+    overrides: Sequence[str],
+    plugins: Sequence[str],
+    load: bool | None = None,
 ) -> None:
     """Raises RewardftError for a kind without a name, and for options of the other form of the
     command."""
@@ -42,6 +46,9 @@ def check_words(
         )
     if name is not None and overrides:
         raise RewardftError("--set changes a recipe, and one component has none.")
+    if name is not None and load is not None:
+        option = "--load" if load else "--no-load"
+        raise RewardftError(f"{option} is for a recipe; of one component no model is built.")
 
 
 def show_component(word: str, name: str, plugins: Sequence[str] = ()) -> None:

@@ -64,24 +64,25 @@ def show(
     ] = None,
     overrides: Overrides = [],
     load: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--load/--no-load", help="Build the model to count parameters and estimate memory."
+            "--load/--no-load",
+            help="Build a recipe's model to count parameters and estimate memory; the default.",
         ),
-    ] = True,
+    ] = None,
     plugin: Plugins = [],
 ) -> None:
     """Show what each name in a recipe refers to, with all options, and what would be trained; or
     describe one component, as in `rewardft show algorithm drtune`."""
     from rewardft.cli.component_help import check_words, show_component
 
-    check_words(recipe, name, overrides, plugin)
+    check_words(recipe, name, overrides, plugin, load)
     # Two words are a kind and a name: `recipe` is then no recipe.
     if name is not None:
         return show_component(recipe, name, plugin)
     from rewardft.cli.showing import show_recipe
 
-    show_recipe(recipe, overrides, load)
+    show_recipe(recipe, overrides, load is not False)
 
 
 def schema(

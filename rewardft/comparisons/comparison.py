@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rewardft.comparisons.tables import write_samples
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
+from rewardft.files.digests import sha256
 from rewardft.storage.manifest import PACKAGES, version_of
 
 
@@ -55,13 +57,15 @@ def collect(
 ) -> ComparisonRecord:
     """What the runs' folders say, as a record; also written to `out`."""
     runs = read_all(members, out)
-    record = summarise(runs, Plan(request, members, command), out)
+    plan = Plan(request, members, command)
+    record = summarise(runs, plan, out)
     write_samples(runs, out / "samples.parquet")
     record.save(out / "comparison.json")  # what follows opens models, and may fail
     # After the record is saved: these load models, and a kill here loses no number.
     record = add_pictures(record, runs, out, pictures)
     record = record.model_copy(update={"sections": plugin_sections(members, record, out)})
     record.save(out / "comparison.json")
+    write_plan(replace(plan, collected=sha256(out / "comparison.json")), out)
     return record
 
 

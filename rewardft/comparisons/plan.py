@@ -1,5 +1,5 @@
 """`plan.json`: the runs of a comparison, written before the first of them begins, so that others
-can see how far it is."""
+can see how far it is, and again when all have been collected."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.members import Member
+from rewardft.comparisons.relative_paths import as_read
 from rewardft.comparisons.sources import Request, Variant
 from rewardft.errors import RewardftError
 from rewardft.files.atomic import write_text
@@ -25,11 +26,13 @@ HOW = "Give the command of the comparison again: it is written anew."
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared, by which runs, and the command that asked for it."""
+    """What is compared, by which runs, and the command that asked for it. collected: the SHA-256 of
+    the record that holds what came of them; '' before."""
 
     request: Request
     members: Sequence[Member]
     command: str
+    collected: str = ""
 
 
 def write_plan(plan: Plan, out: Path) -> None:
@@ -38,6 +41,7 @@ def write_plan(plan: Plan, out: Path) -> None:
         "request": {key: getattr(plan.request, key) for key in KEPT},
         "members": [described(member, out) for member in plan.members],
         "command": plan.command,
+        "collected": plan.collected,
     }
     write_text(out / NAME, encode(facts, indent=1))
 
@@ -49,7 +53,7 @@ def described(member: Member, out: Path) -> dict[str, Any]:
         "variant": variant.name,
         # Absolute: whoever watches may be in another folder.
         "recipe": str(variant.recipe.absolute()),
-        "settings": list(variant.settings),
+        "settings": settings_of(member),
         "word": variant.word,
         "seed": member.seed,
         # Relative, so that the comparison's folder can be moved.
@@ -61,6 +65,12 @@ def described(member: Member, out: Path) -> dict[str, Any]:
     }
 
 
+def settings_of(member: Member) -> list[str]:
+    """Its variant's, with absolute paths, as whoever watches may be in another folder."""
+    settings, recipe = member.variant.settings, member.recipe
+    return list(settings) if recipe is None else as_read(settings, recipe.dump())
+
+
 def read_plan(out: Path) -> Plan:
     """The plan in a comparison's folder. Raises CheckpointError for a damaged one."""
     data = read_object(out / NAME, KEYS, HOW)
@@ -68,7 +78,8 @@ def read_plan(out: Path) -> Plan:
         members = [member_of(facts, out) for facts in data["members"]]
         kept = {key: data["request"][key] for key in KEPT}
         request = Request((), **{**kept, "notes": tuple(kept["notes"])})
-    return Plan(request, members, data["command"])
+    # Not in plans of older versions.
+    return Plan(request, members, data["command"], str(data.get("collected", "")))
 
 
 def planned_folders(out: Path) -> list[Path]:

@@ -27,6 +27,11 @@ def from_folder(folder: Path, recipe: Path, settings: Sequence[str]) -> tuple[st
     return tuple(replaced(text, made) for text in settings)
 
 
+def as_read(settings: Sequence[str], made: Any) -> list[str]:
+    """The settings of a recipe that has been read, with the absolute paths that it has."""
+    return [replaced(text, made) if holds_text(value_of(text)) else text for text in settings]
+
+
 def value_of(setting: str) -> Any:
     """The value of a `key=value`."""
     return strict_yaml.parse(setting.partition("=")[2]).data

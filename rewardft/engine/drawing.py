@@ -64,7 +64,7 @@ def draw(session: Session, batches: Sequence[Batch]) -> Samples:
         if picture is not None:
             shown.append(picture.detach().cpu())
     joined = {name: joined_rows(values) for name, values in parts.items()}
-    return Samples(joined, texts, torch.cat(shown) if shown else None)
+    return Samples(joined, texts, joined_pictures(shown) if shown else None)
 
 
 def joined_rows(parts: Sequence[Tensor]) -> Tensor:
@@ -72,6 +72,22 @@ def joined_rows(parts: Sequence[Tensor]) -> Tensor:
     # Answers and videos may have other lengths in every batch.
     longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
     filled = [part.new_zeros(len(part), *longest) for part in parts]
+    for whole, part in zip(filled, parts):
+        whole[(slice(None), *map(slice, part.shape[1:]))] = part
+    return torch.cat(filled)
+
+
+def joined_pictures(parts: Sequence[Tensor]) -> Tensor:
+    """Pictures or videos of several batches, `(n, c, h, w)` or `(n, v, c, h, w)`, as one tensor;
+    smaller ones are laid upon white. Raises ComponentError for kinds that do not go together."""
+    if len({(part.ndim, part.shape[-3:-2]) for part in parts}) > 1:
+        shapes = " and ".join(sorted({str(tuple(part.shape[1:])) for part in parts}))
+        raise ComponentError(
+            f"samples of several batches cannot be shown together: they are of shapes {shapes}. "
+            "Expected pictures (c, h, w), or videos or views (v, c, h, w), with the same c in all."
+        )
+    largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
+    filled = [part.new_ones(len(part), *largest) for part in parts]
     for whole, part in zip(filled, parts):
         whole[(slice(None), *map(slice, part.shape[1:]))] = part
     return torch.cat(filled)

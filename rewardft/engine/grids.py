@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from rewardft.contracts.run import Run
-from rewardft.engine.drawing import batch_of, show
+from rewardft.engine.drawing import batch_of, joined_pictures, show
 from rewardft.engine.ema import Ema
+from rewardft.engine.moments import passes
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session
+from rewardft.engine.state import TrainState
 from rewardft.errors import ComponentError
 from rewardft.evaluation.pictures import save_tiles
 from rewardft.evaluation.videos import as_strips
@@ -29,31 +31,33 @@ class Grids:
     draws, as a sharded base needs all of them; the main one writes.
 
     ema: the averaged weights, where they are what is evaluated.
-    seen: the newest step that was asked about.
+    state: the step, and the one before the last batch.
     """
 
     def __init__(
-        self, session: Session, run: Run, plugins: Any, accelerator: Any, ema: Ema
+        self,
+        session: Session,
+        run: Run,
+        plugins: Any,
+        accelerator: Any,
+        ema: Ema,
+        state: TrainState,
     ) -> None:
         self.session, self.run, self.plugins = session, run, plugins
         self.accelerator, self.spec = accelerator, session.recipe.samples
         self.ema = ema if session.recipe.evaluate.weights == "ema" else None
         self.batches: list[Batch] = []
-        self.seen = 0
+        self.state = state
 
     def begin(self, step: int) -> None:
         """What the run starts from; also `step` where the run ended between its checkpoint and its
         grid."""
-        self.seen = step
-        if self.spec.every and step % self.spec.every == 0:
+        if self.pass_step():
             self._draw_missing(step)
 
-    def pass_step(self, step: int) -> bool:
-        """Whether a multiple of `every` was passed since the last call; a batch may take several
-        steps at once."""
-        every, before = self.spec.every, self.seen
-        self.seen = step
-        return every > 0 and step // every > before // every
+    def pass_step(self) -> bool:
+        """Whether the last batch has passed a multiple of `every`."""
+        return passes(self.spec.every, self.state.before, self.state.step)
 
     def end(self, step: int) -> None:
         """What the run ends with."""
@@ -87,7 +91,7 @@ class Grids:
             # Strips before all are joined: videos of several lengths would not fit together.
             parts.append(None if shown is None else as_strips(shown).detach().cpu())
         pictures = [part for part in parts if part is not None]
-        return torch.cat(pictures) if len(pictures) == len(parts) else None
+        return joined_pictures(pictures) if len(pictures) == len(parts) else None
 
     def _build_batches(self) -> Sequence[Batch]:
         """The first held-out samples, as evaluations take them, which is known to fit."""

@@ -13,7 +13,7 @@ from rewardft.contracts.run import Run
 from rewardft.engine.best import Best
 from rewardft.engine.ema import Ema
 from rewardft.engine.initial import beginning
-from rewardft.engine.moments import Moments
+from rewardft.engine.moments import Moments, passes
 from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
@@ -80,12 +80,14 @@ class HeldOut:
         if self.best.name is None:
             return
         # By their files: a run that ended, and goes on now, was also evaluated between `every`.
+        before = 0
         for each in main_decides(self.accelerator, lambda: evaluated(self.run.folder, step)):
             stored = self._stored(each)
             if stored is not None:
+                due = passes(self.spec.every, before, each)
                 # The weights of now are those of `step`.
-                due = each % self.spec.every == 0
                 self.best.see(each, stored, keep=each == step, due=due)
+            before = each
         self.best.forget_lost()
 
     def evaluate(self, step: int) -> Evaluation | None:

@@ -1,4 +1,5 @@
-"""When a run is evaluated along the way: every so many steps, or after equal fractions of it."""
+"""When a run is evaluated along the way: every so many steps, or after equal fractions of it. It
+stops between batches only, and a batch may take several steps at once."""
 
 from __future__ import annotations
 
@@ -8,6 +9,11 @@ from rewardft.engine.meter import Meter
 from rewardft.engine.processes import main_decides
 from rewardft.engine.state import TrainState
 from rewardft.recipe.recipe import Recipe
+
+
+def passes(every: int, before: int, step: int) -> bool:
+    """Whether a multiple of `every` is above `before` and not above `step`; 0 has none."""
+    return every > 0 and step // every > before // every
 
 
 class Moments:
@@ -26,7 +32,7 @@ class Moments:
         """Whether the run stops now, between the first and the last step, to evaluate."""
         step, before = self.state.step, self.state.fractions
         if self.every:
-            return step % self.every == 0 and 0 < step < self.steps
+            return passes(self.every, self.state.before, step) and 0 < step < self.steps
         self.state.fractions = self._passed()
         return before < self.state.fractions < self.fractions
 

@@ -14,12 +14,15 @@ class TrainState:
     """step: optimizer steps taken.
     closings: losses that closed a batch's contribution to one.
     seconds: of training, without set-up, evaluation and saving.
+    before: the step at the end of the batch before, which says what a batch of several steps has
+        jumped over; -1 at the start.
     fractions: of the run that have been evaluated, see `rewardft.engine.moments`."""
 
     step: int = 0
     closings: int = 0
     seconds: float = 0.0
     fractions: int = 0
+    before: int = -1
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -28,7 +31,9 @@ class TrainState:
         self.step = state["step"]
         self.closings = state["closings"]
         self.seconds = state["seconds"]
-        self.fractions = state.get("fractions", 0)  # not in checkpoints of older versions
+        # Not in checkpoints of older versions.
+        self.fractions = state.get("fractions", 0)
+        self.before = state.get("before", self.step - 1)
 
 
 class RandomState:

@@ -132,7 +132,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
         updater=Updater(parameters, optimizer, schedule, ema, recipe.train.clip_norm),
         meter=meter,
         held_out=HeldOut(session, run, job.plugins, accelerator, ema, moments),
-        grids=Grids(session, run, job.plugins, accelerator, ema),
+        grids=Grids(session, run, job.plugins, accelerator, ema, state),
         saver=saver,
         log=StepLog(job.plugins, run, accelerator, stream.position),
         peers=peers,

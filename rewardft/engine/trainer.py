@@ -70,6 +70,7 @@ class Trainer:
         # The base, with the same samples and noise as later: differences are then paired.
         self.held_out.begin(self.state.step)
         self.grids.begin(self.state.step)
+        self.state.before = self.state.step
         self.stop_reason = self.held_out.stop()
         # That evaluation must not count as the time of the first step.
         self.parts.log.restart_clock()
@@ -226,10 +227,11 @@ class Trainer:
             self._flush()
             self.held_out.evaluate(state.step)
             self.stop_reason = self.stop_reason or self.held_out.stop()
-        if self.grids.pass_step(state.step) and self.stop_reason is None:
+        if self.grids.pass_step() and self.stop_reason is None:
             self._flush()
             self.grids.draw(state.step)
             self.parts.log.restart_clock()
+        state.before = state.step
 
     def _flush(self) -> None:
         reason = self.parts.log.flush(self.stream.position, self.ctx.last_rollout)

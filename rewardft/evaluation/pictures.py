@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rewardft.types import Rollout
 
 LEAST_SIDE = 64  # small pictures are enlarged to this in grids
 MOST_SIDE = 512  # and large ones made smaller in tiles
+LARGEST_SHEET = 2**26  # pixels in all: Pillow warns of, or refuses, what has a third more
 GAP, LINE = 4, 14  # pixels between pictures, and of a line of text
 
 
@@ -61,7 +62,8 @@ def save_grid(columns: Mapping[str, Any], labels: Sequence[str], path: Path) -> 
     """Decoded samples side by side under the names of their columns; None where they are no
     pictures.
 
-    labels: one per sample, written above its row.
+    labels: one per sample, written above its row. Samples of which a whole picture would be too
+        large to open are made smaller.
     """
     strips = [as_pictures(column) for column in columns.values()]
     if any(strip is None for strip in strips):
@@ -70,7 +72,11 @@ def save_grid(columns: Mapping[str, Any], labels: Sequence[str], path: Path) -> 
         [enlarge(cell) for cell in cells]
         for cells in zip(*(strip for strip in strips if strip is not None))
     ]
-    write_image(path, sheet(list(columns), labels, rows))
+    height, width = rows[0][0].shape[-2:]
+    across, down = len(columns), len(rows)
+    side = fitting(height, width, lambda h, w: across * (w + GAP) * down * (h + LINE + GAP))
+    smaller = [[reduce(cell, side) for cell in cells] for cells in rows]
+    write_image(path, sheet(list(columns), labels, smaller))
     return path
 
 
@@ -103,7 +109,11 @@ def save_tiles(samples: Any, labels: Sequence[str], path: Path) -> Path | None:
     pictures = as_pictures(samples)
     if pictures is None:
         return None
-    write_image(path, tiles(labels, [reduce(enlarge(picture)) for picture in pictures]))
+    cells = [enlarge(picture) for picture in pictures]
+    height, width = cells[0].shape[-2:]
+    side = fitting(height, width, lambda h, w: math.prod(size_of_tiles(len(cells), h, w)))
+    cells = [reduce(cell, min(side, MOST_SIDE)) for cell in cells]
+    write_image(path, tiles(labels, cells))
     return path
 
 
@@ -113,10 +123,9 @@ def tiles(labels: Sequence[str], cells: Sequence[Tensor]) -> Any:
     A label that is wider than its picture is cut off.
     """
     pillow, (height, width) = import_pillow("Image", "ImageDraw"), cells[0].shape[-2:]
-    across = max(round(math.sqrt(len(cells) * height / width)), 1)
+    across = tiles_across(len(cells), height, width)
     right, down = width + GAP, height + LINE + GAP
-    size = (min(across, len(cells)) * right - GAP, -(-len(cells) // across) * down - GAP)
-    whole = pillow["Image"].new("RGB", size, "white")
+    whole = pillow["Image"].new("RGB", size_of_tiles(len(cells), height, width), "white")
     for index, (label, cell) in enumerate(zip(labels, cells)):
         # An image of its own, so that no label runs into the next.
         tile = pillow["Image"].new("RGB", (width, LINE + height), "white")
@@ -126,12 +135,30 @@ def tiles(labels: Sequence[str], cells: Sequence[Tensor]) -> Any:
     return whole
 
 
-def reduce(picture: Tensor) -> Tensor:
-    """`(c, h, w)` -> at most MOST_SIDE high, in the same proportions."""
+def tiles_across(count: int, height: int, width: int) -> int:
+    """How many tiles stand side by side, so that the block is about a square."""
+    return min(max(round(math.sqrt(count * height / width)), 1), count)
+
+
+def size_of_tiles(count: int, height: int, width: int) -> tuple[int, int]:
+    """(width, height) of the whole block."""
+    across = tiles_across(count, height, width)
+    return across * (width + GAP) - GAP, -(-count // across) * (height + LINE + GAP) - GAP
+
+
+def fitting(height: int, width: int, pixels: Callable[[int, int], int]) -> int:
+    """The largest height of the pictures, at most their own, with which the whole has not more than
+    LARGEST_SHEET pixels; 1 where none has. pixels: of the whole, by (height, width) of one."""
+    heights = range(height, 0, -1)
+    return next((h for h in heights if pixels(h, width * h // height) <= LARGEST_SHEET), 1)
+
+
+def reduce(picture: Tensor, side: int) -> Tensor:
+    """`(c, h, w)` -> at most `side` high, in the same proportions."""
     height, width = picture.shape[-2:]
-    if height <= MOST_SIDE:
+    if height <= side:
         return picture
-    size = (MOST_SIDE, max(round(width * MOST_SIDE / height), 1))
+    size = (side, max(width * side // height, 1))
     return functional.interpolate(picture[None], size, mode="area")[0]
 
 

@@ -53,6 +53,12 @@ WORDS = {
     ("algorithm", "draft_k", "--set", "train.steps=1"): (
         "error: --set changes a recipe, and one component has none.\n"
     ),
+    ("algorithm", "draft_k", "--no-load"): (
+        "error: --no-load is for a recipe; of one component no model is built.\n"
+    ),
+    ("model", "toy", "--load"): (
+        "error: --load is for a recipe; of one component no model is built.\n"
+    ),
 }
 
 

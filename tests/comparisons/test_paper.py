@@ -15,8 +15,9 @@ from rewardft.cli import main
 from rewardft.comparisons import paper as paper_folder
 from rewardft.comparisons.paper import write_paper
 from rewardft.comparisons.paper.figures import figures
+from rewardft.comparisons.paper.paper_table import LINE, PAGE, PaperTable, tex
 from rewardft.comparisons.paper.series import budget_axis, curve, path_between
-from rewardft.comparisons.paper.tables import PaperTable, tables, tex
+from rewardft.comparisons.paper.tables import tables
 from rewardft.comparisons.report.numbers import interval
 from rewardft.comparisons.report.verdicts import ranked, value_of
 from tests.comparisons.fake import TARGET, fake_comparison
@@ -231,11 +232,92 @@ def test_markdown_and_latex_are_one_table():
     assert r"x\textbar{}y & \textbf{1} \\" in table.latex() and r"a & b\_c \\" in table.latex()
 
 
+def wide(columns, rows):
+    """A table whose cells say where they are, 23 characters each, as intervals have."""
+    cells = [
+        [f"row {row}", *(f"{row:011d} {c:011d}" for c in range(columns))] for row in range(rows)
+    ]
+    head = ["Variant", *(f"reward/number_{c} at kl/epsilon_mse {c} ↑" for c in range(columns))]
+    bold = frozenset({(rows - 1, columns), (0, 1)})
+    return PaperTable("values", "All values.", head, cells, bold, "A note.")
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "expected"),
+    [(2, 3, [(2, 3)]), (9, 33, [(5, 33), (4, 33)]), (6, 90, [(3, 60), (3, 30)] * 2)],
+)
+def test_a_table_larger_than_a_page_is_cut_into_parts_that_can_be_read(columns, rows, expected):
+    whole = wide(columns, rows)
+    parts = whole.parts()
+    assert [(len(part.columns) - 1, len(part.rows)) for part in parts] == expected
+    names = ["values", "values_2", "values_3", "values_4"]
+    assert [part.name for part in parts] == names[: len(parts)]
+    found = {}
+    for part in parts:
+        # As wide as its widest cells; 3 characters stand between two columns.
+        widths = [max(len(row[c]) for row in part.rows) + 3 for c in range(len(part.columns))]
+        assert sum(widths) <= LINE and len(part.rows) <= PAGE
+        for r, (first, *cells) in enumerate(part.rows):
+            for c, cell in enumerate(cells, 1):
+                found[first, part.columns[c]] = (cell, (r, c) in part.bold)
+    assert found == {
+        (row[0], whole.columns[c]): (row[c], (r, c) in whole.bold)
+        for r, row in enumerate(whole.rows)
+        for c in range(1, len(row))
+    }
+    if len(parts) > 1:
+        last = parts[-1]
+        assert last.caption == f"All values. Part {len(parts)} of {len(parts)}."
+    assert {part.note for part in parts} == {"A note."}
+
+
+def test_a_heading_longer_than_its_cells_is_broken():
+    table = PaperTable(
+        "x", "A caption.", ["Variant", "a/value at kl/epsilon_mse 0.02"], [["a", "1"]]
+    )
+    assert (
+        r"Variant & \begin{tabular}[b]{@{}r@{}}a/value at \\ kl/epsilon\_mse \\ 0.02\end{tabular} \\"
+        in table.latex()
+    )
+
+
+def test_many_variants_and_values_are_on_pages_that_can_be_read(tmp_path):
+    """The document has each part in a float of its own, and the page names the files."""
+    record = with_values(fake_comparison(variants=70), 12)
+    write_paper(record, tmp_path / "paper")
+    parts = next(table for table in tables(record) if table.name == "values").parts()
+    document, page = (
+        (tmp_path / "paper" / name).read_text() for name in ("paper.tex", "README.md")
+    )
+    assert len(parts) > 2
+    for part in parts:
+        assert document.count(rf"\input{{{part.name}.tex}}") == 1 and f"`{part.name}.tex`" in page
+        assert (tmp_path / "paper" / f"{part.name}.tex").read_text() == part.latex()
+    assert {path.name for path in (tmp_path / "paper").glob("values*.md")} == {"values.md"}
+    if shutil.which("pdflatex"):
+        compile_in(tmp_path / "paper")
+
+
+def with_values(record, count):
+    """The record with `count` values in each variant, all like its target."""
+    variants = []
+    for variant in record.variants:
+        like = value_of(variant, TARGET)
+        more = [like.model_copy(update={"name": f"reward/another_{i}"}) for i in range(count)]
+        variants.append(variant.model_copy(update={"values": [*variant.values, *more]}))
+    return record.model_copy(update={"variants": variants})
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
 def test_the_document_compiles(paper, tmp_path):
     for path in paper.iterdir():
         shutil.copy(path, tmp_path)
+    compile_in(tmp_path)
+
+
+def compile_in(folder):
+    """Nothing runs out of its place."""
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout

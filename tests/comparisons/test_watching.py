@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,7 +158,7 @@ def test_a_folder_that_holds_neither(tmp_path, capsys):
 
 def test_a_comparison_whose_runs_have_not_all_ended(made, tmp_path):
     out = copy_of(made / "compared", tmp_path)
-    os.utime(out / "plan.json")  # newer than the record: the comparison was started again
+    write_plan(replace(read_plan(out), collected=""), out)  # the comparison was started again
     second = read_plan(out).members[1].folder
     shutil.rmtree(second)
     second.with_name(f"{second.name}.log").unlink()
@@ -175,6 +176,19 @@ def test_a_comparison_that_is_over_is_shown_as_it_was_recorded(made):
     watched = look(made / "compared")
     assert [seen.record.status for seen in watched.runs] == ["finished", "finished"]
     assert "2 runs: 2 finished." in text_of(served_page(made / "compared", "v"))
+
+
+def test_a_copied_comparison_is_over_whatever_the_times_of_its_files(made, tmp_path):
+    """Also without its runs: only the record can still say what came of them."""
+    out = copy_of(made / "compared", tmp_path)
+    shutil.rmtree(out / "runs")
+    os.utime(out / "comparison.json", (0, 0))
+    (variant,) = look(out).record.variants
+    assert [run.status for run in variant.runs] == ["finished", "finished"]
+    # A record that was changed is not that of the plan.
+    (out / "comparison.json").write_text((out / "comparison.json").read_text() + " ")
+    (variant,) = look(out).record.variants
+    assert [run.status for run in variant.runs] == ["missing", "missing"]
 
 
 def test_a_plan_gives_its_runs_back(made, tmp_path):
@@ -211,6 +225,20 @@ def test_a_plan_is_read_from_any_folder(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (member,) = read_plan(tmp_path).members
     assert member.problem is None and member.recipe is not None
+
+
+def test_paths_in_settings_are_absolute_in_a_plan(made, tmp_path, monkeypatch):
+    """`--set plugins=[./moody.py]` starts at the folder of the command, which the watcher's need not be."""
+    monkeypatch.chdir(made)
+    settings = ("plugins=[rewardft.testing.tiny, ./moody.py]", "evaluate.samples=2")
+    members = expand(Request((Variant("good", Path("recipe.yaml"), settings),), seeds=1), tmp_path)
+    write_plan(Plan(Request((), seeds=1), members, "rewardft compare recipe.yaml"), tmp_path)
+    (written,) = json.loads((tmp_path / "plan.json").read_text())["members"]
+    plugins = ["rewardft.testing.tiny", str(made / "moody.py")]
+    assert written["settings"] == [f"plugins={json.dumps(plugins)}", "evaluate.samples=2"]
+    monkeypatch.chdir(tmp_path)
+    (member,) = read_plan(tmp_path).members
+    assert member.recipe.dump()["plugins"] == plugins
 
 
 def test_once_writes_a_page_that_stands_alone(made, tmp_path, capsys):

@@ -1,14 +1,16 @@
 """Grids of samples along a run: what is in them, when they are drawn, and that the training does not notice."""
 
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from rewardft.errors import ComponentError
-from rewardft.evaluation.pictures import GAP, LINE, MOST_SIDE, save_tiles
+from rewardft.engine.drawing import joined_pictures
+from rewardft.errors import ComponentError, DataError
+from rewardft.evaluation.pictures import GAP, LARGEST_SHEET, LINE, MOST_SIDE, save_grid, save_tiles
 from rewardft.runs.samples import draw_both
 from rewardft.storage.checkpoint import step_of
 from rewardft.testing import check_same_run, run_recipe
@@ -172,3 +174,78 @@ def test_large_pictures_are_made_smaller_in_their_proportions(tmp_path):
         assert image.size == (800, MOST_SIDE + LINE)
         assert image.getpixel((10, LINE + 5)) == (0, 0, 0)
         assert image.getpixel((790, LINE + 5)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("count", [1, 3, 700])
+def test_a_grid_is_never_larger_than_what_pillow_opens(tmp_path, count):
+    """Its own limit, which is an error in the door for pictures; the tiles become smaller, in their proportions."""
+    pictures = torch.ones(1, 1, 512, 640).expand(count, -1, -1, -1)
+    path = save_tiles(pictures, ["a"] * count, tmp_path / "g.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Image.open(path) as image:
+            pixels = image.width * image.height
+    assert pixels <= LARGEST_SHEET < Image.MAX_IMAGE_PIXELS
+    if count < 700:
+        assert image.size == (
+            min(count, 2) * (640 + GAP) - GAP,
+            -(-count // 2) * (512 + LINE + GAP) - GAP,
+        )
+    else:
+        # What is lost is less than one line of pixels of each tile.
+        assert pixels > 0.98 * LARGEST_SHEET
+
+
+def test_columns_of_many_samples_become_smaller_too(tmp_path):
+    pictures = torch.zeros(80, 1, 512, 1024)
+    path = save_grid({"base": pictures, "tuned": pictures}, ["a"] * 80, tmp_path / "grid.png")
+    with Image.open(path) as image:
+        assert 0.98 * LARGEST_SHEET < image.width * image.height <= LARGEST_SHEET
+
+
+def test_pictures_of_several_sizes_are_laid_upon_white():
+    small, large = torch.zeros(2, 3, 4, 6), torch.full((1, 3, 5, 5), 0.5)
+    whole = joined_pictures([small, large])
+    assert whole.shape == (3, 3, 5, 6)
+    assert torch.equal(whole[:2, :, :4, :], small) and torch.equal(whole[2:, :, :, :5], large)
+    assert whole[:2, :, 4:].eq(1).all() and whole[2:, :, :, 5:].eq(1).all()
+
+
+def test_samples_of_several_kinds_are_refused_with_their_shapes():
+    with pytest.raises(ComponentError) as error:
+        joined_pictures([torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)])
+    assert str(error.value) == (
+        "samples of several batches cannot be shown together: they are of shapes (1, 4, 4) and (3, 4, 4). Expected "
+        "pictures (c, h, w), or videos or views (v, c, h, w), with the same c in all."
+    )
+    with pytest.raises(ComponentError, match="shown together"):
+        joined_pictures([torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 3, 4, 4)])
+
+
+FEW = """
+from rewardft import hookimpl
+from rewardft.testing.tiny import TinyBlobs
+
+def few(size: int = 4):
+    return [TinyBlobs(10)[index] for index in range(size)]
+
+@hookimpl
+def register_datasets():
+    return {"few": few}
+"""
+
+
+@pytest.mark.parametrize(
+    "sets", [[], ["evaluate.samples=4", "evaluate.every=2", "samples.every=0"]]
+)
+def test_empty_held_out_data_are_told_of_before_the_run_trains(recipe, tmp_path, sets):
+    (tmp_path / "few.py").write_text(FEW)
+    plugins = "plugins=[rewardft.testing.tiny, ./shown.py, ddpo, ./few.py]"
+    given = [plugins, "data={use: few, batch_size: 2}", "evaluate.data={size: 0}", *sets]
+    with pytest.raises(DataError) as error:
+        run_recipe(recipe, tmp_path / "run", *given)
+    assert str(error.value).startswith(
+        "the held-out data set list is empty, so there is nothing to evaluate or to draw. `evaluate.data` says what "
+        "is held out."
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

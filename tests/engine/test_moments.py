@@ -8,13 +8,15 @@ import pytest
 
 from rewardft.comparisons.api import Options, build_request
 from rewardft.comparisons.members import expand
+from rewardft.engine.moments import passes
+from rewardft.engine.state import TrainState
 from rewardft.errors import RecipeError
 from rewardft.recipe.recipe import load_recipe
 from rewardft.storage.checkpoint import step_of
 from rewardft.testing import run_recipe
 
 RECIPE = """
-plugins: [rewardft.testing.tiny]
+plugins: [rewardft.testing.tiny, ddpo]
 seed: 3
 model: {use: tiny, prediction: v_prediction, width: 8}
 sampler: {use: ddim, steps: 3}
@@ -37,6 +39,11 @@ def recipe(tmp_path):
 
 def evaluated(run):
     return sorted(step_of(path) for path in (run / "evaluations").glob("step-*.json"))
+
+
+def drawn(run):
+    paths = (run / "samples").glob("grid-*.png")
+    return sorted(int(path.stem.removeprefix("grid-")) for path in paths)
 
 
 def evaluation_lines(run):
@@ -81,6 +88,49 @@ def test_a_resumed_run_is_evaluated_where_it_would_have_been(recipe, tmp_path, s
     assert evaluation_lines(part) == evaluation_lines(whole) == [0, 2, 4, 6, 8]
     for path in (whole / "evaluations").iterdir():
         assert (part / "evaluations" / path.name).read_text() == path.read_text()
+
+
+BATCHES_OF_THREE_STEPS = [
+    "algorithm={use: ddpo, inner_epochs: 3}",
+    "sampler={use: ddim, steps: 3, eta: 1.0}",
+    "evaluate.fractions=null",
+    "train.steps=12",
+]
+
+
+def test_a_batch_of_several_steps_is_evaluated_once_it_has_passed_a_multiple(recipe, tmp_path):
+    sets = [*BATCHES_OF_THREE_STEPS, "evaluate.every=4", "samples.every=4"]
+    run = run_recipe(recipe, tmp_path / "run", *sets).folder
+    assert evaluated(run) == evaluation_lines(run) == [0, 6, 9, 12]
+    assert drawn(run) == [0, 6, 9, 12]
+
+
+def test_a_kill_after_a_multiple_was_jumped_over_loses_no_evaluation(recipe, tmp_path):
+    """The checkpoint of step 6 is written before the evaluation that multiple 4 has led to, and before the grid."""
+    sets = [*BATCHES_OF_THREE_STEPS, "evaluate.every=4", "samples.every=4"]
+    whole = run_recipe(recipe, tmp_path / "run", *sets).folder
+    part = tmp_path / "part"
+    shutil.copytree(whole, part)
+    for name in ("checkpoints", "evaluations", "samples"):
+        for path in (part / name).iterdir():
+            step = int(path.stem.split("-")[1])
+            if step > 6 or (step == 6 and name != "checkpoints"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run_recipe(recipe, part, *sets, resume=True)
+    assert evaluated(part) == evaluated(whole)
+    for name in ("evaluations", "samples"):
+        for path in (whole / name).iterdir():
+            assert (part / name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_checkpoint_of_an_older_version_took_one_step_for_each_batch():
+    state = TrainState()
+    state.load_state_dict({"step": 8, "closings": 8, "seconds": 1.0})
+    assert (state.before, passes(4, state.before, 8), passes(5, state.before, 8)) == (
+        7,
+        True,
+        False,
+    )
 
 
 def test_a_run_that_goes_on_for_longer_is_evaluated_at_the_new_fractions(recipe, tmp_path):

@@ -37,7 +37,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(
             f"no data set at {str(root)!r}: expected the file {path}. Build one with"
-            f" `rewardft drpose build-dataset {root}`."
+            f" `rewardft drpose build-dataset {root} --yaws 4`, which is what the recipes train on."
         )
     try:
         manifest = parse(read_text(path, LARGEST_JSON))

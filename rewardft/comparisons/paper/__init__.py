@@ -40,7 +40,8 @@ def fill(record: ComparisonRecord, folder: Path, width: float) -> None:
     drawn = list(draw(record, folder, width))
     found = tables(record)
     for table in found:
-        (folder / f"{table.name}.tex").write_text(table.latex(), encoding="utf-8")
+        for part in table.parts():
+            (folder / f"{part.name}.tex").write_text(part.latex(), encoding="utf-8")
         (folder / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
     (folder / "paper.tex").write_text(document(record, drawn, found), encoding="utf-8")
     (folder / "README.md").write_text(captions(record, drawn, found), encoding="utf-8")

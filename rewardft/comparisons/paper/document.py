@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rewardft.comparisons.paper.tables import PaperTable, tex
+from rewardft.comparisons.paper.paper_table import PaperTable, tex
 from rewardft.comparisons.report.markdown import code, escape
 from rewardft.comparisons.report.sentences import lead
 from rewardft.contracts.records import ComparisonRecord
@@ -41,7 +41,8 @@ def document(
 \footnotesize
 \input{{{table.name}.tex}}
 \end{{table*}}"""
-        for table in tables
+        for whole in tables
+        for table in whole.parts()
     ]
     return HEAD + "\n\n".join(parts) + "\n\n\\end{document}\n"
 
@@ -51,7 +52,7 @@ def captions(
 ) -> str:
     """The page: files with their captions, what limits the results, how they were made."""
     files = [f"* `{name}.pdf`, `.svg`, `.png`: {escape(caption)}" for name, caption in drawn]
-    files += [f"* `{t.name}.tex`, `.md`: {escape(t.caption)}" for t in tables]
+    files += [f"* {names_of(table)}: {escape(table.caption)}" for table in tables]
     files.append("* `paper.tex`: a document that holds them all; `pdflatex paper.tex`")
     notes = [f"* {escape(note)}" for note in record.notes] or ["* none"]
     parts = [
@@ -63,3 +64,9 @@ def captions(
         "## Made by\n\n" + code(record.command),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def names_of(table: PaperTable) -> str:
+    """Its files: one of LaTeX, or one for each part, and one of Markdown."""
+    first, *others = [part.name for part in table.parts()]
+    return ", ".join([f"`{first}.tex`", *(f"`{name}.tex`" for name in others), "`.md`"])

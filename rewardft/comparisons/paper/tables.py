@@ -1,13 +1,9 @@
-"""The tables of a paper, in LaTeX (booktabs) and Markdown, from one description."""
+"""The tables of a paper: results, all values, costs."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-
+from rewardft.comparisons.paper.paper_table import PaperTable
 from rewardft.comparisons.report import tables as report_tables
-from rewardft.comparisons.report.markdown import escape
 from rewardft.comparisons.report.numbers import UNKNOWN, interval
 from rewardft.comparisons.report.verdicts import (
     direction,
@@ -20,71 +16,7 @@ from rewardft.comparisons.report.verdicts import (
 )
 from rewardft.contracts.records import ComparisonRecord, Interval, VariantRecord
 
-SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    # Other signs in LaTeX's first encoding of fonts.
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    **{each: f"\\{each}" for each in "&%$#_{}"},
-}
-# What is set in mathematics, or is a dash of its own in text.
-SIGNS = {"\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "†": r"$^\dagger$", "↑": r"$\uparrow$"}
-SIGNS |= {"↓": r"$\downarrow$", "–": "--"}
 NOTE = "† raised an alarm. Bold: the best, and what cannot be told apart from it."
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """Cells of plain text; those at `bold` (row, column) stand out. note: below the table."""
-
-    name: str
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    bold: frozenset[tuple[int, int]] = frozenset()
-    note: str = ""
-
-    def latex(self) -> str:
-        """A `tabular` with booktabs' rules, for `\\input` in a `table`; needs graphicx too."""
-        body = [
-            " & ".join(
-                rf"\textbf{{{tex(cell)}}}" if (r, c) in self.bold else tex(cell)
-                for c, cell in enumerate(row)
-            )
-            for r, row in enumerate(self.rows)
-        ]
-        head = " & ".join(map(tex, self.columns))
-        form = "l" + "r" * (len(self.columns) - 1)
-        lines = [
-            rf"% {self.caption}",
-            # Never wider than the place that it is put in.
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{@{{}}{form}@{{}}}}",
-            r"\toprule",
-            rf"{head} \\",
-            r"\midrule",
-            *(rf"{line} \\" for line in body),
-            r"\bottomrule",
-            r"\end{tabular}}",
-        ]
-        # In a paragraph of its own, so that it does not stand beside the table.
-        note = [r"\par\smallskip", rf"\footnotesize {tex(self.note)}"] if self.note else []
-        return "\n".join([*lines, *note]) + "\n"
-
-    def markdown(self) -> str:
-        """The same for a repository."""
-        rows = [
-            [f"**{escape(x)}**" if (r, c) in self.bold else escape(x) for c, x in enumerate(row)]
-            for r, row in enumerate(self.rows)
-        ]
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = [list(map(escape, self.columns)), rule, *rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        note = f"\n\n{escape(self.note)}" if self.note else ""
-        return f"{escape(self.caption)}\n\n{table}{note}\n"
 
 
 def tables(record: ComparisonRecord) -> list[PaperTable]:
@@ -159,9 +91,3 @@ def plain(text: str) -> str:
 def arrow(higher_is_better: bool | None) -> str:
     """Which way is better."""
     return "" if higher_is_better is None else "↑" if higher_is_better else "↓"
-
-
-def tex(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    pattern = "|".join(map(re.escape, (*SPECIAL, *SIGNS)))
-    return re.sub(pattern, lambda match: {**SPECIAL, **SIGNS}[match[0]], text)

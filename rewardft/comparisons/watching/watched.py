@@ -19,6 +19,7 @@ from rewardft.comparisons.read_runs import (
 from rewardft.comparisons.sources import Request, Variant, short_name
 from rewardft.contracts.records import ComparisonRecord, load_comparison
 from rewardft.errors import CheckpointError
+from rewardft.files.digests import sha256
 from rewardft.recipe.recipe import load_recipe
 from rewardft.storage.folder import is_held
 
@@ -47,7 +48,7 @@ def look(folder: Path) -> Watched:
     # In the order of `folders_of`.
     by_folder = {seen.member.folder: seen for seens in runs.values() for seen in seens}
     ordered = [by_folder[member.folder] for member in plan.members]
-    if is_collected(folder):
+    if is_collected(folder, plan):
         return Watched(folder, load_comparison(folder / "comparison.json"), ordered)
     return Watched(folder, summarise(runs, plan, folder), ordered)
 
@@ -71,10 +72,11 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def is_collected(folder: Path) -> bool:
-    """Whether the comparison's record is newer than its plan: all that was planned has ended."""
+def is_collected(folder: Path, plan: Plan) -> bool:
+    """Whether the comparison's record is that of its plan, and not one from before."""
     record = folder / "comparison.json"
-    return record.is_file() and record.stat().st_mtime_ns > (folder / NAME).stat().st_mtime_ns
+    # By content: times change where a folder is copied, and may be equal.
+    return record.is_file() and plan.collected == sha256(record)
 
 
 def look_at_run(folder: Path) -> Watched:

@@ -135,7 +135,7 @@ def test_missing_data_set(tmp_path):
     root = tmp_path / "no"
     assert str(caught.value) == (
         f"no data set at {str(root)!r}: expected the file {root}/manifest.json."
-        f" Build one with `rewardft drpose build-dataset {root}`."
+        f" Build one with `rewardft drpose build-dataset {root} --yaws 4`, which is what the recipes train on."
     )
 
 
