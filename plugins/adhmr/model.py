@@ -53,7 +53,7 @@ class PoseDiffusion:
         seed: of random weights.
     """
 
-    provides = frozenset({"denoiser"})
+    provides = frozenset({"denoiser", "betas"})
     lora_targets = ("enter", "rise", "fall", "leave")
     parts: Mapping[str, slice] = PARTS
     pictures = False

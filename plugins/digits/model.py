@@ -102,6 +102,11 @@ class DigitUNet:
                 self.trainable, shipped if weights == SHIPPED else Path(weights).expanduser()
             )
 
+    @staticmethod
+    def tags(prediction: str = "epsilon", **_: Any) -> frozenset[str]:
+        """The noise schedule."""
+        return frozenset({"sigmas"}) if prediction == "flow" else frozenset({"betas"})
+
     def to(self, device: torch.device) -> None:
         self.trainable.to(device)
 

@@ -33,6 +33,7 @@ class StochasticFlow:
 
     provides = frozenset({"differentiable_sampler", "renoise"})
     needs = frozenset({"denoiser"})
+    refuses = frozenset({"betas"})
 
     def __init__(self, steps: int, noise_level: float, shift: float | None) -> None:
         if steps < 1 or noise_level < 0:

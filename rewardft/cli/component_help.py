@@ -59,7 +59,10 @@ def show_component(word: str, name: str, plugins: Sequence[str] = ()) -> None:
         raise RewardftError(f"there is no kind {word!r} of component.{did_you_mean(word, WORDS)}")
     entry = find(kind, name, plugins)
     # The fixed tags alone: those that depend on options need a recipe.
-    tags = {tag: ", ".join(sorted(tags_of(entry, tag, None, {}))) for tag in ("provides", "needs")}
+    tags = {
+        tag: ", ".join(sorted(tags_of(entry, tag, None, {})))
+        for tag in ("provides", "needs", "refuses")
+    }
     facts = [("plugin", entry.plugin), ("file", entry.location)]
     facts += [(tag, words) for tag, words in tags.items() if words]
     facts += [("paper", f"https://arxiv.org/abs/{number}") for number in papers(entry)]

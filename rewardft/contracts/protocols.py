@@ -3,12 +3,13 @@ nothing.
 
 `needs` and `provides` are sets of opaque tags. The core checks that everything needed is provided
 and understands none of them. Tags that depend on options are given by an optional static method
-`tags(**options) -> frozenset[str]` beside `provides`; it is asked before anything is built.
+`tags(**options) -> frozenset[str]` beside `provides`; it is asked before anything is built. What
+a component does not go with it `refuses`.
 
 Tags in use: `denoiser` (a `DiffusionModel`), `differentiable_sampler` (a `DifferentiableSampler`),
     `stochastic`, `log_prob`, `renoise` (a `RenoisingSampler`), `reward_gradient`, `prompt_reward`
     (every reward compares with a text), `pairs`, `multiview`, `training_targets` (the data set
-    holds clean samples).
+    holds clean samples), `betas` or `sigmas` (the noise schedule, where it is known beforehand).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from rewardft.plugins.component import (
 )
 from rewardft.plugins.resolved import Resolved
 from rewardft.recipe.recipe import Recipe
+from rewardft.recipe.strict_yaml import Keys
 
 MOST_NAMES = 12  # of components that would do
 
@@ -48,6 +49,27 @@ def tag_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
             yield text + _who_would_do(resolved) if is_algorithm else text
 
 
+def refusal_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
+    """A sentence for each tag that a component refuses and another one has."""
+    for keys, component in resolved.placed():
+        for tag in sorted(_refuses(component.entry) & resolved.tags):
+            owners = [(k, c) for k, c in resolved.placed() if tag in _provides(c)]
+            names = " and ".join(_placed_title(recipe, *owner) for owner in owners)
+            entries = resolved.catalog.of_kind(component.entry.kind)
+            others = sorted(e.name for e in entries if tag not in _refuses(e))
+            cures = [f"use: {' / '.join(others[:MOST_NAMES])}"] if others else []
+            cures += [
+                f"give {c.entry.title} {cure}"
+                for _, c in owners
+                for cure in _options_where(c, "provides", "tags", tag, False)
+            ]
+            has = "has" if len(owners) == 1 else "have"
+            yield (
+                f"{recipe.where(*keys, 'use')}: {component.entry.title} does not go with {tag!r}, "
+                f"which {names} {has}. Write there {', or '.join(cures) or 'another one'}."
+            )
+
+
 def gradient_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
     """`train.reward_gradients` where there are no gradients to take apart."""
     how, count = recipe.train.reward_gradients, len(resolved.rewards)
@@ -74,6 +96,16 @@ def _needs(component: Component) -> frozenset[str]:
     return component.tags("needs", "needs_for")
 
 
+def _refuses(entry: Entry) -> frozenset[str]:
+    return tags_of(entry, "refuses", None, {})
+
+
+def _placed_title(recipe: Recipe, keys: Keys, component: Component) -> str:
+    """A component with its line and its plugin."""
+    where = recipe.where(*keys, "use")
+    return f"{component.entry.title} ({where}, plugin {component.entry.plugin!r})"
+
+
 def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
     """The listed components of those kinds that can provide the tag, and what would do in the place
     of each."""
@@ -90,10 +122,7 @@ def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
     if not lacking:
         wanted = " or ".join(sorted(SINGULAR[kind] for kind in kinds))
         return f"and the recipe lists no {wanted} that provides it."
-    names = " and ".join(
-        f"{c.entry.title} ({recipe.where(*k, 'use')}, plugin {c.entry.plugin!r})"
-        for k, c in lacking
-    )
+    names = " and ".join(_placed_title(recipe, *one) for one in lacking)
     cures = [cure for _, c in lacking for cure in _other_options(c, tag)]
     others = sorted(e.name for e in offering if e.kind in {c.entry.kind for _, c in lacking})
     cures += [f"use: {' / '.join(others[:MOST_NAMES])}"] if others else []
@@ -122,6 +151,13 @@ def _other_options(component: Component, tag: str, is_need: bool = False) -> lis
     """Single options, as 'name: value', with which a component would provide the tag, or would not
     need it."""
     attribute, dynamic = ("needs", "needs_for") if is_need else ("provides", "tags")
+    return _options_where(component, attribute, dynamic, tag, has=not is_need)
+
+
+def _options_where(
+    component: Component, attribute: str, dynamic: str, tag: str, has: bool
+) -> list[str]:
+    """Single options, as 'name: value', with which the tag would, or would not, be there."""
     if not hasattr(component.entry.factory, dynamic):
         return []
     found = []
@@ -129,7 +165,7 @@ def _other_options(component: Component, tag: str, is_need: bool = False) -> lis
         value = component.all_options.get(name)
         for other in _alternatives(annotation_of(component.entry, parameter), value):
             options = component.all_options | {name: other}
-            if (tag in tags_of(component.entry, attribute, dynamic, options)) != is_need:
+            if (tag in tags_of(component.entry, attribute, dynamic, options)) == has:
                 shown = str(other).lower() if isinstance(other, bool) else other
                 found.append(f"{name}: {shown}")
     return found

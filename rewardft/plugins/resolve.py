@@ -17,7 +17,12 @@ from rewardft.plugins.catalog import Catalog, Entry, build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
 from rewardft.plugins.loading import load_usable_plugins
 from rewardft.plugins.manager import Plugins
-from rewardft.plugins.misfits import gradient_problems, provided, tag_problems
+from rewardft.plugins.misfits import (
+    gradient_problems,
+    provided,
+    refusal_problems,
+    tag_problems,
+)
 from rewardft.plugins.resolved import Resolved
 from rewardft.recipe.recipe import ComponentSpec, Recipe, read_recipe
 from rewardft.recipe.strict_yaml import Keys
@@ -69,7 +74,11 @@ def _resolve(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, Resolved]:
     recipe, problems = resolver.recipe, resolver.problems
     if resolved is not None and not problems:  # tags may depend on options, so these must be sound
         resolved = replace(resolved, tags=provided(resolved))
-        problems += [*tag_problems(recipe, resolved), *gradient_problems(recipe, resolved)]
+        problems += [
+            *tag_problems(recipe, resolved),
+            *refusal_problems(recipe, resolved),
+            *gradient_problems(recipe, resolved),
+        ]
     # Asked even then: plugins object to names and settings, which are there in any case.
     problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
     if problems or resolved is None:

@@ -28,6 +28,7 @@ class DDPM:
 
     provides = frozenset({"differentiable_sampler", "renoise", "stochastic", "log_prob"})
     needs = frozenset({"denoiser"})
+    refuses = frozenset({"sigmas"})
 
     def __init__(
         self, steps: Count = 50, clip: Positive | None = None, spacing: str | None = None

@@ -31,6 +31,7 @@ class FlowEuler:
 
     provides = frozenset({"differentiable_sampler", "renoise"})
     needs = frozenset({"denoiser"})
+    refuses = frozenset({"betas"})
 
     def __init__(self, steps: Count = 28, shift: Positive | None = None) -> None:
         if steps < 1:

@@ -93,6 +93,11 @@ class TinyModel:
             self.trainable: nn.Module = TinyDenoiser(width=width)
         self.scheduler = make_scheduler(prediction)
 
+    @staticmethod
+    def tags(prediction: str = "epsilon", **_: Any) -> frozenset[str]:
+        """The noise schedule."""
+        return frozenset({"sigmas"}) if prediction == "flow" else frozenset({"betas"})
+
     def to(self, device: torch.device) -> None:
         self.trainable.to(device)
 

@@ -11,6 +11,7 @@ from rewardft.errors import ComponentError, DataError, PluginError, RecipeError
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.recipe.recipe import load_recipe
+from rewardft.recipe.shipped import shipped_recipes
 from rewardft.recipe.typed_values import Mismatch, convert, type_words
 from tests.bench import line_of
 
@@ -514,3 +515,30 @@ def test_annotations_in_words():
         type_words(list[tuple[int, str]])
         == "a list (each a list of 2 values (a whole number, text))"
     )
+
+
+def shipped_problems(*overrides):
+    recipe = load_recipe(shipped_recipes()["toy_draft"], overrides)
+    with pytest.raises(RecipeError) as error:
+        resolve(recipe, load_plugins(recipe.plugins, recipe.base))
+    return error.value.problems
+
+
+def test_a_schedule_that_a_sampler_refuses_is_told_before_anything_is_built():
+    path = shipped_recipes()["toy_draft"]
+    place = f"model 'toy' ({path}:{line_of(path, 'model:')}, plugin 'toy')"
+    flow, euler = "model.prediction=flow", "sampler={use: flow_euler, steps: 4}"
+    assert shipped_problems(euler) == [
+        f"--set {euler}: sampler 'flow_euler' does not go with 'betas', which {place} has. Write there use: ddim / "
+        "ddpm, or give model 'toy' prediction: flow."
+    ]
+    (problem,) = shipped_problems(flow, "sampler={use: ddpm, steps: 4}")
+    assert problem.endswith(
+        f"sampler 'ddpm' does not go with 'sigmas', which {place} has. Write there use: ddim / flow_euler, or give "
+        "model 'toy' prediction: epsilon, or give model 'toy' prediction: v_prediction, or give model 'toy' "
+        "prediction: sample."
+    )
+    # Also the sampler of the evaluation; together they fit.
+    assert len(shipped_problems("evaluate.sampler={use: flow_euler, steps: 4}")) == 1
+    recipe = load_recipe(path, [flow, euler])
+    resolve(recipe, load_plugins(recipe.plugins, recipe.base))

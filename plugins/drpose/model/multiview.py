@@ -62,7 +62,7 @@ class MultiviewUNet(nn.Module):
     Raises `ComponentError` when weights are missing or do not fit.
     """
 
-    provides = frozenset({"denoiser", "multiview"})
+    provides = frozenset({"denoiser", "multiview", "betas"})
 
     def __init__(
         self,

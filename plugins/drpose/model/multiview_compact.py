@@ -49,7 +49,7 @@ class MultiviewCompact(nn.Module):
     Raises `ComponentError` when weights are missing or do not fit.
     """
 
-    provides = frozenset({"denoiser", "multiview"})
+    provides = frozenset({"denoiser", "multiview", "betas"})
 
     def __init__(
         self,
