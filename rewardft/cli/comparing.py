@@ -54,7 +54,7 @@ def compare_sources(
             members = expand(request, folder)
             say_what_is_done(members)
             say_what_is_replaced(folder, members)
-            for sentence in unfair(members, weighed=request.pareto is not None):
+            for sentence in unfair(members, request.pareto is not None, request.match is not None):
                 print(f"not fair: {sentence}", file=sys.stderr)
             done = finish(request, members, folder, launch, Progress(), command, options.pictures)
     except KeyboardInterrupt:

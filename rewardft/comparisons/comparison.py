@@ -79,7 +79,7 @@ def summarise(runs: dict[str, list[RunResults]], plan: Plan, out: Path) -> Compa
     """The record without its pictures and the sections of plugins; nothing is written."""
     members, request, names = plan.members, plan.request, list(runs)
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
-    said = unfair(members, weighed=request.pareto is not None)
+    said = unfair(members, request.pareto is not None, request.match is not None)
     fair = [f"Not fair: {sentence}" for sentence in said] + list(request.notes)
     suffix = ""
     if request.match:

@@ -15,17 +15,21 @@ Facts = Mapping[str, Member]  # one member of each variant whose recipe can be r
 MATCH = "--match divergence compares at equal divergence from the base"
 
 
-def unfair(members: Sequence[Member], weighed: bool = False) -> list[str]:
+def unfair(members: Sequence[Member], weighed: bool = False, matched: bool = False) -> list[str]:
     """A sentence for each respect in which the variants are not on equal terms.
 
     weighed: whether other weights of the rewards are what is compared, as in a `pareto` sweep.
+    matched: whether they are compared at equal divergence, so that no regularizer decides.
     """
     facts: dict[str, Member] = {}
     for member in members:
         if member.recipe is not None:
             facts.setdefault(member.variant.name, member)
-    checks = (bases, judges, *(() if weighed else (rewards,)), penalties, rates)
-    return [sentence for check in checks for sentence in check(facts)] if len(facts) > 1 else []
+    if len(facts) < 2:
+        return []
+    checks = (bases, judges, *(() if weighed else (rewards,)), scales)
+    checks += (*(() if matched else (penalties,)), rates)
+    return [sentence for check in checks for sentence in check(facts)]
 
 
 def bases(facts: Facts) -> Iterator[str]:
@@ -64,25 +68,37 @@ def rewards(facts: Facts) -> Iterator[str]:
             yield f"The reward {reward} has different weights: {said}."
 
 
-def penalties(facts: Facts) -> Iterator[str]:
-    """One weight of a regularizer beside losses of different scales."""
+def scales(facts: Facts) -> Iterator[str]:
+    """One weight of a regularizer beside losses of different scales: also at equal divergence, as
+    the one that is held back sets how far that is."""
+    known = scales_of(facts)
     for use, weight in shared_penalties(facts):
-        scales = {name: member.options["algorithm"].get("scale") for name, member in facts.items()}
-        known = {name: scale for name, scale in scales.items() if scale}
-        what = f"the regularizer {use} has the weight {weight:g} in all variants"
         if len(set(known.values())) > 1:
             low, high = (pick(known, key=known.__getitem__) for pick in (min, max))
             said = ", ".join(f"{name} {scale:g}" for name, scale in known.items())
             yield (
-                f"Losses of different scales (algorithm.scale: {said}), while {what}: beside its "
-                f"loss it weighs {known[high] / known[low]:g} times as much in {low} as in {high}. "
-                f"Give all one scale, or {MATCH}."
+                f"Losses of different scales (algorithm.scale: {said}), while the regularizer "
+                f"{use} has the weight {weight:g} in all variants: beside its loss it weighs "
+                f"{known[high] / known[low]:g} times as much in {low} as in {high}. Give all one "
+                "scale."
             )
-        elif len({member.options["algorithm"]["use"] for member in facts.values()}) > 1:
+
+
+def penalties(facts: Facts) -> Iterator[str]:
+    """One weight of a regularizer beside losses of other algorithms."""
+    algorithms = {member.options["algorithm"]["use"] for member in facts.values()}
+    for use, weight in shared_penalties(facts):
+        if len(algorithms) > 1 and len(set(scales_of(facts).values())) < 2:
             yield (
-                f"Different algorithms, while {what}: the same weight means something else beside "
-                f"each loss. {MATCH}."
+                f"Different algorithms, while the regularizer {use} has the weight {weight:g} in "
+                f"all variants: the same weight means something else beside each loss. {MATCH}."
             )
+
+
+def scales_of(facts: Facts) -> dict[str, float]:
+    """By variant, where its algorithm has a scale."""
+    found = {name: member.options["algorithm"].get("scale") for name, member in facts.items()}
+    return {name: scale for name, scale in found.items() if scale}
 
 
 def shared_penalties(facts: Facts) -> list[tuple[str, float]]:

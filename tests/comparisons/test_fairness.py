@@ -41,8 +41,9 @@ def folder(tmp_path, monkeypatch):
 LONG = ["sampler.steps=12"]  # enough for the defaults of all algorithms
 
 
-def said(folder, *vary, settings=(), recipes=("recipe.yaml",)):
-    return unfair(expand(build_request(recipes, Options(vary, settings)), folder / "out"))
+def said(folder, *vary, settings=(), recipes=("recipe.yaml",), matched=False):
+    members = expand(build_request(recipes, Options(vary, settings)), folder / "out")
+    return unfair(members, matched=matched)
 
 
 def test_nothing_is_said_of_what_is_fair(folder):
@@ -66,13 +67,21 @@ def test_scales_under_a_shared_regularizer(folder):
     assert penalty == (
         "Losses of different scales (algorithm.scale: draft_k 1, refl 0.001), while the regularizer kl has the "
         "weight 0.01 in all variants: beside its loss it weighs 1000 times as much in refl as in draft_k. Give all "
-        "one scale, or --match divergence compares at equal divergence from the base."
+        "one scale."
     )
 
 
 def test_algorithms_under_a_shared_regularizer(folder):
     (penalty,) = said(folder, "algorithm=draft_k,drtune", settings=["optimizer.lr=1e-3", *LONG])
     assert penalty.startswith("Different algorithms, while the regularizer kl has the weight 0.01")
+    assert penalty.endswith(" --match divergence compares at equal divergence from the base.")
+    # Where that is done, no regularizer decides.
+    rate_of_its_own = ["optimizer.lr=1e-3", *LONG]
+    vary = "algorithm=draft_k,drtune"
+    assert said(folder, vary, settings=rate_of_its_own, matched=True) == []
+    # One that is held back a thousand times as strongly sets how far all are compared.
+    (scale,) = said(folder, "algorithm=draft_k,refl", settings=rate_of_its_own, matched=True)
+    assert scale.startswith("Losses of different scales")
     # Weights that differ are what is compared.
     assert said(folder, "regularizers.0.weight=0.01,0.1") == []
 
