@@ -111,10 +111,10 @@ class PaperTable:
     def _lines(self, column: int) -> list[str]:
         """Its heading, broken where it is longer than what is below it."""
         width = max(NARROW, *(len(row[column]) for row in self.rows))
-        found = textwrap.wrap(
-            self.columns[column], width, break_long_words=False, break_on_hyphens=False
-        )
-        return found or [""]
+        # An arrow stays with the word before it.
+        whole = re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", self.columns[column])
+        found = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+        return [line.replace("\N{NO-BREAK SPACE}", " ") for line in found] or [""]
 
     def _width(self, column: int) -> int:
         return max(map(len, [*self._lines(column), *(row[column] for row in self.rows)]))
