@@ -122,6 +122,28 @@ def test_the_best_and_what_cannot_be_told_from_it_is_bold(record):
     assert bold == expected and 0 < len(bold) < len(record.variants)
 
 
+def test_groups_that_are_not_compared_with_each_other_are_told(record):
+    """As on two base models: the best of each is bold."""
+    (results, *_) = tables(record)
+    assert (
+        results.note == "† raised an alarm. Bold: the best, and what cannot be told apart from it."
+    )
+    others = {"ddpo": "grpo", "grpo": "ddpo"}
+    variants = [with_best(variant, others.get(variant.name)) for variant in record.variants]
+    (results, *_) = tables(record.model_copy(update={"variants": variants}))
+    assert results.note.endswith(
+        " There are 2 groups of variants, each with a best of its own: base model, sampler or samples differ between them."
+    )
+
+
+def with_best(variant, best):
+    """The variant with another best other one; None: as it is."""
+    if best is None:
+        return variant
+    values = [value.model_copy(update={"best": best}) for value in variant.values]
+    return variant.model_copy(update={"values": values})
+
+
 def test_an_alarmed_variant_has_a_dagger(record):
     (results, *_) = tables(record)
     alarmed = {row[0] for row in results.rows if row[0].endswith(" †")}

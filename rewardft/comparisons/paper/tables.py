@@ -46,7 +46,27 @@ def results(record: ComparisonRecord) -> PaperTable | None:
     better = arrow(direction(record, name))
     caption = f"{name} {better} with 95 % intervals (seeds {seeds}{budget})."
     columns = ["Variant", "Base", "Tuned", "Change", "To the best other"]
-    return PaperTable("results", caption, columns, rows, frozenset(bold), NOTE)
+    note = NOTE + apart(record, name)
+    return PaperTable("results", caption, columns, rows, frozenset(bold), note)
+
+
+def apart(record: ComparisonRecord, name: str) -> str:
+    """A sentence where not all variants are compared with each other: each is with its best other
+    one, and so with all that these lead to."""
+    group: dict[str, str] = {}
+    for variant in ranked(record):
+        value = value_of(variant, name)
+        if value is not None:
+            mine, best = group.setdefault(variant.name, variant.name), value.best or variant.name
+            theirs = group.setdefault(best, mine)
+            group |= {other: mine for other, of in group.items() if of == theirs}
+    count = len(set(group.values()))
+    if count < 2:
+        return ""
+    return (
+        f" There are {count} groups of variants, each with a best of its own: base model, sampler "
+        "or samples differ between them."
+    )
 
 
 def overview(record: ComparisonRecord) -> PaperTable | None:
