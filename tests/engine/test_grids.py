@@ -240,7 +240,7 @@ def register_datasets():
 )
 def test_empty_held_out_data_are_told_of_before_the_run_trains(recipe, tmp_path, sets):
     (tmp_path / "few.py").write_text(FEW)
-    plugins = "plugins=[rewardft.testing.tiny, ./shown.py, ddpo, ./few.py]"
+    plugins = f"plugins=[rewardft.testing.tiny, {tmp_path}/shown.py, ddpo, {tmp_path}/few.py]"
     given = [plugins, "data={use: few, batch_size: 2}", "evaluate.data={size: 0}", *sets]
     with pytest.raises(DataError) as error:
         run_recipe(recipe, tmp_path / "run", *given)

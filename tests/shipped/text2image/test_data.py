@@ -36,10 +36,17 @@ def parquet(tmp_path):
 
 def saved(tmp_path, splits=None):
     datasets = pytest.importorskip("datasets", reason="saved folders need datasets")
+    pyarrow = pytest.importorskip("pyarrow", reason="saved folders need pyarrow")
+
+    def table(rows):
+        memory = datasets.table.InMemoryTable(pyarrow.Table.from_pylist(rows))
+        # Without a fingerprint of ours, pickle would be asked for one, which fails on new types of pyarrow.
+        return datasets.Dataset(memory, fingerprint="rows")
+
     if splits is None:
-        datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+        table(ROWS).save_to_disk(tmp_path / "saved")
     else:
-        tables = {name: datasets.Dataset.from_list(rows) for name, rows in splits.items()}
+        tables = {name: table(rows) for name, rows in splits.items()}
         datasets.DatasetDict(tables).save_to_disk(tmp_path / "saved")
     return str(tmp_path / "saved")
 
