@@ -18,6 +18,7 @@ from rewardft.evaluation.pictures import save_grid, save_pictures
 from rewardft.evaluation.videos import as_strips, save_videos
 from rewardft.files.atomic import make_folder, replacing, write_folder, write_text
 from rewardft.files.surroundings import put_back
+from rewardft.policy.batches import check_some
 from rewardft.runs.open import load_trained, open_run, recipe_of_run
 
 
@@ -167,6 +168,7 @@ def draw_both(
     # base.
     session.adapter.scale(scale)
     dataset = session.resolved.eval_dataset.build()
+    check_some(dataset, " of the evaluation")
     rows = rows_of(dataset, ids) if ids else list(range(min(count, len(dataset))))
     # As evaluations take them, which is known to fit into memory.
     size = session.recipe.evaluate.batch_size or session.recipe.data.batch_size

@@ -244,8 +244,5 @@ def test_empty_held_out_data_are_told_of_before_the_run_trains(recipe, tmp_path,
     given = [plugins, "data={use: few, batch_size: 2}", "evaluate.data={size: 0}", *sets]
     with pytest.raises(DataError) as error:
         run_recipe(recipe, tmp_path / "run", *given)
-    assert str(error.value).startswith(
-        "the held-out data set list is empty, so there is nothing to evaluate or to draw. `evaluate.data` says what "
-        "is held out."
-    )
+    assert str(error.value).startswith("the data set list of the evaluation is empty")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
