@@ -36,7 +36,7 @@ class PriorLora:
             torch.manual_seed(seed)
             inject_adapter_in_model(config, network)
         network.eval()
-        self.layers = [
+        self.layers: list[Any] = [
             m for m in network.modules() if hasattr(m, "lora_A") and hasattr(m, "disable_adapters")
         ]
         self.parameters = nn.Module()
