@@ -121,15 +121,15 @@ def colours(model):
     return (2 * 0.99 * model.trainable.colour.sigmoid() - 1)[:, 0].detach()
 
 
-def trained(algorithm, spread, steps=500):
-    """(scenes, prior) after so many steps, the adapter at twice the rate of the colours."""
+def trained(algorithm, spread, steps=150):
+    """(scenes, prior) after so many steps, in which the adapter keeps up with the colours."""
     prior = GaussianPrior(size=4)
     model = flat_scenes(prior, spread)
     ctx, count = scene_context(model, jitter=0.0), model.scenes
     table = model.trainable
     rates = [
-        {"params": [table.colour], "lr": 1e-2},
-        {"params": table.lora.parameters(), "lr": 2e-2},
+        {"params": [table.colour], "lr": 3e-2},
+        {"params": table.lora.parameters(), "lr": 5e-2},
     ]
     optimizer = torch.optim.Adam(rates, betas=(0.5, 0.99))
     columns = {"scene": torch.arange(count), "azimuth": torch.zeros(count)}
@@ -151,16 +151,16 @@ def test_scenes_spread_as_a_gaussian_prior_does(spread):
     model, prior = trained(VSD(**HALF), spread)
     x = colours(model)
     second = x.T @ x / len(x)
-    assert second.diagonal().sqrt().tolist() == pytest.approx([SPREAD] * 3, rel=0.15)
+    assert second.diagonal().sqrt().tolist() == pytest.approx([SPREAD] * 3, rel=0.05)
     a, b = (model.trainable.get_parameter(f"lora.mix/lora_{x}/default/weight") for x in "AB")
     learned = (prior.shrink * torch.eye(3) + b @ a).detach()
     best = prior.sigma * torch.linalg.inv(prior.alpha**2 * second + prior.sigma**2 * torch.eye(3))
-    assert float((learned - best).norm() / best.norm()) < 0.1
+    assert float((learned - best).norm() / best.norm()) < 0.02
 
 
 def test_sds_knows_no_spread():
     """The same scenes all go to the mean, 0."""
-    collapsed, _ = trained(SDS(**HALF), spread=0.4, steps=250)
+    collapsed, _ = trained(SDS(**HALF), spread=0.4, steps=100)
     assert float(colours(collapsed).square().mean().sqrt()) < 0.05
 
 
