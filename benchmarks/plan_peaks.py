@@ -32,7 +32,7 @@ rewards: [{{use: mid_vit}}]
 algorithm: {{use: draft_k, train_steps: 1}}
 adapter: {{kind: lora, rank: 4}}
 optimizer: {{use: adamw, lr: 1e-4}}
-train: {{steps: 2}}
+train: {{steps: 2, micro_batch: 2}}
 """
 POINTS = [
     [],

@@ -122,11 +122,14 @@ class Plan:
               among them: the state that enters the first unexecuted step is then kept.
     estimate: the sample is the one-step estimate of x0 made at the last executed step, not the next
         state (early stop).
+    exact:    a replay gives the very numbers of the rollout, as ratios of densities need it; False
+        lets the rollout of a large network round otherwise (3e-6), which is quicker.
     """
 
     stop: int
     keep: frozenset[int] = frozenset()
     estimate: bool = False
+    exact: bool = True
 
 
 @dataclass

@@ -101,9 +101,10 @@ class Direct:
         last = path.length - 1
         # Steps before the first trained one pass nothing on, so their states are not kept.
         keep = frozenset(range(path.train[0], path.length))
-        rollout = ctx.rollout(
-            batch, Plan(stop=last if path.live else path.length, keep=keep, estimate=path.estimate)
-        )
+        stop = last if path.live else path.length
+        # Not exact: the gradient at states that differ by rounding differs by rounding.
+        plan = Plan(stop, keep, path.estimate, exact=False)
+        rollout = ctx.rollout(batch, plan)
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
             part, samples = rollout.select(rows), batch.select(rows)
@@ -261,7 +262,7 @@ class Direct:
         at the last step."""
         last = ctx.sampler.steps - 1
         path = Path(length=last + 1, train=(last,), estimate=False)
-        rollout = ctx.rollout(batch, Plan(stop=last + 1))
+        rollout = ctx.rollout(batch, Plan(stop=last + 1, exact=False))
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
             part, samples = rollout.select(rows), batch.select(rows)

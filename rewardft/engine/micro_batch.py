@@ -1,8 +1,8 @@
-"""`train.micro_batch: auto`: how many samples are replayed and decoded at a time, measured at the
-start of a run.
+"""How many samples are replayed and decoded at a time, where a recipe gives no number.
 
 Fewer samples need less memory. They take longer where a device is not busy with them, and on a CPU
-often do not. So: the fewest that take hardly longer each than the quickest number does.
+with a large network do not: there one at a time is the default. `auto` measures at the start of a
+run: the fewest that take hardly longer each than the quickest number does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,18 @@ from rewardft.engine.drawing import named_tensors
 from rewardft.engine.memory import return_freed_memory
 from rewardft.engine.session import Session
 from rewardft.errors import ComponentError
+from rewardft.policy.rollout_weights import is_large
 from rewardft.types import Batch, Plan
 
 SLOWER = 1.1  # what a sample may take of the time that the quickest number needs for it
 TRIES = 2  # of each number; the first warms up
+
+
+def default_micro_batch(session: Session) -> int | None:
+    """One sample for a large network on a CPU, and no limit otherwise; the same for every run of a
+    recipe on such a device."""
+    on_cpu = session.context.device.type == "cpu"
+    return 1 if on_cpu and is_large(session.model.trainable) else None
 
 
 def choose_micro_batch(session: Session, batch: Batch) -> int:

@@ -16,7 +16,7 @@ from rewardft.engine.held_out import HeldOut
 from rewardft.engine.initial import load_initial
 from rewardft.engine.interrupts import Signals
 from rewardft.engine.meter import Meter
-from rewardft.engine.micro_batch import choose_micro_batch
+from rewardft.engine.micro_batch import choose_micro_batch, default_micro_batch
 from rewardft.engine.moments import Moments
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule, rates_of
 from rewardft.engine.parts import Parts
@@ -191,8 +191,12 @@ def restore_parts(
 
 
 def settle_micro_batch(job: Job, session: Session, stream: Stream, checkpoint: Path | None) -> None:
-    """For a new run with `auto`: what the main process measures, for all. A checkpoint has it."""
-    if checkpoint is not None or job.recipe.train.micro_batch != "auto":
+    """For a new run without a number: the default, or with `auto` what the main process measures,
+    for all. A checkpoint has it."""
+    if checkpoint is not None or isinstance(job.recipe.train.micro_batch, int):
+        return
+    if job.recipe.train.micro_batch is None:
+        session.context.micro_batch = default_micro_batch(session)
         return
     before = stream.state_dict()
     batch = stream.next_batch(job.recipe.data.batch_size).to(job.accelerator.device)

@@ -150,7 +150,8 @@ def roll_out(ctx: Context, batch: Batch, result: Evaluation, kl: bool) -> Rollou
     """The whole chain; with `kl` its steps are kept until they have been compared with the
     reference's."""
     steps = ctx.sampler.steps
-    rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps if kl else 0))))
+    keep = frozenset(range(steps if kl else 0))
+    rollout = ctx.rollout(batch, Plan(stop=steps, keep=keep, exact=kl))
     if kl:
         for form, values in trajectory_kl(ctx, rollout).items():
             result.higher_is_better[f"kl/{form}"] = None

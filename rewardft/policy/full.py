@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,12 @@ class FullFineTuning:
             yield
         finally:
             self.model.trainable = before
+
+    def for_rollout(
+        self, precision: torch.dtype | None, exact: bool
+    ) -> AbstractContextManager[None]:
+        """There is no adapter whose operations could be saved."""
+        return nullcontext()
 
     def train_mode(self, on: bool) -> None:
         """Full fine-tuning has no adapter dropout; the base stays in evaluation mode."""

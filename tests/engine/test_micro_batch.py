@@ -1,4 +1,4 @@
-"""`train.micro_batch: auto`: what is chosen from which times, and that a run keeps it."""
+"""`train.micro_batch` without a number: the default, what `auto` chooses from which times, and that a run keeps it."""
 
 import json
 from dataclasses import replace
@@ -10,6 +10,7 @@ from rewardft.engine import micro_batch
 from rewardft.engine.session import build_session
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.plugins.resolve import open_recipe
+from rewardft.policy import rollout_weights
 from rewardft.policy.batches import Stream
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
@@ -139,6 +140,30 @@ def test_a_real_measurement_is_written_down(path, tmp_path):
     whole = run_recipe(path, tmp_path / "whole", "data.batch_size=4")
     assert json.loads((whole.folder / "manifest.json").read_text())["micro_batch"] is None
     assert run.column("gradient_norm") == pytest.approx(whole.column("gradient_norm"), rel=1e-4)
+
+
+def test_one_at_a_time_is_the_default_of_a_large_network_on_a_cpu(path, tmp_path, monkeypatch):
+    session, _ = opened(path)
+    assert micro_batch.default_micro_batch(session) is None
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    assert micro_batch.default_micro_batch(session) == 1
+    on_gpu = replace(session, context=replace(session.context, device=torch.device("cuda")))
+    assert micro_batch.default_micro_batch(on_gpu) is None
+    sets = ["data.batch_size=4", "save.every=1"]
+    run = run_recipe(path, tmp_path / "run", *sets, "train.steps=2")
+    assert json.loads((run.folder / "manifest.json").read_text())["micro_batch"] == 1
+    one = run_recipe(path, tmp_path / "one", *sets, "train.micro_batch=1", "train.steps=2")
+    assert run.column("gradient_norm") == one.column("gradient_norm")
+    two = run_recipe(path, tmp_path / "two", *sets, "train.micro_batch=2", "train.steps=2")
+    assert json.loads((two.folder / "manifest.json").read_text())["micro_batch"] == 2
+
+
+def test_a_resumed_run_keeps_what_was_the_default_when_it_began(path, tmp_path, monkeypatch):
+    sets = ["data.batch_size=4", "save.every=1"]
+    run = run_recipe(path, tmp_path / "run", *sets, "train.steps=2")
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    again = run_recipe(path, run.folder, *sets, "train.steps=2", resume=True)
+    assert json.loads((again.folder / "manifest.json").read_text())["micro_batch"] is None
 
 
 def test_samplers_without_steps_and_sharded_bases_are_refused(path):

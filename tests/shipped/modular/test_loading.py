@@ -36,13 +36,15 @@ def refused(**options):
 def test_from_prompts_to_pixels_as_the_standard_pipeline(family, folders):
     """The pipelines that are not modular, called as users call them, on the same noise."""
     from rewardft import Context
+    from rewardft.policy.full import FullFineTuning
     from rewardft.policy.policy import Policy
 
     size = {"height": 64, "width": 64}
     model = ModularFromWeights(weights=str(folders[family]), **size)
     sampler = FlowEuler(3)
     sampler.setup(model)
-    ctx = Context(policy=Policy(model), sampler=sampler, adapter=None)
+    adapter = FullFineTuning(model, keep_reference=False)
+    ctx = Context(policy=Policy(model), sampler=sampler, adapter=adapter)
     rollout = ctx.rollout(batch(), Plan(stop=3))
     start = rollout.noise.draw("initial", rollout.x0.shape[1:])
     pipe = DiffusionPipeline.from_pretrained(folders[family])

@@ -1,0 +1,58 @@
+"""The weights of an adapter for calls without autograd, where the same numbers cost less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Weights of a network from which on what its calls cost is arithmetic. Smaller ones stay as they
+# are, to the last bit.
+LARGE = 5_000_000
+
+
+def is_large(module: nn.Module) -> bool:
+    """Whether a network has `LARGE` weights or more."""
+    return sum(parameter.numel() for parameter in module.parameters()) >= LARGE
+
+
+@contextmanager
+def swapped(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
+    """The parameters have `values` inside, and afterwards the very tensors that they had."""
+    before = [parameter.data for parameter in parameters]
+    try:
+        for parameter, value in zip(parameters, values):
+            parameter.data = value
+        yield
+    finally:
+        for parameter, value in zip(parameters, before):
+            parameter.data = value
+
+
+def foldable(module: nn.Module, layers: Sequence[Any]) -> list[nn.Parameter]:
+    """The base weights that peft's `layers` may be added to, in their order; none where one of them
+    cannot be, or where the network is small."""
+    weights = [layer.get_base_layer().weight for layer in layers]
+    # FSDP2 gives a module that it has spread this method: no process has the weights to add to.
+    if hasattr(module, "unshard") or not is_large(module):
+        return []
+    plain = all(
+        # Neither quantized nor spread, and in the adapter's precision: in bfloat16 a small update
+        # would be lost in the sum.
+        type(weight) is nn.Parameter
+        and isinstance(layer.get_base_layer(), (nn.Linear, nn.Conv2d))
+        and weight.dtype == layer.lora_A["default"].weight.dtype
+        for layer, weight in zip(layers, weights)
+    )
+    # A weight of two layers would get one adapter of the two.
+    shared = len({id(weight) for weight in weights}) < len(weights)
+    return weights if plain and not shared else []
+
+
+def sums(layers: Sequence[Any], weights: Sequence[nn.Parameter]) -> list[Tensor]:
+    """W + s B A of each layer."""
+    with torch.no_grad():
+        return [w.data + layer.get_delta_weight("default") for layer, w in zip(layers, weights)]

@@ -1,0 +1,174 @@
+"""The adapter in rollouts: in the weights of a large base, or cast once; the same policy as at every call."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rewardft.algorithms.direct_presets import draft, draft_lv, drtune
+from rewardft.policy import rollout_weights
+from rewardft.policy.full import FullFineTuning
+from rewardft.policy.lora import Lora
+from rewardft.samplers.ddim import DDIM
+from rewardft.testing.tiny import TinyModel
+from rewardft.types import Plan
+from tests.maths.test_direct_gradients import T, make_context, make_test_batch, replayed_gradients
+from tests.policy.test_adapter import inputs, spec, tiny_unet, train, trained
+
+
+@pytest.fixture
+def all_large(monkeypatch):
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+
+
+def folding(adapter, exact=False, precision=None):
+    """What the layers' weights are inside, and whether peft's arithmetic is switched off."""
+    with adapter.for_rollout(precision, exact):
+        weights = [layer.get_base_layer().weight.clone() for layer in adapter.layers]
+        return weights, [layer._disable_adapters for layer in adapter.layers]
+
+
+def test_a_large_base_has_the_adapter_in_its_weights(all_large):
+    _, adapter = trained(rank=4, alpha=8.0)
+    before = [layer.get_base_layer().weight.data for layer in adapter.layers]
+    copies = [weight.clone() for weight in before]
+    weights, off = folding(adapter)
+    assert off == [True] * len(adapter.layers) == [True, True]
+    for layer, plain, weight in zip(adapter.layers, copies, weights):
+        # alpha / rank = 2, from the definition of LoRA.
+        own = plain + 2 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        assert torch.allclose(weight, own, rtol=0, atol=1e-6) and not torch.equal(weight, plain)
+    # The very tensors, not their sum less the adapter.
+    after = [layer.get_base_layer().weight.data for layer in adapter.layers]
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(after, before))
+    assert all(torch.equal(a, c) for a, c in zip(after, copies))
+    assert [layer._disable_adapters for layer in adapter.layers] == [False, False]
+
+
+def test_outputs_are_those_of_the_adapter(all_large):
+    model, adapter = trained()
+    model.trainable.double()
+    x, t, label = inputs()
+    with torch.no_grad():
+        wanted = model.trainable(x.double(), t, label)
+        with adapter.for_rollout(None, exact=False):
+            folded = model.trainable(x.double(), t, label)
+    assert not torch.equal(folded, wanted)  # or nothing was folded
+    assert torch.allclose(folded, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_reference_inside_a_rollout_is_the_base(all_large):
+    model, adapter = trained()
+    plain = TinyModel(width=12).trainable
+    x = inputs()
+    with torch.no_grad(), adapter.for_rollout(None, exact=False):
+        folded = model.trainable(*x)
+        with adapter.disabled():
+            assert torch.equal(model.trainable(*x), plain(*x))
+        assert torch.equal(model.trainable(*x), folded)
+        with adapter.for_rollout(None, exact=False):  # once is enough
+            assert torch.equal(model.trainable(*x), folded)
+
+
+def test_a_rollout_of_the_reference_stays_one(all_large):
+    model, adapter = trained()
+    plain = TinyModel(width=12).trainable
+    x = inputs()
+    for precision in (None, torch.bfloat16):
+        with torch.no_grad(), adapter.disabled(), adapter.for_rollout(precision, exact=False):
+            assert torch.equal(model.trainable(*x), plain(*x))
+
+
+def test_an_error_inside_leaves_the_base_as_it_was(all_large):
+    model, adapter = trained()
+    x = inputs()
+    with torch.no_grad():
+        wanted = model.trainable(*x)
+        with pytest.raises(RuntimeError, match="in a rollout"), adapter.for_rollout(None, False):
+            raise RuntimeError("in a rollout")
+        assert torch.equal(model.trainable(*x), wanted)
+
+
+def test_what_is_not_folded(monkeypatch):
+    """Small networks, exact rollouts, a base of another precision, a base that is spread."""
+    model, adapter = trained()
+    assert folding(adapter)[1] == [False, False]
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    assert folding(adapter)[1] == [True, True]
+    assert folding(adapter, exact=True)[1] == [False, False]
+    assert folding(adapter, precision=torch.bfloat16)[1] == [False, False]
+    model.trainable.unshard = lambda: None
+    assert folding(adapter)[1] == [False, False]
+    del model.trainable.unshard
+    adapter.layers[1].get_base_layer().bfloat16()
+    assert folding(adapter)[1] == [False, False]
+
+
+def test_a_weight_that_two_layers_share_is_not_folded(all_large):
+    _, adapter = trained()
+    first, second = (layer.get_base_layer() for layer in adapter.layers)
+    second.weight = first.weight
+    assert folding(adapter)[1] == [False, False]
+
+
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+def test_an_adapter_that_was_cast_once_gives_the_same_bits(base):
+    model = SimpleNamespace(trainable=tiny_unet().to(base))
+    adapter = Lora(model, spec(targets=["to_q", "to_k", "to_v", "to_out.0"], alpha=8.0), 0)
+    train(adapter)
+    x = torch.randn(2, 4, 8, 8).to(base), torch.tensor([3, 900]), torch.randn(2, 5, 8).to(base)
+    before = [p.data_ptr() for p in adapter.parameters]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        wanted = model.trainable(*x).sample
+        with adapter.for_rollout(torch.bfloat16, exact=True):
+            assert {p.dtype for p in adapter.parameters} == {torch.bfloat16}
+            found = model.trainable(*x).sample
+    assert torch.equal(found, wanted)
+    assert [p.data_ptr() for p in adapter.parameters] == before
+    assert {p.dtype for p in adapter.parameters} == {torch.float32}
+
+
+def test_gradients_that_wait_survive_the_cast():
+    """With `train.accumulate` a rollout comes between two backward passes of one step."""
+    model, adapter = trained()
+    x = inputs()
+    model.trainable(*x).sum().backward()
+    once = [p.grad.clone() for p in adapter.parameters]
+    cast = adapter.for_rollout(torch.bfloat16, exact=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False), cast:
+        model.trainable(*x)
+    model.trainable(*x).sum().backward()
+    for p, g in zip(adapter.parameters, once):
+        assert p.grad.dtype == torch.float32 and torch.allclose(p.grad, 2 * g, rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", [draft(), drtune(2, 2), draft_lv(2)], ids=str)
+def test_direct_gradients_are_the_same(algorithm, monkeypatch):
+    """In float64, where what is left of the rounding is far below any error."""
+    batch = make_test_batch()
+    plain = replayed_gradients(make_context(DDIM(T, eta=0.5)), algorithm, batch)
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    folded = replayed_gradients(make_context(DDIM(T, eta=0.5)), algorithm, batch)
+    assert not all(torch.equal(a, b) for a, b in zip(plain, folded))  # or nothing was folded
+    for a, b in zip(plain, folded):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_an_exact_rollout_is_repeated_to_the_last_bit(all_large):
+    ctx, batch = make_context(DDIM(T, eta=1.0)), make_test_batch()
+    with torch.no_grad():
+        rollout = ctx.rollout(batch, Plan(stop=T, keep=frozenset(range(T))))
+        assert len(rollout.log_probs) == T - 1  # the last step draws nothing
+        for k, log_prob in rollout.log_probs.items():
+            assert torch.equal(ctx.replay(rollout, k).log_prob, log_prob)
+        # And one that need not be exact is not, so that the line above says something.
+        other = ctx.rollout(batch, Plan(stop=T, keep=frozenset(range(T)), exact=False))
+    assert not torch.equal(other.x0, rollout.x0)
+    assert torch.allclose(other.x0, rollout.x0, rtol=1e-10, atol=1e-12)
+
+
+def test_full_fine_tuning_has_nothing_to_fold(all_large):
+    adapter = FullFineTuning(TinyModel(), keep_reference=False)
+    before = [p.data_ptr() for p in adapter.parameters]
+    with adapter.for_rollout(torch.bfloat16, exact=False):
+        assert [p.data_ptr() for p in adapter.parameters] == before
