@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,7 +104,6 @@ class Batch:
     def repeat(self, count: int) -> Batch:
         """Each sample `count` times in a row, as a group: ids `id#0`, `id#1`, ..., each with noise
         of its own."""
-        # Copies stand in a row, so that a group is a slice.
         index = [i for i in range(len(self)) for _ in range(count)]
         ids = tuple(f"{self.ids[i]}#{n}" for i in range(len(self)) for n in range(count))
         epochs = tuple(self.epochs[i] for i in index)
@@ -172,10 +172,7 @@ class Rollout:
 
     def select(self, rows: slice) -> Rollout:
         """The rollout of some of the samples; not decoded yet."""
-
-        def pick(value: Any) -> Any:
-            return select_rows(value, rows)
-
+        pick = partial(select_rows, rows=rows)
         return replace(
             self,
             cond=pick(self.cond),

@@ -14,6 +14,7 @@ from rewardft.policy import rollout_weights
 from rewardft.policy.batches import Stream
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
+from rewardft.types import Plan
 from tests.bench import RECIPE
 
 
@@ -156,6 +157,29 @@ def test_one_at_a_time_is_the_default_of_a_large_network_on_a_cpu(path, tmp_path
     assert run.column("gradient_norm") == one.column("gradient_norm")
     two = run_recipe(path, tmp_path / "two", *sets, "train.micro_batch=2", "train.steps=2")
     assert json.loads((two.folder / "manifest.json").read_text())["micro_batch"] == 2
+
+
+def test_a_large_network_on_a_cpu_has_its_channels_last(path, monkeypatch):
+    """The same numbers; files are written as before, whatever the order in memory."""
+    plain, batch = opened(path)
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    session, _ = opened(path)
+
+    def is_last(opened):
+        return opened.model.trainable.enter.weight.is_contiguous(memory_format=torch.channels_last)
+
+    assert is_last(session) and not is_last(plain)
+    outputs = []
+    for ctx in (plain.context, session.context):
+        rollout = ctx.rollout(batch, Plan(stop=3, keep=frozenset(range(3))))
+        outputs.append(rollout.x0)
+        step = ctx.replay(rollout, 0)
+        step.next.square().sum().backward()
+    assert torch.allclose(*outputs, rtol=0, atol=1e-6)
+    for one, other in zip(plain.adapter.parameters, session.adapter.parameters):
+        assert torch.allclose(one.grad, other.grad, rtol=0, atol=1e-5)
+    whole, _ = opened(path, "adapter={kind: full}")
+    assert not is_last(whole)
 
 
 def test_a_resumed_run_keeps_what_was_the_default_when_it_began(path, tmp_path, monkeypatch):
