@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardft.policy.answers import check_output
+from rewardft.policy.cpu_kernels import quick_backward
 
 
 class Policy:
@@ -25,13 +26,13 @@ class Policy:
         self.forwards = self.backwards = self.forward_samples = self.backward_samples = 0
 
     def __getattr__(self, name: str) -> Any:
-        # Whatever is not counted (decode, scheduler, sample_shape) is the model's own.
+        # Whatever is not counted (scheduler, sample_shape) is the model's own.
         return getattr(self.model, name)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
         self.forward_samples += len(x)
-        with self.autocast(x.device.type):
+        with self.autocast(x.device.type), self.quick(x.device):
             output = self.model.denoise(x, t, cond)
         check_output(self.model, x, output)
         if output.requires_grad:
@@ -59,6 +60,15 @@ class Policy:
         if self.precision is None:
             return nullcontext()
         return torch.autocast(device, dtype=self.precision, cache_enabled=False)
+
+    def decode(self, x0: Any) -> Any:
+        """The model's own; without autocast, as its autoencoder has a precision of its own."""
+        with self.quick(next(self.model.trainable.parameters()).device):
+            return self.model.decode(x0)
+
+    def quick(self, device: torch.device) -> Any:
+        """Around calls in bfloat16, see `cpu_kernels`."""
+        return quick_backward(device) if self.precision else nullcontext()
 
     @contextmanager
     def unguided(self) -> Iterator[None]:
