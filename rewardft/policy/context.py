@@ -112,8 +112,7 @@ class Context:
 
     def show(self, rollout: Rollout) -> Rollout:
         """Hand `rollout` to the observers of the next optimizer step, as those of `rollout` are."""
-        # Kept whole: observers draw its pictures after the step, when the algorithm is done with
-        # it.
+        # Kept whole: observers draw it after the step, when the algorithm is done with it.
         self.last_rollout = rollout
         return rollout
 
