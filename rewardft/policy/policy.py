@@ -32,7 +32,8 @@ class Policy:
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
         self.forward_samples += len(x)
-        with self.autocast(x.device.type), self.quick(x.device):
+        quick = quick_backward(x.device) if self.precision else nullcontext()
+        with self.autocast(x.device.type), quick:
             output = self.model.denoise(x, t, cond)
         check_output(self.model, x, output)
         if output.requires_grad:
@@ -62,13 +63,11 @@ class Policy:
         return torch.autocast(device, dtype=self.precision, cache_enabled=False)
 
     def decode(self, x0: Any) -> Any:
-        """The model's own; without autocast, as its autoencoder has a precision of its own."""
-        with self.quick(next(self.model.trainable.parameters()).device):
+        """The model's own, without autocast: an autoencoder has a precision of its own."""
+        if self.precision is None:
             return self.model.decode(x0)
-
-    def quick(self, device: torch.device) -> Any:
-        """Around calls in bfloat16, see `cpu_kernels`."""
-        return quick_backward(device) if self.precision else nullcontext()
+        with quick_backward(next(self.model.trainable.parameters()).device):
+            return self.model.decode(x0)
 
     @contextmanager
     def unguided(self) -> Iterator[None]:
