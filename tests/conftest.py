@@ -1,5 +1,6 @@
 """Fixtures of the whole suite. Threads are limited because spinning threads slow each other down."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -9,6 +10,12 @@ import pytest
 from rewardft.plugins import sources
 
 sources.PATIENCE = 3600.0  # a busy machine imports plugins slowly, and stderr is compared
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,14 +9,16 @@ Torch calls the interface experimental; it is pinned to the versions that this w
 """
 
 import collections
+import functools
 import json
+import sys
 import traceback
 from pathlib import Path
 
 import torch
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from rewardft.testing import run_recipe
 
@@ -45,15 +47,24 @@ def obstacle():
 
 def place():
     """'file:line function' of the innermost line of this project; 'autograd' where there is none."""
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if path == Path(__file__) or "site-packages" in path.parts or "torch" in path.parts:
-            continue
-        if "/lib/python" in frame.filename or frame.filename.startswith("<"):
-            continue
-        known = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-        return f"{known}:{frame.lineno} {frame.name}"
+    # Not by `traceback`, which reads the source of every frame: a run asks thousands of times.
+    frame = sys._getframe(1)
+    while frame is not None:
+        if (name := own_name(frame.f_code.co_filename)) is not None:
+            return f"{name}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
     return "autograd"
+
+
+@functools.cache
+def own_name(file):
+    """What the project calls a file; None for one that is not its own, and for this one."""
+    path = Path(file)
+    if path == Path(__file__) or "site-packages" in path.parts or "torch" in path.parts:
+        return None
+    if "/lib/python" in file or file.startswith("<"):
+        return None
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 class Ledger:
@@ -132,7 +143,8 @@ def is_pretended(value):
 
 def carry_out(func, args, kwargs):
     """One operation, on the numbers; its result is on the device if an operand or `device=` is."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    leaves, form = tree_flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     ours = [tensor for tensor in tensors if isinstance(tensor, Pretended)]
     refuse_two_devices(func, args, tensors, ours)
     to_device = bool(ours)
@@ -143,7 +155,8 @@ def carry_out(func, args, kwargs):
     note_exchange(func, args, tensors, ours, to_device)
     if not ours and not to_device:
         return func(*args, **kwargs)
-    result = func(*tree_map(bare, args), **tree_map(bare, kwargs))
+    given, options = tree_unflatten([bare(leaf) for leaf in leaves], form)
+    result = func(*given, **options)
     # In place: the operand itself is the result, not a new wrapper around its numbers.
     known = {id(tensor.numbers): tensor for tensor in ours}
 
