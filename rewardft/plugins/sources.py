@@ -8,12 +8,14 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,24 @@ class Request:
     versions: SpecifierSet | None
 
 
-def installed() -> dict[str, list[EntryPoint]]:
+def installed() -> Mapping[str, list[EntryPoint]]:
     """Installed plugins by folded entry-point name; imports none of them."""
+    return _installed_in(tuple(_as_it_is(place or ".") for place in sys.path))
+
+
+def _as_it_is(place: str) -> tuple[str, int, int]:
+    """A folder and what changes when a package is put into it or taken out."""
+    try:
+        facts = os.stat(place)
+    except OSError:  # `sys.path` may name what is not there
+        return place, 0, 0
+    return place, facts.st_ino, facts.st_mtime_ns
+
+
+# Kept: a recipe asks for each of its plugins, and every installed package has a file to be read.
+@lru_cache(maxsize=4)
+def _installed_in(places: tuple[tuple[str, int, int], ...]) -> Mapping[str, list[EntryPoint]]:
+    """places: the folders of `sys.path` as they are."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         same = found.setdefault(point.name.casefold(), [])

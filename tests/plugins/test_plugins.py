@@ -1,7 +1,9 @@
 """Plugins that load: from a file, a folder, a module and an installed package; one manager per run."""
 
 import dataclasses
+import os
 import pickle
+import shutil
 import sys
 import textwrap
 
@@ -11,6 +13,7 @@ import torch
 from rewardft.plugins.catalog import KINDS, build_catalog
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
+from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import load_recipe
 
 STRANGER = '''\
@@ -94,6 +97,22 @@ def test_a_pip_installed_package(folder, monkeypatch):
     assert (loaded.name, loaded.version, loaded.hooks) == ("Stranger", "2.1", ("register_rewards",))
     assert loaded.file == site / "stranger_package" / "__init__.py"
     assert build_catalog(plugins).get("rewards", "COLORBALANCE").plugin == "Stranger"
+
+
+def test_a_package_that_comes_and_goes_while_the_process_runs(folder, monkeypatch):
+    """What is installed is kept, for as long as nothing is put into a folder of `sys.path` or taken out."""
+    site, info = folder / "site", folder / "site" / "late-1.0.dist-info"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    os.utime(site, ns=(1, 1))  # a clock ticks too slowly to tell what follows from it
+    assert "late" not in installed() and installed() is installed()
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rewardft]\nLate = late_package\n")
+    os.utime(site, ns=(2, 2))
+    assert [point.value for point in installed()["late"]] == ["late_package"]
+    shutil.rmtree(info)
+    assert "late" not in installed()
 
 
 def test_folder_and_module(folder, monkeypatch):
