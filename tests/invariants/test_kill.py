@@ -8,7 +8,7 @@ import pytest
 
 from rewardft.storage.checkpoint import latest_checkpoint, read_state
 from rewardft.testing import run_recipe
-from tests.invariants.test_invariants import RECIPE, assert_same_run  # noqa: F401
+from tests.invariants.test_invariants import RECIPE, assert_same_run
 
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
 SAVES = ["save.every=2", "train.steps=6", "train.log_every=1"]
@@ -33,9 +33,16 @@ def run_and_die(path, out, point):
     os._exit(0)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nobody kills."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return run_recipe(folder / "recipe.yaml", folder / "run", *SAVES)
+
+
 @pytest.mark.parametrize("point", [1, 4, 7, 8, 12, 16, 17])
-def test_a_killed_save_costs_nothing_but_its_own_step(recipe, tmp_path, point):
-    whole = run_recipe(recipe, tmp_path / "whole", *SAVES)
+def test_a_killed_save_costs_nothing_but_its_own_step(recipe, whole, tmp_path, point):
     out = tmp_path / "killed"
     assert run_and_die(recipe, out, point) == signal.SIGKILL
     state = read_state(latest_checkpoint(out))
