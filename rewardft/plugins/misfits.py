@@ -22,13 +22,15 @@ MOST_NAMES = 12  # of components that would do
 
 
 def provided(resolved: Resolved) -> frozenset[str]:
-    """What the components offer together; of the rewards only what every one of them offers."""
+    """What the components offer together; of the rewards only what every one of them offers that
+    has a weight."""
     single = [resolved.model, resolved.sampler, resolved.dataset, resolved.algorithm]
     single += [component for _, component in resolved.regularizers]
     # Any one of them is enough: a sampler has log-probabilities, a model a decoder.
     tags = frozenset().union(*(_provides(c) for c in single))
-    rewards = [_provides(component) for _, component in resolved.rewards]
-    # An algorithm that needs a gradient needs it of every reward.
+    # An algorithm that needs a gradient needs it of every reward that it learns from; one of weight
+    # 0 is only watched.
+    rewards = [_provides(component) for spec, component in resolved.rewards if spec.weight != 0]
     return tags | frozenset.intersection(*rewards) if rewards else tags
 
 
@@ -113,7 +115,8 @@ def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
     offering = [entry for entry in entries if tag in _static(entry)]
     kinds = {entry.kind for entry in offering}
     # The evaluation's sampler provides nothing to a run.
-    trained = [(k, c) for k, c in resolved.placed() if k[0] != "evaluate"]
+    watched = {("rewards", i) for i, (spec, _) in enumerate(resolved.rewards) if spec.weight == 0}
+    trained = [(k, c) for k, c in resolved.placed() if k[0] != "evaluate" and k not in watched]
     # Also kinds whose component provides it with another option, such as `eta`.
     kinds |= {c.entry.kind for _, c in trained if _other_options(c, tag)}
     lacking = [(k, c) for k, c in trained if c.entry.kind in kinds and tag not in _provides(c)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,15 @@ class RewardFacts:
         """The first step has been taken."""
         self.is_open = False
 
-    def note_scores(self, view: Rollout, by_name: Mapping[str, Tensor], x0: Tensor | None) -> None:
-        """Pixel range, clamped fraction, and each reward's gradient norm at the samples `x0` (None:
-        scored without gradients)."""
+    def note_scores(
+        self,
+        view: Rollout,
+        by_name: Mapping[str, Tensor],
+        x0: Tensor | None,
+        learned: Collection[str],
+    ) -> None:
+        """Pixel range, clamped fraction, and the gradient norm at the samples `x0` (None: scored
+        without gradients) of each reward that is `learned` from."""
         if isinstance(view._decoded, Tensor):
             self._note_pixels(view._decoded.detach())
         # Kept as tensors: a read from the device here would wait for every micro-batch.
@@ -41,7 +47,8 @@ class RewardFacts:
         norms = self.values.setdefault("reward_gradient_norm", {})
         for name, value in by_name.items():
             applicable = value[~value.isnan()]
-            if len(applicable):  # else there is nothing to say about it
+            # Else there is nothing to say about it.
+            if len(applicable) and name in learned:
                 norm, before = slope_norm(applicable, x0), norms.get(name)
                 if norm is not None and before is not None:
                     # The largest of all micro-batches: a gradient in one proves that there is one.

@@ -57,7 +57,8 @@ def evaluate_rewards(
     # `total` is 0 where nothing applies; `present` tells these samples from a true 0.
     present = absent_as_nan(total.detach(), by_name, weights)
     if facts is not None and first:
-        facts.note_scores(view, by_name, x0 if gradient else None)
+        learned = [r.name for r in rewards if r.weight != 0]
+        facts.note_scores(view, by_name, x0 if gradient else None, learned)
         facts.note_failures(rewards, {name: describe(error) for name, error in skipped.items()})
         facts.note_averages(rewards, view, batch, by_name)
     if not gradient:

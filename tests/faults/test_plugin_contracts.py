@@ -402,3 +402,26 @@ def test_held_out_data_without_items(bench, wanted):
     sets = ["data={use: odd, batch_size: 2}", "evaluate.data={size: 0}", wanted]
     message, _ = refused(bench, source, *sets)
     assert message == "the data set Odd of the evaluation is empty"
+
+
+def test_a_reward_of_weight_0_is_watched_and_needs_no_gradient(bench):
+    """Beside one that an algorithm learns from by its gradient; with a weight it is refused."""
+    source = """
+        def odd(rollout, batch):
+            pixels = (rollout.decoded * 255).round().byte().cpu().numpy()
+            return torch.from_numpy(pixels.reshape(len(pixels), -1).max(1) / 255.0)
+
+        odd.differentiable = False
+
+        @hookimpl
+        def register_rewards():
+            return {"odd": odd}
+        """
+    watched = "rewards=[{use: tiny_brightness}, {use: odd, weight: 0}]"
+    message, path = refused(bench, source, watched.replace("weight: 0", "weight: 1"))
+    assert (
+        "needs 'reward_gradient', which reward 'odd' (--set rewards=" in message and path.is_file()
+    )
+    run, alone = bench.run(watched, out="watched"), bench.run(out="alone")
+    assert run.column("loss") == alone.column("loss")
+    assert all(0 < value <= 1 for value in run.column("reward/odd"))
