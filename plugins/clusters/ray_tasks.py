@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from rewardft.recipe.bounds import Count, CountOrZero, NotNegative
 from .logs import written
 
 ASK_AGAIN = 1.0  # seconds between two looks at what has begun
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in what Ray says
 SAVING = 60.0  # seconds that runs may take to save after Ctrl-C
 
 
@@ -104,7 +106,8 @@ class Tasks:
         except self.ray.exceptions.RayError as error:
             job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("a", encoding="utf-8") as file:
-                file.write(f"\nended by Ray: {type(error).__name__}: {error}\n")
+                said = COLOURS.sub("", str(error))
+                file.write(f"\nended by Ray: {type(error).__name__}: {said}\n")
             return 1
         return code
 

@@ -16,6 +16,7 @@ from rewardft.errors import ComponentError
 from tests.comparisons.test_compare import begun, compare, folder  # noqa: F401 (folder is a fixture)
 from tests.comparisons.test_launchers import work_of
 from tests.processes import wait_for
+from tests.shipped.clusters.obedient import obey
 
 MISSING = "--launcher ray: the package is not installed: pip install 'rewardft[ray]'"
 
@@ -28,20 +29,6 @@ def test_a_missing_package_is_told_before_anything_runs(folder, monkeypatch, cap
     assert compare("recipe.yaml", "--launcher", "ray") == 2
     assert capsys.readouterr().err.startswith(f"error: {MISSING}\nwhile building launcher 'ray'")
     assert not (folder / "out").exists()
-
-
-def obey(job, threads):
-    """A run that does as its words say."""
-    what, *words = job.begin
-    with job.log.open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    if what == "raise":
-        raise OSError(28, "No space left on device")
-    if what == "die" and len(job.log.read_text().splitlines()) <= int(words[0]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "sleep":
-        threading.Event().wait(60)
-    return 10 * threads
 
 
 def job(place, name, *words):
