@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class RewardftError(Exception):
@@ -24,6 +25,11 @@ class RecipeError(RewardftError):
         self.problems = list(problems)
         count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
         super().__init__(f"{source}: {count}\n" + "\n".join(f"  - {p}" for p in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process makes the same error of; a pool would wait forever without it."""
+        # An exception is otherwise made again from its message alone.
+        return type(self), (self.source, self.problems), self.__dict__
 
 
 class PluginError(RewardftError):

@@ -1,8 +1,11 @@
 """Recipes that are right: values, lines, defaults, overrides, and reading back what was written."""
 
+import pickle
+
 import pytest
 import yaml
 
+from rewardft.errors import RecipeError
 from rewardft.recipe.recipe import load_recipe
 from rewardft.recipe.strict_yaml import dump, parse
 
@@ -220,3 +223,13 @@ def test_pyyaml_alone_would_have_misread(recipe_file):
     assert [p.message for p in document.problems] == [
         "the key 'e' is repeated; it is first given on line 1."
     ]
+
+
+def test_an_error_of_another_process_is_the_same_here():
+    """Processes hand errors on by pickle; one that cannot be read back leaves a pool waiting forever."""
+    error = RecipeError("mine.yaml", ["no such key", "a value too many"])
+    error.add_note("in the second process")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is RecipeError and str(again) == str(error)
+    assert (again.source, again.problems) == ("mine.yaml", ["no such key", "a value too many"])
+    assert again.__notes__ == ["in the second process"]
