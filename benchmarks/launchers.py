@@ -17,10 +17,16 @@ import sys
 import time
 from pathlib import Path
 
-from ray.cluster_utils import Cluster
-
 from rewardft.contracts.records import load_comparison
 
+# How long Ray waits for its own parts, which take long to start on a busy machine.
+PATIENCE = {
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_health_check_timeout_ms": "60000",
+}
 WORDS = ["compare", "toy_draft", "--vary", "algorithm=draft_k,drtune,refl", "--pictures", "0"]
 SETS = ["train.steps=8", "evaluate.every=4", "evaluate.samples=8", "save.every=2"]
 WORDS += [word for text in SETS for word in ("--set", text)]
@@ -50,8 +56,12 @@ def result(out: Path) -> list:
 
 def by_ray(out: Path, seeds: int, kill_after: int) -> tuple[float, int]:
     """Make the comparison, kill a worker; returns seconds and how many runs had ended by then."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False, "wait": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes = [cluster.add_node(wait=False, num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes(timeout=300)
     began = time.monotonic()
     process = start(
         out, seeds, "--launcher", "ray", "--launcher-option", f"address={cluster.address}"
@@ -78,7 +88,7 @@ def main() -> None:
     parser.add_argument("--kill-after", type=int, default=20)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", **PATIENCE}  # before Ray is imported
     ray, here = given.folder / "ray", given.folder / "here"
     seconds, by_then = by_ray(ray, given.seeds, given.kill_after)
     began = time.monotonic()
