@@ -83,8 +83,8 @@ def summarise(runs: dict[str, list[RunResults]], plan: Plan, out: Path) -> Compa
     fair = [f"Not fair: {sentence}" for sentence in said] + list(request.notes)
     suffix = ""
     if request.match:
-        pooled, suffix, note = with_matched(runs, pooled, request.match)
-        fair.append(note)
+        pooled, suffix, said_of_it = with_matched(runs, pooled, request.match)
+        fair += said_of_it
     # What differs goes to the variants, what is shared is said once.
     own, common = differences(list(members))
     if common.get("train.steps") == ENDLESS:

@@ -42,12 +42,13 @@ class Matched:
     """The runs with their values at one divergence.
 
     suffix: what the values' names end in, such as ` at kl/gaussian 0.012`.
-    note: the level, where it comes from, and which variants do not reach it.
+    notes: the level, where it comes from, and which variants do not reach it; which of them pass it
+        before they were evaluated.
     """
 
     runs: dict[str, list[RunResults]]
     suffix: str
-    note: str
+    notes: tuple[str, ...]
 
 
 def parse_match(text: str) -> float | None:
@@ -68,15 +69,15 @@ def parse_match(text: str) -> float | None:
 
 def with_matched(
     runs: Runs, pooled: Mapping[str, list[Value]], match: str
-) -> tuple[dict[str, list[Value]], str, str]:
+) -> tuple[dict[str, list[Value]], str, tuple[str, ...]]:
     """(The pooled values of each variant with those at equal divergence before them, what the names
-    of these end in, a note)."""
+    of these end in, notes)."""
     found = at_equal_divergence(runs, parse_match(match))
     if isinstance(found, str):
-        return dict(pooled), "", found
+        return dict(pooled), "", (found,)
     more = against_best(found.runs, {name: pool(seens) for name, seens in found.runs.items()})
     values = {name: more[name] + own for name, own in pooled.items()}
-    return values, found.suffix, found.note
+    return values, found.suffix, found.notes
 
 
 def at_equal_divergence(runs: Runs, level: float | None) -> Matched | str:
@@ -105,17 +106,16 @@ def at_equal_divergence(runs: Runs, level: float | None) -> Matched | str:
     source = f"as far as every run goes; the shortest way is that of {shortest}"
     note = f"At equal divergence: values{suffix} ({source if level is None else 'as asked'})."
     coarse = [name for name, seens in near.items() if any(is_first(s, kind, where) for s in seens)]
-    if coarse:
-        note += (
-            f" It lies before the first evaluation of {', '.join(coarse)}, where a straight line "
-            "is all that is known: evaluate more often."
-        )
     absent = [name for name in ended if name not in reached]
     if absent:
         note += f" Not reached by all runs of {', '.join(absent)}."
     if beyond:
         note += f" Left out, as they start beyond it: {', '.join(beyond)}."
-    return Matched(found, suffix, note)
+    early = (
+        f"Not fair: The level of equal divergence lies before the first evaluation of "
+        f"{', '.join(coarse)}, where a straight line is all that is known: evaluate more often."
+    )
+    return Matched(found, suffix, (note, early) if coarse else (note,))
 
 
 def divergence_of(runs: Sequence[RunResults]) -> str | None:

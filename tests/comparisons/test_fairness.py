@@ -186,12 +186,13 @@ def test_the_level_is_as_far_as_every_run_goes_and_a_given_one_leaves_some_out()
     far = [run_of([[0, 0], [1, 1], [3, 3]], [[0, 0], [1, 1], [2, 2]])]
     near = [run_of([[0, 0], [0.5, 0.5], [1.5, 1.5]], [[0, 0], [3, 3], [4, 4]])]
     found = at_equal_divergence({"far": far, "near": near}, None)
-    assert found.note == (
-        "At equal divergence: values at kl/gaussian 1.5 (as far as every run goes; the shortest way is that of near)."
+    assert found.notes == (
+        "At equal divergence: values at kl/gaussian 1.5 (as far as every run goes; the shortest way is that of near).",
     )
     early = at_equal_divergence({"far": far, "near": near}, 0.7)
-    assert early.note.endswith(
-        " It lies before the first evaluation of far, where a straight line is all that is known: evaluate more often."
+    assert early.notes[1:] == (
+        "Not fair: The level of equal divergence lies before the first evaluation of far, where a straight line is all "
+        "that is known: evaluate more often.",
     )
     assert [
         found.runs[n][0].tuned.per_sample["reward/r at kl/gaussian 1.5"] for n in ("far", "near")
@@ -200,7 +201,7 @@ def test_the_level_is_as_far_as_every_run_goes_and_a_given_one_leaves_some_out()
         [4, 4],
     ]
     given = at_equal_divergence({"far": far, "near": near}, 2.0)
-    assert given.note.endswith("(as asked). Not reached by all runs of near.")
+    assert given.notes[0].endswith("(as asked). Not reached by all runs of near.")
     assert given.runs["near"] == []
 
 
@@ -210,7 +211,7 @@ def test_a_run_that_starts_beyond_the_level_is_left_out():
     begun = [run_of([[2, 2], [3, 3]], [[5, 5], [6, 6]])]
     found = at_equal_divergence({"base": base, "begun": begun}, None)
     assert found.runs["begun"] == [] and len(found.runs["base"]) == 1
-    assert found.note.endswith(" Left out, as they start beyond it: begun.")
+    assert found.notes[0].endswith(" Left out, as they start beyond it: begun.")
 
 
 def test_what_cannot_be_matched_says_why():

@@ -16,14 +16,21 @@ from PIL import Image
 
 from rewardft.comparisons.report import write_report
 from rewardft.comparisons.report.columns import COSTS, ESTIMATES
-from rewardft.comparisons.report.curves import columns, points_per_curve, thin
+from rewardft.comparisons.report.curves import columns, figure_data, points_per_curve, thin
 from rewardft.comparisons.report.front import front_table, trained_rewards
 from rewardft.comparisons.report.markdown import escape
 from rewardft.comparisons.report.numbers import count, duration, interval, number, size
 from rewardft.comparisons.report.pictures import EDGE, MOST_BYTES, Gallery
 from rewardft.comparisons.report.sentences import lead, sentences
 from rewardft.comparisons.report.tables import alarm_table, cost_table, value_table
-from rewardft.comparisons.report.verdicts import focus, group_of, value_names, verdict
+from rewardft.comparisons.report.verdicts import (
+    focus,
+    followed,
+    group_of,
+    value_names,
+    value_of,
+    verdict,
+)
 from rewardft.contracts.records import (
     AXES,
     Interval,
@@ -706,3 +713,19 @@ def test_less_of_a_reward_may_be_better():
         "a": "yes",
         "b": "no, beaten by a",
     }
+
+
+def test_curves_of_a_match_are_of_the_value_itself():
+    """What is read at equal divergence has no course of its own."""
+    record = fake_comparison(variants=2)
+    name = f"{TARGET} at kl/gaussian 0.1"
+    variants = [
+        variant.model_copy(
+            update={"values": [value_of(variant, TARGET).model_copy(update={"name": name})]}
+        )
+        for variant in record.variants
+    ]
+    matched = record.model_copy(update={"variants": variants, "target": name})
+    assert (focus(matched), followed(matched)) == (name, TARGET)
+    assert figure_data(matched)["followed"] == TARGET
+    assert followed(record) == TARGET

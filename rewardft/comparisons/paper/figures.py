@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rewardft.comparisons.paper.series import budget_axis, curve, path_between
 from rewardft.comparisons.report.numbers import plural
-from rewardft.comparisons.report.verdicts import focus, group_of, ranked, value_names, value_of
+from rewardft.comparisons.report.verdicts import (
+    focus,
+    followed,
+    group_of,
+    ranked,
+    value_names,
+    value_of,
+)
 from rewardft.contracts.records import AXES, ComparisonRecord, Interval, Value, VariantRecord
 
 if TYPE_CHECKING:
@@ -45,15 +52,19 @@ def figures(record: ComparisonRecord, width: float) -> Iterator[tuple[str, str, 
         rows = 0.55 + 0.16 * len(measured)
         caption = f"Change of {name} from the base, with 95 % intervals over seeds and samples."
         yield "change", caption, plot(width, rows, lambda ax: forest(ax, measured, name))
-    axis = budget_axis(record)
-    drawn = [v for v in ranked(record) if curve(v, name, axis) is not None]
+    axis, course = budget_axis(record), followed(record) or name
+    drawn = [v for v in ranked(record) if curve(v, course, axis) is not None]
     if drawn:
         caption = (
-            f"Change of {name} on held-out samples against {AXES[axis]}: means over seeds; bands "
+            f"Change of {course} on held-out samples against {AXES[axis]}: means over seeds; bands "
             "are 95 % over seeds, for these samples."
         )
-        yield "curves", caption, plot(width, 0.75 * width, lambda ax: curves(ax, drawn, name, axis))
-    yield from tradeoffs(record, name, width)
+        yield (
+            "curves",
+            caption,
+            plot(width, 0.75 * width, lambda ax: curves(ax, drawn, course, axis)),
+        )
+    yield from tradeoffs(record, course, width)
     grouped = group_values(record, name)
     if grouped:
         best = measured[: max(ROWS // len(grouped), 1)]

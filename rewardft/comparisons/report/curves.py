@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rewardft.comparisons.report.columns import ended, mean_axis, peak_memory
-from rewardft.comparisons.report.verdicts import direction, focus, ranked
+from rewardft.comparisons.report.verdicts import direction, focus, followed, ranked
 from rewardft.contracts.records import (
     AXES,
     ComparisonRecord,
@@ -34,6 +34,7 @@ def figure_data(record: ComparisonRecord) -> dict[str, Any]:
         "axes": AXES,
         "axis": axis_of(record.budget),
         "focus": name,
+        "followed": followed(record),
         "higher_is_better": direction(record, name),
         "variants": [_variant(variant, most) for variant in ranked(record)],
     }

@@ -38,6 +38,16 @@ def value_of(variant: VariantRecord, name: str | None) -> Value | None:
     return next((value for value in variant.values if value.name == name), None)
 
 
+def followed(record: ComparisonRecord) -> str | None:
+    """The value that curves are about: the focus, or what it is of where it is one at equal
+    divergence, which has no course."""
+    name = focus(record)
+    runs = [run for variant in record.variants for run in variant.runs]
+    known = {key for run in runs for point in run.evaluations for key in point.values}
+    plain = "" if name is None else name.partition(" at kl/")[0]
+    return plain if name not in known and plain in known else name
+
+
 def value_names(record: ComparisonRecord) -> list[str]:
     """All values' names: the focus, trained rewards, other values per sample, values per set;
     groups last."""

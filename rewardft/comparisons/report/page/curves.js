@@ -3,14 +3,14 @@
 (() => {
   const plot = document.getElementById("curve-plot");
   if (!plot) return;
-  const { variants, axes, axis: ofBudget, focus } = Report.data;
+  const { variants, axes, axis: ofBudget, followed } = Report.data;
   const choice = document.getElementById("curve-value");
   const axisChoice = document.getElementById("curve-axis");
   const kinds = { evaluations: "Held-out evaluations", training: "Training means" };
 
   function names(kind) {
     const found = new Set(variants.flatMap((v) => v.runs.flatMap((run) => Object.keys(run[kind].values))));
-    return [...found].sort((a, b) => (b === focus) - (a === focus) || a.localeCompare(b));
+    return [...found].sort((a, b) => (b === followed) - (a === followed) || a.localeCompare(b));
   }
 
   for (const [kind, label] of Object.entries(kinds)) {
