@@ -196,7 +196,8 @@ def whisker(ax: Axes, value: Interval, row: int, style: tuple[str, str], alarmed
 def name_rows(ax: Axes, labels: Sequence[str]) -> None:
     """Rows from the top."""
     ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
+    # Room for the marks of the first and the last row.
+    ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
 
