@@ -5,8 +5,8 @@
 
 DRaFT-1 on the toy (8 x 8 pixels, a network of 5,000 weights, T = 10, batch 8) and on the model of
 `benchmarks/mid.py` (T = 10, batch 2). A run of the recipe and a loop by hand take turns, and the
-least of `ROUNDS` counts. The loop has its batches, conditions and noise for nothing, and checks and
-logs nothing; that it ends in the run's weights is checked.
+least of `ROUNDS` counts. The loop checks and logs nothing, and has its data and noise from the data
+set and from torch without bookkeeping; that it ends in the run's weights is checked.
 
 By part, in another run: `rest` is what is neither the model's, the reward's, autograd's nor the
 optimizer's: the sampler's arithmetic, noise, checks, logs.
@@ -107,19 +107,24 @@ def by_hand(path: Path) -> tuple[list[float], list[Any]]:
     from rewardft.engine.session import build_session
     from rewardft.plugins.resolve import open_recipe
     from rewardft.policy.batches import Stream
+    from rewardft.types import collate
 
     recipe, _, resolved = open_recipe(path)
     session = build_session(recipe, resolved, torch.device("cpu"))
     parts = SimpleNamespace(ctx=session.context, model=session.model, sampler=session.eval_sampler)
     parts.weights, parts.judge = session.adapter.parameters, session.context.rewards[0].reward
     parts.optimizer = torch.optim.AdamW(parts.weights, recipe.optimizer.lr, weight_decay=0.01)
-    stream, seconds = Stream(resolved.dataset.build(), recipe.seed), []
+    dataset, seconds = resolved.dataset.build(), []
+    stream = Stream(dataset, recipe.seed)
     parts.levels = [parts.sampler.schedule.level(k) for k in range(parts.sampler.steps + 1)]
     for _ in range(recipe.train.steps):
         batch = stream.next_batch(recipe.data.batch_size)
         cond = session.model.encode(batch)
         x = session.context.noise(batch).draw("initial", session.model.sample_shape(cond))
         start = time.process_time()
+        # Those above again, as a loop for this data set alone would have them: what they cost.
+        collate([dataset[i] for i in range(len(batch))])
+        torch.randn_like(x)
         step_by_hand(parts, x, cond, batch)
         seconds.append(time.process_time() - start)
     return seconds[1:], parts.weights

@@ -43,6 +43,13 @@ LOG = logging.getLogger(__name__)
 ADVICE = " Try a lower learning rate, train.clip_norm, or train.precision fp32."
 
 
+def seed_all(seed: int) -> None:
+    """Seed the global generators of the devices that there are."""
+    # torch's own call makes a note for each kind of device that there might be, for a millisecond.
+    found = torch.accelerator.is_available()
+    (torch.manual_seed if found else torch.default_generator.manual_seed)(seed)
+
+
 class Trainer:
     """One run.
 
@@ -121,7 +128,7 @@ class Trainer:
         rank, count = self.accelerator.process_index, self.accelerator.num_processes
         # Only dropout draws from the global generator; seeded by place, it survives a resume.
         seed = keyed_seed(self.recipe.seed, self.stream.position, rank)
-        torch.manual_seed(seed)
+        seed_all(seed)
         batch = self.stream.next_batch(self.recipe.data.batch_size, rank, count)
         self.taken.append((seed, batch))
         return batch.to(self.accelerator.device)
