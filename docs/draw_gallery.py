@@ -41,6 +41,7 @@ SHOTS = (
     Shot("gallery_curves.png", "algorithms/report.html", ("#curve-plot",)),
     Shot("gallery_front.png", "front/report.html", ("#trade-plot",), "dark"),
     Shot("gallery_alarms.png", "kl/report.html", ("section:has(#alarms)",)),
+    Shot("gallery_watch.png", "digits/watch.html", ("#live",)),
     Shot("gallery_paper.png", "paper/change.png"),
 )
 

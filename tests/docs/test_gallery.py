@@ -63,6 +63,10 @@ def test_the_script_takes_the_pictures_of_what_the_commands_make(tmp_path, monke
     compare = next(words for words in lines if words[:2] == ["compare", "toy_draft"])
     assert main([*compare, "--seeds", "2", "--budget", "400-rewards"]) == 0
     assert main(next(words for words in lines if words[0] == "report")) == 0
+    run = next(words for words in lines if words[0] == "run")
+    run = [word.replace("digits_srpo", "toy_draft") for word in run]
+    assert main([*run, "--set", "train.steps=8"]) == 0
+    assert main(next(words for words in lines if words[0] == "watch")) == 0
     (tmp_path / "taken").mkdir()
     draw_gallery.main(tmp_path / "runs" / "gallery", tmp_path / "taken")
     said = capsys.readouterr().out
