@@ -1,7 +1,7 @@
 """`rewardft plan` against real peaks: the same recipe planned, and run in a process of its own.
 
     python benchmarks/plan_peaks.py                 # the table
-    python benchmarks/plan_peaks.py --point 3       # one row of it
+    python benchmarks/plan_peaks.py --point 3 5     # two rows of it
 
 The real peak is the most that torch's allocator has handed out at once while the recipe ran, from
 its own record (`torch.profiler`): what `torch.cuda.max_memory_allocated` tells on a GPU, and what
@@ -86,13 +86,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--point", type=int, choices=range(len(POINTS)))
+    parser.add_argument("--point", type=int, nargs="+", choices=range(len(POINTS)))
     parser.add_argument("--latents", type=int, default=32)
     words = parser.parse_args()
     import rewardft.engine.train  # noqa: F401 (and torch with it, once for all that is forked)
 
     print("| settings | planned (MiB) | real (MiB) | planned / real |\n|---|---|---|---|")
-    for point in range(len(POINTS)) if words.point is None else [words.point]:
+    for point in words.point or range(len(POINTS)):
         overrides = [*POINTS[point], f"model.latents={words.latents}"]
         planned, real = measure("planned", overrides), measure("real", overrides)
         settings = ", ".join(f"`{word}`" for word in POINTS[point]) or "as above"

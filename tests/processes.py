@@ -111,9 +111,10 @@ def run(*words, cwd=None, env=None):
     return start(*words, cwd=cwd, env=env).wait()
 
 
-def run_ranks(function, *arguments, count=2):
-    """`function(*arguments)` on each of `count` ranks, as a launcher would start them; raises when one fails."""
-    ended = [one.wait() for one in start_ranks(function, *arguments, count=count)]
+def run_ranks(function, *arguments, count=2, seconds=300):
+    """`function(*arguments)` on each of `count` ranks, as a launcher would start them; raises when one fails, or is not
+    done after so many seconds."""
+    ended = [one.wait(seconds) for one in start_ranks(function, *arguments, count=count)]
     assert [one.returncode for one in ended] == [0] * count, "".join(e.stderr for e in ended)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rewardft.errors import CheckpointError, ComponentError, RecipeError
 from rewardft.plugins.resolve import open_recipe
@@ -42,19 +43,53 @@ CASES = {
 }
 QUICK = [("stable_diffusion", "drtune"), ("sd3", "kl"), ("sd3", "one_pass")]
 EVERY = [(family, name) for family in ("stable_diffusion", "sd3") for name in CASES]
-# In bfloat16 the two differ by as much as a step; why has not been examined.
-EVERY.remove(("stable_diffusion", "bf16"))
-
-
+# `whole` adds up gradients in the order that sharding brings with it, see `marked`; `plain` is what users run.
+PATIENCE = 3000  # seconds, of a busy machine
 KINDS = {
+    "plain": [],
     "whole": [],
     "sharded": ["train.shard=true"],
     "kept": ["train.shard=true", "train.keep_for_rollouts=true"],
 }
 
 
+class Through(torch.autograd.Function):
+    """Its inputs."""
+
+    @staticmethod
+    def forward(ctx, *values):
+        return values
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return gradients
+
+
+def pass_through(module, arguments, options):
+    """A hook: what enters a module goes through one function of autograd, as `fully_shard` has it."""
+    leaves, tree = tree_flatten((arguments, options))
+    learning = [i for i, leaf in enumerate(leaves) if getattr(leaf, "requires_grad", False)]
+    if torch.is_grad_enabled() and learning:
+        for i, leaf in zip(learning, Through.apply(*(leaves[i] for i in learning))):
+            leaves[i] = leaf
+    return tree_unflatten(leaves, tree)
+
+
+def marked(attach):
+    """`attach`, then `pass_through` at each block: where a tensor is used by a block twice and elsewhere once, the
+    gradients of the block are added to each other first, and a sum of three numbers rounds by its order."""
+
+    def attached(model, *arguments):
+        adapter = attach(model, *arguments)
+        for block in [*blocks_of(model.trainable), model.trainable]:
+            block.register_forward_pre_hook(pass_through, with_kwargs=True)
+        return adapter
+
+    return attached
+
+
 def carry_out(folder):
-    """One of the processes: every job, whole, sharded, and sharded but kept for rollouts."""
+    """One of the processes: every job in every kind."""
     import torch.distributed as dist
     from accelerate import Accelerator
     from torch.distributed.tensor import DTensor
@@ -65,7 +100,7 @@ def carry_out(folder):
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     held, gathered = [], []
-    shard, gather = session.shard_base, dist.all_gather_single
+    shard, attach, gather = session.shard_base, session.attach, dist.all_gather_single
 
     def watched(module, *arguments):
         shard(module, *arguments)
@@ -82,6 +117,7 @@ def carry_out(folder):
         answer = answers[name] = {"calls": [], "gathers": []}
         for kind, own in KINDS.items():
             gathered.clear()
+            session.attach = marked(attach) if kind == "whole" else attach
             run = run_recipe(path, folder / name / kind, *sets, *own)
             answer["calls"].append(run.summary["denoiser_forwards"])
             answer["gathers"].append(len(gathered))
@@ -105,27 +141,36 @@ def run_all(folder, wanted, count=2):
 def run_jobs(folder, jobs, count=2):
     """`jobs`: [name, recipe, overrides]."""
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    processes.run_ranks(carry_out, folder, count=count)
+    processes.run_ranks(carry_out, folder, count=count, seconds=PATIENCE)
     return [json.loads((folder / f"answers-{rank}.json").read_text()) for rank in range(count)]
 
 
 def check(folder, answers, family, name):
     """The same adapter, the same number of calls everywhere, an equal part of the base in each process."""
     job, count = f"{family}-{name}", len(answers)
-    # Of steps of 1e-2. Gathered weights lie elsewhere in memory; convolutions may round by that.
-    assert difference(folder / job, "whole", "sharded") < 5e-5
+    network = checkpoint_size(folder / family)
+    show(folder / job, answers, job, network)
+    assert difference(folder / job, "whole", "sharded") == 0
     assert difference(folder / job, "sharded", "kept") == 0
     # One call more on one rank would wait forever, so all ranks make the same number.
     assert len({calls for answer in answers for calls in answer[job]["calls"]}) == 1
     for answer in answers:
-        none, each_call, once = answer[job]["gathers"]
+        _, none, each_call, once = answer[job]["gathers"]
         # One pass takes its gradients while it rolls out: there is nothing to keep a block for.
         assert none < once and (once == each_call if name == "one_pass" else once < each_call)
     if name != "bf16":
-        network = checkpoint_size(folder / family)
         for answer in answers:
             # A part of it, without the buffers that the file holds too, and the whole adapter.
             assert 0.8 * network / count < answer[job]["bytes"] < 1.2 * network / count
+
+
+def show(folder, answers, job, network):
+    """A row of a table, for `pytest -rP`: what differs from a plain and from a marked run, bytes and calls."""
+    plain, whole = (f"{difference(folder, one, 'sharded'):.1e}" for one in ("plain", "whole"))
+    held = " ".join(str(answer[job]["bytes"]) for answer in answers)
+    calls = " ".join(str(answer[job]["calls"][-1]) for answer in answers)
+    gathers = " ".join(str(answer[job]["gathers"][2:]) for answer in answers)
+    print(f"| {job} | {plain} | {whole} | {network} | {held} | {calls} | {gathers} |")
 
 
 def difference(folder, one, other):
@@ -144,6 +189,7 @@ def test_a_sharded_base_trains_the_same_adapter(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
 def test_a_sharded_base_trains_the_same_adapter_in_every_way(tmp_path):
     answers = run_all(tmp_path, EVERY)
     for family, name in EVERY:
@@ -151,6 +197,7 @@ def test_a_sharded_base_trains_the_same_adapter_in_every_way(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
 def test_four_processes_hold_a_quarter_each(tmp_path):
     cases = [("sd3", "drtune"), ("sd3", "ddpo")]
     answers = run_all(tmp_path, cases, count=4)
@@ -165,6 +212,7 @@ SHORT = ["train.steps=2", "train.log_every=1", "evaluate.every=0", "save.every=0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
 def test_every_algorithm_trains_the_same_adapter_on_a_sharded_base(tmp_path):
     algorithms = {load_recipe(path).algorithm.use for path in TOYS}
     assert len(algorithms) == len(TOYS) > 30
@@ -172,6 +220,7 @@ def test_every_algorithm_trains_the_same_adapter_on_a_sharded_base(tmp_path):
     for job in (path.stem for path in TOYS):
         # The toy has no blocks: its base is one, and whole after the first call.
         found = {kinds: difference(tmp_path / job, *kinds) for kinds in itertools.pairwise(KINDS)}
+        print(f"| {job} | {max(found.values()):.1e} | {answers[0][job]['calls'][-1]} |")
         assert max(found.values()) < 1e-6, (job, found)
         assert len({calls for answer in answers for calls in answer[job]["calls"]}) == 1, job
 
@@ -200,6 +249,7 @@ def refuse(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(PATIENCE)
 def test_a_sharded_run_goes_on_with_as_many_processes_and_no_others(tmp_path):
     checkpoints.FAMILIES["sd3"](tmp_path / "sd3")
     text = RECIPE.format(family="sd3", weights=tmp_path / "sd3")
