@@ -122,8 +122,8 @@ class Plan:
               among them: the state that enters the first unexecuted step is then kept.
     estimate: the sample is the one-step estimate of x0 made at the last executed step, not the next
         state (early stop).
-    exact:    a replay gives the very numbers of the rollout, as ratios of densities need it; False
-        lets the rollout of a large network round otherwise (3e-6), which is quicker.
+    exact:    a replay of as many samples gives the very numbers of the rollout, as ratios need it;
+        False lets it round otherwise where that is quicker (3e-6 in float32).
     """
 
     stop: int

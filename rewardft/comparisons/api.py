@@ -190,12 +190,15 @@ def as_vary(vary: Mapping[str, Sequence[Any]] | Sequence[str]) -> list[str]:
     """`KEY=VALUE,VALUE` for each key."""
     if isinstance(vary, Mapping):
         # As text, which is read as YAML: the same as after `--vary`.
-        # Text as it is, for a name needs no quotes; `None` and `True` as YAML writes them.
-        return [
-            f"{key}={','.join(v if isinstance(v, str) else json.dumps(v) for v in values)}"
-            for key, values in vary.items()
-        ]
+        return [f"{key}={','.join(map(in_yaml, values))}" for key, values in vary.items()]
     return list(vary)
+
+
+def in_yaml(value: Any) -> str:
+    """`None` and `True` as YAML writes them; text, which needs no quotes, a path or a number of
+    numpy's as it is."""
+    plain = value is None or isinstance(value, (bool, int, float, list, tuple, dict))
+    return json.dumps(value, default=str) if plain else str(value)
 
 
 def be_quiet(member: Member, code: int | None, total: int) -> None:

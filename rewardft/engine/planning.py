@@ -46,7 +46,7 @@ class FollowedPolicy(Policy):
     """
 
     def __init__(self, policy: Policy, weight: Tensor) -> None:
-        super().__init__(policy.model, policy.precision)
+        super().__init__(policy.model, policy.precision, policy.checkpointed)
         self.weight = weight
         self.calls: dict[Any, int] = {}
 

@@ -83,14 +83,15 @@ class Session:
     def evaluation_context(self, scored: bool = True, step: int = 0) -> Context:
         """The same model with the evaluation's sampler and seed; if `scored`, with the trained and
         held-out rewards. step: of the weights."""
-        trained = {r.name: r for r in self.context.rewards}
+        own = {r.name: r for r in self.context.rewards}
         # Networks of the trained rewards are shared; a held-out reward of the same name has
         # settings of its own.
         held_out = build_rewards(self.resolved.eval_rewards, self.context.device) if scored else []
-        rewards = list((trained | {r.name: r for r in held_out}).values())
+        rewards = list((own | {r.name: r for r in held_out}).values())
         # Its calls are not training's.
+        trained = self.context.policy
         return Context(
-            policy=Policy(self.model, self.context.policy.precision),
+            policy=Policy(self.model, trained.precision, trained.checkpointed),
             sampler=self.eval_sampler,
             adapter=self.adapter,
             rewards=rewards if scored else [],
@@ -148,7 +149,7 @@ def build_session(
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
     gathered = spread(recipe, model, adapter, device) if sharded else nullcontext
     context = Context(
-        policy=Policy(model, torch.bfloat16 if recipe.train.precision == "bf16" else None),
+        policy=build_policy(recipe, model),
         sampler=sampler,
         adapter=adapter,
         rewards=build_rewards(resolved.rewards, device),
@@ -207,7 +208,16 @@ def lay_out(recipe: Recipe, model: Any, device: torch.device) -> None:
     convolutions take 4 to 15 % less time so. Not of weights that all learn, and are saved."""
     if device.type == "cpu" and recipe.adapter.kind == "lora" and is_large(model.trainable):
         for module in networks_in(model):
-            module.to(memory_format=torch.channels_last)
+            # Of videos: torch has another layout for five dimensions, and refuses this one.
+            if all(t.ndim < 5 for t in (*module.parameters(), *module.buffers())):
+                module.to(memory_format=torch.channels_last)
+
+
+def build_policy(recipe: Recipe, model: Any) -> Policy:
+    """The model in the precision of the recipe."""
+    train = recipe.train
+    precision = torch.bfloat16 if train.precision == "bf16" else None
+    return Policy(model, precision, train.checkpointing or train.decode_checkpointing)
 
 
 def spread(recipe: Recipe, model: Any, adapter: Lora | FullFineTuning, device: torch.device) -> Any:

@@ -112,7 +112,7 @@ def _declaration_problems(entry: Entry) -> Iterator[str]:
             f"{where}: {entry.factory!r:.60} does not say what parameters it takes, so a recipe "
             "could give it no options. Wrap it in a function."
         )
-    for attribute in ("needs", "provides"):
+    for attribute in ("needs", "provides", "refuses"):
         value = look_up(entry.factory, attribute)
         if value is not None and not is_tags(value):
             yield f"{where}: {not_tags(f'`{attribute}` is', value)}"

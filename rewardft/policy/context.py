@@ -105,7 +105,7 @@ class Context:
         # Deterministic per sample, so that the same rollout can be made again from its ids.
         noise = self.noise(batch) if noise is None else noise
         quicker = self.adapter.for_rollout(self.policy.precision, plan.exact)
-        with torch.no_grad(), quicker, self.gathered():
+        with torch.no_grad(), self.policy.rounding(plan), quicker, self.gathered():
             rollout = self.sampler.rollout(self.policy, self.encode(batch), plan, noise)
         check_rollout(self.sampler, rollout)
         return self.show(rollout)

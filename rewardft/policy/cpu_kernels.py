@@ -17,10 +17,9 @@ SLOW = (group_norm, scaled_dot_product_attention)
 
 
 def quick_backward(device: torch.device) -> AbstractContextManager[Any]:
-    """Around a forward pass that is going to be differentiated; on other devices than a CPU, and
-    without autograd, nothing changes. Results are those of float32, rounded to bfloat16."""
-    on_cpu = device.type == "cpu" and torch.is_grad_enabled()
-    return InFloat32() if on_cpu else nullcontext()
+    """Around a forward pass that is going to be differentiated, or compared with one; on other
+    devices than a CPU nothing changes. Results are those of float32, rounded to bfloat16."""
+    return InFloat32() if device.type == "cpu" else nullcontext()
 
 
 class InFloat32(TorchFunctionMode):
@@ -49,5 +48,5 @@ def is_short(value: Any) -> bool:
 
 
 def widened(value: Any) -> Any:
-    """A tensor of floating point numbers in float32; anything else as it is."""
+    """A tensor in bfloat16 as one in float32; anything else as it is."""
     return value.float() if is_short(value) else value

@@ -86,7 +86,8 @@ class Lora:
         """
         before = [layer._disable_adapters for layer in self.layers]
         # Inside a rollout whose base has the adapter in it, the base is put back.
-        bases = [layer.get_base_layer().weight for layer in self.layers]
+        folded = self.layers if self._unfolded else []
+        bases = [layer.get_base_layer().weight for layer in folded]
         self._switch_off([True] * len(before))
         try:
             with swapped(bases, self._unfolded):

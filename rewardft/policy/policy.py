@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rewardft.policy.answers import check_output
 from rewardft.policy.cpu_kernels import quick_backward
+from rewardft.types import Plan
 
 
 class Policy:
@@ -19,10 +20,16 @@ class Policy:
 
     forwards, backwards: calls so far, and how many of them have been differentiated.
         forward_samples, backward_samples: the samples that these calls held.
+    checkpointed: whether the model computes parts of a call again for its gradient. That happens
+        outside of `quick_backward`, and would find tensors of another precision.
+    rounds: whether calls without autograd may round otherwise than those that are differentiated.
     """
 
-    def __init__(self, model: Any, precision: torch.dtype | None = None) -> None:
-        self.model, self.precision = model, precision
+    def __init__(
+        self, model: Any, precision: torch.dtype | None = None, checkpointed: bool = False
+    ) -> None:
+        self.model, self.precision, self.checkpointed = model, precision, checkpointed
+        self.rounds = False
         self.forwards = self.backwards = self.forward_samples = self.backward_samples = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -32,8 +39,7 @@ class Policy:
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
         self.forward_samples += len(x)
-        quick = quick_backward(x.device) if self.precision else nullcontext()
-        with self.autocast(x.device.type), quick:
+        with self.autocast(x.device.type), self._kernels(x.device, self.rounds):
             output = self.model.denoise(x, t, cond)
         check_output(self.model, x, output)
         if output.requires_grad:
@@ -66,8 +72,25 @@ class Policy:
         """The model's own, without autocast: an autoencoder has a precision of its own."""
         if self.precision is None:
             return self.model.decode(x0)
-        with quick_backward(next(self.model.trainable.parameters()).device):
+        # Nothing compares decoded samples to the last bit.
+        with self._kernels(next(self.model.trainable.parameters()).device, rounds=True):
             return self.model.decode(x0)
+
+    def _kernels(self, device: torch.device, rounds: bool) -> AbstractContextManager[Any]:
+        """What is around a call: the operations that are quick to differentiate."""
+        differentiated = torch.is_grad_enabled() or not rounds
+        quick = self.precision is not None and not self.checkpointed and differentiated
+        return quick_backward(device) if quick else nullcontext()
+
+    @contextmanager
+    def rounding(self, plan: Plan) -> Iterator[None]:
+        """Around the rollout of a plan: for one that is not `exact`, calls are as quick as they
+        can be. Others round as a replay that is differentiated, and as the reference does."""
+        before, self.rounds = self.rounds, not plan.exact
+        try:
+            yield
+        finally:
+            self.rounds = before
 
     @contextmanager
     def unguided(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,13 +44,21 @@ def foldable(module: nn.Module, layers: Sequence[Any]) -> list[nn.Parameter]:
         # Neither quantized nor spread, and in the adapter's precision: in bfloat16 a small update
         # would be lost in the sum.
         type(weight) is nn.Parameter
-        and isinstance(layer.get_base_layer(), (nn.Linear, nn.Conv2d))
+        and is_plain(layer.get_base_layer())
         and weight.dtype == layer.lora_A["default"].weight.dtype
         for layer, weight in zip(layers, weights)
     )
-    # A weight of two layers would get one adapter of the two.
-    shared = len({id(weight) for weight in weights}) < len(weights)
-    return weights if plain and not shared else []
+    # A weight of two layers would give the other one, such as an embedding, this adapter.
+    uses = Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))
+    return weights if plain and all(uses[id(weight)] == 1 for weight in weights) else []
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer with W + s B A is the layer plus peft's own for the adapter, which pads with
+    zeros. A class of somebody's own may do more with its weight."""
+    if type(layer) is nn.Conv2d:
+        return layer.padding_mode == "zeros" and layer.groups == 1
+    return type(layer) is nn.Linear
 
 
 def sums(layers: Sequence[Any], weights: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -255,6 +255,15 @@ def test_markdown_and_latex_are_one_table():
     assert r"x\textbar{}y & \textbf{1} \\" in table.latex() and r"a & b\_c \\" in table.latex()
 
 
+def test_a_table_without_rows_or_values_is_one_part():
+    for table in (
+        PaperTable("x", "None.", ["a", "b"], []),
+        PaperTable("x", "One.", ["a"], [["1"]]),
+    ):
+        assert table.parts() == [table]
+        assert r"\toprule" in table.latex()
+
+
 def wide(columns, rows):
     """A table whose cells say where they are, 23 characters each, as intervals have."""
     cells = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewardft.engine import micro_batch
-from rewardft.engine.session import build_session
+from rewardft.engine.session import build_session, lay_out
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.plugins.resolve import open_recipe
 from rewardft.policy import rollout_weights
@@ -180,6 +180,27 @@ def test_a_large_network_on_a_cpu_has_its_channels_last(path, monkeypatch):
         assert torch.allclose(one.grad, other.grad, rtol=0, atol=1e-5)
     whole, _ = opened(path, "adapter={kind: full}")
     assert not is_last(whole)
+
+
+def test_networks_of_videos_keep_their_layout(path, monkeypatch):
+    """Torch refuses channels last for five dimensions."""
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    session, _ = opened(path)
+    video = torch.nn.Sequential(torch.nn.Conv3d(2, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    session.model.decoder = video
+    lay_out(session.recipe, session.model, torch.device("cpu"))
+    assert all(p.is_contiguous() for p in video.parameters())
+    assert session.model.trainable.enter.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("key", ["checkpointing", "decode_checkpointing"])
+def test_the_policy_knows_what_is_computed_again(path, monkeypatch, key):
+    monkeypatch.setattr("rewardft.engine.session.switch_checkpointing", lambda recipe, model: None)
+    for value in ("true", "false"):
+        session, _ = opened(path, "train.precision=bf16", f"train.{key}={value}")
+        for ctx in (session.context, session.evaluation_context()):
+            assert ctx.policy.checkpointed is (value == "true")
+            assert ctx.policy.precision == torch.bfloat16
 
 
 def test_a_resumed_run_keeps_what_was_the_default_when_it_began(path, tmp_path, monkeypatch):

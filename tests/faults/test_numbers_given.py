@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rewardft.cli import main
@@ -87,6 +88,8 @@ def test_values_from_python_are_varied_as_yaml_has_them():
         "train.shard=true",
         "algorithm=drtune",
     ]
+    others = {"data.root": [Path("/a b"), "c"], "optimizer.lr": [np.float32(0.5), np.float64(0.25)]}
+    assert as_vary(others) == ["data.root=/a b,c", "optimizer.lr=0.5,0.25"]
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])

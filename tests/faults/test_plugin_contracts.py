@@ -108,6 +108,7 @@ DECLARED = {
     'provides = ("reward_gradient")': "`provides` is 'reward_gradient' (str); expected a set of words, such as "
     "frozenset({'reward_gradient'}).",
     "provides = {1}": "`provides` is {1} (set); expected a set of words, such as frozenset({'log_prob'}).",
+    "refuses = 'sigmas'": "`refuses` is 'sigmas' (str); expected a set of words, such as frozenset({'sigmas'}).",
     "needs = True": "`needs` is True (bool); expected a set of words, such as frozenset({'log_prob'}).",
 }
 

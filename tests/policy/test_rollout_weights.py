@@ -111,6 +111,34 @@ def test_a_weight_that_two_layers_share_is_not_folded(all_large):
     assert folding(adapter)[1] == [False, False]
 
 
+class Scaled(torch.nn.Linear):
+    """Does more with its weight than a linear layer."""
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight / self.weight.norm(), self.bias)
+
+
+def odd_layers():
+    tied = torch.nn.Sequential(torch.nn.Embedding(6, 4), torch.nn.Linear(4, 6))
+    tied[1].weight = tied[0].weight
+    circular = torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    return {
+        "plain": torch.nn.Sequential(torch.nn.Linear(4, 4)),
+        "tied": tied,
+        "of somebody's own class": torch.nn.Sequential(Scaled(4, 4)),
+        "not padded with zeros": torch.nn.Sequential(circular),
+        "in groups": torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, groups=2)),
+    }
+
+
+@pytest.mark.parametrize("kind", odd_layers())
+def test_layers_that_are_more_than_their_weight_are_not_folded(kind, all_large):
+    module = odd_layers()[kind]
+    last = str(len(module) - 1)
+    adapter = Lora(SimpleNamespace(trainable=module), spec(targets=[last], rank=2), 0)
+    assert folding(adapter)[1] == [kind == "plain"]
+
+
 @pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
 def test_an_adapter_that_was_cast_once_gives_the_same_bits(base):
     model = SimpleNamespace(trainable=tiny_unet().to(base))

@@ -74,7 +74,7 @@ class PaperTable:
         with the first column."""
         blocks = [range(i, min(i + PAGE, len(self.rows))) for i in range(0, len(self.rows), PAGE)]
         wanted = [(rows, columns) for columns in self._columns_together() for rows in blocks]
-        if len(wanted) == 1:
+        if len(wanted) < 2:  # also one without rows
             return [self]
         return [
             replace(
@@ -110,7 +110,7 @@ class PaperTable:
 
     def _lines(self, column: int) -> list[str]:
         """Its heading, broken where it is longer than what is below it."""
-        width = max(NARROW, *(len(row[column]) for row in self.rows))
+        width = max([NARROW, *(len(row[column]) for row in self.rows)])
         # An arrow stays with the word before it.
         whole = re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", self.columns[column])
         found = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
