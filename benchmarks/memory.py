@@ -136,7 +136,11 @@ def resident() -> float:
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    import torch
+
+    from rewardft.engine.memory import peak_memory
+
+    return peak_memory(torch.device("cpu")) / 2**20
 
 
 def measure_fresh(form: str, trained: int, steps: int) -> dict[str, Any]:

@@ -61,6 +61,10 @@ def write_inputs(folder: Path, case: dict[str, Any]) -> Path:
 
 
 def main() -> None:
+    import accelerate  # noqa: F401 (what the script imports is at rest, as on the other sides)
+    import peft  # noqa: F401
+    import wandb  # noqa: F401
+    from diffusers import StableDiffusion3Pipeline  # noqa: F401
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     case = json.loads(sys.argv[1])

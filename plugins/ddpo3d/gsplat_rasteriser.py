@@ -7,6 +7,8 @@ let an alpha be 0.999, where it is 0.99 here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from rewardft_plugins.ddpo3d.gaussians import Gaussians, Lens
 from rewardft_plugins.ddpo3d.rasterise import NEAR
@@ -20,17 +22,16 @@ AWAY = 100.0  # of an orthographic camera from the origin, in extents: all of a 
 def rasterise_by_gsplat(
     gaussians: Gaussians, axes: Tensor, lens: Lens, size: int, blur: float = 0.3
 ) -> tuple[Tensor, Tensor]:
-    """As `rasterise`. Raises ComponentError for Gaussians that are not on a CUDA device."""
+    """As `rasterise`. Raises ComponentError for Gaussians that are not on a CUDA device, and where
+    gsplat is not installed."""
     if gaussians.position.device.type != "cuda":
         raise ComponentError(
             "gaussian_scene: rasteriser: gsplat draws on CUDA devices, and the scenes are on "
             f"{gaussians.position.device}; leave `rasteriser` out"
         )
-    from gsplat import rasterization
-
     views, inner, near = cameras(axes, lens, size)
     # One camera for each scene: (b, 1, h, w, c).
-    colour, opacity, _ = rasterization(
+    colour, opacity, _ = kernels()(
         means=gaussians.position,
         quats=gaussians.rotation,
         scales=gaussians.scale,
@@ -46,6 +47,17 @@ def rasterise_by_gsplat(
         camera_model="ortho" if lens.distance is None else "pinhole",
     )
     return colour[:, 0].permute(0, 3, 1, 2), 1 - opacity[:, 0].permute(0, 3, 1, 2)
+
+
+def kernels() -> Any:
+    """gsplat's function."""
+    try:
+        from gsplat import rasterization
+    except ImportError as error:
+        raise ComponentError(
+            "gaussian_scene: rasteriser: gsplat is not installed: pip install 'rewardft[gsplat]'"
+        ) from error
+    return rasterization
 
 
 def cameras(axes: Tensor, lens: Lens, size: int) -> tuple[Tensor, Tensor, float]:

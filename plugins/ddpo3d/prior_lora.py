@@ -68,7 +68,7 @@ def linear_layers(network: nn.Module) -> list[str]:
     names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if not names:
         raise ComponentError(
-            f"gaussian_scene: lora_rank needs a prior with linear layers or `lora_targets`; "
+            f"model.lora_rank needs a prior with linear layers or `lora_targets`; "
             f"{type(network).__name__} has neither"
         )
     return names

@@ -79,7 +79,8 @@ class SceneTable(nn.Module):
 class Pull(nn.Module):
     """How hard pictures pull Gaussians across them: sums over pictures since the last `clear`.
 
-    Buffers, so that they are in checkpoints: a run that goes on doubles the same Gaussians.
+    Buffers, so that they are in checkpoints: a run that goes on doubles the same Gaussians. Of
+    several processes, a checkpoint has what the first one has noted.
     """
 
     total: Tensor  # (S, n): lengths of slopes

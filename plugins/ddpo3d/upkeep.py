@@ -11,6 +11,7 @@ from rewardft_plugins.ddpo3d.relocation import relocate
 from rewardft_plugins.ddpo3d.table import Forget, SceneTable, keep
 from torch import Tensor
 
+from rewardft.errors import ComponentError
 from rewardft.noise import keyed_generator
 
 
@@ -27,6 +28,15 @@ class Upkeep:
     faint: float
     seed: int
     tended: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ComponentError for both at once: what is free would be moved to where others are,
+        and nothing would be left for what is doubled."""
+        if self.relocate_every and self.densification is not None:
+            raise ComponentError(
+                "gaussian_scene: densify and relocate_every do not go together; leave one of them "
+                "out"
+            )
 
     def tend(
         self,

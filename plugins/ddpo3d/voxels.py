@@ -43,7 +43,9 @@ class VoxelTable(nn.Module):
         square = side.square()
         away = square[:, None, None] + square[:, None] + square
         ball = density * torch.exp(-away / (2 * radius**2)) + 1e-3
-        self.density = nn.Parameter(ball.expm1().log().repeat(scenes, 1, 1, 1, 1))
+        # log(e^y - 1), which overflows from y = 89.
+        start = ball + (-(-ball).expm1()).log()
+        self.density = nn.Parameter(start.repeat(scenes, 1, 1, 1, 1))
         self.colour = nn.Parameter(torch.zeros(scenes, channels, grid, grid, grid))
         self.lora: nn.Module | None = None
 

@@ -215,6 +215,14 @@ def test_wrong_options_are_refused(options, message):
     assert str(caught.value) == f"gaussian_scene: {message}"
 
 
+def test_free_places_are_not_for_what_is_moved():
+    with pytest.raises(ComponentError) as caught:
+        scene_model(densify={"start": 2}, relocate_every=2)
+    assert str(caught.value) == (
+        "gaussian_scene: densify and relocate_every do not go together; leave one of them out"
+    )
+
+
 def test_scenes_grow_in_a_run_and_never_beyond_their_places(tmp_path, capsys):
     run = run_recipe(
         ROOT / "recipes" / "ddpo3d_digits.yaml",

@@ -1,9 +1,11 @@
 """The cameras that gsplat is given, against the projection of the rasteriser in torch."""
 
+import sys
+
 import pytest
 import torch
 from rewardft_plugins.ddpo3d.gaussians import Gaussians, Lens, look
-from rewardft_plugins.ddpo3d.gsplat_rasteriser import cameras, rasterise_by_gsplat
+from rewardft_plugins.ddpo3d.gsplat_rasteriser import cameras, kernels, rasterise_by_gsplat
 from rewardft_plugins.ddpo3d.rasterise import NEAR, project, rasterise
 
 from rewardft.errors import ComponentError
@@ -56,6 +58,15 @@ def test_scenes_elsewhere_than_on_cuda_are_refused():
     assert str(caught.value) == (
         "gaussian_scene: rasteriser: gsplat draws on CUDA devices, and the scenes are on cpu; "
         "leave `rasteriser` out"
+    )
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gsplat", None)
+    with pytest.raises(ComponentError) as caught:
+        kernels()
+    assert str(caught.value) == (
+        "gaussian_scene: rasteriser: gsplat is not installed: pip install 'rewardft[gsplat]'"
     )
 
 

@@ -105,6 +105,13 @@ def test_scenes_start_as_a_grey_ball_that_fades():
     assert model.parameter_groups() == {}
 
 
+def test_a_dense_ball_is_as_dense_as_asked_for():
+    """Also where e^density is no number any more."""
+    model = VoxelScene(TinyModel(width=8), scenes=1, grid=3, size=8, density=500.0)
+    values = model.trainable(torch.tensor([0])).detach()
+    assert float(values[0, 0, 1, 1, 1]) == pytest.approx(500.001)
+
+
 def voxel_model(**options):
     model = VoxelScene(TinyModel(width=8), scenes=2, grid=4, size=8, **options)
     model.trainable.double()

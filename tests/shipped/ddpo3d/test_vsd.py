@@ -220,6 +220,16 @@ def test_the_adapter_is_asked_without_guidance():
     assert seen == [(3.0, False), (1.0, True)] and prior.guidance == 3.0
 
 
+def test_a_prior_without_linear_layers_is_refused():
+    prior = GaussianPrior()
+    prior.trainable, prior.lora_targets = torch.nn.Conv2d(3, 3, 1), None
+    with pytest.raises(ComponentError) as caught:
+        scene_model(prior, lora_rank=2)
+    assert str(caught.value) == (
+        "model.lora_rank needs a prior with linear layers or `lora_targets`; Conv2d has neither"
+    )
+
+
 def test_scenes_without_an_adapter_are_refused():
     with pytest.raises(ComponentError) as caught:
         gradients_of(VSD(), scene_context(scene_model()), views())
