@@ -17,6 +17,7 @@ from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation, evaluate
 from rewardft.policy.adapter import attach
 from rewardft.policy.answers import check_trainable, titled
+from rewardft.policy.compiling import compile_blocks
 from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.full import FullFineTuning
@@ -148,6 +149,9 @@ def build_session(
     # whatever was built before.
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)
     gathered = spread(recipe, model, adapter, device) if sharded else nullcontext
+    if recipe.train.compile and training is not None:
+        # An evaluation on its own would wait longer for the compiler than it would gain.
+        compile_blocks(model.trainable)
     context = Context(
         policy=build_policy(recipe, model),
         sampler=sampler,

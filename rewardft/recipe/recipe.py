@@ -110,8 +110,9 @@ class Recipe(Sections):
         # As before there were these keys, so that finished runs are known again.
         if flat["evaluate"]["fractions"] is None:
             flat["evaluate"].pop("fractions")
-        if not flat["train"]["keep_for_rollouts"]:
-            flat["train"].pop("keep_for_rollouts")
+        for key in ("keep_for_rollouts", "compile"):
+            if not flat["train"][key]:
+                flat["train"].pop(key)
         # What is in a plugin file counts elsewhere, by its own digest.
         flat["plugins"] = [Path(name).name if is_path(name) else name for name in self.plugins]
         # Sorted: the order of keys in a file means nothing.

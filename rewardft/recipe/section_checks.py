@@ -169,6 +169,11 @@ def _shard_problems(train: Any, adapter: Any) -> Iterator[tuple[Keys, str]]:
             "train.micro_batch: 'auto' is measured by one process, and all of them must call a "
             "sharded base together. Say a number.",
         )
+    if sharded and train.get("compile") is True:
+        yield (
+            ("train", "compile"),
+            "train.compile: a base that is sharded was never tried with it. Leave one of them out.",
+        )
     if sharded and isinstance(adapter, dict) and adapter.get("kind") == "full":
         fix = "Train an adapter (`kind: lora`), or leave `shard` out."
         yield (

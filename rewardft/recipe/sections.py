@@ -140,6 +140,7 @@ class TrainSpec(Section):
     checkpointing: bool = False
     decode_checkpointing: bool = False
     micro_batch: Together | Literal["auto"] | None = None
+    compile: bool = False
     shard: bool = False
     keep_for_rollouts: bool = False
     reward_gradients: Literal["sum", "conflict", "normalised"] = "sum"

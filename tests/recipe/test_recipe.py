@@ -115,6 +115,7 @@ def test_defaults_are_filled_in(recipe_file):
             "micro_batch": None,
             "shard": False,
             "keep_for_rollouts": False,
+            "compile": False,
             "reward_gradients": "sum",
             "log_every": 10,
             "report_to": [],
