@@ -80,7 +80,7 @@ def test_a_sharded_base_is_not_compiled(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["stable_diffusion", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd3", "stable_diffusion", "flux"])
 def test_a_compiled_run_learns_the_same(family, tmp_path):
     weights = tmp_path / "weights"
     checkpoints.FAMILIES[family](weights)
