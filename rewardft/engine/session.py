@@ -157,10 +157,7 @@ def build_session(
         sampler=sampler,
         adapter=adapter,
         rewards=build_rewards(resolved.rewards, device),
-        regularizers=[
-            WeightedRegularizer(spec.name, component.build(), spec.weight)
-            for spec, component in resolved.regularizers
-        ],
+        regularizers=build_regularizers(resolved.regularizers),
         seed=recipe.seed,
         # Measured when a run starts, see `micro_batch.py`; nothing else replays.
         micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
@@ -214,7 +211,8 @@ def lay_out(recipe: Recipe, model: Any, device: torch.device) -> None:
         for module in networks_in(model):
             # Of videos: torch has another layout for five dimensions, and refuses this one.
             if all(t.ndim < 5 for t in (*module.parameters(), *module.buffers())):
-                module.to(memory_format=torch.channels_last)
+                # torch has no overload of this for types.
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def build_policy(recipe: Recipe, model: Any) -> Policy:
@@ -276,6 +274,11 @@ def build_sampler(component: Any, model: Any, place: str) -> Any:
         error.add_note(f"while setting up {component.entry.title} ({place}) for the model")
         raise
     return sampler
+
+
+def build_regularizers(specs: Any) -> list[WeightedRegularizer]:
+    """Regularizers with their names and weights."""
+    return [WeightedRegularizer(spec.name, part.build(), spec.weight) for spec, part in specs]
 
 
 def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:

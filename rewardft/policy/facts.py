@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,33 +27,58 @@ class RewardFacts:
         """The first step has been taken."""
         self.is_open = False
 
-    def note_scores(
+    def note_batch(
         self,
+        rewards: Sequence[WeightedReward],
         view: Rollout,
+        batch: Batch,
         by_name: Mapping[str, Tensor],
+        skipped: Mapping[str, str],
         x0: Tensor | None,
-        learned: Collection[str],
     ) -> None:
-        """Pixel range, clamped fraction, and the gradient norm at the samples `x0` (None: scored
-        without gradients) of each reward that is `learned` from."""
+        """All that a batch shows. skipped: the error of each reward that failed on it. x0: see
+        `note_slopes`; None: without them."""
+        self.note_scores(view, by_name)
+        self.note_failures(rewards, skipped)
+        self.note_averages(rewards, view, batch, by_name)
+        if x0 is not None and x0.requires_grad:
+            self.note_slopes(rewards, by_name, x0)
+
+    def note_scores(self, view: Rollout, by_name: Mapping[str, Tensor]) -> None:
+        """Pixel range, clamped fraction, and how many samples each reward applies to."""
         if isinstance(view._decoded, Tensor):
             self._note_pixels(view._decoded.detach())
         # Kept as tensors: a read from the device here would wait for every micro-batch.
         applies = self.values.setdefault("samples_that_rewards_apply_to", {})
         for name, value in by_name.items():
             applies[name] = applies.get(name, 0) + (~value.isnan()).sum()
-        if x0 is None:
-            return
-        norms = self.values.setdefault("reward_gradient_norm", {})
-        for name, value in by_name.items():
+
+    def note_slopes(
+        self, rewards: Sequence[WeightedReward], by_name: Mapping[str, Tensor], x0: Tensor
+    ) -> None:
+        """The gradient norm at the samples `x0` of each reward with a weight: one more backward
+        pass for each, which keeps the graph."""
+        for reward in rewards:
+            value = by_name[reward.name]
             applicable = value[~value.isnan()]
             # Else there is nothing to say about it.
-            if len(applicable) and name in learned:
-                norm, before = slope_norm(applicable, x0), norms.get(name)
-                if norm is not None and before is not None:
-                    # The largest of all micro-batches: a gradient in one proves that there is one.
-                    norm = torch.maximum(norm, before)
-                norms[name] = norm
+            if len(applicable) and reward.weight != 0:
+                self.note_norm(reward.name, slope_norm(applicable, x0))
+
+    def note_total(self, reward: WeightedReward, value: Tensor, slope: Tensor) -> None:
+        """The same of the only reward with a weight, from the gradient of the total, `slope`, which
+        is weight times as much."""
+        if not value.isnan().all():
+            self.note_norm(reward.name, slope.norm() / abs(reward.weight))
+
+    def note_norm(self, name: str, norm: Tensor | None) -> None:
+        """The norm of a reward's gradient at the samples; None where none arrives."""
+        norms = self.values.setdefault("reward_gradient_norm", {})
+        before = norms.get(name)
+        if norm is not None and before is not None:
+            # The largest of all micro-batches: a gradient in one proves that there is one.
+            norm = torch.maximum(norm, before)
+        norms[name] = norm
 
     def note_failures(self, rewards: Sequence[WeightedReward], skipped: Mapping[str, str]) -> None:
         """Count, for each reward with `on_error: skip`, the batches and those that it failed on.

@@ -15,7 +15,7 @@ from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import absent_as_nan, bad_slopes, check_samples, checked, ids_at
 from rewardft.policy.reward_gradients import Combine, combined, slope_of_each
 from rewardft.policy.untouched import Untouched, check_plain
-from rewardft.policy.weighted_reward import WeightedReward
+from rewardft.policy.weighted_reward import WeightedReward, only_one
 from rewardft.types import Batch, Rollout, Scores
 
 OnError = Callable[[str, Exception, Rollout, Batch], None]
@@ -53,14 +53,13 @@ def evaluate_rewards(
         }
         # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
-    weights = {r.name: r.weight for r in rewards}
+    only = only_one(rewards) if combine == "sum" else None
     # `total` is 0 where nothing applies; `present` tells these samples from a true 0.
-    present = absent_as_nan(total.detach(), by_name, weights)
+    present = absent_as_nan(total.detach(), by_name, {r.name: r.weight for r in rewards})
     if facts is not None and first:
-        learned = [r.name for r in rewards if r.weight != 0]
-        facts.note_scores(view, by_name, x0 if gradient else None, learned)
-        facts.note_failures(rewards, {name: describe(error) for name, error in skipped.items()})
-        facts.note_averages(rewards, view, batch, by_name)
+        errors = {name: describe(error) for name, error in skipped.items()}
+        # The gradient of a single one is that of the total, which comes next.
+        facts.note_batch(rewards, view, batch, by_name, errors, None if only else x0)
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
     slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
@@ -68,6 +67,8 @@ def evaluate_rewards(
     # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
     if not torch.isfinite(slope).all():
         trace_slope(rewards, rollout, batch, on_error)
+    if facts is not None and first and only:
+        facts.note_total(only, by_name[only.name], slope)
     # Decoding is dear: what the rewards saw is kept for observers, without its graph.
     rollout._decoded = detached(view._decoded)
     values = {name: value.detach() for name, value in by_name.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,3 +18,9 @@ class WeightedReward:
     reward: Callable[[Rollout, Batch], Tensor]
     weight: float = 1.0
     on_error: str = "stop"
+
+
+def only_one(rewards: Sequence[WeightedReward]) -> WeightedReward | None:
+    """The reward that alone has a weight, if there is one."""
+    weighted = [reward for reward in rewards if reward.weight != 0]
+    return weighted[0] if len(weighted) == 1 else None

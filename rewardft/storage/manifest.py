@@ -76,7 +76,8 @@ def git_state() -> dict[str, Any] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     # "# branch.oid COMMIT" and the like, then a line for each file that has changed.
-    headers, changes = [], []
+    headers: list[str] = []
+    changes: list[str] = []
     for line in done.stdout.splitlines():
         (headers if line.startswith("# ") else changes).append(line)
     commit = next((h.split()[2] for h in headers if h.startswith("# branch.oid ")), "(initial)")

@@ -229,6 +229,36 @@ def test_a_nan_out_of_arithmetic_is_told_from_a_masked_one():
     )
 
 
+@pytest.mark.parametrize("combine", ["sum", "normalised"])
+@pytest.mark.parametrize("weights", [(-2.0, 0.0), (-2.0, 0.5)])
+def test_the_audit_has_the_gradient_of_each_reward_without_its_weight(weights, combine):
+    """Of a single one, whose gradient is read off the total, as of one of several."""
+    rewards = [WeightedReward("square", square, weights[0])]
+    rewards.append(WeightedReward("second", second_only, weights[1]))
+    facts = RewardFacts()
+    # In parts: the largest norm counts.
+    for x0 in (X0, X0 / 2):
+        rollout = make_rollout(x0, BATCH)
+        evaluate_rewards(rewards, rollout, BATCH, True, facts, combine=combine)
+    norms = facts.values["reward_gradient_norm"]
+    expected = {"square": (2 * X0).norm()}
+    if weights[1]:
+        expected["second"] = torch.tensor(8.0).sqrt()
+    assert norms.keys() == expected.keys()
+    for name, norm in expected.items():
+        torch.testing.assert_close(norms[name], norm)
+
+
+def test_the_audit_says_nothing_of_a_gradient_where_the_reward_applies_to_nothing():
+    def nowhere(rollout, batch):
+        return torch.where(torch.zeros(3) == 1, total(rollout, batch), float("nan"))
+
+    facts = RewardFacts()
+    rewards = [WeightedReward("square", square, 0.0), WeightedReward("nowhere", nowhere)]
+    evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, True, facts)
+    assert "reward_gradient_norm" not in facts.values
+
+
 def test_the_audit_sees_every_part_of_the_first_step():
     """The range of all parts, the share of clamped values of all parts, and the failures of all of them."""
 
