@@ -28,6 +28,7 @@ class TrainState:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Of this or an older version's checkpoint."""
         self.step = state["step"]
         self.closings = state["closings"]
         self.seconds = state["seconds"]

@@ -41,7 +41,7 @@ class RewardFacts:
         self.note_scores(view, by_name)
         self.note_failures(rewards, skipped)
         self.note_averages(rewards, view, batch, by_name)
-        if x0 is not None and x0.requires_grad:
+        if x0 is not None:
             self.note_slopes(rewards, by_name, x0)
 
     def note_scores(self, view: Rollout, by_name: Mapping[str, Tensor]) -> None:

@@ -46,11 +46,9 @@ def evaluate_rewards(
     first = facts is not None and facts.is_open
     skipped: dict[str, Exception] = {}
     with torch.set_grad_enabled(gradient):
-        untouched = Untouched(rollout.with_x0(x0), batch, whole=first)
-        view = checked(rollout.with_x0(x0), batch, untouched)
-        by_name = {
-            r.name: call_reward(r, view, batch, on_error, skipped, untouched) for r in rewards
-        }
+        guard = Untouched(rollout.with_x0(x0), batch, whole=first)
+        view = checked(rollout.with_x0(x0), batch, guard)
+        by_name = {r.name: call_reward(r, view, batch, on_error, skipped, guard) for r in rewards}
         # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
     only = only_one(rewards) if combine == "sum" else None
@@ -59,7 +57,9 @@ def evaluate_rewards(
     if facts is not None and first:
         errors = {name: describe(error) for name, error in skipped.items()}
         # The gradient of a single one is that of the total, which comes next.
-        facts.note_batch(rewards, view, batch, by_name, errors, None if only else x0)
+        facts.note_batch(
+            rewards, view, batch, by_name, errors, x0 if gradient and not only else None
+        )
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
     slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
