@@ -17,7 +17,16 @@ SLURM = {"--wait", "--job-name", "--array", "--output", "--gres", "--time", "--p
 SLURM |= {"--nodes", "--ntasks-per-node", "--gpus-per-node"}
 LAUNCHERS = {"--nproc_per_node", "--num_processes", "--cpu", "--multi_gpu", "--nnodes"}
 LAUNCHERS |= {"--rdzv_backend", "--rdzv_endpoint", "--rdzv_id"}
-OTHERS = {"--porcelain", "--query-gpu", "--format", "--halo", "--bce_offset", "--tune"}
+OTHERS = {
+    "--porcelain",
+    "--branch",
+    "--no-ahead-behind",
+    "--query-gpu",
+    "--format",
+    "--halo",
+    "--bce_offset",
+    "--tune",
+}
 FOREIGN = SLURM | OTHERS | LAUNCHERS
 PLUGINS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "rewardft"
