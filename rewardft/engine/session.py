@@ -10,15 +10,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rewardft.engine.components import (
+    build_model,
+    build_regularizers,
+    build_rewards,
+    build_samplers,
+)
 from rewardft.engine.footprint import networks_in
 from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation, evaluate
 from rewardft.policy.adapter import attach
-from rewardft.policy.answers import check_trainable, titled
+from rewardft.policy.answers import check_trainable
 from rewardft.policy.compiling import compile_blocks
-from rewardft.policy.context import Context, WeightedRegularizer
+from rewardft.policy.context import Context
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
@@ -26,7 +32,6 @@ from rewardft.policy.policy import Policy
 from rewardft.policy.rewards import OnError
 from rewardft.policy.rollout_weights import is_large
 from rewardft.policy.sharding import kept_whole, shard_base
-from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import Recipe
 
 
@@ -133,7 +138,7 @@ def build_session(
     or measures the KL divergence, or the algorithm asks for one (`needs_reference`).
     """
     algorithm = resolved.algorithm.build()
-    model = resolved.model.build()
+    model = build_model(resolved)
     check_trainable(model)
     # A base that is sharded never lies on one device as a whole, see below.
     sharded = recipe.train.shard and training is not None
@@ -246,49 +251,3 @@ def switch_checkpointing(recipe: Recipe, model: Any) -> None:
             )
         if wanted:
             getattr(model, method)()
-
-
-def build_samplers(recipe: Recipe, resolved: Any, model: Any) -> tuple[Any, Any]:
-    """The sampler of training and that of evaluation, which may be the same."""
-    sampler = build_sampler(resolved.sampler, model, recipe.where("sampler", "use"))
-    if resolved.eval_sampler is None:
-        return sampler, sampler
-    line = recipe.where("evaluate", "sampler", "use")
-    return sampler, build_sampler(resolved.eval_sampler, model, line)
-
-
-def build_sampler(component: Any, model: Any, place: str) -> Any:
-    """A sampler that has seen the model; raises ComponentError when the two do not fit.
-
-    place: of the sampler in the recipe, for the error.
-    """
-    sampler = component.build()
-    try:
-        sampler.setup(model)
-    except Exception as error:
-        if isinstance(error, AttributeError) and error.obj is model:
-            raise ComponentError(
-                f"{place}: {component.entry.title} asks the model for `{error.name}`, and "
-                f"{titled(model)} has none. Give the model one, or take another sampler."
-            ) from error
-        error.add_note(f"while setting up {component.entry.title} ({place}) for the model")
-        raise
-    return sampler
-
-
-def build_regularizers(specs: Any) -> list[WeightedRegularizer]:
-    """Regularizers with their names and weights."""
-    return [WeightedRegularizer(spec.name, part.build(), spec.weight) for spec, part in specs]
-
-
-def build_rewards(specs: Any, device: torch.device) -> list[WeightedReward]:
-    """Rewards ready to score: those that are modules are frozen, in evaluation mode and on the
-    device."""
-    rewards = []
-    for spec, component in specs:
-        reward = component.build()
-        # A reward network must never learn, though the gradient runs through it.
-        if isinstance(reward, nn.Module):
-            reward.requires_grad_(False).eval().to(device)
-        rewards.append(WeightedReward(spec.name, reward, spec.weight, spec.on_error))
-    return rewards
