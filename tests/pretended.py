@@ -11,6 +11,7 @@ Torch calls the interface experimental; it is pinned to the versions that this w
 import collections
 import functools
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -208,6 +209,8 @@ def note_exchange(func, args, tensors, ours, to_device):
 def set_up():
     """Make the device known to torch; once a process."""
     backend_registration._setup_privateuseone_for_python_backend(NAME)
+    # Asked for by autocast, also where that is switched off.
+    getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     # A parameter that moves becomes a new one: the two kinds of tensor cannot share an object.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     library = torch.library.Library("aten", "IMPL")
@@ -275,3 +278,5 @@ def run_jobs(folder):
         except Exception:
             found[name] = {"error": traceback.format_exc(), "steps": []}
     (folder / "found.json").write_text(json.dumps(found))
+    # Not by way of torch's clean-up, which aborts where autograd has made a thread for the device.
+    os._exit(0)
