@@ -64,8 +64,10 @@ def checked(rollout: Rollout, batch: Batch, untouched: Untouched) -> Rollout:
 
     def decode_and_check(x0: Any) -> Any:
         decoded = decode(x0)
-        check_decoded(decoded, len(batch))
-        rows = finite_rows(decoded, len(batch))
+        # The first rows of a batch may be decoded alone, see `averages_over_the_batch`.
+        count = len(x0) if isinstance(x0, Tensor) else len(batch)
+        check_decoded(decoded, count)
+        rows = finite_rows(decoded, count)
         if rows is not None and not bool(rows.all()):
             raise NonFiniteError(
                 "the decoder produced NaN or infinite values from finite samples: "

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -257,6 +258,21 @@ def test_the_audit_says_nothing_of_a_gradient_where_the_reward_applies_to_nothin
     rewards = [WeightedReward("square", square, 0.0), WeightedReward("nowhere", nowhere)]
     evaluate_rewards(rewards, make_rollout(X0, BATCH), BATCH, True, facts)
     assert "reward_gradient_norm" not in facts.values
+
+
+def test_pictures_that_a_reward_finds_alike_are_decoded_in_part_once_more():
+    """To tell a reward that is the same by chance from one that averages over the batch."""
+    lengths = []
+
+    def alike(rollout, batch):
+        lengths.append(len(rollout.decoded))
+        return rollout.decoded.flatten(1).sum(1) * 0 + 1
+
+    facts = RewardFacts()
+    rollout = replace(make_rollout(X0, BATCH), decoder=lambda x0: x0 * 2)
+    evaluate_rewards([WeightedReward("alike", alike)], rollout, BATCH, False, facts)
+    assert lengths == [3, 1]
+    assert "averages_over_the_batch" not in facts.values
 
 
 def test_the_audit_sees_every_part_of_the_first_step():
