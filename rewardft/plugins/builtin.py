@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rewardft.contracts.hookspecs import hookimpl
-from rewardft.plugins.catalog import Catalog, Entry
-from rewardft.plugins.component import check_options
-from rewardft.plugins.manager import BUILTIN
 
 if TYPE_CHECKING:
     from torch import nn, optim
-
-    from rewardft.recipe.recipe import Recipe
 
 Factories = Mapping[str, Callable[..., Any]]
 
@@ -58,36 +52,6 @@ def register_launchers() -> Factories:
     from rewardft.launchers.local import Local
 
     return {"local": Local}
-
-
-@hookimpl
-def check_recipe(recipe: Recipe) -> Iterator[str]:
-    """Steps to learn from that the sampler may not execute: said here, not when the random draw
-    comes to it."""
-    # Only the core's own: a plugin checks its algorithms in a hook of its own.
-    factory = register_algorithms().get(recipe.algorithm.use.casefold())
-    steps = sampler_steps(recipe)
-    if factory is None or steps is None:
-        return
-    entry = Entry("algorithms", recipe.algorithm.use, factory, BUILTIN, None)
-    # An option that is unknown, of another type or out of bounds is reported as such.
-    options, wrong = check_options(Catalog(), entry, recipe.algorithm.options, ("use",))
-    if wrong:
-        return
-    algorithm = factory(**options)
-    if not hasattr(algorithm, "step_problems"):
-        return
-    for key, problem in algorithm.step_problems(steps):
-        yield f"{recipe.where('algorithm', key)}: {entry.title}: {problem}"
-
-
-def sampler_steps(recipe: Recipe) -> int | None:
-    """The sampler's option `steps`, or its default where the sampler is the core's;
-    None when it cannot be known."""
-    factory = register_samplers().get(recipe.sampler.use.casefold())
-    default = inspect.signature(factory).parameters["steps"].default if factory else None
-    steps = recipe.sampler.options.get("steps", default)
-    return steps if isinstance(steps, int) else None
 
 
 @hookimpl(trylast=True)

@@ -7,7 +7,6 @@ plugin, the hook, the file and the fix.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from rewardft.errors import PluginError
 from rewardft.files.surroundings import put_back
+from rewardft.plugins import builtin
 from rewardft.plugins.manager import BUILTIN, Plugins
 from rewardft.plugins.sources import (
     Source,
@@ -65,7 +65,7 @@ def load_usable_plugins(
     """`load_plugins`, but the plugins that cannot be used are left out and their errors
     returned."""
     plugins = Plugins()
-    core = core or importlib.import_module("rewardft.plugins.builtin")
+    core = core or builtin
     plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, _core_version())
     # By place and not by name: the same plugin may be listed under two names.
     places: dict[str, str] = {core.__name__: BUILTIN}

@@ -14,6 +14,7 @@ from rewardft.plugins.component import (
     option_parameters,
     tags_of,
 )
+from rewardft.plugins.manager import BUILTIN
 from rewardft.plugins.resolved import Resolved
 from rewardft.recipe.recipe import Recipe
 from rewardft.recipe.strict_yaml import Keys
@@ -88,6 +89,20 @@ def gradient_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
         f"{recipe.where('train', 'reward_gradients')}: train.reward_gradients: {how!r} takes the "
         f"gradients of several rewards apart, and {why}. Leave it out."
     )
+
+
+def step_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
+    """Steps to learn from that the sampler may not execute: said here, not when the random draw
+    comes to it."""
+    entry, steps = resolved.algorithm.entry, resolved.sampler.all_options.get("steps")
+    # Only the core's own: a plugin checks its algorithms in a hook of its own.
+    if entry.plugin != BUILTIN or not isinstance(steps, int):
+        return
+    algorithm = resolved.algorithm.build()
+    if not hasattr(algorithm, "step_problems"):
+        return
+    for key, problem in algorithm.step_problems(steps):
+        yield f"{recipe.where('algorithm', key)}: {entry.title}: {problem}"
 
 
 def _provides(component: Component) -> frozenset[str]:

@@ -21,6 +21,7 @@ from rewardft.plugins.misfits import (
     gradient_problems,
     provided,
     refusal_problems,
+    step_problems,
     tag_problems,
 )
 from rewardft.plugins.resolved import Resolved
@@ -78,6 +79,7 @@ def _resolve(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, Resolved]:
             *tag_problems(recipe, resolved),
             *refusal_problems(recipe, resolved),
             *gradient_problems(recipe, resolved),
+            *step_problems(recipe, resolved),
         ]
     # Asked even then: plugins object to names and settings, which are there in any case.
     problems += [_located(recipe, text) for text in _objections(recipe, plugins)]

@@ -27,12 +27,12 @@ train: {steps: 1}
 CASES = {
     "early_stop beyond the steps": (
         ["sampler.steps=4"],
-        "r.yaml:9: algorithm 'DRTune': early_stop 8 is more than the sampler's 4 steps. "
+        "r.yaml:9: algorithm 'drtune': early_stop 8 is more than the sampler's 4 steps. "
         "Lower early_stop, or give the sampler more steps.",
     ),
     "too few steps left in the worst draw": (
         ["algorithm.train_steps=5"],
-        "--set algorithm.train_steps=5: algorithm 'DRTune': train_steps is 5, but with early_stop 8 the chain may end "
+        "--set algorithm.train_steps=5: algorithm 'drtune': train_steps is 5, but with early_stop 8 the chain may end "
         "after 3 of 10 steps. Lower train_steps or early_stop, or give the sampler more steps.",
     ),
     "train_steps beyond the steps": (
@@ -47,7 +47,7 @@ CASES = {
     ),
     "the sampler's own steps": (
         ["algorithm.train_steps=51", "algorithm.early_stop=0", "sampler={use: ddpm}"],
-        "--set algorithm.train_steps=51: algorithm 'DRTune': train_steps 51 is more than the sampler's 50 steps. "
+        "--set algorithm.train_steps=51: algorithm 'drtune': train_steps 51 is more than the sampler's 50 steps. "
         "Lower train_steps, or give the sampler more steps.",
     ),
     "no step at all": (

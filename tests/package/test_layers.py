@@ -48,6 +48,19 @@ def test_every_import_contract_is_kept():
     assert "Contracts: 5 kept, 0 broken." in result.stdout
 
 
+def test_no_import_hides_from_the_contracts_behind_a_string():
+    """The contracts see import statements, in functions too, and not `import_module("rewardft...")`."""
+    files = [*CORE, *sorted((ROOT / "plugins").rglob("*.py"))]
+    assert len(files) > 400
+    by_name = re.compile(r"""(import_module|__import__)\(\s*f?["']rewardft""")
+    found = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if by_name.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
 def test_a_broken_contract_is_noticed(tmp_path):
     """A copy of the configuration in which the errors module may import nothing but must come first."""
     text = (ROOT / "pyproject.toml").read_text()
