@@ -100,6 +100,10 @@ class Pretended(torch.Tensor):
             requires_grad=False,
         )
         wrapper.numbers = numbers
+        # A conjugate is a view with a mark that torch heeds above this class alone: below it, an
+        # operation would take the numbers as they lie in memory.
+        torch._C._set_conj(wrapper, numbers.is_conj())
+        torch._C._set_neg(wrapper, numbers.is_neg())
         return wrapper
 
     def __repr__(self):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
@@ -176,3 +177,35 @@ def test_a_tensor_left_on_the_cpu_is_found_with_its_line(tmp_path):
     here = f"{plugin}:{line_of(plugin, 'rollout.decoded')} planted"
     assert f"expected all tensors on one device at {here}" in error
     assert "on pretend:0, (3,) on cpu" in error
+
+
+TURNING = """
+import torch
+from rewardft import hookimpl
+
+
+def turning(rollout, batch):
+    pairs = rollout.decoded.unflatten(-1, (-1, 2)).contiguous()
+    angle = torch.linspace(0, 3, pairs.shape[-2], device=pairs.device)
+    turned = torch.view_as_complex(pairs) * torch.polar(torch.ones_like(angle), angle)
+    return (turned.real - 2 * turned.imag).flatten(1).mean(1)
+
+
+@hookimpl
+def register_rewards():
+    return {"turning": turning}
+"""
+
+
+def test_the_gradient_of_a_rotation_by_complex_numbers_is_the_same(tmp_path):
+    # It multiplies by a conjugate, which is a view with a mark: without it both turn the same way.
+    plugin = tmp_path / "turning.py"
+    plugin.write_text(TURNING)
+    sets = [*SHORT, f"plugins=[toy, {plugin}]", "rewards=[{use: turning}]", "data.batch_size=2"]
+    path = RECIPES / "toy_draft.yaml"
+    found = run_on_the_device(tmp_path, [["turning", str(path), sets]])["turning"]
+    assert found["error"] is None, found["error"]
+    own = run_recipe(path, tmp_path / "cpu", *sets)
+    one, other = weights(own.folder), weights(tmp_path / "turning")
+    assert all(torch.allclose(one[n], other[n], rtol=0, atol=1e-6) for n in one)
+    assert max(float(value.abs().max()) for value in one.values()) > 1e-3
