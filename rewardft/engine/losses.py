@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rewardft.errors import ComponentError
+from rewardft.plugins.component import Component
 from rewardft.policy.context import Context
 from rewardft.policy.untouched import described
 from rewardft.types import Batch, Loss
@@ -16,11 +17,16 @@ MOST_IDLE = 100  # batches in a row without a loss: a run that trains nothing wo
 
 
 class Losses:
-    """An algorithm's losses, checked. title: what messages call it. idle: batches in a row that had
-    none."""
+    """An algorithm's losses, checked. component: the algorithm's, by whose title messages call it.
+    idle: batches in a row that had none."""
 
-    def __init__(self, algorithm: Any, title: str) -> None:
-        self.algorithm, self.title, self.idle = algorithm, title, 0
+    def __init__(self, algorithm: Any, component: Component) -> None:
+        self.algorithm, self.component, self.idle = algorithm, component, 0
+
+    @property
+    def title(self) -> str:
+        """Asked for only by an error: finding the line parses a file."""
+        return self.component.title
 
     def of(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         """Those of a batch. Raises ComponentError for what is no loss, and where there is none in

@@ -64,7 +64,7 @@ class Trainer:
         self.accelerator, self.plugins, self.run = parts.accelerator, parts.plugins, parts.run
         self.stream, self.held_out, self.saver = parts.stream, parts.held_out, parts.saver
         self.grids = parts.grids
-        self.losses = Losses(self.session.algorithm, self.session.resolved.algorithm.title)
+        self.losses = Losses(self.session.algorithm, self.session.resolved.algorithm)
         self.signals = Signals()
         self.stop_reason: str | None = None
         self.taken: list[tuple[int, Batch]] = []

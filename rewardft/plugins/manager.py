@@ -33,8 +33,8 @@ LABELLED = ("register_rewards", "register_regularizers", "register_metrics")
 
 @dataclass(frozen=True)
 class LoadedPlugin:
-    """A registered plugin: name, version (None: it states none), file, the hooks that it
-    implements, the object.
+    """A registered plugin: name, version (None: it states none), file, the object, and what
+    implements which hook, as (hook, function).
 
     sha256: of the sources of a file or folder plugin; None for an installed one.
     """
@@ -42,9 +42,14 @@ class LoadedPlugin:
     name: str
     version: str | None
     file: Path
-    hooks: tuple[str, ...]
+    functions: tuple[tuple[str, Any], ...]
     module: Any
     sha256: str | None = None
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks that it implements, sorted."""
+        return tuple(sorted({hook for hook, _ in self.functions}))
 
 
 class Plugins:
@@ -158,8 +163,8 @@ class Plugins:
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
             raise PluginError(_sentence(source.name, file, str(error))) from error
-        hooks = tuple(sorted({hook for hook, _ in implementations(self.manager, plugin).values()}))
-        loaded = LoadedPlugin(source.name, version, file, hooks, plugin, source.sha256)
+        functions = tuple(implementations(self.manager, plugin).values())
+        loaded = LoadedPlugin(source.name, version, file, functions, plugin, source.sha256)
         self.loaded.append(loaded)
         return loaded
 
@@ -168,7 +173,7 @@ class Plugins:
         return ", ".join(
             f"{plugin.name!r} ({location(function)})"
             for plugin in self.loaded
-            for hook, function in _functions(plugin)
+            for hook, function in plugin.functions
             if hook == hook_name and plugin.name != BUILTIN
         )
 
@@ -212,7 +217,7 @@ def _check_arguments(hook_name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _registration_problems(plugin: LoadedPlugin, hook_name: str, answer: Any) -> list[str]:
-    function = next(f for hook, f in _functions(plugin) if hook == hook_name)
+    function = next(f for hook, f in plugin.functions if hook == hook_name)
     head = f"plugin {plugin.name!r} ({location(function)}): hook {hook_name!r}"
     if not isinstance(answer, Mapping):
         return [f"{head} returned {_kind_of(answer)}; expected a mapping {{name: factory}}."]
@@ -237,11 +242,6 @@ def _registration_problems(plugin: LoadedPlugin, hook_name: str, answer: Any) ->
     return problems + [
         f"{head} registers {name!r} twice; names are case-insensitive." for name in twice
     ]
-
-
-def _functions(plugin: LoadedPlugin) -> list[tuple[str, Any]]:
-    manager = pluggy.PluginManager("rewardft")
-    return list(implementations(manager, plugin.module).values())
 
 
 def _kind_of(value: Any) -> str:

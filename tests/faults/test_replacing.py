@@ -1,6 +1,8 @@
 """Files that libraries write: complete or absent, with the path in the message."""
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import torch
 from rewardft.comparisons.runner import signal_name
 from rewardft.errors import CheckpointError
 from rewardft.evaluation.pictures import write_image
-from rewardft.files.atomic import replacing, write_folder
+from rewardft.files.atomic import replacing, write_folder, write_text
 from rewardft.policy.memory import Memory
 from rewardft.runs.samples import save_tensors
 
@@ -56,6 +58,28 @@ def test_the_copy_that_a_kill_left_aside_is_kept_until_the_new_one_is_whole(tmp_
     assert (aside / "a").read_text() == "1"
     write_folder(path, lambda place: (place / "a").write_text("2"))
     assert (path / "a").read_text() == "2" and not aside.exists()
+
+
+def test_contents_are_on_the_disk_before_they_get_their_name(tmp_path, monkeypatch):
+    """After a power cut there is the old file or the new one, whole."""
+    done = []
+
+    def fsync(handle):
+        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    def renamed(rename):
+        return lambda old, new: (done.append(f"-> {Path(new).name}"), rename(old, new))[1]
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", renamed(os.rename))
+    monkeypatch.setattr(os, "replace", renamed(os.replace))
+    write_text(tmp_path / "a.json", "{}")
+    assert done == [f".a.json.{os.getpid()}.tmp", "-> a.json"]
+    done.clear()
+    write_folder(tmp_path / "step", lambda place: (place / "a").write_text("1"))
+    *contents, folder, name, parent = done
+    assert sorted(contents) == [".rewardft", "a"]
+    assert (folder, name, parent) == (f".step.{os.getpid()}.tmp", "-> step", tmp_path.name)
 
 
 def test_real_time_signals_have_a_number():

@@ -10,11 +10,12 @@ import textwrap
 import pytest
 import torch
 
-from rewardft.plugins.catalog import KINDS, build_catalog
+from rewardft.plugins.catalog import KINDS, Entry, build_catalog
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import load_recipe
+from tests.bench import Bench
 
 STRANGER = '''\
 from rewardft import hookimpl
@@ -53,6 +54,14 @@ def folder(tmp_path):
 
 def reward_text(name):
     return f"from rewardft import hookimpl\n@hookimpl\ndef register_rewards():\n    return {{'{name}': print}}\n"
+
+
+def test_no_source_is_parsed_until_a_message_needs_a_line(folder, monkeypatch):
+    """Which takes longer than all else in opening a recipe."""
+    asked = []
+    monkeypatch.setattr(Entry, "line", property(lambda entry: asked.append(entry.name)))
+    assert Bench(folder).run("train.steps=1").summary["step"] == 1
+    assert asked == []
 
 
 def test_core_comes_first_and_nothing_else_without_being_asked(folder):
