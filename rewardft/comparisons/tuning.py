@@ -20,9 +20,11 @@ from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
 from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
+from rewardft.recipe.budget import Budget, parse_budget
 
 # Of the runs and of their evaluations: no run of the comparison has these.
 SEED, NOISE = 100_000, 4321
+NEARLY = 0.9  # shorter runs than this are called short
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,13 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
         (trial,) = (each for each in trials[variant.name] if each.name == best)
         chosen = [text for text in trial.settings if key_of(text) in keys]
         variants.append(variant.with_settings(*chosen))
-        notes.append(note_of(variant.name, chosen, found, name, search.budget))
+        said = note_of(variant.name, chosen, found, name, search.budget)
+        notes.append(said + at_the_edge(chosen, search))
+    if (share := shortness(request, search, out, steps_taken(trials, seen))) is not None:
+        notes.append(
+            f"The runs of the search were {share:.2g} times as long as the comparison's. The best "
+            "value of short runs, such as a high learning rate, may be too much for long ones."
+        )
     return replace(request, variants=tuple(variants), notes=tuple(notes))
 
 
@@ -140,6 +148,66 @@ def note_of(
         f"({tried}). The search was {len(found)} runs of {budget}: {spent['calls']:,.0f} calls, "
         f"{spent['rewards']:,.0f} rewards, {spent['seconds']:,.0f} s, which are not counted above."
     )
+
+
+def at_the_edge(chosen: Sequence[str], search: Search) -> str:
+    """A sentence on each number that was the highest or the lowest of what was tried."""
+    tried = dict(parse_vary(text) for text in search.keys)
+    said = ""
+    for text in chosen:
+        values = tried[key_of(text)]
+        numbers = [float(v) for v in values if type(v) in (int, float)]
+        if len(numbers) < max(2, len(values)):
+            continue
+        value = float(text.partition("=")[2])
+        if value in (min(numbers), max(numbers)):
+            end = "highest" if value == max(numbers) else "lowest"
+            said += f" {text} was the {end} of them: the best may lie beyond."
+    return said
+
+
+def steps_taken(
+    trials: Mapping[str, Sequence[Variant]], seen: Mapping[str, RunResults]
+) -> dict[str, float]:
+    """The most steps of a run of each variant's search."""
+    runs = {name: [seen[trial.name] for trial in found] for name, found in trials.items()}
+    return {
+        name: max(run.record.axes.get("steps", math.nan) for run in found)
+        for name, found in runs.items()
+    }
+
+
+def shortness(
+    request: Request, search: Search, out: Path, taken: Mapping[str, float]
+) -> float | None:
+    """The length of the search's runs in terms of the comparison's, by the variant where it is
+    least; None where they are as long, or where that is not known before these have run.
+
+    taken: steps in the search, by variant.
+    """
+    wanted, given = parsed(request.budget), parsed(search.budget)
+    if wanted and given and wanted.axis == given.axis:
+        shares = [given.amount / wanted.amount]
+    else:
+        lengths = steps_of(request, out)
+        shares = [taken[name] / steps for name, steps in lengths.items() if name in taken]
+    shares = [share for share in shares if not math.isnan(share)]
+    least = min(shares, default=1.0)
+    return least if least < NEARLY else None
+
+
+def parsed(budget: str | None) -> Budget | None:
+    """None for no budget, and for a number of steps, which is none."""
+    if budget is None or budget.endswith("-steps"):
+        return None
+    return parse_budget(budget)
+
+
+def steps_of(request: Request, out: Path) -> dict[str, int]:
+    """The steps of a run of each variant whose recipe is ended by nothing else."""
+    members = expand(replace(request, seeds=1), out)
+    recipes = {m.variant.name: m.recipe for m in members if m.recipe is not None}
+    return {name: r.train.steps for name, r in recipes.items() if r.train.budget is None}
 
 
 def shown(run: RunResults, name: str) -> str:

@@ -1,13 +1,22 @@
 """`rewardft compare --tune`: the same search for every variant, on other samples than the comparison's."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rewardft.cli import main
-from rewardft.comparisons.sources import Variant, key_of
-from rewardft.comparisons.tuning import NOISE, SEED, Search, trials_of
+from rewardft.comparisons.sources import Request, Variant, key_of
+from rewardft.comparisons.tuning import (
+    NOISE,
+    SEED,
+    Search,
+    at_the_edge,
+    shortness,
+    trials_of,
+)
 from rewardft.contracts.records import load_comparison
 from rewardft.errors import RecipeError
 
@@ -90,10 +99,36 @@ def test_each_variant_runs_with_the_best_of_its_own_search(folder, capsys):
             variant.name not in ("", None) and variant.runs[0].command.count("optimizer.lr=") == 1
         )
         assert best in variant.runs[0].command
+        end = "highest" if best.endswith("=0.1") else "lowest"
+        assert note.endswith(f" {best} was the {end} of them: the best may lie beyond.")
+    # Two steps of 2 samples each, of the recipe's four.
+    (said,) = [note for note in record.notes if note.startswith("The runs of the search")]
+    assert said.startswith("The runs of the search were 0.5 times as long as the comparison's. ")
     # Nothing of it is run twice.
     capsys.readouterr()
     assert main([*words, *given, "--out", "out", "--pictures", "0"]) == 0
     assert ": started" not in capsys.readouterr().err
+
+
+def test_a_search_says_where_its_best_value_is_not_bracketed():
+    search = Search(("optimizer.lr=1e-3,1e-2,1e-1", "train.ema=null,0.9", "seed=7"), "9-steps")
+    assert at_the_edge(["optimizer.lr=0.01", "train.ema=0.9", "seed=7"], search) == ""
+    assert at_the_edge(["optimizer.lr=0.001"], search) == (
+        " optimizer.lr=0.001 was the lowest of them: the best may lie beyond."
+    )
+
+
+def test_a_search_is_short_by_its_budget_or_by_its_steps(folder):
+    request = Request((Variant("a", folder / "recipe.yaml", ()),))
+    search = Search(("optimizer.lr=1e-3,1e-2",), "500-rewards")
+    assert shortness(replace(request, budget="2000-rewards"), search, folder, {}) == 0.25
+    assert shortness(replace(request, budget="500-rewards"), search, folder, {}) is None
+    # The recipe's four steps; what ends by the clock has no known number of them.
+    assert shortness(request, search, folder, {"a": 1.0}) == 0.25
+    assert shortness(request, search, folder, {"a": 4.0}) is None
+    assert shortness(request, search, folder, {"a": math.nan}) is None
+    assert shortness(replace(request, budget="5m"), search, folder, {"a": 1.0}) is None
+    assert shortness(replace(request, budget="2-steps"), search, folder, {"a": 1.0}) == 0.5
 
 
 def test_a_search_without_results_leaves_a_variant_as_it_is(folder, capsys):
