@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, int | None, list[Side]]] = {
     "draft_1": ("draft", 1, [THEIRS, HAND, OURS, THEIRS_BF16, OURS_BF16]),
     "draft_5": ("draft", 5, [THEIRS, HAND, OURS]),
     "draft_all": ("draft", None, [THEIRS, OURS]),
-    "ddpo": ("ddpo", 0, [THEIRS, OURS, OURS_BF16]),
+    "ddpo": ("ddpo", 0, [THEIRS, HAND, OURS, OURS_BF16]),
     "grpo": ("grpo", 0, [FLOW_GRPO, OURS, OURS_ONE]),
 }
 

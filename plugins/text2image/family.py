@@ -49,7 +49,7 @@ class LatentModel:
         cache_mb: host memory for prompt embeddings, in MiB.
         offload_text: keep text encoders in host memory and move them to the device only for prompts
             that are not in the cache.
-        decode_batch: number of images decoded at a time.
+        decode_batch: number of images decoded at a time; None: one on a CPU, else four.
     """
 
     weights: Weights
@@ -64,7 +64,7 @@ class LatentModel:
     negative_prompt: str | None = None
     cache_mb: CountOrZero = 1024
     offload_text: bool = False
-    decode_batch: Count = 4
+    decode_batch: Count | None = None
 
     provides: ClassVar = frozenset({"denoiser"})
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
@@ -74,7 +74,7 @@ class LatentModel:
     patch: ClassVar[int] = 1  # latents are a multiple of it in height and width
 
     def __post_init__(self) -> None:
-        if self.guidance < 0 or self.decode_batch < 1 or self.cache_mb < 0:
+        if self.guidance < 0 or self.decode_batch == 0 or self.cache_mb < 0:
             raise ComponentError(
                 "expected guidance >= 0, decode_batch >= 1 and cache_mb >= 0, got "
                 f"guidance={self.guidance}, decode_batch={self.decode_batch}, "
@@ -175,17 +175,21 @@ class LatentModel:
         # In float32 first: latents beyond the autoencoder's precision would be rounded twice.
         latents = (x0 * self.latent_scale + self.latent_shift).to(self.vae.dtype)
         # The decoder's activations are the largest of all; a few images at a time bound them.
-        parts = [self.vae.decode(part).sample for part in latents.split(self.decode_batch)]
+        parts = [self.vae.decode(part).sample for part in latents.split(self.together)]
         return to_pixels(torch.cat(parts))
+
+    @property
+    def together(self) -> int:
+        """How many images are decoded at a time."""
+        # A CPU is busy with one, and its caches hold more of it.
+        return self.decode_batch or (1 if self.device.type == "cpu" else 4)
 
     def clean(self, batch: Batch) -> Tensor:
         """The latents of `batch["image"]` `(b, 3, height, width)` in [0,
         1]: the mean of the encoder's Gaussian. Differentiable in the images."""
         images = (2 * batch["image"] - 1).to(self.device, self.vae.dtype)
         # The mean: a draw would make the same picture another target each time.
-        parts = [
-            self.vae.encode(part).latent_dist.mode() for part in images.split(self.decode_batch)
-        ]
+        parts = [self.vae.encode(part).latent_dist.mode() for part in images.split(self.together)]
         return (torch.cat(parts).float() - self.latent_shift) / self.latent_scale
 
     def enable_checkpointing(self) -> None:

@@ -88,8 +88,7 @@ class Direct:
             raise ComponentError(f"train_steps must be at least 1, got {self.train_steps}")
         if self.early_stop < 0 or self.resamples < 0:
             raise ComponentError(
-                f"early_stop and resamples must not be negative: {self.early_stop}, "
-                f"{self.resamples}"
+                f"expected early_stop and resamples >= 0: {self.early_stop}, {self.resamples}"
             )
 
     def losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
@@ -103,8 +102,7 @@ class Direct:
         keep = frozenset(range(path.train[0], path.length))
         stop = last if path.live else path.length
         # Not exact: the gradient at states that differ by rounding differs by rounding.
-        plan = Plan(stop, keep, path.estimate, exact=False)
-        rollout = ctx.rollout(batch, plan)
+        rollout = ctx.rollout(batch, Plan(stop, keep, path.estimate, exact=False))
         parts = list(micro_slices(len(batch), ctx.micro_batch))
         for rows in parts:
             part, samples = rollout.select(rows), batch.select(rows)
@@ -245,6 +243,13 @@ class Direct:
     ) -> tuple[Tensor, Tensor]:
         """d(scale * shape(r_i)) / d(x0_i), with nothing else in memory, and which samples have a
         reward `(b,)`: the others take no part."""
+        cuts = micro_slices(len(batch), ctx.score_batch)
+        parts = [self.slope(ctx, rollout.select(rows), batch.select(rows)) for rows in cuts]
+        cotangents, applies = zip(*parts)
+        return torch.cat(cotangents), torch.cat(applies)
+
+    def slope(self, ctx: Context, rollout: Rollout, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same of samples that are decoded together."""
         scores = ctx.score(rollout, batch, gradient=True)
         # d loss / d reward by autograd, so that a new shape needs no derivative written by hand.
         reward = scores.total.detach().requires_grad_(True)

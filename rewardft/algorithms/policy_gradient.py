@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
+from rewardft.algorithms.one_pass import one_pass_applies, roll_out_with_gradients, weighted
 from rewardft.algorithms.surrogates import StepSurrogate, Surrogate
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
@@ -73,17 +73,19 @@ def roll_out(
     one_pass: bool = True,
 ) -> Experience:
     """All steps, every state kept; in one pass with the gradients where that saves calls (see
-    `one_pass_applies`).
+    `one_pass.py`).
 
     one_pass: False for advantages that differ between the steps of a sample. Raises ComponentError
         when no step has a density.
     """
-    if one_pass and one_pass_applies(ctx, batch, schedule):
-        return roll_out_with_gradients(
-            ctx, batch, draw_steps(ctx, known_steps(ctx), schedule), noise
-        )
-    steps = ctx.sampler.steps
-    rollout = ctx.rollout(batch, Plan(stop=steps, keep=frozenset(range(steps))), noise)
+    once = one_pass and schedule.updates == schedule.inner_epochs == 1
+    if once and one_pass_applies(ctx, len(batch)) and (known := known_steps(ctx)):
+        steps = draw_steps(ctx, known, schedule)
+        rollout, gradients, trained = roll_out_with_gradients(ctx, batch, steps, noise)
+        check_steps(ctx, trained)
+        return Experience(rollout, gradients, trained)
+    count = ctx.sampler.steps
+    rollout = ctx.rollout(batch, Plan(stop=count, keep=frozenset(range(count))), noise)
     check_steps(ctx, rollout.log_probs)
     # Noted for the next batches: a one-pass rollout must know the steps before it runs.
     ctx.memory[STEPS_WITH_NOISE] = sorted(rollout.log_probs)
@@ -215,67 +217,6 @@ def record(ctx: Context, loss: Tensor, log_ratio: Tensor) -> None:
     ctx.record("log_ratio_squared", log_ratio.square())
 
 
-def one_pass_applies(ctx: Context, batch: Batch, schedule: Schedule) -> bool:
-    """Whether the replay would only repeat the rollout's calls, so that gradients can be taken
-    while rolling out.
-
-    A batch that feeds one update has ratio 1 throughout: the gradient is sum_i slope_i * grad sum_k
-    log p_ik, and the slopes are known once the rewards are. It pays where replays take one sample
-    at a time anyway. With regularizers each step would need two backward passes instead of one, and
-    adapter dropout makes the replay another policy.
-    """
-    # One sample at a time anyway, so that taking its gradients in turn costs nothing.
-    single = schedule.updates == schedule.inner_epochs == 1 and (ctx.micro_batch or len(batch)) == 1
-    return (
-        single
-        and not ctx.regularizers
-        and not getattr(ctx.adapter, "dropouts", [])
-        and bool(known_steps(ctx))
-    )
-
-
-def roll_out_with_gradients(
-    ctx: Context, batch: Batch, steps: list[int], noise: Noise | None
-) -> Experience:
-    """Run each sample alone, step by step; trained steps are differentiated at once and their graph
-    is dropped.
-
-    Memory: a float32 copy of the trained parameters for each sample of the batch.
-    """
-    # No step at all: only the conditions and the initial noise.
-    whole = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})), noise)
-    parameters = ctx.adapter.parameters
-    size = sum(p.numel() for p in parameters)
-    gradients = torch.zeros(len(batch), size, dtype=ctx.dtype, device=ctx.device)
-    finished, trained = [], set()
-    for i in range(len(batch)):
-        part = whole.select(slice(i, i + 1))
-        for k in range(ctx.sampler.steps):
-            # By `replay`: a rollout never runs with autograd.
-            with torch.set_grad_enabled(k in steps):
-                step = ctx.replay(part, k)
-            if k in steps and step.log_prob is not None:  # a window may hold a deterministic step
-                gradients[i] += flat_gradient(step.log_prob.sum(), parameters)
-                trained.add(k)
-            # One state at a time: nothing is visited twice.
-            part.states = {k + 1: step.next.detach()}
-        finished.append(part.states[ctx.sampler.steps])
-    check_steps(ctx, trained)
-    rollout = ctx.show(whole.with_x0(torch.cat(finished)))
-    return Experience(rollout, gradients, sorted(trained))
-
-
-def flat_gradient(value: Tensor, parameters: list[Parameter]) -> Tensor:
-    """The gradient of a number as one vector `(p,)`; zeros where a parameter has no part in it."""
-    parts = torch.autograd.grad(value, parameters, allow_unused=True)
-    return torch.cat(
-        [
-            torch.zeros_like(p).flatten() if g is None else g.flatten()
-            for g, p in zip(parts, parameters)
-        ]
-    )
-
-
 def weighted_gradients(
     ctx: Context, experience: Experience, advantage: Tensor, surrogate: Surrogate
 ) -> Loss:
@@ -287,7 +228,5 @@ def weighted_gradients(
         # d loss / d log p at ratio 1, for any surrogate.
         (slope,) = torch.autograd.grad(value.sum(), log_prob)
     record(ctx, value.detach(), torch.zeros_like(advantage))
-    total = (slope @ experience.gradients.to(slope)) / (len(advantage) * len(experience.steps))
-    # sum_j theta_j g_j has the gradient g: the engine's backward then adds it like any other.
-    flat = torch.cat([p.flatten() for p in ctx.adapter.parameters])
-    return Loss((flat * total.to(flat)).sum(), step=True)
+    count = len(advantage) * len(experience.steps)
+    return Loss(weighted(ctx, experience.gradients, slope, count), step=True)

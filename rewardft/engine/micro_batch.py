@@ -1,7 +1,8 @@
 """How many samples are replayed and decoded at a time, where a recipe gives no number.
 
-Fewer samples need less memory. They take longer where a device is not busy with them, and on a CPU
-with a large network do not: there one at a time is the default. `auto` measures at the start of a
+Fewer samples need less memory, and take longer where a device is not busy with them. On a CPU with
+a large network two are nearly as quick as a batch, one takes a tenth longer, and pictures are
+decoded quickest one at a time: these are the defaults there. `auto` measures at the start of a
 run: the fewest that take hardly longer each than the quickest number does.
 """
 
@@ -24,11 +25,11 @@ SLOWER = 1.1  # what a sample may take of the time that the quickest number need
 TRIES = 2  # of each number; the first warms up
 
 
-def default_micro_batch(session: Session) -> int | None:
-    """One sample for a large network on a CPU, and no limit otherwise; the same for every run of a
-    recipe on such a device."""
+def default_micro_batch(session: Session) -> tuple[int, int] | tuple[None, None]:
+    """How many samples to replay at a time, and how many to decode with a gradient: no limit, but
+    for a large network on a CPU; the same for every run of a recipe on such a device."""
     on_cpu = session.context.device.type == "cpu"
-    return 1 if on_cpu and is_large(session.model.trainable) else None
+    return (2, 1) if on_cpu and is_large(session.model.trainable) else (None, None)
 
 
 def choose_micro_batch(session: Session, batch: Batch) -> int:

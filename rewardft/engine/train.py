@@ -196,7 +196,7 @@ def settle_micro_batch(job: Job, session: Session, stream: Stream, checkpoint: P
     if checkpoint is not None or isinstance(job.recipe.train.micro_batch, int):
         return
     if job.recipe.train.micro_batch is None:
-        session.context.micro_batch = default_micro_batch(session)
+        session.context.micro_batch, session.context.score_batch = default_micro_batch(session)
         return
     before = stream.state_dict()
     batch = stream.next_batch(job.recipe.data.batch_size).to(job.accelerator.device)

@@ -53,6 +53,7 @@ class Context:
     reward_evaluations: samples that have been scored so far.
     penalized: whether the algorithm has applied the regularizers, see `penalty`.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
+    score_batch: how many decoding takes where its gradient is asked for, if fewer.
     forget:     makes the optimizer begin anew for entries of a trained tensor, by a mask.
     gathered:   around a rollout, for a base that is spread over processes, see `sharding.py`.
     reward_gradients: what becomes of the gradients of several rewards, see `reward_gradients.py`.
@@ -66,6 +67,7 @@ class Context:
     seed: int = 0
     step: int = 0
     micro_batch: int | None = None
+    score_batch: int | None = None
     reward_gradients: Combine = "sum"
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -258,14 +260,7 @@ class Context:
     @property
     def cost(self) -> dict[str, int]:
         """What has been called so far, by the names in the logs."""
-        policy = self.policy
-        return {
-            "denoiser_forwards": policy.forwards,
-            "denoiser_backwards": policy.backwards,
-            "denoiser_forward_samples": policy.forward_samples,
-            "denoiser_backward_samples": policy.backward_samples,
-            "reward_evaluations": self.reward_evaluations,
-        }
+        return self.policy.cost | {"reward_evaluations": self.reward_evaluations}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -274,20 +269,17 @@ class Context:
             "memory": self.memory.state_dict(),
             "cost": self.cost,
             "micro_batch": self.micro_batch,
+            "score_batch": self.score_batch,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the memory, the counters and the micro-batch of a checkpoint."""
         self.micro_batch = state.get("micro_batch", self.micro_batch)
+        self.score_batch = state.get("score_batch")
         self.memory.load_state_dict(state["memory"])
         # Budgets and curves over calls go on from what the run has spent in all.
-        policy, cost = self.policy, state["cost"]
-        policy.forwards, policy.backwards = cost["denoiser_forwards"], cost["denoiser_backwards"]
-        policy.forward_samples, policy.backward_samples = (
-            cost["denoiser_forward_samples"],
-            cost["denoiser_backward_samples"],
-        )
-        self.reward_evaluations = cost["reward_evaluations"]
+        self.policy.set_cost(state["cost"])
+        self.reward_evaluations = state["cost"]["reward_evaluations"]
 
     def take_records(self) -> dict[str, Tensor]:
         """(sum, count) `(2,)` since the last call, still on the device; NaN (not applicable) is

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.policy.rollout_weights import foldable, sums, swapped
+from rewardft.policy.sample_gradients import SampleGradients
 from rewardft.policy.weights import copy_state, to_cpu
 
 if TYPE_CHECKING:
@@ -129,6 +130,18 @@ class Lora:
     def _switch_off(self, states: list[bool]) -> None:
         for layer, off in zip(self.layers, states):
             layer._disable_adapters = off
+
+    def sample_gradients(self, count: int) -> SampleGradients | None:
+        """What takes the gradients of `count` samples in one backward pass; None where a layer is
+        no linear map, or a compiled block would not see its hooks."""
+        pairs = [(layer.lora_A["default"], layer.lora_B["default"]) for layer in self.layers]
+        maps = [part for pair in pairs for part in pair]
+        plain = all(type(part) is nn.Linear for part in maps)
+        compiled = any(m._compiled_call_impl is not None for m in self.module.modules())
+        # A bias, or an embedding's matrices, are parameters of no such map.
+        if not plain or compiled or {id(m.weight) for m in maps} != set(map(id, self.parameters)):
+            return None
+        return SampleGradients(pairs, self.parameters, count)
 
     def train_mode(self, on: bool) -> None:
         """Adapter dropout is active in replays alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,17 @@ from torch import Tensor
 
 from rewardft.policy.answers import check_output
 from rewardft.policy.cpu_kernels import quick_backward
+from rewardft.policy.lean_decoding import LeanDecoding
+from rewardft.policy.rollout_weights import is_large
 from rewardft.types import Plan
+
+# By their names in the logs.
+COUNTERS = {
+    "denoiser_forwards": "forwards",
+    "denoiser_backwards": "backwards",
+    "denoiser_forward_samples": "forward_samples",
+    "denoiser_backward_samples": "backward_samples",
+}
 
 
 class Policy:
@@ -35,6 +45,16 @@ class Policy:
     def __getattr__(self, name: str) -> Any:
         # Whatever is not counted (scheduler, sample_shape) is the model's own.
         return getattr(self.model, name)
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """The counts, by the names in the logs."""
+        return {name: getattr(self, counter) for name, counter in COUNTERS.items()}
+
+    def set_cost(self, cost: Mapping[str, int]) -> None:
+        """Count on from `cost`."""
+        for name, counter in COUNTERS.items():
+            setattr(self, counter, cost[name])
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
@@ -70,11 +90,16 @@ class Policy:
 
     def decode(self, x0: Any) -> Any:
         """The model's own, without autocast: an autoencoder has a precision of its own."""
-        if self.precision is None:
-            return self.model.decode(x0)
         # Nothing compares decoded samples to the last bit.
-        with self._kernels(next(self.model.trainable.parameters()).device, rounds=True):
+        kernels = self._kernels(next(self.model.trainable.parameters()).device, rounds=True)
+        with kernels, LeanDecoding() if self._is_lean else nullcontext():
             return self.model.decode(x0)
+
+    @property
+    def _is_lean(self) -> bool:
+        """Whether a decoder's graph is worth the work that keeps it small."""
+        differentiated = torch.is_grad_enabled() and not self.checkpointed
+        return differentiated and is_large(self.model.trainable)
 
     def _kernels(self, device: torch.device, rounds: bool) -> AbstractContextManager[Any]:
         """What is around a call: the operations that are quick to differentiate."""

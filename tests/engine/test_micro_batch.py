@@ -10,7 +10,7 @@ from rewardft.engine import micro_batch
 from rewardft.engine.session import build_session, lay_out
 from rewardft.errors import ComponentError, RecipeError
 from rewardft.plugins.resolve import open_recipe
-from rewardft.policy import rollout_weights
+from rewardft.policy import context, rollout_weights
 from rewardft.policy.batches import Stream
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import run_recipe
@@ -143,20 +143,31 @@ def test_a_real_measurement_is_written_down(path, tmp_path):
     assert run.column("gradient_norm") == pytest.approx(whole.column("gradient_norm"), rel=1e-4)
 
 
-def test_one_at_a_time_is_the_default_of_a_large_network_on_a_cpu(path, tmp_path, monkeypatch):
+def test_two_at_a_time_are_the_default_of_a_large_network_on_a_cpu(path, tmp_path, monkeypatch):
+    """Decoded one by one, where their gradient is asked for."""
     session, _ = opened(path)
-    assert micro_batch.default_micro_batch(session) is None
+    assert micro_batch.default_micro_batch(session) == (None, None)
     monkeypatch.setattr(rollout_weights, "LARGE", 0)
-    assert micro_batch.default_micro_batch(session) == 1
+    assert micro_batch.default_micro_batch(session) == (2, 1)
     on_gpu = replace(session, context=replace(session.context, device=torch.device("cuda")))
-    assert micro_batch.default_micro_batch(on_gpu) is None
+    assert micro_batch.default_micro_batch(on_gpu) == (None, None)
+    sizes, evaluate = [], context.evaluate_rewards
+
+    def note(rewards, rollout, batch, gradient, *others):
+        sizes.extend([len(batch)] if gradient else [])
+        return evaluate(rewards, rollout, batch, gradient, *others)
+
+    monkeypatch.setattr(context, "evaluate_rewards", note)
     sets = ["data.batch_size=4", "save.every=1"]
     run = run_recipe(path, tmp_path / "run", *sets, "train.steps=2")
-    assert json.loads((run.folder / "manifest.json").read_text())["micro_batch"] == 1
-    one = run_recipe(path, tmp_path / "one", *sets, "train.micro_batch=1", "train.steps=2")
-    assert run.column("gradient_norm") == one.column("gradient_norm")
+    assert json.loads((run.folder / "manifest.json").read_text())["micro_batch"] == 2
+    assert set(sizes) == {1}
+    sizes.clear()
     two = run_recipe(path, tmp_path / "two", *sets, "train.micro_batch=2", "train.steps=2")
     assert json.loads((two.folder / "manifest.json").read_text())["micro_batch"] == 2
+    assert set(sizes) == {2}
+    assert run.column("gradient_norm") == pytest.approx(two.column("gradient_norm"), rel=1e-5)
+    assert run.column("reward") == pytest.approx(two.column("reward"), rel=1e-5)
 
 
 def test_a_large_network_on_a_cpu_has_its_channels_last(path, monkeypatch):

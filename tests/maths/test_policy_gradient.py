@@ -13,7 +13,9 @@ from rewardft.algorithms.advantages import group_advantages, prompt_advantages, 
 from rewardft.algorithms.policy_gradient import Schedule, draw_steps, learn, roll_out
 from rewardft.algorithms.surrogates import clipped_ratio_loss, score_function_loss
 from rewardft.errors import ComponentError
+from rewardft.policy import rollout_weights
 from rewardft.samplers.ddim import DDIM
+from rewardft.testing.tiny import TinyModel
 from tests.maths.test_direct_gradients import (
     T,
     make_context,
@@ -22,6 +24,7 @@ from tests.maths.test_direct_gradients import (
     run_backward,
     take_gradients,
 )
+from tests.policy.test_sample_gradients import side_by_side
 
 CLIP = 1e-4
 importance = partial(clipped_ratio_loss, clip=CLIP)
@@ -293,6 +296,61 @@ def test_one_pass_equals_two(surrogate, fraction):
     assert torch.allclose(
         experience.rollout.x0, roll_out(plain, batch, Schedule()).rollout.x0, atol=1e-12
     )
+
+
+def one_pass_gradients(ctx, batch, advantage):
+    """The gradients of a batch, and whether they were taken in one pass."""
+    ctx.rng = random.Random(11)
+    experience = roll_out(ctx, batch, Schedule())
+    list(run_backward(learn(ctx, experience, advantage, importance, Schedule())))
+    return take_gradients(ctx), experience.gradients is not None
+
+
+@pytest.mark.parametrize("guidance_gradient", ["inside", "outside"])
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_a_large_network_takes_several_samples_in_one_pass(
+    monkeypatch, micro_batch, guidance_gradient
+):
+    """Of five samples, two at a time leave one alone. The first call of each size is differentiated
+    once more, to see whose rows are whose."""
+    batch, advantage = make_test_batch(5), torch.tensor([0.7, -1.3, 0.4, 2.0, -0.2]).double()
+    how = {"guidance": 2.0, "guidance_gradient": guidance_gradient}
+    two, once = one_pass_gradients(make_context(DDIM(T, eta=1.0), **how), batch, advantage)
+    assert not once
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    ctx = make_context(DDIM(T, eta=1.0), micro_batch=micro_batch, **how)
+    got, once = one_pass_gradients(ctx, batch, advantage)
+    assert once and relative_error(got, two) < 1e-10
+    calls = 1 if micro_batch is None else 3
+    assert (ctx.policy.forwards, ctx.policy.backwards) == (calls * T, calls * (T - 1) + 1)
+    key = "policy_gradient/rows_of_5" if micro_batch is None else "policy_gradient/rows_of_2"
+    assert ctx.memory[key] is True
+    got, once = one_pass_gradients(ctx, batch, advantage)
+    assert once and relative_error(got, two) < 1e-10
+    assert ctx.policy.backwards == 2 * calls * (T - 1) + 1
+
+
+def test_a_model_with_its_rows_in_another_order_takes_two_passes_later(monkeypatch):
+    """The first batch is right as well: it takes a backward pass for each sample."""
+    batch, advantage = make_test_batch(3), torch.tensor([0.7, -1.3, 0.4]).double()
+    two, _ = one_pass_gradients(make_context(DDIM(T, eta=1.0), guidance=2.0), batch, advantage)
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    monkeypatch.setattr(TinyModel, "denoise", side_by_side)
+    ctx = make_context(DDIM(T, eta=1.0), guidance=2.0)
+    got, once = one_pass_gradients(ctx, batch, advantage)
+    assert once and relative_error(got, two) < 1e-10
+    assert ctx.memory["policy_gradient/rows_of_3"] is False
+    got, once = one_pass_gradients(ctx, batch, advantage)
+    assert not once and relative_error(got, two) < 1e-10
+
+
+def test_several_samples_of_a_checkpointed_network_take_two_passes(monkeypatch):
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    ctx, batch = make_context(DDIM(T, eta=1.0)), make_test_batch(2)
+    ctx.policy.checkpointed = True
+    assert roll_out(ctx, batch, Schedule()).gradients is None
+    ctx.micro_batch = 1
+    assert roll_out(ctx, batch, Schedule()).gradients is not None
 
 
 def test_one_pass_takes_no_call_twice():

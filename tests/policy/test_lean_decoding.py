@@ -1,0 +1,99 @@
+"""A decoder's gradient with less of its graph in memory: the same bits, of a real autoencoder."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+
+from rewardft.policy import rollout_weights
+from rewardft.policy.lean_decoding import LeanDecoding
+from rewardft.policy.policy import Policy
+from rewardft.testing.tiny import TinyModel
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+    return vae.requires_grad_(False).eval()
+
+
+def differentiated(decode, dtype=torch.float32):
+    """Pictures, their gradient, and the bytes that wait for it."""
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    z.requires_grad_(True)
+    kept = {}
+
+    def keep(tensor):
+        if tensor.grad_fn is not None:  # no weight
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        pictures = decode(z)
+    (slope,) = torch.autograd.grad(pictures.square().sum(), z)
+    return pictures, slope, sum(kept.values())
+
+
+def test_the_gradient_is_the_same_and_waits_in_half_of_the_memory(autoencoder):
+    plain = differentiated(lambda z: autoencoder.decode(z).sample)
+
+    def lean(z):
+        with LeanDecoding():
+            return autoencoder.decode(z).sample
+
+    got = differentiated(lean)
+    assert torch.equal(got[0], plain[0]) and torch.equal(got[1], plain[1])
+    assert plain[1].abs().sum() > 0 and got[2] < 0.5 * plain[2]
+
+
+def test_what_learns_or_is_not_differentiated_is_left_alone():
+    layers = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 4, 3, padding=1))
+    x = torch.randn(1, 4, 8, 8)
+
+    def names():
+        with LeanDecoding():
+            node, found = layers(x).grad_fn, []
+        while node is not None:
+            found.append(type(node).__name__)
+            node = node.next_functions[0][0] if node.next_functions else None
+        return found
+
+    learning = ["ConvolutionBackward0", "SiluBackward0", "NativeGroupNormBackward0"]
+    assert names()[:3] == learning
+    layers.requires_grad_(False)
+    assert names() == []
+    x.requires_grad_(True)
+    lean = ["FrozenConvolutionBackward", "SiluOfNormedBackward", "NativeGroupNormBackward0"]
+    assert names()[:3] == lean
+    layers[0].requires_grad_(True)
+    assert names()[:3] == [lean[0], *learning[1:]]
+
+
+@pytest.mark.parametrize("settings", [{"padding": "same"}, {"stride": 2, "dilation": 2}])
+def test_convolutions_of_any_settings(settings):
+    layer = nn.Conv2d(4, 8, 3, groups=2, **settings).requires_grad_(False)
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    plain = layer(x)
+    with LeanDecoding():
+        lean = layer(x)
+    (one,), (other,) = (torch.autograd.grad(y.square().sum(), x) for y in (plain, lean))
+    assert torch.equal(plain, lean) and torch.equal(one, other)
+
+
+def test_policies_of_large_networks_decode_so(autoencoder, monkeypatch):
+    model = TinyModel()
+    model.decode = lambda z: autoencoder.decode(z).sample
+    plain = differentiated(Policy(model).decode)
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    lean = differentiated(Policy(model).decode)
+    assert torch.equal(lean[1], plain[1]) and lean[2] < 0.5 * plain[2]
+    # A checkpointed block would compute other nodes the second time.
+    again = differentiated(Policy(model, checkpointed=True).decode)
+    assert again[2] == plain[2]
