@@ -10,6 +10,7 @@ from typing import Any
 from rewardft.files.json_text import is_whole
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.strict_yaml import Keys
+from rewardft.recipe.yaml_syntax import DEEPEST
 
 
 @dataclass
@@ -72,14 +73,12 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
     if not is_whole(path):
         return [f"{here}the key has characters that text cannot hold."]
     keys = tuple(_key(word) for word in path.strip().split("."))
-    if len(keys) > strict_yaml.DEEPEST:
-        return [
-            f"{here}a key of {len(keys):,} parts; a recipe is at most {strict_yaml.DEEPEST} deep."
-        ]
+    if len(keys) > DEEPEST:
+        return [f"{here}a key of {len(keys):,} parts; a recipe is at most {DEEPEST} deep."]
     # As in the file, so that `1e-4` is a number here too.
     document = strict_yaml.parse(value)
     if document.problems:
-        return [here + problem.message for problem in document.problems]
+        return [here + problem.message + _cut(problem.message) for problem in document.problems]
     # The last one could win, but two values for one key are more likely a slip.
     if keys in origin.overrides:
         other = shortened(origin.overrides[keys])
@@ -94,6 +93,13 @@ def apply_override(data: dict[str, Any], text: str, origin: Origin) -> list[str]
         return [here + error]
     origin.overrides[keys] = text
     return []
+
+
+def _cut(message: str) -> str:
+    """What to do about a value that ends too early: a shell cuts it at a blank."""
+    if not message.endswith("not closed before the end."):
+        return ""
+    return " Has the shell cut it at a blank? Put the whole in quotes: --set 'KEY=VALUE'."
 
 
 def shortened(text: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
+from rewardft.recipe.yaml_syntax import DEEPEST, Problem, TooDeep, syntax_problem
+
 Keys = tuple[str | int, ...]
 
-# Levels of nesting: far more than a recipe has, far fewer than Python's recursion bears.
-DEEPEST = 50
 LONGEST = 100_000  # characters, read in a second or two; the longest shipped recipe has 1,849
 LARGEST_INT = 2**63 - 1
 
@@ -38,15 +38,6 @@ _RESOLVERS = (
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with the text. `line` counts from 1; None when the text as a whole is
-    meant."""
-
-    line: int | None
-    message: str
-
-
 @dataclass
 class Document:
     """Parsed YAML. `lines[("rewards", 0, "weight")]` is the line of that key or list item, counting
@@ -55,10 +46,6 @@ class Document:
     data: Any = None
     lines: dict[Keys, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-
-
-class _TooDeep(yaml.MarkedYAMLError):
-    """Brackets within brackets, far beyond what any recipe needs."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -101,7 +88,7 @@ class _StrictLoader(yaml.SafeLoader):
         event.anchor = event.tag = None
         if self.depth == DEEPEST:
             # Before Python's recursion limit, which would end the program in the middle of PyYAML.
-            raise _TooDeep(problem_mark=mark)
+            raise TooDeep(problem_mark=mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -138,7 +125,7 @@ def parse(text: str) -> Document:
         loader = _StrictLoader(text)
         node = loader.get_single_node()
     except yaml.YAMLError as error:
-        document.problems.append(_syntax_problem(error, text))
+        document.problems.append(syntax_problem(error, text))
         return document
     document.problems += loader.problems
     if node is not None:
@@ -149,32 +136,6 @@ def parse(text: str) -> Document:
 def dump(data: Any) -> str:
     """Write `data` so that `parse` reads back the same values. Keys keep their order."""
     return yaml.dump(data, Dumper=_StrictDumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
-    if isinstance(error, yaml.reader.ReaderError):
-        line = text[: error.position].count("\n") + 1
-        return Problem(line, f"not YAML: the character {chr(error.character)!r} is not allowed.")
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    at = mark.line + 1 if mark else None
-    if isinstance(error, _TooDeep):
-        return Problem(at, f"nested more than {DEEPEST} levels deep; a recipe needs a handful.")
-    # PyYAML's words, with the commonest slips in plainer ones.
-    what = getattr(error, "problem", None) or str(error)
-    if "could not find expected ':'" in what:
-        context = getattr(error, "context_mark", None)
-        at = context.line + 1 if context else at
-        return Problem(at, "expected `key: value`, with a space after the colon.")
-    if "mapping values are not allowed" in what:
-        why = "is a space missing after a colon, here or on the line before?"
-        return Problem(at, f"a `key: value` cannot begin here; {why}")
-    if "'\\t'" in what:
-        return Problem(at, "a tab character cannot be used here; indent with spaces.")
-    if "document" in what:
-        return Problem(
-            at, "a second document starts here; one file holds one recipe: remove the '---'."
-        )
-    return Problem(at, f"not YAML: {what}.")
 
 
 def _build(node: yaml.Node, keys: Keys, document: Document) -> Any:

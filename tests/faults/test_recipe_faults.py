@@ -263,7 +263,15 @@ WHOLE_FILES = {
     ),
     "unclosed bracket": (
         "model: {use: tiny\nsampler: {use: ddim}\n",
-        "r.yaml:2: not YAML: expected ',' or '}', but got ':'.",
+        "r.yaml:2: expected ',' or '}': the '{' of line 1 is not closed.",
+    ),
+    "unclosed bracket at the end": (
+        BASE + "save: {every: 3\n\n\n",
+        "r.yaml:7: the '{' is not closed before the end.",
+    ),
+    "missing comma": (
+        BASE + "save: {every: 3 keep: 2}\n",
+        "r.yaml:7: expected ',' or '}': is a comma missing, or the '{' not closed?",
     ),
     "two documents": (
         BASE + "---\n" + BASE,
@@ -366,7 +374,17 @@ OVERRIDES = {
     ),
     "bad YAML": (
         "seed=[1",
-        "--set seed=[1: not YAML: expected ',' or ']', but got '<stream end>'.",
+        "--set seed=[1: the '[' is not closed before the end. Has the shell cut it at a blank? Put the whole in quotes: "
+        "--set 'KEY=VALUE'.",
+    ),
+    "cut by a shell": (
+        "rewards=[{use:",
+        "--set rewards=[{use:: a '[' or '{' is not closed before the end. Has the shell cut it at a blank? Put the "
+        "whole in quotes: --set 'KEY=VALUE'.",
+    ),
+    "brackets crossed": (
+        "seed=[}",
+        "--set seed=[}: expected a value, got '}'.",
     ),
     "nested without end": (
         "seed=" + "[" * 3000,
