@@ -9,13 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-from torch import Tensor
-
 from rewardft.errors import CheckpointError
 from rewardft.files.json_text import read_object
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.lora import Lora
+from rewardft.policy.pipeline_lora import pipeline_file, read_pipeline_lora
+from rewardft.policy.weights import read_weights
 
 if TYPE_CHECKING:
     from rewardft.recipe.recipe import AdapterSpec
@@ -35,6 +34,8 @@ def attach(model: Any, spec: AdapterSpec, seed: int, keep_reference: bool) -> Lo
 def start_from(adapter: Lora | FullFineTuning, folder: Path, spec: AdapterSpec) -> None:
     """Load the weights that `adapter.init` names. Raises CheckpointError for a folder that holds
     none, or those of another rank, strength, place or model."""
+    if isinstance(adapter, Lora) and (file := pipeline_file(folder)) is not None:
+        return adapter.load_state_dict(read_pipeline_lora(file, adapter), str(file))
     if not folder.is_dir():
         raise CheckpointError(
             f"adapter.init: no folder at {str(folder)!r}. Expected one with trained weights, such "
@@ -66,16 +67,3 @@ def load_adapter(adapter: Lora | FullFineTuning, folder: Path) -> None:
     name = "adapter_model.safetensors" if isinstance(adapter, Lora) else "model.safetensors"
     path = folder / name
     adapter.load_state_dict(read_weights(path), str(path))
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such file; expected the weights that a run of this recipe saved"
-        )
-    try:
-        return load_file(path)
-    # safetensors has error types of its own, and damaged headers raise others.
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error

@@ -1,10 +1,12 @@
-"""Tensors of trained weights by name: copies for a file, and back with every misfit named."""
+"""Tensors of trained weights by name: from and for a file, and back with every misfit named."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rewardft.errors import CheckpointError
@@ -46,3 +48,16 @@ def fault(own: Tensor, value: Tensor) -> str:
         return f"expected numbers of {own.dtype}, got {value.dtype}"
     bad = int((~torch.isfinite(value)).sum()) if value.is_floating_point() else 0
     return f"{bad:,} of its {value.numel():,} numbers are NaN or infinite" if bad else ""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weight file. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; expected the weights that a run of this recipe saved"
+        )
+    try:
+        return load_file(path)
+    # safetensors has error types of its own, and damaged headers raise others.
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error

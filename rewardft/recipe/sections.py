@@ -86,7 +86,8 @@ class AdapterSpec(Section):
     """What is trained: a low-rank adapter, or every weight of `model.trainable`.
 
     `alpha` defaults to `rank`. `init`: a folder with trained weights of the same kind to start
-    from, such as `adapter/` of a run; the reference stays the base model.
+    from, such as `adapter/` of a run, or a LoRA of diffusers' pipelines; the reference stays the
+    base model.
     """
 
     kind: Literal["lora", "full"] = "lora"

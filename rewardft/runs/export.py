@@ -18,10 +18,10 @@ from rewardft.errors import CheckpointError, ComponentError, did_you_mean
 from rewardft.files.atomic import make_folder, write_bytes, write_folder
 from rewardft.files.paths import file_name, given_folder, local_path
 from rewardft.files.surroundings import put_back
-from rewardft.policy.adapter import load_adapter, read_weights
+from rewardft.policy.adapter import load_adapter
 from rewardft.policy.layouts import kohya_state, merged_state
 from rewardft.policy.lora import PIPELINE_FILE, Lora, pipeline_state
-from rewardft.policy.weights import to_cpu
+from rewardft.policy.weights import read_weights, to_cpu
 from rewardft.runs.model_card import model_card
 from rewardft.runs.open import load_trained, open_run, step_of_trained
 

@@ -16,7 +16,7 @@ from rewardft.engine.held_out import trained_values
 from rewardft.engine.session import Session, build_session, run_evaluation
 from rewardft.engine.summary import RunSummary
 from rewardft.engine.train import train
-from rewardft.errors import CheckpointError, RecipeError
+from rewardft.errors import CheckpointError, RecipeError, did_you_mean
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
 from rewardft.files.atomic import write_text
@@ -50,10 +50,18 @@ def recipe_of_run(folder: Path) -> Path:
     """The recipe in a run folder. Raises CheckpointError for what is none."""
     path = folder / "recipe.yaml"
     if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it"
-        )
+        raise CheckpointError(no_run(folder, "a recipe.yaml"))
     return path
+
+
+def no_run(folder: Path, missing: str) -> str:
+    """The message for what is no run folder, for want of the file `missing`."""
+    if folder.is_file():
+        return f"{folder}: expected a run folder, got a file; `rewardft run` makes runs of recipes"
+    if not folder.exists():
+        beside = [one.parent.name for one in folder.parent.glob("*/recipe.yaml")]
+        return f"{folder}: there is no such folder.{did_you_mean(folder.name, beside)}"
+    return f"{folder}: not a run folder; expected {missing} in it, as `rewardft run` writes it"
 
 
 def open_run(folder: Path, overrides: Sequence[str] = ()) -> Session:

@@ -15,11 +15,11 @@ from rewardft.errors import CheckpointError, RewardftError
 from rewardft.files.atomic import check_own, write_folder
 from rewardft.files.json_text import encode, read_object
 from rewardft.files.paths import given_folder
-from rewardft.policy.adapter import read_weights
 from rewardft.policy.lora import PEFT_PREFIX, PIPELINE_FILE, write_lora
 from rewardft.policy.merge import IN, State, merge_full, merge_lora
+from rewardft.policy.weights import read_weights
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.runs.open import step_of_trained
+from rewardft.runs.open import recipe_of_run, step_of_trained
 from rewardft.storage.checkpoint import as_disk_error, latest_checkpoint, step_of
 
 MARK = "soup.json"
@@ -66,7 +66,7 @@ def soup(
     """
     folders = [given_folder(run) for run in runs]
     shares = checked_weights(len(folders), weights)
-    recipes = [recipe_of(folder) for folder in folders]
+    recipes = [load_recipe(recipe_of_run(folder)) for folder in folders]
     check_models(folders, recipes)
     # Before the work: what cannot be written need not be merged.
     target = new_folder(out)
@@ -135,16 +135,6 @@ def checked_weights(count: int, weights: Sequence[float] | None) -> list[float]:
             f"{', '.join(f'{w:g}' for w in weights) or 'none'}"
         )
     return list(weights)
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """Raises CheckpointError for a folder without one."""
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder}: not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it"
-        )
-    return load_recipe(path)
 
 
 def check_models(folders: Sequence[Path], recipes: Sequence[Recipe]) -> None:

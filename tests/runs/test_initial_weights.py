@@ -173,3 +173,87 @@ def test_a_resumed_run_is_compared_with_what_it_started_from(run_recipe, kind, e
     name = WEIGHTS if kind == "lora" else "model.safetensors"
     one, other = (load_file(run.folder / "adapter" / name) for run in (whole, resumed))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+PART = """\
+from rewardft import hookimpl
+from rewardft.testing.tiny import TinyModel
+
+
+class Part(TinyModel):
+    pipeline_part = "unet"
+
+
+@hookimpl
+def register_models():
+    return {"part": Part}
+"""
+
+
+@pytest.fixture
+def in_pipeline(run_recipe):
+    """Trained at alpha / rank = 2, which a file for pipelines has in its B matrices."""
+    (run_recipe.folder / "part.py").write_text(PART)
+    text = RECIPE.replace("[toy]", "[toy, ./part.py]").replace("{use: toy,", "{use: part,")
+    shutil.copytree(run_recipe(text, "adapter.alpha=4").folder, run_recipe.folder / "first")
+    return text, run_recipe.folder / "first" / "adapter"
+
+
+def test_a_lora_of_a_pipeline_starts_with_its_strength(run_recipe, in_pipeline):
+    text, folder = in_pipeline
+    file = folder.parent / "published.safetensors"
+    (folder / "pytorch_lora_weights.safetensors").rename(file)
+    still = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    run = start(run_recipe, file, *still, text=text)  # alpha / rank = 1
+    before, after = (load_file(f / WEIGHTS) for f in (folder, run.folder / "adapter"))
+    for name in (name for name in before if ".lora_A." in name):
+        other = name.replace("lora_A", "lora_B")
+        assert before[other].any()
+        torch.testing.assert_close(
+            after[other] @ after[name], 2 * before[other] @ before[name], rtol=1e-6, atol=0
+        )
+    assert str(file) in json.loads((run.folder / "manifest.json").read_text())["data"]
+
+
+def test_the_strength_in_a_pipelines_metadata_counts(run_recipe, in_pipeline):
+    text, folder = in_pipeline
+    file = folder / "pytorch_lora_weights.safetensors"
+    state = {
+        key.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): value
+        for key, value in load_file(file).items()
+    }
+    facts = json.dumps({"unet.r": 2, "unet.lora_alpha": 6})
+    save_file(state, file, metadata={"lora_adapter_metadata": facts})
+    (folder / "adapter_config.json").unlink()  # else peft's layout is read
+    still = ("optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    run = start(run_recipe, folder, *still, text=text)
+    after = load_file(run.folder / "adapter" / "pytorch_lora_weights.safetensors")
+    for key, value in load_file(file).items():
+        now = after[key.replace("lora.down", "lora_A").replace("lora.up", "lora_B")]
+        torch.testing.assert_close(now, value * (3 if "lora.up" in key else 1), rtol=1e-6, atol=0)
+
+
+def test_a_lora_of_another_part_rank_or_layout_is_refused(run_recipe, in_pipeline, tmp_path):
+    text, folder = in_pipeline
+    state = load_file(folder / "pytorch_lora_weights.safetensors")
+    key = next(iter(state)).removeprefix("unet.")
+    layer, _, _ = key.rpartition(".lora_")
+    file = tmp_path / "x.safetensors"
+    cases = {
+        f"text_encoder.{key}": f"it changes the text_encoder (text_encoder.{key}); here only the unet is trained.",
+        f"lora_unet_{layer}.alpha": f"lora_unet_{layer}.alpha is no matrix of a LoRA for unet in the layout of "
+        "diffusers' pipelines. Load it in a pipeline, and give what its save_lora_weights writes.",
+    }
+    for name, said in cases.items():
+        save_file(state | {name: torch.ones(1)}, file)
+        with pytest.raises(CheckpointError) as caught:
+            start(run_recipe, file, text=text)
+        assert str(caught.value) == f"{file}: {said}"
+    save_file(state, file)
+    with pytest.raises(
+        CheckpointError,
+        match=r"has rank 2, and the recipe's adapter\.rank is 4\. Set adapter\.rank=2",
+    ):
+        start(run_recipe, file, "adapter.rank=4", text=text)
+    with pytest.raises(CheckpointError, match="is no matrix of a LoRA for this model"):
+        start(run_recipe, file)
