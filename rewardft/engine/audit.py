@@ -125,8 +125,8 @@ def gradient_problems(
     if zeros and not (infinite or explained or may_be_flat):
         problems.append(
             "every gradient is exactly zero: the optimizer would change nothing. The reward is "
-            "flat at these samples (a hinge beyond its target, a clamped image), or its gradient "
-            "is cut before the samples."
+            "flat at these samples (a hinge beyond its target, a clamped image), compares them "
+            "with their own mean, or its gradient is cut before the samples."
         )
     return problems
 

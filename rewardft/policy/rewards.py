@@ -63,7 +63,9 @@ def evaluate_rewards(
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
     slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
-    slope = combined(rewards, slopes, combine) if slopes else differentiate(total, x0, by_name)
+    slope = (
+        combined(rewards, slopes, combine) if slopes else differentiate(total, x0, by_name, rewards)
+    )
     # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
     if not torch.isfinite(slope).all():
         trace_slope(rewards, rollout, batch, on_error)
@@ -91,7 +93,9 @@ def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -
     return torch.stack(terms).sum(0)
 
 
-def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tensor:
+def differentiate(
+    total: Tensor, x0: Tensor, by_name: dict[str, Tensor], rewards: Sequence[WeightedReward]
+) -> Tensor:
     """d(total_i)/d(x0_i), shaped as x0; zero where no reward applies to any sample.
 
     Raises RewardError when rewards apply and none of them carries a gradient.
@@ -102,14 +106,15 @@ def differentiate(total: Tensor, x0: Tensor, by_name: dict[str, Tensor]) -> Tens
     )
     if slope is not None:
         return slope
-    cut = [name for name, value in by_name.items() if not value.isnan().all()]
+    cut = [r for r in rewards if not by_name[r.name].isnan().all()]
     # Rewards that apply to nothing have no gradient by right; only the others are reported.
     if not cut:  # skipped, or not applicable to this batch
         return torch.zeros_like(x0)
+    names = " and ".join(f"{r.name!r} ({place_of(r.reward) or 'no source'})" for r in cut)
     raise RewardError(
-        f"no gradient reaches the samples from the rewards {', '.join(cut)}: they detach their "
-        "input or work on numpy arrays. Use a differentiable reward, or an algorithm that does "
-        "not need its gradient."
+        f"no gradient reaches the samples from reward {names}. Keep to torch functions of "
+        "rollout.decoded or rollout.x0, without detach, numpy or float; or take an algorithm that "
+        "needs no gradient (docs/which-algorithm.md has a table)."
     )
 
 

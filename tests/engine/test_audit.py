@@ -57,7 +57,8 @@ def test_a_healthy_step_is_reported_in_numbers():
             parameters(a=[0.0, 0.0]),
             {},
             "every gradient is exactly zero: the optimizer would change nothing. The reward is flat at these samples (a "
-            "hinge beyond its target, a clamped image), or its gradient is cut before the samples.",
+            "hinge beyond its target, a clamped image), compares them with their own mean, or its gradient is cut before "
+            "the samples.",
         ),
         (
             GOOD,

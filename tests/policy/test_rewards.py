@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from dataclasses import replace
 
 import pytest
@@ -84,8 +85,9 @@ def test_nan_means_not_applicable_and_adds_nothing():
         ),
         (
             lambda r, b: total(r, b).detach(),
-            "no gradient reaches the samples from the rewards bad: they detach their input or work on numpy arrays. "
-            "Use a differentiable reward, or an algorithm that does not need its gradient.",
+            f"no gradient reaches the samples from reward 'bad' ({__file__}:LINE). Keep to torch functions of "
+            "rollout.decoded or rollout.x0, without detach, numpy or float; or take an algorithm that needs no gradient "
+            "(docs/which-algorithm.md has a table).",
         ),
     ],
 )
@@ -94,7 +96,7 @@ def test_bad_rewards_stop_with_a_sentence(reward, message):
         evaluate_rewards(
             [WeightedReward("bad", reward)], make_rollout(X0, BATCH), BATCH, gradient=True
         )
-    assert str(error.value) == message
+    assert re.sub(r":\d+\)", ":LINE)", str(error.value)) == message
 
 
 def test_on_error_skip_leaves_the_batch_out_and_stop_reports_first():
@@ -139,7 +141,7 @@ def test_where_every_reward_is_skipped_the_slope_is_zero():
         ]
     detached = WeightedReward("detached", lambda r, b: total(r, b).detach())
     with pytest.raises(
-        RewardError, match="no gradient reaches the samples from the rewards detached: they"
+        RewardError, match="no gradient reaches the samples from reward 'detached' \\("
     ):
         evaluate_rewards([*rewards, detached], make_rollout(X0, BATCH), BATCH, gradient=True)
 
