@@ -80,9 +80,7 @@ class ProgressLine:
                 else now - self.began
             )
             left = took / max(step - self.counted, 1) * (total - step)
-            self.console.print(
-                f"step {step}/{total}  {text}  {left:.0f} s left", highlight=False, markup=False
-            )
+            self.say(f"step {step}/{total}  {text}  {left:.0f} s left")
 
     @hookimpl
     def on_evaluation_end(
@@ -97,16 +95,13 @@ class ProgressLine:
         }
         shown = [f"{name} {value:.4g}" for name, value in (over_all | dict(metrics)).items()]
         more = f"  and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-        self.console.print(
-            f"evaluation at step {step}:  {'  '.join(shown[:SHOWN])}{more}",
-            highlight=False,
-            markup=False,
-        )
+        self.say(f"evaluation at step {step}:  {'  '.join(shown[:SHOWN])}{more}")
         for alarm in alarms:
-            text = f"alarm at step {step}:  {alarm.sentence}"
-            self.console.print(
-                text, style="bold red", highlight=False, markup=False, soft_wrap=True
-            )
+            self.say(f"alarm at step {step}:  {alarm.sentence}", style="bold red")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """One line: what a log file holds of it can be searched."""
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
     @hookimpl
     def on_checkpoint_saved(self, run: Run, step: int, path: Path) -> None:
