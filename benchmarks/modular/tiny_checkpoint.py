@@ -4,7 +4,7 @@ Real classes throughout, text encoder and tokenizer included. Samples are noise.
 
     python benchmarks/modular/tiny_checkpoint.py wan tiny/wan
 
-`stable_diffusion` is for the plugin text2image, the others are for the plugin modular.
+`stable_diffusion`, `sdxl`, `sd3` and `flux` are for the plugin text2image, the others for modular.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import diffusers as D
 import torch
 import transformers as T
 from modular_tiny.images import (
+    flux,
     flux2_transformer,
     flux2_vae,
     image_vae,
     qwen_transformer,
     qwen_vae,
+    stable_diffusion_3,
+    stable_diffusion_xl,
     z_image_transformer,
 )
 from modular_tiny.videos import unipc, wan_transformer, wan_vae
@@ -184,18 +187,28 @@ def clip_tokenizer() -> Any:
     return T.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
 
 
-def stable_diffusion() -> Published:
+def clip(kind: Any = T.CLIPTextModel, width: int = WIDTH) -> Any:
     size = len(clip_tokenizer())
     config = T.CLIPTextConfig(
         vocab_size=size,
-        hidden_size=WIDTH,
+        hidden_size=width,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
+        projection_dim=32,
         bos_token_id=size - 2,
         eos_token_id=size - 1,
         pad_token_id=size - 1,
     )
+    return kind(config)
+
+
+def t5() -> Any:
+    config = T.T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return T.T5EncoderModel(config)
+
+
+def stable_diffusion() -> Published:
     unet = D.UNet2DConditionModel(
         sample_size=16,  # of the latents: 32 pixels
         block_out_channels=(8, 16),
@@ -221,11 +234,44 @@ def stable_diffusion() -> Published:
         {
             "unet": unet,
             "vae": image_vae(scaling_factor=0.18215),
-            "text_encoder": T.CLIPTextModel(config),
+            "text_encoder": clip(),
             "tokenizer": clip_tokenizer(),
             "scheduler": scheduler,
         },
     )
+
+
+def sdxl() -> Published:
+    texts = {
+        "text_encoder": clip(),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": clip(T.CLIPTextModelWithProjection),
+        "tokenizer_2": clip_tokenizer(),
+    }
+    facts = {"force_zeros_for_empty_prompt": True}
+    return "StableDiffusionXLPipeline", facts, stable_diffusion_xl().parts | texts
+
+
+def sd3() -> Published:
+    texts = {
+        "text_encoder": clip(T.CLIPTextModelWithProjection),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": clip(T.CLIPTextModelWithProjection),
+        "tokenizer_2": clip_tokenizer(),
+        "text_encoder_3": t5(),
+        "tokenizer_3": t5_tokenizer(),
+    }
+    return "StableDiffusion3Pipeline", {}, stable_diffusion_3().parts | texts
+
+
+def flux1() -> Published:
+    texts = {
+        "text_encoder": clip(width=32),
+        "tokenizer": clip_tokenizer(),
+        "text_encoder_2": t5(),
+        "tokenizer_2": t5_tokenizer(),
+    }
+    return "FluxPipeline", {}, flux().parts | texts
 
 
 FAMILIES = {
@@ -235,8 +281,8 @@ FAMILIES = {
     "wan": wan,
     "wan22": wan22,
 }
-# Without a modular pipeline.
-OTHERS = {"stable_diffusion": stable_diffusion}
+# Of the plugin text2image.
+OTHERS = {"stable_diffusion": stable_diffusion, "sdxl": sdxl, "sd3": sd3, "flux": flux1}
 
 
 def save(family: str, folder: Path) -> Path:

@@ -66,16 +66,33 @@ def test_the_commands_on_soups(empty):
     assert rewards["dark"] < rewards["both"] < rewards["bright"]
 
 
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+def test_the_other_tiny_families_are_pipelines_of_diffusers(family, empty):
+    from diffusers import DiffusionPipeline
+    from tiny_checkpoint import save
+
+    folder = empty / "tiny" / family
+    folder.mkdir(parents=True)
+    save(family, folder)
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a fox", height=32, width=32, num_inference_steps=2).images[0]
+    assert image.size == (32, 32) and len(image.getcolors()) > 100
+    if family == "flux":
+        run_all(commands("docs/text2image.md", "python benchmarks/modular/tiny_checkpoint.py flux"))
+        assert (empty / "runs" / "flux" / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+
+
 def test_a_tiny_stable_diffusion_travels_to_diffusers(empty):
     """The pages on text-to-image models and on exporting, one after the other."""
     from tiny_checkpoint import save
 
     (empty / "mine.yaml").write_text(files_in("docs/text2image.md")["mine.yaml"])
-    (line,) = [b for b in blocks("docs/text2image.md", "sh") if "tiny_checkpoint" in b]
-    assert line.split("\n")[0].split()[2:] == ["stable_diffusion", "tiny/sd"]
+    first = next(b for b in blocks("docs/text2image.md", "sh") if "tiny_checkpoint" in b)
+    assert first.split("\n")[0].split()[2:] == ["stable_diffusion", "tiny/sd"]
     (empty / "tiny" / "sd").mkdir(parents=True)
     save("stable_diffusion", empty / "tiny" / "sd")
-    run_all(commands("docs/text2image.md", "python benchmarks/"))
+    run_all(commands("docs/text2image.md", "python benchmarks/modular/tiny_checkpoint.py stable"))
     run_all(commands("docs/exporting.md", "rewardft export runs/mine --to diffusers\n"))
     weights = load_file("runs/mine/export/diffusers/pytorch_lora_weights.safetensors")
     assert any(value.any() for name, value in weights.items() if "lora_B" in name or "up" in name)
