@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewardft.errors import PluginError
+from rewardft.files.sentences import first_sentence
 from rewardft.plugins.manager import Plugins
 
 KINDS = (
@@ -64,7 +65,7 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring; '' without one."""
+        """The first sentence of the docstring, over all its lines; '' without one."""
         own = (
             vars(self.factory).get("__doc__")
             if isinstance(self.factory, functools.partial)
@@ -73,7 +74,7 @@ class Entry:
         target = plain_callable(self.factory)
         doc = own or getattr(target, "__doc__", None) or ""
         generated = doc.startswith(f"{getattr(target, '__name__', '')}(")  # what @dataclass writes
-        return "" if generated or not doc.strip() else doc.strip().splitlines()[0]
+        return "" if generated else first_sentence(doc)
 
 
 def registered(plugins: Plugins) -> list[Entry]:

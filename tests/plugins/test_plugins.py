@@ -206,7 +206,8 @@ def test_catalog_says_what_it_has(folder):
             x: int = 1
 
         def score(rollout, batch, *, target=1.0):
-            """First line.
+            """A score of x, as in Wu et al. 2023, at 2.5
+            times its size. More of it.
 
             Second.
             """
@@ -223,5 +224,5 @@ def test_catalog_says_what_it_has(folder):
     assert [(e.name, e.summary, e.line) for e in entries] == [
         ("plain", "", 5),
         ("preset", "A preset.", 9),
-        ("score", "First line.", 9),
+        ("score", "A score of x, as in Wu et al. 2023, at 2.5 times its size.", 9),
     ]
