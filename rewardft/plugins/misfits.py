@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from rewardft.errors import did_you_mean
 from rewardft.plugins.annotations import annotation_of
 from rewardft.plugins.catalog import SINGULAR, Entry
 from rewardft.plugins.component import (
@@ -14,7 +15,7 @@ from rewardft.plugins.component import (
     option_parameters,
     tags_of,
 )
-from rewardft.plugins.manager import BUILTIN
+from rewardft.plugins.manager import BUILTIN, Plugins
 from rewardft.plugins.resolved import Resolved
 from rewardft.recipe.recipe import Recipe
 from rewardft.recipe.strict_yaml import Keys
@@ -103,6 +104,19 @@ def step_problems(recipe: Recipe, resolved: Resolved) -> Iterator[str]:
         return
     for key, problem in algorithm.step_problems(steps):
         yield f"{recipe.where('algorithm', key)}: {entry.title}: {problem}"
+
+
+def optimizer_problems(recipe: Recipe, plugins: Plugins) -> Iterator[str]:
+    """An optimizer that nobody makes: the core has one, and no listed plugin any."""
+    name = recipe.optimizer.use
+    # Which names a plugin's hook answers to, only its code knows.
+    if name == "adamw" or plugins.places("create_optimizer"):
+        return
+    yield (
+        f"{recipe.where('optimizer', 'use')}: there is no optimizer {name!r}."
+        f"{did_you_mean(name, ['adamw'])} No listed plugin has the hook `create_optimizer`, which "
+        "adds others."
+    )
 
 
 def _provides(component: Component) -> frozenset[str]:
@@ -225,7 +239,7 @@ def _who_would_do(resolved: Resolved) -> str:
         if _tags_by_default(e, "needs", "needs_for") <= resolved.tags | _static(e)
     ]
     return (
-        f" Algorithms that would work here: {', '.join(fit)}."
+        f" Algorithms of the listed plugins that would work here: {', '.join(fit)}."
         if fit
-        else " No other loaded algorithm would work here."
+        else " No other algorithm of the listed plugins would work here."
     )

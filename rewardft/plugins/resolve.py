@@ -19,6 +19,7 @@ from rewardft.plugins.loading import load_usable_plugins
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.misfits import (
     gradient_problems,
+    optimizer_problems,
     provided,
     refusal_problems,
     step_problems,
@@ -81,6 +82,7 @@ def _resolve(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, Resolved]:
             *gradient_problems(recipe, resolved),
             *step_problems(recipe, resolved),
         ]
+    problems += optimizer_problems(recipe, plugins)
     # Asked even then: plugins object to names and settings, which are there in any case.
     problems += [_located(recipe, text) for text in _objections(recipe, plugins)]
     if problems or resolved is None:

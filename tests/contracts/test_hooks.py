@@ -295,6 +295,7 @@ def test_hook_create_optimizer(bench):
 
 
 def test_hook_create_optimizer_when_nobody_answers(bench):
+    bench.plugin("silent", "@hookimpl\ndef create_optimizer(options):\n    return None\n")
     with pytest.raises(ComponentError) as error:
         bench.run("optimizer={use: lion, lr: 0.1}")
     assert str(error.value) == (

@@ -258,8 +258,8 @@ def test_a_run_that_could_not_be_built_does_not_block_its_folder(recipe, tmp_pat
     from rewardft.errors import ComponentError
 
     out = tmp_path / "run"
-    with pytest.raises(ComponentError, match="unknown optimizer 'lion'"):
-        run_recipe(recipe, out, "optimizer.use=lion")
+    with pytest.raises(ComponentError, match=r"^adapter\.targets: no linear"):
+        run_recipe(recipe, out, "adapter.targets=[nowhere]")
     assert run_recipe(recipe, out, "train.steps=1").summary["status"] == "finished"
 
 

@@ -259,7 +259,7 @@ def test_the_evaluations_sampler_provides_nothing_to_the_training():
     [problem] = problems("algorithm.use=policy", "evaluate.sampler={use: random}")
     assert problem == (
         "--set algorithm.use=policy: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (r.yaml:3, plugin 'p') "
-        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would work here: straight, supervised, switching."
+        "does not provide. Write there eta: 1.0, or use: random. Algorithms of the listed plugins that would work here: straight, supervised, switching."
     )
 
 
@@ -397,21 +397,21 @@ def test_a_reward_without_a_gradient_under_a_direct_algorithm():
         "human}, {use: scorer}], plugin 'p') and reward 'scorer' (--set rewards=[{use: bright}, {use: human}, {use: "
         "scorer}], plugin 'p') do not provide. Write there use: bright / smooth. If a gradient reaches the samples through "
         f"reward 'scorer', give its class ({Path('p.py').absolute()}:{line_of(Path('p.py'), 'class Scorer:')}) the "
-        "attribute provides = frozenset({'reward_gradient'}). Algorithms that would work here: supervised, switching."
+        "attribute provides = frozenset({'reward_gradient'}). Algorithms of the listed plugins that would work here: supervised, switching."
     ]
 
 
 def test_no_reward_under_a_direct_algorithm():
     assert problems("rewards=[]") == [
         "r.yaml:7: algorithm 'straight' needs 'reward_gradient', and the recipe lists no reward that provides it. "
-        "Algorithms that would work here: supervised, switching."
+        "Algorithms of the listed plugins that would work here: supervised, switching."
     ]
 
 
 def test_a_deterministic_sampler_under_a_policy_gradient():
     assert problems("algorithm.use=policy") == [
         "--set algorithm.use=policy: algorithm 'policy' needs 'stochastic', which sampler 'sampler' (r.yaml:3, plugin 'p') "
-        "does not provide. Write there eta: 1.0, or use: random. Algorithms that would work here: straight, supervised, switching."
+        "does not provide. Write there eta: 1.0, or use: random. Algorithms of the listed plugins that would work here: straight, supervised, switching."
     ]
     assert resolved("algorithm.use=policy", "sampler.eta=0.5").tags >= {"stochastic"}
 
@@ -421,7 +421,7 @@ def test_a_need_that_depends_on_options():
     found = problems("algorithm={use: switching, hard: true}")
     assert found[0].startswith(
         "--set algorithm={use: switching, hard: true}: algorithm 'switching' needs 'hardness', and no loaded plugin has a "
-        "component that provides it. Or give algorithm 'switching' hard: false. Algorithms that would work here: "
+        "component that provides it. Or give algorithm 'switching' hard: false. Algorithms of the listed plugins that would work here: "
     )
 
 

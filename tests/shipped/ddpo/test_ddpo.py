@@ -86,7 +86,7 @@ def test_a_deterministic_sampler_is_refused_before_anything_is_made(recipe, tmp_
         f"{recipe}: 1 problem\n"
         f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'ddpo' needs 'log_prob', which sampler 'ddim' "
         f"({recipe}:{line_of(recipe, 'sampler:')}, plugin 'builtin') does not provide. Write there eta: 1.0, or use: ddpm. "
-        f"Algorithms that would work here: alignprop, denoising, direct, draft, draft_k, draft_lv, drtune, refl."
+        f"Algorithms of the listed plugins that would work here: alignprop, denoising, direct, draft, draft_k, draft_lv, drtune, refl."
     )
     assert not (tmp_path / "out").exists()
 

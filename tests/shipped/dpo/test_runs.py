@@ -120,7 +120,7 @@ def test_d3po_with_a_deterministic_sampler_is_refused_with_what_would_do(recipe)
     (problem,) = problems(recipe, "sampler.eta=0.0")
     assert "d3po" in problem and "needs 'log_prob', which sampler 'ddim'" in problem
     assert (
-        "Algorithms that would work here: " in problem
+        "Algorithms of the listed plugins that would work here: " in problem
         and "online_dpo" in problem
         and "spin" in problem
     )

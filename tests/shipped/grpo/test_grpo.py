@@ -335,7 +335,7 @@ def test_an_ode_is_refused_before_anything_is_made(recipe, tmp_path):
         f"{recipe}: 1 problem\n"
         f"  - {recipe}:{line_of(recipe, 'algorithm:')}: algorithm 'flow_grpo' needs 'log_prob', which sampler 'flow_euler' "
         "(--set sampler={use: flow_euler, steps: 5}, plugin 'builtin') does not provide. Write there use: cps / dance_sde / "
-        f"ddpm / flow_sde. Algorithms that would work here: alignprop, denoising, direct, draft, draft_k, "
+        f"ddpm / flow_sde. Algorithms of the listed plugins that would work here: alignprop, denoising, direct, draft, draft_k, "
         f"draft_lv, drtune, refl."
     )
     assert not (tmp_path / "out").exists()
@@ -353,7 +353,7 @@ def test_a_window_needs_a_sampler_that_has_one(recipe, tmp_path):
         f"{recipe}: 1 problem\n"
         f"  - --set algorithm={{use: mix_grpo}}: algorithm 'mix_grpo' needs 'sde_window', which sampler 'ddim' (--set "
         "sampler={use: ddim, eta: 1.0}, plugin 'builtin') does not provide. Write there use: cps / dance_sde / flow_sde. "
-        f"Algorithms that would work here: alignprop, branch_grpo, dance_grpo, denoising, direct, draft, "
+        f"Algorithms of the listed plugins that would work here: alignprop, branch_grpo, dance_grpo, denoising, direct, draft, "
         f"draft_k, draft_lv, drtune, flow_dppo, flow_grpo, grpo, refl."
     )
 

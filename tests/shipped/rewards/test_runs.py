@@ -89,5 +89,5 @@ def test_a_reward_without_gradient_is_refused_before_weights_load(tmp_path):
         f"which reward 'jpeg_compressibility' ({recipe}:{line_of(recipe, 'jpeg')}, plugin 'rewards') does not provide. Write "
         "there use: aesthetic / brightness / clip_direction / clip_score / colourfulness / hps_v2 / image_reward / "
         "jpeg_differentiable / mean_brightness / pick_score / symmetry. "
-        "Algorithms that would work here: ddpo, dpok."
+        "Algorithms of the listed plugins that would work here: ddpo, dpok."
     )
