@@ -18,7 +18,11 @@ Vary = Annotated[
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option(min=1, max=1000, help="Runs per variant, with the recipe's seed and up."),
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Runs per variant, with the recipe's seed and those after it; default: 1.",
+    ),
 ]
 Budget = Annotated[
     str | None,
@@ -28,8 +32,8 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Concurrent runs; here one, or as many, which then share the cores. "
-        "Elsewhere: as many as there is room for.",
+        help="Runs at a time, which share this machine's cores; default: 1. With another "
+        "launcher there is no limit by default.",
     ),
 ]
 Launcher = Annotated[

@@ -21,6 +21,7 @@ from rewardft.comparisons.api import (
     finish,
     require_report,
 )
+from rewardft.comparisons.comparison import variant_problems
 from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
@@ -119,10 +120,10 @@ def say_what_is_done(members: Sequence[Member]) -> None:
     done = sum(member.problem is None and member.is_done for member in members)
     if done:
         print(f"{done} of {len(members)} runs are finished and are not repeated", file=sys.stderr)
-    for problem in dict.fromkeys(
-        f"{m.variant.name} cannot be run: {m.problem}" for m in members if m.problem
-    ):
-        print(problem, file=sys.stderr)
+    # Where none can be, the error itself has their problems.
+    if any(member.problem is None for member in members):
+        for problem in variant_problems(members):
+            print(f"cannot be run: {problem}", file=sys.stderr)
 
 
 def say_what_is_replaced(folder: Path, members: Sequence[Member]) -> None:

@@ -43,13 +43,23 @@ def compare(
         after Ctrl-C, with everything saved.
     """
     # One sound variant is enough: the others appear in the report with what is wrong.
-    problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
-    if len(problems) == len(members):
-        raise RecipeError("compare", list(dict.fromkeys(problems)))
+    if all(m.problem is not None for m in members):
+        raise RecipeError("compare", variant_problems(members))
     make_folder(out)
     write_plan(Plan(request, members, command), out)
     launch_all(pending(members), members, out, launch, notify)
     return collect(members, request, out, command, pictures)
+
+
+def variant_problems(members: Sequence[Member]) -> list[str]:
+    """The sentences on variants that cannot be run, each once: seeds of one have the same."""
+    said = []
+    for member in members:
+        lines = (member.problem or "").splitlines()
+        # Above a list there is only how many they are.
+        listed = [line.removeprefix("  - ") for line in lines if line.startswith("  - ")]
+        said += [f"{member.variant.name}: {line}" for line in listed or lines]
+    return list(dict.fromkeys(said))
 
 
 def collect(

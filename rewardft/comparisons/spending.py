@@ -22,6 +22,6 @@ def budget_settings(text: str) -> tuple[str, ...]:
         parse_budget(text)
     except ValueError as error:
         raise RecipeError(
-            f"--budget {text:.60}", [f"--budget {text:.60}: {error}, or 300-steps."]
+            f"--budget {text:.60}", [f"--budget {text:.60}: {error}. 300-steps will do, too."]
         ) from None
     return (f"train.steps={ENDLESS}", f"train.budget={text.strip()}")

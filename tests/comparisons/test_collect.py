@@ -137,7 +137,7 @@ def test_notes_say_whose_weights_are_averages_and_what_else_lies_in_the_folder(f
         in record.notes
     )
     shown = capsys.readouterr().err
-    assert shown.index("drat_k cannot be run:") < shown.index("draft_k seed 3: started")
+    assert shown.index("cannot be run: drat_k: ") < shown.index("draft_k seed 3: started")
     text = (folder / "out" / "report.md").read_text()
     assert "not set" not in text and "..\n" not in text and "| unknown |" in text
 

@@ -151,7 +151,7 @@ def test_what_a_budget_sets():
         budget_settings("5 cows")
     assert caught.value.problems == [
         "--budget 5 cows: expected a time such as 90s, 10m or 1.5h, or a count such as 5000-forwards, 5000-backwards, "
-        "5000-calls, 5000-rewards; got '5 cows', or 300-steps."
+        "5000-calls, 5000-rewards; got '5 cows'. 300-steps will do, too."
     ]
 
 

@@ -37,7 +37,9 @@ def test_a_budget_of_thousands_of_digits(text):
     )
     with pytest.raises(RecipeError) as refusal:
         budget_settings(text)
-    assert str(refusal.value).endswith(f"--budget {text:.60}: {caught.value}, or 300-steps.")
+    assert str(refusal.value).endswith(
+        f"--budget {text:.60}: {caught.value}. 300-steps will do, too."
+    )
 
 
 def test_budgets_that_can_be_meant_are_read_as_before():
