@@ -67,6 +67,10 @@ def run_command(words: list[str]) -> int:
     except SystemExit as stop:  # the library's own; one of a component is carried, or comes here
         # The library's own SystemExit comes of an exception of its own, such as a usage error.
         if type(stop.__context__).__module__.split(".")[0] in ("typer", "click"):
+            from rewardft.cli.usage import settings_hint
+
+            if hint := settings_hint(words, stop.__context__):
+                say(hint)
             return stop.code if isinstance(stop.code, int) else 1
         return report(stop)
     except BaseException as error:

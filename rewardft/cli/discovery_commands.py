@@ -42,7 +42,10 @@ def ls(
 
 def cp(
     recipe: RecipeName,
-    dest: Annotated[Path, typer.Argument(help="File or folder to copy it to; never overwritten.")],
+    dest: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="File or folder to copy it to; never overwritten."),
+    ] = Path(),
 ) -> None:
     """Copy a recipe, to edit it."""
     from rewardft.cli.listing import copy_recipe

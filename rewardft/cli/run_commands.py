@@ -47,7 +47,11 @@ def run(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the run in the folder from its newest checkpoint."),
+        typer.Option(
+            "--resume",
+            help="Continue the run in the folder from its newest checkpoint. The folder alone, "
+            "in the place of a recipe, is enough.",
+        ),
     ] = False,
     allow_changed_plugins: Annotated[
         bool,

@@ -20,7 +20,7 @@ from rewardft.files.paths import given_folder
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.resolve import Resolved, open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.recipe.shipped import find_recipe
+from rewardft.recipe.shipped import find_recipe, run_to_continue
 
 if TYPE_CHECKING:
     from rewardft.contracts.alarm import Alarm
@@ -75,12 +75,12 @@ def check_comparison(name: str, overrides: Sequence[str]) -> str:
     """How many runs a comparison file would make; raises RecipeError with what each variant that
     cannot be run lacks."""
     from rewardft.comparisons.api import Options, build_request
+    from rewardft.comparisons.comparison import variant_problems
     from rewardft.comparisons.members import expand
 
     members = expand(build_request([name], Options(settings=overrides)), Path("runs"))
-    problems = [f"{m.variant.name}: {m.problem}" for m in members if m.problem is not None]
-    if problems:
-        raise RecipeError(name, list(dict.fromkeys(problems)))
+    if problems := variant_problems(members):
+        raise RecipeError(name, problems)
     variants = len({member.variant.name for member in members})
     return f"{find_recipe(name)}: ok ({variants} variants, {len(members)} runs)"
 
@@ -89,13 +89,14 @@ def run_recipe(
     name: str, overrides: Sequence[str], out: Path | None, resume: bool, allow_changed_plugins: bool
 ) -> None:
     """Train; an interrupted run says how to continue and exits with 130."""
-    ready = prepare(name, overrides)
+    continued = run_to_continue(name) if resume else None
+    ready = prepare(str(continued / "recipe.yaml") if continued else name, overrides)
     # After `prepare`: a wrong recipe is reported without waiting for torch.
     from rewardft.engine.processes import is_printing
     from rewardft.engine.train import train
     from rewardft.runs.api import run_folder
 
-    folder = run_folder(ready.path, out)
+    folder = run_folder(ready.path, out or continued)
     is_main = is_printing(os.environ)  # under a launcher every process comes here
     try:
         summary = train(

@@ -31,7 +31,7 @@ NAMES = {
     "evaluate.every": "eval_steps eval_freq log_image_freq",
     "save.every": "save_steps save_freq checkpointing_steps",
     "save.keep": "save_total_limit num_checkpoint_limit",
-    "adapter.rank": "lora_rank lora_r",
+    "adapter.rank": "r lora_rank lora_r",
     "adapter.alpha": "lora_alpha",
     "adapter.targets": "target_modules lora_target_modules",
     "adapter.dropout": "lora_dropout",

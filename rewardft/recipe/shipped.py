@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib.util
+import itertools
 from pathlib import Path
 
 from rewardft.errors import RecipeError, did_you_mean
-from rewardft.files.paths import local_path
+from rewardft.files.paths import given_folder, local_path
+from rewardft.files.sentences import first_sentence
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -48,18 +51,43 @@ def find_recipe(name: str) -> Path:
     shipped = {} if there.is_file() else shipped_files()
     if path.name == name and name.removesuffix(".yaml") in shipped:
         return shipped[name.removesuffix(".yaml")]
+    if (there / "recipe.yaml").is_file():
+        raise RecipeError(
+            name,
+            [
+                f"{name}: expected a recipe, got a run folder. Its recipe is "
+                f"{path / 'recipe.yaml'}; `rewardft run {name} --resume` continues the run."
+            ],
+        )
     if there.exists():  # a folder or a device, too: reading it says so
         return path
-    near = did_you_mean(path.name.removesuffix(".yaml"), shipped)
-    # A hundred names would hide what the message says.
-    if " Did you mean" not in near:
-        near = " `rewardft ls recipes` lists those that ship."
+    near = _near(path, there.parent)
     raise RecipeError(
         name, [f"{name}: there is no such file, and no shipped recipe of that name.{near}"]
     )
 
 
+def run_to_continue(recipe: Path | str) -> Path | None:
+    """The folder of a run that is given in the place of its recipe, to resume it; None for a
+    recipe."""
+    folder = given_folder(recipe)
+    return folder if (folder / "recipe.yaml").is_file() else None
+
+
+def _near(given: Path, folder: Path) -> str:
+    """What a path that is not there may have been meant for: a recipe in its `folder`, or a shipped
+    one."""
+    # Without their common ending, by which all would be alike.
+    beside = [other.stem for other in folder.glob("*.yaml")]
+    if close := difflib.get_close_matches(given.stem, beside, n=1):
+        return f" Did you mean {str(given.with_name(f'{close[0]}.yaml'))!r}?"
+    near = did_you_mean(given.name.removesuffix(".yaml"), shipped_files())
+    # A hundred names would hide what the message says.
+    return near if " Did you mean" in near else " `rewardft ls recipes` lists those that ship."
+
+
 def headline(path: Path) -> str:
-    """The recipe's first comment line, which says what it trains."""
-    first = next(iter(path.read_text(encoding="utf-8").splitlines()), "")
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+    """The first sentence of the recipe's first comment, which says what it trains."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return first_sentence("\n".join(line.lstrip("#") for line in comment))

@@ -212,6 +212,8 @@ def _advice(wanted: set[Any], value: Any) -> str:
 
 
 def _advice_for_text(wanted: set[Any], value: str) -> str:
+    if type(None) in wanted and value.casefold() in ("none", "nil"):
+        return "write null"
     # `yes` and `on` are text in YAML 1.2, and truth values in most people's memory.
     if bool in wanted and value.casefold() in _TRUTH_WORDS:
         return "write true or false, without quotes"

@@ -23,8 +23,8 @@ from rewardft.files.json_text import nan_for_null, read_object, reading
 from rewardft.files.paths import file_name, given_folder
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.recipe.shipped import find_recipe
-from rewardft.runs.open import RunEvaluation, evaluate_run, load_trained, open_run
+from rewardft.recipe.shipped import find_recipe, run_to_continue
+from rewardft.runs.open import RunEvaluation, evaluate_run, load_trained, no_run, open_run
 from rewardft.runs.samples import Drawn, sample_run
 from rewardft.runs.strengths import columns, evaluate_scales
 from rewardft.runs.table import Table, paired_table
@@ -130,17 +130,18 @@ def run(
     """Train as `rewardft run` does.
 
     Args:
-        recipe: a file, or the name of a shipped recipe.
+        recipe: a file, or the name of a shipped recipe; with `resume` also a run folder.
         out: the run folder; default: `runs/NAME`. An existing run is never overwritten.
         overrides: `{"train.steps": 10}` or `["train.steps=10"]`.
-        resume: continue from the newest checkpoint in `out`.
+        resume: continue from the newest checkpoint in `out`, or in the run folder that `recipe` is.
         allow_changed_plugins: resume although a file plugin was edited.
 
     Raises:
         RewardftError: what the command line would print.
     """
-    path = find_recipe(str(recipe))
-    folder = run_folder(path, out)
+    continued = run_to_continue(recipe) if resume else None
+    path = find_recipe(str(continued / "recipe.yaml" if continued else recipe))
+    folder = run_folder(path, out or continued)
     opened = open_recipe(path, as_settings(overrides))
     return FinishedRun(folder, train(*opened, folder, resume, allow_changed_plugins))
 
@@ -154,9 +155,7 @@ def load_run(folder: Path | str) -> FinishedRun:
     """A run that was made before. Raises CheckpointError for any other folder."""
     path = given_folder(folder)
     if not (path / "metrics.jsonl").is_file():
-        raise CheckpointError(
-            f"{path}: not a run folder; expected metrics.jsonl in it, as `rewardft run` writes it"
-        )
+        raise CheckpointError(no_run(path, "metrics.jsonl"))
     return FinishedRun(path)
 
 

@@ -54,6 +54,35 @@ def test_a_key_in_the_wrong_place_is_told_its_own(given, said, capsys):
     assert capsys.readouterr().err.endswith(f"  - --set {given}=1: {said}\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("adapter.r=4", "adapter has no key 'r'. Here it is adapter.rank."),
+        (
+            "adapter.alpha=None",
+            "adapter.alpha: expected a number above 0 or null, got 'None' (text); write null.",
+        ),
+        (
+            "optimizer.use=adam",
+            "there is no optimizer 'adam'. Did you mean 'adamw'? No listed plugin has the hook `create_optimizer`, which adds others.",
+        ),
+    ],
+)
+def test_a_slip_is_told_what_to_write(given, said, capsys):
+    assert main(["check", "toy_draft", "--set", given]) == 2
+    assert capsys.readouterr().err.endswith(f"  - --set {given}: {said}\n")
+
+
+def test_a_recipe_of_nearly_that_name_beside_it_is_suggested(capsys):
+    Path("sub").mkdir()
+    Path("sub/mine.yaml").write_text("")
+    for name in ("sub/mine.yml", "sub/mien.yaml", "sub/mine"):
+        assert main(["check", name]) == 2
+        assert capsys.readouterr().err.endswith(
+            f"  - {name}: there is no such file, and no shipped recipe of that name. Did you mean 'sub/mine.yaml'?\n"
+        )
+
+
 def test_a_sampler_without_an_option_of_others_is_not_told_that_it_has_it(capsys):
     """The flow sampler draws no noise, so `sampler.eta` is no answer."""
     settings = ["--set", "sampler={use: flow_euler, steps: 4, eta: 1.0}"]

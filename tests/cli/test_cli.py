@@ -119,13 +119,17 @@ def test_check_reports_all_recipes_and_exits_with_2(rewardft):
 
 
 def test_sampling_from_what_is_no_run_leaves_nothing(rewardft):
-    for name in ("r.yaml", "nowhere"):
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/recipe.yaml").write_text(RECIPE)
+    said = {
+        "r.yaml": "expected a run folder, got a file; `rewardft run` makes runs of recipes",
+        "runs": "not a run folder; expected a recipe.yaml in it, as `rewardft run` writes it",
+        "runs/mein": "there is no such folder. Did you mean 'mine'?",
+        "nowhere": "there is no such folder.",
+    }
+    for name, why in said.items():
         code, out, err = rewardft("sample", name)
-        assert (code, out) == (2, "")
-        assert err == (
-            f"error: {Path(name).absolute()}: not a run folder; expected a recipe.yaml in it, as `rewardft run` "
-            "writes it\n"
-        )
+        assert (code, out, err) == (2, "", f"error: {Path(name).absolute()}: {why}\n")
     assert not Path("nowhere").exists()
 
 
@@ -302,6 +306,10 @@ def test_an_unknown_command_and_an_unknown_option(rewardft):
     code, out, err = rewardft("run", "r.yaml", "--sett", "a=1")
     assert (code, out) == (2, "")
     assert "No such option: --sett" in err
+    hint = "A value of the recipe is set in one word, as in: --set train.steps=100\n"
+    assert err.endswith(hint)
+    assert rewardft("run", "r.yaml", "--set", "train.steps", "5")[2].endswith(f"╯\n{hint}")
+    assert hint not in rewardft("export", "r.yaml", "--best", "5")[2]
 
 
 def test_run_evaluate_and_resume(rewardft):
@@ -325,6 +333,16 @@ def test_run_evaluate_and_resume(rewardft):
     )
     assert row[1:4] == ["3", f"{result['before']:.4g}", f"{result['after']:.4g}"]
     assert rewardft("evaluate", "nowhere")[0] == 2
+    # The folder in the place of the recipe: the run goes on in it.
+    code, out, _ = rewardft("run", "out", "--resume", "--set", "train.steps=2")
+    assert (code, out.splitlines()[-1]) == (0, "finished at step 2: out")
+    assert not Path("runs").exists()
+    assert rewardft("run", "out") == (
+        2,
+        "",
+        "error: out: 1 problem\n  - out: expected a recipe, got a run folder. Its recipe is out/recipe.yaml; "
+        "`rewardft run out --resume` continues the run.\n",
+    )
 
 
 def test_the_run_folder_is_named_after_the_recipe(rewardft):
