@@ -220,3 +220,19 @@ def dump_samples(
         f"reward {name!r} failed at step {step} on the samples {', '.join(batch.ids)}; dumped to "
         f"{path}"
     )
+    found = numbers_as_text(batch) if isinstance(error, (TypeError, ValueError)) else None
+    if found:
+        error.add_note(
+            f"the column {found[0]!r} holds numbers as text, such as {found[1]!r}, which is all "
+            "that a .csv can hold; a .jsonl has numbers."
+        )
+
+
+def numbers_as_text(batch: Batch) -> tuple[str, str] | None:
+    """A column of texts that are all numbers, with the first of them; None where there is none."""
+    for name, values in batch.columns.items():
+        if isinstance(values, list) and all(isinstance(value, str) for value in values):
+            with contextlib.suppress(ValueError):
+                _ = [float(value) for value in values]
+                return name, values[0]
+    return None

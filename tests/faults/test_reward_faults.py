@@ -1,8 +1,12 @@
 """Rewards that fail in a run: what is counted, what is said, and what stops it."""
 
 import pytest
+import torch
 
 from rewardft.errors import AuditError, RewardError
+from rewardft.storage.recorder import dump_samples
+from rewardft.testing import make_rollout
+from rewardft.types import Batch
 
 RECIPE = """\
 plugins: [toy, ./mine.py]
@@ -116,3 +120,24 @@ def test_a_slope_that_is_nan_is_dumped_with_the_step_and_the_rewards_place(run, 
         first.startswith("reward 'mine' failed at step 0 on the samples ") and "dumped to" in first
     )
     assert second.endswith("mine.py:10")
+
+
+@pytest.mark.parametrize(
+    ("levels", "error", "notes"),
+    [
+        (["0.8", "2"], TypeError("no"), 2),
+        (["0.8", "high"], TypeError("no"), 1),
+        (["0.8", "2"], KeyError("no"), 1),
+        (torch.tensor([0.8, 2.0]), TypeError("no"), 1),
+    ],
+)
+def test_numbers_that_a_csv_gives_as_text_are_pointed_at(tmp_path, levels, error, notes):
+    columns = {"prompt": ["a fox", "an owl"], "level": levels}
+    batch = Batch(ids=("a", "b"), epochs=(0, 0), columns=columns)
+    dump_samples(
+        tmp_path / "dump", 3, "level", error, make_rollout(torch.zeros(2, 1), batch), batch
+    )
+    assert len(error.__notes__) == notes
+    assert notes == 1 or error.__notes__[1] == (
+        "the column 'level' holds numbers as text, such as '0.8', which is all that a .csv can hold; a .jsonl has numbers."
+    )
