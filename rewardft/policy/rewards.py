@@ -63,9 +63,8 @@ def evaluate_rewards(
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
     slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
-    slope = (
-        combined(rewards, slopes, combine) if slopes else differentiate(total, x0, by_name, rewards)
-    )
+    slope = combined(rewards, slopes, combine) if slopes else None
+    slope = differentiate(total, x0, by_name, rewards) if slope is None else slope
     # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
     if not torch.isfinite(slope).all():
         trace_slope(rewards, rollout, batch, on_error)
