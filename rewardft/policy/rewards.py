@@ -63,8 +63,7 @@ def evaluate_rewards(
     if not gradient:
         return Scores(total, by_name, skipped=skipped, present=present)
     slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
-    slope = combined(rewards, slopes, combine) if slopes else None
-    slope = differentiate(total, x0, by_name, rewards) if slope is None else slope
+    slope = combined(rewards, slopes, combine) if slopes else slope_of(total, x0, rewards, by_name)
     # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
     if not torch.isfinite(slope).all():
         trace_slope(rewards, rollout, batch, on_error)
@@ -92,8 +91,8 @@ def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -
     return torch.stack(terms).sum(0)
 
 
-def differentiate(
-    total: Tensor, x0: Tensor, by_name: dict[str, Tensor], rewards: Sequence[WeightedReward]
+def slope_of(
+    total: Tensor, x0: Tensor, rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]
 ) -> Tensor:
     """d(total_i)/d(x0_i), shaped as x0; zero where no reward applies to any sample.
 
