@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from rewardft.errors import ComponentError, RewardError
 from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Rollout, micro_slices
 
+from .asking import Asking
 from .images import pixels_of
 from .transport import Endpoint, Refused, Unreachable
 from .wire import Payload, WireError, decode_answer, encode_request
@@ -89,38 +90,35 @@ class Remote:
         return frozenset({"reward_gradient"}) if gradient else frozenset()
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
-        samples = pixels_of(rollout, "remote") if self.space == "pixels" else rollout.x0.float()
+        samples = self.samples_of(rollout)
         # Logs and evaluations need no gradient, which is most of an answer.
-        if self.gradient and samples.requires_grad and torch.is_grad_enabled():
-            value: Tensor = AskedElsewhere.apply(
-                samples, lambda x: self.ask(x, batch, gradient=True)
-            )
-            return value
-        return self.ask(samples.detach(), batch, gradient=False)[0].to(samples.device)
+        if not (self.gradient and samples.requires_grad and torch.is_grad_enabled()):
+            return self.begin_scoring(rollout, batch).result()
+        value: Tensor = AskedElsewhere.apply(
+            samples, lambda x: Asking(*self.requests(x, batch, gradient=True), both).result()
+        )
+        return value
 
-    def ask(self, samples: Tensor, batch: Batch, gradient: bool) -> Answer:
-        """Rewards `(b,)` and, if wanted, gradients like the samples; the requests run side by
-        side."""
-        # (b, ...) in slices; the answers are put together in the order of the slices.
-        parts, stop = list(micro_slices(len(batch), self.batch_size)), threading.Event()
-        with ThreadPoolExecutor(
-            max_workers=self.concurrency, thread_name_prefix="remote-reward"
-        ) as pool:
-            futures = [
-                pool.submit(self.ask_part, samples[rows], batch.select(rows), gradient, stop)
-                for rows in parts
-            ]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done():
-                        future.result()  # raises a failure at once; others may still be under way
-                answers = [future.result() for future in futures]
-            finally:
-                stop.set()  # after a failure the others are not worth asking for
-                pool.shutdown(wait=False, cancel_futures=True)
-        slopes = [slope for _, slope in answers if slope is not None]
-        return torch.cat([rewards for rewards, _ in answers]), torch.cat(slopes) if slopes else None
+    def begin_scoring(self, rollout: Rollout, batch: Batch) -> Asking[Answer, Tensor]:
+        """Send the samples without waiting for their values, which come without a gradient."""
+        samples = self.samples_of(rollout).detach()
+        # Moved here: the threads do nothing on the device, where the next samples are drawn.
+        asked = self.requests(samples.cpu(), batch, gradient=False)
+        return Asking(*asked, lambda answers: both(answers)[0].to(samples.device))
+
+    def samples_of(self, rollout: Rollout) -> Tensor:
+        x0: Tensor = rollout.x0
+        return pixels_of(rollout, "remote") if self.space == "pixels" else x0.float()
+
+    def requests(
+        self, samples: Tensor, batch: Batch, gradient: bool
+    ) -> tuple[list[Callable[[threading.Event], Answer]], int, str]:
+        """What to ask, and how `Asking` is to."""
+        parts = [
+            partial(self.ask_part, samples[rows], batch.select(rows), gradient)
+            for rows in micro_slices(len(batch), self.batch_size)
+        ]
+        return [*parts], self.concurrency, "remote-reward"
 
     def ask_part(
         self, samples: Tensor, batch: Batch, gradient: bool, stop: threading.Event
@@ -175,6 +173,12 @@ class Remote:
     def where(self, batch: Batch) -> str:
         shown = ", ".join(batch.ids[:3]) + (f" and {len(batch) - 3} more" if len(batch) > 3 else "")
         return f"remote reward {self.url} (samples {shown})"
+
+
+def both(answers: list[Answer]) -> Answer:
+    """Rewards `(b,)` and, if there are any, gradients like the samples."""
+    slopes = [slope for _, slope in answers if slope is not None]
+    return torch.cat([rewards for rewards, _ in answers]), torch.cat(slopes) if slopes else None
 
 
 class AskedElsewhere(torch.autograd.Function):

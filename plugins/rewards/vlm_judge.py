@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from rewardft.files.json_text import encode, read_object
 from rewardft.recipe.bounds import Count, NotNegative, Positive
 from rewardft.types import Batch, Rollout
 
+from .asking import Asking
 from .images import pixels_of
 from .remote import check_url, read_token
 from .transport import Endpoint, Refused, Unreachable
@@ -108,6 +109,10 @@ class VlmJudge:
         self.known: dict[str, float] = {}
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
+        return self.begin_scoring(rollout, batch).result()
+
+    def begin_scoring(self, rollout: Rollout, batch: Batch) -> Asking[float, Tensor]:
+        """Ask without waiting for the answers; equal questions once."""
         pixels = pixels_of(rollout, "vlm_judge").detach()
         if "{prompt}" in self.question and self.column not in batch:
             raise RewardError(
@@ -115,9 +120,15 @@ class VlmJudge:
                 f"gives: {', '.join(batch.columns) or 'no columns'}"
             )
         bodies = [self.body(sample, batch, i) for i, sample in enumerate(pixels)]
-        scores = self.judge_all(bodies)
-        scaled = [(score - self.lowest) / (self.highest - self.lowest) for score in scores]
-        return torch.tensor(scaled, device=pixels.device)
+        unique = list(dict.fromkeys(bodies))
+
+        def values(scores: list[float]) -> Tensor:
+            of = dict(zip(unique, scores))
+            scaled = [(of[body] - self.lowest) / (self.highest - self.lowest) for body in bodies]
+            return torch.tensor(scaled, device=pixels.device)
+
+        calls = [partial(self.judge, body) for body in unique]
+        return Asking(calls, self.concurrency, "vlm-judge", values)
 
     def body(self, sample: Tensor, batch: Batch, row: int) -> bytes:
         """The request for one sample `(3, h, w)`."""
@@ -135,21 +146,6 @@ class VlmJudge:
             "temperature": 0,
         }
         return json.dumps(request, sort_keys=True).encode()
-
-    def judge_all(self, bodies: list[bytes]) -> list[float]:
-        """The scores of requests, each asked once; the first failure ends the others."""
-        stop = threading.Event()
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="vlm-judge") as pool:
-            asked = {body: pool.submit(self.judge, body, stop) for body in dict.fromkeys(bodies)}
-            try:
-                wait(asked.values(), return_when=FIRST_EXCEPTION)
-                for future in asked.values():
-                    if future.done():
-                        future.result()  # raises a failure while others are still under way
-                return [asked[body].result() for body in bodies]
-            finally:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
 
     def judge(self, body: bytes, stop: threading.Event) -> float:
         """The score of a request, from the cache where it is known; NaN where `on_failure` says."""

@@ -17,6 +17,7 @@ from rewardft.engine.session import Session, build_session, place
 from rewardft.files.shapes import shapes_only
 from rewardft.noise import Noise
 from rewardft.policy.batches import Stream
+from rewardft.policy.begun import Begun
 from rewardft.policy.context import Context
 from rewardft.policy.policy import Policy
 from rewardft.recipe.recipe import Recipe
@@ -74,10 +75,15 @@ class FollowedContext(Context):
             return super().rollout(batch, plan, noise)
 
     def score(
-        self, rollout: Rollout, batch: Batch, gradient: bool = False, record: bool = True
+        self,
+        rollout: Rollout,
+        batch: Batch,
+        gradient: bool = False,
+        record: bool = True,
+        begun: Begun | None = None,
     ) -> Scores:
         with self.ledger.during("score"):
-            return super().score(rollout, batch, gradient, record)
+            return super().score(rollout, batch, gradient, record, begun)
 
     def reference(self, rollout: Rollout, k: int) -> Transition:
         with self.ledger.during("rollout"):

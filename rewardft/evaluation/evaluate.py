@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from rewardft.algorithms.regularizers import trajectory_kl
 from rewardft.errors import CheckpointError, ComponentError
+from rewardft.evaluation.behind import Behind
 from rewardft.evaluation.metrics import (
     computed,
     direction,
@@ -22,6 +24,7 @@ from rewardft.evaluation.metrics import (
 )
 from rewardft.files.json_text import nan_for_null
 from rewardft.policy.batches import evaluation_batches
+from rewardft.policy.begun import Begun, begin, is_elsewhere
 from rewardft.policy.context import Context
 from rewardft.types import Batch, Plan, Rollout
 
@@ -107,17 +110,23 @@ def evaluate(
     result = Evaluation()
     reset_metrics(metrics)
     # Copies of an item go together, so that no item is cut in two.
-    for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
-        batch = items.repeat(per_item) if per_item > 1 else items
-        batch = batch.to(ctx.device)
-        rollout = roll_out(ctx, batch, result, kl)
-        measure(ctx, rollout, batch, metrics, result)
-        # Of items, not of samples: one value each is what is compared in pairs.
-        result.ids.extend(items.ids)
-        if "group" in items:
-            result.groups.extend(items["group"])
-        # The last one, for pictures.
-        result.rollout = rollout
+    with Behind() as behind:
+        for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
+            batch = items.repeat(per_item) if per_item > 1 else items
+            batch = batch.to(ctx.device)
+            with behind.during():
+                rollout = roll_out(ctx, batch, result, kl)
+            behind.begun = begin_elsewhere(ctx, rollout, batch)
+            behind.finish = partial(measure, ctx, rollout, batch, metrics, result, behind.begun)
+            if behind.begun is None:
+                behind.catch_up()
+            # Of items, not of samples: one value each is what is compared in pairs.
+            result.ids.extend(items.ids)
+            if "group" in items:
+                result.groups.extend(items["group"])
+            # The last one, for pictures.
+            result.rollout = rollout
+        behind.catch_up()
     # Scoring records values for the training log, which these are not.
     ctx.take_records()
     # A negative weight trains a reward down. 0 only watches, where more is taken to be better.
@@ -127,13 +136,27 @@ def evaluate(
 
 
 @torch.no_grad()
+def begin_elsewhere(ctx: Context, rollout: Rollout, batch: Batch) -> Begun | None:
+    """Ask the rewards that are computed elsewhere, to be waited for later; None where none is."""
+    if not any(map(is_elsewhere, ctx.rewards)):
+        return None
+    with ctx.judging_the_base():
+        return begin(ctx.rewards, rollout, batch)
+
+
+@torch.no_grad()
 def measure(
-    ctx: Context, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any], result: Evaluation
+    ctx: Context,
+    rollout: Rollout,
+    batch: Batch,
+    metrics: Mapping[str, Any],
+    result: Evaluation,
+    begun: Begun | None,
 ) -> None:
     """File what the rewards say of finished samples, and show them to the metrics."""
     # `score` refuses to be asked without any; metrics alone are a fair evaluation.
     if ctx.rewards:
-        for name, value in ctx.score(rollout, batch).by_name.items():
+        for name, value in ctx.score(rollout, batch, begun=begun).by_name.items():
             add_values(result, f"reward/{name}", value, batch.copies)
     with ctx.judging_the_base():
         update_metrics(metrics, rollout, batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
 from rewardft.policy.answers import check_rollout, check_transition
+from rewardft.policy.begun import Begun
 from rewardft.policy.facts import RewardFacts
 from rewardft.policy.finite import bad_base
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
 from rewardft.policy.reward_gradients import Combine, agreement
-from rewardft.policy.rewards import describe, evaluate_rewards
+from rewardft.policy.rewards import evaluate_rewards, warn_of_skips
 from rewardft.policy.untouched import described
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
@@ -54,7 +54,7 @@ class Context:
     penalized: whether the algorithm has applied the regularizers, see `penalty`.
     micro_batch: how many samples replays and decoding take at a time (None: the whole batch).
     score_batch: how many decoding takes where its gradient is asked for, if fewer.
-    forget:     makes the optimizer begin anew for entries of a trained tensor, by a mask.
+    forget:     makes the optimizer and the average begin anew for entries of a trained tensor.
     gathered:   around a rollout, for a base that is spread over processes, see `sharding.py`.
     reward_gradients: what becomes of the gradients of several rewards, see `reward_gradients.py`.
     """
@@ -119,12 +119,18 @@ class Context:
         return rollout
 
     def score(
-        self, rollout: Rollout, batch: Batch, gradient: bool = False, record: bool = True
+        self,
+        rollout: Rollout,
+        batch: Batch,
+        gradient: bool = False,
+        record: bool = True,
+        begun: Begun | None = None,
     ) -> Scores:
         """Evaluate all rewards; with `gradient`, also d(total)/d(x0), with no denoiser graph in
         memory.
 
         record: log the values as the run's rewards; off for what is not a finished sample.
+        begun: of the same batch, where its scoring has begun, see `begun.py`.
         """
         if not isinstance(rollout, Rollout):
             raise ComponentError(
@@ -140,10 +146,11 @@ class Context:
                 self.facts,
                 self.on_reward_error,
                 self.reward_gradients,
+                begun,
             )
         # Counted in samples, whatever the micro-batch, so that budgets do not depend on it.
         self.reward_evaluations += len(batch)
-        self._warn_of_skips(scores)
+        warn_of_skips(scores, self._warned)
         if not record:
             return scores
         for name in (r.name for r in self.rewards if r.on_error == "skip"):
@@ -172,18 +179,6 @@ class Context:
         # Before the first step what full fine-tuning trains is still the base's.
         is_base = isinstance(self.adapter, FullFineTuning) and self.step == 0
         return bad_base(self.policy.model, () if is_base else self.adapter.parameters)
-
-    def _warn_of_skips(self, scores: Scores) -> None:
-        """Once per reward: a run must not lose one silently."""
-        for name, error in scores.skipped.items():
-            # One warning a reward: a server that is down would fill the log with thousands.
-            if name not in self._warned:
-                self._warned.add(name)
-                warnings.warn(
-                    f"reward {name!r} failed and is skipped for this batch (`on_error: skip`): "
-                    f"{describe(error)}. Later failures are counted in `skipped/{name}` alone.",
-                    stacklevel=3,
-                )
 
     def replay(self, rollout: Rollout, k: int, input_gradient: bool = False) -> Transition:
         """Visit step k again, in the caller's gradient mode."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import NonFiniteError, RewardError
+from rewardft.policy.begun import Begun, begin
 from rewardft.policy.facts import RewardFacts
-from rewardft.policy.finite import absent_as_nan, bad_slopes, check_samples, checked, ids_at
+from rewardft.policy.finite import absent_as_nan, bad_slopes, ids_at
 from rewardft.policy.reward_gradients import Combine, combined, slope_of_each
-from rewardft.policy.untouched import Untouched, check_plain
+from rewardft.policy.reward_values import check_device, check_value
 from rewardft.policy.weighted_reward import WeightedReward, only_one
 from rewardft.types import Batch, Rollout, Scores
 
@@ -29,26 +31,28 @@ def evaluate_rewards(
     facts: RewardFacts | None = None,
     on_error: OnError | None = None,
     combine: Combine = "sum",
+    begun: Begun | None = None,
 ) -> Scores:
     """Scores `(b,)` of finished samples; with `gradient`, d(total_i)/d(x0_i) shaped as x0.
 
     combine: what becomes of the gradients of several rewards, see `reward_gradients`.
+    begun: the same batch, where its scoring has begun (without a gradient).
     Raises RewardError when a reward raises, returns inf or the wrong shape (unless its `on_error`
     is skip), carries no gradient although one is asked for, or has one that is not finite;
     NonFiniteError when it is the samples, the decoder or its gradient that is not.
     """
     if not rewards:
         raise RewardError("the algorithm asks for scores, but the recipe lists no rewards")
-    # Before any reward: one that divides by the samples would be blamed for their NaN.
-    check_samples(rollout, batch)
-    # A leaf of its own: the gradient ends here, and no denoiser graph is held meanwhile.
-    x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
     first = facts is not None and facts.is_open
+    begun = begin(rewards, rollout, batch, gradient, first) if begun is None else begun
+    x0, view = begun.x0, begun.view
     skipped: dict[str, Exception] = {}
+    try:
+        with torch.set_grad_enabled(gradient):
+            by_name = {r.name: call_reward(r, begun, batch, on_error, skipped) for r in rewards}
+    finally:
+        begun.cancel()
     with torch.set_grad_enabled(gradient):
-        guard = Untouched(rollout.with_x0(x0), batch, whole=first)
-        view = checked(rollout.with_x0(x0), batch, guard)
-        by_name = {r.name: call_reward(r, view, batch, on_error, skipped, guard) for r in rewards}
         # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
     only = only_one(rewards) if combine == "sum" else None
@@ -73,6 +77,19 @@ def evaluate_rewards(
     rollout._decoded = detached(view._decoded)
     values = {name: value.detach() for name, value in by_name.items()}
     return Scores(total.detach(), values, slope, skipped, present, slopes)
+
+
+def warn_of_skips(scores: Scores, warned: set[str]) -> None:
+    """Once per reward: a run must not lose one silently. warned: those that it was said of."""
+    for name, error in scores.skipped.items():
+        # One warning a reward: a server that is down would fill the log with thousands.
+        if name not in warned:
+            warned.add(name)
+            warnings.warn(
+                f"reward {name!r} failed and is skipped for this batch (`on_error: skip`): "
+                f"{describe(error)}. Later failures are counted in `skipped/{name}` alone.",
+                stacklevel=3,
+            )
 
 
 def detached(decoded: Any) -> Any:
@@ -158,35 +175,34 @@ def describe_slope(name: str, value: Tensor, bad: Tensor, batch: Batch) -> str:
 
 def call_reward(
     reward: WeightedReward,
-    rollout: Rollout,
+    begun: Begun,
     batch: Batch,
     on_error: OnError | None,
-    skipped: dict[str, Exception] | None = None,
-    untouched: Untouched | None = None,
+    skipped: dict[str, Exception],
 ) -> Tensor:
     """One reward on one batch, checked. `on_error: skip` turns a failure into NaN and notes it in
-    `skipped`; what must stay `untouched` it may not change even so."""
-    value = called(reward, rollout, batch, on_error, skipped)
-    if untouched is not None:
-        try:
-            # After each reward: after the last one it would be unknown which of them did it.
-            untouched.check(f"reward {reward.name!r}")
-        except RewardError as error:
-            report_failure(on_error, reward, error, rollout, batch)
-            raise
+    `skipped`; what is guarded it may not change even so."""
+    value = called(reward, begun, batch, on_error, skipped)
+    try:
+        # After each reward: after the last one it would be unknown which of them did it.
+        begun.guard.check(f"reward {reward.name!r}")
+    except RewardError as error:
+        report_failure(on_error, reward, error, begun.view, batch)
+        raise
     return value
 
 
 def called(
     reward: WeightedReward,
-    rollout: Rollout,
+    begun: Begun,
     batch: Batch,
     on_error: OnError | None,
-    skipped: dict[str, Exception] | None,
+    skipped: dict[str, Exception],
 ) -> Tensor:
     """What a reward returns, if it may, or NaN for one that fails and is skipped."""
+    rollout, pending = begun.view, begun.pending.get(reward.name)
     try:
-        value = reward.reward(rollout, batch)
+        value = reward.reward(rollout, batch) if pending is None else pending.result()
         # Inside the `try`: a wrong shape is a failure as much as an exception is.
         check_value(reward.name, value, batch)
         check_device(reward.name, value, rollout.noise.device)
@@ -194,9 +210,8 @@ def called(
         raise
     except Exception as error:
         if reward.on_error == "skip":
-            if skipped is not None:
-                # Its frames would keep the batch in memory.
-                skipped[reward.name] = error.with_traceback(None)
+            # Its frames would keep the batch in memory.
+            skipped[reward.name] = error.with_traceback(None)
             # NaN is "not applicable": a zero would be a reward, and the policy would learn from it.
             return torch.full((len(batch),), float("nan"), device=rollout.noise.device)
         report_failure(on_error, reward, error, rollout, batch)
@@ -240,55 +255,6 @@ def place_of(reward: Any) -> str:
         return f"{inspect.getsourcefile(made)}:{inspect.getsourcelines(made)[1]}"
     except (OSError, TypeError):
         return ""
-
-
-def check_value(name: str, value: Any, batch: Batch) -> None:
-    """Raises RewardError unless the value is `(b,)` of plain numbers and has no inf."""
-    # First: `shape` and `isinf` of a nested or sparse tensor raise errors of torch's own.
-    if isinstance(value, Tensor):
-        check_plain(name, value)
-    if not isinstance(value, Tensor) or value.shape != (len(batch),):
-        got = (
-            f"a tensor of shape {tuple(value.shape)}"
-            if isinstance(value, Tensor)
-            else type(value).__name__
-        )
-        raise RewardError(
-            f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}"
-            f"{shape_hint(value, batch)}"
-        )
-    bad = torch.isinf(value.detach())
-    if bad.any():
-        raise RewardError(
-            f"reward {name!r} returned inf for the samples {ids_at(batch, bad)}. A reward must be "
-            "finite, or NaN where it does not apply; `on_error: skip` beside it in the recipe "
-            "leaves such batches out."
-        )
-
-
-def check_device(name: str, value: Tensor, samples: torch.device) -> None:
-    """Raises RewardError for values on another kind of device than the samples."""
-    if value.device.type != samples.type:
-        raise RewardError(
-            f"reward {name!r} returned a tensor on {value.device}, and the samples are on "
-            f"{samples}. Return value.to(rollout.noise.device)."
-        )
-
-
-def shape_hint(value: Any, batch: Batch) -> str:
-    """What usually leads to this shape; '' where nothing does."""
-    if not isinstance(value, Tensor):
-        return ". Return a tensor of the rollout's device, made from its samples by torch functions"
-    if value.ndim == 0:
-        return (
-            ", as if over the whole batch: reduce all dimensions but the first, such as by "
-            "x.flatten(1).mean(1)"
-        )
-    if value.numel() == len(batch):
-        return ". Its surplus dimensions go away with value.flatten()"
-    if len(value) == len(batch):
-        return ". Reduce its other dimensions, such as by value.flatten(1).mean(1)"
-    return ""
 
 
 def describe(error: Exception) -> str:

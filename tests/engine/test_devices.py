@@ -60,7 +60,7 @@ HELD = {
     ),
     ("wait", "rewardft/policy/finite.py check_samples"): (3, FINITE),
     ("wait", "rewardft/policy/finite.py decode_and_check"): (3, FINITE),
-    ("wait", "rewardft/policy/rewards.py check_value"): (
+    ("wait", "rewardft/policy/reward_values.py check_value"): (
         3,
         "a reward that is inf stops the run at that reward",
     ),

@@ -1,0 +1,50 @@
+"""Requests side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+One = TypeVar("One")
+All = TypeVar("All")
+
+
+class Asking(Generic[One, All]):
+    """Requests that are under way from the start; the first failure ends the others.
+
+    Args:
+        calls: one for each request; each takes an event that is set when its answer is not wanted
+            any more.
+        concurrency: how many of them run at a time.
+        who: in the names of the threads.
+        join: makes the result of the answers, in the order of the calls.
+    """
+
+    def __init__(
+        self,
+        calls: Iterable[Callable[[threading.Event], One]],
+        concurrency: int,
+        who: str,
+        join: Callable[[list[One]], All],
+    ) -> None:
+        self.stop, self.join = threading.Event(), join
+        self.pool = ThreadPoolExecutor(concurrency, thread_name_prefix=who)
+        self.futures = [self.pool.submit(call, self.stop) for call in calls]
+
+    def result(self) -> All:
+        """Wait for all answers; raises the first failure, when those under way have ended."""
+        try:
+            wait(self.futures, return_when=FIRST_EXCEPTION)
+            for future in self.futures:
+                if future.done():
+                    future.result()  # raises a failure while others are still under way
+            return self.join([future.result() for future in self.futures])
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Send nothing more, and wait for what has been sent."""
+        self.stop.set()
+        self.pool.shutdown(wait=True, cancel_futures=True)
