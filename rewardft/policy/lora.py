@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rewardft.errors import ComponentError, did_you_mean
+from rewardft.policy.adapter_casts import AdapterCasts
 from rewardft.policy.rollout_weights import foldable, sums, swapped
 from rewardft.policy.sample_gradients import SampleGradients
 from rewardft.policy.weights import copy_state, to_cpu
@@ -63,6 +64,7 @@ class Lora:
             for m in self.module.modules()
             if hasattr(m, "lora_A") and hasattr(m, "disable_adapters")
         ]
+        self._casts = AdapterCasts(self.module, self.layers)
         # The base's own dropout stays off: rollout and replay must be the same policy.
         self.module.eval()
         # The base's weights without the adapter, while it is folded into them, see `for_rollout`.
@@ -100,8 +102,8 @@ class Lora:
     def for_rollout(self, precision: torch.dtype | None, exact: bool) -> Iterator[None]:
         """The same policy for calls without autograd, with fewer operations for each.
 
-        precision: that of autocast, to which the adapter is then cast once and not at every call:
-            to the last bit the same numbers.
+        precision: that of autocast, to which the adapter is then cast once and not at every call,
+            see `AdapterCasts`: to the last bit the same numbers.
         exact: False adds the adapter to the weights of a large base, if that has its precision;
             outputs then differ by rounding (3e-6 in float32).
         """
@@ -111,7 +113,7 @@ class Lora:
             with self._folded(weights):
                 yield
         elif precision and not off:
-            with swapped(self.parameters, [p.detach().to(precision) for p in self.parameters]):
+            with self._casts.applied(precision):
                 yield
         else:
             yield

@@ -148,6 +148,10 @@ def test_an_adapter_that_was_cast_once_gives_the_same_bits(base):
     before = [p.data_ptr() for p in adapter.parameters]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         wanted = model.trainable(*x).sample
+        with adapter.for_rollout(
+            torch.bfloat16, exact=True
+        ):  # in the first one it shows what to cast
+            assert torch.equal(model.trainable(*x).sample, wanted)
         with adapter.for_rollout(torch.bfloat16, exact=True):
             assert {p.dtype for p in adapter.parameters} == {torch.bfloat16}
             found = model.trainable(*x).sample
@@ -156,14 +160,46 @@ def test_an_adapter_that_was_cast_once_gives_the_same_bits(base):
     assert {p.dtype for p in adapter.parameters} == {torch.float32}
 
 
+class Careful(torch.nn.Module):
+    """Runs its second layer in its own precision, as networks do that would overflow."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.first(x)
+        with torch.autocast("cpu", enabled=False):
+            return self.second(x.float())
+
+
+def test_layers_outside_of_autocast_keep_the_precision_of_the_adapter():
+    model = SimpleNamespace(trainable=Careful())
+    adapter = Lora(model, spec(targets=["first", "second"], alpha=8.0), 0)
+    train(adapter)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        wanted = model.trainable(x)
+        for rollout in range(3):
+            with adapter.for_rollout(torch.bfloat16, exact=True):
+                assert torch.equal(model.trainable(x), wanted), rollout
+        with adapter.for_rollout(torch.bfloat16, exact=True):
+            found = {name.split(".")[0]: p.dtype for name, p in adapter.named.items()}
+    assert found == {"first": torch.bfloat16, "second": torch.float32}
+
+
 def test_gradients_that_wait_survive_the_cast():
     """With `train.accumulate` a rollout comes between two backward passes of one step."""
     model, adapter = trained()
     x = inputs()
+    first = adapter.for_rollout(torch.bfloat16, exact=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False), first:
+        model.trainable(*x)
     model.trainable(*x).sum().backward()
     once = [p.grad.clone() for p in adapter.parameters]
     cast = adapter.for_rollout(torch.bfloat16, exact=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False), cast:
+        assert {p.dtype for p in adapter.parameters} == {torch.bfloat16}
         model.trainable(*x)
     model.trainable(*x).sum().backward()
     for p, g in zip(adapter.parameters, once):
