@@ -45,8 +45,13 @@ class Densification:
     size: float = 0.05
 
 
-def densification(options: dict[str, float], gaussians: int) -> Densification:
-    """Of a recipe's options; raises ComponentError for unknown ones and for bad numbers."""
+def densification(
+    options: dict[str, float], gaussians: int, faint: float, opacity: float
+) -> Densification:
+    """Of a recipe's options; raises ComponentError for unknown ones and for bad numbers.
+
+    faint: below which a Gaussian is pruned. opacity: with which all start.
+    """
     known = [field.name for field in fields(Densification)]
     for name in options:
         if name not in known:
@@ -65,6 +70,13 @@ def densification(options: dict[str, float], gaussians: int) -> Densification:
         raise ComponentError(
             f"gaussian_scene: densify: expected above > 0 and size > 0, got {found.above:g} and "
             f"{found.size:g}"
+        )
+    least = max(faint, LEAST)
+    if least >= opacity:
+        raise ComponentError(
+            f"gaussian_scene: densify: Gaussians start with an opacity of {opacity:g}, and what is "
+            f"below {least:g} is pruned, so that nothing would be left. Expected faint below "
+            "opacity."
         )
     return found
 

@@ -87,7 +87,7 @@ class GaussianScene(Scenes):
         view = View(size, channels, Lens(extent, distance), background, condition, rewards_see)
         super().__init__(prior, scenes, view, lora_rank, seed)
         self.blur, self.rasterise = blur, RASTERISERS[rasteriser]
-        rule = None if densify is None else densification(densify, gaussians)
+        rule = None if densify is None else densification(densify, gaussians, faint, opacity)
         self.upkeep = Upkeep(relocate_every, rule, faint, seed)
         count = sum(channels.values())
         start = None if rule is None else int(rule.start)

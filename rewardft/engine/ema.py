@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from rewardft.policy.snapshots import Snapshot, blend, check_fit, swapped_in, take_snapshot
 
@@ -35,6 +36,13 @@ class Ema:
         if self.decay is not None:
             # d_t of the formula above.
             blend(self.weights, self.adapter, min(self.decay, (1 + step) / (10 + step)))
+
+    def forget(self, parameter: Parameter, where: Tensor) -> None:
+        """Begin anew for the entries of `parameter` that the mask `where` names: what they were
+        belongs to something else."""
+        for name, own in self.adapter.named.items():
+            if own is parameter and name in self.weights:
+                self.weights[name][where] = parameter.detach()[where]
 
     def applied(self) -> AbstractContextManager[None]:
         """Run the model with the average, without autograd; the weights are back afterwards, to the

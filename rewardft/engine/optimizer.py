@@ -154,7 +154,9 @@ class Updater:
 
     def forget(self, parameter: nn.Parameter, where: Tensor) -> None:
         """Begin anew for the entries of `parameter` that the mask `where` names, `(n, ...)` along
-        its first dimensions: what the optimizer remembers of them becomes 0."""
+        its first dimensions: what the optimizer remembers of them becomes 0, and their average what
+        they are now."""
+        self.ema.forget(parameter, where)
         for value in self.optimizer.state.get(parameter, {}).values():
             # The count of steps is one for the whole tensor and stays.
             if isinstance(value, Tensor) and value.shape == parameter.shape:

@@ -143,6 +143,42 @@ def test_full_fine_tuning_is_averaged_too(recipe, tmp_path):
     assert one.keys() == other.keys() and not same(one, other)
 
 
+MOVING = """
+import torch
+from rewardft import Loss, hookimpl
+
+
+class Moving:
+    needs = frozenset()
+
+    def losses(self, ctx, batch):
+        (first, *_) = ctx.adapter.parameters
+        if ctx.step == 3:
+            with torch.no_grad():
+                first[0] = 5.0
+            ctx.forget(first, torch.arange(len(first)) == 0)
+        yield Loss(sum(p.square().sum() for p in ctx.adapter.parameters), step=True)
+
+
+@hookimpl
+def register_algorithms():
+    return {"moving": Moving}
+"""
+
+
+def test_the_average_forgets_what_entries_were(recipe, tmp_path):
+    """Of an entry that stands for something else from then on, such as a Gaussian that was moved."""
+    (tmp_path / "moving.py").write_text(MOVING)
+    sets = [f"plugins=[rewardft.testing.tiny, {tmp_path / 'moving.py'}]", "algorithm={use: moving}"]
+    sets += ["evaluate.every=0", "optimizer.lr=1e-9", "optimizer.weight_decay=0", "train.steps=4"]
+    out = run_recipe(recipe, tmp_path / "run", *sets).folder
+    raw, average = (
+        load_file(out / name / "adapter_model.safetensors") for name in ("adapter", "adapter_ema")
+    )
+    assert max(float(value.max()) for value in raw.values()) == pytest.approx(5.0)
+    assert all(torch.allclose(average[n], raw[n], rtol=0, atol=1e-4) for n in raw)
+
+
 def test_the_factor_rises_to_the_decay():
     class Adapter:
         named = {"w": torch.nn.Parameter(torch.zeros(1))}

@@ -1,9 +1,12 @@
 """Learning rates of their own for named parts of a model, and models that are no network."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from rewardft.engine.ema import Ema
 from rewardft.engine.optimizer import Updater, grouped
 from rewardft.errors import ComponentError
 from rewardft.testing import check_resume
@@ -98,7 +101,8 @@ def test_an_optimizer_forgets_what_it_is_told_to():
     weight = nn.Parameter(torch.zeros(2, 3, 2, dtype=torch.float64))
     other = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
     optimizer = torch.optim.Adam([weight, other], lr=1.0)
-    updater = Updater([weight, other], optimizer, schedule=None, ema=None, clip_norm=None)
+    ema = Ema(SimpleNamespace(named={}), None)
+    updater = Updater([weight, other], optimizer, schedule=None, ema=ema, clip_norm=None)
     updater.forget(weight, torch.ones(2, 3, dtype=torch.bool))  # before any step there is nothing
     (weight.sum() + other.sum()).backward()
     optimizer.step()

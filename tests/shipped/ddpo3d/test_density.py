@@ -211,8 +211,18 @@ def test_processes_share_what_they_have_noted():
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ComponentError) as caught:
-        densification(options, 9)
+        densification(options, 9, faint=0.02, opacity=0.3)
     assert str(caught.value) == f"gaussian_scene: {message}"
+
+
+@pytest.mark.parametrize("faint", [0.5, 0.7])
+def test_an_opacity_at_which_all_would_be_pruned_is_refused(faint):
+    with pytest.raises(ComponentError) as caught:
+        scene_model(densify={"start": 2}, faint=faint)
+    assert str(caught.value) == (
+        "gaussian_scene: densify: Gaussians start with an opacity of 0.5, and what is below "
+        f"{faint} is pruned, so that nothing would be left. Expected faint below opacity."
+    )
 
 
 def test_free_places_are_not_for_what_is_moved():
