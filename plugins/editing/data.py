@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import blake2b
+from os.path import normpath, pardir, sep
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ SPLITS = ("train", "val")
 class Edits:
     """Pictures and what to do with them.
 
-    The file has one JSON object per line: `image` (a path, relative to the file), `prompt` (the
+    The file has one JSON object per line: `image` (a path from its folder, into it), `prompt` (the
     instruction), and where they are known `mask` (a picture; white is what the edit may change),
     `source` and `target` (captions before and after) and `group`. Every line needs the same keys.
 
@@ -72,6 +73,12 @@ class Edits:
     def check_files(self, row: dict[str, str]) -> None:
         """A picture that is missing is found at the start, not in the middle of a run."""
         for name in {"image", "mask"} & set(row):
+            # A table may come from somebody else: it shows what lies beside it, and nothing else.
+            if Path(row[name]).is_absolute() or normpath(row[name]).split(sep)[0] == pardir:
+                raise DataError(
+                    f"{self.file}:{row['id']}: {row[name]!r} leads out of the folder of the table; "
+                    "pictures lie beside it or in folders below"
+                )
             try:
                 there = (self.file.parent / row[name]).is_file()
             except (OSError, ValueError):

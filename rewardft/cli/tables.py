@@ -45,12 +45,14 @@ def compared(row: Mapping[str, Any]) -> tuple[str, ...]:
     """One line of the table: name, samples, base, tuned, difference, and what to make of it."""
     if row["count"] == 0:
         return row["name"], "0", "", "", "", "applies to no sample"
+    # Infinite for a single sample, which says nothing of others.
+    half = f" ± {row['half_width']:.2g}" if math.isfinite(row["half_width"]) else ""
     return (
         row["name"],
         str(row["count"]),
         f"{row['before']:.4g}",
         f"{row['after']:.4g}",
-        f"{row['difference']:+.3g} ± {row['half_width']:.2g}",
+        f"{row['difference']:+.3g}{half}",
         "" if abs(row["difference"]) > row["half_width"] else "not separable",
     )
 

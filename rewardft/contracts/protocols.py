@@ -113,7 +113,13 @@ class RenoisingSampler(Sampler, Protocol):
 
 
 class Reward(Protocol):
-    """`(b,)`, higher is better, NaN = not applicable to that sample. A plain function will do."""
+    """`(b,)`, higher is better, NaN = not applicable to that sample. A plain function will do.
+
+    Optional method `begin_scoring(rollout, batch)`, for a reward that another process computes: it
+    sends the samples and returns at once what waits for the values, an object with `result()` and
+    `cancel()` (see `rewardft.policy.begun.Pending`; a `concurrent.futures.Future` is one). It is
+    asked where no gradient is wanted.
+    """
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor: ...
 
@@ -132,6 +138,9 @@ class Algorithm(Protocol):
     one sample with the choices that `rng` makes and `steps` sampling steps, with or without
     regularizers; a run with a budget then ends exactly before the step that it cannot pay for,
     although steps differ.
+
+    Optional attribute `idle_batches`: how many batches in a row may give no loss, while a buffer
+    fills for instance; 100 without it. A run in which more have none ends with an error.
     """
 
     needs: frozenset[str]

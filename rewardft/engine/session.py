@@ -157,6 +157,7 @@ def build_session(
     if recipe.train.compile and training is not None:
         # An evaluation on its own would wait longer for the compiler than it would gain.
         compile_blocks(model.trainable)
+    size = recipe.train.micro_batch
     context = Context(
         policy=build_policy(recipe, model),
         sampler=sampler,
@@ -164,8 +165,8 @@ def build_session(
         rewards=build_rewards(resolved.rewards, device),
         regularizers=build_regularizers(resolved.regularizers),
         seed=recipe.seed,
-        # Measured when a run starts, see `micro_batch.py`; nothing else replays.
-        micro_batch=None if recipe.train.micro_batch == "auto" else recipe.train.micro_batch,
+        # `auto` and the default are settled when a run starts, see `micro_batch.py`.
+        micro_batch=None if isinstance(size, str) else size,
         reward_gradients=recipe.train.reward_gradients,
         device=device,
         gathered=gathered,

@@ -191,11 +191,12 @@ def restore_parts(
 
 
 def settle_micro_batch(job: Job, session: Session, stream: Stream, checkpoint: Path | None) -> None:
-    """For a new run without a number: the default, or with `auto` what the main process measures,
-    for all. A checkpoint has it."""
-    if checkpoint is not None or isinstance(job.recipe.train.micro_batch, int):
+    """For a new run without a number: the default, no limit with `all`, or with `auto` what the
+    main process measures, for all of them. A checkpoint has it."""
+    wanted = job.recipe.train.micro_batch
+    if checkpoint is not None or wanted == "all" or isinstance(wanted, int):
         return
-    if job.recipe.train.micro_batch is None:
+    if wanted is None:
         session.context.micro_batch, session.context.score_batch = default_micro_batch(session)
         return
     before = stream.state_dict()

@@ -140,7 +140,7 @@ class TrainSpec(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpointing: bool = False
     decode_checkpointing: bool = False
-    micro_batch: Together | Literal["auto"] | None = None
+    micro_batch: Together | Literal["auto", "all"] | None = None
     compile: bool = False
     shard: bool = False
     keep_for_rollouts: bool = False

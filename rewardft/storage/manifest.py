@@ -53,13 +53,20 @@ def manifest(run: Run, plugins: Any, device: str, origin: Origin) -> dict[str, A
     }
 
 
-@cache
 def version_of(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not installed. Read once a process."""
+    """Version of an installed distribution; None when it is not installed. That of one that is
+    installed is read once a process."""
     try:
-        return metadata.version(name)
+        return installed_version(name)
     except metadata.PackageNotFoundError:
+        # Asked again the next time: in a notebook it may be installed meanwhile.
         return None
+
+
+@cache
+def installed_version(name: str) -> str:
+    """Raises PackageNotFoundError, which is not kept."""
+    return metadata.version(name)
 
 
 def git_state() -> dict[str, Any] | None:

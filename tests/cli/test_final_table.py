@@ -58,6 +58,13 @@ def test_values_of_sets_stand_below_the_pairs(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_one_sample_has_no_interval(capsys):
+    row = {"name": "m/a", "count": 1, "before": 1.0, "after": 2.0, "difference": 1.0}
+    print_comparison([{**row, "half_width": float("inf")}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[-1] == ["m/a", "1", "1", "2", "+1", "not", "separable"]
+
+
 def test_a_run_prints_and_keeps_them(tmp_path, capsys):
     (tmp_path / "spread.py").write_text(METRIC)
     text = re.sub("plugins: .*", "plugins: [rewardft.testing.tiny, ./spread.py]", RECIPE)

@@ -170,6 +170,18 @@ def test_two_at_a_time_are_the_default_of_a_large_network_on_a_cpu(path, tmp_pat
     assert run.column("reward") == pytest.approx(two.column("reward"), rel=1e-5)
 
 
+def test_the_whole_batch_can_be_asked_for(path, tmp_path, monkeypatch):
+    sets = ["data.batch_size=4", "save.every=1", "train.steps=2"]
+    plain = run_recipe(path, tmp_path / "plain", *sets)
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    run = run_recipe(path, tmp_path / "run", *sets, "train.micro_batch=all")
+    facts = json.loads((run.folder / "manifest.json").read_text())
+    assert "micro_batch" in facts and facts["micro_batch"] is None
+    assert run.column("gradient_norm") == pytest.approx(plain.column("gradient_norm"), rel=1e-5)
+    backwards = [step["denoiser_backwards"] for step in run.steps]
+    assert backwards == [step["denoiser_backwards"] for step in plain.steps] != [4, 8]
+
+
 def test_a_large_network_on_a_cpu_has_its_channels_last(path, monkeypatch):
     """The same numbers; files are written as before, whatever the order in memory."""
     plain, batch = opened(path)
@@ -239,6 +251,7 @@ def test_samplers_without_steps_and_sharded_bases_are_refused(path):
     ) in str(refused.value)
     with pytest.raises(RecipeError) as typo:
         load_recipe(path, ["train.micro_batch=atuo"])
-    assert "expected a whole number of at least 1 and of at most 1000000, 'auto' or null" in str(
-        typo.value
+    assert (
+        "expected a whole number of at least 1 and of at most 1000000, one of 'auto', 'all' or null"
+        in str(typo.value)
     )

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rewardft.cli import main
-from rewardft.errors import RewardError, RewardftError
-from rewardft.policy.rewards import check_device
+from rewardft.errors import ComponentError, RewardError, RewardftError
+from rewardft.policy.reward_values import check_device
 from rewardft.types import collate
 from tests.bench import Bench, line_of
 
@@ -88,6 +88,31 @@ def test_what_a_factory_makes_has_what_its_kind_must_have(bench, kind):
     message, path = refused(bench, source, override)
     place = f"{kind.partition(' ')[2]} 'odd' (plugin 'odd', {path}:{line_of(path, 'def make')})"
     assert message == f"{place}: {said}"
+
+
+@pytest.mark.parametrize("error", ["self.netwrok", "1 / 0"])
+def test_a_property_that_raises_is_not_one_that_is_missing(bench, error):
+    source = f"""
+        class Odd(TinyModel):
+            @property
+            def trainable(self):
+                return {error}
+
+            @trainable.setter
+            def trainable(self, value):
+                self.network = value
+
+        @hookimpl
+        def register_models():
+            return {{"odd": Odd}}
+        """
+    message, path = refused(bench, source, "model={use: odd}")
+    place = f"model 'odd' (plugin 'odd', {path}:{line_of(path, 'class Odd')})"
+    said = {
+        "self.netwrok": "AttributeError: 'Odd' object has no attribute 'netwrok'",
+        "1 / 0": "ZeroDivisionError: division by zero",
+    }
+    assert message.startswith(f"{place}: its `trainable` raised {said[error]}")
 
 
 # -- what it declares ----------------------------------------------------------------------------------------------
@@ -229,7 +254,7 @@ LOSSES = {
     "yield Loss(total(ctx), step=True, metrics=[1])": "the metrics of a Loss are a mapping from names to values; got "
     "[1] (list).",
     "yield from ()": "losses() gave no Loss in 100 batches in a row, so nothing is trained. Yield one for each batch, "
-    "with step=True.",
+    "with step=True; an algorithm that gathers more of them first says how many in an attribute `idle_batches`.",
 }
 
 
@@ -254,6 +279,39 @@ def test_what_an_algorithm_gives_is_losses(bench, body):
     message, path = refused(bench, source, "algorithm={use: odd}")
     place = f"algorithm 'odd' (plugin 'odd', {path}:{line_of(path, 'class Odd')})"
     assert message.startswith(f"{place}: {LOSSES[body]}")
+
+
+def test_an_algorithm_says_how_many_batches_it_gathers_first(bench):
+    source = """
+        from rewardft import Loss
+
+        class Gathering:
+            needs = frozenset()
+            idle_batches = 104
+            seen = 0
+
+            def losses(self, ctx, batch):
+                self.seen += 1
+                if self.seen > 103:
+                    yield Loss(sum(p.square().sum() for p in ctx.adapter.parameters), step=True)
+
+        class Endless(Gathering):
+            idle_batches = 0.5
+
+        @hookimpl
+        def register_algorithms():
+            return {"gathering": Gathering, "endless": Endless}
+        """
+    path = bench.plugin("gathering", source)
+    run = bench.run("algorithm={use: gathering}", "train.steps=2")
+    assert run.summary["samples"] == 2 * (103 + 2)
+    with pytest.raises(ComponentError) as caught:
+        bench.run("algorithm={use: endless}", out="endless")
+    place = f"algorithm 'endless' (plugin 'gathering', {path}:{line_of(path, 'class Endless')})"
+    assert str(caught.value) == (
+        f"{place}: idle_batches is how many batches in a row may give no loss, a whole number >= 1; "
+        "got 0.5 (float)."
+    )
 
 
 MODELS = {

@@ -37,7 +37,7 @@ REFUSED = {
     "algorithm={use: ddpo, timestep_fraction: 2}": "option 'timestep_fraction' of algorithm 'ddpo': expected a number "
     "above 0 and of at most 1, got 2 (a whole number).",
     "data.batch_size=1000000000000": f"data.batch_size: expected {TOGETHER}, got 1000000000000 (a whole number).",
-    "train.micro_batch=10000000": f"train.micro_batch: expected {TOGETHER}, 'auto' or null, got 10000000 (a whole number).",
+    "train.micro_batch=10000000": f"train.micro_batch: expected {TOGETHER}, one of 'auto', 'all' or null, got 10000000 (a whole number).",
     "train.accumulate=10000000": f"train.accumulate: expected {TOGETHER}, got 10000000 (a whole number).",
     "evaluate.samples_per_item=10000000": f"evaluate.samples_per_item: expected {TOGETHER}, got 10000000 (a whole "
     "number).",

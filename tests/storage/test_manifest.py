@@ -1,14 +1,25 @@
 """What a manifest says of the code that a run was made with."""
 
+import importlib
 import subprocess
 
-from rewardft.storage.manifest import git_state
+from rewardft.storage.manifest import git_state, version_of
 
 
 def git(*words):
     names = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", *names, *words], check=True, capture_output=True, text=True)
     return done.stdout.strip()
+
+
+def test_a_package_that_is_installed_meanwhile_is_seen(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert version_of("made-up-package") is None
+    facts = tmp_path / "made_up_package-1.2.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up-package\nVersion: 1.2\n")
+    importlib.invalidate_caches()
+    assert version_of("made-up-package") == "1.2"
 
 
 def test_the_commit_and_whether_files_have_changed(tmp_path, monkeypatch):

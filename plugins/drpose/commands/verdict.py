@@ -3,6 +3,7 @@ wide and a sentence."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -53,7 +54,9 @@ def results_table(rows: Sequence[Paired]) -> Table:
             table.add_row(f"{words} ({members[0].count}):")
         for row in members:
             # The verdict in words as well: a reader may not know which way is better.
-            change = f"{rounded(row.difference)} ± {row.half_width:.2g}"
+            # Infinite for a single pair.
+            half = f" ± {row.half_width:.2g}" if math.isfinite(row.half_width) else ""
+            change = f"{rounded(row.difference)}{half}"
             verdict = {1: "better", 0: "unclear", -1: "worse"}[gain(row)]
             values = (f"{value:.3g}" for value in (row.before, row.after))
             # A value may be named like markup.

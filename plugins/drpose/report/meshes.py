@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rewardft_plugins.drpose.mesh.make import distance_line, run_meshes
+from rewardft_plugins.drpose.report.damage import damage_told
 from rewardft_plugins.drpose.report.sections import has_poses
 from rewardft_plugins.humans.mesh import Mesh
 from rewardft_plugins.humans.viewer import Row, rows_html
@@ -77,7 +78,7 @@ def _read(path: Path, settings: str) -> list[Row] | None:
     if not path.is_file():
         return None
     # A cache is a file like any other: nothing in it is unpickled.
-    with np.load(path, allow_pickle=False) as data:
+    with damage_told(path), np.load(path, allow_pickle=False) as data:
         if str(data["settings"]) != settings:
             return None
         fields = ("vertices", "faces", "colours")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rewardft_plugins.drpose.data.acrobatic import acrobatic_batch
 from rewardft_plugins.drpose.judges.pose_judge import JudgeNet
 from rewardft_plugins.drpose.model.sampler import split_domains
+from rewardft_plugins.drpose.report.damage import damage_told
 from rewardft_plugins.drpose.report.html import Shown, section_html
 from rewardft_plugins.drpose.weights import SHIPPED, freeze, locate
 from torch import Tensor
@@ -153,7 +154,7 @@ def read_cache(path: Path, settings: str) -> Looked | None:
     another way."""
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as data:
+    with damage_told(path), np.load(path, allow_pickle=False) as data:
         if str(data["settings"]) != settings:
             return None
         names = ("joints", "places", "normals")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rewardft_plugins.drpose.data.build import build_dataset
 from rewardft_plugins.drpose.data.splits import Sampling, plan_splits
+from rewardft_plugins.drpose.report import meshes
 from rewardft_plugins.drpose.report import sections as report
 from rewardft_plugins.drpose.report.html import (
     Shown,
@@ -23,6 +24,7 @@ from rewardft_plugins.humans.camera import project
 from rewardft_plugins.humans.motion import shipped_clips
 
 from rewardft.contracts.records import ComparisonRecord, RunRecord, VariantRecord
+from rewardft.errors import CheckpointError
 from rewardft.testing import run_recipe
 
 needs_weights = pytest.mark.skipif(
@@ -184,6 +186,24 @@ def test_what_was_found_is_kept_until_it_was_made_otherwise(comparison, monkeypa
     assert again.ids == first.ids and np.array_equal(again.tuned.places, first.tuned.places)
     with pytest.raises(AssertionError, match="sampled again"):
         look(folder / "run1", count=2)
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "text", "without arrays"])
+@pytest.mark.parametrize("name", ["poses", "meshes"])
+def test_a_damaged_cache_is_told(tmp_path, damage, name):
+    file = tmp_path / "cache.npz"
+    np.savez_compressed(file, settings=np.array("s"), ids=np.array(["a"]))
+    if damage != "without arrays":
+        whole = {"half": file.read_bytes()[:150], "empty": b"", "text": b"no archive"}
+        file.write_bytes(whole[damage])
+    read = report.read_cache if name == "poses" else meshes._read
+    with pytest.raises(CheckpointError) as caught:
+        read(file, "s")
+    said = str(caught.value)
+    assert said.startswith(f"{file}: expected what an earlier report has kept, and it is damaged (")
+    assert said.endswith("). Delete it: the next report makes it again.")
+    file.unlink()
+    assert read(file, "s") is None
 
 
 def test_other_models_have_no_section(tmp_path):

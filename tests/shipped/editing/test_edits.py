@@ -82,6 +82,28 @@ def test_pictures_that_are_missing(table):
         Edits(str(table))[2]
 
 
+@pytest.mark.parametrize("key", ["image", "mask"])
+@pytest.mark.parametrize("kind", ["beside", "above", "absolute"])
+def test_a_table_shows_nothing_from_outside_its_folder(table, key, kind):
+    inside = table.parent / "below"
+    inside.mkdir()
+    name = {
+        "beside": "../0.png",
+        "above": "x/../../0.png",
+        "absolute": str(table.parent / "0.png"),
+    }[kind]
+    (inside / "1.png").write_bytes((table.parent / "1.png").read_bytes())
+    row = {"image": "1.png", "mask": "x/../1.png", "prompt": "x"} | {key: name}
+    file = inside / "edits.jsonl"
+    file.write_text(json.dumps(row))
+    with pytest.raises(DataError) as caught:
+        Edits(str(file))
+    assert str(caught.value) == (
+        f"{file}:1: {name!r} leads out of the folder of the table; pictures lie beside it or in "
+        "folders below"
+    )
+
+
 def one_row(folder, **row):
     path = folder / "one.jsonl"
     path.write_text(json.dumps({"image": "0.png", "prompt": "x"} | row), encoding="utf-8")
