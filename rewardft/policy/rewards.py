@@ -47,12 +47,8 @@ def evaluate_rewards(
     begun = begin(rewards, rollout, batch, gradient, first) if begun is None else begun
     x0, view = begun.x0, begun.view
     skipped: dict[str, Exception] = {}
-    try:
-        with torch.set_grad_enabled(gradient):
-            by_name = {r.name: call_reward(r, begun, batch, on_error, skipped) for r in rewards}
-    finally:
-        begun.cancel()
     with torch.set_grad_enabled(gradient):
+        by_name = call_all(rewards, begun, batch, on_error, skipped)
         # The sum of several rewards is differentiated once, not each of them.
         total = sum_rewards(rewards, by_name)
     only = only_one(rewards) if combine == "sum" else None
@@ -171,6 +167,20 @@ def describe_slope(name: str, value: Tensor, bad: Tensor, batch: Batch) -> str:
         f"where its value is {values}. Look in it for a root, logarithm, norm or division at 0, "
         "and keep its operand away from 0, such as by (x + 1e-6).sqrt()."
     )
+
+
+def call_all(
+    rewards: Sequence[WeightedReward],
+    begun: Begun,
+    batch: Batch,
+    on_error: OnError | None,
+    skipped: dict[str, Exception],
+) -> dict[str, Tensor]:
+    """What each reward says, in the order of the recipe; nothing is left running."""
+    try:
+        return {r.name: call_reward(r, begun, batch, on_error, skipped) for r in rewards}
+    finally:
+        begun.cancel()
 
 
 def call_reward(
