@@ -178,8 +178,8 @@ def test_the_whole_batch_can_be_asked_for(path, tmp_path, monkeypatch):
     facts = json.loads((run.folder / "manifest.json").read_text())
     assert "micro_batch" in facts and facts["micro_batch"] is None
     assert run.column("gradient_norm") == pytest.approx(plain.column("gradient_norm"), rel=1e-5)
-    backwards = [step["denoiser_backwards"] for step in run.steps]
-    assert backwards == [step["denoiser_backwards"] for step in plain.steps] != [4, 8]
+    # One for each step of the optimizer; the default has two.
+    assert [step["denoiser_backwards"] for step in run.steps] == [1, 2]
 
 
 def test_a_large_network_on_a_cpu_has_its_channels_last(path, monkeypatch):
