@@ -74,7 +74,7 @@ def save_grid(columns: Mapping[str, Any], labels: Sequence[str], path: Path) -> 
     ]
     height, width = rows[0][0].shape[-2:]
     across, down = len(columns), len(rows)
-    side = fitting(height, width, lambda h, w: across * (w + GAP) * down * (h + LINE + GAP))
+    side = fitting(height, width, lambda h, w: math.prod(size_of_sheet(across, down, h, w)))
     smaller = [[reduce(cell, side) for cell in cells] for cells in rows]
     write_image(path, sheet(list(columns), labels, smaller))
     return path
@@ -89,9 +89,8 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
     pillow, gap, line = import_pillow("Image", "ImageDraw"), GAP, LINE
     height, width = rows[0][0].shape[-2:]
     across, down = width + gap, height + line + gap
-    image = pillow["Image"].new(
-        "RGB", (across * len(titles) - gap, line + down * len(rows)), "white"
-    )
+    size = size_of_sheet(len(titles), len(rows), height, width)
+    image = pillow["Image"].new("RGB", size, "white")
     draw = pillow["ImageDraw"].Draw(image)
     for column, title in enumerate(titles):
         draw.text((column * across, 0), title, fill="black")
@@ -101,6 +100,11 @@ def sheet(titles: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[
         for column, cell in enumerate(cells):
             image.paste(to_image(cell), (column * across, top + line))
     return image
+
+
+def size_of_sheet(across: int, down: int, height: int, width: int) -> tuple[int, int]:
+    """(width, height) of the whole sheet."""
+    return across * (width + GAP) - GAP, LINE + down * (height + LINE + GAP)
 
 
 def save_tiles(samples: Any, labels: Sequence[str], path: Path) -> Path | None:

@@ -152,23 +152,30 @@ def beyond(annotation):
     return None
 
 
-BOUNDED = [
-    (entry, name, value)
-    for entry in ENTRIES.of_kind("algorithms")
-    for name, parameter in option_parameters(entry).items()
-    if (value := beyond(annotation_of(entry, parameter))) is not None
-]
+def values_beyond(entry):
+    """Those below the bounds of its options, by their names."""
+    parameters = option_parameters(entry).items()
+    values = {name: beyond(annotation_of(entry, parameter)) for name, parameter in parameters}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+BOUNDED = {
+    entry: values for entry in ENTRIES.of_kind("algorithms") if (values := values_beyond(entry))
+}
 
 
 def test_each_algorithm_is_refused_once_for_an_option_out_of_bounds(recipe):
     """Those that check it again when they are built are not built for it."""
-    assert {entry.name for entry, _, _ in BOUNDED} >= {"draft_k", "drtune", "ddpo", "grpo", "awm"}
-    for entry, name, value in BOUNDED:
+    assert {entry.name for entry in BOUNDED} >= {"draft_k", "drtune", "ddpo", "grpo", "awm"}
+    for entry, values in BOUNDED.items():
         plugins = [] if entry.plugin == "builtin" else [entry.plugin]
         listed = ", ".join(["rewardft.testing.tiny", *plugins])
-        setting = f"algorithm={{use: {entry.name}, {name}: {value}}}"
+        options = "".join(f", {name}: {value}" for name, value in values.items())
+        setting = f"algorithm={{use: {entry.name}{options}}}"
         with pytest.raises(RecipeError) as caught:
             open_recipe(recipe, [f"plugins=[{listed}]", setting])
-        # A plugin may object to the recipe as well, but not to this option.
-        (said,) = [each for each in caught.value.problems if re.search(rf"\b{name}\b", each)]
-        assert f"option {name!r} of algorithm {entry.name!r}: expected" in said
+        problems = [each.removeprefix(f"--set {setting}: ") for each in caught.value.problems]
+        for name in values:
+            # A plugin may object to the recipe as well, but not to this option.
+            (said,) = [each for each in problems if re.search(rf"\b{name}\b", each)]
+            assert said.startswith(f"option {name!r} of algorithm {entry.name!r}: expected")
