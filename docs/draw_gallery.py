@@ -41,6 +41,7 @@ SHOTS = (
     Shot("gallery_curves.png", "algorithms/report.html", ("#curve-plot",)),
     Shot("gallery_front.png", "front/report.html", ("#trade-plot",), "dark"),
     Shot("gallery_alarms.png", "kl/report.html", ("section:has(#alarms)",)),
+    Shot("gallery_samples.png", "kl/report.html", ("section:has(#samples)",)),
     Shot("gallery_watch.png", "digits/watch.html", ("#live",)),
     Shot("gallery_paper.png", "paper/change.png"),
 )
@@ -99,7 +100,8 @@ def save(image: Image.Image, path: Path) -> None:
     image = image.convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)))
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    few = image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
     print(f"{path.name}: {image.width} x {image.height}, {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -46,6 +46,8 @@ class Scenes:
     """
 
     provides = frozenset({"scene"})
+    # No base is trained further: scenes of different kinds are compared by where they end.
+    from_scratch = True
     name: str
     trainable: nn.Module
     rates: dict[str, float]

@@ -26,7 +26,7 @@ from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.report.verdicts import focus, value_of
 from rewardft.comparisons.runner import Launch
-from rewardft.comparisons.tuning import tuned
+from rewardft.comparisons.tuning import said_of, tuned
 from rewardft.contracts.records import (
     ComparisonRecord,
     Interval,
@@ -51,7 +51,8 @@ def compare_sources(
         with sigterm_as_interrupt():
             if search:
                 request = tuned(request, search, folder, launch, Progress())
-                print("\n".join(request.notes), file=sys.stderr)
+                said = [*map(said_of, request.searches), *request.notes]
+                print("\n".join(said), file=sys.stderr)
             members = expand(request, folder)
             say_what_is_done(members)
             say_what_is_replaced(folder, members)

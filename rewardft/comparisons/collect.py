@@ -37,19 +37,22 @@ def comparable_runs(runs: Sequence[RunResults]) -> list[Any]:
     return [seen for seen in ended if same_samples(seen.base, ended[0].base)]
 
 
-def same_samples(one: Evaluation | None, other: Evaluation | None) -> bool:
+def same_samples(one: Evaluation | None, other: Evaluation | None, any_base: bool = False) -> bool:
     """Whether two evaluations of the base drew the same conditions with the same noise by the same
     sampler.
 
     Training sets of different kinds may share their held-out samples; then some value of the base
     that differs from sample to sample is the same.
+
+    any_base: whether the models may differ.
     """
     if one is None or other is None or one.ids != other.ids:
         return False
     if any(one.settings.get(k) != other.settings.get(k) for k in ("seed", "sampler", "samples")):
         return False
     # Of other base models a difference would not be one of what they were trained by.
-    if all(one.settings.get(key) == other.settings.get(key) for key in ("data", "model")):
+    made_by = ("data",) if any_base else ("data", "model")
+    if all(one.settings.get(key) == other.settings.get(key) for key in made_by):
         return True
     # An untrained model gives the same value only for the same condition and the same noise.
     common = one.per_sample.keys() & other.per_sample.keys()
@@ -180,7 +183,11 @@ def with_best(
 
 def comparable(name: str, mine: RunResults, theirs: RunResults) -> bool:
     """Whether a value of two variants can be set against each other sample by sample."""
-    if mine.base is None or theirs.base is None or not same_samples(mine.base, theirs.base):
+    # What began from nothing owes its base nothing: where it ends is compared.
+    from_scratch = mine.member.from_scratch and theirs.member.from_scratch
+    if mine.base is None or theirs.base is None:
+        return False
+    if not same_samples(mine.base, theirs.base, any_base=from_scratch):
         return False
     return same_measure(name, mine.base, theirs.base)
 

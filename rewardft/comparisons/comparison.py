@@ -10,16 +10,18 @@ from datetime import date
 from pathlib import Path
 
 from rewardft.comparisons.collect import against_best, pool
-from rewardft.comparisons.fairness import unfair
+from rewardft.comparisons.fairness import starts, unfair
 from rewardft.comparisons.illustrations import add_pictures, plugin_sections
 from rewardft.comparisons.matching import with_matched
 from rewardft.comparisons.members import Member, differences
 from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
+from rewardft.comparisons.searched import search_notes
 from rewardft.comparisons.sources import Request
 from rewardft.comparisons.spending import ENDLESS
 from rewardft.comparisons.tables import write_samples
+from rewardft.comparisons.words import listed
 from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
@@ -90,7 +92,7 @@ def summarise(runs: dict[str, list[RunResults]], plan: Plan, out: Path) -> Compa
     members, request, names = plan.members, plan.request, list(runs)
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     said = unfair(members, request.pareto is not None, request.match is not None)
-    fair = [f"Not fair: {sentence}" for sentence in said] + list(request.notes)
+    fair = [f"Not fair: {sentence}" for sentence in said] + starts(members) + list(request.notes)
     suffix = ""
     if request.match:
         pooled, suffix, said_of_it = with_matched(runs, pooled, request.match)
@@ -113,7 +115,14 @@ def summarise(runs: dict[str, list[RunResults]], plan: Plan, out: Path) -> Compa
         target=matched_target(variants, suffix),
         common=common,
         variants=variants,
-        notes=fair + notes(runs, variants) + weights_judged(runs) + other_runs(members, out),
+        notes=[
+            *fair,
+            *search_notes(request.searches, variants),
+            *notes(runs, variants),
+            *weights_judged(runs),
+            *other_runs(members, out),
+        ],
+        searches=list(request.searches),
         versions={name: version_of(name) for name in PACKAGES},
     )
 
@@ -191,34 +200,31 @@ def notes(runs: dict[str, list[RunResults]], variants: Sequence[VariantRecord]) 
     single = [name for name, count in counts.items() if count == 1]
     if single:
         found.append(
-            f"One seed only: {', '.join(single)}. Their intervals are over samples alone; another "
+            f"One seed only: {listed(single)}. Their intervals are over samples alone; another "
             "seed may rank them differently."
         )
     missing = [name for name, count in counts.items() if count < len(runs[name])]
     if missing:
         found.append(
-            f"Runs without a result: {', '.join(missing)}. Their values are from the runs "
-            "that ended."
+            f"Runs without a result: {listed(missing)}. Their values are from the runs that ended."
         )
     target = target_of(variants)
-    compared = [value.before for item in variants for value in item.values if value.name == target]
-    if (
-        len(
-            {
-                # Rounded: other hardware moves the last digits of the same base.
-                round(before.value, 6)
-                for before in compared
-                if before is not None and math.isfinite(before.value)
-            }
-        )
-        > 1
-    ):
+    # Of what began from nothing the start is not in question; `starts` says so.
+    based = not all(seen.member.from_scratch for seens in runs.values() for seen in seens)
+    if based and len(base_levels(variants, target)) > 1:
         found.append(
             f"The base's own {target} differs between variants (another sampler, model or held-out "
             "set), so the tuned value alone does not rank them; `evaluate.sampler` evaluates all "
             "on one sampler."
         )
     return found + same_runs(runs)
+
+
+def base_levels(variants: Sequence[VariantRecord], target: str | None) -> set[float]:
+    """What the base has of a value, in all variants that measured it."""
+    known = [value.before for item in variants for value in item.values if value.name == target]
+    # Rounded: other hardware moves the last digits of the same base.
+    return {round(one.value, 6) for one in known if one is not None and math.isfinite(one.value)}
 
 
 def weights_judged(runs: dict[str, list[RunResults]]) -> list[str]:
@@ -233,7 +239,7 @@ def weights_judged(runs: dict[str, list[RunResults]]) -> list[str]:
     if not averaged or len(averaged) == sum(recipe is not None for recipe in recipes.values()):
         return []
     return [
-        f"Judged by the moving average of their weights: {', '.join(averaged)}; the others by "
+        f"Judged by the moving average of their weights: {listed(averaged)}; the others by "
         "their last weights."
     ]
 

@@ -3,12 +3,11 @@ recipes alone: said before anything runs, and in the report."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from rewardft.comparisons.members import Member
 from rewardft.comparisons.sources import key_of
+from rewardft.comparisons.words import differing, listed
 from rewardft.recipe.recipe import load_recipe
 
 Facts = Mapping[str, Member]  # one member of each variant whose recipe can be read
@@ -21,10 +20,7 @@ def unfair(members: Sequence[Member], weighed: bool = False, matched: bool = Fal
     weighed: whether other weights of the rewards are what is compared, as in a `pareto` sweep.
     matched: whether they are compared at equal divergence, so that no regularizer decides.
     """
-    facts: dict[str, Member] = {}
-    for member in members:
-        if member.recipe is not None:
-            facts.setdefault(member.variant.name, member)
+    facts = facts_of(members)
     if len(facts) < 2:
         return []
     checks = (bases, judges, *(() if weighed else (rewards,)), scales)
@@ -32,17 +28,47 @@ def unfair(members: Sequence[Member], weighed: bool = False, matched: bool = Fal
     return [sentence for check in checks for sentence in check(facts)]
 
 
+def facts_of(members: Sequence[Member]) -> dict[str, Member]:
+    """The first member of each variant whose recipe can be read."""
+    facts: dict[str, Member] = {}
+    for member in members:
+        if member.recipe is not None:
+            facts.setdefault(member.variant.name, member)
+    return facts
+
+
 def bases(facts: Facts) -> Iterator[str]:
-    """Variants that did not start from the same model."""
-    if said := groups(facts, lambda member: member.options["model"]):
+    """Variants that did not start from the same model. Models that begin from nothing have no
+    base, and their options are what is compared: see `starts`."""
+    if not all_from_scratch(facts) and (said := differing_models(facts)):
         yield f"Different base models: {said}. No verdict is given across them."
+
+
+def starts(members: Sequence[Member]) -> list[str]:
+    """What is to be known of variants that begin from nothing, each in its own way; not unfair."""
+    facts = facts_of(members)
+    if not all_from_scratch(facts) or not (said := differing_models(facts)):
+        return []
+    return [
+        f"Each variant starts from nothing, with a model of its own: {said}. Verdicts are of where "
+        "they end; their changes are from different starts."
+    ]
+
+
+def all_from_scratch(facts: Facts) -> bool:
+    """Whether there is no variant that trains a base further."""
+    return all(member.from_scratch for member in facts.values())
+
+
+def differing_models(facts: Facts) -> str:
+    """In what the models' options differ; '' where they do not."""
+    return differing({name: member.options["model"] for name, member in facts.items()})
 
 
 def judges(facts: Facts) -> Iterator[str]:
     """Variants whose held-out samples are drawn in different ways."""
-    said = groups(
-        facts, lambda member: member.options["evaluate"]["sampler"] or member.options["sampler"]
-    )
+    drawn = {name: member.options for name, member in facts.items()}
+    said = differing({n: o["evaluate"]["sampler"] or o["sampler"] for n, o in drawn.items()})
     if said:
         yield (
             f"Evaluated with different samplers: {said}. Set evaluate.sampler to judge all by one."
@@ -58,13 +84,14 @@ def rewards(facts: Facts) -> Iterator[str]:
     # Algorithms that learn from labelled pairs train for no reward at all.
     having = {name: found for name, found in trained.items() if found}
     if len({frozenset(found) for found in having.values()}) > 1:
-        said = "; ".join(f"{name}: {', '.join(found)}" for name, found in having.items())
+        names = {name: ", ".join(sorted(found)) for name, found in having.items()}
+        said = differing({name: {"use": found} for name, found in names.items()})
         yield f"Trained for different rewards: {said}."
         return
     for reward in next(iter(having.values()), {}):
         weights = {name: found[reward]["weight"] for name, found in having.items()}
         if len(set(weights.values())) > 1:
-            said = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+            said = listed([f"{name} {weight:g}" for name, weight in weights.items()])
             yield f"The reward {reward} has different weights: {said}."
 
 
@@ -75,7 +102,7 @@ def scales(facts: Facts) -> Iterator[str]:
     for use, weight in shared_penalties(facts):
         if len(set(known.values())) > 1:
             low, high = (pick(known, key=known.__getitem__) for pick in (min, max))
-            said = ", ".join(f"{name} {scale:g}" for name, scale in known.items())
+            said = listed([f"{name} {scale:g}" for name, scale in known.items()])
             yield (
                 f"Losses of different scales (algorithm.scale: {said}), while the regularizer "
                 f"{use} has the weight {weight:g} in all variants: beside its loss it weighs "
@@ -129,22 +156,6 @@ def rates(facts: Facts) -> Iterator[str]:
         verb = "borrows" if len(names) == 1 else "borrow"
         yield (
             f"Tuned for one side: optimizer.lr {rate:g} of {recipe} was set for {algorithm}, and "
-            f"{', '.join(names)} {verb} it. --tune optimizer.lr={rate / 3:.1g},{rate:g},"
+            f"{listed(names)} {verb} it. --tune optimizer.lr={rate / 3:.1g},{rate:g},"
             f"{rate * 3:.1g} gives every variant the same search."
         )
-
-
-def groups(facts: Facts, part: Callable[[Member], Mapping[str, Any]]) -> str:
-    """'A, B: key 1; C: key 2' of the keys in which a section differs; '' where it is the same."""
-    sections = {name: part(member) for name, member in facts.items()}
-    keys = list(dict.fromkeys(key for section in sections.values() for key in section))
-    differing = [
-        key for key in keys if len({json.dumps(s.get(key)) for s in sections.values()}) > 1
-    ]
-    if not differing:
-        return ""
-    alike: dict[str, list[str]] = {}
-    for name, section in sections.items():
-        said = ", ".join(f"{key} {section.get(key)}" for key in differing if key in section)
-        alike.setdefault(said, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {said or 'none'}" for said, names in alike.items())

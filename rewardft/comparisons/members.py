@@ -7,21 +7,20 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rewardft.comparisons.added_plugin import with_plugin
 from rewardft.comparisons.sources import Request, Variant, key_of
 from rewardft.comparisons.spending import budget_settings
-from rewardft.errors import PluginError, RecipeError, RewardftError
+from rewardft.errors import RecipeError, RewardftError
 from rewardft.files.json_text import read_object
 from rewardft.files.paths import file_name
 from rewardft.plugins.component import Component, option_parameters
-from rewardft.plugins.loading import load_installed
-from rewardft.plugins.manager import LoadedPlugin
+from rewardft.plugins.entries import look_up
 from rewardft.plugins.resolve import open_recipe
-from rewardft.plugins.sources import installed
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.manifest import version_of
 
@@ -38,6 +37,8 @@ class Member:
 
     options: the recipe as plain data, with the defaults of its model, sampler and algorithm.
     digest: of all that the run follows from but its seed.
+    from_scratch: whether the model says that what is trained begins from nothing, so that no base
+        is trained further.
     """
 
     variant: Variant
@@ -48,6 +49,7 @@ class Member:
     given: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+    from_scratch: bool = False
 
     @property
     def label(self) -> str:
@@ -122,7 +124,7 @@ def _members(variant: Variant, request: Request, out: Path, along: bool) -> Iter
             variant = with_plugin(variant)
         if along and not given:
             variant = evaluated_along(variant, bool(request.match))
-        variant, recipe, digest, options = identify(variant)
+        recipe, facts = identify(variant)
         if not given:
             check_evaluates(recipe, bool(request.match))
     # Kept, with its problem: a table that lost a variant without a word would mislead.
@@ -138,15 +140,13 @@ def _members(variant: Variant, request: Request, out: Path, along: bool) -> Iter
     if given:
         assert variant.run is not None
         place = variant.run.absolute()
-        yield Member(
-            variant, recipe.seed, place, recipe, given=True, options=options, digest=digest
-        )
+        yield Member(variant, recipe.seed, place, recipe, given=True, **facts)
         return
     # From the recipe's own seed on, so that a single run can be one of the comparison's.
     for seed in range(recipe.seed, recipe.seed + (request.seeds or 1)):
         # The digest in the name: changed settings begin anew and leave the old runs alone.
-        folder = out / "runs" / folder_name(variant) / f"seed{seed}-{digest[:8]}"
-        yield Member(variant, seed, folder, recipe, options=options, digest=digest)
+        folder = out / "runs" / folder_name(variant) / f"seed{seed}-{facts['digest'][:8]}"
+        yield Member(variant, seed, folder, recipe, **facts)
 
 
 def evaluated_along(variant: Variant, matched: bool) -> Variant:
@@ -196,9 +196,9 @@ def folder_name(variant: Variant) -> str:
     return file_name(variant.name)
 
 
-def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
-    """The variant's recipe, checked, a digest of all that its runs follow from, the seed left out,
-    and its options.
+def identify(variant: Variant) -> tuple[Recipe, dict[str, Any]]:
+    """The variant's recipe, checked, and what a member is known by: its options, a digest of all
+    that its runs follow from, the seed left out, and whether it starts from nothing.
 
     Two runs with the same digest and seed are the same run: settings, code of the plugin files,
     version of rewardft.
@@ -220,7 +220,11 @@ def identify(variant: Variant) -> tuple[Variant, Recipe, str, dict[str, Any]]:
     for section in ("model", "sampler", "algorithm"):
         # With defaults, so that one recipe may spell out what another leaves to them.
         options[section] = defaults_of(getattr(resolved, section)) | options[section]
-    return variant, recipe, hashlib.sha256(json.dumps(facts).encode()).hexdigest(), options
+    return recipe, {
+        "options": options,
+        "digest": hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
+        "from_scratch": look_up(resolved.model.entry.factory, "from_scratch") is True,
+    }
 
 
 def defaults_of(component: Component) -> dict[str, Any]:
@@ -236,43 +240,6 @@ def defaults_of(component: Component) -> dict[str, Any]:
         # Others could not stand in a recipe, and have no text to compare by.
         if isinstance(value, (str, int, float, list, type(None)))
     }
-
-
-def with_plugin(variant: Variant) -> Variant:
-    """A varied algorithm's plugin is listed as well, where the recipe does not list it."""
-    # Only for what `--vary` or `--set` brought in: a recipe's own list of plugins is its author's.
-    changed = [text for text in variant.settings if key_of(text) in ("algorithm", "algorithm.use")]
-    if not changed or any(key_of(text) == "plugins" for text in variant.settings):
-        return variant
-    recipe = load_recipe(variant.recipe, variant.settings)
-    plugin = plugin_of_algorithm(recipe.algorithm.use, recipe)
-    if plugin is None:
-        return variant
-    return variant.with_settings(f"plugins={json.dumps([*recipe.dump()['plugins'], plugin])}")
-
-
-def plugin_of_algorithm(name: str, recipe: Recipe) -> str | None:
-    """The installed plugin that must be added for an algorithm;
-    None when it is loaded already, or no plugin has it."""
-    from rewardft.plugins.builtin import register_algorithms
-    from rewardft.plugins.loading import load_plugins
-
-    listed = load_plugins(recipe.plugins, recipe.base).registrations("register_algorithms")
-    if name.casefold() in names_in(listed) | set(register_algorithms()):
-        return None
-    for points in installed().values():
-        try:
-            found = load_installed(points[0].name).registrations("register_algorithms")
-        except PluginError:  # a broken plugin that nobody asked for; `rewardft plugins` reports it
-            continue
-        if name.casefold() in names_in(found):
-            return points[0].name
-    return None
-
-
-def names_in(registrations: Iterable[tuple[LoadedPlugin, Iterable[str]]]) -> set[str]:
-    """The registered names in lower case, without the plugins that they are of."""
-    return {name.casefold() for _, found in registrations for name in found}
 
 
 def program() -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from rewardft.comparisons.members import Member
 from rewardft.comparisons.relative_paths import as_read
 from rewardft.comparisons.sources import Request, Variant
+from rewardft.contracts.records import SearchRecord
 from rewardft.errors import RewardftError
 from rewardft.files.atomic import write_text
 from rewardft.files.json_text import encode, read_object, reading
@@ -38,7 +39,8 @@ class Plan:
 def write_plan(plan: Plan, out: Path) -> None:
     """Write `plan.json` into the comparison's folder."""
     facts = {
-        "request": {key: getattr(plan.request, key) for key in KEPT},
+        "request": {key: getattr(plan.request, key) for key in KEPT}
+        | {"searches": [search.model_dump() for search in plan.request.searches]},
         "members": [described(member, out) for member in plan.members],
         "command": plan.command,
         "collected": plan.collected,
@@ -62,6 +64,7 @@ def described(member: Member, out: Path) -> dict[str, Any]:
         "given": member.given,
         "options": member.options,
         "digest": member.digest,
+        "from_scratch": member.from_scratch,
     }
 
 
@@ -77,7 +80,10 @@ def read_plan(out: Path) -> Plan:
     with reading(out / NAME, HOW):
         members = [member_of(facts, out) for facts in data["members"]]
         kept = {key: data["request"][key] for key in KEPT}
-        request = Request((), **{**kept, "notes": tuple(kept["notes"])})
+        # Not in plans of older versions.
+        made = [SearchRecord.model_validate(one) for one in data["request"].get("searches", ())]
+        kept |= {"notes": tuple(kept["notes"]), "searches": tuple(made)}
+        request = Request((), **kept)
     # Not in plans of older versions.
     return Plan(request, members, data["command"], str(data.get("collected", "")))
 
@@ -101,6 +107,8 @@ def member_of(facts: Mapping[str, Any], out: Path) -> Member:
         given=facts["given"],
         options=facts["options"],
         digest=facts["digest"],
+        # Not in plans of older versions.
+        from_scratch=facts.get("from_scratch", False),
     )
     return with_recipe(member) if member.problem is None else member
 

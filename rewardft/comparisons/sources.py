@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.relative_paths import from_folder
+from rewardft.contracts.records import SearchRecord
 from rewardft.errors import RecipeError, did_you_mean
 from rewardft.files.paths import local_path
 from rewardft.recipe import strict_yaml
@@ -56,7 +57,7 @@ class Variant:
 @dataclass(frozen=True)
 class Request:
     """A comparison before it is expanded over seeds. budget, match: as the command line takes them.
-    name: of its file, or None. pareto: see `weight_sweep.py`. notes: for the report."""
+    name: of its file, or None. pareto: see `weight_sweep.py`. notes, searches: for the report."""
 
     variants: tuple[Variant, ...]
     seeds: int | None = None
@@ -65,6 +66,7 @@ class Request:
     pareto: dict[str, Any] | None = None
     match: str | None = None
     notes: tuple[str, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
 
 
 def read_sources(names: Sequence[str], find: Finder) -> Request:

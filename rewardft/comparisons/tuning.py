@@ -18,8 +18,10 @@ from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
 from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
+from rewardft.contracts.records import SearchRecord, Trial
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
+from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import Budget, parse_budget
 
 # Of the runs and of their evaluations: no run of the comparison has these.
@@ -45,6 +47,11 @@ class Search:
             raise RecipeError(given, [f"{given} needs {lacking} beside it: {example}."])
         return cls(tuple(keys), budget)
 
+    @property
+    def plain_keys(self) -> tuple[str, ...]:
+        """What is tried, without the values."""
+        return tuple(text.partition("=")[0].strip() for text in self.keys)
+
 
 def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: Notify) -> Request:
     """The comparison with the best settings of each variant in it, and a note of each search.
@@ -62,26 +69,30 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
     launch_all(pending(members), members, out / "tuning", launch, notify)
     seen = {member.variant.name: read_run(member, out) for member in members}
     name = judged_by(members, list(seen.values()))
-    variants, notes = [], list(request.notes)
+    variants, searches = [], []
     for variant in request.variants:
-        found = {trial.name: seen[trial.name] for trial in trials.get(variant.name, ())}
-        best = best_of(found, name)
-        keys = [text.partition("=")[0].strip() for text in search.keys]
-        if best is None:
+        if variant.name not in trials:  # a run that is there already
             variants.append(variant)
-            notes.append(f"Not tuned: {variant.name}, of which no run of the search has a result.")
             continue
-        (trial,) = (each for each in trials[variant.name] if each.name == best)
-        chosen = [text for text in trial.settings if key_of(text) in keys]
+        found = {trial: seen[trial.name] for trial in trials[variant.name]}
+        best = best_of(found, name)
+        chosen = [] if best is None else chosen_settings(best, search)
         variants.append(variant.with_settings(*chosen))
-        said = note_of(variant.name, chosen, found, name, search.budget)
-        notes.append(said + at_the_edge(chosen, search))
+        searches.append(record_of(variant.name, best, found, name, search))
+    notes = list(request.notes)
     if (share := shortness(request, search, out, steps_taken(trials, seen))) is not None:
         notes.append(
-            f"The runs of the search were {share:.2g} times as long as the comparison's. The best "
-            "value of short runs, such as a high learning rate, may be too much for long ones."
+            f"Not fair: The runs of the search were {share:.2g} times as long as the "
+            "comparison's. The best value of short runs, such as a high learning rate, may be too "
+            "much for long ones. Give --tune-budget what a run spends."
         )
-    return replace(request, variants=tuple(variants), notes=tuple(notes))
+    made = {"variants": tuple(variants), "searches": tuple(searches), "notes": tuple(notes)}
+    return replace(request, **made)
+
+
+def chosen_settings(trial: Variant, search: Search) -> list[str]:
+    """Those of a trial's settings that were tuned."""
+    return [text for text in trial.settings if key_of(text) in search.plain_keys]
 
 
 def trials_of(variant: Variant, search: Search) -> list[Variant]:
@@ -125,45 +136,59 @@ def value_of(run: RunResults, name: str) -> float:
     return sign * run.tuned.means().get(name, math.nan)
 
 
-def best_of(found: Mapping[str, RunResults], name: str) -> str | None:
+def best_of(found: Mapping[Variant, RunResults], name: str) -> Variant | None:
     """The trial with the best value; the first of equals, None where none has one."""
     known = {trial: value_of(run, name) for trial, run in found.items()}
     known = {trial: value for trial, value in known.items() if not math.isnan(value)}
     return max(known, key=known.__getitem__) if known else None
 
 
-def note_of(
-    variant: str, chosen: Sequence[str], found: Mapping[str, RunResults], name: str, budget: str
-) -> str:
-    """What was chosen, of what, and what the search cost."""
-    tried = ", ".join(
-        f"{trial.removeprefix(f'{variant}-')} {shown(run, name)}" for trial, run in found.items()
-    )
-    spent = {
-        axis: sum(run.record.axes.get(axis, 0.0) for run in found.values())
-        for axis in ("calls", "rewards", "seconds")
-    }
-    return (
-        f"Tuned: {variant} runs with {', '.join(chosen)}, the best {name} on the training split "
-        f"({tried}). The search was {len(found)} runs of {budget}: {spent['calls']:,.0f} calls, "
-        f"{spent['rewards']:,.0f} rewards, {spent['seconds']:,.0f} s, which are not counted above."
+def record_of(
+    variant: str,
+    best: Variant | None,
+    found: Mapping[Variant, RunResults],
+    name: str,
+    search: Search,
+) -> SearchRecord:
+    """What was tried, what was chosen of it, and what the search cost."""
+    words = {trial: trial.name.removeprefix(f"{variant}-") for trial in found}
+    means = {trial: run.tuned.means() if run.tuned else {} for trial, run in found.items()}
+    trials = [Trial(name=words[t], value=means[t].get(name, math.nan)) for t in found]
+    return SearchRecord(
+        variant=variant,
+        keys=list(search.plain_keys),
+        value=name,
+        budget=search.budget,
+        chosen="" if best is None else words[best],
+        trials=trials,
+        edges=[] if best is None else edges_of(best, search),
+        costs={
+            axis: sum(run.record.axes.get(axis, 0.0) for run in found.values())
+            for axis in ("calls", "rewards", "seconds")
+        },
     )
 
 
-def at_the_edge(chosen: Sequence[str], search: Search) -> str:
-    """A sentence on each number that was the highest or the lowest of what was tried."""
-    tried = dict(parse_vary(text) for text in search.keys)
-    said = ""
-    for text in chosen:
-        values = tried[key_of(text)]
-        numbers = [float(v) for v in values if type(v) in (int, float)]
-        if len(numbers) < max(2, len(values)):
+def edges_of(trial: Variant, search: Search) -> list[str]:
+    """'lr=0.01, the highest' of every tuned number beyond which none was tried."""
+    own = {key_of(text): strict_yaml.parse(text.partition("=")[2]).data for text in trial.settings}
+    edges = []
+    for key, values in map(parse_vary, search.keys):
+        numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        if len(numbers) < len(values) or len(numbers) < 2 or own[key] not in numbers:
             continue
-        value = float(text.partition("=")[2])
-        if value in (min(numbers), max(numbers)):
-            end = "highest" if value == max(numbers) else "lowest"
-            said += f" {text} was the {end} of them: the best may lie beyond."
-    return said
+        for end, word in ((max(numbers), "highest"), (min(numbers), "lowest")):
+            if own[key] == end:
+                edges.append(f"{key}={end}, the {word}")
+    return edges
+
+
+def said_of(search: SearchRecord) -> str:
+    """A line for the terminal: what was chosen, and of what."""
+    tried = ", ".join(f"{t.name} {t.value:.4g}" for t in search.trials)
+    if not search.chosen:
+        return f"not tuned: {search.variant}, of which no run of the search has a result"
+    return f"tuned: {search.variant} runs with {search.chosen} (best {search.value} of {tried})"
 
 
 def steps_taken(
@@ -208,8 +233,3 @@ def steps_of(request: Request, out: Path) -> dict[str, int]:
     members = expand(replace(request, seeds=1), out)
     recipes = {m.variant.name: m.recipe for m in members if m.recipe is not None}
     return {name: r.train.steps for name, r in recipes.items() if r.train.budget is None}
-
-
-def shown(run: RunResults, name: str) -> str:
-    """The value itself, in four digits."""
-    return "no result" if run.tuned is None else f"{run.tuned.means()[name]:.4g}"

@@ -36,6 +36,10 @@ class Model(Protocol):
     Optional method `parameter_groups() -> {name: factor}`: what is trained under that name (a
     parameter, or the module that holds it) learns at `factor` times the recipe's learning rate, and
     the rest at the rate itself.
+
+    Optional attribute `from_scratch = True`: what is trained begins from nothing, as a scene does,
+    and no base is trained further. Runs whose models have other options are then compared by where
+    they end.
     """
 
     # An attribute and not a method: full fine-tuning puts its frozen copy there.

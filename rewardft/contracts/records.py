@@ -140,6 +140,31 @@ class VariantRecord(Record):
     pictures: list[Picture] = []
 
 
+class Trial(Record):
+    """One setting that a search tried, and the value after its run; NaN without a result."""
+
+    name: str
+    value: Number
+
+
+class SearchRecord(Record):
+    """What was tried for a variant before a comparison, and what was chosen.
+
+    value: what it was judged by, on the training split. budget: of each run. chosen: a trial's
+    name; '' where none has a result. edges: chosen settings that were the last of what was tried.
+    costs: of all its runs, by axis.
+    """
+
+    variant: str
+    keys: list[str]
+    value: str
+    budget: str
+    chosen: str = ""
+    trials: list[Trial]
+    edges: list[str] = []
+    costs: dict[str, Number] = {}
+
+
 class Section(Record):
     """What a plugin adds to the report: a heading,
     and HTML or Markdown-safe text that needs no network."""
@@ -155,6 +180,7 @@ class ComparisonRecord(Record):
 
     common: settings that all variants share, flattened.
     notes: what a reader must know, such as a single seed.
+    searches: what was tuned before, and how.
     """
 
     title: str
@@ -168,6 +194,7 @@ class ComparisonRecord(Record):
     notes: list[str] = []
     # With defaults: a record that lacks them loads all the same.
     sections: list[Section] = []
+    searches: list[SearchRecord] = []
     versions: dict[str, str | None] = {}
 
     def save(self, path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from rewardft.cli import main
 from rewardft.comparisons.api import Options, build_request
-from rewardft.comparisons.fairness import unfair
+from rewardft.comparisons.fairness import starts, unfair
 from rewardft.comparisons.matching import at_equal_divergence, interpolated, parse_match
 from rewardft.comparisons.members import expand
 from rewardft.comparisons.read_runs import RunResults
@@ -106,6 +106,48 @@ def test_bases_and_judges(folder):
         "Evaluated with different samplers: steps=3: steps 3; steps=4: steps 4. Set evaluate.sampler to judge all "
         "by one."
     )
+
+
+SCRATCH = """
+from rewardft import hookimpl
+from rewardft.testing.tiny import TinyModel
+
+class Scratch(TinyModel):
+    from_scratch = True
+
+@hookimpl
+def register_models():
+    return {"scratch": Scratch}
+"""
+
+
+def test_what_begins_from_nothing_is_compared_by_where_it_ends(folder, capsys):
+    """Its options are what is compared, and no base that is trained further."""
+    (folder / "scratch.py").write_text(SCRATCH)
+    sets = ["plugins=[rewardft.testing.tiny, ./scratch.py]", "train.steps=2"]
+    (folder / "mine.yaml").write_text(RECIPE.replace("use: tiny,", "use: scratch,"))
+    words = [word for one in sets for word in ("--set", one)] + ["--vary", "model.width=8,12"]
+    assert main(["compare", "mine.yaml", *words, "--out", "out", "--pictures", "0"]) == 0
+    assert "not fair" not in capsys.readouterr().err
+    record = load_comparison(folder / "out" / "comparison.json")
+    (note,) = (note for note in record.notes if "starts from nothing" in note)
+    assert note == (
+        "Each variant starts from nothing, with a model of its own: width=8: width 8; width=12: width 12. Verdicts are "
+        "of where they end; their changes are from different starts."
+    )
+    assert not any("The base's own" in note for note in record.notes)
+    first, second = (
+        next(v for v in variant.values if v.name == "reward/tiny_brightness")
+        for variant in record.variants
+    )
+    gap = first.after.value - second.after.value
+    assert first.best == "width=12" and first.versus_best.value == pytest.approx(gap)
+    # Beside a model with a base there are two bases again.
+    other = ["mine.yaml", "recipe.yaml"]
+    members = expand(build_request(other, Options((), sets)), folder / "out")
+    (base,) = (text for text in unfair(members) if text.startswith("Different base models: "))
+    assert base.startswith("Different base models: mine: scratch; recipe: tiny.")
+    assert starts(members) == []
 
 
 def test_rewards_of_other_names_and_weights(folder):

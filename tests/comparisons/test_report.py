@@ -622,7 +622,7 @@ def test_sections_are_inserted_as_given_and_titles_escaped(tmp_path):
     assert '<h2 id="section-1">a &lt; b</h2>' in text and "<svg id='drawn'></svg>" in text
 
 
-def test_the_report_imports_nothing_but_records_budgets_errors_and_atomic_files():
+def test_the_report_imports_nothing_but_records_words_budgets_errors_and_atomic_files():
     code = "import ast, pathlib, rewardft.comparisons.report as r\nfor p in pathlib.Path(r.__file__).parent.glob('*.py'):\n  for n in ast.walk(ast.parse(p.read_text())):\n    if isinstance(n, ast.ImportFrom): print(n.module)"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -633,6 +633,7 @@ def test_the_report_imports_nothing_but_records_budgets_errors_and_atomic_files(
         if name.startswith("rewardft") and not name.startswith("rewardft.comparisons.report")
     }
     assert own == {
+        "rewardft.comparisons.words",
         "rewardft.contracts.records",
         "rewardft.errors",
         "rewardft.files.atomic",

@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from rewardft.cli import main
+from rewardft.comparisons.plan import read_plan
+from rewardft.comparisons.searched import search_notes
 from rewardft.comparisons.sources import Request, Variant, key_of
-from rewardft.comparisons.tuning import (
-    NOISE,
-    SEED,
-    Search,
-    at_the_edge,
-    shortness,
-    trials_of,
+from rewardft.comparisons.tuning import NOISE, SEED, Search, edges_of, shortness, trials_of
+from rewardft.contracts.records import (
+    Interval,
+    RunRecord,
+    SearchRecord,
+    Trial,
+    Value,
+    VariantRecord,
+    load_comparison,
 )
-from rewardft.contracts.records import load_comparison
 from rewardft.errors import RecipeError
 
 RECIPE = """
@@ -79,9 +82,8 @@ def test_each_variant_runs_with_the_best_of_its_own_search(folder, capsys):
     assert main([*words, *given, "--out", "out", "--pictures", "0"]) == 0
     record = load_comparison(folder / "out" / "comparison.json")
     assert [variant.name for variant in record.variants] == ["rank=1", "rank=2"]
-    notes = [note for note in record.notes if note.startswith("Tuned: ")]
-    assert len(notes) == 2
-    for variant, note in zip(record.variants, notes):
+    assert [search.variant for search in record.searches] == ["rank=1", "rank=2"]
+    for variant, search in zip(record.variants, record.searches):
         # By hand: the means of the trials' last evaluations, of which more is better.
         means = {}
         for path in (folder / "out" / "tuning" / "runs").glob(f"{variant.name}-*/seed{SEED}-*"):
@@ -91,31 +93,90 @@ def test_each_variant_runs_with_the_best_of_its_own_search(folder, capsys):
             last = max((path / "evaluations").glob("step-*.json"))
             column = json.loads(last.read_text())["per_sample"]["reward/tiny_brightness"]
             assert "split: val" not in recipe
-            means["optimizer.lr=0.1" if "lr: 0.1" in recipe else "optimizer.lr=1e-06"] = sum(column)
+            means["lr=0.1" if "lr: 0.1" in recipe else "lr=1e-06"] = sum(column) / len(column)
         best = max(means, key=means.get)
-        assert len(means) == 2 and best in note
-        assert "The search was 2 runs of 4-rewards: " in note and " 8 rewards, " in note
-        assert (
-            variant.name not in ("", None) and variant.runs[0].command.count("optimizer.lr=") == 1
-        )
-        assert best in variant.runs[0].command
-        end = "highest" if best.endswith("=0.1") else "lowest"
-        assert note.endswith(f" {best} was the {end} of them: the best may lie beyond.")
+        assert len(means) == 2 and search.chosen == best
+        assert {t.name: t.value for t in search.trials} == pytest.approx(means)
+        assert search.value == "reward/tiny_brightness" and search.budget == "4-rewards"
+        assert search.costs["rewards"] == 8 and search.costs["calls"] > 0
+        assert search.edges == [
+            "optimizer.lr=0.1, the highest"
+            if best == "lr=0.1"
+            else "optimizer.lr=1e-06, the lowest"
+        ]
+        assert variant.runs[0].command.count("optimizer.lr=") == 1
+        assert f"optimizer.{best}" in variant.runs[0].command
+    (note,) = (note for note in record.notes if note.startswith("Tuned: "))
+    assert note.startswith(
+        "Tuned: each variant has the optimizer.lr that was best by reward/tiny_brightness on the training split, of 2 "
+        "runs of 4-rewards; see Search. All searches together: "
+    )
     # Two steps of 2 samples each, of the recipe's four.
-    (said,) = [note for note in record.notes if note.startswith("The runs of the search")]
-    assert said.startswith("The runs of the search were 0.5 times as long as the comparison's. ")
+    (said,) = [note for note in record.notes if "The runs of the search" in note]
+    assert said.startswith(
+        "Not fair: The runs of the search were 0.5 times as long as the comparison's. "
+    )
+    page = (folder / "out" / "report.md").read_text()
+    assert "## Search" in page and "| Variant | Chosen | lr=1e-06 | lr=0.1 | Calls |" in page
+    assert 'id="search"' in (folder / "out" / "report.html").read_text()
+    # What has been searched is read back by those who watch.
+    assert read_plan(folder / "out").request.searches == tuple(record.searches)
     # Nothing of it is run twice.
     capsys.readouterr()
     assert main([*words, *given, "--out", "out", "--pictures", "0"]) == 0
     assert ": started" not in capsys.readouterr().err
 
 
+def searched(name, calls, ended, chosen=0.5, edges=()):
+    """A search of two runs of 100 calls each, and the variant that came of it."""
+    trials = [Trial(name="lr=1", value=chosen), Trial(name="lr=2", value=0.0)]
+    costs = {"calls": 200.0, "rewards": 20.0, "seconds": 2.0}
+    facts = {"keys": ["lr"], "value": "r", "budget": "10-rewards", "costs": costs}
+    search = SearchRecord(variant=name, chosen="lr=1", trials=trials, edges=list(edges), **facts)
+    after = Interval(value=ended, low=ended, high=ended)
+    value = Value(
+        name="r", role="reward", higher_is_better=True, samples=4, after=after, seeds=[0.0]
+    )
+    run = RunRecord(seed=0, folder="x", status="finished", axes={"calls": calls})
+    return search, VariantRecord(name=name, recipe="x", algorithm="y", runs=[run], values=[value])
+
+
+def said_of(*pairs):
+    searches, variants = zip(*pairs)
+    return list(search_notes(searches, variants))
+
+
+def test_who_ended_worse_than_the_shorter_run_of_the_search_is_named():
+    whole = said_of(searched("a", 100.0, 0.4), searched("b", 140.0, 0.6))
+    assert whole == [
+        "Tuned: each variant has the lr that was best by r on the training split, of 2 runs of 10-rewards; see Search. "
+        "All searches together: 400 calls, 40 rewards, 4 s, which are not counted under Cost."
+    ]
+    short = said_of(searched("a", 400.0, 0.4), searched("b", 400.0, 0.6))
+    assert short[1:] == [
+        "Not fair: Ended worse than the shorter run that they were chosen by: a. What is best on a short run was too much "
+        "for a long one."
+    ]
+
+
+def test_what_was_chosen_at_the_edge_and_what_was_not_searched_for():
+    edge = ["lr=2, the highest"]
+    first, second = searched("a", 100.0, 0.4, edges=edge), searched("b", 100.0, 0.4, edges=edge)
+    assert said_of(first, second)[1] == (
+        "At the edge of what was tried: lr=2, the highest, in a, b: the best may lie beyond."
+    )
+    assert list(search_notes([first[0]], [first[1], second[1]]))[1] == (
+        "Not fair: Nothing was searched for b, whose runs were given."
+    )
+    assert list(search_notes([], [first[1]])) == []
+
+
 def test_a_search_says_where_its_best_value_is_not_bracketed():
     search = Search(("optimizer.lr=1e-3,1e-2,1e-1", "train.ema=null,0.9", "seed=7"), "9-steps")
-    assert at_the_edge(["optimizer.lr=0.01", "train.ema=0.9", "seed=7"], search) == ""
-    assert at_the_edge(["optimizer.lr=0.001"], search) == (
-        " optimizer.lr=0.001 was the lowest of them: the best may lie beyond."
-    )
+    inner = Variant("a", Path("r.yaml"), ("optimizer.lr=0.01", "train.ema=0.9", "seed=7"))
+    assert edges_of(inner, search) == []
+    lowest = Variant("a", Path("r.yaml"), ("optimizer.lr=0.001", "train.ema=0.9", "seed=7"))
+    assert edges_of(lowest, search) == ["optimizer.lr=0.001, the lowest"]
 
 
 def test_a_search_is_short_by_its_budget_or_by_its_steps(folder):

@@ -115,6 +115,7 @@ def _tables(record: ComparisonRecord) -> dict[str, Any]:
         "values": {name: tables.value_table(record, name) for name in names if name != first},
         "alarms": tables.alarm_table(record),
         "costs": tables.cost_table(record),
+        "search": tables.search_table(record),
         "differences": tables.differences_table(record),
         "common": tables.pairs_table(
             "Settings that all variants share", ("Setting", "Value"), record.common

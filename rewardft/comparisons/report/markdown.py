@@ -33,6 +33,7 @@ def markdown(record: ComparisonRecord) -> str:
         *_if_any("## Alarms", tables.alarm_table(record)),
         *_if_any("## Failures", tables.failure_table(record)),
         *_if_any("## Cost", tables.cost_table(record)),
+        *_if_any("## Search", tables.search_table(record)),
         *_if_any("## What differs", tables.differences_table(record)),
         *_if_any(
             "### Settings in common",

@@ -14,6 +14,7 @@ from rewardft.comparisons.report.verdicts import (
     value_of,
     verdict,
 )
+from rewardft.comparisons.words import listed
 from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
 
 
@@ -93,12 +94,12 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
     close = [variant for variant, found in verdicts.items() if found == "not separable"]
     unknown = [variant for variant, found in verdicts.items() if found == "unknown"]
     if close:
-        lines.append(f"Not separable from it within the 95 % intervals: {_listed(close)}.")
+        lines.append(f"Not separable from it within the 95 % intervals: {listed(close)}.")
     elif rest and not unknown:
         others = "other" if len(measured) == len(record.variants) else "other measured"
         lines.append(f"Every {others} variant is separably behind it.")
     if unknown:
-        lines.append(f"Not compared with it, sample by sample: {_listed(unknown)}.")
+        lines.append(f"Not compared with it, sample by sample: {listed(unknown)}.")
     return lines
 
 
@@ -209,7 +210,7 @@ def _other_values(variant: VariantRecord, name: str) -> list[str]:
         "lower": "lower",
         "not separable": "no separable change",
     }
-    parts = [f"{word} {_listed(said[key])}" for key, word in words.items() if key in said]
+    parts = [f"{word} {listed(said[key])}" for key, word in words.items() if key in said]
     return [f"Values not trained: {'; '.join(parts)}."] if parts else []
 
 
@@ -223,8 +224,3 @@ def _limits(variant: VariantRecord, value: Value | None) -> list[str]:
     if variant.alarms:
         parts.append(f"{plural(len(variant.alarms), 'alarm')}; see Alarms.")
     return parts
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -90,6 +90,32 @@ def _cost_row(variant: VariantRecord) -> list[Cell]:
     ]
 
 
+def search_table(record: ComparisonRecord) -> Table:
+    """What was tried for each variant before the comparison, and what that cost."""
+    searches = {one.variant: one for one in record.searches}
+    tried = list(dict.fromkeys(trial.name for one in record.searches for trial in one.trials))
+    rows = []
+    for one in (searches[v.name] for v in ranked(record) if v.name in searches):
+        values = {trial.name: trial.value for trial in one.trials}
+        rows.append(
+            [
+                Cell(one.variant, one.variant),
+                Cell(one.chosen or "none"),
+                *(_plain_number(values.get(name)) for name in tried),
+                *(Cell(count(one.costs[axis]), one.costs[axis]) for axis in one.costs),
+            ]
+        )
+    first = record.searches[0] if rows else None
+    of = f"{first.value} after {first.budget} each, by what was tried" if first else ""
+    costs = [axis.capitalize() for axis in first.costs] if first else []
+    return Table(f"Search: {of}", ["Variant", "Chosen", *tried, *costs], rows, "counts")
+
+
+def _plain_number(value: float | None) -> Cell:
+    known = value is not None and math.isfinite(value)
+    return Cell(number(value), value if known else None)
+
+
 def differences_table(record: ComparisonRecord) -> Table:
     """The settings in which the variants differ, and no others."""
     of_variants = [

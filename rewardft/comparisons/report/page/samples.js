@@ -20,17 +20,28 @@
       group("One variant, all samples", "variant", withPictures.map((index) => [index, variants[index].name])),
     );
 
+    /* A strip of views has a row of its own, and is scrolled where the row is too short for it. */
+    const laid = (made, width, height) => {
+      made.classList.toggle("pixels", width <= 96);
+      const frame = made.closest(".frame");
+      if (!frame || width < 3 * height) return;
+      frame.parentElement.classList.add("wide");
+      frame.style.setProperty("--ratio", width / height);
+      frame.tabIndex = 0;
+      frame.setAttribute("role", "group");
+      frame.setAttribute("aria-label", made.getAttribute("alt") || made.getAttribute("aria-label"));
+    };
     const film = (src, alt) => {
       const made = Report.element("video", { src, muted: true, autoplay: true, loop: true, playsInline: true });
       made.setAttribute("role", "img");
       made.setAttribute("aria-label", alt);
-      made.addEventListener("loadeddata", () => made.classList.toggle("pixels", made.videoWidth <= 96));
+      made.addEventListener("loadeddata", () => laid(made, made.videoWidth, made.videoHeight));
       return made;
     };
     const picture = (source, alt) => {
       if (images[source].startsWith("data:video/")) return film(images[source], alt);
       const made = Report.element("img", { alt, src: images[source], decoding: "async" });
-      made.addEventListener("load", () => made.classList.toggle("pixels", made.naturalWidth <= 96));
+      made.addEventListener("load", () => laid(made, made.naturalWidth, made.naturalHeight));
       return made;
     };
     const card = (pair, kind) => {
@@ -38,7 +49,8 @@
       const which = `sample ${pair.sample}${pair.group ? `, ${pair.group}` : ""}`;
       const both = [picture(pair.base, `${which}, from the base model`), picture(pair.tuned, `${which}, from ${name}`)];
       const text = kind === "sample" ? name : which[0].toUpperCase() + which.slice(1);
-      return Report.element("li", {}, Report.element("div", { className: "pair" }, ...both), Report.element("p", { textContent: text }));
+      const frame = Report.element("div", { className: "frame" }, Report.element("div", { className: "pair" }, ...both));
+      return Report.element("li", {}, frame, Report.element("p", { textContent: text }));
     };
     const show = () => {
       const [kind, value] = JSON.parse(view.value);
