@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from PIL import Image
 
 from rewardft.comparisons.report import write_report
 from tests.browser import DESKTOP, PHONE, WIDE, browser, screenshot, unfold, violations  # noqa: F401
@@ -207,6 +208,38 @@ def test_the_slider_wipes_from_base_to_tuned_by_keyboard(opened, report):
         page.locator("#grid img").first.get_attribute("alt")
         == "sample pose-0, acrobatic, from the base model"
     )
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_strip_of_views_has_a_row_of_its_own(opened, tmp_path, viewport):
+    """In a cell of the grid twelve views would be 13 pixels high."""
+    record = fake_comparison(tmp_path, variants=3, pictures=2)
+    for picture in (one for variant in record.variants for one in variant.pictures):
+        for name in (picture.base, picture.tuned):
+            Image.new("RGB", (768, 64), (90, 120, 200)).save(tmp_path / name)
+    page = opened(write_report(record, tmp_path)[2], viewport)
+    page.wait_for_selector("#grid li.wide:last-child")
+    frames = page.locator("#grid .frame")
+    assert frames.count() == 3
+    for index in range(3):
+        assert frames.nth(index).locator("img").first.bounding_box()["height"] >= 64
+    tops = [frames.nth(index).bounding_box()["y"] for index in range(3)]
+    assert tops == sorted(set(tops))
+    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    fits = page.evaluate("document.querySelector('.frame').scrollWidth <= window.innerWidth")
+    assert fits == (viewport == DESKTOP)
+    assert violations(page) == []
+
+
+def test_tables_of_values_fit_a_desktop(opened, report):
+    """All but the one of groups, which has a column for each of them."""
+    page = opened(report)
+    unfold(page)
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.scroll > table.intervals')]"
+        ".filter((t) => t.scrollWidth > t.parentElement.clientWidth + 1).map((t) => t.caption.textContent)"
+    )
+    assert [name for name in wide if "groups of samples" not in name] == []
 
 
 def test_tables_are_ordered_by_a_press_on_a_heading(opened, report):
