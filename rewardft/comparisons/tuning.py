@@ -54,7 +54,7 @@ class Search:
 
 
 def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: Notify) -> Request:
-    """The comparison with the best settings of each variant in it, and a note of each search.
+    """The comparison with the best settings of each variant in it, and a record of each search.
 
     Runs what is missing, in `out/tuning`. Raises RecipeError where the variants have no trained
     value in common to be judged by.
@@ -86,8 +86,7 @@ def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: N
             "comparison's. The best value of short runs, such as a high learning rate, may be too "
             "much for long ones. Give --tune-budget what a run spends."
         )
-    made = {"variants": tuple(variants), "searches": tuple(searches), "notes": tuple(notes)}
-    return replace(request, **made)
+    return replace(request, variants=tuple(variants), searches=tuple(searches), notes=tuple(notes))
 
 
 def chosen_settings(trial: Variant, search: Search) -> list[str]:
