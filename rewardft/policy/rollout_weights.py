@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,15 @@ from torch import Tensor, nn
 LARGE = 5_000_000
 
 
+# Of the networks that were asked about: small ones take as long to count as to call.
+_sizes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
 def is_large(module: nn.Module) -> bool:
     """Whether a network has `LARGE` weights or more."""
-    return sum(parameter.numel() for parameter in module.parameters()) >= LARGE
+    if module not in _sizes:
+        _sizes[module] = sum(parameter.numel() for parameter in module.parameters())
+    return _sizes[module] >= LARGE
 
 
 @contextmanager
@@ -36,10 +43,10 @@ def swapped(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Ite
 def foldable(module: nn.Module, layers: Sequence[Any]) -> list[nn.Parameter]:
     """The base weights that peft's `layers` may be added to, in their order; none where one of them
     cannot be, or where the network is small."""
-    weights = [layer.get_base_layer().weight for layer in layers]
     # FSDP2 gives a module that it has spread this method: no process has the weights to add to.
     if hasattr(module, "unshard") or not is_large(module):
         return []
+    weights = [layer.get_base_layer().weight for layer in layers]
     plain = all(
         # Neither quantized nor spread, and in the adapter's precision: in bfloat16 a small update
         # would be lost in the sum.
