@@ -159,7 +159,8 @@ def default_folder(names: Sequence[str]) -> Path:
 
 def build_request(names: Sequence[str], options: Options) -> Request:
     """Sources, settings, then what is varied; seeds and budget given here win over a file's."""
-    if options.seeds is not None and not 1 <= options.seeds <= MOST_SEEDS:
+    counted = isinstance(options.seeds, int) and 1 <= options.seeds <= MOST_SEEDS
+    if options.seeds is not None and not counted:
         wanted = f"seeds: expected 1 to {MOST_SEEDS:,}, got {options.seeds!r:.60}."
         raise RecipeError("seeds", [wanted])
     # In the order of strength: sources, settings for all, what is varied, then seeds and budget.
@@ -191,7 +192,7 @@ def as_vary(vary: Mapping[str, Sequence[Any]] | Sequence[str]) -> list[str]:
     if isinstance(vary, Mapping):
         # As text, which is read as YAML: the same as after `--vary`.
         return [f"{key}={','.join(map(in_yaml, values))}" for key, values in vary.items()]
-    return list(vary)
+    return [vary] if isinstance(vary, str) else list(vary)
 
 
 def in_yaml(value: Any) -> str:

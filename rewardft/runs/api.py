@@ -18,7 +18,7 @@ from typing import Any
 from rewardft.engine.session import Session
 from rewardft.engine.summary import RunSummary
 from rewardft.engine.train import train
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, RecipeError
 from rewardft.files.json_text import nan_for_null, read_object, reading
 from rewardft.files.paths import file_name, given_folder
 from rewardft.plugins.resolve import open_recipe
@@ -38,7 +38,8 @@ def as_settings(overrides: Overrides) -> list[str]:
     if isinstance(overrides, Mapping):
         # JSON is YAML, and quotes text that YAML would take for a number.
         return [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    return list(overrides)
+    # One text is one setting, not a setting for each of its letters.
+    return [overrides] if isinstance(overrides, str) else list(overrides)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,10 @@ class FinishedRun:
         """What was trained; `with run.adapter.disabled():` is the base model."""
         return self.session.adapter
 
+    def __repr__(self) -> str:
+        ended = f", {self.summary.status} at step {self.summary.step}" if self.summary else ""
+        return f"FinishedRun({str(self.folder)!r}{ended})"
+
     def _repr_html_(self) -> str:
         # A run that is still going has metrics and no end.
         ended = "" if self.summary is None else f", {self.summary.status} at {self.summary.step}"
@@ -139,6 +144,10 @@ def run(
     Raises:
         RewardftError: what the command line would print.
     """
+    if not isinstance(recipe, (str, Path)):
+        got = type(recipe).__name__
+        problem = f"recipe: expected a file, or the name of a shipped recipe, got a {got}."
+        raise RecipeError("recipe", [f"{problem} Write it to a file, or change one by overrides."])
     continued = run_to_continue(recipe) if resume else None
     path = find_recipe(str(continued / "recipe.yaml" if continued else recipe))
     folder = run_folder(path, out or continued)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MOST_ROWS = 20  # of a table in a terminal
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Table:
     """Rows with named columns; a row may lack some of them.
 
@@ -39,6 +41,19 @@ class Table:
             raise KeyError(f"there is no column {name!r}; the columns are {self.columns}")
         # Evaluations and steps have different columns; a missing one is not a NaN.
         return [row[name] for row in self.rows if name in row]
+
+    def __repr__(self) -> str:
+        """The first rows in aligned columns."""
+        if not self.rows:
+            return "Table([])"
+        cells = [[shown(row.get(name)) for name in self.columns] for row in self.rows[:MOST_ROWS]]
+        widths = [max(map(len, column)) for column in zip(self.columns, *cells)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
+            for line in (self.columns, *cells)
+        ]
+        more = len(self.rows) - len(cells)
+        return "\n".join([*lines, *([f"and {more:,} more rows"] if more else [])])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)

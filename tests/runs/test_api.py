@@ -7,6 +7,8 @@ import torch
 
 import rewardft
 from rewardft.cli import main
+from rewardft.comparisons.api import as_vary
+from rewardft.runs.api import as_settings
 from rewardft.runs.table import Table
 
 TINY = """
@@ -94,6 +96,20 @@ def test_a_comparison_from_python(recipe):
     assert result._repr_html_().startswith("<p><b>reward/tiny_brightness</b></p><table>")
 
 
+def test_one_override_as_text_is_one_setting_and_a_mapping_is_no_recipe(run, tmp_path):
+    assert as_settings("train.steps=4") == ["train.steps=4"]
+    assert as_vary("optimizer.lr=1e-3,1e-4") == ["optimizer.lr=1e-3,1e-4"]
+    with pytest.raises(rewardft.RecipeError) as error:
+        rewardft.run({"plugins": ["toy"]}, tmp_path / "x")
+    assert error.value.problems == [
+        "recipe: expected a file, or the name of a shipped recipe, got a dict. Write it to a file, or change one by "
+        "overrides."
+    ]
+    with pytest.raises(rewardft.RecipeError, match=r"seeds: expected 1 to 1,000, got '2'\."):
+        rewardft.compare("toy_draft", seeds="2", out=tmp_path / "x")
+    assert repr(run) == f"FinishedRun('{run.folder}', finished at step 3)"
+
+
 def test_no_folder_is_taken_for_a_run(tmp_path):
     with pytest.raises(rewardft.CheckpointError) as error:
         rewardft.load_run(tmp_path)
@@ -111,6 +127,9 @@ def test_a_table_leaves_gaps_where_a_row_has_no_value():
         "<tr><td>1.235</td><td></td><td></td></tr><tr><td></td><td></td><td>x</td></tr>"
         "</tbody></table>"
     )
+    assert repr(table) == "a      <b>  c\n1.235\n            x" and repr(Table([])) == "Table([])"
+    many = repr(Table([{"a": i} for i in range(22)])).splitlines()
+    assert many[0] == "a" and many[-2:] == ["19", "and 2 more rows"]
     with pytest.raises(KeyError, match="there is no column 'd'"):
         table.column("d")
 
