@@ -144,15 +144,20 @@ def run(
     Raises:
         RewardftError: what the command line would print.
     """
-    if not isinstance(recipe, (str, Path)):
-        got = type(recipe).__name__
-        problem = f"recipe: expected a file, or the name of a shipped recipe, got a {got}."
-        raise RecipeError("recipe", [f"{problem} Write it to a file, or change one by overrides."])
+    check_is_name(recipe)
     continued = run_to_continue(recipe) if resume else None
     path = find_recipe(str(continued / "recipe.yaml" if continued else recipe))
     folder = run_folder(path, out or continued)
     opened = open_recipe(path, as_settings(overrides))
     return FinishedRun(folder, train(*opened, folder, resume, allow_changed_plugins))
+
+
+def check_is_name(recipe: object) -> None:
+    """Raises RecipeError for a recipe that is given as a mapping."""
+    if not isinstance(recipe, (str, Path)):
+        got = type(recipe).__name__
+        problem = f"recipe: expected a file, or the name of a shipped recipe, got a {got}."
+        raise RecipeError("recipe", [f"{problem} Write it to a file, or change one by overrides."])
 
 
 def run_folder(recipe: Path, out: Path | str | None) -> Path:
