@@ -1,8 +1,8 @@
 """How many samples are replayed and decoded at a time, where a recipe gives no number.
 
 Fewer samples need less memory, and take longer where a device is not busy with them. On a CPU with
-a large network two are nearly as quick as a batch, one takes a tenth longer, and pictures are
-decoded quickest one at a time: these are the defaults there. `auto` measures at the start of a
+a large network two at a time are a compromise (`benchmarks/at_a_time.py`), and pictures are decoded
+quickest one at a time: these are the defaults there. `auto` measures at the start of a
 run: the fewest that take hardly longer each than the quickest number does.
 """
 
