@@ -16,6 +16,8 @@ def pytest_collection_finish(session):
     """What was imported stays: the garbage collector need not look through it again and again."""
     gc.collect()
     gc.freeze()
+    # And seldom: what a test leaves in circles is little.
+    gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -127,8 +127,18 @@ def test_the_command_names_settings_that_fit(recipe, capsys):
 
 
 def test_what_fits_nowhere_and_what_is_no_size_is_said(recipe, capsys):
-    assert main(["plan", str(recipe), "--device", "0.01MiB"]) != 0
-    assert "nothing that was tried fits 0.01MiB" in capsys.readouterr().err
+    words = ["--set", "data.batch_size=2", "--device", "0.01MiB"]
+    assert main(["plan", str(recipe), *words]) != 0
+    said = capsys.readouterr()
+    assert "nothing that was tried fits 0.01MiB" in said.err
+    tried = [line.partition(":")[0] for line in said.out.splitlines() if "train." in line]
+    one, checkpointing = "train.micro_batch=1", "train.checkpointing=true"
+    assert tried == [
+        one,
+        checkpointing,
+        f"{one} {checkpointing}",
+        f"{one} {checkpointing} train.precision=bf16",
+    ]
     assert (parse_size("24GiB"), parse_size("1.5 gb")) == (24 * 2**30, 1_500_000_000)
     for text in ("24", "GiB", "0GiB", "24TB"):
         with pytest.raises(RewardftError) as error:
