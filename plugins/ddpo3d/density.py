@@ -75,8 +75,8 @@ def densification(
     if least >= opacity:
         raise ComponentError(
             f"gaussian_scene: densify: Gaussians start with an opacity of {opacity:g}, and what is "
-            f"below {least:g} is pruned, so that nothing would be left. Expected faint below "
-            "opacity."
+            f"below {least:g} is pruned, so that as they start nothing would be left. Expected an "
+            f"opacity above {least:g}."
         )
     return found
 

@@ -29,8 +29,8 @@ SPLITS = ("train", "val")
 class Edits:
     """Pictures and what to do with them.
 
-    The file has one JSON object per line: `image` (a path from its folder, into it), `prompt` (the
-    instruction), and where they are known `mask` (a picture; white is what the edit may change),
+    The file has one JSON object per line: `image` (a path relative to its folder, and inside it),
+    `prompt` (the instruction), and where they are known `mask` (a picture; white may change),
     `source` and `target` (captions before and after) and `group`. Every line needs the same keys.
 
     Columns: `image` `(3, height, width)` in [0, 1], `prompt`, and `mask` `(1, height, width)`, 1
@@ -72,7 +72,7 @@ class Edits:
 
     def check_files(self, row: dict[str, str]) -> None:
         """A picture that is missing is found at the start, not in the middle of a run."""
-        for name in {"image", "mask"} & set(row):
+        for name in filter(row.__contains__, ("image", "mask")):
             # A table may come from somebody else: it shows what lies beside it, and nothing else.
             if Path(row[name]).is_absolute() or normpath(row[name]).split(sep)[0] == pardir:
                 raise DataError(

@@ -29,9 +29,9 @@ class Asking(Generic[One, All]):
         who: str,
         join: Callable[[list[One]], All],
     ) -> None:
-        self.stop, self.join = threading.Event(), join
+        self.unwanted, self.join = threading.Event(), join
         self.pool = ThreadPoolExecutor(concurrency, thread_name_prefix=who)
-        self.futures = [self.pool.submit(call, self.stop) for call in calls]
+        self.futures = [self.pool.submit(call, self.unwanted) for call in calls]
 
     def result(self) -> All:
         """Wait for all answers; raises the first failure, when those under way have ended."""
@@ -44,7 +44,12 @@ class Asking(Generic[One, All]):
         finally:
             self.cancel()
 
+    def halt(self) -> None:
+        """Send nothing more."""
+        self.unwanted.set()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
     def cancel(self) -> None:
         """Send nothing more, and wait for what has been sent."""
-        self.stop.set()
+        self.halt()
         self.pool.shutdown(wait=True, cancel_futures=True)

@@ -103,7 +103,7 @@ class Remote:
         """Send the samples without waiting for their values, which come without a gradient."""
         samples = self.samples_of(rollout).detach()
         # Moved here: the threads do nothing on the device, where the next samples are drawn.
-        asked = self.requests(samples.cpu(), batch, gradient=False)
+        asked = self.requests(samples.cpu(), batch.to(torch.device("cpu")), gradient=False)
         return Asking(*asked, lambda answers: both(answers)[0].to(samples.device))
 
     def samples_of(self, rollout: Rollout) -> Tensor:

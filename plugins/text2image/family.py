@@ -74,7 +74,8 @@ class LatentModel:
     patch: ClassVar[int] = 1  # latents are a multiple of it in height and width
 
     def __post_init__(self) -> None:
-        if self.guidance < 0 or self.decode_batch == 0 or self.cache_mb < 0:
+        together = 1 if self.decode_batch is None else self.decode_batch
+        if self.guidance < 0 or together < 1 or self.cache_mb < 0:
             raise ComponentError(
                 "expected guidance >= 0, decode_batch >= 1 and cache_mb >= 0, got "
                 f"guidance={self.guidance}, decode_batch={self.decode_batch}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,8 +123,8 @@ def replacing(path: Path) -> Iterator[Path]:
     For libraries that write files themselves. Raises CheckpointError where `path` cannot be
     written; nothing is left of an attempt that failed.
     """
-    # By this process's number: two commands may write the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # By the numbers of process and thread: two of them may write the same file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         # Readers see the old file or the new one, never a part of either.
         yield temporary

@@ -28,8 +28,10 @@ class Pending(Protocol):
         """Wait for the values `(b,)`; raises what the reward would have raised."""
 
     def cancel(self) -> None:
-        """Ask for nothing more; nothing runs any longer when it returns. Does nothing after
-        `result`."""
+        """Ask for nothing more. Does nothing after `result`.
+
+        Best if nothing runs any longer when it returns; a future lets a call that has begun end.
+        """
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class Begun:
     pending: dict[str, Pending] = field(default_factory=dict)
 
     def cancel(self) -> None:
-        """Leave nothing running."""
+        """Ask for nothing more."""
+        # All of them first: while one is waited for, the next would go on sending.
+        for pending in self.pending.values():
+            getattr(pending, "halt", lambda: None)()
         while self.pending:
             self.pending.popitem()[1].cancel()
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from rewardft_plugins.rewards.remote import Remote
+from rewardft_plugins.rewards.vlm_judge import VlmJudge
 
 from rewardft.engine.session import build_session
 from rewardft.errors import NonFiniteError
 from rewardft.evaluation.evaluate import evaluate
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
+from rewardft.policy.begun import Begun
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import load_recipe
 from rewardft.testing import check_same_run, run_recipe
@@ -167,18 +169,59 @@ def without_places(lines):
 
 
 def test_nothing_runs_on_after_an_interruption(session):
-    with running(Scripted((503, {}, b"busy"))) as server:
+    asked = threading.Event()
+
+    def busy(body):
+        asked.set()
+        return 503, {}, b"busy"
+
+    with running(Scripted(busy)) as server:
         reward = Remote(address(server), backoff=10 * PATIENCE, max_wait=10 * PATIENCE)
 
         def tell(number):
             if number == 2:
-                while not server.requests:  # the first batch has been sent
-                    threading.Event().wait(0.01)
+                assert asked.wait(PATIENCE), "the first batch has not been sent"
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             evaluated(session, reward, tell=tell)
     assert [t.name for t in threading.enumerate() if t.name.startswith("remote-reward")] == []
+
+
+def test_a_vision_language_model_is_asked_before_the_next_batch_is_rolled_out(session):
+    asked, rolled_out = threading.Event(), threading.Event()
+
+    def judge(body):
+        asked.set()
+        # Of the first batch: it is answered when the second one has been rolled out.
+        assert rolled_out.wait(PATIENCE)
+        return says({"choices": [{"message": {"content": "SCORE: 5"}}]})
+
+    def tell(number):
+        if number == 2:
+            assert asked.wait(PATIENCE), "the first batch has not been asked"
+            rolled_out.set()
+
+    with running(Scripted(judge)) as server:
+        found = evaluated(session, VlmJudge(address(server), "tiny", "How bright?"), tell=tell)
+    assert found.per_sample["reward/0"] == [0.5] * 6
+
+
+def test_all_are_told_to_end_before_one_is_waited_for():
+    done = []
+
+    class Waiting:
+        def __init__(self, name):
+            self.name = name
+
+        def halt(self):
+            done.append(f"halt {self.name}")
+
+        def cancel(self):
+            done.append(f"wait {self.name}")
+
+    Begun(None, None, None, {name: Waiting(name) for name in "ab"}).cancel()
+    assert done == ["halt a", "halt b", "wait b", "wait a"]
 
 
 def test_one_that_cannot_be_begun_fails_when_its_turn_comes(session):

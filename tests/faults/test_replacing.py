@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_contents_are_on_the_disk_before_they_get_their_name(tmp_path, monkeypat
     monkeypatch.setattr(os, "rename", renamed(os.rename))
     monkeypatch.setattr(os, "replace", renamed(os.replace))
     write_text(tmp_path / "a.json", "{}")
-    assert done == [f".a.json.{os.getpid()}.tmp", "-> a.json"]
+    own = f"{os.getpid()}.{threading.get_ident()}"
+    assert done == [f".a.json.{own}.tmp", "-> a.json"]
     done.clear()
     write_folder(tmp_path / "step", lambda place: (place / "a").write_text("1"))
     *contents, folder, name, parent = done

@@ -221,7 +221,8 @@ def test_an_opacity_at_which_all_would_be_pruned_is_refused(faint):
         scene_model(densify={"start": 2}, faint=faint)
     assert str(caught.value) == (
         "gaussian_scene: densify: Gaussians start with an opacity of 0.5, and what is below "
-        f"{faint} is pruned, so that nothing would be left. Expected faint below opacity."
+        f"{faint} is pruned, so that as they start nothing would be left. Expected an opacity above "
+        f"{faint}."
     )
 
 

@@ -86,14 +86,14 @@ def test_pictures_that_are_missing(table):
 @pytest.mark.parametrize("kind", ["beside", "above", "absolute"])
 def test_a_table_shows_nothing_from_outside_its_folder(table, key, kind):
     inside = table.parent / "below"
-    inside.mkdir()
+    (inside / "x").mkdir(parents=True)
     name = {
         "beside": "../0.png",
         "above": "x/../../0.png",
         "absolute": str(table.parent / "0.png"),
     }[kind]
     (inside / "1.png").write_bytes((table.parent / "1.png").read_bytes())
-    row = {"image": "1.png", "mask": "x/../1.png", "prompt": "x"} | {key: name}
+    row = {"image": "1.png", "mask": "./x/../1.png", "prompt": "x"} | {key: name}
     file = inside / "edits.jsonl"
     file.write_text(json.dumps(row))
     with pytest.raises(DataError) as caught:
