@@ -7,6 +7,9 @@ and no replay, which would only repeat the rollout's calls.
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -14,7 +17,7 @@ from rewardft.noise import Noise
 from rewardft.policy.context import Context
 from rewardft.policy.rollout_weights import is_large
 from rewardft.policy.sample_gradients import SampleGradients, flat_gradient
-from rewardft.types import Batch, Plan, Rollout, Transition, micro_slices
+from rewardft.types import Batch, Plan, Rollout, micro_slices
 
 
 def one_pass_applies(ctx: Context, count: int) -> bool:
@@ -26,11 +29,25 @@ def one_pass_applies(ctx: Context, count: int) -> bool:
     if ctx.regularizers or getattr(ctx.adapter, "dropouts", []):
         return False
     sizes = {len(range(count)[rows]) for rows in micro_slices(count, ctx.micro_batch)}
+    # On a device that is full with the base, the replays of a large batch need less.
+    if max(sizes) > 1 and (count + max(sizes)) * adapter_bytes(ctx) > base_bytes(ctx):
+        return False
     # Of one sample the gradient is its own, and costs nothing more.
     return all(
         size == 1 or (ctx.memory.get(verdict(size), True) and by_rows(ctx, size) is not None)
         for size in sizes
     )
+
+
+def adapter_bytes(ctx: Context) -> int:
+    """Of the trained parameters in float32."""
+    return sum(4 * p.numel() for p in ctx.adapter.parameters)
+
+
+def base_bytes(ctx: Context) -> int:
+    """Of the network that is trained."""
+    network = ctx.policy.model.trainable
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def verdict(count: int) -> str:
@@ -56,7 +73,8 @@ def roll_out_with_gradients(
     graph is dropped. Returns the finished samples, the gradients of their summed log-probabilities
     `(b, p)`, and the steps that had one.
 
-    Memory: a float32 copy of the trained parameters for each sample of the batch.
+    Memory: a float32 copy of the trained parameters for each sample of the batch, and for each of
+    the micro-batch.
     """
     # No step at all: only the conditions and the initial noise.
     whole = ctx.rollout(batch, Plan(stop=0, keep=frozenset({0})), noise)
@@ -66,12 +84,12 @@ def roll_out_with_gradients(
     for rows in micro_slices(len(batch), ctx.micro_batch):
         part = whole.select(rows)
         for k in range(ctx.sampler.steps):
-            step, found = visit(ctx, part, k, differentiated=k in steps)
+            state, found = visit(ctx, part, k, differentiated=k in steps)
             if found is not None:
                 gradients[rows] += found
                 trained.add(k)
             # One state at a time: nothing is visited twice.
-            part.states = {k + 1: step.next.detach()}
+            part.states = {k + 1: state}
         finished.append(part.states[ctx.sampler.steps])
     rollout = ctx.show(whole.with_x0(torch.cat(finished)))
     return rollout, gradients, sorted(trained)
@@ -79,37 +97,46 @@ def roll_out_with_gradients(
 
 def visit(
     ctx: Context, part: Rollout, k: int, differentiated: bool
-) -> tuple[Transition, Tensor | None]:
-    """Step k, by `replay`, as a rollout never runs with autograd; and the gradients of its
-    log-probabilities `(b, p)`, None where it has no density."""
+) -> tuple[Tensor, Tensor | None]:
+    """The state after step k, by `replay`, as a rollout never runs with autograd; and the gradients
+    of its log-probabilities `(b, p)`, None where it has no density."""
     if not differentiated:
         with torch.no_grad():
-            return ctx.replay(part, k), None
+            return ctx.replay(part, k).next, None
     rows = by_rows(ctx, len(part.noise))
-    with torch.enable_grad():
+    with torch.enable_grad(), nullcontext() if rows is None else rows.watched():
+        step = ctx.replay(part, k)
+        state = step.next.detach()  # the step's graph ends with this call
+        if step.log_prob is None:  # a window may hold a deterministic step
+            return state, None
         if rows is None:
-            step = ctx.replay(part, k)
-            return step, None if step.log_prob is None else each_alone(ctx, step.log_prob)
-        with rows.watched():
-            step = ctx.replay(part, k)
-            # A window may hold a deterministic step.
-            return step, None if step.log_prob is None else at_once(ctx, rows, step.log_prob)
+            return state, each_alone(ctx, step.log_prob)
+        return state, at_once(ctx, rows, step.log_prob)
 
 
 def each_alone(ctx: Context, log_prob: Tensor) -> Tensor:
     """A backward pass for each sample."""
-    keep = len(log_prob) > 1
-    return torch.stack([flat_gradient(one, ctx.adapter.parameters, keep) for one in log_prob])
+    last = len(log_prob) - 1
+    return torch.stack(
+        [flat_gradient(x, ctx.adapter.parameters, keep=i < last) for i, x in enumerate(log_prob)]
+    )
 
 
 def at_once(ctx: Context, rows: SampleGradients, log_prob: Tensor) -> Tensor:
     """One backward pass for all samples, if the first of its size shows that it can be trusted."""
     key = verdict(rows.count)
-    found = rows.of(log_prob, keep=not ctx.memory.get(key))
+    # A layer of this call alone may have other rows than those of the first.
+    if key in ctx.memory and not (ctx.memory[key] and rows.fits):
+        return each_alone(ctx, log_prob)
+    found = rows.of(log_prob, keep=key not in ctx.memory)
     if key not in ctx.memory:
-        same = torch.tensor([float(rows.belongs(log_prob, found))], device=ctx.device)
+        same = rows.belongs(log_prob, found)
+        said = torch.tensor([math.nan if same is None else float(same)], device=ctx.device)
         # Of all processes: one that went on alone would wait in the next exchange.
-        ctx.memory[key] = bool(ctx.gather(same).all())
+        answers = ctx.gather(said)
+        if answers.isnan().any():  # of a gradient that is zero: the next one will tell
+            return each_alone(ctx, log_prob)
+        ctx.memory[key] = bool(answers.all())
     return found if ctx.memory[key] else each_alone(ctx, log_prob)
 
 

@@ -41,8 +41,9 @@ def search_notes(
     made = {variant.name: variant for variant in variants}
     if worse := [one.variant for one in searches if ended_worse(one, made[one.variant])]:
         yield (
-            f"Not fair: Ended worse than the shorter run that they were chosen by: {listed(worse)}."
-            " What is best on a short run was too much for a long one."
+            "Ended behind the shorter run that they were chosen by, which was judged on the "
+            f"training split: {listed(worse)}. What is best on a short run may be too much for a "
+            "long one."
         )
 
 

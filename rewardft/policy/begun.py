@@ -9,14 +9,17 @@ and failures raised, in the order of the recipe.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rewardft.errors import ComponentError
 from rewardft.policy.finite import check_samples, checked
-from rewardft.policy.untouched import Untouched
+from rewardft.policy.untouched import Untouched, described
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Batch, Rollout
 
@@ -30,7 +33,9 @@ class Pending(Protocol):
     def cancel(self) -> None:
         """Ask for nothing more. Does nothing after `result`.
 
-        Best if nothing runs any longer when it returns; a future lets a call that has begun end.
+        Nothing runs any longer when it returns, but the call of a `concurrent.futures.Future`,
+        which is waited for. One with a method `halt()` is told by it to send nothing more before
+        any is waited for.
         """
 
 
@@ -63,12 +68,20 @@ class Begun:
     pending: dict[str, Pending] = field(default_factory=dict)
 
     def cancel(self) -> None:
-        """Ask for nothing more."""
+        """Ask for nothing more, and leave nothing running."""
         # All of them first: while one is waited for, the next would go on sending.
         for pending in self.pending.values():
             getattr(pending, "halt", lambda: None)()
-        while self.pending:
-            self.pending.popitem()[1].cancel()
+        with ExitStack() as stack:  # one that fails keeps none of the others from it
+            while self.pending:
+                stack.callback(end, self.pending.popitem()[1])
+
+
+def end(pending: Pending) -> None:
+    """Cancel one; the call of a future that has begun cannot be ended, and is waited for."""
+    pending.cancel()
+    if isinstance(pending, Future):
+        wait([pending])
 
 
 def is_elsewhere(reward: WeightedReward) -> bool:
@@ -99,6 +112,8 @@ def begin(
         try:
             for reward in () if gradient else filter(is_elsewhere, rewards):
                 begun.pending[reward.name] = begin_one(reward, begun.view, batch)
+                # Now, while it is known which of them it was.
+                guard.check(f"reward {reward.name!r}")
         except BaseException:
             begun.cancel()
             raise
@@ -106,9 +121,15 @@ def begin(
 
 
 def begin_one(reward: WeightedReward, view: Rollout, batch: Batch) -> Pending:
-    """One reward; an error waits for its turn."""
+    """One reward; an error waits for its turn. Raises ComponentError for what cannot be waited
+    for."""
     try:
         pending: Pending = reward.reward.begin_scoring(view, batch)  # type: ignore[attr-defined]
     except Exception as error:
         return Failed(error)
+    if not all(callable(getattr(pending, name, None)) for name in ("result", "cancel")):
+        raise ComponentError(
+            f"reward {reward.name!r}: begin_scoring must return what waits for the values, an "
+            f"object with result() and cancel(); got {described(pending)}"
+        )
     return pending

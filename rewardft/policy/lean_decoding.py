@@ -22,8 +22,8 @@ class LeanDecoding(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        # What the last normalization made, and of what: SiLU follows at once.
-        self._normed: tuple[Tensor, Any] | None = None
+        # What the last normalization made, its version then, and of what: SiLU follows at once.
+        self._normed: tuple[Tensor, int, Any] | None = None
 
     def __torch_function__(
         self,
@@ -33,27 +33,43 @@ class LeanDecoding(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         named = dict(kwargs or {})
-        if func is conv2d and is_frozen(args) and not named and "same" not in args:
+        if func is conv2d and is_plain(args, named):
             return FrozenConvolution.apply(*args)
-        if func is silu and self._normed is not None and args[0] is self._normed[0]:
-            (normed, source), self._normed = self._normed, None
-            return SiluOfNormed.apply(normed, *source)
+        if func is silu and (source := self._source_of(args, named)):
+            return SiluOfNormed.apply(args[0], *source)
         result = func(*args, **named)
-        if func is group_norm:
+        if func is group_norm and args:
             names = ("num_groups", "weight", "bias", "eps")
             given = dict(zip(names, args[1:])) | named
-            is_plain = is_frozen([args[0], given.get("weight"), given.get("bias")])
-            self._normed = (result, (args[0], given)) if is_plain else None
+            frozen = is_frozen([args[0], given.get("weight"), given.get("bias")])
+            self._normed = (result, result._version, (args[0], given)) if frozen else None
         return result
+
+    def _source_of(self, args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What the argument of a SiLU was normalized from; None where it is something else, or is
+        to be written over."""
+        (normed, version, source), self._normed = self._normed or (None, 0, None), None
+        in_place = named.get("inplace", False) or len(args) != 1
+        # Scaled or shifted in place, it is the same tensor and another value.
+        same = bool(args) and args[0] is normed and args[0]._version == version
+        return source if same and not in_place else None
+
+
+def is_plain(args: Sequence[Any], named: Mapping[str, Any]) -> bool:
+    """Whether a convolution is of a batch of pictures, padded by numbers, and frozen."""
+    in_words = bool(named) or any(isinstance(value, str) for value in args)
+    return not in_words and args[0].ndim == 4 and is_frozen(args)
 
 
 def is_frozen(args: Sequence[Any]) -> bool:
-    """Whether the first of `args` alone is differentiated, in a precision that has no kernels of
-    its own (see `cpu_kernels.py`)."""
+    """Whether the first of `args` alone is differentiated, all in one precision, and one that has
+    no kernels of its own (see `cpu_kernels.py`)."""
     first, *others = args
-    learning = [t.requires_grad for t in others if isinstance(t, Tensor)]
-    plain = first.requires_grad and first.dtype != torch.bfloat16 and not any(learning)
-    return plain and torch.is_grad_enabled()
+    alike = first.dtype != torch.bfloat16 and not torch.is_autocast_enabled(first.device.type)
+    # None beside tensors: a layer may have no bias.
+    for other in (t for t in others if isinstance(t, Tensor)):
+        alike = alike and other.dtype == first.dtype and not other.requires_grad
+    return alike and bool(first.requires_grad) and torch.is_grad_enabled()
 
 
 class SiluOfNormed(torch.autograd.Function):

@@ -136,6 +136,9 @@ class Lora:
     def sample_gradients(self, count: int) -> SampleGradients | None:
         """What takes the gradients of `count` samples in one backward pass; None where a layer is
         no linear map, or a compiled block would not see its hooks."""
+        # Of an embedding peft keeps both matrices elsewhere.
+        if not all("default" in layer.lora_A for layer in self.layers):
+            return None
         pairs = [(layer.lora_A["default"], layer.lora_B["default"]) for layer in self.layers]
         maps = [part for pair in pairs for part in pair]
         plain = all(type(part) is nn.Linear for part in maps)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardft.policy.answers import check_output
 from rewardft.policy.cpu_kernels import quick_backward
@@ -98,8 +98,12 @@ class Policy:
     @property
     def _is_lean(self) -> bool:
         """Whether a decoder's graph is worth the work that keeps it small."""
-        differentiated = torch.is_grad_enabled() and not self.checkpointed
-        return differentiated and is_large(self.model.trainable)
+        if not torch.is_grad_enabled() or self.checkpointed or not is_large(self.model.trainable):
+            return False
+        # A model may checkpoint its decoder by itself: what is computed again is computed plainly.
+        networks = [v for v in vars(self.model).values() if isinstance(v, nn.Module)]
+        layers = (layer for network in networks for layer in network.modules())
+        return not any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
     def _kernels(self, device: torch.device, rounds: bool) -> AbstractContextManager[Any]:
         """What is around a call: the operations that are quick to differentiate."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 APART = 0.05  # relative; bfloat16 rounds by less, and other rows are as far apart as their norm
+SMALL = 1e-3  # of the whole gradient: less than this of a layer is rounding
 
 
 class SampleGradients:
@@ -66,13 +67,20 @@ class SampleGradients:
         found, self._found = self._found, None
         return found
 
-    def belongs(self, values: Tensor, found: Tensor) -> bool:
+    def belongs(self, values: Tensor, found: Tensor) -> bool | None:
         """Whether rows are what they are taken for: what was `found` for the first sample is
-        compared with its own gradient. Keeps the graph."""
+        compared with its own gradient, layer by layer. None where that is zero, which shows
+        nothing. Keeps the graph."""
         if not self.fits:
             return False
         own = flat_gradient(values[0], self.parameters, keep=True)
-        return bool(((own - found[0]).norm() <= APART * own.norm()).all())
+        # By layer: rows of a small one in another order would hide behind the others.
+        sizes = [p.numel() for p in self.parameters]
+        apart = torch.stack([part.norm() for part in (own - found[0]).split(sizes)])
+        norms = torch.stack([part.norm() for part in own.split(sizes)])
+        right = (apart <= APART * norms + SMALL * own.norm()).all()
+        nothing, same = torch.stack([own.norm() == 0, right]).tolist()
+        return None if nothing else same
 
     def _new(self) -> Tensor:
         return self.parameters[0].new_zeros(self.count, self.size)

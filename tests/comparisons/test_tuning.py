@@ -154,8 +154,8 @@ def test_who_ended_worse_than_the_shorter_run_of_the_search_is_named():
     ]
     short = said_of(searched("a", 400.0, 0.4), searched("b", 400.0, 0.6))
     assert short[1:] == [
-        "Not fair: Ended worse than the shorter run that they were chosen by: a. What is best on a short run was too much "
-        "for a long one."
+        "Ended behind the shorter run that they were chosen by, which was judged on the training split: a. What is best "
+        "on a short run may be too much for a long one."
     ]
 
 

@@ -13,7 +13,7 @@ from rewardft_plugins.rewards.remote import Remote
 from rewardft_plugins.rewards.vlm_judge import VlmJudge
 
 from rewardft.engine.session import build_session
-from rewardft.errors import NonFiniteError
+from rewardft.errors import ComponentError, NonFiniteError, RewardError
 from rewardft.evaluation.evaluate import evaluate
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
@@ -221,7 +221,27 @@ def test_all_are_told_to_end_before_one_is_waited_for():
             done.append(f"wait {self.name}")
 
     Begun(None, None, None, {name: Waiting(name) for name in "ab"}).cancel()
-    assert done == ["halt a", "halt b", "wait b", "wait a"]
+    assert done == ["halt a", "halt b", "wait a", "wait b"]
+
+
+def test_what_cannot_be_waited_for_is_refused_and_who_changes_samples_is_named(session):
+    class Forgetful(Plain):
+        def begin_scoring(self, rollout, batch):
+            pass
+
+    class Greedy(Beside):
+        def begin_scoring(self, rollout, batch):
+            rollout.x0.zero_()
+            return super().begin_scoring(rollout, batch)
+
+    with pytest.raises(ComponentError) as caught:
+        evaluated(session, Beside(), Forgetful())
+    assert str(caught.value) == (
+        "reward '1': begin_scoring must return what waits for the values, an object with result() "
+        "and cancel(); got nothing (None)"
+    )
+    with pytest.raises(RewardError, match=r"reward '1' changed .* in place"):
+        evaluated(session, Beside(), Greedy())
 
 
 def test_one_that_cannot_be_begun_fails_when_its_turn_comes(session):

@@ -97,3 +97,62 @@ def test_policies_of_large_networks_decode_so(autoencoder, monkeypatch):
     # A checkpointed block would compute other nodes the second time.
     again = differentiated(Policy(model, checkpointed=True).decode)
     assert again[2] == plain[2]
+
+
+class Modulated(nn.Module):
+    """Scaled and shifted in place between the normalization and SiLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.scale = nn.GroupNorm(2, 4), nn.Parameter(torch.full((1, 4, 1, 1), 0.3))
+
+    def forward(self, x):
+        h = self.norm(x)
+        h *= 1 + self.scale
+        return nn.functional.silu(h)
+
+
+def in_words(x):
+    return nn.functional.conv2d(x, torch.full((2, 4, 3, 3), 0.1), None, 1, "valid")
+
+
+def by_keyword(x):
+    return nn.functional.conv2d(input=x, weight=torch.full((2, 4, 3, 3), 0.1))
+
+
+def without_a_batch(x):
+    return nn.functional.conv2d(x[0], torch.full((2, 4, 3, 3), 0.1))
+
+
+def written_over(x):
+    h = nn.functional.group_norm(x, 2)
+    nn.functional.silu(h, inplace=True)
+    return h
+
+
+def in_halves(x):
+    layers = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 2, 3)).requires_grad_(False)
+    for parameter in layers.parameters():
+        nn.init.constant_(parameter, 0.1)
+    with torch.autocast("cpu", torch.float16):
+        return layers(x).float()
+
+
+CALLS = [Modulated().requires_grad_(False), in_words, by_keyword, without_a_batch, written_over]
+
+
+@pytest.mark.parametrize("call", [*CALLS, in_halves])
+def test_calls_of_other_kinds_have_the_same_gradient(call):
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    (plain,) = torch.autograd.grad(call(x).square().sum(), x)
+    with LeanDecoding():
+        (lean,) = torch.autograd.grad(call(x).square().sum(), x)
+    assert torch.equal(lean, plain) and plain.abs().sum() > 0
+
+
+def test_a_decoder_that_checkpoints_itself_is_left_alone(monkeypatch):
+    monkeypatch.setattr(rollout_weights, "LARGE", 1)
+    model = TinyModel()
+    assert Policy(model)._is_lean
+    model.trainable.gradient_checkpointing = True
+    assert not Policy(model)._is_lean

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rewardft.policy.lora import Lora
-from rewardft.policy.sample_gradients import flat_gradient
+from rewardft.policy.sample_gradients import SampleGradients, flat_gradient
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing.tiny import CLASSES, TinyModel
 from tests.maths.test_direct_gradients import T, make_context, make_test_batch
@@ -63,6 +63,36 @@ def test_each_samples_gradient_is_its_own(denoise, count):
 def test_rows_in_another_order_are_found_out():
     for _, rows, values in log_probs(side_by_side, 3, watched=True):
         assert not rows.belongs(values, rows.of(values, keep=True)) and rows.fits
+
+
+def test_a_small_layer_in_another_order_is_found_out():
+    """Where all other layers, with nearly all of the gradient, are as they are taken for."""
+    first, second = nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False)
+    third, fourth = nn.Linear(3, 2, bias=False), nn.Linear(2, 3, bias=False)
+    pairs = [(first, second), (third, fourth)]
+    weights = [part.weight for pair in pairs for part in pair]
+    x = torch.randn(4, 5, 3)
+
+    def values(order, scale):
+        # Rows 0 and 2 are those of the first of two samples.
+        big = second(first(x))
+        small = scale * fourth(third(x[order]))[order.argsort()]
+        return (big + small).square().reshape(2, 2, -1).sum((0, 2))
+
+    for order, right in (([0, 1, 2, 3], True), ([0, 2, 1, 3], False)):
+        rows = SampleGradients(pairs, weights, 2)
+        with rows.watched():
+            value = values(torch.tensor(order), 0.01)
+            found = rows.of(value, keep=True)
+            own = flat_gradient(value[0], weights, keep=True)
+            assert (found[0] - own).norm() < 0.05 * own.norm()
+            assert rows.belongs(value, found) is right
+
+
+def test_a_gradient_of_zero_tells_nothing():
+    for _, rows, values in log_probs(side_by_side, 3, watched=True):
+        nothing = 0.0 * values
+        assert rows.belongs(nothing, rows.of(nothing, keep=True)) is None
 
 
 def test_rows_that_are_not_the_samples_are_found_out():
