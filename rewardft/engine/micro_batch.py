@@ -1,9 +1,10 @@
 """How many samples are replayed and decoded at a time, where a recipe gives no number.
 
 Fewer samples need less memory, and take longer where a device is not busy with them. On a CPU with
-a large network two at a time are a compromise (`benchmarks/at_a_time.py`), and pictures are decoded
-quickest one at a time: these are the defaults there. `auto` measures at the start of a
-run: the fewest that take hardly longer each than the quickest number does.
+a large network the defaults are one at a time for a gradient through the decoder, where pictures
+are also decoded quickest so, and four for other algorithms (`benchmarks/at_a_time.py`). `auto`
+measures at the start of a run: the fewest that take hardly longer each than the quickest number
+does.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from rewardft.types import Batch, Plan
 
 SLOWER = 1.1  # what a sample may take of the time that the quickest number needs for it
 TRIES = 2  # of each number; the first warms up
+SEVERAL = 4
 
 
 def default_micro_batch(session: Session) -> tuple[int, int] | tuple[None, None]:
     """How many samples to replay at a time, and how many to decode with a gradient: no limit, but
     for a large network on a CPU; the same for every run of a recipe on such a device."""
-    on_cpu = session.context.device.type == "cpu"
-    return (2, 1) if on_cpu and is_large(session.model.trainable) else (None, None)
+    if session.context.device.type != "cpu" or not is_large(session.model.trainable):
+        return None, None
+    # What a direct algorithm replays is a small part of its calls: memory counts for more.
+    direct = "reward_gradient" in getattr(session.algorithm, "needs", ())
+    return (1 if direct else SEVERAL), 1
 
 
 def choose_micro_batch(session: Session, batch: Batch) -> int:

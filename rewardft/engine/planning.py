@@ -82,6 +82,7 @@ class FollowedContext(Context):
         record: bool = True,
         begun: Begun | None = None,
     ) -> Scores:
+        """As the context's own."""
         with self.ledger.during("score"):
             return super().score(rollout, batch, gradient, record, begun)
 

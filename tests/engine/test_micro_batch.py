@@ -143,12 +143,14 @@ def test_a_real_measurement_is_written_down(path, tmp_path):
     assert run.column("gradient_norm") == pytest.approx(whole.column("gradient_norm"), rel=1e-4)
 
 
-def test_two_at_a_time_are_the_default_of_a_large_network_on_a_cpu(path, tmp_path, monkeypatch):
-    """Decoded one by one, where their gradient is asked for."""
+def test_the_default_of_a_large_network_on_a_cpu(path, tmp_path, monkeypatch):
+    """One for a gradient through the decoder, else four; decoded one by one in any case."""
     session, _ = opened(path)
     assert micro_batch.default_micro_batch(session) == (None, None)
     monkeypatch.setattr(rollout_weights, "LARGE", 0)
-    assert micro_batch.default_micro_batch(session) == (2, 1)
+    assert micro_batch.default_micro_batch(session) == (1, 1)
+    black_box, _ = opened(path, "algorithm={use: raft}")
+    assert micro_batch.default_micro_batch(black_box) == (4, 1)
     on_gpu = replace(session, context=replace(session.context, device=torch.device("cuda")))
     assert micro_batch.default_micro_batch(on_gpu) == (None, None)
     sizes, evaluate = [], context.evaluate_rewards
@@ -160,7 +162,7 @@ def test_two_at_a_time_are_the_default_of_a_large_network_on_a_cpu(path, tmp_pat
     monkeypatch.setattr(context, "evaluate_rewards", note)
     sets = ["data.batch_size=4", "save.every=1"]
     run = run_recipe(path, tmp_path / "run", *sets, "train.steps=2")
-    assert json.loads((run.folder / "manifest.json").read_text())["micro_batch"] == 2
+    assert json.loads((run.folder / "manifest.json").read_text())["micro_batch"] == 1
     assert set(sizes) == {1}
     sizes.clear()
     two = run_recipe(path, tmp_path / "two", *sets, "train.micro_batch=2", "train.steps=2")
