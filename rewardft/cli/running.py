@@ -89,7 +89,7 @@ def run_recipe(
     name: str, overrides: Sequence[str], out: Path | None, resume: bool, allow_changed_plugins: bool
 ) -> None:
     """Train; an interrupted run says how to continue and exits with 130."""
-    continued = run_to_continue(name) if resume else None
+    continued = run_to_continue(name, out) if resume else None
     ready = prepare(str(continued / "recipe.yaml") if continued else name, overrides)
     # After `prepare`: a wrong recipe is reported without waiting for torch.
     from rewardft.engine.processes import is_printing

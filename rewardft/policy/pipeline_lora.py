@@ -36,6 +36,8 @@ def read_pipeline_lora(path: Path, adapter: Lora) -> dict[str, Tensor]:
     part, rank = adapter.pipeline_part, adapter.config.r
     state = {}
     for key, value in read_weights(path).items():
+        if key.startswith(PEFT_PREFIX):
+            raise CheckpointError(f"{path}: it is peft's own file. Give the folder that holds it.")
         found = KEY.fullmatch(key)
         if found is None or part is None:
             raise CheckpointError(
@@ -55,7 +57,7 @@ def read_pipeline_lora(path: Path, adapter: Lora) -> dict[str, Tensor]:
             )
         state[f"{PEFT_PREFIX}{found[2]}.{side}.weight"] = value
     factor = _strength(path, str(part)) / (adapter.config.lora_alpha / rank)
-    return {name: v * factor if ".lora_B." in name else v for name, v in state.items()}
+    return {name: v.float() * factor if ".lora_B." in name else v for name, v in state.items()}
 
 
 def _strength(path: Path, part: str) -> float:

@@ -67,11 +67,19 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def run_to_continue(recipe: Path | str) -> Path | None:
+def run_to_continue(recipe: Path | str, out: Path | None) -> Path | None:
     """The folder of a run that is given in the place of its recipe, to resume it; None for a
-    recipe."""
+    recipe. Raises RecipeError for one that is to go on in another folder, `out`."""
+    # As in `find_recipe`: a name means the recipe that ships, also beside a folder of its name.
+    if str(recipe).removesuffix(".yaml") in shipped_files():
+        return None
     folder = given_folder(recipe)
-    return folder if (folder / "recipe.yaml").is_file() else None
+    if not (folder / "recipe.yaml").is_file():
+        return None
+    if out is not None and out.resolve() != folder.resolve():
+        problem = f"{recipe}: a run goes on in its own folder, not in {out}. Leave the latter out."
+        raise RecipeError(str(recipe), [problem])
+    return folder
 
 
 def _near(given: Path, folder: Path) -> str:

@@ -145,7 +145,7 @@ def run(
         RewardftError: what the command line would print.
     """
     check_is_name(recipe)
-    continued = run_to_continue(recipe) if resume else None
+    continued = run_to_continue(recipe, None if out is None else Path(out)) if resume else None
     path = find_recipe(str(continued / "recipe.yaml" if continued else recipe))
     folder = run_folder(path, out or continued)
     opened = open_recipe(path, as_settings(overrides))

@@ -310,6 +310,7 @@ def test_an_unknown_command_and_an_unknown_option(rewardft):
     assert err.endswith(hint)
     assert rewardft("run", "r.yaml", "--set", "train.steps", "5")[2].endswith(f"╯\n{hint}")
     assert hint not in rewardft("export", "r.yaml", "--best", "5")[2]
+    assert hint not in rewardft("run", "r.yaml", "--resum")[2]
 
 
 def test_run_evaluate_and_resume(rewardft):
@@ -334,6 +335,11 @@ def test_run_evaluate_and_resume(rewardft):
     assert row[1:4] == ["3", f"{result['before']:.4g}", f"{result['after']:.4g}"]
     assert rewardft("evaluate", "nowhere")[0] == 2
     # The folder in the place of the recipe: the run goes on in it.
+    assert rewardft("run", "out", "--resume", "--out", "other") == (
+        2,
+        "",
+        "error: out: 1 problem\n  - out: a run goes on in its own folder, not in other. Leave the latter out.\n",
+    )
     code, out, _ = rewardft("run", "out", "--resume", "--set", "train.steps=2")
     assert (code, out.splitlines()[-1]) == (0, "finished at step 2: out")
     assert not Path("runs").exists()

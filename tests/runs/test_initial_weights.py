@@ -257,3 +257,8 @@ def test_a_lora_of_another_part_rank_or_layout_is_refused(run_recipe, in_pipelin
         start(run_recipe, file, "adapter.rank=4", text=text)
     with pytest.raises(CheckpointError, match="is no matrix of a LoRA for this model"):
         start(run_recipe, file)
+    with pytest.raises(CheckpointError) as caught:
+        start(run_recipe, folder / WEIGHTS, text=text)
+    assert str(caught.value) == (
+        f"{folder / WEIGHTS}: it is peft's own file. Give the folder that holds it."
+    )
