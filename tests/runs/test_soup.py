@@ -229,7 +229,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(runs, full_runs
         (
             bright,
             tmp_path / "none",
-        ): f"{tmp_path / 'none'}: there is no such folder.",
+        ): f"{tmp_path / 'none'}: there is no such folder. Choose one of: other.",
         (
             bright,
             other,
