@@ -77,7 +77,7 @@ class Begun:
                 stack.callback(end, self.pending.popitem()[1])
 
 
-def end(pending: Pending) -> None:
+def end(pending: Any) -> None:
     """Cancel one; the call of a future that has begun cannot be ended, and is waited for."""
     pending.cancel()
     if isinstance(pending, Future):

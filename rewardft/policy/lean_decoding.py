@@ -51,7 +51,7 @@ class LeanDecoding(TorchFunctionMode):
         (normed, version, source), self._normed = self._normed or (None, 0, None), None
         in_place = named.get("inplace", False) or len(args) != 1
         # Scaled or shifted in place, it is the same tensor and another value.
-        same = bool(args) and args[0] is normed and args[0]._version == version
+        same = normed is not None and args[0] is normed and normed._version == version
         return source if same and not in_place else None
 
 

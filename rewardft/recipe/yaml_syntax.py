@@ -47,7 +47,7 @@ def syntax_problem(error: yaml.YAMLError, text: str) -> Problem:
         return Problem(
             at, "a second document starts here; one file holds one recipe: remove the '---'."
         )
-    if "parsing a flow" in (getattr(error, "context", None) or ""):
+    if isinstance(error, yaml.MarkedYAMLError) and "parsing a flow" in (error.context or ""):
         return _unclosed(error, what, at)
     return Problem(at, f"not YAML: {what}.")
 
