@@ -188,6 +188,8 @@ def main() -> None:
     parser.add_argument("--clone", type=Path, help="of flow_grpo's repository, for the case grpo")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help="default: all")
     words = parser.parse_args()
+    if words.count < 2:
+        parser.error("--count: at least 2, for the first step is not counted")
     names = words.only or [name for name in CASES if name != "grpo" or words.clone]
     if "grpo" in names and not (words.clone and (words.clone / "scripts/train_sd3.py").is_file()):
         parser.error("the case grpo needs --clone, a folder with flow_grpo's scripts/train_sd3.py")
