@@ -49,10 +49,10 @@ class LeanDecoding(TorchFunctionMode):
         """What the argument of a SiLU was normalized from; None where it is something else, or is
         to be written over."""
         (normed, version, source), self._normed = self._normed or (None, 0, None), None
-        in_place = named.get("inplace", False) or len(args) != 1
+        if normed is None or len(args) != 1 or named.get("inplace", False):
+            return None
         # Scaled or shifted in place, it is the same tensor and another value.
-        same = normed is not None and args[0] is normed and normed._version == version
-        return source if same and not in_place else None
+        return source if args[0] is normed and normed._version == version else None
 
 
 def is_plain(args: Sequence[Any], named: Mapping[str, Any]) -> bool:
