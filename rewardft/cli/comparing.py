@@ -204,7 +204,7 @@ def show(record: ComparisonRecord) -> None:
                 best,
             )
         )
-    columns = ("variant", "base", "tuned", "difference (95 %)", "to the best other (95 %)")
+    columns = ("variant", record.start, "tuned", "difference (95 %)", "to the best other (95 %)")
     print_table(name or "held-out values", columns, rows)
     # Under the table, as they limit what it says.
     for note in record.notes:

@@ -112,8 +112,12 @@ def run_recipe(
     if not is_main:
         return
     say_weights(ready.recipe.evaluate.weights if summary.evaluation else None)
+    if summary.evaluation or summary.of_sets:
+        say_start(ready.recipe, folder)
     print_comparison(
-        [vars(row) for row in summary.evaluation], [vars(value) for value in summary.of_sets]
+        [vars(row) for row in summary.evaluation],
+        [vars(value) for value in summary.of_sets],
+        ready.recipe.adapter.start,
     )
     print_alarms(summary.alarms)
     if summary.not_compared:
@@ -134,6 +138,16 @@ def say_weights(weights: str | None) -> None:
         print(
             "tuned: the moving average of the weights (train.ema); evaluate.weights=raw evaluates "
             "the last ones"
+        )
+
+
+def say_start(recipe: Recipe, folder: Path) -> None:
+    """Where the tuned model is not compared with the base."""
+    if recipe.adapter.init is not None:
+        other = shlex.join(["rewardft", "evaluate", str(folder)])
+        print(
+            f"start: the weights of {recipe.adapter.init} (adapter.init); `{other}` compares with "
+            "the base"
         )
 
 

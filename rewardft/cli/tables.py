@@ -58,11 +58,16 @@ def compared(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def print_comparison(
-    rows: Sequence[Mapping[str, Any]], of_sets: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Mapping[str, Any]],
+    of_sets: Sequence[Mapping[str, Any]] = (),
+    start: str = "base",
 ) -> None:
     """Before and after of each value, with the 95 % interval of the paired difference; those of
     groups of samples are left to `summary.json` where there are many. Then what is one number for
-    all samples, such as a diversity."""
+    all samples, such as a diversity.
+
+    start: the name of what the tuned model is compared with.
+    """
     names = {row["name"] for row in rows}
     overall = [row for row in rows if row["name"].partition("/")[2] not in names]
     # After a run one wants the result on one screen.
@@ -70,7 +75,7 @@ def print_comparison(
     shown = [compared(row) for row in kept]
     print_table(
         "held-out samples, same noise",
-        ("value", "samples", "base", "tuned", "difference (95 %)", ""),
+        ("value", "samples", start, "tuned", "difference (95 %)", ""),
         shown,
     )
     if len(kept) < len(rows):
@@ -79,7 +84,7 @@ def print_comparison(
         (row["name"], f"{row['before']:.4g}", f"{row['after']:.4g}", change_in_words(row))
         for row in of_sets
     ]
-    print_table("all held-out samples as a set", ("value", "base", "tuned", "change"), sets)
+    print_table("all held-out samples as a set", ("value", start, "tuned", "change"), sets)
 
 
 def change_in_words(row: Mapping[str, Any]) -> str:

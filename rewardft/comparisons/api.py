@@ -70,7 +70,8 @@ class Comparison:
     def table(self) -> Table:
         """The value that the comparison is about, a row for each variant."""
         name = focus(self.record)
-        return Table([comparison_row(variant, name) for variant in self.record.variants])
+        start = self.record.start
+        return Table([comparison_row(variant, name, start) for variant in self.record.variants])
 
     def _repr_html_(self) -> str:
         return f"<p><b>{focus(self.record) or 'held-out values'}</b></p>{self.table._repr_html_()}"
@@ -206,8 +207,10 @@ def be_quiet(member: Member, code: int | None, total: int) -> None:
     """Runs begin and end without a line; their logs are in their folders."""
 
 
-def comparison_row(variant: VariantRecord, name: str | None) -> dict[str, Any]:
-    """One variant by what the report is about."""
+def comparison_row(
+    variant: VariantRecord, name: str | None, start: str = "base"
+) -> dict[str, Any]:
+    """One variant by what the report is about. start: the name of what it is compared with."""
     value = value_of(variant, name)
     if value is None:
         # Without a value there is at least a reason, and seeds mostly share it.
@@ -217,7 +220,7 @@ def comparison_row(variant: VariantRecord, name: str | None) -> dict[str, Any]:
     best = f"{difference(value.versus_best)} ({value.best})" if value.versus_best else ""
     return {
         "variant": variant.name,
-        "base": None if value.before is None else value.before.value,
+        start: None if value.before is None else value.before.value,
         "tuned": None if value.after is None else value.after.value,
         "difference (95 %)": difference(value.versus_base),
         "to the best other (95 %)": best,

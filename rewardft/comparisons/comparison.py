@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from rewardft.comparisons.collect import against_best, pool
-from rewardft.comparisons.fairness import starts, unfair
+from rewardft.comparisons.fairness import given_starts, starts, unfair
 from rewardft.comparisons.illustrations import add_pictures, plugin_sections
 from rewardft.comparisons.matching import with_matched
 from rewardft.comparisons.members import Member, differences
@@ -92,7 +92,8 @@ def summarise(runs: dict[str, list[RunResults]], plan: Plan, out: Path) -> Compa
     members, request, names = plan.members, plan.request, list(runs)
     pooled = against_best(runs, {name: pool(runs[name]) for name in names})
     said = unfair(members, request.pareto is not None, request.match is not None)
-    fair = [f"Not fair: {sentence}" for sentence in said] + starts(members) + list(request.notes)
+    fair = [f"Not fair: {sentence}" for sentence in said] + starts(members)
+    fair += [*given_starts(members), *request.notes]
     suffix = ""
     if request.match:
         pooled, suffix, said_of_it = with_matched(runs, pooled, request.match)

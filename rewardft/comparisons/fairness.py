@@ -55,6 +55,18 @@ def starts(members: Sequence[Member]) -> list[str]:
     ]
 
 
+def given_starts(members: Sequence[Member]) -> list[str]:
+    """What is to be known of variants that begin with the weights of `adapter.init`."""
+    recipes = {name: member.recipe for name, member in facts_of(members).items()}
+    names = [name for name, recipe in recipes.items() if recipe and recipe.adapter.init]
+    if not names:
+        return []
+    return [
+        f"Begun with the weights of adapter.init: {listed(names)}. Changes from the base are from "
+        "there; pictures of the base are of the base model."
+    ]
+
+
 def all_from_scratch(facts: Facts) -> bool:
     """Whether there is no variant that trains a base further."""
     return all(member.from_scratch for member in facts.values())

@@ -88,13 +88,16 @@ def share_baseline(member: Member, others: Iterable[Member]) -> None:
 
 
 def judged_alike(one: Member, other: Member) -> bool:
-    """Whether two recipes have the same model, held-out data and rewards;
+    """Whether two recipes have the same model, initial weights, held-out data and rewards;
     their evaluations say the rest."""
     if one.recipe is None or other.recipe is None:
         return False
     mine, theirs = one.recipe, other.recipe
     samplers = [recipe.evaluate.sampler or recipe.sampler for recipe in (mine, theirs)]
-    return (mine.model, mine.evaluate, samplers[0]) == (theirs.model, theirs.evaluate, samplers[1])
+    # Weights that a run begins with are what it evaluates at step 0.
+    begun = [recipe.adapter if recipe.adapter.init else None for recipe in (mine, theirs)]
+    alike = (mine.model, mine.evaluate, samplers[0], begun[0])
+    return alike == (theirs.model, theirs.evaluate, samplers[1], begun[1])
 
 
 # The runs in processes of this one; sets are safe between threads.

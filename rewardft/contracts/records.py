@@ -197,6 +197,14 @@ class ComparisonRecord(Record):
     searches: list[SearchRecord] = []
     versions: dict[str, str | None] = {}
 
+    @property
+    def start(self) -> str:
+        """What changes are counted from: 'base', or 'start' where a variant begins with the weights
+        of `adapter.init`."""
+        settings = [self.common, *(variant.differences for variant in self.variants)]
+        given = any(one.get("adapter.init") is not None for one in settings)
+        return "start" if given else "base"
+
     def save(self, path: Path) -> None:
         write_text(path, encode(self.model_dump(), indent=1))
 

@@ -156,7 +156,8 @@ class HeldOut:
         """The alarms that the evaluation `result` raises; none without a baseline."""
         if self.baseline is None:
             return []
-        return find_alarms(self.baseline, result, self.trained, self.spec.min_diversity)
+        start = self.session.recipe.adapter.start
+        return find_alarms(self.baseline, result, self.trained, self.spec.min_diversity, start)
 
     def _base(self) -> Evaluation | None:
         """That of what the run started from, when it has gone on from there.

@@ -27,13 +27,18 @@ MIDDLE = (0.025, 0.975)
 
 
 def find_alarms(
-    baseline: Evaluation, now: Evaluation, trained: Collection[str], min_diversity: float = 0.7
+    baseline: Evaluation,
+    now: Evaluation,
+    trained: Collection[str],
+    min_diversity: float = 0.7,
+    start: str = "base",
 ) -> list[Alarm]:
-    """The alarms of an evaluation against that of the base model.
+    """The alarms of an evaluation against that of the base model, or of what the run began with.
 
     Args:
         trained: names of the values that the run trains for, such as `reward/NAME`.
         min_diversity: fraction of the base's diversity, 0 to 1; 0: no alarm.
+        start: the name of what it is compared with.
 
     Raises CheckpointError when the two evaluations were made with different settings.
     """
@@ -41,8 +46,8 @@ def find_alarms(
     rows = {row.name: row for row in compare(baseline, now) if row.name in now.per_sample}
     return [
         *held_out_alarms(rows, now.higher_is_better, trained),
-        *diversity_alarms(baseline, now, min_diversity),
-        *range_alarms(baseline, now),
+        *diversity_alarms(baseline, now, min_diversity, start),
+        *range_alarms(baseline, now, start),
     ]
 
 
@@ -79,19 +84,21 @@ def words(row: Paired) -> str:
     return f"by {row.difference:+.3g} ± {row.half_width:.2g}"
 
 
-def diversity_alarms(baseline: Evaluation, now: Evaluation, least: float) -> Iterator[Alarm]:
+def diversity_alarms(
+    baseline: Evaluation, now: Evaluation, least: float, start: str
+) -> Iterator[Alarm]:
     """Values of diversity below `least` of the base's."""
     for name, value in now.overall.items():
         before = baseline.overall.get(name, math.nan)
         if name.startswith(DIVERSITY) and value < least * before:
             yield Alarm(
                 name,
-                f"{name} fell to {value / before:.0%} of the base's, from {before:.3g} to "
+                f"{name} fell to {value / before:.0%} of the {start}'s, from {before:.3g} to "
                 f"{value:.3g} (the limit is {least:.0%})",
             )
 
 
-def range_alarms(baseline: Evaluation, now: Evaluation) -> Iterator[Alarm]:
+def range_alarms(baseline: Evaluation, now: Evaluation, start: str) -> Iterator[Alarm]:
     """Image statistics whose mean left the range of the base's samples."""
     for name, values in now.per_sample.items():
         before = [v for v in baseline.per_sample.get(name, []) if not math.isnan(v)]
@@ -106,7 +113,7 @@ def range_alarms(baseline: Evaluation, now: Evaluation) -> Iterator[Alarm]:
             yield Alarm(
                 name,
                 f"{name} is {center:.3g} on average, outside the range {low:.3g} to {high:.3g} of "
-                "95 % of the base's samples",
+                f"95 % of the {start}'s samples",
             )
 
 

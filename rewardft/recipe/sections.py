@@ -105,6 +105,12 @@ class AdapterSpec(Section):
             self.__dict__["alpha"] = float(self.rank)
         return self
 
+    @property
+    def start(self) -> str:
+        """What a run's own evaluations call the model that it began with: 'start' where `init`
+        gives its weights, else 'base'."""
+        return "base" if self.init is None else "start"
+
 
 class OptimizerSpec(ComponentSpec):
     """The optimizer and its schedule.

@@ -66,10 +66,11 @@ class FinishedRun:
 
     @cached_property
     def evaluation(self) -> Table:
-        """The final comparison with the base model; empty where the run made none."""
+        """The final comparison with the model that the run began with, which is the base, or with
+        `adapter.init` the start; empty where the run made none."""
         path = self.folder / "summary.json"
         if self.summary is not None:
-            return paired_table(self.summary.evaluation)
+            return paired_table(self.summary.evaluation, self.recipe.adapter.start)
         # The run is of an earlier process: its file has what `summary` would.
         from rewardft.evaluation.evaluate import Paired
 
@@ -77,7 +78,7 @@ class FinishedRun:
         found = read_object(path, {}, how) if path.is_file() else {}
         with reading(path, how):
             rows = [Paired(**nan_for_null(row)) for row in found.get("evaluation", [])]
-        return paired_table(rows)
+        return paired_table(rows, self.recipe.adapter.start)
 
     @cached_property
     def session(self) -> Session:

@@ -122,7 +122,7 @@ def results(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
         yield "These weights were not evaluated against the base model."
         return
     yield "Held-out samples, the same noise for both models; differences with 95 % intervals."
-    start = "base" if recipe.adapter.init is None else "start"
+    start = recipe.adapter.start
     if recipe.adapter.init is not None:
         initial = without_paths(recipe.adapter.init)
         yield f"The start is not the base, but the weights of `{initial}` (`adapter.init`)."
@@ -136,7 +136,8 @@ def results(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
     if sets := compare_sets(before, after):
         rows = [[row.name, shown(row.before), shown(row.after)] for row in sets]
         yield table(["value of the set", start, "tuned"], rows)
-    alarms = find_alarms(before, after, trained_values(recipe), recipe.evaluate.min_diversity)
+    least = recipe.evaluate.min_diversity
+    alarms = find_alarms(before, after, trained_values(recipe), least, start)
     none = "No alarm: none of the signs of a hacked reward that are looked for was found."
     yield "\n".join(f"**Alarm:** {alarm.sentence}" for alarm in alarms) or none
 

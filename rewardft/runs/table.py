@@ -76,23 +76,29 @@ def shown(value: Any) -> str:
 
 
 def difference_of(row: Any) -> str:
-    """With its interval, where there are samples enough for one."""
+    """With its interval, where there are samples enough for one; '' where there are none."""
+    if row.count == 0:
+        return ""
     # Infinite for fewer than two pairs.
     half = f" ± {row.half_width:.2g}" if math.isfinite(row.half_width) else ""
     return f"{row.difference:+.3g}{half}"
 
 
-def paired_table(rows: Sequence[Any]) -> Table:
-    """`rewardft.evaluation.evaluate.Paired` rows as a reader wants them."""
+def paired_table(rows: Sequence[Any], start: str = "base") -> Table:
+    """`rewardft.evaluation.evaluate.Paired` rows as a reader wants them.
+
+    start: the name of what the tuned model is compared with. `separable`: whether the interval
+    leaves 0 out; None of a value that applies to no sample.
+    """
     return Table(
         [
             {
                 "value": row.name,
                 "samples": row.count,
-                "base": row.before,
+                start: row.before,
                 "tuned": row.after,
                 "difference (95 %)": difference_of(row),
-                "": "" if row.separable else "not separable",
+                "separable": row.separable if row.count else None,
             }
             for row in rows
         ]

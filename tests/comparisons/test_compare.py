@@ -383,6 +383,29 @@ def test_the_base_is_evaluated_once_where_all_judge_alike(folder):
     )
 
 
+def test_given_weights_are_a_start_of_their_own(folder, capsys):
+    """A run that begins with them does not take another one's evaluation of the base for its own."""
+    assert main(["run", "recipe.yaml", "--out", "first"]) == 0
+    capsys.readouterr()
+    init = str(folder / "first" / "adapter")
+    assert compare("recipe.yaml", "--vary", f"adapter.init=null,{init}", "--jobs", "1") == 0
+    said = capsys.readouterr().out
+    record = load_comparison(folder / "out" / "comparison.json")
+    plain, given = record.variants
+    begun, ended = (
+        next(value for value in variant.values if value.name == record.target)
+        for variant in (given, plain)
+    )
+    # The same recipe and seed as the first run's, so it ends where the other one begins.
+    assert begun.before.value == ended.after.value != ended.before.value
+    note = (
+        f"Begun with the weights of adapter.init: {given.name}. Changes from the base are from there; "
+        "pictures of the base are of the base model."
+    )
+    assert note in record.notes and note in said
+    assert "variant start tuned difference (95 %)" in " ".join(said.split())
+
+
 @pytest.mark.parametrize(
     ("trained", "expected"),
     [

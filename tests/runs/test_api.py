@@ -8,8 +8,9 @@ import torch
 import rewardft
 from rewardft.cli import main
 from rewardft.comparisons.api import as_vary
+from rewardft.evaluation.evaluate import Paired
 from rewardft.runs.api import as_settings
-from rewardft.runs.table import Table
+from rewardft.runs.table import Table, paired_table
 
 TINY = """
 plugins: [rewardft.testing.tiny]
@@ -52,6 +53,35 @@ def test_a_run_from_python_is_that_of_the_command_line(recipe, run, capsys):
     for name in ("loss", "reward", "gradient_norm"):
         assert mine.column(name) == theirs.column(name)
     assert rewardft.load_run(out).evaluation == run.evaluation
+
+
+def test_what_a_run_with_given_weights_is_compared_with_is_called_its_start(recipe, run, capsys):
+    given = {"adapter.init": str(run.folder / "adapter"), "evaluate.every": 2}
+    out = recipe.parent / "given"
+    settings = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
+    assert main(["run", str(recipe), "--out", str(out), *settings]) == 0
+    said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert said[0] == (
+        f"start: the weights of {run.folder / 'adapter'} (adapter.init); `rewardft evaluate {out}` "
+        "compares with the base"
+    )
+    assert "value samples start tuned difference (95 %)" in said
+    given_run = rewardft.load_run(out)
+    assert given_run.evaluation.columns == [
+        "value",
+        "samples",
+        "start",
+        "tuned",
+        "difference (95 %)",
+        "separable",
+    ]
+    # The start is what the first run ended with, and not what that one began with.
+    assert given_run.evaluation.column("start") == run.evaluation.column("tuned")
+    assert run.evaluation.column("base") == rewardft.evaluate(out).table.column("base")
+    assert main(["evaluate", str(out)]) == 0
+    assert "value samples base tuned difference (95 %)" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_loaded_run_holds_its_recipe_and_its_trained_model(run):
@@ -116,6 +146,15 @@ def test_no_folder_is_taken_for_a_run(tmp_path):
     assert str(error.value) == (
         f"{tmp_path}: not a run folder; expected metrics.jsonl in it, as `rewardft run` writes it"
     )
+
+
+def test_a_row_says_whether_it_is_separable():
+    rows = [Paired("a", 4, 1.0, 2.0, 1.0, 0.5), Paired("b", 4, 1.0, 2.0, 1.0, 1.5)]
+    none = float("nan")
+    table = paired_table([*rows, Paired("c", 0, none, none, none, float("inf"))])
+    assert table.column("separable") == [True, False, None]
+    assert table.column("difference (95 %)") == ["+1 ± 0.5", "+1 ± 1.5", ""]
+    assert repr(table).splitlines()[-1] == "c      0"
 
 
 def test_a_table_leaves_gaps_where_a_row_has_no_value():
