@@ -207,9 +207,7 @@ def be_quiet(member: Member, code: int | None, total: int) -> None:
     """Runs begin and end without a line; their logs are in their folders."""
 
 
-def comparison_row(
-    variant: VariantRecord, name: str | None, start: str = "base"
-) -> dict[str, Any]:
+def comparison_row(variant: VariantRecord, name: str | None, start: str = "base") -> dict[str, Any]:
     """One variant by what the report is about. start: the name of what it is compared with."""
     value = value_of(variant, name)
     if value is None:

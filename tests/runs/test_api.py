@@ -79,9 +79,7 @@ def test_what_a_run_with_given_weights_is_compared_with_is_called_its_start(reci
     assert given_run.evaluation.column("start") == run.evaluation.column("tuned")
     assert run.evaluation.column("base") == rewardft.evaluate(out).table.column("base")
     assert main(["evaluate", str(out)]) == 0
-    assert "value samples base tuned difference (95 %)" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "value samples base tuned difference (95 %)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_loaded_run_holds_its_recipe_and_its_trained_model(run):
