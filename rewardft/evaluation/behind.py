@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rewardft.policy.begun import Begun
@@ -25,21 +24,19 @@ class Behind:
         if finish is not None:
             finish()
 
-    @contextmanager
-    def during(self) -> Iterator[None]:
-        """Around what comes after that batch: a failure of the batch is raised in its place, as if
-        nothing had been put off."""
-        try:
-            yield
-        except Exception:
-            self.catch_up()
-            raise
-        self.catch_up()
-
     def __enter__(self) -> Behind:
         return self
 
-    def __exit__(self, *failure: object) -> None:
-        """Nothing is left running."""
-        if self.begun is not None:
-            self.begun.cancel()
+    def __exit__(self, kind: object, failure: BaseException | None, place: object) -> None:
+        """Nothing is left running. What comes after the batch may have failed before the batch is
+        waited for: a failure of the batch is then raised in its place, and names the other."""
+        try:
+            if isinstance(failure, Exception):
+                self.catch_up()
+        except Exception as earlier:
+            later = f"{type(failure).__name__}: {failure}"
+            earlier.add_note(f"Before this was known, the next batch failed too: {later}")
+            raise
+        finally:
+            if self.begun is not None:
+                self.begun.cancel()

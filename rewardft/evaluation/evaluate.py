@@ -114,8 +114,8 @@ def evaluate(
         for items in evaluation_batches(dataset, samples, max(batch_size // per_item, 1)):
             batch = items.repeat(per_item) if per_item > 1 else items
             batch = batch.to(ctx.device)
-            with behind.during():
-                rollout = roll_out(ctx, batch, result, kl)
+            rollout = roll_out(ctx, batch, result, kl)
+            behind.catch_up()
             behind.begun = begin_elsewhere(ctx, rollout, batch)
             behind.finish = partial(measure, ctx, rollout, batch, metrics, result, behind.begun)
             if behind.begun is None:

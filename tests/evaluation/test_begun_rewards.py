@@ -90,18 +90,33 @@ class Told:
         return self.sampler.rollout(*arguments)
 
 
-def evaluated(session, *rewards, tell=lambda number: None):
-    """Three batches of two."""
+class Torn:
+    """A data set that cannot be read from item `start` on."""
+
+    def __init__(self, dataset, start):
+        self.dataset, self.start = dataset, start
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, i):
+        if i >= self.start:
+            raise ValueError(f"item {i} is torn")
+        return self.dataset[i]
+
+
+def evaluated(session, *rewards, tell=lambda number: None, torn=6):
+    """Three batches of two; items from number `torn` on cannot be read."""
     ctx = session.evaluation_context()
     ctx.rewards = [WeightedReward(str(i), reward) for i, reward in enumerate(rewards)]
     ctx.sampler = Told(ctx.sampler, tell)
-    return evaluate(ctx, session.resolved.eval_dataset.build(), {}, 6, 2)
+    return evaluate(ctx, Torn(session.resolved.eval_dataset.build(), torn), {}, 6, 2)
 
 
-def failure(session, *rewards, tell=lambda number: None):
+def failure(session, *rewards, **settings):
     """What is raised, with its notes."""
     with pytest.raises((ValueError, NonFiniteError)) as error:
-        evaluated(session, *rewards, tell=tell)
+        evaluated(session, *rewards, **settings)
     return traceback.format_exception_only(error.value)
 
 
@@ -158,10 +173,16 @@ def test_failures_are_raised_in_the_order_of_the_batches(session):
     assert without_places(lines) == without_places(plain)
     # The third rollout fails too, while the second batch is still being scored.
     late = failure(session, Beside(hold), tell=at(3, ValueError("a late rollout")))
-    assert without_places(late) == without_places(plain)
+    also = "Before this was known, the next batch failed too: ValueError: {}\n"
+    assert without_places(late) == [*without_places(plain), also.format("a late rollout")]
+    # And so does the data set.
+    late = failure(session, Beside(hold), torn=5)
+    assert without_places(late) == [*without_places(plain), also.format("item 5 is torn")]
+    # Of a batch that has its values nothing is said.
     assert failure(session, Beside(), tell=at(3, ValueError("a late rollout"))) == [
         "ValueError: a late rollout\n"
     ]
+    assert failure(session, Beside(), torn=5) == ["ValueError: item 5 is torn\n"]
 
 
 def without_places(lines):
