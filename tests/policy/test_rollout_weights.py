@@ -161,15 +161,17 @@ def test_an_adapter_that_was_cast_once_gives_the_same_bits(base):
 
 
 class Careful(torch.nn.Module):
-    """Runs its second layer in its own precision, as networks do that would overflow."""
+    """Runs its second layer in its own precision while it is `careful`, as networks do that would
+    overflow."""
 
     def __init__(self):
         super().__init__()
         self.first, self.second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+        self.careful = True
 
     def forward(self, x):
         x = self.first(x)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast("cpu", enabled=not self.careful):
             return self.second(x.float())
 
 
@@ -186,6 +188,37 @@ def test_layers_outside_of_autocast_keep_the_precision_of_the_adapter():
         with adapter.for_rollout(torch.bfloat16, exact=True):
             found = {name.split(".")[0]: p.dtype for name, p in adapter.named.items()}
     assert found == {"first": torch.bfloat16, "second": torch.float32}
+
+
+def test_a_layer_that_leaves_autocast_later_has_its_own_precision_from_then_on():
+    model = SimpleNamespace(trainable=Careful())
+    adapter = Lora(model, spec(targets=["first", "second"], alpha=8.0), 0)
+    train(adapter)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    before = [p.data_ptr() for p in adapter.parameters]
+
+    def called(careful):
+        model.trainable.careful = careful
+        return model.trainable(x)
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        wanted = [called(careful) for careful in (False, True)]
+        for _ in range(2):
+            with adapter.for_rollout(torch.bfloat16, exact=True):
+                assert torch.equal(called(False), wanted[0])
+        assert {p.dtype for p in adapter.parameters} == {torch.float32}
+        for rollout in range(2):
+            with adapter.for_rollout(torch.bfloat16, exact=True):
+                for careful in (False, True, True, False):
+                    assert torch.equal(called(careful), wanted[careful]), (rollout, careful)
+                # One inside another has nothing to do.
+                with adapter.for_rollout(torch.bfloat16, exact=True):
+                    assert torch.equal(called(True), wanted[True])
+                assert torch.equal(called(True), wanted[True])
+        with adapter.for_rollout(torch.bfloat16, exact=True):
+            found = {name.split(".")[0]: p.dtype for name, p in adapter.named.items()}
+    assert found == {"first": torch.bfloat16, "second": torch.float32}
+    assert [p.data_ptr() for p in adapter.parameters] == before
 
 
 def test_gradients_that_wait_survive_the_cast():
