@@ -31,7 +31,7 @@ class Model(Protocol):
     """A model family: owns weights, conditioning and decoding.
 
     What is trained need not be a network: a module that holds parameters will do, with `adapter:
-    {kind: full}`.
+    {kind: full}`. Its tensors keep their shapes.
 
     Optional method `parameter_groups() -> {name: factor}`: what is trained under that name (a
     parameter, or the module that holds it) learns at `factor` times the recipe's learning rate, and

@@ -21,7 +21,8 @@ _sizes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def is_large(module: nn.Module) -> bool:
-    """Whether a network has `LARGE` weights or more."""
+    """Whether a network had `LARGE` weights or more when this was first asked. The answer stays,
+    whatever becomes of the network: a run rounds alike from its first step to its last."""
     if module not in _sizes:
         _sizes[module] = sum(parameter.numel() for parameter in module.parameters())
     return _sizes[module] >= LARGE

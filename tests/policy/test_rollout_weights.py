@@ -104,6 +104,16 @@ def test_what_is_not_folded(monkeypatch):
     assert folding(adapter)[1] == [False, False]
 
 
+def test_a_network_that_grows_is_what_it_was():
+    """Half of a run would round otherwise than the rest."""
+    network = torch.nn.Linear(1000, 4999, bias=False)
+    same, more = torch.nn.Linear(1000, 5000, bias=False), torch.empty(5001, 1000)
+    assert not rollout_weights.is_large(network) and rollout_weights.is_large(same)
+    network.weight.data = more
+    same.weight.data = more[:1]
+    assert not rollout_weights.is_large(network) and rollout_weights.is_large(same)
+
+
 def test_a_weight_that_two_layers_share_is_not_folded(all_large):
     _, adapter = trained()
     first, second = (layer.get_base_layer() for layer in adapter.layers)
