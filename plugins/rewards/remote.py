@@ -18,7 +18,7 @@ from rewardft.errors import ComponentError, RewardError
 from rewardft.recipe.bounds import Count, Positive
 from rewardft.types import Batch, Rollout, micro_slices
 
-from .asking import Asking
+from .asking import Asking, Interrupted, Patience
 from .images import pixels_of
 from .transport import Endpoint, Refused, Unreachable
 from .wire import Payload, WireError, decode_answer, encode_request
@@ -82,8 +82,8 @@ class Remote:
         headers = {"Authorization": f"Bearer {read_token(token_env)}"} if token_env else {}
         self.url, self.endpoint = url, Endpoint(urlsplit(url), timeout, headers)
         self.gradient, self.space, self.payload, self.columns = gradient, space, payload, columns
-        self.batch_size, self.concurrency, self.attempts = batch_size, concurrency, attempts
-        self.backoff, self.max_wait, self.on_failure = backoff, max_wait, on_failure
+        self.batch_size, self.concurrency, self.on_failure = batch_size, concurrency, on_failure
+        self.patience = Patience(attempts, backoff, max_wait)
 
     @staticmethod
     def tags(gradient: bool = False, **_: Any) -> frozenset[str]:
@@ -127,12 +127,15 @@ class Remote:
         body = encode_request(samples, batch, columns, self.payload, gradient)
         # Keeps an endless answer out of memory: 4 bytes a number, doubled as base64 adds a third.
         limit = 65536 + 64 * len(batch) + (2 * 4 * samples.numel() if gradient else 0)
+        send = partial(self.endpoint.post, body, limit)
         try:
-            return decode_answer(self.send(body, limit, stop), samples.shape, gradient)
-        except (WireError, Refused) as error:
+            answer = self.patience.ask(send, (Unreachable,), stop)
+            return decode_answer(answer, samples.shape, gradient)
+        except (WireError, Refused, Interrupted) as error:
             raise RewardError(f"{self.where(batch)}: {error}") from error
         except Unreachable as error:
-            tries = f"{self.attempts} attempts" if self.attempts > 1 else "1 attempt"
+            count = self.patience.attempts
+            tries = f"{count} attempts" if count > 1 else "1 attempt"
             message = f"{self.where(batch)}: no answer in {tries}; the last: {error}"
             if self.on_failure == "stop":
                 raise RewardError(
@@ -143,21 +146,6 @@ class Remote:
             # NaN is `not applicable`; a zero would be a reward like any other.
             rewards = torch.full((len(batch),), float("nan"))
             return rewards, torch.zeros_like(samples, device="cpu") if gradient else None
-
-    def send(self, body: bytes, limit: int, stop: threading.Event) -> bytes:
-        """Up to `attempts` requests, with pauses that `stop` ends. Raises the last Unreachable."""
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return self.endpoint.post(body, limit)
-            except Unreachable as error:
-                if attempt == self.attempts:
-                    raise
-                asked = error.retry_after
-                pause = self.backoff * 2 ** (attempt - 1) if asked is None else asked
-                # Wakes up at once when another request of the batch has failed for good.
-                if stop.wait(min(pause, self.max_wait)):
-                    raise
-        raise AssertionError("attempts >= 1")
 
     def columns_of(self, batch: Batch) -> list[str]:
         if self.columns is None:

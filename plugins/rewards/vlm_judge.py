@@ -22,7 +22,7 @@ from rewardft.files.json_text import encode, read_object
 from rewardft.recipe.bounds import Count, NotNegative, Positive
 from rewardft.types import Batch, Rollout
 
-from .asking import Asking
+from .asking import Asking, Interrupted, Patience
 from .images import pixels_of
 from .remote import check_url, read_token
 from .transport import Endpoint, Refused, Unreachable
@@ -103,9 +103,8 @@ class VlmJudge:
         self.url, self.endpoint = url, Endpoint(urlsplit(url), timeout, token)
         self.model, self.question, self.column = model, question, column
         self.lowest, self.highest, self.max_tokens = lowest, highest, max_tokens
-        self.concurrency, self.attempts = concurrency, attempts
-        self.backoff, self.max_wait, self.on_failure = backoff, max_wait, on_failure
-        self.cache = cache
+        self.concurrency, self.on_failure, self.cache = concurrency, on_failure, cache
+        self.patience = Patience(attempts, backoff, max_wait)
         self.known: dict[str, float] = {}
 
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
@@ -158,11 +157,14 @@ class VlmJudge:
         if key in self.known:
             return self.known[key]
         try:
-            score = self.ask(body, stop)
-        except (Unreachable, Unreadable, Refused) as error:
-            message = f"vlm_judge {self.url}: no score in {self.attempts} attempts; {error}"
+            score = self.patience.ask(partial(self.ask, body), (Unreachable, Unreadable), stop)
+        except (Refused, Interrupted) as error:
             # What is refused once will be refused again: nan would hide a wrong model or token.
-            if self.on_failure == "stop" or isinstance(error, Refused):
+            raise RewardError(f"vlm_judge {self.url}: {error}") from error
+        except (Unreachable, Unreadable) as error:
+            tries = self.patience.attempts
+            message = f"vlm_judge {self.url}: no score in {tries} attempts; {error}"
+            if self.on_failure == "stop":
                 raise RewardError(message) from error
             LOG.warning("%s; going on with NaN", message)
             return float("nan")
@@ -184,21 +186,9 @@ class VlmJudge:
             )
         return score
 
-    def ask(self, body: bytes, stop: threading.Event) -> float:
-        """Up to `attempts` requests, with pauses that `stop` ends. Raises what the last one failed
-        with."""
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return read_score(self.endpoint.post(body, LONGEST), self.lowest, self.highest)
-            except (Unreachable, Unreadable) as error:
-                if attempt == self.attempts:
-                    raise
-                asked = getattr(error, "retry_after", None)
-                pause = self.backoff * 2 ** (attempt - 1) if asked is None else asked
-                # Wakes up at once when another question has failed for good.
-                if stop.wait(min(pause, self.max_wait)):
-                    raise
-        raise AssertionError("attempts >= 1")
+    def ask(self, body: bytes) -> float:
+        """One request."""
+        return read_score(self.endpoint.post(body, LONGEST), self.lowest, self.highest)
 
 
 def read_score(answer: bytes, lowest: float, highest: float) -> float:

@@ -480,6 +480,36 @@ def test_the_policy_nan_leaves_out_only_what_was_not_answered(caplog):
     assert value.isnan().all() and not slope.any()
 
 
+@pytest.mark.parametrize("failing", [False, True], ids=["cancelled", "another has failed"])
+def test_one_that_is_interrupted_does_not_say_that_nobody_answers(failing, caplog):
+    """With `on_failure: nan` too: no NaN was needed."""
+    asked = threading.Event()
+
+    def busy(body):
+        if "s2" in body["ids"]:
+            asked.set()
+            return says(b"", 503)
+        assert asked.wait(60)
+        return says(b"", 404 if failing else 503)
+
+    waits = {"attempts": 5, "backoff": 1000.0, "max_wait": 1000.0, "concurrency": 2}
+    with running(Scripted(busy)) as server:
+        remote = Remote(address(server), batch_size=2, on_failure="nan", **waits)
+        asking = remote.begin_scoring(make_rollout(PIXELS, BATCH), BATCH)
+        assert asked.wait(60)
+        if failing:
+            with pytest.raises(RewardError, match="status 404"):
+                asking.result()
+        else:
+            asking.cancel()
+        url = address(server)
+    assert caplog.messages == []
+    assert str(asking.futures[1].exception()) == (
+        f"remote reward {url} (samples s2, s3): interrupted after 1 of 5 attempts; the last: status "
+        "503 Service Unavailable"
+    )
+
+
 # -- options and columns -----------------------------------------------------------------------------------------------
 
 OPTIONS = [

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -173,10 +174,31 @@ def test_a_failure_is_not_kept(tmp_path):
 def test_what_is_refused_stops_the_run_whatever_is_said():
     with (
         running(Scripted((404, {}, b"no such model"))) as server,
-        pytest.raises(RewardError, match="status 404 Not Found: no such model"),
+        pytest.raises(RewardError) as caught,
     ):
         value(server, on_failure="nan")
+    assert str(caught.value) == f"vlm_judge {address(server)}: status 404 Not Found: no such model"
     assert len(server.requests) == 1
+
+
+def test_one_that_is_interrupted_is_not_called_unanswered(caplog):
+    asked = threading.Event()
+
+    def busy(body):
+        asked.set()
+        return 503, {}, b"busy"
+
+    with running(Scripted(busy)) as server:
+        one = VlmJudge(address(server), "tiny", backoff=1000.0, max_wait=1000.0, on_failure="nan")
+        asking = one.begin_scoring(make_rollout(pictures()[:1], ONE), ONE)
+        assert asked.wait(60)
+        asking.cancel()
+        url = address(server)
+    assert caplog.messages == []
+    assert str(asking.futures[0].exception()) == (
+        f"vlm_judge {url}: interrupted after 1 of 4 attempts; the last: status 503 Service "
+        "Unavailable: busy"
+    )
 
 
 def test_a_failure_ends_the_questions_that_wait():
