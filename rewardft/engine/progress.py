@@ -39,6 +39,8 @@ class ProgressLine:
         self.every, self.last, self.began = every_seconds, 0.0, time.monotonic()
         # Training time (s) at the newest step, and at the last evaluation.
         self.latest = self.trained = trained
+        # The last reward and its step: of a batch that takes several steps, only the first scores.
+        self.scored: tuple[int, float] | None = None
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -63,7 +65,9 @@ class ProgressLine:
 
     @hookimpl
     def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        text, total = describe(metrics), self.total
+        if "reward" in metrics:
+            self.scored = step, metrics["reward"]
+        text, total = describe(step, metrics, self.scored), self.total
         self.latest = metrics.get("train_seconds", 0.0)
         # The bar is to end where the run will.
         if metrics.get("budget_spent"):  # what the budget will pay for, as far as one can tell
@@ -117,10 +121,18 @@ class ProgressLine:
         self.bar.stop()
 
 
-def describe(metrics: Mapping[str, float]) -> str:
-    """Reward (or loss) and speed, in a few words."""
-    key = "reward" if "reward" in metrics else "loss"
-    head = f"{key} {metrics[key]:.4g}" if key in metrics else ""
+def describe(
+    step: int, metrics: Mapping[str, float], scored: tuple[int, float] | None = None
+) -> str:
+    """Reward (or loss, where there is none) and speed, in a few words.
+
+    scored: the last reward and its step, which said it for the steps after it too.
+    """
+    if scored is not None:
+        # Not the loss in its place: lines of one run are read as one column.
+        head = f"reward {scored[1]:.4g}{'' if scored[0] == step else f' (of step {scored[0]})'}"
+    else:
+        head = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
     return (
         f"{head}  {metrics['samples_per_second']:.3g} samples/s"
         if "samples_per_second" in metrics

@@ -25,13 +25,14 @@ class Logged:
 class StepLog:
     """Holds the steps that the observers have not been told of.
 
-    position: samples drawn up to the last time that they were told.
+    position: samples drawn up to the last time that they were told and new ones had been drawn.
+    speed: samples per second up to then.
     """
 
     def __init__(self, plugins: Any, run: Run, accelerator: Any, position: int) -> None:
         self.plugins, self.run, self.accelerator = plugins, run, accelerator
         self.pending: list[Logged] = []
-        self.began, self.position = time.monotonic(), position
+        self.began, self.position, self.speed = time.monotonic(), position, 0.0
 
     def restart_clock(self) -> None:
         """What has passed until now is no training."""
@@ -55,8 +56,12 @@ class StepLog:
         """Tell the observers of the pending steps, whose `means` are given; returns what
         `stop_run` said of each."""
         # One speed for all: without a read from the device a step has no time of its own.
-        elapsed, samples = time.monotonic() - self.began, position - self.position
-        speed = {"samples_per_second": samples / max(elapsed, 1e-9)}
+        now, samples = time.monotonic(), position - self.position
+        # Later updates of one batch draw none: their time counts with the next batch.
+        if samples:
+            self.speed = samples / max(now - self.began, 1e-9)
+            self.began, self.position = now, position
+        speed = {"samples_per_second": self.speed}
         reasons = []
         for mean in means:
             logged = self.pending.pop(0)  # first, so that no failure has it told twice
@@ -66,7 +71,6 @@ class StepLog:
             self.plugins.call("on_step_end", **asked, rollout=rollout)
             # No early exit: a stop asked for at one step must not hide later ones from observers.
             reasons.append(self._reason(self.plugins.call("stop_run", **asked)))
-        self.began, self.position = time.monotonic(), position
         return reasons
 
     def _reason(self, answer: Any) -> str | None:

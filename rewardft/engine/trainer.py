@@ -233,6 +233,7 @@ class Trainer:
         if self.held_out.moments.pass_step() and self.stop_reason is None:
             self._flush()
             self.held_out.evaluate(state.step)
+            self.parts.log.restart_clock()
             self.stop_reason = self.stop_reason or self.held_out.stop()
         if self.grids.pass_step() and self.stop_reason is None:
             self._flush()

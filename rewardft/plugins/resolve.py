@@ -47,7 +47,8 @@ def open_recipe(
     if not problems and not broken:
         anchored, resolved = _resolve(recipe, plugins)
         return anchored, plugins, resolved
-    found = _look_up(recipe, plugins, bool(broken))
+    # What is not there for want of a plugin follows from its own problem.
+    found = _look_up(recipe, plugins, bool(broken) or recipe.lacks_plugins)
     places = [("plugins",) if e.entry is None else ("plugins", e.entry) for e in broken]
     said = [f"{recipe.where(*keys)}: {error}" for keys, error in zip(places, broken)]
     raise RecipeError(recipe.source, [*problems, *said, *found]) from next(iter(broken), None)

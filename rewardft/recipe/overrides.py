@@ -19,6 +19,7 @@ class Origin:
 
     base: the folder of the recipe.
     folder: the current one when it was read.
+    lacks_plugins: whether the list of plugins is not what it was meant to be.
     """
 
     source: str
@@ -26,6 +27,7 @@ class Origin:
     overrides: dict[Keys, str] = field(default_factory=dict)
     base: Path = field(default_factory=Path.cwd)
     folder: Path = field(default_factory=Path.cwd)
+    lacks_plugins: bool = False
 
     def base_of(self, keys: Keys) -> Path:
         """The folder that a relative path at `keys` starts at: the recipe's, or that of the shell

@@ -7,6 +7,7 @@ file at once.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,12 @@ class Recipe(Sections):
         """The folder that relative paths start at: the recipe's, or for a shipped recipe, which is
         read as if it had been copied here, the current one."""
         return self._origin.base
+
+    @property
+    def lacks_plugins(self) -> bool:
+        """Whether `plugins` could not be read, so that a name that is not known may be one of
+        theirs."""
+        return self._origin.lacks_plugins
 
     def base_of(self, *keys: str | int) -> Path:
         """The same for the value at `keys`: the folder of the shell when a `--set` gave it."""
@@ -157,9 +164,11 @@ def read_recipe(
     for text in overrides:
         problems += apply_override(data, text, origin)
     # Before the checks: these know nothing of where a value came from.
-    problems += [*_anchor_plugins(data, origin), *_anchor_initial(data, origin)]
+    unread = list(_anchor_plugins(data, origin))
+    problems += [*unread, *_anchor_initial(data, origin)]
     # In the order of the file, as one reads and fixes them.
     found = sorted(check_sections(data), key=lambda problem: origin.line(problem[0]) or 0)
+    origin.lacks_plugins = bool(unread) or any(_is_of_plugins(keys, data) for keys, _ in found)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
     folded = fold_options(Recipe, data)
     recipe = (
@@ -172,6 +181,13 @@ def read_recipe(
     # Private and not a field: where a value came from is no part of the recipe.
     recipe._origin = origin
     return recipe, problems
+
+
+def _is_of_plugins(keys: Keys, data: dict[str, Any]) -> bool:
+    """Whether the problem at `keys` is one of the list of plugins, or a slip in its name."""
+    word = str(keys[0]).casefold()
+    near = "plugins" not in data and difflib.get_close_matches(word, ["plugins"], cutoff=0.8)
+    return word == "plugins" or bool(near)
 
 
 def _anchor_plugins(data: dict[str, Any], origin: Origin) -> Iterator[str]:

@@ -1,13 +1,16 @@
 """The progress line where there is no terminal."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import rewardft.engine.progress
+import rewardft.engine.step_log
 from rewardft.contracts.alarm import Alarm
 from rewardft.contracts.run import Run
 from rewardft.engine.progress import ProgressLine
+from rewardft.engine.step_log import Logged, StepLog
 
 
 @pytest.fixture
@@ -88,3 +91,45 @@ def test_values_over_all_samples_come_before_those_of_groups(capsys, tmp_path):
         "evaluation at step 0:  reward/x 1  contrast 2  class0/reward/x 0  class1/reward/x 1  class2/reward/x 2  "
         "class3/reward/x 3  and 2 more\n"
     )
+
+
+def test_a_step_on_samples_that_were_scored_before_says_whose_reward_it_shows(capsys, tmp_path):
+    """A batch that takes several steps scores before the first; its loss is no reward of a later one."""
+    line, run = ProgressLine(start=0, every_seconds=-1), Run(Path(tmp_path), None, True, 9)
+    line.on_run_start(run)
+    speed = {"samples_per_second": 3.0, "train_seconds": 0.0}
+    line.on_step_end(run, 1, {"reward": 0.5, "loss": -0.1, **speed})
+    line.on_step_end(run, 2, {"loss": 0.25, **speed})
+    line.on_step_end(run, 3, {"reward": 0.625, "loss": -0.2, **speed})
+    said = [text.partition("  3 samples/s")[0] for text in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "step 1/9  reward 0.5",
+        "step 2/9  reward 0.5 (of step 1)",
+        "step 3/9  reward 0.625",
+    ]
+
+
+class Heard:
+    """Observers that keep what they are told."""
+
+    def __init__(self):
+        self.steps = []
+
+    def call(self, hook, **facts):
+        if hook == "on_step_end":
+            self.steps.append((facts["step"], facts["metrics"]["samples_per_second"]))
+
+
+def test_the_time_of_later_updates_counts_with_the_next_batch(monkeypatch, tmp_path):
+    """Four samples a batch, two updates of 1 s each, the first after 2 s of sampling: no update has a speed of 0, and
+    from the second batch on it is 4 samples in 4 s."""
+    now = [0.0]
+    monkeypatch.setattr(rewardft.engine.step_log.time, "monotonic", lambda: now[0])
+    heard = Heard()
+    alone = SimpleNamespace(num_processes=1, device="cpu")
+    log = StepLog(heard, Run(Path(tmp_path), None, True, 9), alone, 0)
+    for step, (took, position) in enumerate([(3.0, 4), (1.0, 4), (3.0, 8), (1.0, 8)], start=1):
+        now[0] += took
+        log.add(Logged(step, {}, {}))
+        log.flush(position, None)
+    assert heard.steps == [(1, 4 / 3), (2, 4 / 3), (3, 1.0), (4, 1.0)]

@@ -481,6 +481,33 @@ def test_a_missing_plugin_hides_nothing_but_names_that_it_may_have(tmp_path):
     assert alone.value.problems == [missing]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("plugin: [toy]", "a recipe has no key 'plugin'. Did you mean 'plugins'?"),
+        (
+            "plugins: toy",
+            "plugins: expected a list (each text that is not empty), got 'toy' (text); write [toy].",
+        ),
+        (
+            "plugins: [toy, 3]",
+            "plugins: expected a list (each text that is not empty), got ['toy', 3] (a list).",
+        ),
+        (
+            'plugins: [toy, "./a\\0.py"]',
+            "plugins.1: './a\\x00.py' cannot be a path: a path has no NUL character.",
+        ),
+    ],
+    ids=["name", "text", "number", "path"],
+)
+def test_a_wrong_list_of_plugins_is_the_one_problem(line, said):
+    """That models and rewards are not known then follows from it."""
+    text = TINY.replace("plugins: [rewardft.testing.tiny]", line)
+    with pytest.raises(RecipeError) as caught:
+        opened(text, ["rewards=[{use: his}]"])
+    assert caught.value.problems == [f"r.yaml:7: {said}"]
+
+
 def test_a_sound_recipe_opens(tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     recipe, plugins, resolved = opened(
