@@ -47,7 +47,9 @@ def check_reward(
 
     Checked: shape `(b,)`; finite or NaN; the same value whatever the order and size of the batch; a
         gradient at x0 if and only if `differentiable`; that gradient against central finite
-        differences along a random direction; no gradient left on the reward's own weights.
+        differences along a random direction; no gradient left on the reward's own weights; where
+        there is `begin_scoring`: the same values as of a call, each batch's own while several are
+        under way, and the same error.
 
     Args:
         x0: at least two samples `(b, ...)`.
@@ -63,6 +65,7 @@ def check_reward(
     value = _evaluate(reward, x0, batch, decode)
     _check_value(value, len(batch))
     _check_invariance(reward, x0, batch, decode, value, tolerance)
+    _check_begun(reward, x0, batch, decode, value, tolerance)
     error = _check_gradient(reward, x0, batch, decode, differentiable, gradient_tolerance)
     _check_weights(reward)
     known = value[~value.isnan()]
@@ -87,13 +90,16 @@ def _check_value(value: Any, count: int) -> None:
 def _check_invariance(
     reward: Any, x0: Tensor, batch: Batch, decode: Any, value: Tensor, tolerance: float
 ) -> None:
-    flipped = Batch(batch.ids[::-1], batch.epochs[::-1], _flip(batch.columns))
-    backwards = _evaluate(reward, x0.flip(0), flipped, decode).flip(0)
+    backwards = _evaluate(reward, x0.flip(0), _flipped(batch), decode).flip(0)
     _assert_close(backwards, value, tolerance, "the order of the batch changes the values")
     rows = [slice(i, i + 1) for i in range(len(batch))]
     # Finds rewards that average, rank or normalise over the batch.
     single = torch.cat([_evaluate(reward, x0[r], batch.select(r), decode) for r in rows])
     _assert_close(single, value, tolerance, "a sample's value depends on the batch it is in")
+
+
+def _flipped(batch: Batch) -> Batch:
+    return Batch(batch.ids[::-1], batch.epochs[::-1], _flip(batch.columns))
 
 
 def _flip(value: Any) -> Any:
@@ -107,6 +113,62 @@ def _flip(value: Any) -> Any:
 def _assert_close(got: Tensor, expected: Tensor, tolerance: float, message: str) -> None:
     close = torch.allclose(got, expected, atol=tolerance, rtol=tolerance, equal_nan=True)
     assert close, f"{message}: {got.tolist()} instead of {expected.tolist()}"
+
+
+def _check_begun(
+    reward: Any, x0: Tensor, batch: Batch, decode: Any, value: Tensor, tolerance: float
+) -> None:
+    if not hasattr(reward, "begin_scoring"):
+        return
+    alone = _begin(reward, x0, batch, decode).result()
+    _check_value(alone, len(batch))
+    _assert_close(alone, value, tolerance, "begin_scoring gives other values than a call")
+    one = _begin(reward, x0, batch, decode)
+    other = _begin(reward, x0.flip(0), _flipped(batch), decode)
+    # The later one first: answers may come in any order.
+    late, early = other.result().flip(0), one.result()
+    for values in (early, late):
+        _assert_close(
+            values, value, tolerance, "two batches that are under way get other values than alone"
+        )
+    for pending in (one, other):
+        pending.cancel()  # as an evaluation does at its end
+    _check_begun_failure(reward, x0, batch)
+
+
+@torch.no_grad()
+def _begin(reward: Any, x0: Tensor, batch: Batch, decode: Any) -> Any:
+    pending = reward.begin_scoring(make_rollout(x0, batch, decode), batch)
+    lacks = [name for name in ("result", "cancel") if not callable(getattr(pending, name, None))]
+    assert not lacks, (
+        "begin_scoring returns what waits for the values, an object with result() and cancel(); "
+        f"got {type(pending).__name__} without {' and '.join(lacks)}"
+    )
+    return pending
+
+
+def _check_begun_failure(reward: Any, x0: Tensor, batch: Batch) -> None:
+    """Samples that cannot be decoded: what a call raises comes from `begin_scoring` or from
+    `result`."""
+
+    def torn(x: Any) -> Any:
+        raise ValueError("check_reward: samples that cannot be decoded")
+
+    called = _failure(lambda: reward(make_rollout(x0, batch, torn), batch))
+    begun = _failure(lambda: _begin(reward, x0, batch, torn).result())
+    assert begun == called, (
+        f"with samples that cannot be decoded, begin_scoring and result() raise {begun}, and a "
+        f"call raises {called}"
+    )
+
+
+def _failure(call: Callable[[], Any]) -> str:
+    try:
+        with torch.no_grad():
+            call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def _check_gradient(

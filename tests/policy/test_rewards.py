@@ -3,7 +3,9 @@
 import functools
 import inspect
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -375,6 +377,74 @@ def test_check_reward_finds_a_gradient_left_on_the_reward_itself():
     reward(make_rollout(X0, BATCH), BATCH).sum().backward()
     with pytest.raises(AssertionError, match=r"left a gradient on its own weight layer\.weight"):
         check_reward(reward, X0, BATCH, differentiable=True)
+
+
+class Elsewhere:
+    """Brightness, also on a thread."""
+
+    def __init__(self):
+        self.pool = ThreadPoolExecutor(1)
+
+    def value(self, rollout):
+        return rollout.decoded.detach().flatten(1).sum(1)
+
+    def __call__(self, rollout, batch):
+        return self.value(rollout)
+
+    def begin_scoring(self, rollout, batch):
+        return self.pool.submit(self.value, rollout)
+
+
+class Brighter(Elsewhere):
+    def begin_scoring(self, rollout, batch):
+        return self.pool.submit(lambda: self.value(rollout) + 1)
+
+
+class Forgetful(Elsewhere):
+    """Answers for the samples that it was given last."""
+
+    def begin_scoring(self, rollout, batch):
+        self.last = rollout
+        return SimpleNamespace(result=lambda: self.value(self.last), cancel=lambda: None)
+
+
+class Hopeful(Elsewhere):
+    """Does not say that it failed."""
+
+    def begin_scoring(self, rollout, batch):
+        try:
+            return super().begin_scoring(rollout.with_x0(rollout.decoded), batch)
+        except ValueError:
+            return self.pool.submit(lambda: torch.full((len(batch),), float("nan")))
+
+
+class Endless(Elsewhere):
+    def begin_scoring(self, rollout, batch):
+        return SimpleNamespace(result=lambda: self.value(rollout))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Brighter, "begin_scoring gives other values than a call: ["),
+        (Forgetful, "two batches that are under way get other values than alone: ["),
+        (
+            Hopeful,
+            "with samples that cannot be decoded, begin_scoring and result() raise nothing, and a "
+            "call raises ValueError: check_reward: samples that cannot be decoded",
+        ),
+        (
+            Endless,
+            "begin_scoring returns what waits for the values, an object with result() and "
+            "cancel(); got SimpleNamespace without cancel",
+        ),
+    ],
+)
+def test_check_reward_looks_at_rewards_that_are_begun(kind, message):
+    check_reward(Elsewhere(), X0, BATCH, differentiable=False)
+    with pytest.raises(AssertionError) as error:
+        check_reward(kind(), X0, BATCH, differentiable=False)
+    assert str(error.value).startswith(message)
 
 
 # -- several gradients ---------------------------------------------------------------------------------------------
