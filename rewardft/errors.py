@@ -83,6 +83,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     return f" Choose one of: {', '.join(known)}."
 
 
+def in_full(error: BaseException) -> str:
+    """What an expected error says to a user: the message, and each of its notes on a line."""
+    return "\n".join([f"error: {error}", *getattr(error, "__notes__", [])])
+
+
 def exit_called(stop: SystemExit) -> str:
     """The message for code that calls `sys.exit` instead of raising an error."""
     called = "" if stop.code is None else repr(stop.code)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TEXTS = ("source", "target")  # optional columns: what the picture shows, before and after
-SPLITS = ("train", "val")
 
 
 class Edits:

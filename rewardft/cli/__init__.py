@@ -19,6 +19,7 @@ from rewardft.errors import (
     ended_by,
     ends_commands,
     exit_called,
+    in_full,
 )
 from rewardft.files.streams import forgive
 
@@ -140,7 +141,7 @@ def report(error: BaseException) -> int:
     if is_foreign(error) and (isinstance(error, KeyboardInterrupt) or ends_commands(error)):
         error = ComponentError(ended_by(error))
     if isinstance(error, RewardftError):
-        say("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+        say(in_full(error))
         if isinstance(error, PeerError):  # the group of processes would wait for the lost one
             sys.stderr.flush()
             os._exit(EXPECTED_ERROR)

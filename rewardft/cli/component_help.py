@@ -10,9 +10,10 @@ from rewardft.cli.tables import print_table
 from rewardft.errors import RewardftError, did_you_mean
 from rewardft.files.paths import read_text
 from rewardft.plugins.annotations import annotation_of
-from rewardft.plugins.catalog import KINDS, SINGULAR, Entry, build_catalog
+from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import option_parameters, tags_of
 from rewardft.plugins.described import catalogs, docstring, option_help, papers
+from rewardft.plugins.entries import KINDS, SINGULAR, Entry
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.recipe_schema import PLACES
 from rewardft.recipe import strict_yaml

@@ -11,8 +11,9 @@ from rewardft.cli.tables import print_table
 from rewardft.errors import RewardftError, did_you_mean
 from rewardft.files.atomic import write_text
 from rewardft.files.paths import local_path, read_text
-from rewardft.plugins.catalog import KINDS, Entry, build_catalog
+from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component_index import listed_components
+from rewardft.plugins.entries import KINDS, Entry
 from rewardft.plugins.loading import list_installed_plugins, load_plugins
 from rewardft.recipe.shipped import (
     COMPARISON,

@@ -37,7 +37,6 @@ def plan_recipe(name: str, device: str | None, overrides: Sequence[str]) -> None
         print("train.shard is not counted: the base is counted whole, as on one process")
     if limit is None:
         return
-    print_table(f"settings for {device}", ("settings", "MiB", "fits"), [])
     words = first_that_fits(ready, plan, name, overrides, limit)
     if words is None:
         raise RewardftError(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rewardft.cli.running import Ready, prepare
 from rewardft.cli.tables import print_table
 from rewardft.files.surroundings import put_back
-from rewardft.plugins.catalog import SINGULAR, plain_callable
 from rewardft.plugins.component import Component
+from rewardft.plugins.entries import SINGULAR, plain_callable
 from rewardft.plugins.resolve import Resolved
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import peft  # noqa: F401
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler  # noqa: F401 (see above)
 
-from rewardft.errors import RewardftError
+from rewardft.errors import RewardftError, in_full
 from rewardft.files.streams import forgive
 from rewardft.runs.open import run_recipe_file
 
@@ -60,11 +60,7 @@ def run_job(job: ChildJob) -> None:
     try:
         summary = run_recipe_file(Path(job.recipe), Path(job.out), job.settings, job.resume)
     except RewardftError as error:
-        print(
-            "\n".join([f"error: {error}", *getattr(error, "__notes__", [])]),
-            file=sys.stderr,
-            flush=True,
-        )
+        print(in_full(error), file=sys.stderr, flush=True)
         sys.exit(EXPECTED_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -8,9 +8,10 @@ from typing import Any
 
 from rewardft.comparisons.runner import Launch
 from rewardft.errors import ComponentError, did_you_mean
-from rewardft.plugins.catalog import Catalog, Entry, build_catalog
+from rewardft.plugins.catalog import Catalog, build_catalog
 from rewardft.plugins.component import Component, check_options
 from rewardft.plugins.component_index import listed_components, owner_of
+from rewardft.plugins.entries import Entry
 from rewardft.plugins.loading import load_plugins
 from rewardft.recipe import strict_yaml
 from rewardft.recipe.overrides import shortened

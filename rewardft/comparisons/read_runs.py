@@ -22,6 +22,7 @@ from rewardft.evaluation.evaluate import Evaluation
 from rewardft.files.json_text import nan_for_null, read_object, reading
 from rewardft.storage.checkpoint import evaluations_in, step_of
 from rewardft.storage.folder import is_held
+from rewardft.storage.recorder import read_records
 
 CONTINUE = "Delete it, and compare again: the run continues."
 COSTS = ("denoiser_forward_samples", "denoiser_backward_samples", "reward_evaluations")
@@ -71,7 +72,7 @@ def read_run(member: Member, out: Path) -> RunResults:
         return RunResults(
             member, RunRecord(**facts, status="failed", reason=reason, error=member.problem)
         )
-    lines, processes = read_lines(member.folder / "metrics.jsonl"), processes_of(member.folder)
+    lines, processes = read_records(member.folder / "metrics.jsonl"), processes_of(member.folder)
     tables = made_like_the_last(read_evaluations(member.folder))
     facts |= {
         "training": list(training(lines, processes)),
@@ -154,13 +155,6 @@ def processes_of(folder: Path) -> int:
         return 1
     with reading(path, CONTINUE):
         return int(read_object(path, {}, CONTINUE).get("hardware", {}).get("processes", 1))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a line that a kill cut short is left out."""
-    from rewardft.storage.recorder import read_records
-
-    return read_records(path)
 
 
 def read_evaluations(folder: Path) -> dict[int, Evaluation]:

@@ -14,7 +14,7 @@ Tags in use: `denoiser` (a `DiffusionModel`), `differentiable_sampler` (a `Diffe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class DiffusionModel(Model, Protocol):
         """Shape of x for one sample, without the batch dimension."""
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
-        """Raw network output `(b, ...)` at states x `(b,
-        ...)` and timesteps t `(b,)`, guidance applied."""
+        """Raw network output `(b, ...)` at states x `(b, ...)` and timesteps t `(b,)`, guidance
+        applied."""
 
 
 @runtime_checkable
@@ -191,6 +191,3 @@ class Launcher(Protocol):
         A KeyboardInterrupt makes the running ones save and end, and is raised again. Raises
         ComponentError where no run can be made.
         """
-
-
-Factory = Callable[..., Any]

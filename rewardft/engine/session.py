@@ -1,4 +1,4 @@
-"""From a resolved recipe to live objects: model, adapter, sampler, rewards, data and optimizer."""
+"""From a resolved recipe to live objects: model, adapter, samplers, rewards, algorithm."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from rewardft.errors import PluginError
-from rewardft.plugins.catalog import Entry, plain_callable
+from rewardft.plugins.entries import Entry, plain_callable
 
 
 def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:

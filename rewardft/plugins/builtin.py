@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rewardft.contracts.hookspecs import hookimpl
+from rewardft.contracts.hookspecs import Factories, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn, optim
-
-Factories = Mapping[str, Callable[..., Any]]
 
 
 @hookimpl

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 
 from rewardft.errors import PluginError, did_you_mean
 from rewardft.plugins.component_index import owner_of
-from rewardft.plugins.entries import KINDS, SINGULAR, Entry, plain_callable, registered
+from rewardft.plugins.entries import KINDS, SINGULAR, Entry, registered
 from rewardft.plugins.manager import Plugins
-
-__all__ = ["KINDS", "SINGULAR", "Catalog", "Entry", "build_catalog", "plain_callable"]
 
 
 @dataclass
@@ -20,10 +18,6 @@ class Catalog:
         default_factory=lambda: {kind: {} for kind in KINDS}
     )
     plugins: tuple[str, ...] = ()
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        return KINDS
 
     def of_kind(self, kind: str) -> list[Entry]:
         """The components of a kind, sorted by name."""

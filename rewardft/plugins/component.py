@@ -14,8 +14,8 @@ from rewardft.contracts.protocols import Dataset, DiffusionModel, Reward
 from rewardft.errors import ComponentError, DataError, PluginError, RewardftError
 from rewardft.files.paths import anchored
 from rewardft.plugins.annotations import annotation_of
-from rewardft.plugins.catalog import SINGULAR, Catalog, Entry
-from rewardft.plugins.entries import is_tags, look_up, not_tags
+from rewardft.plugins.catalog import Catalog
+from rewardft.plugins.entries import SINGULAR, Entry, is_tags, look_up, not_tags
 from rewardft.plugins.made import check_made
 from rewardft.plugins.sources import missing_package
 from rewardft.recipe.elsewhere import hint

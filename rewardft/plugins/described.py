@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rewardft.errors import PluginError
-from rewardft.plugins.catalog import KINDS, Catalog, Entry, build_catalog, plain_callable
+from rewardft.plugins.catalog import Catalog, build_catalog
+from rewardft.plugins.entries import KINDS, Entry, plain_callable
 from rewardft.plugins.loading import load_installed, load_plugins
 from rewardft.plugins.sources import installed
 

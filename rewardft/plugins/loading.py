@@ -25,6 +25,7 @@ from rewardft.plugins.sources import (
     import_plugin,
     installed,
     parse_request,
+    source_of,
     waiting_for,
 )
 
@@ -112,18 +113,16 @@ def list_installed_plugins() -> list[InstalledPlugin]:
 
 @put_back()
 def _try_installed(point: EntryPoint) -> InstalledPlugin:
-    package = point.dist.name if point.dist else ""
-    version = point.dist.version if point.dist else None
-    source = Source(point.name, point.value.partition(":")[0], point.load, version)
+    package, source = point.dist.name if point.dist else "", source_of(point)
     try:
         plugin = import_plugin(source)
         requires = _requires(source.name, plugin)
         # Registered too: hooks that are wrong show only then.
-        loaded = Plugins().add(source, plugin, version)
+        loaded = Plugins().add(source, plugin, source.version)
     except PluginError as error:
-        return InstalledPlugin(point.name, package, version, problem=str(error))
+        return InstalledPlugin(point.name, package, source.version, problem=str(error))
     return InstalledPlugin(
-        point.name, package, version, loaded.file, loaded.hooks, requires=requires
+        point.name, package, source.version, loaded.file, loaded.hooks, requires=requires
     )
 
 

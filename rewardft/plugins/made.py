@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from rewardft.errors import ComponentError, RewardftError
-from rewardft.plugins.catalog import SINGULAR, Entry
+from rewardft.plugins.entries import SINGULAR, Entry
 
 # By `rewardft.contracts.protocols`. Metrics are checked when they are used, by their signatures.
 MEMBERS = {

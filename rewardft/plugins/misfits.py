@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from rewardft.errors import did_you_mean
 from rewardft.plugins.annotations import annotation_of
-from rewardft.plugins.catalog import SINGULAR, Entry
 from rewardft.plugins.component import (
     Component,
     is_the_component,
     option_parameters,
     tags_of,
 )
+from rewardft.plugins.entries import KINDS, SINGULAR, Entry
 from rewardft.plugins.manager import BUILTIN, Plugins
 from rewardft.plugins.resolved import Resolved
 from rewardft.recipe.recipe import Recipe
@@ -140,7 +140,7 @@ def _placed_title(recipe: Recipe, keys: Keys, component: Component) -> str:
 def _who_lacks(tag: str, recipe: Recipe, resolved: Resolved) -> str:
     """The listed components of those kinds that can provide the tag, and what would do in the place
     of each."""
-    entries = (e for kind in resolved.catalog.kinds for e in resolved.catalog.of_kind(kind))
+    entries = (e for kind in KINDS for e in resolved.catalog.of_kind(kind))
     offering = [entry for entry in entries if tag in _static(entry)]
     kinds = {entry.kind for entry in offering}
     # The evaluation's sampler provides nothing to a run.

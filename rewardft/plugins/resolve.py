@@ -13,8 +13,9 @@ from typing import Any
 
 from rewardft.errors import PluginError, RecipeError
 from rewardft.files.surroundings import put_back
-from rewardft.plugins.catalog import Catalog, Entry, build_catalog
+from rewardft.plugins.catalog import Catalog, build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
+from rewardft.plugins.entries import Entry
 from rewardft.plugins.loading import load_usable_plugins
 from rewardft.plugins.manager import Plugins
 from rewardft.plugins.misfits import (

@@ -123,17 +123,17 @@ def find(request: Request, base: Path) -> Source:
             "one."
         )
     if points:
-        point = points[0]
-        return Source(
-            point.name,
-            point.value.partition(":")[0],
-            point.load,
-            point.dist.version if point.dist else None,
-        )
+        return source_of(points[0])
     # Last: an installed plugin's name wins over a module that happens to have it.
     if _importable(request.name):
         return Source(request.name, request.name, lambda: importlib.import_module(request.name))
     raise PluginError(_nowhere(request.name, base))
+
+
+def source_of(point: EntryPoint) -> Source:
+    """An installed plugin."""
+    version = point.dist.version if point.dist else None
+    return Source(point.name, point.value.partition(":")[0], point.load, version)
 
 
 def import_plugin(source: Source) -> Any:

@@ -41,10 +41,9 @@ def swapped_in(adapter: Any, snapshot: Mapping[str, Tensor]) -> Iterator[None]:
     """Run the model with the snapshot's tensors, without autograd; afterwards the policy's own are
     back.
 
-    The storages are exchanged, nothing is copied, so the policy's tensors are the same bits before
-    and after, whatever
-    happens inside. Autograd is off: a graph built inside would be differentiated with the wrong
-        weights afterwards.
+    The storages are exchanged and nothing is copied, so the policy's tensors are the same bits
+    before and after, whatever happens inside. Autograd is off: a graph built inside would be
+    differentiated with the wrong weights afterwards.
     """
     check_fit(snapshot, adapter)
     # Kept by reference, so that what comes back is the same storage, bit for bit.

@@ -12,6 +12,8 @@ from rewardft.errors import RecipeError, did_you_mean
 from rewardft.files.paths import given_folder, local_path
 from rewardft.files.sentences import first_sentence
 
+COMPARISON = "compare_"  # what the names of shipped comparisons begin with
+
 
 def shipped_recipes() -> dict[str, Path]:
     """The shipped recipes by name, sorted; empty when the recipes' package is not installed."""
@@ -38,9 +40,6 @@ def shipped_folders() -> tuple[Path, ...]:
         if spec
         else ()
     )
-
-
-COMPARISON = "compare_"  # what the names of shipped comparisons begin with
 
 
 def find_recipe(name: str) -> Path:

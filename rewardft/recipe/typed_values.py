@@ -79,9 +79,8 @@ def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
     # A type that pydantic does not know is the factory's own business.
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation):
         return None
-    except (
-        PydanticUserError
-    ):  # a dataclass, TypedDict or pydantic model carries its own configuration
+    # A dataclass, TypedDict or pydantic model carries its own configuration.
+    except PydanticUserError:
         return TypeAdapter(annotation)
 
 

@@ -19,11 +19,13 @@ from rewardft.engine.session import Session
 from rewardft.engine.summary import RunSummary
 from rewardft.engine.train import train
 from rewardft.errors import CheckpointError, RecipeError
+from rewardft.evaluation.evaluate import Paired
 from rewardft.files.json_text import nan_for_null, read_object, reading
 from rewardft.files.paths import file_name, given_folder
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.recipe.shipped import find_recipe, run_to_continue
+from rewardft.runs.export import export_run
 from rewardft.runs.open import RunEvaluation, evaluate_run, load_trained, no_run, open_run
 from rewardft.runs.samples import Drawn, sample_run
 from rewardft.runs.strengths import columns, evaluate_scales
@@ -72,8 +74,6 @@ class FinishedRun:
         if self.summary is not None:
             return paired_table(self.summary.evaluation, self.recipe.adapter.start)
         # The run is of an earlier process: its file has what `summary` would.
-        from rewardft.evaluation.evaluate import Paired
-
         how = "Delete it, and continue the run with --resume, which writes it anew."
         found = read_object(path, {}, how) if path.is_file() else {}
         with reading(path, how):
@@ -250,8 +250,6 @@ def export(
 
     See `rewardft.runs.export.export_run` for the arguments.
     """
-    from rewardft.runs.export import export_run
-
     return export_run(folder_of(run), to, out, best)
 
 

@@ -25,7 +25,6 @@ from rewardft.policy.weights import read_weights, to_cpu
 from rewardft.runs.model_card import model_card
 from rewardft.runs.open import load_trained, open_run, step_of_trained
 
-PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 PLAIN = {"format": "pt"}
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from rewardft.files.paths import anchored
 from rewardft.plugins.annotations import annotation_of
-from rewardft.plugins.catalog import build_catalog, plain_callable
+from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import option_parameters
+from rewardft.plugins.entries import plain_callable
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.sources import installed
 
@@ -37,7 +38,7 @@ def described(entry):
 
 
 def path_options():
-    for kind in ENTRIES.kinds:
+    for kind in ENTRIES.entries:
         for entry in ENTRIES.of_kind(kind):
             texts = described(entry)
             for name, parameter in option_parameters(entry).items():

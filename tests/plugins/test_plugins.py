@@ -10,7 +10,8 @@ import textwrap
 import pytest
 import torch
 
-from rewardft.plugins.catalog import KINDS, Entry, build_catalog
+from rewardft.plugins.catalog import build_catalog
+from rewardft.plugins.entries import KINDS, Entry
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.resolve import resolve
 from rewardft.plugins.sources import installed
@@ -67,7 +68,7 @@ def test_no_source_is_parsed_until_a_message_needs_a_line(folder, monkeypatch):
 def test_core_comes_first_and_nothing_else_without_being_asked(folder):
     loaded = load_plugins([], folder).loaded
     assert [plugin.name for plugin in loaded] == ["builtin"]
-    assert set(build_catalog(load_plugins([], folder)).kinds) == set(KINDS)
+    assert set(build_catalog(load_plugins([], folder)).entries) == set(KINDS)
 
 
 def test_a_strangers_file_of_eleven_lines_with_a_mixed_case_name(folder):

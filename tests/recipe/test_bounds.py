@@ -132,7 +132,7 @@ def numbers(annotation):
 def test_every_number_has_bounds():
     unbounded = [
         f"{entry.kind} {entry.name}.{name}"
-        for kind in ENTRIES.kinds
+        for kind in ENTRIES.entries
         for entry in ENTRIES.of_kind(kind)
         for name, parameter in option_parameters(entry).items()
         if name not in ANY and numbers(annotation_of(entry, parameter))

@@ -115,8 +115,8 @@ def _smaller(image: Image.Image, edge: int) -> bytes:
 
 
 def _in_turns(record: ComparisonRecord) -> list[tuple[int, Picture]]:
-    """Every variant's first picture, then every variant's second,
-    ...: whatever is left out, all variants are seen."""
+    """Every variant's first picture, then every variant's second, and so on: whatever is left out,
+    all variants are seen."""
     variants = ranked(record)
     longest = max((len(variant.pictures) for variant in variants), default=0)
     return [

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewardft.comparisons.read_runs import RunResults, read_lines
+from rewardft.comparisons.read_runs import RunResults
 from rewardft.comparisons.report.cells import Cell, Table
 from rewardft.comparisons.report.numbers import number, plural
+from rewardft.storage.recorder import read_records
 
 ENDED = ("finished", "stopped", "interrupted", "failed")
 Line = Mapping[str, Any]
@@ -33,7 +34,7 @@ class Status:
 def status_of(seen: RunResults) -> Status:
     """Read off a run's metrics and how it ended."""
     member, run = seen.member, seen.record
-    lines = read_lines(member.folder / "metrics.jsonl") if member.problem is None else []
+    lines = read_records(member.folder / "metrics.jsonl") if member.problem is None else []
     steps = [line for line in lines if "gradient_norm" in line]
     last = steps[-1] if steps else {}
     is_waiting = run.status == "missing" and not member.is_started

@@ -15,8 +15,9 @@ from rewardft_plugins.nft.raft import RAFT
 from rewardft_plugins.nft.virtual_steps import stratum
 
 from rewardft.errors import ComponentError
-from rewardft.plugins.catalog import Entry, build_catalog
+from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import check_options
+from rewardft.plugins.entries import Entry
 from rewardft.plugins.loading import load_plugins
 from rewardft.policy.snapshots import swapped_in
 from rewardft.policy.weighted_reward import WeightedReward
