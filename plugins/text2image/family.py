@@ -67,6 +67,7 @@ class LatentModel:
     decode_batch: Count | None = None
 
     provides: ClassVar = frozenset({"denoiser"})
+    light_to_build: ClassVar = True
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     denoiser: ClassVar[tuple[str, str]]  # class and subfolder
     # Before a layer's name in kohya's layout, as ComfyUI reads it for this family.

@@ -19,7 +19,7 @@ def check(
 ) -> None:
     """Check recipes without loading any weights;
     exit code 2 and all problems when one cannot be run."""
-    from rewardft.cli.running import check_recipes
+    from rewardft.cli.checking import check_recipes
 
     check_recipes(recipes, overrides)
 

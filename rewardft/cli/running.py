@@ -1,4 +1,4 @@
-"""`check`, `run` and `evaluate`: from names on the command line to the engine."""
+"""`run`, `evaluate` and `sample`: from names on the command line to the engine."""
 
 from __future__ import annotations
 
@@ -52,37 +52,6 @@ def prepare(name: str, overrides: Sequence[str]) -> Ready:
         # Also on `check`, which must find what would stop the run.
         check_trackers(ready.recipe.where("train", "report_to"), ready.recipe.train.report_to)
     return ready
-
-
-def check_recipes(names: Sequence[str], overrides: Sequence[str]) -> None:
-    """Check each recipe or comparison; one that fails does not keep the others from being
-    checked."""
-    failures = []
-    for name in names:
-        try:
-            if is_comparison(find_recipe(name)):
-                print(check_comparison(name, overrides))
-            else:
-                print(f"{prepare(name, overrides).path}: ok")
-        except RewardftError as error:
-            # All of them, so that one call checks a folder of recipes.
-            failures.append(str(error))
-    if failures:
-        raise RewardftError("\n".join(failures))
-
-
-def check_comparison(name: str, overrides: Sequence[str]) -> str:
-    """How many runs a comparison file would make; raises RecipeError with what each variant that
-    cannot be run lacks."""
-    from rewardft.comparisons.api import Options, build_request
-    from rewardft.comparisons.comparison import variant_problems
-    from rewardft.comparisons.members import expand
-
-    members = expand(build_request([name], Options(settings=overrides)), Path("runs"))
-    if problems := variant_problems(members):
-        raise RecipeError(name, problems)
-    variants = len({member.variant.name for member in members})
-    return f"{find_recipe(name)}: ok ({variants} variants, {len(members)} runs)"
 
 
 def run_recipe(

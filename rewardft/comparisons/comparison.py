@@ -54,14 +54,16 @@ def compare(
 
 
 def variant_problems(members: Sequence[Member]) -> list[str]:
-    """The sentences on variants that cannot be run, each once: seeds of one have the same."""
-    said = []
+    """The sentences on variants that cannot be run, each once: seeds of one have the same, and of a
+    plugin that is missing all variants."""
+    names: dict[str, list[str]] = {}
     for member in members:
         lines = (member.problem or "").splitlines()
         # Above a list there is only how many they are.
-        listed = [line.removeprefix("  - ") for line in lines if line.startswith("  - ")]
-        said += [f"{member.variant.name}: {line}" for line in listed or lines]
-    return list(dict.fromkeys(said))
+        items = [line.removeprefix("  - ") for line in lines if line.startswith("  - ")]
+        for line in items or lines:
+            names.setdefault(line, []).append(member.variant.name)
+    return [f"{listed(list(dict.fromkeys(of)))}: {line}" for line, of in names.items()]
 
 
 def collect(

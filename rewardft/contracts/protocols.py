@@ -40,6 +40,10 @@ class Model(Protocol):
     Optional attribute `from_scratch = True`: what is trained begins from nothing, as a scene does,
     and no base is trained further. Runs whose models have other options are then compared by where
     they end.
+
+    Optional attribute `light_to_build = True`: within `rewardft.files.shapes.shapes_only` it is
+    built without loading weights, or has none worth waiting for, so that `rewardft check` can look
+    for the layers that `adapter.targets` names.
     """
 
     # An attribute and not a method: full fine-tuning puts its frozen copy there.

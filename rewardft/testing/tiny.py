@@ -74,6 +74,7 @@ class TinyModel:
     """
 
     provides = frozenset({"denoiser"})
+    light_to_build = True
     lora_targets = ("to_q", "to_out")
 
     def __init__(

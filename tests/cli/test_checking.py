@@ -46,6 +46,9 @@ def test_a_name_of_other_trainers_is_translated(capsys):
         ("train.rewards", "train has no key 'rewards'. Its place is rewards or evaluate.rewards."),
         ("optimizer.clip_norm", "optimizer has no key 'clip_norm'. Its place is train.clip_norm."),
         ("batch_size", "a recipe has no key 'batch_size'. Its place is data.batch_size or evaluate.batch_size."),
+        ("allow_tf32", "a recipe has no key 'allow_tf32'. Nothing takes its place: it is PyTorch's own switch. A plugin file can set torch.backends.cuda.matmul.allow_tf32."),
+        ("train.push_to_hub", "train has no key 'push_to_hub'. Nothing is pushed: push what `rewardft export` writes."),
+        ("pretrained_model_name_or_path", "a recipe has no key 'pretrained_model_name_or_path'. Here it is model.weights."),
         ("train.seed", "train has no key 'seed'. Its place is seed or evaluate.seed."),
     ],
 )  # fmt: skip
@@ -132,3 +135,19 @@ def test_a_key_of_another_section_hides_no_option_that_is_nearly_the_same():
     assert hint("seed", "data", ["size"]) == " Its place is seed or evaluate.seed."
     assert hint("sede", "data", ["seeds", "size"]) == " Did you mean 'seeds'?"
     assert hint("nothing", "data", ["size"]) == " Choose one of: size."
+
+
+def test_layers_that_an_adapter_is_to_have_are_looked_for(capsys):
+    """Where the model can be built without weights; else it is said that they were not."""
+    assert main(["check", "toy_draft", "--set", "adapter.targets=[to_q, to_k]"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "  - --set adapter.targets=[to_q, to_k]: adapter.targets: no linear or convolution layer of "
+        "TinyDenoiser is called 'to_k'. Did you mean 'to_q'?\n"
+    )
+    for targets in ("[to_q]", "all-linear", "null"):
+        assert main(["check", "toy_draft", "--set", f"adapter.targets={targets}"]) == 0
+        assert capsys.readouterr().out.endswith("toy_draft.yaml: ok\n")
+    assert main(["check", "sd15_ddpo", "--set", "adapter.targets=[to_k]"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "sd15_ddpo.yaml: ok; adapter.targets is checked when the model is loaded\n"
+    )

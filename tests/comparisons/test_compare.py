@@ -255,6 +255,15 @@ def test_nothing_that_can_be_run_is_an_error(folder, capsys):
     assert "ddpo: " in error and "dpok: " in error and not (folder / "out").exists()
 
 
+def test_what_all_variants_lack_is_said_once(folder, capsys):
+    sets = ["--set", "plugins=[rewardft.testing.tiny, ./gone.py]", "--seeds", "2"]
+    assert compare("recipe.yaml", "--vary", "optimizer.lr=1e-2,1e-3", *sets) == 2
+    assert capsys.readouterr().err == (
+        "error: compare: 1 problem\n  - lr=0.01, lr=0.001: --set plugins=[rewardft.testing.tiny, ./gone.py]: plugin "
+        f"'./gone.py': there is no file {folder / 'gone.py'}. Choose one of: events.py.\n"
+    )
+
+
 def test_finished_runs_are_compared_as_they_are(folder):
     for name, rate in (("a", "1e-2"), ("b", "2e-2")):
         assert (

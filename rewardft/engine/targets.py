@@ -1,0 +1,44 @@
+"""Whether the layers that `adapter.targets` names are there, before any weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rewardft.errors import ComponentError, RecipeError
+from rewardft.files.paths import looks_local
+from rewardft.files.shapes import shapes_only
+from rewardft.plugins.entries import look_up
+from rewardft.recipe.recipe import Recipe
+
+
+def check_targets(recipe: Recipe, resolved: Any) -> bool:
+    """Look for them in the model, without its weights; returns whether that could be done.
+
+    Raises RecipeError for a layer that is not there.
+    """
+    targets = recipe.adapter.targets
+    # What a model names itself, or all linear layers, is no slip of the recipe's.
+    if recipe.adapter.kind == "full" or targets is None or targets == "all-linear":
+        return True
+    if not is_light(recipe, resolved):
+        return False
+    from rewardft.engine.components import build_model
+    from rewardft.policy.lora import lora_targets
+
+    with shapes_only():
+        model = build_model(resolved)
+    try:
+        lora_targets(model.trainable, targets)
+    except ComponentError as error:
+        problem = f"{recipe.where('adapter', 'targets')}: {error}"
+        raise RecipeError(recipe.source, [problem]) from error
+    return True
+
+
+def is_light(recipe: Recipe, resolved: Any) -> bool:
+    """Whether the model says that it can be built without weights, and nothing of it would have to
+    be fetched."""
+    weights = recipe.model.options.get("weights")
+    here = not isinstance(weights, str) or looks_local(weights) or Path(weights).is_dir()
+    return here and look_up(resolved.model.entry.factory, "light_to_build") is True
