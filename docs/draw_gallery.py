@@ -21,6 +21,7 @@ from PIL import Image
 
 DOCS = Path(__file__).resolve().parent
 COLOURS, WIDTH = 128, 1000  # of a picture; few colours are a quarter of the bytes
+TALL = 16_000  # pixels: all of a page fits, so that nothing moves when its picture is taken
 PATIENCE = 120_000  # milliseconds that a page of several megabytes may take
 
 
@@ -72,14 +73,14 @@ def chromium(own: str) -> str:
 
 def take(browser: Any, folder: Path, shot: Shot) -> Image.Image:
     """What a reader sees of the page."""
-    viewport = {"width": shot.width, "height": 900}
+    viewport = {"width": shot.width, "height": TALL}
     context = browser.new_context(viewport=viewport, color_scheme=shot.scheme)
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto((folder / shot.page).resolve().as_uri())
     page.wait_for_selector("html[data-ready]", state="attached")
     page.wait_for_timeout(500)  # the figures are laid out
-    whole = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    whole = Image.open(io.BytesIO(page.screenshot()))
     boxes = [page.locator(part).first.bounding_box() for part in shot.parts]
     context.close()
     edges = list(edges_of(boxes))

@@ -17,7 +17,8 @@ from rewardft.files.atomic import make_folder, replacing
 from rewardft.files.paths import file_name
 from rewardft.types import Rollout
 
-LEAST_SIDE = 64  # small pictures are enlarged to this in grids
+LEAST_SIDE = 128  # small pictures are enlarged to this in grids
+WIDE = 1024  # unless they, which may be rows of views, would be wider than this
 MOST_SIDE = 512  # and large ones made smaller in tiles
 LARGEST_SHEET = 2**26  # pixels in all: Pillow warns of, or refuses, what has a third more
 GAP, LINE = 4, 14  # pixels between pictures, and of a line of text
@@ -167,9 +168,11 @@ def reduce(picture: Tensor, side: int) -> Tensor:
 
 
 def enlarge(picture: Tensor) -> Tensor:
-    """`(c, h, w)` -> three channels, at least LEAST_SIDE high, by whole pixels."""
+    """`(c, h, w)` -> three channels, at least LEAST_SIDE high unless wider than WIDE, by whole
+    pixels."""
+    height, width = picture.shape[-2:]
     # Rounded up, and by whole pixels: an interpolated picture would hide what the model drew.
-    factor = -(-LEAST_SIDE // picture.shape[-2])
+    factor = max(min(-(-LEAST_SIDE // height), WIDE // width), 1)
     return picture.expand(3, -1, -1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 

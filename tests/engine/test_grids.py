@@ -9,7 +9,15 @@ from PIL import Image
 
 from rewardft.engine.drawing import joined_pictures
 from rewardft.errors import ComponentError, DataError
-from rewardft.evaluation.pictures import GAP, LARGEST_SHEET, LINE, MOST_SIDE, save_grid, save_tiles
+from rewardft.evaluation.pictures import (
+    GAP,
+    LARGEST_SHEET,
+    LEAST_SIDE,
+    LINE,
+    MOST_SIDE,
+    save_grid,
+    save_tiles,
+)
 from rewardft.runs.samples import draw_both
 from rewardft.storage.checkpoint import step_of
 from rewardft.testing import check_same_run, run_recipe
@@ -89,11 +97,13 @@ def grids(run):
 
 
 def tile(path, index, across):
-    """The picture of one sample in a grid of 64-pixel tiles, `(3, 8, 8)` in [0, 255]."""
-    left, top = index % across * (64 + GAP), index // across * (64 + LINE + GAP) + LINE
+    """The picture of one sample in a grid of enlarged tiles, `(3, 8, 8)` in [0, 255]."""
+    left = index % across * (LEAST_SIDE + GAP)
+    top = index // across * (LEAST_SIDE + LINE + GAP) + LINE
     with Image.open(path) as image:
         pixels = torch.tensor(np.asarray(image.convert("RGB")).astype(int))
-    return pixels[top : top + 64 : 8, left : left + 64 : 8].permute(2, 0, 1)
+    one = pixels[top : top + LEAST_SIDE, left : left + LEAST_SIDE]
+    return one[:: LEAST_SIDE // 8, :: LEAST_SIDE // 8].permute(2, 0, 1)
 
 
 def test_a_grid_shows_the_first_held_out_samples_as_evaluations_draw_them(recipe, tmp_path):
@@ -145,8 +155,8 @@ def test_a_batch_of_several_steps_draws_once_it_has_passed_a_multiple(recipe, tm
 @pytest.mark.parametrize(
     ("model", "size"),
     [
-        ("poses", (2 * 64 + GAP, 2 * (64 + LINE) + GAP)),
-        ("film", (5 * 64, 3 * (64 + LINE) + 2 * GAP)),
+        ("poses", (2 * LEAST_SIDE + GAP, 2 * (LEAST_SIDE + LINE) + GAP)),
+        ("film", (5 * LEAST_SIDE, 3 * (LEAST_SIDE + LINE) + 2 * GAP)),
     ],
 )
 def test_samples_of_other_kinds_are_drawn_as_their_model_shows_them(recipe, tmp_path, model, size):

@@ -16,7 +16,7 @@ from rewardft.cli import main
 from rewardft.engine.session import run_evaluation
 from rewardft.errors import ComponentError
 from rewardft.evaluation.evaluate import Evaluation
-from rewardft.evaluation.pictures import as_pictures, file_name, save_grid, save_pictures
+from rewardft.evaluation.pictures import as_pictures, enlarge, file_name, save_grid, save_pictures
 from rewardft.files.json_text import encode
 from rewardft.runs.open import load_trained, open_run
 from rewardft.runs.samples import held_out_pictures
@@ -249,9 +249,9 @@ def test_sample_writes_both_models_with_the_same_noise(trained, tmp_path, capsys
     assert not torch.equal(expected[0].x0, expected[1].x0)
     assert len(list((out / "pictures").glob("*.png"))) == 6 and not list(out.glob(".*"))
     grid = np.array(Image.open(out / "grid.png"))
-    assert grid.shape == (14 + 3 * (14 + 64 + 4), 2 * 64 + 4, 3)
+    assert grid.shape == (14 + 3 * (14 + 128 + 4), 2 * 128 + 4, 3)
     small = np.array(Image.open(out / "pictures" / f"tuned-{file_name('val/1')}.png"))
-    assert np.array_equal(grid[110:174, 68:][::8, ::8], small)
+    assert np.array_equal(grid[174:302, 132:][::16, ::16], small)
 
 
 def test_sample_takes_ids_and_a_strength(trained, tmp_path, capsys):
@@ -360,17 +360,27 @@ def test_views_stand_in_a_row_and_values_outside_are_clamped(tmp_path):
     grid = np.array(
         Image.open(save_grid({"one": views, "two": bright}, ["a", "b"], tmp_path / "grid.png"))
     )
-    assert grid.shape == (14 + 2 * (14 + 64 + 4), 2 * 15 * 16 + 4, 3)
-    for top in (14 + 14, 14 + 82 + 14):
-        assert (grid[top : top + 64, 15 * 16 + 4 :] == 128).all()
-    assert (grid[28:92, : 5 * 16] == 0).all() and (grid[28:92, 10 * 16 : 15 * 16] == 255).all()
+    assert grid.shape == (14 + 2 * (14 + 128 + 4), 2 * 15 * 32 + 4, 3)
+    for top in (14 + 14, 14 + 146 + 14):
+        assert (grid[top : top + 128, 15 * 32 + 4 :] == 128).all()
+    assert (grid[28:156, : 5 * 32] == 0).all() and (grid[28:156, 10 * 32 : 15 * 32] == 255).all()
     for left, text in (
-        (0, grid[:14, : 15 * 16]),
-        (1, grid[:14, 15 * 16 + 4 :]),
+        (0, grid[:14, : 15 * 32]),
+        (1, grid[:14, 15 * 32 + 4 :]),
         (2, grid[14:28]),
-        (3, grid[96:110]),
+        (3, grid[160:174]),
     ):
         assert text.min() < 99, f"nothing is written at place {left}"
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "factor"),
+    [(8, 8, 16), (9, 9, 15), (128, 128, 1), (64, 768, 1), (64, 400, 2)],
+)
+def test_small_pictures_are_enlarged_by_whole_pixels_and_rows_of_views_not_too_wide(
+    height, width, factor
+):
+    assert enlarge(torch.rand(3, height, width)).shape == (3, height * factor, width * factor)
 
 
 def test_a_rollout_is_decoded_and_anything_else_is_no_picture(tmp_path):

@@ -76,18 +76,18 @@
     }
     const free = ([a, b, c, d]) => a >= 0 && c <= width && taken.every(([e, f, g, h]) => c < e || g < a || d < f || h < b);
     return points.flatMap((point) => {
-      const text = Report.plain(point.name, 24);
-      const wide = Math.min(point.name.length, 24) * 7.2;
       const [x, y] = pixel(point);
       const places = [[10, -12, "left"], [10, 12, "left"], [-10, -12, "right"], [-10, 12, "right"], [12, 0, "left"], [-12, 0, "right"], [8, -26, "left"], [8, 26, "left"], [-8, -26, "right"], [-8, 26, "right"]];
-      const boxes = places.map(([dx, dy, side]) => {
-        const left = x + dx - (side === "left" ? 0 : side === "right" ? wide : wide / 2);
-        return { dx, dy, side, box: [left, y + dy - 8, left + wide, y + dy + 8] };
+      const boxes = (most) => places.map(([dx, dy, side]) => {
+        const wide = Math.min(point.name.length, most) * 7.2;
+        const left = x + dx - (side === "left" ? 0 : wide);
+        return { dx, dy, side, text: Report.plain(point.name, most), box: [left, y + dy - 8, left + wide, y + dy + 8] };
       });
-      const chosen = boxes.find(({ box }) => free(box));
+      /* A long name is cut only where there is no place for more of it. */
+      const chosen = [44, 24].flatMap(boxes).find(({ box }) => free(box));
       if (!chosen) return [];
       taken.push(chosen.box);
-      return [{ x: point.x[0], y: point.y[0], xshift: chosen.dx, yshift: -chosen.dy, xanchor: chosen.side, yanchor: "middle", text, showarrow: false }];
+      return [{ x: point.x[0], y: point.y[0], xshift: chosen.dx, yshift: -chosen.dy, xanchor: chosen.side, yanchor: "middle", text: chosen.text, showarrow: false }];
     });
   }
 
