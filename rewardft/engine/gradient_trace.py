@@ -52,7 +52,7 @@ class WatchedPolicy(Policy):
     they are known."""
 
     def __init__(self, policy: Policy, samples: Sequence[str]) -> None:
-        super().__init__(policy.model, policy.precision, policy.checkpointed)
+        super().__init__(*policy.settings)
         self.samples = samples
         self.calls: list[Call] = []
 

@@ -47,7 +47,7 @@ class FollowedPolicy(Policy):
     """
 
     def __init__(self, policy: Policy, weight: Tensor) -> None:
-        super().__init__(policy.model, policy.precision, policy.checkpointed)
+        super().__init__(*policy.settings)
         self.weight = weight
         self.calls: dict[Any, int] = {}
 

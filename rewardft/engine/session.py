@@ -97,7 +97,7 @@ class Session:
         # Its calls are not training's.
         trained = self.context.policy
         return Context(
-            policy=Policy(self.model, trained.precision, trained.checkpointed),
+            policy=Policy(*trained.settings),
             sampler=self.eval_sampler,
             adapter=self.adapter,
             rewards=rewards if scored else [],
@@ -225,7 +225,7 @@ def build_policy(recipe: Recipe, model: Any) -> Policy:
     """The model in the precision of the recipe."""
     train = recipe.train
     precision = torch.bfloat16 if train.precision == "bf16" else None
-    return Policy(model, precision, train.checkpointing or train.decode_checkpointing)
+    return Policy(model, precision, train.checkpointing, train.decode_checkpointing)
 
 
 def spread(recipe: Recipe, model: Any, adapter: Lora | FullFineTuning, device: torch.device) -> Any:

@@ -30,21 +30,32 @@ class Policy:
 
     forwards, backwards: calls so far, and how many of them have been differentiated.
         forward_samples, backward_samples: the samples that these calls held.
-    checkpointed: whether the model computes parts of a call again for its gradient. That happens
-        outside of `quick_backward`, and would find tensors of another precision.
+    checkpointed, decoder_checkpointed: whether the model computes parts of a call, or of decoding,
+        again for its gradient. That happens outside of `quick_backward` and `LeanDecoding`, and
+        would find other tensors.
     rounds: whether calls without autograd may round otherwise than those that are differentiated.
     """
 
     def __init__(
-        self, model: Any, precision: torch.dtype | None = None, checkpointed: bool = False
+        self,
+        model: Any,
+        precision: torch.dtype | None = None,
+        checkpointed: bool = False,
+        decoder_checkpointed: bool = False,
     ) -> None:
-        self.model, self.precision, self.checkpointed = model, precision, checkpointed
+        self.model, self.precision = model, precision
+        self.checkpointed, self.decoder_checkpointed = checkpointed, decoder_checkpointed
         self.rounds = False
         self.forwards = self.backwards = self.forward_samples = self.backward_samples = 0
 
     def __getattr__(self, name: str) -> Any:
         # Whatever is not counted (scheduler, sample_shape) is the model's own.
         return getattr(self.model, name)
+
+    @property
+    def settings(self) -> tuple[Any, torch.dtype | None, bool, bool]:
+        """What makes another one that has counted nothing."""
+        return self.model, self.precision, self.checkpointed, self.decoder_checkpointed
 
     @property
     def cost(self) -> dict[str, int]:
@@ -59,7 +70,7 @@ class Policy:
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
         self.forward_samples += len(x)
-        with self.autocast(x.device.type), self._kernels(x.device, self.rounds):
+        with self.autocast(x.device.type), self._kernels(x.device, self.rounds, self.checkpointed):
             output = self.model.denoise(x, t, cond)
         check_output(self.model, x, output)
         if output.requires_grad:
@@ -91,24 +102,32 @@ class Policy:
     def decode(self, x0: Any) -> Any:
         """The model's own, without autocast: an autoencoder has a precision of its own."""
         # Nothing compares decoded samples to the last bit.
-        kernels = self._kernels(next(self.model.trainable.parameters()).device, rounds=True)
+        device = next(self.model.trainable.parameters()).device
+        kernels = self._kernels(device, True, self.decoder_checkpointed)
         with kernels, LeanDecoding() if self._is_lean else nullcontext():
             return self.model.decode(x0)
 
     @property
     def _is_lean(self) -> bool:
         """Whether a decoder's graph is worth the work that keeps it small."""
-        if not torch.is_grad_enabled() or self.checkpointed or not is_large(self.model.trainable):
+        large = is_large(self.model.trainable)
+        if not torch.is_grad_enabled() or self.decoder_checkpointed or not large:
             return False
         # A model may checkpoint its decoder by itself: what is computed again is computed plainly.
         networks = [v for v in vars(self.model).values() if isinstance(v, nn.Module)]
+        denoiser = set(self.model.trainable.modules())
         layers = (layer for network in networks for layer in network.modules())
-        return not any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
+        return not any(
+            getattr(layer, "gradient_checkpointing", False) and layer not in denoiser
+            for layer in layers
+        )
 
-    def _kernels(self, device: torch.device, rounds: bool) -> AbstractContextManager[Any]:
+    def _kernels(
+        self, device: torch.device, rounds: bool, checkpointed: bool
+    ) -> AbstractContextManager[Any]:
         """What is around a call: the operations that are quick to differentiate."""
         differentiated = torch.is_grad_enabled() or not rounds
-        quick = self.precision is not None and not self.checkpointed and differentiated
+        quick = self.precision is not None and not checkpointed and differentiated
         return quick_backward(device) if quick else nullcontext()
 
     @contextmanager

@@ -94,9 +94,10 @@ def test_policies_of_large_networks_decode_so(autoencoder, monkeypatch):
     monkeypatch.setattr(rollout_weights, "LARGE", 0)
     lean = differentiated(Policy(model).decode)
     assert torch.equal(lean[1], plain[1]) and lean[2] < 0.5 * plain[2]
-    # A checkpointed block would compute other nodes the second time.
-    again = differentiated(Policy(model, checkpointed=True).decode)
+    # A checkpointed block would compute other nodes the second time; the denoiser has none of them.
+    again = differentiated(Policy(model, decoder_checkpointed=True).decode)
     assert again[2] == plain[2]
+    assert differentiated(Policy(model, checkpointed=True).decode)[2] == lean[2]
 
 
 class Modulated(nn.Module):
@@ -155,4 +156,7 @@ def test_a_decoder_that_checkpoints_itself_is_left_alone(monkeypatch):
     model = TinyModel()
     assert Policy(model)._is_lean
     model.trainable.gradient_checkpointing = True
+    assert Policy(model)._is_lean  # it is not the denoiser that decodes
+    model.autoencoder = nn.Sequential(nn.Linear(1, 1))
+    model.autoencoder[0].gradient_checkpointing = True
     assert not Policy(model)._is_lean
