@@ -133,9 +133,9 @@ def start_ranks(function, *arguments, count=2):
 SIZES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
-def wait_for(condition, seconds=300):
+def wait_for(condition):
     """Poll until `condition()` holds."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)

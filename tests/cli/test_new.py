@@ -68,7 +68,7 @@ def test_its_own_tests_find_a_fault(kind, tmp_path):
     assert failed.returncode == 1 and re.search(r"\d failed", failed.stdout), failed.stdout
 
 
-def test_the_recipe_of_a_plugin_is_sound_and_its_package_names_it(tmp_path, monkeypatch, capsys):
+def test_the_recipe_of_a_plugin_is_sound_and_its_package_names_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "plugin", "my_thing"]) == 0
     assert main(["check", "my_thing/my_thing.yaml"]) == 0

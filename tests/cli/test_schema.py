@@ -99,7 +99,7 @@ SLIPS = {
 
 
 @pytest.mark.parametrize("slip", SLIPS, ids=lambda slip: slip[1] or "left out")
-def test_a_slip_is_refused_where_it_is(slip, validator, tmp_path):
+def test_a_slip_is_refused_where_it_is(slip, validator):
     wrong = RECIPE.replace(*slip)
     assert wrong != RECIPE
     assert SLIPS[slip] in places(validator, parsed(wrong))
@@ -213,7 +213,7 @@ def test_it_is_printed_or_written(tmp_path, monkeypatch, capsys):
     assert json.loads(printed) == json.loads((tmp_path / "rewardft.schema.json").read_text())
 
 
-def test_a_plugin_file_is_known_when_it_is_given(tmp_path, monkeypatch, capsys):
+def test_a_plugin_file_is_known_when_it_is_given(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from rewardft import hookimpl\n\n\ndef sharp(rollout, batch, *, power: float = 1.0):\n"
         "    return rollout.x0\n\n\n@hookimpl\ndef register_rewards():\n"

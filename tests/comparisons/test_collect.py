@@ -75,7 +75,7 @@ def test_what_is_set_for_all_holds_for_every_variant_that_does_not_say_otherwise
     assert [recipes[name].optimizer.lr for name in "abc"] == [1e-3, 1e-3, 5e-3]
 
 
-def test_a_set_value_holds_for_all_that_is_varied(folder, capsys):
+def test_a_set_value_holds_for_all_that_is_varied(folder):
     words = [
         "recipe.yaml",
         "--set",

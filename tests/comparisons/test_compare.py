@@ -284,7 +284,7 @@ def test_finished_runs_are_compared_as_they_are(folder):
     assert not (folder / "begun.txt").exists()
 
 
-def test_a_killed_comparison_goes_on_where_it_was(folder, monkeypatch):
+def test_a_killed_comparison_goes_on_where_it_was(folder):
     """Killed in its third run of four: the finished two are not repeated, and the tables are those of a quiet one."""
     words = ["recipe.yaml", "--vary", "algorithm=draft_k,draft", "--seeds", "2"]
     assert compare(*words) == 0

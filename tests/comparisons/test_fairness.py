@@ -291,7 +291,7 @@ def test_a_value_that_applies_to_some_samples_alone():
     assert u[[0, 2]] == pytest.approx([1 + half, 3 + 2 * half]) and math.isnan(u[1])
 
 
-def test_a_whole_comparison_at_equal_divergence(folder, capsys):
+def test_a_whole_comparison_at_equal_divergence(folder):
     """The report is about the matched value; its estimate is read off the runs' own evaluations."""
     words = ["compare", "recipe.yaml", "--vary", "optimizer.lr=1e-2,3e-2", "--seeds", "2"]
     given = ["--match", "divergence", "--out", "out", "--pictures", "0"]

@@ -127,9 +127,9 @@ def test_each_variant_runs_with_the_best_of_its_own_search(folder, capsys):
     assert ": started" not in capsys.readouterr().err
 
 
-def searched(name, calls, ended, chosen=0.5, edges=()):
+def searched(name, calls, ended, edges=()):
     """A search of two runs of 100 calls each, and the variant that came of it."""
-    trials = [Trial(name="lr=1", value=chosen), Trial(name="lr=2", value=0.0)]
+    trials = [Trial(name="lr=1", value=0.5), Trial(name="lr=2", value=0.0)]
     costs = {"calls": 200.0, "rewards": 20.0, "seconds": 2.0}
     facts = {"keys": ["lr"], "value": "r", "budget": "10-rewards", "costs": costs}
     search = SearchRecord(variant=name, chosen="lr=1", trials=trials, edges=list(edges), **facts)

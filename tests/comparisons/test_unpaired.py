@@ -13,7 +13,7 @@ def make(seeds, samples, number=0):
     return np.random.default_rng(number).normal(size=(seeds, samples))
 
 
-def experiment(rng, shape, samples, spread, rest=0.3, spreads=None):
+def experiment(rng, shape, samples, spread, spreads=None):
     """Two variants without a true difference, and with samples that they take differently."""
     common, liking = rng.standard_normal(samples), 0.3 * rng.standard_normal(samples)
     spreads = spreads or (spread, spread)
@@ -21,7 +21,7 @@ def experiment(rng, shape, samples, spread, rest=0.3, spreads=None):
         common
         + sign * liking
         + s * rng.standard_normal((n, 1))
-        + rest * rng.standard_normal((n, samples))
+        + 0.3 * rng.standard_normal((n, samples))
         for n, s, sign in zip(shape, spreads, (1, 0))
     ]
 

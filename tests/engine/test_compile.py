@@ -71,7 +71,7 @@ def test_the_limit_of_variants_is_raised_and_never_lowered():
         assert config.recompile_limit == 64
 
 
-def test_a_sharded_base_is_not_compiled(tmp_path):
+def test_a_sharded_base_is_not_compiled():
     with pytest.raises(RecipeError) as refused:
         load_recipe(RECIPES / "toy_draft.yaml", ["train.compile=true", "train.shard=true"])
     assert (

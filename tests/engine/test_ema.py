@@ -32,11 +32,11 @@ def raw(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
-def averaged_by_hand(out, decay=0.4):
+def averaged_by_hand(out):
     """From the weights in every checkpoint, in float64; the first ones are those that seed 3 gives an adapter."""
     average = {name: value.double() for name, value in start(out).items()}
     for step in range(1, 7):
-        now, d = raw(out / "checkpoints" / f"step-{step:08d}"), min(decay, (1 + step) / (10 + step))
+        now, d = raw(out / "checkpoints" / f"step-{step:08d}"), min(0.4, (1 + step) / (10 + step))
         average = {
             name: d * value + (1 - d) * now[name].double() for name, value in average.items()
         }
@@ -119,7 +119,7 @@ def test_an_evaluation_of_the_other_weights_is_not_taken_for_this_one(recipe, tm
     )
 
 
-def test_a_run_without_an_average_says_so(recipe, tmp_path):
+def test_a_run_without_an_average_says_so(recipe):
     with pytest.raises(
         RecipeError, match=r"evaluate\.weights: 'ema' needs an average of the weights"
     ):

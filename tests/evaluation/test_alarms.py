@@ -15,9 +15,9 @@ from rewardft.testing import run_recipe
 TRAINED = ["reward/x"]
 
 
-def noisy(center, count=40, spread=0.1, seed=0):
+def noisy(center, count=40, seed=0):
     generator = random.Random(seed)
-    return [center + generator.gauss(0, spread) for _ in range(count)]
+    return [center + generator.gauss(0, 0.1) for _ in range(count)]
 
 
 def made_up(better=None, overall=None, **values):

@@ -115,7 +115,7 @@ def test_an_item_has_the_mean_of_its_samples_or_what_the_metric_says(recipe, tmp
     assert single["per_sample"]["groups/each"] == single["per_sample"]["groups/best"]
 
 
-def test_sample_writes_the_tensors_of_a_mapping_and_what_the_model_shows(recipe, tmp_path, capsys):
+def test_sample_writes_the_tensors_of_a_mapping_and_what_the_model_shows(recipe, tmp_path):
     run = run_recipe(recipe, tmp_path / "run").folder
     assert main(["sample", str(run), "--count", "4"]) == 0
     tensors = load_file(run / "samples" / "tuned.safetensors")

@@ -59,10 +59,10 @@ def frames_of(path):
     return frames, durations
 
 
-def steps_of(frames=7, size=16):
+def steps_of(frames=7):
     """Each frame of one grey, darker first."""
     levels = torch.linspace(0.1, 0.9, frames).view(frames, 1, 1, 1)
-    return levels.expand(frames, 3, size, size)
+    return levels.expand(frames, 3, 16, 16)
 
 
 def test_a_gif_holds_every_frame_at_its_rate(tmp_path):

@@ -88,7 +88,7 @@ def test_a_comparison_that_is_none_is_said_in_a_line(tmp_path, capsys, content, 
 FOREIGN = "step-00000003 (copy).json"
 
 
-def test_evaluations_are_those_that_a_run_has_written(run, capsys):
+def test_evaluations_are_those_that_a_run_has_written(run):
     """A copy that somebody made is neither read nor removed."""
     copy = run / "evaluations" / FOREIGN
     copy.write_text("not JSON")

@@ -33,7 +33,7 @@ def test_a_run_given_as_dots_is_called_by_its_folders_name(tmp_path, monkeypatch
     assert [variant.name for variant in request.variants] == ["b", "a"]
 
 
-def test_a_recipe_called_dots_trains_in_a_folder_below_runs(tmp_path, monkeypatch, capsys):
+def test_a_recipe_called_dots_trains_in_a_folder_below_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["cp", "toy_draft", "...yaml"]) == 0
     assert main(["run", "...yaml", "--set", "train.steps=1", "--set", "evaluate.every=0"]) == 0

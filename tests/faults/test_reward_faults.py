@@ -111,7 +111,7 @@ def test_a_reward_that_fails_on_held_out_samples_is_named_with_them_too(run, tmp
     assert list((tmp_path / "run" / "failures").iterdir())
 
 
-def test_a_slope_that_is_nan_is_dumped_with_the_step_and_the_rewards_place(run, tmp_path):
+def test_a_slope_that_is_nan_is_dumped_with_the_step_and_the_rewards_place(run):
     body = "    return value * (batch['label'] > 0) / (batch['label'] > 0)\n"
     with pytest.raises(RewardError) as caught:
         run(body, "data.size=4")

@@ -30,9 +30,9 @@ CLIP = 1e-4
 importance = partial(clipped_ratio_loss, clip=CLIP)
 
 
-def single_precision(micro_batch=None, sampler=None):
+def single_precision(micro_batch=None):
     """As float32 training does it, with an adapter away from its initialisation."""
-    ctx = make_context(sampler or DDIM(T, eta=1.0), micro_batch=micro_batch, guidance=2.0)
+    ctx = make_context(DDIM(T, eta=1.0), micro_batch=micro_batch, guidance=2.0)
     ctx.policy.trainable.float()
     ctx.dtype = torch.float32
     return ctx

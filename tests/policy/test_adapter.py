@@ -21,10 +21,10 @@ def spec(**options):
     )
 
 
-def inputs(count=2):
+def inputs():
     generator = torch.Generator().manual_seed(0)
     return (
-        torch.randn(count, 3, 8, 8, generator=generator),
+        torch.randn(2, 3, 8, 8, generator=generator),
         torch.tensor([10.0, 700.0]),
         torch.tensor([0, 3]),
     )

@@ -24,9 +24,9 @@ def autoencoder():
     return vae.requires_grad_(False).eval()
 
 
-def differentiated(decode, dtype=torch.float32):
+def differentiated(decode):
     """Pictures, their gradient, and the bytes that wait for it."""
-    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     z.requires_grad_(True)
     kept = {}
 

@@ -215,7 +215,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(recipe_file):
     assert load_recipe(recipe_file).train.steps == 10
 
 
-def test_pyyaml_alone_would_have_misread(recipe_file):
+def test_pyyaml_alone_would_have_misread():
     """Why the strict reader exists: the five silent surprises of YAML 1.1 in PyYAML."""
     text = "{a: 1e-4, b: on, c: no, d: 12:30:00, e: 1, e: 2}"
     assert yaml.safe_load(text) == {"a": "1e-4", "b": True, "c": False, "d": 45000, "e": 2}

@@ -44,7 +44,7 @@ def test_every_public_name_is_there():
         rewardft.runn
 
 
-def test_a_run_from_python_is_that_of_the_command_line(recipe, run, capsys):
+def test_a_run_from_python_is_that_of_the_command_line(recipe, run):
     out = recipe.parent / "cli"
     settings = ["--set", "train.steps=3", "--set", "evaluate.every=3"]
     assert main(["run", str(recipe), "--out", str(out), *settings]) == 0

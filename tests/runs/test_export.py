@@ -206,7 +206,7 @@ def test_the_card_of_a_base_on_the_hub_names_it_and_paths_are_cut(tmp_path):
     assert 'pipe = DiffusionPipeline.from_pretrained("base")\n' in card
 
 
-def test_the_average_is_exported_where_it_is_what_was_evaluated(tmp_path, states):
+def test_the_average_is_exported_where_it_is_what_was_evaluated(tmp_path):
     (tmp_path / "mine.yaml").write_text(RECIPE)
     run = run_recipe(tmp_path / "mine.yaml", tmp_path / "ema", "train.ema=0.5").folder
     exported = load_file(rewardft.export(run, "peft") / "adapter_model.safetensors")

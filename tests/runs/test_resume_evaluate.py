@@ -290,7 +290,7 @@ def test_evaluation_can_be_turned_on_when_a_run_is_resumed(recipe, tmp_path):
 
 
 def test_full_fine_tuning_keeps_no_base_so_the_table_is_left_out_with_the_reason(
-    recipe, tmp_path, monkeypatch, capsys
+    recipe, tmp_path, capsys
 ):
     out = tmp_path / "run"
     full = ["adapter={kind: full}", "optimizer.lr=1e-3"]

@@ -66,7 +66,7 @@ def layers(folder, trained=True):
     return found
 
 
-def assert_merged(target, runs, weights, tolerance=1e-6):
+def assert_merged(target, runs, weights):
     base, parts, merged = (
         layers(runs[0], trained=False),
         [layers(run) for run in runs],
@@ -76,7 +76,7 @@ def assert_merged(target, runs, weights, tolerance=1e-6):
         expected = base[name] + sum(
             w * (part[name] - base[name]) for w, part in zip(weights, parts)
         )
-        assert torch.allclose(own, expected, rtol=0, atol=tolerance), name
+        assert torch.allclose(own, expected, rtol=0, atol=1e-6), name
 
 
 def test_every_layer_is_the_base_and_the_average_of_the_updates(runs, tmp_path):

@@ -21,11 +21,9 @@ from rewardft_plugins.humans.poses.pictures import PICTURES, hash_of, read_manif
 from rewardft.errors import DataError
 
 
-def ranked(count=3, hypotheses=6):
+def ranked(count=3):
     g = torch.Generator().manual_seed(0)
-    return torch.randn(count, hypotheses, SIZE, generator=g), torch.randn(
-        count, hypotheses, generator=g
-    )
+    return torch.randn(count, 6, SIZE, generator=g), torch.randn(count, 6, generator=g)
 
 
 def test_the_best_is_paired_with_the_worst():

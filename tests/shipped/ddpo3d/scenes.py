@@ -29,7 +29,7 @@ def scene_model(prior=None, scenes=2, gaussians=5, **options):
     return model
 
 
-def scene_context(model, reward=None, micro_batch=None, jitter=7.0, step=0):
+def scene_context(model, reward=None, micro_batch=None, jitter=7.0):
     sampler = Render(jitter=jitter)
     sampler.setup(model)
     context = Context(
@@ -41,13 +41,13 @@ def scene_context(model, reward=None, micro_batch=None, jitter=7.0, step=0):
         dtype=torch.float64,
         micro_batch=micro_batch,
     )
-    context.start_step(step)
+    context.start_step(0)
     return context
 
 
-def views(scenes=2, classes=4):
+def views(scenes=2):
     """Every scene from the front and from the side."""
-    data = Ambigrams(scenes=scenes, classes=classes)
+    data = Ambigrams(scenes=scenes, classes=4)
     return make_batch([data[i] for i in range(len(data))], [0] * len(data))
 
 

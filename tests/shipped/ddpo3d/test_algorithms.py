@@ -130,11 +130,10 @@ def test_a_step_is_that_of_ddim_with_eta_1():
         assert torch.allclose(mean(x0, output, after, std), expected.mean, atol=1e-10)
 
 
-def two_gaussians(reward, group, seed=5, **options):
+def two_gaussians(reward, group, **options):
     """(model, policy gradient of one step on one scene of two Gaussians, A and actions of it)."""
     model = scene_model(Constant(), scenes=1, gaussians=2)
     ctx, batch = scene_context(model, reward, jitter=0.0), views(1)
-    ctx.seed = seed
     algorithm = DDPO3D(
         group_size=group, sds_weight=0.0, policy_weight=1.0, advantage_clip=1e9, **options
     )

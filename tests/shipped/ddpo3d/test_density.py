@@ -34,13 +34,13 @@ def pulled(found, *rows):
     found.pull.pictures.fill_(2)
 
 
-def grow(found, rule=RULE, faint=0.02):
+def grow(found, rule=RULE):
     masks = []
     old = {name: p.detach().clone() for name, p in found.named_parameters()}
     counts = densify(
         found,
         rule,
-        faint,
+        0.02,
         torch.Generator().manual_seed(0),
         lambda parameter, where: masks.append(where.clone()),
     )

@@ -13,11 +13,11 @@ from rewardft.errors import ComponentError
 LENSES = [Lens(1.3), Lens(1.3, 2.5)]
 
 
-def gaussians(count=7, dtype=torch.float64):
+def gaussians(dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
-        return torch.rand(2, count, *shape, generator=generator, dtype=dtype)
+        return torch.rand(2, 7, *shape, generator=generator, dtype=dtype)
 
     return Gaussians(draw(3) - 0.5, 0.1 + 0.2 * draw(3), draw(4) - 0.5, 0.3 + 0.6 * draw(), draw(3))
 

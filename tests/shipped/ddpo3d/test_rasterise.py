@@ -10,7 +10,7 @@ from rewardft_plugins.ddpo3d.rasterise import rasterise
 from rewardft_plugins.humans.camera import AZIMUTHS, view_axes
 
 
-def some_gaussians(seed, count=9, scenes=1, channels=3, scale=0.2):
+def some_gaussians(seed, count=9, scenes=1, scale=0.2):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -21,7 +21,7 @@ def some_gaussians(seed, count=9, scenes=1, channels=3, scale=0.2):
         (scale * (0.5 * draw(3)).exp()).requires_grad_(),
         draw(4).requires_grad_(),
         draw().sigmoid().detach().requires_grad_(),
-        draw(channels).sigmoid().detach().requires_grad_(),
+        draw(3).sigmoid().detach().requires_grad_(),
     ]
 
 
@@ -73,10 +73,10 @@ def brute_force(parts, azimuth, elevation, lens, size, blur):
     return torch.cat([picture, open_[None]])
 
 
-def ours(parts, azimuth, elevation, lens, size, blur=0.3):
+def ours(parts, azimuth, elevation, lens, size):
     angles = torch.tensor([azimuth, elevation], dtype=torch.float64)
     axes = look(angles[:1], angles[1:])
-    return torch.cat(rasterise(Gaussians(*parts), axes, lens, size, blur), 1)[0]
+    return torch.cat(rasterise(Gaussians(*parts), axes, lens, size, 0.3), 1)[0]
 
 
 CASES = {

@@ -24,9 +24,9 @@ def axes():
     return look(torch.tensor([20.0, 130.0]), torch.tensor([10.0, -35.0])).double()
 
 
-def grids(g=4, channels=2):
+def grids(g=4):
     generator = torch.Generator().manual_seed(0)
-    return 2 * torch.rand(2, 1 + channels, g, g, g, generator=generator, dtype=torch.float64)
+    return 2 * torch.rand(2, 3, g, g, g, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("lens", LENSES)

@@ -100,9 +100,9 @@ def test_the_kl_autoencoder_speaks_pixels_in_0_1_and_scaled_latents():
     assert (model.channels, model.factor, latents.shape) == (4, 2, (2, 4, 8, 8))
 
 
-def bodies(count=4):
+def bodies():
     """Discs again, with labels that say where they are."""
-    return [item | {"labels": (item["normals"].amin(1) < 1).byte()} for item in discs(count)]
+    return [item | {"labels": (item["normals"].amin(1) < 1).byte()} for item in discs(4)]
 
 
 def test_a_deep_decoder_learns_and_leaves_the_encoder_alone(tmp_path):

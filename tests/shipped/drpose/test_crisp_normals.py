@@ -12,10 +12,10 @@ from rewardft.testing import make_rollout
 from rewardft.types import Batch
 
 
-def square(left, size=16, side=8):
+def square(left, size=16):
     """A grey square on white, `(3, size, size)`."""
     picture = torch.ones(3, size, size, dtype=torch.float64)
-    picture[:, 4 : 4 + side, left : left + side] = 0.5
+    picture[:, 4:12, left : left + 8] = 0.5
     return picture
 
 

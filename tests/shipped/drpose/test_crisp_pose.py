@@ -41,7 +41,7 @@ def test_the_true_maps_score_best_and_erased_ones_worst(reward):
     torch.testing.assert_close(empty, -everywhere, rtol=1e-3, atol=0)
 
 
-def test_gradients_are_those_of_finite_differences(reward):
+def test_gradients_are_those_of_finite_differences():
     joints2d = torch.rand(1, 1, 23, 2, dtype=torch.float64) - 0.5
     logits = torch.randn(1, 1, 23, 6, 6, dtype=torch.float64, requires_grad=True)
 

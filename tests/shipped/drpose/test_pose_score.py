@@ -22,9 +22,9 @@ from rewardft.errors import ComponentError
 from rewardft.types import Batch
 
 
-def joints2d(count=2):
+def joints2d():
     generator = torch.Generator().manual_seed(0)
-    joints = (torch.rand(count, 23, 3, generator=generator) - 0.5) * 1.4
+    joints = (torch.rand(2, 23, 3, generator=generator) - 0.5) * 1.4
     return torch.from_numpy(project(joints.numpy()))
 
 
@@ -155,7 +155,7 @@ def test_a_network_without_weights_file_is_named(tmp_path):
     )
 
 
-def test_weights_of_terms(tmp_path):
+def test_weights_of_terms():
     logits, maps = torch.randn(2, 6, 23, 32, 32), skeleton_maps(joints2d(), 32)
     only = skeleton_loss(logits, maps, 2.0, 0.0, pyramid_distance)
     torch.testing.assert_close(only, 2 * cross_entropy(logits, maps))

@@ -33,15 +33,16 @@ needs_weights = pytest.mark.skipif(
 )
 
 
-def poses(offset=0.0, count=4):
+def poses(offset=0.0):
     """Poses whose every joint but the pelvis is `offset` metres to the right of the truth."""
-    joints = np.random.default_rng(0).uniform(-0.8, 0.8, (count, len(JOINTS), 3)).astype(np.float32)
+    joints = np.random.default_rng(0).uniform(-0.8, 0.8, (4, len(JOINTS), 3)).astype(np.float32)
     joints[:, 1:, 0] += np.float32(offset)
-    return Poses(joints, project(joints), np.full((count, 6, 3, 64, 64), 128, np.uint8))
+    return Poses(joints, project(joints), np.full((4, 6, 3, 64, 64), 128, np.uint8))
 
 
-def shown(name, tuned, ids=("a/1/yaw000", "b/2/yaw090", "c", "d")):
-    return Shown(name, 0, list(ids), poses(), poses(0.3), poses(tuned))
+def shown(name, tuned):
+    ids = ["a/1/yaw000", "b/2/yaw090", "c", "d"]
+    return Shown(name, 0, ids, poses(), poses(0.3), poses(tuned))
 
 
 def text(html):

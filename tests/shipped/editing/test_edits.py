@@ -166,8 +166,8 @@ def test_too_many_held_out(table):
     assert str(caught.value) == "held_out 3 leaves nothing of 3 pictures to train on"
 
 
-def pictures(seed, size=8):
-    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
+def pictures(seed):
+    return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
 def test_preservation_by_hand():

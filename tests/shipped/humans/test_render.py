@@ -13,17 +13,18 @@ from rewardft_plugins.humans.render import Appearance, render
 FRONT, RIGHT, BACK, LEFT = (VIEWS.index(name) for name in ("front", "right", "back", "left"))
 
 
-def _mesh(faces, part=2):
+def _mesh(faces):
     """A mesh with the attributes of a body that the renderer reads."""
     faces = np.asarray(faces, np.int32)
     return SimpleNamespace(
         faces=faces,
-        face_parts=np.full(len(faces), part, np.uint8),
+        face_parts=np.full(len(faces), 2, np.uint8),
         face_hair=np.zeros(len(faces), bool),
     )
 
 
-def _sphere(radius, rings=48, sectors=96):
+def _sphere(radius):
+    rings, sectors = 48, 96
     lat = np.linspace(0, np.pi, rings + 1)
     lon = np.linspace(0, 2 * np.pi, sectors, endpoint=False)
     points = np.stack(
@@ -50,8 +51,8 @@ def _quad(x, z, half=0.3):
     )
 
 
-def _look(albedo=0.8, light=(0, 0, 1), ambient=0.25):
-    return Appearance(np.full((16, 3), albedo, np.float32), np.array(light, np.float32), ambient)
+def _look():
+    return Appearance(np.full((16, 3), 0.8, np.float32), np.array((0, 0, 1), np.float32), 0.25)
 
 
 @pytest.fixture(scope="module")

@@ -253,10 +253,10 @@ def slow_statistics(picture, levels=8, threshold=0.1):
     }
 
 
-def smooth(*shape, seed=0):
+def smooth(*shape):
     """Pictures with flat and steep parts, black and white pixels among them."""
     rough = torch.nn.functional.interpolate(
-        random(*shape[:2], 4, 4, seed=seed), shape[-2:], mode="bilinear"
+        random(*shape[:2], 4, 4, seed=0), shape[-2:], mode="bilinear"
     )
     return (1.6 * rough - 0.3).clamp(0, 1)
 

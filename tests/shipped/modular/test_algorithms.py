@@ -4,7 +4,6 @@ import pytest
 
 from rewardft.testing import run_recipe
 
-SDE = "{use: flow_sde, steps: 4}"
 OTHERS = {
     "draft": ("ddim", "{use: draft}"),
     "draft_lv": ("ddim", "{use: draft_lv, resamples: 1}"),

@@ -24,10 +24,10 @@ from rewardft.types import Plan, Rollout
 GOOD = "The SMPL pose of this person is <POSE> ."
 
 
-def answered(batch, texts, pose=None, valid=None):
+def answered(batch, texts, pose=None):
     """A rollout whose answers are `texts`, two of each task in a row: image, text, describe."""
     pose = batch["pose"] if pose is None else pose
-    valid = torch.tensor([text.count("<POSE>") == 1 for text in texts]) if valid is None else valid
+    valid = torch.tensor([text.count("<POSE>") == 1 for text in texts])
     decoded = {"text": texts, "joints": joints(pose), "pose": pose, "valid": valid}
     x0 = {"pose": pose, "valid": valid}
     noise = Noise(0, batch.ids, batch.epochs)

@@ -9,9 +9,9 @@ def batch_of(count, **columns):
     return Batch(ids=tuple(f"s{i}" for i in range(count)), epochs=(0,) * count, columns=columns)
 
 
-def noise_pictures(count, height=24, width=24, seed=0):
+def noise_pictures(count, height, width):
     """Independent uniform pixels."""
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def smooth_pictures(count, height=64, width=64, seed=0):

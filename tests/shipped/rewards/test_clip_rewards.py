@@ -84,7 +84,7 @@ def test_pick_score_has_the_logit_scale(folder, pixels, batch, expected):
     assert torch.allclose(score(reward, pixels, batch), expected[2] * expected[0], atol=1e-4)
 
 
-def test_hps_is_the_cosine_of_the_padded_image(folder, pixels, batch, expected):
+def test_hps_is_the_cosine_of_the_padded_image(folder, pixels, batch):
     """A square of CLIP's own size needs neither resizing nor borders: there it is CLIP's cosine."""
     square = pixels[..., :SIZE, :SIZE]
     cropped, padded = ClipScore(str(folder), quantise=True), HpsV2(str(folder), quantise=True)

@@ -54,8 +54,8 @@ class Draws:
     def __init__(self, seed):
         self.generator, self.tensors = torch.Generator().manual_seed(seed), {}
 
-    def add(self, name, *shape, scale=0.3):
-        self.tensors[name] = scale * torch.randn(*shape, generator=self.generator)
+    def add(self, name, *shape):
+        self.tensors[name] = 0.3 * torch.randn(*shape, generator=self.generator)
 
     def linear(self, name, gives, reads):
         self.add(f"{name}.weight", gives, reads)

@@ -24,8 +24,8 @@ def pictures(seed=0):
     return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def saying(text, status=200):
-    return status, {}, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+def saying(text):
+    return 200, {}, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
 
 
 def picture_of(body):

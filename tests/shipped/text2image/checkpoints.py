@@ -55,7 +55,7 @@ def t5_tokenizer():
     )
 
 
-def clip_encoder(kind, seed, projection=WIDTH):
+def clip_encoder(kind, seed):
     torch.manual_seed(seed)
     vocabulary = len(clip_tokenizer())
     config = CLIPTextConfig(
@@ -65,7 +65,7 @@ def clip_encoder(kind, seed, projection=WIDTH):
         num_hidden_layers=3,
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
-        projection_dim=projection,
+        projection_dim=WIDTH,
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,

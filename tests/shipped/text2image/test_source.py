@@ -153,7 +153,7 @@ def test_truncated_weights_are_refused(folder):
     )
 
 
-def test_a_tokenizer_of_another_model(folders, folder):
+def test_a_tokenizer_of_another_model(folder):
     shutil.rmtree(folder / "tokenizer")
     tokenizer = checkpoints.clip_tokenizer()
     tokenizer.add_tokens(["one", "more"])

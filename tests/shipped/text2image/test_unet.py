@@ -127,7 +127,7 @@ def test_a_network_is_trained_from_nothing_and_fine_tuned_from_its_file(tmp_path
     assert tuned.summary["evaluation"][0]["after"] != tuned.summary["evaluation"][0]["before"]
 
 
-def test_a_trained_file_that_does_not_fit_is_refused(tmp_path, folder):
+def test_a_trained_file_that_does_not_fit_is_refused(folder):
     with pytest.raises(ComponentError) as error:
         UnconditionalUNet(config=PIXEL_UNET, trained="nowhere.safetensors")
     assert (

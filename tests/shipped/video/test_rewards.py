@@ -19,8 +19,8 @@ def videos(frames=6, size=16, seed=0):
     return torch.rand(2, frames, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def frozen(frames=6):
-    return videos(1).expand(-1, frames, -1, -1, -1).clone()
+def frozen():
+    return videos(1).expand(-1, 6, -1, -1, -1).clone()
 
 
 def score(reward, x0, batch=BATCH):
