@@ -11,13 +11,7 @@ from rewardft_plugins.srpo.srpo import SRPO
 
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
-from tests.maths.test_direct_gradients import (
-    T,
-    make_context,
-    make_test_batch,
-    run_backward,
-    take_gradients,
-)
+from tests.gradients import T, make_context, make_test_batch, run_backward, take_gradients
 
 ALGORITHMS = {
     "d3po": D3PO(),

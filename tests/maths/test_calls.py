@@ -6,7 +6,8 @@ import pytest
 
 from rewardft.algorithms.direct import Direct
 from rewardft.algorithms.direct_presets import alignprop, draft, draft_k, draft_lv, drtune, refl
-from tests.maths.test_direct_gradients import DDIM, T, make_context, make_test_batch, run_backward
+from rewardft.samplers.ddim import DDIM
+from tests.gradients import T, make_context, make_test_batch, run_backward
 
 
 def count(algorithm, form=None, seed=11):

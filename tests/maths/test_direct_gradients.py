@@ -1,92 +1,23 @@
 """The replay engine's gradients equal plain autograd through the unrolled sampler, in float64."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rewardft.algorithms.direct import Direct
 from rewardft.algorithms.direct_presets import alignprop, draft, draft_k, draft_lv, drtune, refl
-from rewardft.algorithms.regularizers import KL
-from rewardft.policy.batches import make_batch
-from rewardft.policy.context import Context, WeightedRegularizer
-from rewardft.policy.lora import Lora
-from rewardft.policy.policy import Policy
-from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.samplers.flow import FlowEuler
-from rewardft.testing.tiny import TinyBlobs, TinyModel
-
-T = 6
-SPEC = SimpleNamespace(kind="lora", rank=3, alpha=None, targets=None, dropout=0.0)
-
-
-def curved_reward(rollout, batch):
-    """Not linear in x0, different per sample, and dependent on the condition."""
-    x = rollout.x0.flatten(1)
-    return (x.sin() * (1 + batch["label"].to(x))[:, None]).mean(1) - 0.1 * (x**2).mean(1)
-
-
-def make_context(
-    sampler,
-    form=None,
-    guidance=1.0,
-    guidance_gradient="inside",
-    prediction="epsilon",
-    micro_batch=None,
-):
-    model = TinyModel(
-        prediction=prediction, guidance=guidance, guidance_gradient=guidance_gradient, width=8
-    )
-    model.trainable.double()
-    adapter = Lora(model, SPEC, seed=1)
-    generator = torch.Generator().manual_seed(2)
-    for (
-        parameter
-    ) in adapter.parameters:  # away from initialisation, so that no factor is zero and KL is not
-        parameter.data = 0.3 * torch.randn(
-            parameter.shape, generator=generator, dtype=torch.float64
-        )
-    sampler.setup(model)
-    regularizers = [WeightedRegularizer("kl", KL(form), 0.37)] if form else []
-    return Context(
-        policy=Policy(model),
-        sampler=sampler,
-        adapter=adapter,
-        rewards=[WeightedReward("curved", curved_reward, 1.3)],
-        regularizers=regularizers,
-        seed=5,
-        dtype=torch.float64,
-        micro_batch=micro_batch,
-    )
-
-
-def make_test_batch(size=3):
-    data = TinyBlobs()
-    batch = make_batch([data[i] for i in range(size)], [0] * size)
-    return batch
-
-
-def replayed_gradients(ctx, algorithm, batch):
-    ctx.rng = random.Random(11)
-    losses = list(run_backward(algorithm.losses(ctx, batch)))
-    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
-    return take_gradients(ctx)
-
-
-def run_backward(losses):
-    for loss in losses:
-        loss.value.backward()
-        yield loss
-
-
-def take_gradients(ctx):
-    gradients = [p.grad.clone() for p in ctx.adapter.parameters]
-    for p in ctx.adapter.parameters:
-        p.grad = None
-    return gradients
+from tests.gradients import (
+    T,
+    drawn_gradients,
+    make_context,
+    make_test_batch,
+    relative_error,
+    take_gradients,
+)
 
 
 def unrolled_gradients(ctx, algorithm, batch):
@@ -159,14 +90,6 @@ def loss_of(algorithm, ctx, x0, batch):
     }[algorithm.shape](reward)
 
 
-def relative_error(ours, theirs):
-    ours, theirs = torch.cat([g.flatten() for g in ours]), torch.cat([g.flatten() for g in theirs])
-    assert theirs.norm() > 1e-6, (
-        "the reference gradient is zero: the comparison would prove nothing"
-    )
-    return float((ours - theirs).norm() / theirs.norm())
-
-
 ALGORITHMS = {
     "draft": draft(),
     "draft_1": draft_k(1),
@@ -203,7 +126,7 @@ SAMPLERS = {
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_replay_equals_unrolled_autograd(name, sampler):
     ctx, batch = make_context(SAMPLERS[sampler](), form="epsilon_mse"), make_test_batch()
-    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    ours = drawn_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
 
 
@@ -220,7 +143,7 @@ def test_every_preset_with_guidance_noise_and_kl(name, guidance_gradient, eta, p
         ctx.sampler.schedule.alphas[-1] = (
             ctx.sampler.schedule.alphas[-2] ** 0.5
         )  # a last step that draws noise
-    ours = replayed_gradients(ctx, PRESETS[name], batch)
+    ours = drawn_gradients(ctx, PRESETS[name], batch)
     unrolled = resampled_gradients if PRESETS[name].resamples else unrolled_gradients
     assert relative_error(ours, unrolled(ctx, PRESETS[name], batch)) < 1e-9
 
@@ -231,7 +154,7 @@ def test_every_preset_with_guidance_noise_and_kl(name, guidance_gradient, eta, p
 def test_with_guidance_and_prediction_types(name, prediction, guidance_gradient):
     ctx = make_context(DDIM(T, eta=0.3), "epsilon_mse", 4.0, guidance_gradient, prediction)
     batch = make_test_batch()
-    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    ours = drawn_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
 
 
@@ -241,7 +164,7 @@ def test_flow_matching(name):
         make_context(FlowEuler(T), "epsilon_mse", 2.0, prediction="flow"),
         make_test_batch(),
     )
-    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    ours = drawn_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
 
 
@@ -251,7 +174,7 @@ def test_gaussian_kl(name):
     ctx.sampler.schedule.alphas[-1] = (
         ctx.sampler.schedule.alphas[-2] ** 0.5
     )  # a last step that draws noise
-    ours = replayed_gradients(ctx, ALGORITHMS[name], batch)
+    ours = drawn_gradients(ctx, ALGORITHMS[name], batch)
     assert relative_error(ours, unrolled_gradients(ctx, ALGORITHMS[name], batch)) < 1e-9
 
 
@@ -259,23 +182,23 @@ def test_gaussian_kl(name):
 def test_micro_batches_change_nothing(name):
     whole, batch = make_context(DDIM(T, eta=0.5), "epsilon_mse"), make_test_batch(5)
     pieces = make_context(DDIM(T, eta=0.5), "epsilon_mse", micro_batch=2)
-    expected = replayed_gradients(whole, ALGORITHMS[name], batch)
-    assert relative_error(replayed_gradients(pieces, ALGORITHMS[name], batch), expected) < 1e-12
+    expected = drawn_gradients(whole, ALGORITHMS[name], batch)
+    assert relative_error(drawn_gradients(pieces, ALGORITHMS[name], batch), expected) < 1e-12
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.8])
 def test_draft_lv_averages_fresh_noisings_of_the_finished_sample(eta):
     algorithm = draft_lv(resamples=3)
     ctx, batch = make_context(DDIM(T, eta), form="epsilon_mse"), make_test_batch()
-    ours = replayed_gradients(ctx, algorithm, batch)
+    ours = drawn_gradients(ctx, algorithm, batch)
     assert relative_error(ours, resampled_gradients(ctx, algorithm, batch)) < 1e-9
 
 
 def test_stopped_input_differs_from_through():
     """DRTune without the stop on the denoiser's input would be another algorithm: the two must not coincide."""
     batch = make_test_batch()
-    stopped = replayed_gradients(make_context(DDIM(T)), Direct("last", None, False), batch)
-    through = replayed_gradients(make_context(DDIM(T)), Direct("last", None, True), batch)
+    stopped = drawn_gradients(make_context(DDIM(T)), Direct("last", None, False), batch)
+    through = drawn_gradients(make_context(DDIM(T)), Direct("last", None, True), batch)
     assert relative_error(stopped, through) > 1e-2
 
 

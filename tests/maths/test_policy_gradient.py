@@ -16,7 +16,7 @@ from rewardft.errors import ComponentError
 from rewardft.policy import rollout_weights
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing.tiny import TinyModel
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
     make_context,
     make_test_batch,

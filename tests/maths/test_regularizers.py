@@ -5,8 +5,9 @@ import torch
 
 from rewardft.algorithms.regularizers import KL
 from rewardft.errors import ComponentError
+from rewardft.samplers.ddim import DDIM
 from rewardft.types import Plan, Transition
-from tests.maths.test_direct_gradients import DDIM, T, make_context, make_test_batch
+from tests.gradients import T, make_context, make_test_batch
 
 
 def transition(mean, std, epsilon=None, log_prob=0.0):

@@ -12,7 +12,7 @@ from rewardft.policy.lora import Lora
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing.tiny import TinyModel
 from rewardft.types import Plan
-from tests.maths.test_direct_gradients import T, make_context, make_test_batch, replayed_gradients
+from tests.gradients import T, drawn_gradients, make_context, make_test_batch
 from tests.policy.test_adapter import inputs, spec, tiny_unet, train, trained
 
 
@@ -253,9 +253,9 @@ def test_gradients_that_wait_survive_the_cast():
 def test_direct_gradients_are_the_same(algorithm, monkeypatch):
     """In float64, where what is left of the rounding is far below any error."""
     batch = make_test_batch()
-    plain = replayed_gradients(make_context(DDIM(T, eta=0.5)), algorithm, batch)
+    plain = drawn_gradients(make_context(DDIM(T, eta=0.5)), algorithm, batch)
     monkeypatch.setattr(rollout_weights, "LARGE", 0)
-    folded = replayed_gradients(make_context(DDIM(T, eta=0.5)), algorithm, batch)
+    folded = drawn_gradients(make_context(DDIM(T, eta=0.5)), algorithm, batch)
     assert not all(torch.equal(a, b) for a, b in zip(plain, folded))  # or nothing was folded
     for a, b in zip(plain, folded):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -10,7 +10,7 @@ from rewardft.policy.lora import Lora
 from rewardft.policy.sample_gradients import SampleGradients, flat_gradient
 from rewardft.samplers.ddim import DDIM
 from rewardft.testing.tiny import CLASSES, TinyModel
-from tests.maths.test_direct_gradients import T, make_context, make_test_batch
+from tests.gradients import T, make_context, make_test_batch
 from tests.policy.test_adapter import spec
 
 

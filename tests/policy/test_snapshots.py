@@ -6,7 +6,7 @@ import torch
 from rewardft.errors import CheckpointError
 from rewardft.policy.snapshots import blend, swapped_in, take_snapshot
 from rewardft.samplers.ddim import DDIM
-from tests.maths.test_direct_gradients import T, make_context, make_test_batch
+from tests.gradients import T, make_context, make_test_batch, move
 
 
 @pytest.fixture
@@ -20,16 +20,10 @@ def output(ctx):
     return ctx.policy.denoise(x, torch.tensor([500]), {"label": torch.tensor([1])})
 
 
-def change(ctx, amount=0.1):
-    with torch.no_grad():
-        for parameter in ctx.adapter.parameters:
-            parameter.add_(amount)
-
-
 def test_a_snapshot_gives_the_outputs_of_its_time(ctx):
     before = output(ctx).detach()
     snapshot = take_snapshot(ctx.adapter)
-    change(ctx)
+    move(ctx)
     after = output(ctx).detach()
     assert (before - after).abs().max() > 1e-3
     with swapped_in(ctx.adapter, snapshot):
@@ -40,7 +34,7 @@ def test_a_snapshot_gives_the_outputs_of_its_time(ctx):
 def test_the_policy_is_back_to_the_bit_and_to_the_storage_whatever_happens_inside(ctx):
     snapshot = take_snapshot(ctx.adapter)
     kept = {name: value.clone() for name, value in snapshot.items()}
-    change(ctx)
+    move(ctx)
     mine = [(p, p.data_ptr(), p.detach().clone()) for p in ctx.adapter.parameters]
     with pytest.raises(ZeroDivisionError), swapped_in(ctx.adapter, snapshot):
         output(ctx)
@@ -93,7 +87,7 @@ def test_a_later_step_of_the_optimizer_leaves_the_snapshot_alone(ctx):
 def test_blending_is_the_moving_average(ctx, decay):
     snapshot = take_snapshot(ctx.adapter)
     old = {name: value.clone() for name, value in snapshot.items()}
-    change(ctx, 0.7)
+    move(ctx, 0.7)
     blend(snapshot, ctx.adapter, decay)
     for name, parameter in ctx.adapter.named.items():
         expected = decay * old[name] + (1 - decay) * parameter.detach()
@@ -108,7 +102,7 @@ def test_autocast_does_not_serve_the_snapshot_from_its_cache_to_the_policy():
     ctx.policy.precision = torch.bfloat16
     x, t, cond = torch.randn(2, 3, 8, 8), torch.tensor([500, 20]), ctx.encode(make_test_batch(2))
     snapshot = take_snapshot(ctx.adapter)
-    change(ctx)
+    move(ctx)
     alone = ctx.policy.denoise(x, t, cond).detach()
     with torch.autocast(
         "cpu", dtype=torch.bfloat16

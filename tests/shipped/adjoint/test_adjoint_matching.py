@@ -17,8 +17,9 @@ from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.testing import check_algorithm
 from rewardft.types import Plan, Transition
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
+    at_initialisation,
     curved_reward,
     make_context,
     make_test_batch,
@@ -32,14 +33,6 @@ KEEP = Plan(stop=T, keep=frozenset(range(T)))
 
 def context(sampler=None, **options):
     return make_context(sampler or DDIM(T, eta=1.0), **options)
-
-
-def at_initialisation(ctx):
-    with torch.no_grad():
-        for name, parameter in ctx.adapter.named.items():
-            if ".lora_B." in name:
-                parameter.zero_()
-    return ctx
 
 
 def terminal(ctx, rollout, batch, scale):

@@ -8,7 +8,7 @@ from rewardft_plugins.dpo.pairs import ToyPairs
 from rewardft.policy.batches import make_batch
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
-from tests.maths.test_direct_gradients import T, make_context
+from tests.gradients import T, make_context
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample", "flow"]
 
@@ -16,15 +16,6 @@ PREDICTIONS = ["epsilon", "v_prediction", "sample", "flow"]
 def context(prediction="epsilon", eta=0.0, **options):
     sampler = FlowEuler(T) if prediction == "flow" else DDIM(T, eta=eta)
     return make_context(sampler, prediction=prediction, **options)
-
-
-def at_initialisation(ctx):
-    """The adapter as a run starts with it: its second factor is zero."""
-    with torch.no_grad():
-        for name, parameter in ctx.adapter.named.items():
-            if ".lora_B." in name:
-                parameter.zero_()
-    return ctx
 
 
 def pairs(size=3):

@@ -10,10 +10,9 @@ from rewardft_plugins.dpo.diffusion_dpo import DiffusionDPO, preference_logit
 
 from rewardft.errors import ComponentError
 from rewardft.testing import check_algorithm
-from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
+from tests.gradients import at_initialisation, relative_error, run_backward, run_losses
 from tests.shipped.dpo.cases import (
     PREDICTIONS,
-    at_initialisation,
     context,
     epsilon_hat,
     gradients,
@@ -21,13 +20,6 @@ from tests.shipped.dpo.cases import (
     schedule,
     two_models,
 )
-
-
-def run(ctx, algorithm, batch):
-    """(mean loss, gradients) as the engine sees them."""
-    losses = list(run_backward(algorithm.losses(ctx, batch)))
-    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
-    return float(sum(loss.value.detach() for loss in losses)), take_gradients(ctx)
 
 
 def by_hand(ctx, batch, beta, kind, space):
@@ -66,7 +58,7 @@ def by_hand(ctx, batch, beta, kind, space):
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_the_loss_is_log_2_at_initialisation(kind):
     ctx = at_initialisation(context(kind))
-    loss, _ = run(ctx, DiffusionDPO(), pairs())
+    loss, _ = run_losses(ctx, DiffusionDPO(), pairs())
     assert loss == pytest.approx(math.log(2), abs=1e-12)
     records = ctx.take_records()
     assert records["implicit_accuracy"].tolist() == [1.5, 3.0]  # undecided counts one half
@@ -77,7 +69,7 @@ def test_the_loss_is_log_2_at_initialisation(kind):
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_loss_and_gradient_equal_the_formula_on_two_separate_models(kind, space):
     ctx, batch, beta = context(kind), pairs(), 3.0
-    loss, ours = run(ctx, DiffusionDPO(beta=beta, space=space), batch)
+    loss, ours = run_losses(ctx, DiffusionDPO(beta=beta, space=space), batch)
     expected, theirs = by_hand(ctx, batch, beta, kind, space)
     assert loss == pytest.approx(expected, rel=1e-9) and abs(loss - math.log(2)) > 1e-6
     assert relative_error(ours, theirs) < 1e-9
@@ -85,7 +77,7 @@ def test_loss_and_gradient_equal_the_formula_on_two_separate_models(kind, space)
 
 def test_with_an_epsilon_network_both_spaces_are_one():
     one, other = (
-        run(context(), DiffusionDPO(beta=3.0, space=space), pairs())
+        run_losses(context(), DiffusionDPO(beta=3.0, space=space), pairs())
         for space in ("epsilon", "output")
     )
     assert one[0] == other[0] and all(torch.equal(a, b) for a, b in zip(one[1], other[1]))
@@ -150,7 +142,7 @@ def test_swapping_winner_and_loser_flips_the_sign_of_inside():
     margins = []
     for given in (batch, swapped):
         ctx = context()
-        run(ctx, DiffusionDPO(beta=3.0), given)
+        run_losses(ctx, DiffusionDPO(beta=3.0), given)
         margins.append(ctx._records["implicit_margin"])
     one, other = (torch.cat(m) for m in margins)
     assert torch.allclose(one, -other, rtol=1e-12) and one.abs().min() > 1e-6
@@ -184,13 +176,13 @@ def test_the_promises():
     make = lambda size: context(micro_batch=size)
     check_algorithm(DiffusionDPO(beta=3.0), make, pairs(5), micro_batches=(1, 2, 4))
     ctx = make(4)
-    run(ctx, DiffusionDPO(beta=3.0), pairs(5))
+    run_losses(ctx, DiffusionDPO(beta=3.0), pairs(5))
     assert ctx.policy.forwards == 2 * 3
 
 
 def test_one_call_each_for_policy_and_reference():
     ctx = context()
-    run(ctx, DiffusionDPO(beta=3.0), pairs())
+    run_losses(ctx, DiffusionDPO(beta=3.0), pairs())
     assert (ctx.policy.forwards, ctx.policy.backwards) == (2, 1)
 
 
@@ -198,7 +190,7 @@ def test_adapter_dropout_is_active_for_the_policy_alone():
     ctx = context()
     modes = []
     ctx.adapter.train_mode = modes.append
-    run(ctx, DiffusionDPO(beta=3.0), pairs())
+    run_losses(ctx, DiffusionDPO(beta=3.0), pairs())
     assert modes == [False, False, True, False]  # reference, then policy
 
 
@@ -206,8 +198,8 @@ def test_adapter_dropout_is_active_for_the_policy_alone():
 def test_guidance_has_no_part_in_the_loss_and_is_back_afterwards(kind):
     """A guided output is no prediction of the noise that was added."""
     guided, plain = context(kind, guidance=4.0), context(kind)
-    loss, gradient = run(guided, DiffusionDPO(beta=3.0), pairs())
-    expected, bare = run(plain, DiffusionDPO(beta=3.0), pairs())
+    loss, gradient = run_losses(guided, DiffusionDPO(beta=3.0), pairs())
+    expected, bare = run_losses(plain, DiffusionDPO(beta=3.0), pairs())
     assert loss == expected and relative_error(gradient, bare) == 0.0
     assert guided.policy.model.guidance == 4.0
     with pytest.raises(ZeroDivisionError), guided.policy.unguided():

@@ -10,17 +10,11 @@ from rewardft_plugins.dpo.group_preference import GroupPreference, group_advanta
 from rewardft.errors import ComponentError
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.types import Plan
-from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
+from tests.gradients import relative_error, run_losses
 from tests.shipped.dpo.vectors import JOINTS, SIZE, vector_context, vector_pairs
 
 NAN = float("nan")
 PARTS = {"joints": 2.0, "twists": 0.5}
-
-
-def run(ctx, algorithm, batch):
-    losses = list(run_backward(algorithm.losses(ctx, batch)))
-    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
-    return float(sum(loss.value.detach() for loss in losses)), take_gradients(ctx)
 
 
 def sine(rollout, batch):
@@ -59,7 +53,7 @@ def by_hand(ctx, batch, samples, rewards, beta, anchor):
 def test_given_groups_equal_the_formula(micro_batch):
     ctx, batch = vector_context(micro_batch), vector_pairs(4, group=5)
     algorithm = GroupPreference(beta=60.0, source="data", parts=PARTS, anchor=1.5)
-    loss, gradient = run(ctx, algorithm, batch)
+    loss, gradient = run_losses(ctx, algorithm, batch)
     expected, theirs = by_hand(ctx, batch, batch["samples"], batch["scores"], 60.0, 1.5)
     assert loss == pytest.approx(expected, rel=1e-9)
     assert relative_error(gradient, theirs) < 1e-9
@@ -68,7 +62,7 @@ def test_given_groups_equal_the_formula(micro_batch):
 def test_the_policys_own_groups_equal_the_formula():
     ctx, batch = vector_context(), vector_pairs(3)
     ctx.rewards = [WeightedReward("r", sine)]
-    loss, gradient = run(ctx, GroupPreference(4, 60.0, parts=PARTS), batch)
+    loss, gradient = run_losses(ctx, GroupPreference(4, 60.0, parts=PARTS), batch)
     samples = ctx.rollout(batch.repeat(4), Plan(stop=3)).x0.view(3, 4, SIZE)
     expected, theirs = by_hand(ctx, batch, samples, samples.sin().mean(2), 60.0, 0.0)
     assert loss == pytest.approx(expected, rel=1e-9)
@@ -98,8 +92,8 @@ def test_a_group_of_two_is_diffusion_dpo():
             return self.noise.uniform(stream.replace("group/", "dpo/"))
 
     ctx.noise = lambda batch: OneStream(original(batch))
-    one = run(ctx, DiffusionDPO(60.0, column="pose", parts=PARTS), pairs)
-    two = run(ctx, GroupPreference(beta=60.0, source="data", parts=PARTS), batch)
+    one = run_losses(ctx, DiffusionDPO(60.0, column="pose", parts=PARTS), pairs)
+    two = run_losses(ctx, GroupPreference(beta=60.0, source="data", parts=PARTS), batch)
     assert two[0] == pytest.approx(one[0], rel=1e-9)
     assert relative_error(two[1], one[1]) < 1e-9
 
@@ -109,9 +103,9 @@ def test_groups_without_a_preference_count_as_zero():
     columns = {**batch.columns, "scores": torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, 4.0]])}
     tied = type(batch)(batch.ids, batch.epochs, columns)
     algorithm = GroupPreference(beta=60.0, source="data", anchor=1.0)
-    loss, gradient = run(ctx, algorithm, tied)
+    loss, gradient = run_losses(ctx, algorithm, tied)
     assert ctx.take_records()["ties"].tolist() == [1.0, 2.0]
-    alone = run(ctx, algorithm, tied.select(slice(1, 2)))
+    alone = run_losses(ctx, algorithm, tied.select(slice(1, 2)))
     assert loss == pytest.approx(alone[0] / 2, rel=1e-12)
     assert relative_error(gradient, [g / 2 for g in alone[1]]) < 1e-9
 
@@ -125,7 +119,7 @@ def test_advantages_leave_out_what_is_missing():
 def test_calls_are_those_of_the_docstring():
     ctx = vector_context()
     ctx.rewards = [WeightedReward("r", sine)]
-    run(ctx, GroupPreference(4), vector_pairs(3))
+    run_losses(ctx, GroupPreference(4), vector_pairs(3))
     assert (ctx.policy.forward_samples, ctx.policy.backward_samples) == (3 * 4 * 3 + 2 * 12, 12)
 
 

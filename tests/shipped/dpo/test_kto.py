@@ -6,16 +6,8 @@ from rewardft_plugins.dpo.kto import DiffusionKTO
 
 from rewardft.errors import ComponentError
 from rewardft.testing import check_algorithm
-from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
-from tests.shipped.dpo.cases import (
-    at_initialisation,
-    context,
-    epsilon_hat,
-    gradients,
-    pairs,
-    schedule,
-    two_models,
-)
+from tests.gradients import at_initialisation, relative_error, run_backward, take_gradients
+from tests.shipped.dpo.cases import context, epsilon_hat, gradients, pairs, schedule, two_models
 
 
 def by_hand(ctx, batch, beta, wanted, unwanted):

@@ -11,21 +11,15 @@ from rewardft.errors import ComponentError
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.testing import check_algorithm
 from rewardft.types import Plan, Scores
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
+    at_initialisation,
     make_test_batch,
     relative_error,
     run_backward,
     take_gradients,
 )
-from tests.shipped.dpo.cases import (
-    at_initialisation,
-    context,
-    epsilon_hat,
-    gradients,
-    schedule,
-    two_models,
-)
+from tests.shipped.dpo.cases import context, epsilon_hat, gradients, schedule, two_models
 
 NAN = float("nan")
 

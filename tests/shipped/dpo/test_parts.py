@@ -14,16 +14,11 @@ from torch.nn.functional import logsigmoid
 from rewardft.errors import ComponentError
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.testing import check_algorithm
-from tests.maths.test_direct_gradients import relative_error, run_backward, take_gradients
+from tests.gradients import relative_error, run_losses
 from tests.shipped.dpo.cases import context, pairs
 from tests.shipped.dpo.vectors import JOINTS, SIZE, vector_context, vector_pairs
 
 PARTS = {"joints": 1.0, "twists": 1.0}
-
-
-def run(ctx, algorithm, batch):
-    losses = list(run_backward(algorithm.losses(ctx, batch)))
-    return float(sum(loss.value.detach() for loss in losses)), take_gradients(ctx)
 
 
 def released_batch(ctx, batch, stream):
@@ -54,7 +49,7 @@ def test_loss_and_gradient_are_those_of_adhmrs_training_loop(count):
     """t and T - 1 - t in the halves, one noise for both of a pair, two unweighted log-sigmoids,
     beta 100."""
     ctx, batch = vector_context(), vector_pairs(count)
-    ours = run(ctx, DiffusionDPO(100.0, column="pose", parts=PARTS, antithetic=True), batch)
+    ours = run_losses(ctx, DiffusionDPO(100.0, column="pose", parts=PARTS, antithetic=True), batch)
     e, policy, output, reference = released_batch(ctx, batch, "dpo")
     total = 0
     for mine, theirs in zip(
@@ -72,12 +67,14 @@ def test_weights_and_anchor_add_what_they_say():
     """Part weights multiply the log-sigmoids; the anchor is the winners' weighted errors."""
     ctx, batch = vector_context(), vector_pairs()
     options = {"beta": 30.0, "column": "pose", "antithetic": True}
-    joints, twists = (run(ctx, DiffusionDPO(**options, parts={p: 1.0}), batch)[0] for p in PARTS)
-    both = run(ctx, DiffusionDPO(**options, parts={"joints": 2.0, "twists": 0.5}), batch)[0]
+    joints, twists = (
+        run_losses(ctx, DiffusionDPO(**options, parts={p: 1.0}), batch)[0] for p in PARTS
+    )
+    both = run_losses(ctx, DiffusionDPO(**options, parts={"joints": 2.0, "twists": 0.5}), batch)[0]
     assert both == pytest.approx(2 * joints + 0.5 * twists, rel=1e-12)
     e, _, output, _ = released_batch(ctx, batch, "dpo")
     errors = [error[: len(batch)].mean() for error in released_errors(batch, output, e)]
-    anchored = run(
+    anchored = run_losses(
         ctx, DiffusionDPO(**options, parts={"joints": 2.0, "twists": 0.5}, anchor=5.0), batch
     )[0]
     assert anchored - both == pytest.approx(
@@ -88,8 +85,8 @@ def test_weights_and_anchor_add_what_they_say():
 def test_one_part_that_is_the_whole_sample_is_diffusion_dpo():
     ctx, batch = vector_context(), vector_pairs()
     ctx.policy.model.parts = {"all": slice(0, SIZE)}
-    whole = run(ctx, DiffusionDPO(30.0, column="pose"), batch)
-    part = run(ctx, DiffusionDPO(30.0, column="pose", parts={"all": 1.0}), batch)
+    whole = run_losses(ctx, DiffusionDPO(30.0, column="pose"), batch)
+    part = run_losses(ctx, DiffusionDPO(30.0, column="pose", parts={"all": 1.0}), batch)
     assert part[0] == pytest.approx(whole[0], rel=1e-12)
     assert relative_error(part[1], whole[1]) < 1e-12
 
@@ -97,7 +94,7 @@ def test_one_part_that_is_the_whole_sample_is_diffusion_dpo():
 def test_the_log_tells_when_both_of_a_pair_are_lost():
     """Errors less the reference's, of winners and of losers apart, in sums over the parts."""
     ctx, batch = vector_context(), vector_pairs()
-    run(ctx, DiffusionDPO(30.0, column="pose", parts=PARTS, antithetic=True), batch)
+    run_losses(ctx, DiffusionDPO(30.0, column="pose", parts=PARTS, antithetic=True), batch)
     records = ctx.take_records()
     e, _, output, reference = released_batch(ctx, batch, "dpo")
     ours, theirs = (sum(released_errors(batch, one, e)) for one in (output, reference))
@@ -112,10 +109,10 @@ def test_images_have_parts_too():
     whole's mean."""
     ctx = context()
     ctx.policy.model.parts = {"red": slice(0, 1), "rest": slice(1, 3)}
-    run(ctx, DiffusionDPO(3.0, parts={"red": 1.0, "rest": 1.0}), pairs())
+    run_losses(ctx, DiffusionDPO(3.0, parts={"red": 1.0, "rest": 1.0}), pairs())
     margins = ctx.take_records()["implicit_margin"]
     whole = context()
-    run(whole, DiffusionDPO(3.0), pairs())
+    run_losses(whole, DiffusionDPO(3.0), pairs())
     assert margins[1] == 6.0 and whole.take_records()["implicit_margin"][1] == 3.0
 
 
@@ -143,7 +140,7 @@ def test_the_promises(algorithm):
 def test_kto_has_a_reference_point_for_each_part():
     ctx, batch, beta = vector_context(), vector_pairs(), 40.0
     algorithm = DiffusionKTO(beta, 1.5, 0.5, column="pose", parts=PARTS, anchor=0.1)
-    loss, gradient = run(ctx, algorithm, batch)
+    loss, gradient = run_losses(ctx, algorithm, batch)
     doubled = batch.repeat(2)
     noise = ctx.noise(doubled)
     e = noise.draw("kto/noise", (SIZE,)).double()

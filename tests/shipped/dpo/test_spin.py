@@ -13,20 +13,8 @@ from rewardft.errors import ComponentError
 from rewardft.policy.snapshots import swapped_in, take_snapshot
 from rewardft.testing import check_algorithm
 from rewardft.types import Plan
-from tests.maths.test_direct_gradients import (
-    T,
-    make_test_batch,
-    relative_error,
-    run_backward,
-    take_gradients,
-)
+from tests.gradients import T, make_test_batch, move, relative_error, run_backward, take_gradients
 from tests.shipped.dpo.cases import context
-
-
-def move(ctx, amount=0.05):
-    with torch.no_grad():
-        for parameter in ctx.adapter.parameters:
-            parameter.add_(amount)
 
 
 def total(ctx, algorithm, step, batch=None):

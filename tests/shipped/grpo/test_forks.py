@@ -18,7 +18,7 @@ from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.testing.conformance import check_algorithm, tiny_context
 from rewardft.testing.tiny import TinyModel
 from rewardft.types import Plan, Rollout
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
     curved_reward,
     make_context,

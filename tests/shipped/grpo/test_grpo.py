@@ -19,7 +19,7 @@ from rewardft.samplers.ddim import DDIM
 from rewardft.testing import check_resume, run_recipe
 from rewardft.types import Scores
 from tests.bench import line_of
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
     make_context,
     make_test_batch,

@@ -15,7 +15,7 @@ from rewardft_plugins.grpo.step_ratio import DivergenceMask, Guard, PlainDistanc
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
 from rewardft.testing.tiny import TinyModel
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
     make_context,
     make_test_batch,

@@ -16,12 +16,13 @@ from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.testing import check_algorithm
 from rewardft.types import Plan, Scores
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
     make_context,
     make_test_batch,
+    move,
     relative_error,
-    run_backward,
+    run_losses,
     take_gradients,
 )
 
@@ -42,19 +43,9 @@ def plain(rollout, batch):
         return rollout.x0.flatten(1).sin().mean(1)
 
 
-def move(ctx, amount=0.05):
-    with torch.no_grad():
-        for parameter in ctx.adapter.parameters:
-            parameter.add_(amount)
-
-
 def run(ctx, algorithm, step=0, batch=None):
     ctx.start_step(step)
-    losses = list(
-        run_backward(algorithm.losses(ctx, make_test_batch() if batch is None else batch))
-    )
-    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
-    return float(sum(loss.value.detach() for loss in losses)), take_gradients(ctx)
+    return run_losses(ctx, algorithm, make_test_batch() if batch is None else batch)
 
 
 # -- the optimum -----------------------------------------------------------------------------------------------------

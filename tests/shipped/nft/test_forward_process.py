@@ -25,8 +25,8 @@ from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.testing.conformance import check_algorithm, tiny_context
 from rewardft.types import Plan
-from tests.maths.test_direct_gradients import T, make_test_batch, relative_error
-from tests.shipped.nft.test_diffusion_nft import context, move, run
+from tests.gradients import T, make_test_batch, move, relative_error
+from tests.shipped.nft.test_diffusion_nft import context, run
 
 PREDICTIONS = ["flow", "epsilon", "v_prediction"]
 GROUP = 4

@@ -10,14 +10,8 @@ from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.testing.conformance import check_algorithm
-from tests.maths.test_direct_gradients import (
-    T,
-    curved_reward,
-    make_context,
-    make_test_batch,
-    relative_error,
-)
-from tests.shipped.nft.test_diffusion_nft import move, run
+from tests.gradients import T, curved_reward, make_context, make_test_batch, move, relative_error
+from tests.shipped.nft.test_diffusion_nft import run
 
 GROUP = 4
 

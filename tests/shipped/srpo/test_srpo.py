@@ -16,8 +16,9 @@ from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
 from rewardft.testing import check_cut, check_same_run, run_recipe
 from rewardft.types import Transition
-from tests.maths.test_direct_gradients import (
+from tests.gradients import (
     T,
+    drawn_gradients,
     make_context,
     make_test_batch,
     relative_error,
@@ -95,13 +96,6 @@ def reference_gradients(ctx, batch, visits, prediction, weights=discount, target
     return take_gradients(ctx)
 
 
-def srpo_gradients(ctx, algorithm, batch):
-    ctx.rng = random.Random(11)
-    losses = list(run_backward(algorithm.losses(ctx, batch)))
-    assert [loss.step for loss in losses] == [False] * (len(losses) - 1) + [True]
-    return take_gradients(ctx)
-
-
 def drawn(algorithm):
     rng = random.Random(11)
     drawn = [algorithm.draw_visit(T, rng) for _ in range(algorithm.visits)]
@@ -123,7 +117,7 @@ def test_the_gradient_is_that_of_the_restored_sample(case, jump):
     ctx, batch = make_context(sampler(T), prediction=prediction), make_test_batch()
     algorithm = SRPO(visits=3, jump=jump)
     assert_equal(
-        srpo_gradients(ctx, algorithm, batch),
+        drawn_gradients(ctx, algorithm, batch),
         reference_gradients(ctx, batch, drawn(algorithm), prediction),
     )
 
@@ -136,7 +130,7 @@ def test_guidance_regularizers_and_micro_batches(options):
     ctx, batch = make_context(FlowEuler(T), prediction="flow", **options), make_test_batch()
     algorithm = SRPO(visits=2)
     assert_equal(
-        srpo_gradients(ctx, algorithm, batch),
+        drawn_gradients(ctx, algorithm, batch),
         reference_gradients(ctx, batch, drawn(algorithm), "flow"),
     )
 
@@ -146,7 +140,7 @@ def test_the_discount_can_be_linear_or_left_out():
     for shift, weights in ((1.0, lambda j: (T - j) / T), (None, lambda j: 1.0)):
         algorithm = SRPO(visits=2, discount_shift=shift)
         assert_equal(
-            srpo_gradients(ctx, algorithm, batch),
+            drawn_gradients(ctx, algorithm, batch),
             reference_gradients(ctx, batch, drawn(algorithm), "flow", weights),
         )
 
@@ -164,7 +158,7 @@ def test_the_inversion_branch_and_the_hinge(case):
         assert [j for _, j in visits[0::2]] == [j for _, j in visits[1::2]]
         assert all(k == j + 1 < T for k, j in visits[1::2])
         expected = reference_gradients(ctx, batch, visits, prediction, lambda j: 1.0, target)
-        assert_equal(srpo_gradients(ctx, algorithm, batch), expected)
+        assert_equal(drawn_gradients(ctx, algorithm, batch), expected)
         found.append(expected)
     assert relative_error(*found) > 0.01, "some samples are beyond the target"
 
@@ -269,7 +263,7 @@ def prompted_context():
 def test_the_relative_reward_is_the_difference_of_two_wordings():
     """f . ((1 + k) C_wanted - C_unwanted), whose gradient is written out here as one reward."""
     ctx, batch = prompted_context()
-    got = srpo_gradients(ctx, SRPO(wanted=("real",), unwanted=("painting",), strength=0.5), batch)
+    got = drawn_gradients(ctx, SRPO(wanted=("real",), unwanted=("painting",), strength=0.5), batch)
 
     def combined(rollout, batch):
         features = torch.nn.functional.normalize(rollout.x0.flatten(1), dim=1)
@@ -280,7 +274,7 @@ def test_the_relative_reward_is_the_difference_of_two_wordings():
         return (features * torch.stack(texts)).sum(1)
 
     ctx.rewards = [WeightedReward("combined", combined, 1.0)]
-    assert_equal(got, srpo_gradients(ctx, SRPO(), batch))
+    assert_equal(got, drawn_gradients(ctx, SRPO(), batch))
 
 
 def test_strengths_depend_on_the_level_and_the_inversion_branch_swaps_the_words():
@@ -293,7 +287,7 @@ def test_strengths_depend_on_the_level_and_the_inversion_branch_swaps_the_words(
         inverted_strength=(0.3, 0.01),
         inversion=True,
     )
-    got = srpo_gradients(ctx, algorithm, batch)
+    got = drawn_gradients(ctx, algorithm, batch)
     (k, j), (i, _) = drawn(algorithm)
     assert algorithm.strength_at(Visit(k, j), T) == pytest.approx(0.1 + 0.15 * (T - j) / T)
     assert algorithm.strength_at(Visit(i, j), T) == pytest.approx(0.3 - 0.29 * (T - i) / T)
@@ -318,7 +312,7 @@ def test_strengths_depend_on_the_level_and_the_inversion_branch_swaps_the_words(
         object.__setattr__(
             mirrored, "branches", lambda v: [v if not visit.inverts else Visit(v.j + 1, v.j)]
         )
-        branches.append(srpo_gradients(ctx, mirrored, batch))
+        branches.append(drawn_gradients(ctx, mirrored, batch))
     assert_equal(got, [(a + b) / 2 for a, b in zip(*branches)])
 
 
@@ -363,9 +357,9 @@ def test_calls_are_the_least_that_is_needed():
         make_context(FlowEuler(T), form="epsilon_mse", prediction="flow"),
         make_test_batch(),
     )
-    srpo_gradients(ctx, SRPO(visits=2), batch)
+    drawn_gradients(ctx, SRPO(visits=2), batch)
     assert (ctx.policy.forwards, ctx.policy.backwards) == (T + 2 + 2, 2)
-    srpo_gradients(ctx, SRPO(visits=2, inversion=True), batch)
+    drawn_gradients(ctx, SRPO(visits=2, inversion=True), batch)
     assert (ctx.policy.forwards, ctx.policy.backwards) == (2 * T + 4 + 8, 2 + 4)
 
 
