@@ -53,6 +53,7 @@ def test_on_the_base_itself_the_adjoint_is_the_gradient_through_the_unrolled_cha
     ctx, batch = at_initialisation(context(sampler(), prediction=kind)), make_test_batch()
     rollout = ctx.rollout(batch, KEEP)
     found = lean_adjoint(ctx, rollout, terminal(ctx, rollout, batch, 7.0), [0, 2, 4])
+    assert found.keys() == {0, 2, 4}
     for k, (mean, adjoint) in found.items():
         x = start = rollout.states[k + 1].clone().requires_grad_(True)
         for j in range(k + 1, T):

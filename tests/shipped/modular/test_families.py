@@ -8,6 +8,7 @@ from modular_tiny import FAMILIES, build
 
 FAST = ["flux2_klein", "qwenimage", "stable_diffusion_xl", "wan22", "cosmos3"]
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name not in FAST]
+# Distilled, or with a schedule of guidance of their own.
 UNGUIDED = {
     "flux_schnell",
     "flux2_klein",
@@ -15,7 +16,13 @@ UNGUIDED = {
     "flux3_distilled",
     "krea2_turbo",
     "qwenimage21_turbo",
-}  # distilled, or with a schedule of its own
+}
+OFTEN = ["qwenimage", "stable_diffusion_xl", "cosmos3"]
+GUIDED = OFTEN + [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+    if name not in {*OFTEN, *UNGUIDED}
+]
 
 
 @pytest.mark.parametrize("family", FAST + REST)
@@ -25,13 +32,12 @@ def test_a_batch_of_two_prompts_is_the_pipeline_on_each(family):
     assert scale > 0.5 and latents < 1e-5 * max(scale, 1.0) and pixels < 1e-5
 
 
-@pytest.mark.parametrize("family", ["qwenimage", "stable_diffusion_xl", "cosmos3", *REST])
+@pytest.mark.parametrize("family", GUIDED)
 def test_without_guidance_too(family):
-    if family not in UNGUIDED:
-        guided, _, _ = table.compare(family, 4.0)
-        rollout, latents, _ = table.compare(family, 1.0)
-        assert latents < 1e-5 * float(rollout.x0.abs().max())
-        assert table.distance(guided.x0, rollout.x0) > 1e-3
+    guided, _, _ = table.compare(family, 4.0)
+    rollout, latents, _ = table.compare(family, 1.0)
+    assert latents < 1e-5 * float(rollout.x0.abs().max())
+    assert table.distance(guided.x0, rollout.x0) > 1e-3
 
 
 @pytest.mark.parametrize("family", FAST + REST)
