@@ -73,8 +73,8 @@ class ImageCondition(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         if "picture" not in batch:
             raise ComponentError(
-                "pose_diffusion with `condition: image` needs the column `picture`: give the data "
-                "set `pictures: true`"
+                "pose_diffusion with `condition: image` needs the column `picture`: a data set "
+                "such as `annotated_pictures` with `images`"
             )
         fine, coarse = self.features(batch["picture"].float())
         places = self.places(fine)

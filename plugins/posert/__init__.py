@@ -76,7 +76,7 @@ def register_datasets() -> Factories:
 
 @hookimpl
 def check_recipe(recipe: Recipe) -> Iterator[str]:
-    if recipe.model.use == "pose_lm" and recipe.train.shard:
+    if recipe.model.use.casefold() == "pose_lm" and recipe.train.shard:
         yield (
             "train.shard: pose_lm reads one token after the other until all answers of a process "
             "have ended, so processes would call it unequally often and wait for each other "

@@ -19,7 +19,7 @@ from torch.distributions import Categorical
 
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
-from rewardft.recipe.bounds import Count, Positive, Share
+from rewardft.recipe.bounds import Count, NotNegative, Share
 from rewardft.types import Plan, Rollout, Transition
 
 TOKENS, POSE = 0, 1
@@ -47,7 +47,7 @@ class Hybrid:
 
     def __init__(
         self,
-        temperature: Positive = 1.0,
+        temperature: NotNegative = 1.0,
         top_p: Share = 1.0,
         length: Count = 24,
         pose: Literal["sample", "mean"] = "sample",

@@ -152,6 +152,16 @@ def beyond(annotation):
     return None
 
 
+def test_zero_is_taken_where_it_means_something():
+    """The likeliest tokens; a reward without the distance."""
+    for kind, name, option in (
+        ("samplers", "hybrid", "temperature"),
+        ("rewards", "crisp_pose", "reach"),
+    ):
+        (entry,) = [entry for entry in ENTRIES.of_kind(kind) if entry.name == name]
+        assert beyond(annotation_of(entry, option_parameters(entry)[option])) == -1, name
+
+
 def values_beyond(entry):
     """Those below the bounds of its options, by their names."""
     parameters = option_parameters(entry).items()

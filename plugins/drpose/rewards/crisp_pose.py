@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rewardft.errors import ComponentError
 from rewardft.files.paths import PathOrShipped
-from rewardft.recipe.bounds import Positive
+from rewardft.recipe.bounds import NotNegative, Positive
 from rewardft.types import Batch
 
 
@@ -59,7 +59,7 @@ class CrispPose(LatentReward):
     name, kind = "crisp_pose", "skeleton_tumbled"
 
     def __init__(
-        self, weights: PathOrShipped = "shipped", reach: Positive = 2.0, radius: Positive = 0.04
+        self, weights: PathOrShipped = "shipped", reach: NotNegative = 2.0, radius: Positive = 0.04
     ) -> None:
         if reach < 0:
             raise ComponentError(f"crisp_pose: expected reach >= 0, got {reach}")
