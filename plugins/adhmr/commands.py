@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rewardft_plugins.humans.console import CONSOLE, say
 from rewardft_plugins.humans.export_base import export_base
-from rich.console import Console
-from rich.markup import escape
 
 from rewardft.files.paths import Place
 
@@ -16,7 +16,6 @@ app = typer.Typer(
     help="ADHMR: data sets, preferences and the scorer of the pose diffusion plugin.",
     no_args_is_help=True,
 )
-_console = Console(stderr=True)
 
 
 @app.command("build-dataset")
@@ -49,9 +48,9 @@ def build_dataset_command(
     from rewardft_plugins.humans.motion import read_clips
 
     model, network = load_body(body), BlazePose(find_model(detector))
-    _say(describe_body(model))
+    say(describe_body(model))
     amounts = Amounts(plain, tilted, synthetic, val)
-    with _console.status("photographing") as status:
+    with CONSOLE.status("photographing") as status:
         manifest = build_dataset(
             out,
             read_clips(motions),
@@ -61,9 +60,7 @@ def build_dataset_command(
             seed,
             lambda done, total: status.update(f"photographed {done} of {total}"),
         )
-    for name, split in manifest["splits"].items():
-        counts = ", ".join(f"{count} {group}" for group, count in split["groups"].items())
-        _say(f"{out}: {name}: {counts}")
+    say_counts(out, manifest)
 
 
 @app.command("import")
@@ -89,7 +86,7 @@ def import_command(
     if not given:
         raise typer.BadParameter("give annotations with --train, --val, or both")
     network = BlazePose(find_model(detector))
-    with _console.status("reading") as status:
+    with CONSOLE.status("reading") as status:
         manifest = import_annotations(
             out,
             given,
@@ -97,9 +94,7 @@ def import_command(
             network,
             lambda split, done, total: status.update(f"{split}: {done} of {total}"),
         )
-    for name, split in manifest["splits"].items():
-        counts = ", ".join(f"{count} {group}" for group, count in split["groups"].items())
-        _say(f"{out}: {name}: {counts}")
+    say_counts(out, manifest)
 
 
 @app.command("train-scorer")
@@ -124,9 +119,9 @@ def train_scorer_command(
     settings = ScorerSettings(hypotheses, on_noise, steps, seed=seed)
     # Held-out pictures measure the runs that the scorer serves, so it must not see them.
     pictures = PosePictures(data, "train", limit=limit)
-    scorer = train_scorer(pictures, PoseDiffusion(base), settings, _say)
+    scorer = train_scorer(pictures, PoseDiffusion(base), settings, say)
     scorer.save(out)
-    _say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
+    say(f"{out}: {out.stat().st_size / 1000:.0f} kB")
 
 
 @app.command("build-pairs")
@@ -155,7 +150,7 @@ def build_pairs_command(
     making = Making(data, split, base, scorer, hypotheses, kind, pairs, seed)
     made = make_preferences(making)
     save_preferences(out, made, making)
-    _say(f"{out}: {len(made.rows)} pairs; the winner is truly better in {made.right:.1%} of them")
+    say(f"{out}: {len(made.rows)} pairs; the winner is truly better in {made.right:.1%} of them")
 
 
 # A run keeps the denoiser alone; weight files name it beside the condition network.
@@ -174,10 +169,13 @@ def table_command(
     typer.echo(tables(load_comparison(comparison / "comparison.json")))
 
 
+def say_counts(out: Path, manifest: Mapping[str, Any]) -> None:
+    """How many pictures of each group a data set has, a line for each split."""
+    for name, split in manifest["splits"].items():
+        counts = ", ".join(f"{count} {group}" for group, count in split["groups"].items())
+        say(f"{out}: {name}: {counts}")
+
+
 def whole_path(place: str) -> str:
     """The path as recipes give it: absolute, so that it works from any folder, or `shipped`."""
     return Place(words=("shipped",)).anchored(place, Path.cwd())
-
-
-def _say(text: str) -> None:
-    _console.print(escape(text), highlight=False, soft_wrap=True)

@@ -32,7 +32,7 @@ class PoseDenoiser(nn.Module):
     """Noise prediction `(b, 118)` at states `(b, 118)`, timesteps `(b,)` in [0, 1000) and
     conditions `(b, condition)`."""
 
-    def __init__(self, condition: int, width: int = 384, blocks: int = 3) -> None:
+    def __init__(self, condition: int, width: int, blocks: int) -> None:
         super().__init__()
         self.enter = nn.Linear(SIZE + condition + 2 * FREQUENCIES, width)
         self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])

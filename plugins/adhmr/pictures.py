@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rewardft_plugins.humans.appearance import generator, random_look
 from rewardft_plugins.humans.body import Body
-from rewardft_plugins.humans.camera import HALF_EXTENT
 from rewardft_plugins.humans.render import render_front
 from scipy.spatial.transform import Rotation
 
@@ -66,7 +65,7 @@ def _shot(body: Body, vertices: Floats, rng: np.random.Generator) -> Shot:
     shift = np.array([*rng.uniform(-SHIFT, SHIFT, 2), 0.0])
     # Off the centre a little, or the network would learn that people are in the middle.
     centre = ((vertices.min(0) + vertices.max(0)) / 2 + shift).astype(np.float32)
-    colours, alpha = render_front(body, vertices - centre, random_look(rng), SIDE, HALF_EXTENT)
+    colours, alpha = render_front(body, vertices - centre, random_look(rng), SIDE)
     picture = _before(_background(rng), colours.astype(np.float32), alpha[..., None] / 255.0)
     # After everything else was drawn: what a body looks like does not depend on its occluder.
     if rng.uniform() < OCCLUDED:

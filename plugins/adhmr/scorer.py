@@ -53,18 +53,18 @@ class ScorerNet(nn.Module):
     """Raw score `(b,)` of hypotheses `(b, 118)`, higher is better; only scores of the same picture
     compare."""
 
-    def __init__(self, width: int = WIDTH) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.condition = LandmarkCondition()
         entered = SIZE + self.condition.size + 6 * len(MATCHES)
         self.layers = nn.Sequential(
-            nn.Linear(entered, width),
+            nn.Linear(entered, WIDTH),
             nn.SiLU(),
-            nn.Linear(width, width),
+            nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
-            nn.Linear(width, width),
+            nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
-            nn.Linear(width, 1),
+            nn.Linear(WIDTH, 1),
         )
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:

@@ -64,7 +64,7 @@ def train_scorer(
     data: PosePictures,
     base: PoseDiffusion,
     settings: ScorerSettings,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None],
 ) -> HMRScorer:
     """A scorer that ranks hypotheses for the pictures of `data`."""
     ranked = rank(data, base, settings)
@@ -112,12 +112,12 @@ def loss_of(
     return ranknet(scores, ranked.errors[:, rows])
 
 
-def ranknet(scores: Tensor, errors: Tensor, sigma: float = SIGMA) -> Tensor:
+def ranknet(scores: Tensor, errors: Tensor) -> Tensor:
     """The loss of scores `(n, m)` for errors `(metrics, n, m)`, a mean over metrics, pictures and
     pairs."""
     # Each pair once.
     first, second = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1)
-    logits = sigma * (scores[:, first] - scores[:, second])
+    logits = SIGMA * (scores[:, first] - scores[:, second])
     better = (errors[..., first] < errors[..., second]).to(logits.dtype)
     return binary_cross_entropy_with_logits(logits.expand_as(better), better)
 

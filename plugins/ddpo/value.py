@@ -18,18 +18,19 @@ from rewardft import Context, Rollout
 from rewardft.errors import ComponentError
 
 KEY = "dpok/value_head"
+WIDTH = 64
 
 
 class ValueHead:
     """V(x_k, c, k), trained by mean squared error on the final reward (authors' code: AdamW,
     lr 1e-4)."""
 
-    def __init__(self, lr: float, steps: int, width: int = 64) -> None:
+    def __init__(self, lr: float, steps: int) -> None:
         if lr <= 0 or steps < 1:
             raise ComponentError(
                 f"expected value_lr > 0 and value_steps >= 1, got {lr} and {steps}"
             )
-        self.lr, self.steps, self.width = lr, steps, width
+        self.lr, self.steps = lr, steps
         self.network: nn.Module | None = None
 
     def advantage(self, ctx: Context, rollout: Rollout, rewards: Tensor, kept: Tensor) -> Tensor:
@@ -55,9 +56,9 @@ class ValueHead:
             layers = [
                 # The features have no common scale: means near 0, the step's number up to T.
                 nn.LayerNorm(size),
-                nn.Linear(size, self.width),
+                nn.Linear(size, WIDTH),
                 nn.SiLU(),
-                nn.Linear(self.width, 1),
+                nn.Linear(WIDTH, 1),
             ]
         self.network = nn.Sequential(*layers).to(ctx.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.lr)

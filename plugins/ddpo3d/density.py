@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 import torch
 from rewardft_plugins.ddpo3d.gaussians import rotation_matrix
 from rewardft_plugins.ddpo3d.rasterise import LEAST
-from rewardft_plugins.ddpo3d.table import TRANSPARENT, Forget, SceneTable, keep
+from rewardft_plugins.ddpo3d.table import TRANSPARENT, Forget, SceneTable
 from torch import Tensor
 
 from rewardft.errors import ComponentError, did_you_mean
@@ -87,7 +87,7 @@ def densify(
     rule: Densification,
     faint: float,
     generator: torch.Generator,
-    forget: Forget = keep,
+    forget: Forget,
 ) -> tuple[int, int]:
     """Prune, clone and split by what `table.pull` has noted, which starts anew; returns how many
     Gaussians were added, and how many pruned."""

@@ -45,7 +45,7 @@ class DreamDPO:
 
     Args:
         beta: the gap of two rewards from which the loser is pushed away, >= 0.
-        sds_weight: of an SDS term of the better noise, which the paper has not; >= 0.
+        sds_weight: of an SDS term of the better noise, which the paper does not have; >= 0.
         t_range, t_end, anneal_steps, weighting: see `SDS`.
     """
 

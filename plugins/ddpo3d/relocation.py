@@ -1,7 +1,7 @@
 """Gaussians that have faded are moved to where others are (Kheradmand et al. 2024, 3D Gaussian
 Splatting as Markov Chain Monte Carlo, 2404.09591).
 
-In the place of densification and pruning (see `density.py`): the number of Gaussians stays as it
+Instead of densification and pruning (see `density.py`); the number of Gaussians stays as it
 is. Of N that share a place from then on, each gets
 
     o' = 1 - (1 - o)^(1/N)

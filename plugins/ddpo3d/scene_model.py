@@ -226,7 +226,7 @@ def check_numbers(
     counts: Mapping[str, float],
     lengths: Mapping[str, float | None],
     shares: Mapping[str, float],
-    more: Sequence[str] = (),
+    more: Sequence[str],
 ) -> None:
     """Raises ComponentError for the options of a scene that make no sense: counts from 1, lengths
     above 0 where there is one, shares within [0, 1], and what `more` says."""

@@ -46,8 +46,8 @@ def save_comparison(
     path: Path,
     condition: Tensor,
     rows: Sequence[tuple[str, Tensor]],
-    scale: int = 2,
-    label_width: int = 64,
+    scale: int,
+    label_width: int,
 ) -> None:
     """One block per sample: the condition image, then a labelled strip of six normal views for each
     of `rows`.
@@ -75,8 +75,6 @@ def save_showcase(
     path: Path,
     pictures: Tensor,
     groups: Sequence[tuple[str, Tensor]],
-    scale: int = 2,
-    title_height: int = 26,
 ) -> None:
     """A picture for newcomers: a row per person, the given picture, then each group under its
     title.
@@ -86,6 +84,7 @@ def save_showcase(
         groups: (title, pictures `(n, k, 3, s, s)` in [0, 1]), e.g. before, after, truth; drawn as
             they come, so that the caller turns mirrored views back.
     """
+    scale, title_height = 2, 26
     side = pictures.shape[-1]
     columns = [("given", pictures[:, None]), *groups]
     rule = torch.full((3, len(pictures) * side, 2), 0.75)

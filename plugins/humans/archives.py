@@ -51,7 +51,7 @@ def fault(error: Exception) -> str:
 
 
 def read_archive(
-    path: Path, wanted: Collection[str] = (), most: int = LARGEST
+    path: Path, wanted: Collection[str], most: int = LARGEST
 ) -> dict[str, NDArray[Any]]:
     """Read the arrays of an .npz file: the `wanted` ones, or all if it has none of them.
 

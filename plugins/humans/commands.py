@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rewardft_plugins.humans.console import say
 
 app = typer.Typer(
     help="People: motion clips for the plugins that build on them.", no_args_is_help=True
 )
-_console = Console(stderr=True)
 
 
 @app.callback()
@@ -38,15 +36,11 @@ def import_motion(
     clips = check_unique(clip for path in files for clip in read_motions(path))
     write_motions(out, clips)
     frames = sum(len(clip.poses) for clip in clips)
-    _say(
+    say(
         "body: bone directions are those of anny, the shipped open body; it is NOT the SMPL-X "
         "model."
     )
-    _say(
+    say(
         f"{out}: {len(clips)} clips, {frames} frames. Edit {out.with_suffix('.json')} to tag clips "
         "(plain, split)."
     )
-
-
-def _say(text: str) -> None:
-    _console.print(escape(text), highlight=False, soft_wrap=True)

@@ -85,14 +85,12 @@ def draw_clay(body: Body, poses: Floats, betas: Floats, offsets: Floats, size: i
     return render(body, vertices, [clay] * len(vertices), size).colours
 
 
-def render_front(
-    body: Body, vertices: Floats, look: Appearance, size: int, half_extent: float = HALF_EXTENT
-) -> tuple[Bytes, Bytes]:
+def render_front(body: Body, vertices: Floats, look: Appearance, size: int) -> tuple[Bytes, Bytes]:
     """The front view of one body `(v, 3)` alone: colours `(s, s, 3)` on white and coverage
     `(s, s)`."""
     # The front view is the first, and is never mirrored.
     right, towards = (axes[:1] for axes in view_axes())
-    camera = Cameras(right, towards, np.zeros(1, np.bool_), np.float32(half_extent))
+    camera = Cameras(right, towards, np.zeros(1, np.bool_), np.float32(HALF_EXTENT))
     out = Views(
         np.empty((1, 3, size, size), np.uint8),
         np.empty((1, 3, size, size), np.uint8),

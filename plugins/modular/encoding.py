@@ -32,7 +32,7 @@ class ConditionEncoder:
         guidance: Guidance,
         settings: Settings,
         dtype: torch.dtype,
-        embed: Embed | None = None,
+        embed: Embed | None,
     ) -> None:
         self._chain, self._guidance, self._settings = chain, guidance, settings
         self._dtype = dtype

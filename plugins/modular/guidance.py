@@ -32,9 +32,9 @@ class Guidance:
     def __init__(
         self,
         chain: BlockChain,
-        scale: float | None = None,
-        guider: Mapping[str, Any] | None = None,
-        gradient: GuidanceGradient = "inside",
+        scale: float | None,
+        guider: Mapping[str, Any] | None,
+        gradient: GuidanceGradient,
     ) -> None:
         self._chain = chain
         self.guiders = install(chain, guider)

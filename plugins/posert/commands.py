@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rewardft_plugins.humans.console import say
 from rewardft_plugins.humans.export_base import export_base
-from rich.console import Console
-from rich.markup import escape
 
 app = typer.Typer(
     help="Pose-RFT: retrievers of captions and poses, captions of motions, exported weights.",
     no_args_is_help=True,
 )
-_console = Console(stderr=True)
 
 
 @app.command("train-retriever")
@@ -42,11 +40,11 @@ def train_retriever_command(
     features, salt = JUDGE if judge else REWARD
     half = None if every_clip else int(judge)
     settings = RetrieverSettings(features, salt, half, said, steps, seed=seed)
-    retriever = train_retriever(motions, settings, _say)
+    retriever = train_retriever(motions, settings, say)
     retriever.save(out)
     # On held-out clips: on those of the training it would show memory.
-    poses, texts = recall(retriever, motions, "val")
-    _say(
+    poses, texts = recall(retriever, motions)
+    say(
         f"{out}: {out.stat().st_size / 1000:.0f} kB; recall@10 on val: {poses:.2f} of poses for "
         f"captions, {texts:.2f} of captions for poses"
     )
@@ -68,7 +66,3 @@ def captions_command(
     data = PoseDialogues(("text",), motions=motions, split=split, limit=count)
     for item in (data[i] for i in range(len(data))):
         typer.echo(f"{item['id']}: {item['caption']}")
-
-
-def _say(text: str) -> None:
-    _console.print(escape(text), highlight=False, soft_wrap=True)

@@ -60,7 +60,7 @@ class PictureEncoder(nn.Module):
     Column: `picture` `(b, 3, s, s)` in [0, 1], s as CLIP's configuration has it.
     """
 
-    def __init__(self, clip: Path, pose: Path | None = None) -> None:
+    def __init__(self, clip: Path, pose: Path | None) -> None:
         super().__init__()
         from transformers import AutoModel, CLIPVisionModel
 

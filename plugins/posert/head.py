@@ -18,7 +18,7 @@ class PoseHead(nn.Module):
     """Hidden states `(b, h)` -> mean `(b, 132)`, deviation `(b, 132)` and factor `(b, 132, r)` of
     the covariance F F^T + diag(deviation^2); r = 0: diagonal."""
 
-    def __init__(self, hidden: int, width: int = 256, rank: int = 0) -> None:
+    def __init__(self, hidden: int, width: int, rank: int) -> None:
         super().__init__()
         if width < 1 or rank < 0:
             raise ComponentError(f"expected width >= 1 and rank >= 0, got {width} and {rank}")

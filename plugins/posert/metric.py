@@ -9,6 +9,7 @@ import torch
 from rewardft_plugins.humans.poses.errors import aligned_distance, mean_distance
 from rewardft_plugins.posert import posecodes
 from rewardft_plugins.posert.retriever import RetrieverWeights, load_retriever
+from rewardft_plugins.posert.rewards import of_task
 from rewardft_plugins.posert.rotations import joints
 from rewardft_plugins.posert.text import CAPTION_FORM, POSE_FORM
 from torch import Tensor
@@ -50,7 +51,7 @@ class PoseAnswers:
 
     def update(self, rollout: Rollout, batch: Batch) -> None:
         found = rollout.decoded
-        image, text, describe = (task_rows(batch, task) for task in ("image", "text", "describe"))
+        image, text, describe = (of_task(batch, task) for task in ("image", "text", "describe"))
         values = {"format": in_form(found["text"], batch)}
         mean = rollout.info["mean"].float().cpu()
         # The sample is what a user gets, the mean what the model believes.
@@ -81,16 +82,9 @@ def of_poses(pose: Tensor, batch: Batch, judge: torch.nn.Module) -> dict[str, Te
     }
 
 
-def task_rows(batch: Batch, task: str) -> Tensor:
-    """Which items are of a task, `(b,)` bool."""
-    return torch.tensor([group == task for group in batch["group"]])
-
-
-def in_form(
-    texts: list[str], batch: Batch, pose: str = POSE_FORM, words: str = CAPTION_FORM
-) -> Tensor:
+def in_form(texts: list[str], batch: Batch) -> Tensor:
     """1 where a text matches the form of its task as a whole, else 0, `(b,)`."""
-    forms = [words if group == "describe" else pose for group in batch["group"]]
+    forms = [CAPTION_FORM if group == "describe" else POSE_FORM for group in batch["group"]]
     return torch.tensor(
         [float(re.fullmatch(form, text) is not None) for form, text in zip(forms, texts)]
     )

@@ -143,7 +143,7 @@ def bags_of_words(texts: list[str]) -> Tensor:
     return bags
 
 
-def of_task(batch: Batch, task: str, device: torch.device) -> Tensor:
+def of_task(batch: Batch, task: str, device: torch.device | None = None) -> Tensor:
     """Which items are of a task, `(b,)` bool."""
     return torch.tensor([group == task for group in batch["group"]], device=device)
 

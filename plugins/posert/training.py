@@ -40,7 +40,7 @@ class RetrieverSettings:
 
 
 def train_retriever(
-    motions: str, settings: RetrieverSettings, progress: Callable[[str], None] = lambda text: None
+    motions: str, settings: RetrieverSettings, progress: Callable[[str], None]
 ) -> Retriever:
     """A retriever trained on the training clips of `motions` and their mirror images."""
     frames = read_frames(motions, "train", mirrored=True)
@@ -91,19 +91,17 @@ def loss_of(
 
 
 @torch.no_grad()
-def recall(
-    retriever: Retriever, motions: str, split: str, count: int = 300, first: int = 10
-) -> tuple[float, float]:
-    """How often the right pose is among the `first` for its caption, and the right caption for its
-    pose, among `count` frames at even distances."""
-    frames = read_frames(motions, split, mirrored=False)
-    rows = torch.linspace(0, len(frames.ids) - 1, min(count, len(frames.ids))).long().unique()
+def recall(retriever: Retriever, motions: str) -> tuple[float, float]:
+    """How often the right pose is among the first ten for its caption, and the right caption for
+    its pose, among 300 held-out frames at even distances."""
+    frames = read_frames(motions, "val", mirrored=False)
+    rows = torch.linspace(0, len(frames.ids) - 1, min(300, len(frames.ids))).long().unique()
     generator = keyed_generator("recall", 0)
     phrases = posecodes.choose(frames.phrases[rows], frames.frequency, 4, generator)
     text = retriever.text([posecodes.caption(one) for one in phrases])
     scores = text @ retriever.pose(frames.poses[rows]).T
     # Ties count for the right one: only what scores higher is before it.
     right = scores.diagonal()
-    poses = ((scores > right[:, None]).sum(1) < first).float().mean()
-    texts = ((scores > right[None]).sum(0) < first).float().mean()
+    poses = ((scores > right[:, None]).sum(1) < 10).float().mean()
+    texts = ((scores > right[None]).sum(0) < 10).float().mean()
     return float(poses), float(texts)

@@ -34,10 +34,10 @@ class RapidReader:
 
     def __init__(
         self,
-        detector: Path | None = None,
-        recogniser: Path | None = None,
-        confidence: float = 0.5,
-        side: int = 736,
+        detector: Path | None,
+        recogniser: Path | None,
+        confidence: float,
+        side: int,
     ) -> None:
         # An extra; where it is missing, the message says how to install it.
         from rapidocr import RapidOCR

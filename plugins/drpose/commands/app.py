@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 from rewardft_plugins.drpose.commands.meshes import app as meshes
 from rewardft_plugins.drpose.commands.training import app as training
-from rich.console import Console
-from rich.markup import escape
+from rewardft_plugins.humans.console import CONSOLE, say
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 app = typer.Typer(
@@ -21,7 +20,6 @@ app = typer.Typer(
 app.add_typer(training)
 app.add_typer(meshes)
 # Messages go to stderr, so that a pipe gets results alone.
-_console = Console(stderr=True)
 
 
 def _rendering(bar: Progress) -> Callable[[int, int], None]:
@@ -92,7 +90,7 @@ def build_dataset_command(
     sampling = Sampling(poses, neighbours, yaws, val_samples, tumble, targets)
     plans = plan_splits(read_clips(motions), sampling)
     model = load_body(body)
-    _say(describe_body(model))
+    say(describe_body(model))
     started = time.monotonic()
     with _bar() as bar:
         manifest = build_dataset(
@@ -137,24 +135,24 @@ def verify_dataset_command(
     from rewardft_plugins.drpose.data.columns import read_manifest
     from rewardft_plugins.drpose.data.storage import verify_dataset
 
-    _say(read_manifest(root)["body"]["notice"])
-    _say(f"{root}: {verify_dataset(root)} files are as they were written.")
+    say(read_manifest(root)["body"]["notice"])
+    say(f"{root}: {verify_dataset(root)} files are as they were written.")
 
 
 def _report(out: Path, manifest: dict[str, Any], seconds: float) -> None:
     count = sum(split["count"] for split in manifest["splits"].values())
     for name, split in manifest["splits"].items():
         views = "with six views" if split["targets"] else "pairs only"
-        _say(f"  {name}: {split['count']} samples of {len(split['clips'])} clips, {views}")
+        say(f"  {name}: {split['count']} samples of {len(split['clips'])} clips, {views}")
     spread = manifest["diversity"]
-    _say(f"joint locations vary by {spread['all'] * 100:.1f} cm (std){_ratio(spread['ratio'])}")
+    say(f"joint locations vary by {spread['all'] * 100:.1f} cm (std){_ratio(spread['ratio'])}")
     # A pose that is cut off cannot be learned, and no later figure would show why.
     if manifest["cut_off"] > 0:
-        _say(
+        say(
             f"warning: some bodies reach {manifest['cut_off'] * 100:.1f} cm beyond the picture and "
             "are cut off there"
         )
-    _say(f"{out}: {count} samples in {seconds:.0f} s ({count / seconds:.0f}/s)")
+    say(f"{out}: {count} samples in {seconds:.0f} s ({count / seconds:.0f}/s)")
 
 
 def _ratio(ratio: float | None) -> str:
@@ -168,8 +166,4 @@ def _bar() -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=_console, transient=True)
-
-
-def _say(text: str) -> None:
-    _console.print(escape(text), highlight=False, soft_wrap=True)
+    return Progress(*columns, console=CONSOLE, transient=True)

@@ -27,7 +27,7 @@ CONSOLE = Console(stderr=True, markup=False)
 YAWS = 4
 
 
-def quickstart(data: Path, out: Path, overrides: Sequence[str] = ()) -> Any:
+def quickstart(data: Path, out: Path, overrides: Sequence[str]) -> Any:
     """Build the data set if it is not there, run `drpose_mini`, and show the result. Returns the
     run's summary."""
     build_data(data)

@@ -78,7 +78,7 @@ def part_iou(parts: Tensor, labels: Tensor) -> Tensor:
     return total / count.clamp_min(1)
 
 
-def triangulate(points: Tensor, weights: Tensor, half_extent: float = HALF_EXTENT) -> Tensor:
+def triangulate(points: Tensor, weights: Tensor) -> Tensor:
     """3D joints from their places in the six stored views, by weighted least squares.
 
     points: `(n, 6, j, 2)` in [-1, 1], mirrored where stored so. weights: `(n, 6, j)`, positive.
@@ -97,7 +97,7 @@ def triangulate(points: Tensor, weights: Tensor, half_extent: float = HALF_EXTEN
     x = (d * vector[..., 0] - b * vector[..., 1]) / det
     z = (a * vector[..., 1] - b * vector[..., 0]) / det
     y = -(weights * points[..., 1]).sum(1) / weights.sum(1)
-    return torch.stack([x, y, z], dim=-1) * half_extent
+    return torch.stack([x, y, z], dim=-1) * HALF_EXTENT
 
 
 def mpjpe_mm(found: Tensor, truth: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Evidence:
 
 
 @torch.no_grad()
-def look_at(normals: Tensor, judge: JudgeNet, seed: int = 0) -> Evidence:
+def look_at(normals: Tensor, judge: JudgeNet) -> Evidence:
     """Read normals `(b, 6, 3, s, s)` in [0, 1] on white, as stored."""
     small = normals.flatten(0, 1)
     # `area` averages, as the judge's training pictures were averaged by the renderer.
@@ -46,7 +46,7 @@ def look_at(normals: Tensor, judge: JudgeNet, seed: int = 0) -> Evidence:
         small = F.interpolate(small, (JUDGE_SIZE, JUDGE_SIZE), mode="area")
     joints, places, _ = judge(small.unflatten(0, normals.shape[:2]))
     depth = silhouette_depth(normals)
-    inside, weight = _draw_inside(depth, seed)
+    inside, weight = _draw_inside(depth)
     signs = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1)  # y and z are stored flipped
     # Decoded normals are shorter where the model is unsure.
     unit = F.normalize((2 * normals - 1) * signs, dim=2, eps=1e-6)
@@ -98,7 +98,7 @@ def _signed(mask: NDArray[np.bool_], pixel: float) -> NDArray[np.float32]:
     return signed * np.float32(pixel)
 
 
-def _draw_inside(depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def _draw_inside(depth: Tensor) -> tuple[Tensor, Tensor]:
     """`POINTS` random points of every silhouette, and which of them are real."""
     # A coarse grid spreads the points; on the fine one most would lie side by side.
     coarse = F.interpolate(depth, (JUDGE_SIZE, JUDGE_SIZE), mode="area")
@@ -106,7 +106,7 @@ def _draw_inside(depth: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     points = torch.zeros(*depth.shape[:2], POINTS, 2)
     weight = torch.zeros(*depth.shape[:2], POINTS)
     for row, views in enumerate(coarse):
-        generator = torch.Generator().manual_seed(seed)  # each sample's own
+        generator = torch.Generator().manual_seed(0)  # each sample's own
         for place, view in enumerate(views):
             y, x = (view > 0).nonzero(as_tuple=True)
             chosen = torch.randperm(len(x), generator=generator)[:POINTS]

@@ -35,7 +35,7 @@ class Made:
     lines: list[str] = field(default_factory=list)
 
 
-def from_pictures(source: Path, out: Path, body: str | None = None) -> Made:
+def from_pictures(source: Path, out: Path, body: str | None) -> Made:
     """Meshes of views in picture files, see `pictures.read_views`."""
     names, normals, colours = read_views(source)
     meshes = Reconstructor(body)(normals, colours).meshes
@@ -43,7 +43,7 @@ def from_pictures(source: Path, out: Path, body: str | None = None) -> Made:
     return Made(out, write_rows(rows, out, f"Meshes of {source.name}"))
 
 
-def from_run(folder: Path, out: Path, count: int, body: str | None = None) -> Made:
+def from_run(folder: Path, out: Path, count: int, body: str | None) -> Made:
     """Meshes of a run's first held-out acrobatic samples: base, tuned and truth."""
     rows = run_meshes(folder, count, body)
     lines = [distance_line(heading, dict(meshes)) for heading, meshes in rows]

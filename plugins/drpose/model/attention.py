@@ -134,7 +134,7 @@ class MultiviewTransformerBlock(nn.Module):
     what it did with `attn1` joint.
     """
 
-    def __init__(self, block: BasicTransformerBlock, *, face: bool = False) -> None:
+    def __init__(self, block: BasicTransformerBlock, *, face: bool) -> None:
         super().__init__()
         attn = block.attn1
         dim, heads = attn.query_dim, attn.heads
@@ -187,7 +187,7 @@ class MultiviewTransformerBlock(nn.Module):
         return split_image_rows(self.attn_mv(join_image_rows(body, BODY_VIEWS)), BODY_VIEWS, side)
 
 
-def replace_blocks(module: nn.Module, *, face: bool = False) -> int:
+def replace_blocks(module: nn.Module, *, face: bool) -> int:
     """Replace every `BasicTransformerBlock` inside `module`; returns how many there were."""
     found = [
         (name, child)

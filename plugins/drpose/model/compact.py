@@ -34,12 +34,12 @@ MAP = 32  # pixels along one side of a drawn skeleton
 FREQUENCIES = 32
 
 
-def draw_skeletons(joints: Tensor, size: int = MAP) -> Tensor:
+def draw_skeletons(joints: Tensor) -> Tensor:
     """Draw the bones, and the bones times their depth, in the view of each map; differentiable in
     the joints.
 
     joints: `(b, 23, 3)` metres in the rendered frame, whose origin is the picture's centre.
-    Returns `(b, 4, 46, size, size)`: 23 bones in [0, 1], then each times its depth towards the
+    Returns `(b, 4, 46, 32, 32)`: 23 bones in [0, 1], then each times its depth towards the
     camera, in units of half the picture's half width.
     """
     right, towards = view_axes()
@@ -52,7 +52,7 @@ def draw_skeletons(joints: Tensor, size: int = MAP) -> Tensor:
     x = torch.einsum("bjc,vc->bvj", points, across)
     y = -points[:, None, :, 1].expand_as(x)
     depth = torch.einsum("bjc,vc->bvj", points, along)
-    bones = skeleton_maps(torch.stack([x, y], dim=-1), size)
+    bones = skeleton_maps(torch.stack([x, y], dim=-1), MAP)
     ends = [parent if parent >= 0 else joint for joint, parent in enumerate(PARENTS)]
     # Depth says which of two crossing limbs is in front, which a drawn bone does not.
     middle = depth + depth[..., ends]

@@ -25,11 +25,11 @@ class DeepDecoder(nn.Module):
     """Standardised latents `(n, c, s, s)` -> pixels `(n, 3, 4 s, 4 s)`, nominally in [0, 1].
 
     channels: of the latents.
-    width, fine: of the layers at one and at two times their resolution.
     """
 
-    def __init__(self, channels: int = 8, width: int = 96, fine: int = 32) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        width, fine = 96, 32  # of the layers at one and at two times the latents' resolution
         self.enter = nn.Sequential(nn.Conv2d(channels, width, 3, padding=1), Residual(width))
         self.down = nn.Conv2d(width, width, 4, 2, 1)
         # A branch at half the resolution sees twice as far.

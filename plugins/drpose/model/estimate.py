@@ -37,6 +37,7 @@ FULL_UNET: dict[str, Any] = {
 """SD-2.1-unCLIP's U-Net with PSHuman's eight input channels."""
 
 TOKENS = 77
+STEPS, TRAINED = 20, 2  # sampling steps, and how many of them learn
 FACTOR = 8  # pixels of the picture to one of the latents
 
 
@@ -83,12 +84,10 @@ def describe(
     found: Estimate,
     *,
     batch: int,
-    steps: int = 20,
-    trained: int = 2,
-    guided: bool = True,
-    teraflops: float = 400.0,
+    teraflops: float,
 ) -> list[str]:
-    """Lines about one optimizer step: sampling, the trained steps again, and the reference's.
+    """Lines about one optimizer step with guidance: sampling, the trained steps again, and the
+    reference's.
 
     teraflops: what the card achieves per second in practice; an H100 reaches about 400 of its 989
         in bfloat16.
@@ -96,11 +95,11 @@ def describe(
     """
     # Sampling, then for each trained step: its forward again (1), its backward with recomputation
     # (3) and the reference's forward (1). Guidance doubles all of it.
-    calls = steps * (1 + guided) + trained * (1 + guided) * (1 + 3 + 1)
+    calls = 2 * STEPS + 2 * TRAINED * (1 + 3 + 1)
     total = calls * batch * found.flops
     # bfloat16: 2 bytes. Training in full: 12 of float32 master and two moments, 4 of gradient.
     weights = 2 * found.parameters
-    doubled = batch * trained * (1 + guided)
+    doubled = 2 * batch * TRAINED
     return [
         f"U-Net: {found.parameters / 1e6:.0f} M parameters, {weights / 2**30:.1f} GiB in bfloat16; "
         f"trained in full {(12 + 4) * found.parameters / 2**30:.1f} GiB of masters, gradients and "

@@ -81,10 +81,9 @@ class MiniConditioner(nn.Module):
     and view.
     """
 
-    def __init__(
-        self, rows: int, channels: int, dim: int = MINI_TOKEN_DIM, vector_dim: int = MINI_VECTOR_DIM
-    ) -> None:
+    def __init__(self, rows: int, channels: int) -> None:
         super().__init__()
+        dim, vector_dim = MINI_TOKEN_DIM, MINI_VECTOR_DIM
         # What the text embeddings are at full size: they say which row is which.
         self.row_tokens = nn.Parameter(torch.randn(rows, 1, dim))
         self.row_vectors = nn.Parameter(torch.randn(rows, vector_dim))

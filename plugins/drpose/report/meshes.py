@@ -46,17 +46,17 @@ def mesh_sections(record: ComparisonRecord, folder: Path) -> list[Section]:
     return [Section(title="Meshes", html=text + rows_html(rows), plugin="drpose")]
 
 
-def kept_meshes(folder: Path, count: int = SAMPLES) -> list[Row]:
+def kept_meshes(folder: Path) -> list[Row]:
     """Meshes of a run, made now or kept from before, if it was evaluated in the same way."""
     session = open_run(folder)
     # All that determines the meshes: kept ones are used only if they would come out the same.
     settings = json.dumps(
-        [session.evaluation_settings(count), step_of_trained(folder / "adapter")], sort_keys=True
+        [session.evaluation_settings(SAMPLES), step_of_trained(folder / "adapter")], sort_keys=True
     )
     path = folder / CACHE
     rows = _read(path, settings)
     if rows is None:
-        rows = run_meshes(folder, count)
+        rows = run_meshes(folder, SAMPLES)
         _write(path, settings, rows)
     return rows
 

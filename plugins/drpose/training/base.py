@@ -119,7 +119,7 @@ def train_base(
     options: FitOptions,
     report: Report,
     *,
-    start: CompactDenoiser | None = None,
+    start: CompactDenoiser | None,
     keep: Callable[[nn.Module], None] | None = None,
 ) -> CompactDenoiser:
     """Train the denoiser on sets of plain poses with targets.

@@ -84,12 +84,10 @@ def train_form(
     sets: Sequence[tuple[Encoded, Tensor]],
     options: FitOptions,
     report: Report,
-    *,
-    noise: float = 0.5,
 ) -> SkeletonNet:
     """Train a fork of `skeleton` on disturbed latents of the truth.
 
-    sets: encoded samples with their truth (`draw_truth`), pooled. noise: as for `train_skeleton`.
+    sets: encoded samples with their truth (`draw_truth`), pooled.
     """
     torch.manual_seed(options.seed)
     model = skeleton.fork(form.maps, form.reads)
@@ -99,7 +97,7 @@ def train_form(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (options.batch,), generator=generator)
-        logits = model(disturb(latents[rows].float(), generator, noise)).float()
+        logits = model(disturb(latents[rows].float(), generator)).float()
         return form.distance(logits, truth[rows]).mean()
 
     fit(model, loss_of, options, report)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic's coefficients, from the same source
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrix: Tensor) -> Tensor:
     """Nearly the nearest orthogonal matrix: singular values end within 0.6 to 1.3.
 
     In bfloat16, by Newton-Schulz iterations.
@@ -27,7 +27,7 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     tall = x.shape[0] > x.shape[1]
     # X X^T is the smaller product of a wide matrix.
     x = x.T if tall else x
-    for _ in range(steps):
+    for _ in range(5):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     return (x.T if tall else x).to(matrix.dtype)

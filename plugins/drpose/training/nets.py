@@ -25,6 +25,8 @@ from torch import Tensor
 
 from rewardft.contracts.protocols import Dataset
 
+NOISE = 0.5  # largest standard deviation of what is added to latents
+
 
 def columns(dataset: Dataset, rows: Iterable[int], names: Sequence[str]) -> tuple[Tensor, ...]:
     """The named columns of these rows, stacked."""
@@ -71,14 +73,11 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def autoencoder_psnr(
-    model: LatentAutoencoder, dataset: Dataset, count: int = 64
-) -> dict[str, float]:
-    """Peak signal-to-noise ratio in dB on the first `count` samples, for normals and for
-    colours."""
+def autoencoder_psnr(model: LatentAutoencoder, dataset: Dataset) -> dict[str, float]:
+    """Peak signal-to-noise ratio in dB on the first 64 samples, for normals and for colours."""
     values = {}
     for name in ("normals", "colours"):
-        (images,) = columns(dataset, range(min(count, len(dataset))), (name,))
+        (images,) = columns(dataset, range(min(64, len(dataset))), (name,))
         error = (model(images.flatten(0, 1)).clamp(0, 1) - images.flatten(0, 1)).square().mean()
         values[name] = -10 * math.log10(error.item())
     return values
@@ -97,14 +96,11 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode_dataset(
-    autoencoder: LatentAutoencoder | KLAutoencoder, dataset: Dataset, limit: int | None = None
-) -> Encoded:
-    """Encode the six-view targets of the first `limit` samples."""
-    count = min(len(dataset), limit or len(dataset))
+def encode_dataset(autoencoder: LatentAutoencoder | KLAutoencoder, dataset: Dataset) -> Encoded:
+    """Encode the six-view targets of all samples."""
     latents, joints = [], []
-    for start in range(0, count, 32):
-        rows = range(start, min(start + 32, count))
+    for start in range(0, len(dataset), 32):
+        rows = range(start, min(start + 32, len(dataset)))
         normals, colours, joints2d = columns(dataset, rows, ("normals", "colours", "joints2d"))
         images = torch.cat([normals, colours], dim=1)
         # A sample at a time: a VAE at 768 px cannot take 32 of them.
@@ -113,7 +109,7 @@ def encode_dataset(
     return Encoded(torch.cat(latents), torch.cat(joints))
 
 
-def disturb(latents: Tensor, generator: torch.Generator, noise: float) -> Tensor:
+def disturb(latents: Tensor, generator: torch.Generator) -> Tensor:
     """Make clean latents `(b, 12, c, h, w)` resemble generated ones: noise of random strength, and
     blur on a third.
 
@@ -127,7 +123,7 @@ def disturb(latents: Tensor, generator: torch.Generator, noise: float) -> Tensor
     )
     share = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.33)
     mixed = latents.lerp(blurred.view_as(latents), share)
-    strength = noise * torch.rand(shape, generator=generator)
+    strength = NOISE * torch.rand(shape, generator=generator)
     return mixed + strength * torch.randn(latents.shape, generator=generator)
 
 
@@ -137,12 +133,10 @@ def train_skeleton(
     report: Report,
     *,
     radius: float = 0.04,
-    noise: float = 0.5,
 ) -> SkeletonNet:
     """Train g_skel on disturbed latents of the truth, with the loss that PoseScore uses.
 
-    sets: diverse poses, each set equally likely. noise: largest standard deviation of the noise on
-        the latents.
+    sets: diverse poses, pooled.
     """
     torch.manual_seed(options.seed)
     model = SkeletonNet(channels=sets[0].latents.shape[2])
@@ -155,7 +149,7 @@ def train_skeleton(
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (options.batch,), generator=generator)
         maps = skeleton_maps(joints2d[rows], size, radius)
-        logits = model(disturb(latents[rows].float(), generator, noise)).float()
+        logits = model(disturb(latents[rows].float(), generator)).float()
         return skeleton_loss(logits, maps, 1.0, 1.0, pyramid_distance).mean()
 
     fit(model, loss_of, options, report)
@@ -259,11 +253,13 @@ def worsen(normals: Tensor, autoencoder: LatentAutoencoder, generator: torch.Gen
 
 
 @torch.no_grad()
-def judge_quality(model: JudgeNet, dataset: Dataset, count: int = 300) -> dict[str, float]:
-    """Mean error of the judge on rendered truth: what it would report for a perfect model."""
+def judge_quality(model: JudgeNet, dataset: Dataset) -> dict[str, float]:
+    """Mean error of the judge on the first 300 samples as rendered: what it would report for a
+    perfect model."""
+    count = min(300, len(dataset))
     sums: dict[str, list[Tensor]] = {"mpjpe_mm": [], "part_iou": [], "iou": []}
-    for start in range(0, min(count, len(dataset)), 32):
-        rows = range(start, min(start + 32, count, len(dataset)))
+    for start in range(0, count, 32):
+        rows = range(start, min(start + 32, count))
         normals, joints, labels = columns(dataset, rows, ("normals", "joints", "labels"))
         found, _, parts = model(normals)
         sums["mpjpe_mm"].append(mpjpe_mm(found, joints))

@@ -66,7 +66,7 @@ def test_fit_repeats_exactly():
 def test_disturbed_latents_keep_their_content():
     latents = torch.randn(4, 12, 8, 16, 16)
     generator = torch.Generator().manual_seed(0)
-    noisy = disturb(latents, generator, 0.5)
+    noisy = disturb(latents, generator)
     assert noisy.shape == latents.shape
     similarity = torch.cosine_similarity(noisy.flatten(1), latents.flatten(1))
     assert (similarity > 0.3).all() and (similarity < 1).all()

@@ -124,7 +124,7 @@ def test_the_shipped_retrievers_tell_whose_caption_it_is():
     from rewardft_plugins.posert.training import recall
 
     for name in ("shipped_a", "shipped_b"):
-        assert min(recall(load_retriever(name), "shipped", "val")) > 0.25
+        assert min(recall(load_retriever(name), "shipped")) > 0.25
 
 
 def test_a_few_steps_of_training_lower_the_retrievers_loss():
