@@ -1,4 +1,4 @@
-"""Every shipped recipe on a pretended device: no operation mixes devices, and the host waits only where it must."""
+"""Recipes of all kinds on a pretended device: no operation mixes devices, and the host waits only where it must."""
 
 import collections
 import json

@@ -85,7 +85,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def launch(*arguments, wait=True):
+def launch(*arguments):
     """Two processes on this machine, without a GPU."""
     command = [
         sys.executable,
@@ -97,10 +97,9 @@ def launch(*arguments, wait=True):
         *map(str, arguments),
     ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    return (process.communicate(timeout=600)[0], process.returncode) if wait else process
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +107,7 @@ def interrupted(folder):
     """The command line in two processes; SIGTERM reaches only the second."""
     out = folder / "interrupted"
     sets = [part for text in [*LONG, "data.batch_size=2"] for part in ("--set", text)]
-    process = launch(
-        "-m", "rewardft", "run", folder / "recipe.yaml", "--out", out, *sets, wait=False
-    )
+    process = launch("-m", "rewardft", "run", folder / "recipe.yaml", "--out", out, *sets)
     deadline = time.monotonic() + 300
     while not ((out / "metrics.jsonl").exists() and len(read_steps(out)) >= 5):
         assert process.poll() is None, process.communicate()[0]

@@ -1,7 +1,4 @@
-"""Two processes with half of the prompts each take the same steps as one. Run as a script, this file is one of them."""
-
-import sys
-from pathlib import Path
+"""Two processes with half of the prompts each take the same steps as one."""
 
 import pytest
 import torch
@@ -9,6 +6,7 @@ from safetensors.torch import load_file
 
 from rewardft.testing import run_recipe
 from rewardft.testing.recipes import read_steps
+from tests import processes
 
 RECIPE = """
 plugins: [rewardft.testing.tiny, rewardft_plugins.ddpo, rewardft_plugins.grpo]
@@ -38,13 +36,17 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from tests.invariants.test_processes import launch  # the processes themselves cannot import it
-
     folder = tmp_path_factory.mktemp("processes")
     (folder / "recipe.yaml").write_text(RECIPE)
-    output, returncode = launch(__file__, folder)
-    assert returncode == 0, output
+    processes.run_ranks(run_half, folder)
     return folder
+
+
+def run_half(folder):
+    """One of the two processes: the same runs, with half of the batch."""
+    torch.set_num_threads(1)
+    for name, overrides in RUNS.items():
+        run_recipe(folder / "recipe.yaml", folder / f"two-{name}", *overrides, "data.batch_size=2")
 
 
 @pytest.mark.slow
@@ -65,14 +67,3 @@ def test_statistics_of_groups_and_prompts_span_processes(folder, name):
         load_file(f / "adapter" / "adapter_model.safetensors") for f in (one.folder, other)
     )
     assert max(float((mine[n] - theirs[n]).abs().max()) for n in mine) < 2e-4
-
-
-def main(folder):
-    """One of the two processes: the same runs, with half of the batch."""
-    torch.set_num_threads(1)
-    for name, overrides in RUNS.items():
-        run_recipe(folder / "recipe.yaml", folder / f"two-{name}", *overrides, "data.batch_size=2")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
