@@ -23,11 +23,12 @@ from rewardft_plugins.adhmr.pictures import take, turn_to_camera
 from rewardft_plugins.humans.appearance import generator
 from rewardft_plugins.humans.body import Body, describe_body
 from rewardft_plugins.humans.clip import Clip
-from rewardft_plugins.humans.poses.pictures import COLUMNS, FORMAT, MANIFEST, VERSION, hash_of
+from rewardft_plugins.humans.poses.pictures import COLUMNS, FORMAT, MANIFEST, VERSION
 from scipy.spatial.transform import Rotation
 
 from rewardft.errors import DataError
 from rewardft.files.atomic import make_folder, write_folder
+from rewardft.files.digests import sha256
 
 Floats = NDArray[np.float32]
 
@@ -135,7 +136,7 @@ def write_split(path: Path, shots: Shots, rows: list[dict[str, NDArray[Any]]]) -
     columns["groups"] = np.array(shots.groups)
     np.savez_compressed(path, **{name: columns[name] for name in COLUMNS})
     counts = {group: shots.groups.count(group) for group in dict.fromkeys(shots.groups)}
-    return {"count": len(shots.ids), "groups": counts, "sha256": hash_of(path)}
+    return {"count": len(shots.ids), "groups": counts, "sha256": sha256(path)}
 
 
 def keep_pictures(path: Path, shots: Shots, body: Body, seed: int) -> None:

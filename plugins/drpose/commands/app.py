@@ -1,4 +1,4 @@
-"""`rewardft drpose ...`: build data sets of (image, pose) pairs, check a data set's files."""
+"""`rewardft drpose ...`: build and check data sets of (image, pose) pairs, and the quickstart."""
 
 from __future__ import annotations
 

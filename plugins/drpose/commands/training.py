@@ -1,5 +1,4 @@
-"""`rewardft drpose train-autoencoder | train-skeleton | train-form | train-judge`: the plugin's own
-small networks."""
+"""`rewardft drpose train-...`: the plugin's own small networks and the base."""
 
 from __future__ import annotations
 

@@ -4,9 +4,7 @@ that describes it."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,9 +26,8 @@ from rewardft_plugins.humans.clip import Clip
 from rewardft_plugins.humans.sampling import diversity, without_heading
 
 from rewardft.errors import DataError
-from rewardft.files.atomic import make_folder
-
-_BLOCK = 1 << 20
+from rewardft.files.atomic import flush, make_folder
+from rewardft.files.digests import sha256
 
 
 @contextlib.contextmanager
@@ -51,12 +48,12 @@ def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
         # Without it a rename may reach the disk before the contents, and a power cut leave empty
         # files.
         for path in [*folder.iterdir(), folder]:
-            _sync(path)
+            flush(path)
         if out.exists():
             _replace(folder, out)
         else:
             folder.rename(out)
-        _sync(out.parent)
+        flush(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -112,7 +109,7 @@ def verify_dataset(root: Path) -> int:
     bad = [
         name
         for name, digest in expected.items()
-        if not (root / name).is_file() or _sha256(root / name) != digest
+        if not (root / name).is_file() or sha256(root / name) != digest
     ]
     if bad:
         raise DataError(
@@ -131,7 +128,7 @@ def _describe_split(folder: Path, plan: SplitPlan) -> dict[str, Any]:
     samples = json.loads((folder / samples_file(plan.name)).read_text(encoding="utf-8"))
     files = {}
     for path in sorted(folder.glob(f"{plan.name}.*")):
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             files[path.name] |= {"dtype": str(array.dtype), "shape": list(array.shape)}
@@ -150,15 +147,6 @@ def _describe_split(folder: Path, plan: SplitPlan) -> dict[str, Any]:
         },
         "files": files,
     }
-
-
-def _sha256(path: Path) -> str:
-    # In blocks, as a column may be larger than the memory.
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
@@ -195,11 +183,3 @@ def _replace(folder: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

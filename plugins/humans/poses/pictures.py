@@ -6,7 +6,6 @@ pickled.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from rewardft_plugins.humans.poses.mirror import mirror_detected, mirror_poses
 from torch import Tensor
 
 from rewardft.errors import DataError, did_you_mean
+from rewardft.files.digests import sha256
 from rewardft.files.json_text import parse
 from rewardft.files.paths import read_text
 
@@ -96,7 +96,7 @@ def read_split(root: Path, name: str) -> Split:
     path = root / f"{name}.npz"
     # Checked before it is opened, so that a damaged archive is never parsed.
     listed = entry.get("sha256") if isinstance(entry, dict) else None
-    if not path.is_file() or hash_of(path) != listed:
+    if not path.is_file() or sha256(path) != listed:
         raise DataError(
             f"{path} is missing or differs from its checksum; build the data set again."
         )
@@ -157,8 +157,3 @@ def with_mirrored(split: Split) -> Split:
         np.concatenate([split.centres, split.centres * np.array([-1, 1, 1], np.float32)]),
         {name: torch.cat([split.detected[name], seen[name]]) for name in DETECTED},
     )
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

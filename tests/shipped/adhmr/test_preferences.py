@@ -16,9 +16,10 @@ from rewardft_plugins.adhmr.preferences import (
     save_preferences,
 )
 from rewardft_plugins.adhmr.space import SIZE
-from rewardft_plugins.humans.poses.pictures import PICTURES, hash_of, read_manifest, read_split
+from rewardft_plugins.humans.poses.pictures import PICTURES, read_manifest, read_split
 
 from rewardft.errors import DataError
+from rewardft.files.digests import sha256
 
 
 def ranked(count=3):
@@ -155,7 +156,7 @@ def resigned(folder, **changes):
     arrays |= {name: change(arrays[name]) for name, change in changes.items()}
     np.savez(folder / "val.npz", **{k: v for k, v in arrays.items() if v is not None})
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["splits"]["val"]["sha256"] = hash_of(folder / "val.npz")
+    manifest["splits"]["val"]["sha256"] = sha256(folder / "val.npz")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
