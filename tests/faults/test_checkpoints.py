@@ -16,7 +16,7 @@ from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tens
 class Weights:
     """What a checkpoint needs of an adapter."""
 
-    def __init__(self, value):
+    def __init__(self, value=1.0):
         self.value = value
 
     def save(self, folder):
