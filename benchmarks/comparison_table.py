@@ -43,7 +43,7 @@ def cell(value: Value | None, each: bool) -> str:
 def row(variant: VariantRecord, names: list[str], each: bool) -> list[str]:
     """Cells of one variant."""
     values = [value_of(variant, name) for name in names]
-    ended = [run for run in variant.runs if run.status in ("finished", "stopped")]
+    ended = [run for run in variant.runs if run.has_ended]
     costs = (
         [f"{fmean(run.axes[axis] for run in ended):,.0f}" for axis in AXES]
         if ended

@@ -131,14 +131,11 @@ class Direct:
             text = f"train_steps {self.train_steps} is more than the sampler's {steps} steps."
             yield "train_steps", f"{text} Lower train_steps, {more}."
         elif (self.train_steps or 1) > shortest:
-            yield (
-                "train_steps",
-                (
-                    f"train_steps is {self.train_steps}, but with early_stop {self.early_stop} the "
-                    f"chain may end after {shortest} of {steps} steps. Lower train_steps or "
-                    f"early_stop, {more}."
-                ),
+            text = (
+                f"train_steps is {self.train_steps}, but with early_stop {self.early_stop} the "
+                f"chain may end after {shortest} of {steps} steps."
             )
+            yield "train_steps", f"{text} Lower train_steps or early_stop, {more}."
 
     def draw_path(self, steps: int, rng: random.Random) -> Path:
         """Drawn once per trajectory, never per step;

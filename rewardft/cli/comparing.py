@@ -16,23 +16,18 @@ from rewardft.cli.tables import print_table
 from rewardft.comparisons.api import (
     Options,
     build_request,
+    comparison_row,
     default_folder,
-    difference,
     finish,
     require_report,
 )
 from rewardft.comparisons.comparison import variant_problems
 from rewardft.comparisons.fairness import unfair
 from rewardft.comparisons.members import Member, expand
-from rewardft.comparisons.report.verdicts import focus, value_of
+from rewardft.comparisons.report.verdicts import focus
 from rewardft.comparisons.runner import Launch
 from rewardft.comparisons.tuning import said_of, tuned
-from rewardft.contracts.records import (
-    ComparisonRecord,
-    Interval,
-    RunRecord,
-    load_comparison,
-)
+from rewardft.contracts.records import ComparisonRecord, RunRecord, load_comparison
 from rewardft.errors import CheckpointError
 from rewardft.files.paths import given_folder
 
@@ -67,12 +62,7 @@ def compare_sources(
     show(record)
     print("\n".join(str(path) for path in done.files))
     # The report is written all the same; the exit code is for scripts.
-    failed = [
-        run
-        for variant in record.variants
-        for run in variant.runs
-        if run.status not in ("finished", "stopped")
-    ]
+    failed = [run for variant in record.variants for run in variant.runs if not run.has_ended]
     if failed:
         print(
             f"{len(failed)} of {sum(len(v.runs) for v in record.variants)} runs have no result; "
@@ -186,26 +176,21 @@ def run_record(member: Member) -> RunRecord:
 
 def show(record: ComparisonRecord) -> None:
     """What the report is about in one table."""
-    name, rows = focus(record), []
-    for variant in record.variants:
-        value = value_of(variant, name)
-        if value is None:
-            rows.append(
-                (variant.name, "", "", "", variant.runs[0].reason or variant.runs[0].status)
-            )
-            continue
-        best = f"{difference(value.versus_best)} ({value.best})" if value.versus_best else ""
-        rows.append(
-            (
-                variant.name,
-                number(value.before),
-                number(value.after),
-                difference(value.versus_base),
-                best,
-            )
-        )
-    columns = ("variant", record.start, "tuned", "difference (95 %)", "to the best other (95 %)")
-    print_table(name or "held-out values", columns, rows)
+    name = focus(record)
+    *columns, last = (
+        "variant",
+        record.start,
+        "tuned",
+        "difference (95 %)",
+        "to the best other (95 %)",
+    )
+    found = [comparison_row(variant, name, record.start) for variant in record.variants]
+    # Why there is no value stands in the last column, which has the room.
+    rows = [
+        [*(in_cell(row.get(column)) for column in columns), row.get("no result") or row[last]]
+        for row in found
+    ]
+    print_table(name or "held-out values", [*columns, last], rows)
     # Under the table, as they limit what it says.
     for note in record.notes:
         print(note)
@@ -214,6 +199,8 @@ def show(record: ComparisonRecord) -> None:
             print(f"alarm, {variant.name}: {alarm}")
 
 
-def number(interval: Interval | None) -> str:
-    """The estimate alone; '' where there is none."""
-    return "" if interval is None else f"{interval.value:.4g}"
+def in_cell(value: str | float | None) -> str:
+    """A name or a difference as it is, an estimate with four digits; '' where there is none."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.4g}"

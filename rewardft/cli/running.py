@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rewardft.cli.tables import print_comparison, print_table
+from rewardft.comparisons.settings import key_of
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.files.paths import given_folder
@@ -206,11 +207,7 @@ def with_diversity(folder: Path, text: str, samples: int | None, overrides: Sequ
     # The recipe's own first, and `metrics` once.
     plugins = json.dumps(list(dict.fromkeys([*recipe.plugins, "metrics"])))
     metrics = json.dumps([*(m.as_options() for m in recipe.evaluate.metrics), {"use": "diversity"}])
-    others = [
-        text
-        for text in overrides
-        if text.partition("=")[0].strip() not in ("plugins", "evaluate.metrics")
-    ]
+    others = [text for text in overrides if key_of(text) not in ("plugins", "evaluate.metrics")]
     added = [*others, f"plugins={plugins}", f"evaluate.metrics={metrics}"]
     settings = [word for setting in added for word in ("--set", setting)]
     count = [] if samples is None else ["--samples", str(samples)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from rewardft.comparisons.sources import Variant, key_of
+from rewardft.comparisons.settings import key_of
+from rewardft.comparisons.sources import Variant
 from rewardft.errors import PluginError
 from rewardft.plugins.loading import load_installed
 from rewardft.plugins.manager import LoadedPlugin

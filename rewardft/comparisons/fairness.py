@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rewardft.comparisons.members import Member
-from rewardft.comparisons.sources import key_of
+from rewardft.comparisons.settings import key_of
 from rewardft.comparisons.words import differing, listed
 from rewardft.recipe.recipe import load_recipe
 

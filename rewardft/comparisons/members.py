@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.added_plugin import with_plugin
-from rewardft.comparisons.sources import Request, Variant, key_of
+from rewardft.comparisons.settings import key_of
+from rewardft.comparisons.sources import Request, Variant
 from rewardft.comparisons.spending import budget_settings
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.files.json_text import read_object

@@ -16,9 +16,10 @@ from typing import Any
 from rewardft.comparisons.members import Member
 from rewardft.comparisons.runner import TAIL, last_lines, log_file
 from rewardft.contracts.records import Point, RunRecord
-from rewardft.engine.held_out import trained_values
+from rewardft.engine.held_out import MADE_AGAIN, trained_values
 from rewardft.engine.meter import spent_on_axes
 from rewardft.evaluation.evaluate import Evaluation
+from rewardft.evaluation.stored import read_evaluation
 from rewardft.files.json_text import nan_for_null, read_object, reading
 from rewardft.storage.checkpoint import evaluations_in, step_of
 from rewardft.storage.folder import is_held
@@ -82,7 +83,7 @@ def read_run(member: Member, out: Path) -> RunResults:
         member, RunRecord(**facts, **ending(member)), trained=trained_values(member.recipe)
     )
     # A run that did not end was trained for less than the others: no value of it is comparable.
-    if seen.record.status in ("finished", "stopped") and len(tables) > 1 and 0 in tables:
+    if seen.record.has_ended and len(tables) > 1 and 0 in tables:
         seen.base, seen.tuned, seen.along = tables[0], tables[max(tables)], tables
     return seen
 
@@ -159,7 +160,7 @@ def processes_of(folder: Path) -> int:
 
 def read_evaluations(folder: Path) -> dict[int, Evaluation]:
     """All held-out evaluations of a run by their steps."""
-    return {step_of(path): read_evaluation(path) for path in evaluations_in(folder)}
+    return {step_of(path): read_evaluation(path, MADE_AGAIN) for path in evaluations_in(folder)}
 
 
 def made_like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]:
@@ -174,14 +175,6 @@ def made_like_the_last(found: Mapping[int, Evaluation]) -> dict[int, Evaluation]
         if one.settings == last.settings and one.ids == last.ids
     }
     return dict(sorted(comparable.items()))
-
-
-def read_evaluation(path: Path) -> Evaluation:
-    """The values per sample of one evaluated step."""
-    keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
-    how = "Delete it: it is made again."
-    with reading(path, how):
-        return Evaluation.from_json(read_object(path, keys, how))
 
 
 def training(lines: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Point]:

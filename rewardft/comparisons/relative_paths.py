@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rewardft.comparisons.settings import key_of, value_of
 from rewardft.errors import RewardftError
 from rewardft.plugins.resolve import open_recipe
-from rewardft.recipe import strict_yaml
 
 
 def from_folder(folder: Path, recipe: Path, settings: Sequence[str]) -> tuple[str, ...]:
@@ -32,11 +32,6 @@ def as_read(settings: Sequence[str], made: Any) -> list[str]:
     return [replaced(text, made) if holds_text(value_of(text)) else text for text in settings]
 
 
-def value_of(setting: str) -> Any:
-    """The value of a `key=value`."""
-    return strict_yaml.parse(setting.partition("=")[2]).data
-
-
 def holds_text(value: Any) -> bool:
     """Whether there is text in a value, other than names of components."""
     if isinstance(value, dict):
@@ -46,7 +41,7 @@ def holds_text(value: Any) -> bool:
 
 def replaced(setting: str, made: Any) -> str:
     """The setting with the paths that the whole recipe, `made`, has in their places."""
-    key, before = setting.partition("=")[0].strip(), value_of(setting)
+    key, before = key_of(setting), value_of(setting)
     for word in key.split("."):
         made = made[int(word) if isinstance(made, list) else word]
     after = with_paths(before, made)

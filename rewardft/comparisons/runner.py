@@ -15,6 +15,7 @@ from rewardft.comparisons.child import ChildJob, run_job
 from rewardft.comparisons.members import Member, program
 from rewardft.contracts.launching import Job, Work
 from rewardft.contracts.protocols import Launcher
+from rewardft.evaluation.stored import evaluation_path
 from rewardft.files.atomic import make_folder, write_text
 from rewardft.launchers.local import Local
 from rewardft.storage.folder import is_held
@@ -78,13 +79,13 @@ def share_baseline(member: Member, others: Iterable[Member]) -> None:
 
     The run itself takes it only if it was made with its own settings, and makes its own otherwise.
     """
-    name = Path("evaluations") / "step-00000000.json"
     # The noise is keyed by the evaluation's seed, so the base's samples do not depend on the run's.
-    lenders = [o.folder / name for o in others if o is not member and judged_alike(o, member)]
-    path = next((path for path in lenders if path.is_file()), None)
+    lenders = [o.folder for o in others if o is not member and judged_alike(o, member)]
+    made = (evaluation_path(folder, 0) for folder in lenders)
+    path, own = next(filter(Path.is_file, made), None), evaluation_path(member.folder, 0)
     if path is not None and not member.is_started:
-        make_folder(member.folder / name.parent)
-        write_text(member.folder / name, path.read_text(encoding="utf-8"))
+        make_folder(own.parent)
+        write_text(own, path.read_text(encoding="utf-8"))
 
 
 def judged_alike(one: Member, other: Member) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.relative_paths import from_folder
+from rewardft.comparisons.settings import key_of, value_of
 from rewardft.contracts.records import SearchRecord
 from rewardft.errors import RecipeError, did_you_mean
 from rewardft.files.paths import local_path
@@ -183,7 +184,7 @@ def settle(settings: Sequence[str], text: str) -> tuple[str, ...]:
     """
     key = key_of(text)
     # Parsed, because `{use: refl, scale: 2}` settles `scale` and leaves `target` open.
-    value = strict_yaml.parse(text.partition("=")[2]).data
+    value = value_of(text)
     others = [one for one in settings if key_of(one) != key]
     # Settings of a section's own keys, which a new section must not wipe out in silence.
     below = [one for one in others if key_of(one).startswith(f"{key}.")]
@@ -265,11 +266,6 @@ def yaml_of(value: Any) -> str:
     """A value as YAML on one line; JSON is YAML,
     and a number's text is kept as Python prints it."""
     return json.dumps(value)
-
-
-def key_of(setting: str) -> str:
-    """The key of a `key=value`."""
-    return setting.partition("=")[0].strip()
 
 
 def short_name(path: Path) -> str:

@@ -17,11 +17,11 @@ from rewardft.comparisons.members import Member, expand
 from rewardft.comparisons.plan import Plan, write_plan
 from rewardft.comparisons.read_runs import RunResults, read_run
 from rewardft.comparisons.runner import Launch, Notify, launch_all, pending
-from rewardft.comparisons.sources import Request, Variant, key_of, parse_vary, vary
+from rewardft.comparisons.settings import key_of, value_of
+from rewardft.comparisons.sources import Request, Variant, parse_vary, vary
 from rewardft.contracts.records import SearchRecord, Trial
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
-from rewardft.recipe import strict_yaml
 from rewardft.recipe.budget import Budget, parse_budget
 
 # Of the runs and of their evaluations: no run of the comparison has these.
@@ -50,7 +50,7 @@ class Search:
     @property
     def plain_keys(self) -> tuple[str, ...]:
         """What is tried, without the values."""
-        return tuple(text.partition("=")[0].strip() for text in self.keys)
+        return tuple(map(key_of, self.keys))
 
 
 def tuned(request: Request, search: Search, out: Path, launch: Launch, notify: Notify) -> Request:
@@ -127,7 +127,7 @@ def judged_by(members: Sequence[Member], seen: Sequence[RunResults]) -> str:
     return max(known, key=lambda name: trained[name])
 
 
-def value_of(run: RunResults, name: str) -> float:
+def goodness(run: RunResults, name: str) -> float:
     """The mean of the value after training, better where it is more; NaN without a result."""
     if run.tuned is None:
         return math.nan
@@ -137,7 +137,7 @@ def value_of(run: RunResults, name: str) -> float:
 
 def best_of(found: Mapping[Variant, RunResults], name: str) -> Variant | None:
     """The trial with the best value; the first of equals, None where none has one."""
-    known = {trial: value_of(run, name) for trial, run in found.items()}
+    known = {trial: goodness(run, name) for trial, run in found.items()}
     known = {trial: value for trial, value in known.items() if not math.isnan(value)}
     return max(known, key=known.__getitem__) if known else None
 
@@ -170,7 +170,7 @@ def record_of(
 
 def edges_of(trial: Variant, search: Search) -> list[str]:
     """'lr=0.01, the highest' of every tuned number beyond which none was tried."""
-    own = {key_of(text): strict_yaml.parse(text.partition("=")[2]).data for text in trial.settings}
+    own = {key_of(text): value_of(text) for text in trial.settings}
     edges = []
     for key, values in map(parse_vary, search.keys):
         numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]

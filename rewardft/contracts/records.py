@@ -113,6 +113,11 @@ class RunRecord(Record):
     # Empty for a run that was handed in: how it was made is not known.
     command: str = ""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it came to its end: others were trained for less."""
+        return self.status in ("finished", "stopped")
+
 
 class Picture(Record):
     """The same held-out sample and noise from the base and the tuned model: paths relative to

@@ -12,11 +12,8 @@ from rewardft.engine.ema import Ema
 from rewardft.engine.processes import main_decides
 from rewardft.errors import ComponentError, did_you_mean
 from rewardft.evaluation.evaluate import Evaluation
-from rewardft.files.json_text import read_object
 from rewardft.recipe.recipe import SaveSpec
-from rewardft.storage.checkpoint import save_trained
-
-FOLDER = "adapter_best"
+from rewardft.storage.checkpoint import BEST, best_step, save_trained
 
 
 class Best:
@@ -57,14 +54,14 @@ class Best:
         self.step, self.value, self.waited = step, value, 0
         if keep and self.accelerator.is_main_process:
             with nullcontext() if self.ema is None else self.ema.applied():
-                save_trained(self.adapter, self.folder / FOLDER, step)
+                save_trained(self.adapter, self.folder / BEST, step)
 
     def forget_lost(self) -> None:
         """Forget a best whose weights are not in the folder, so that the next evaluation's are
         kept."""
         if self.step is None:
             return
-        if main_decides(self.accelerator, lambda: kept_step(self.folder / FOLDER)) != self.step:
+        if main_decides(self.accelerator, lambda: best_step(self.folder)) != self.step:
             self.step = None
             self.value = math.nan
 
@@ -115,12 +112,3 @@ class Best:
         if self.name is None:
             return None
         return {"name": self.name, "value": self.value, "step": self.step}
-
-
-def kept_step(folder: Path) -> int | None:
-    """The step of the weights that were kept; None where none are."""
-    facts = folder / "step.json"
-    if not facts.is_file():
-        return None
-    how = f"Delete {folder}: the weights of the best evaluation are then lost."
-    return int(read_object(facts, {"step": int}, how)["step"])

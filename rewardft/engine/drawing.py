@@ -69,12 +69,7 @@ def draw(session: Session, batches: Sequence[Batch]) -> Samples:
 
 def joined_rows(parts: Sequence[Tensor]) -> Tensor:
     """Batches one after the other; samples of several lengths are filled up with zeros."""
-    # Answers and videos may have other lengths in every batch.
-    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
-    filled = [part.new_zeros(len(part), *longest) for part in parts]
-    for whole, part in zip(filled, parts):
-        whole[(slice(None), *map(slice, part.shape[1:]))] = part
-    return torch.cat(filled)
+    return filled_up(parts, 0.0)  # answers and videos may have other lengths in every batch
 
 
 def joined_pictures(parts: Sequence[Tensor]) -> Tensor:
@@ -86,8 +81,13 @@ def joined_pictures(parts: Sequence[Tensor]) -> Tensor:
             f"samples of several batches cannot be shown together: they are of shapes {shapes}. "
             "Expected pictures (c, h, w), or videos or views (v, c, h, w), with the same c in all."
         )
+    return filled_up(parts, 1.0)
+
+
+def filled_up(parts: Sequence[Tensor], value: float) -> Tensor:
+    """Tensors `(n, ...)` one after the other, the smaller ones with `value` behind their ends."""
     largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts))]
-    filled = [part.new_ones(len(part), *largest) for part in parts]
+    filled = [part.new_full((len(part), *largest), value) for part in parts]
     for whole, part in zip(filled, parts):
         whole[(slice(None), *map(slice, part.shape[1:]))] = part
     return torch.cat(filled)

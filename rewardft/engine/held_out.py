@@ -18,6 +18,7 @@ from rewardft.engine.processes import main_decides
 from rewardft.engine.session import Session, run_evaluation
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, OfSet, Paired, compare, compare_sets
+from rewardft.evaluation.stored import KEYS, evaluation_path
 from rewardft.files.atomic import make_folder, write_text
 from rewardft.files.json_text import encode, read_object, reading
 from rewardft.policy.full import FullFineTuning
@@ -132,9 +133,7 @@ class HeldOut:
         settings = self.session.evaluation_settings(self.spec.samples)
         # One process reads: on a network file system the others may not see the file yet, and a
         # process that evaluated alone would wait for them forever.
-        data = main_decides(
-            self.accelerator, lambda: read_evaluation(self.run.folder, step, settings)
-        )
+        data = main_decides(self.accelerator, lambda: read_made_so(self.run.folder, step, settings))
         # At step 0 the average is a copy of the weights, so one evaluation serves both.
         if data is None or (step > 0 and data.get("weights", "raw") != self.spec.weights):
             return None
@@ -184,24 +183,18 @@ def trained_values(recipe: Recipe) -> list[str]:
     return [f"reward/{reward.name}" for reward in recipe.rewards if reward.weight != 0]
 
 
-def evaluation_path(out: Path, step: int) -> Path:
-    """The file with the values per sample of one evaluated step."""
-    return out / "evaluations" / f"step-{step:08d}.json"
-
-
 def evaluated(out: Path, step: int) -> list[int]:
     """The steps after the base, up to `step`, of which there are evaluations, in their order."""
     steps = map(step_of, evaluations_in(out))
     return sorted(each for each in steps if 0 < each <= step)
 
 
-def read_evaluation(out: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The evaluation of a step if it was made as `settings` say; any other is no measure for this
-    run's."""
+def read_made_so(out: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The file of a step's evaluation if it was made as `settings` say; any other is no measure for
+    this run's."""
     path = evaluation_path(out, step)
     if not path.exists():
         return None
-    keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
-    data = read_object(path, keys, MADE_AGAIN)
+    data = read_object(path, KEYS, MADE_AGAIN)
     # Other samples or noise: differences would no longer be paired.
     return data if data.get("settings") == settings else None

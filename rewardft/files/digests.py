@@ -30,10 +30,9 @@ def sha256_once(path: Path) -> str:
     key = (
         f"{path.absolute()}|{facts.st_size}|{facts.st_ino}|{facts.st_ctime_ns}|{facts.st_mtime_ns}"
     )
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
-        cache = Path(home).expanduser() / "rewardft" / "sha256.json"
-    except RuntimeError:  # a user without a home, as in some containers
+        cache = cache_folder() / "sha256.json"
+    except RuntimeError:
         return sha256(path)
     known = _read_digests(cache)
     if key not in known:
@@ -44,6 +43,13 @@ def sha256_once(path: Path) -> str:
             cache.parent.mkdir(parents=True, exist_ok=True)
             write_text(cache, json.dumps(dict(list(known.items())[-MOST_DIGESTS:])))
     return known[key]
+
+
+def cache_folder() -> Path:
+    """Where a user keeps what can be found again. Raises RuntimeError for one without a home, as in
+    some containers."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "rewardft"
 
 
 def _read_digests(cache: Path) -> dict[str, str]:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from typing import Any
 
 from rewardft.errors import CheckpointError, PluginError
 from rewardft.files.atomic import write_text
+from rewardft.files.digests import cache_folder
 from rewardft.plugins.entries import registered
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.manager import BUILTIN
@@ -117,8 +117,7 @@ def _states(place: Path) -> list[str]:
 
 def cache_file() -> Path:
     """Where it is kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "rewardft" / "components.json"
+    return cache_folder() / "components.json"
 
 
 def _read() -> dict[str, dict[str, Any]]:

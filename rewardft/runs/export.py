@@ -23,7 +23,8 @@ from rewardft.policy.layouts import kohya_state, merged_state
 from rewardft.policy.lora import PIPELINE_FILE, Lora, pipeline_state
 from rewardft.policy.weights import read_weights, to_cpu
 from rewardft.runs.model_card import model_card
-from rewardft.runs.open import load_trained, open_run, step_of_trained
+from rewardft.runs.open import load_trained, open_run
+from rewardft.storage.checkpoint import BEST, best_step
 
 PLAIN = {"format": "pt"}
 
@@ -63,8 +64,7 @@ def export_run(run: Path | str, to: str, out: Path | str | None = None, best: bo
 def load_best(session: Session, run: Path) -> int:
     """Load the weights of a run's best evaluation; returns their step. Raises CheckpointError where
     none are kept."""
-    place = run / "adapter_best"
-    step = step_of_trained(place)
+    place, step = run / BEST, best_step(run)
     if step is None:
         raise CheckpointError(
             f"{run}: no weights of a best evaluation are in it (no {place.name}/). A recipe keeps "

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardft.engine.held_out import evaluation_path, trained_values
+from rewardft.engine.held_out import trained_values
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare, compare_sets
+from rewardft.evaluation.stored import evaluation_path, read_evaluation
 from rewardft.files.json_text import read_object
 from rewardft.files.paths import looks_local
 from rewardft.recipe import strict_yaml
@@ -42,6 +43,7 @@ COSTS = {
     "train_seconds": "s",
 }
 ENDS = {"status": str, "step": int}
+WITHOUT = "Delete it to export without it."
 
 
 def model_card(recipe: Recipe, run: Path, to: str, step: int, name: str, whole: bool = True) -> str:
@@ -51,7 +53,7 @@ def model_card(recipe: Recipe, run: Path, to: str, step: int, name: str, whole: 
     machine are cut to their last part.
     """
     file = run / "summary.json"
-    ended = read_object(file, ENDS, "Delete it to export without it.") if file.is_file() else {}
+    ended = read_object(file, ENDS, WITHOUT) if file.is_file() else {}
     parts = [
         f"---\n{strict_yaml.dump(header(recipe, to))}---",
         f"# {name}",
@@ -145,10 +147,7 @@ def results(recipe: Recipe, run: Path, step: int) -> Iterator[str]:
 def read_values(run: Path, step: int) -> Evaluation | None:
     """The evaluation of a step; None where the run made none."""
     path = evaluation_path(run, step)
-    if not path.is_file():
-        return None
-    keys = {"ids": list, "groups": list, "per_sample": dict, "overall": dict, "settings": dict}
-    return Evaluation.from_json(read_object(path, keys, "Delete it to export without it."))
+    return read_evaluation(path, WITHOUT) if path.is_file() else None
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -30,7 +30,13 @@ from rewardft.policy.adapter import load_adapter
 from rewardft.policy.snapshots import Snapshot, load_snapshot
 from rewardft.recipe.overrides import Origin, apply_override
 from rewardft.runs.table import Table, paired_table
-from rewardft.storage.checkpoint import latest_checkpoint, read_state, read_tensors, step_of
+from rewardft.storage.checkpoint import (
+    latest_checkpoint,
+    read_state,
+    read_tensors,
+    step_of,
+    trained_step,
+)
 from rewardft.types import Batch, Rollout
 
 
@@ -110,10 +116,7 @@ def read_average(checkpoint: Path, device: torch.device) -> Snapshot:
 
 def step_of_trained(folder: Path) -> int | None:
     """The step that the weights in `adapter/` are of; None when there are none."""
-    # Without it the weights are not a run's own.
-    path = folder / "step.json"
-    how = f"Delete {folder} to use the newest checkpoint."
-    return int(read_object(path, {"step": int}, how)["step"]) if path.is_file() else None
+    return trained_step(folder, f"Delete {folder} to use the newest checkpoint.")
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,10 @@ def evaluate_scales(
         "kl": name,
         "points": points,
         "knee": place,
+        "verdict": verdict,
     }
-    write_text(folder / "adapter_scales.json", encode(result | {"verdict": verdict}, indent=1))
-    return result | {"verdict": verdict}
+    write_text(folder / "adapter_scales.json", encode(result, indent=1))
+    return result
 
 
 def point(recipe: Recipe, scale: float, result: Evaluation, base: Evaluation) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from safetensors import SafetensorError
 from rewardft.errors import CheckpointError
 from rewardft.files.atomic import remove_folder, write_folder
 from rewardft.files.digests import sha256
+from rewardft.files.json_text import read_object
 
 # Raised whenever what a checkpoint holds changes its form: an older one is then refused by name.
 FORMAT = 2
+BEST = "adapter_best"  # the folder of the weights of the best evaluation
 FACTS = {"step", "files"}  # what state.json must have beside the format
 
 
@@ -85,6 +87,21 @@ def save_trained(adapter: Any, folder: Path, step: int) -> None:
         (temporary / "step.json").write_text(json.dumps({"step": step}))
 
     write_folder(folder, fill, mark="step.json")
+
+
+def trained_step(folder: Path, fix: str) -> int | None:
+    """The step of what `save_trained` wrote into a folder; None without any. Raises CheckpointError
+    for a damaged file, which ends with `fix`."""
+    path = folder / "step.json"
+    return int(read_object(path, {"step": int}, fix)["step"]) if path.is_file() else None
+
+
+def best_step(run: Path) -> int | None:
+    """The step of the best evaluation whose weights a run has kept; None without any."""
+    folder = run / BEST
+    return trained_step(
+        folder, f"Delete {folder}: the weights of the best evaluation are then lost."
+    )
 
 
 def drop_old(folder: Path, keep: int) -> None:

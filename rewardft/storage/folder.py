@@ -15,7 +15,13 @@ from rewardft.errors import CheckpointError, RewardftError
 from rewardft.files.atomic import remove_folder, write_text
 from rewardft.files.json_text import read_object
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.storage.checkpoint import evaluations_in, latest_checkpoint, step_of
+from rewardft.storage.checkpoint import (
+    BEST,
+    best_step,
+    evaluations_in,
+    latest_checkpoint,
+    step_of,
+)
 from rewardft.storage.recorder import read_records, rewind_metrics
 from rewardft.storage.resume import check_same_recipe
 
@@ -179,7 +185,7 @@ def rewind_folder(out: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     # Weights of the end of the run before: they would be taken for those of this one.
     remove_folder(out / "adapter", mark="step.json")
     remove_folder(out / "adapter_ema", mark="step.json")
-    drop_best(out / "adapter_best", 0 if checkpoint is None else step_of(checkpoint))
+    drop_best(out, 0 if checkpoint is None else step_of(checkpoint))
     for path in (out / "summary.json", *out.glob("error*.txt")):
         path.unlink(missing_ok=True)
     replace_recipe(out, recipe, 0 if checkpoint is None else step_of(checkpoint))
@@ -210,12 +216,11 @@ def grids_in(out: Path, prefix: str = "grid") -> dict[int, Path]:
     return {int(step): path for step, path in steps if step.isdecimal()}
 
 
-def drop_best(folder: Path, step: int) -> None:
+def drop_best(out: Path, step: int) -> None:
     """Remove the weights of the best evaluation where it came after `step`."""
-    facts = folder / "step.json"
-    how = f"Delete {folder}: the weights of the best evaluation are then lost."
-    if facts.is_file() and read_object(facts, {"step": int}, how)["step"] > step:
-        remove_folder(folder, mark="step.json")
+    kept = best_step(out)
+    if kept is not None and kept > step:
+        remove_folder(out / BEST, mark="step.json")
 
 
 def replace_recipe(out: Path, recipe: Recipe, step: int) -> None:

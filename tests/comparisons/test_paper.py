@@ -16,8 +16,9 @@ from rewardft.comparisons import paper as paper_folder
 from rewardft.comparisons.paper import write_paper
 from rewardft.comparisons.paper.figures import figures
 from rewardft.comparisons.paper.paper_table import LINE, PAGE, PaperTable, tex
-from rewardft.comparisons.paper.series import budget_axis, curve, path_between
+from rewardft.comparisons.paper.series import curve, path_between
 from rewardft.comparisons.paper.tables import tables
+from rewardft.comparisons.report.curves import axis_of
 from rewardft.comparisons.report.numbers import interval
 from rewardft.comparisons.report.verdicts import ranked, value_of
 from tests.comparisons.fake import TARGET, fake_comparison
@@ -213,8 +214,8 @@ def test_one_seed_has_no_band_and_one_evaluation_no_curve():
         (None, "calls"),
     ],
 )
-def test_the_axis_is_the_budgets(record, budget, axis):
-    assert budget_axis(record.model_copy(update={"budget": budget})) == axis
+def test_the_axis_is_the_budgets(budget, axis):
+    assert axis_of(budget) == axis
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 from rewardft.cli import main
 from rewardft.comparisons.plan import read_plan
 from rewardft.comparisons.searched import search_notes
-from rewardft.comparisons.sources import Request, Variant, key_of
+from rewardft.comparisons.settings import key_of
+from rewardft.comparisons.sources import Request, Variant
 from rewardft.comparisons.tuning import NOISE, SEED, Search, edges_of, shortness, trials_of
 from rewardft.contracts.records import (
     Interval,

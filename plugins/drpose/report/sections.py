@@ -87,7 +87,7 @@ def has_poses(run: RunRecord, folder: Path) -> bool:
     from rewardft import load_recipe
 
     path = folder / run.folder / "recipe.yaml"
-    if run.status not in ("finished", "stopped") or not path.is_file():
+    if not run.has_ended or not path.is_file():
         return False
     # At full size sampling for a report would take hours.
     model = load_recipe(path).model

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rewardft.comparisons.paper.series import budget_axis, curve, path_between
+from rewardft.comparisons.paper.series import curve, path_between
+from rewardft.comparisons.report.curves import axis_of
 from rewardft.comparisons.report.numbers import plural
 from rewardft.comparisons.report.verdicts import (
     focus,
@@ -52,7 +53,7 @@ def figures(record: ComparisonRecord, width: float) -> Iterator[tuple[str, str, 
         rows = 0.55 + 0.16 * len(measured)
         caption = f"Change of {name} from the base, with 95 % intervals over seeds and samples."
         yield "change", caption, plot(width, rows, lambda ax: forest(ax, measured, name))
-    axis, course = budget_axis(record), followed(record) or name
+    axis, course = axis_of(record.budget), followed(record) or name
     drawn = [v for v in ranked(record) if curve(v, course, axis) is not None]
     if drawn:
         caption = (

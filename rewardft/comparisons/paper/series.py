@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from rewardft.comparisons.statistics import t_quantile
-from rewardft.contracts.records import AXES, ComparisonRecord, Point, RunRecord, VariantRecord
-
-MINUTES = re.compile(r"[0-9.]+ *(s|m|h|min)")
+from rewardft.contracts.records import Point, RunRecord, VariantRecord
 
 
 @dataclass(frozen=True)
@@ -29,19 +26,10 @@ class Curve:
     high: list[float]
 
 
-def budget_axis(record: ComparisonRecord) -> str:
-    """The axis that the budget is given on; denoiser calls where there is none."""
-    text = (record.budget or "").strip()
-    if MINUTES.fullmatch(text):
-        return "seconds"
-    unit = re.split(r"[-\s]", text)[-1]
-    return unit if unit in AXES else "calls"
-
-
 def curve(variant: VariantRecord, name: str, axis: str) -> Curve | None:
     """The change of a value along a variant's runs; None where they were not evaluated on the
     way."""
-    paths = [changes(run, name, axis) for run in ended(variant)]
+    paths = [changes(run, name, axis) for run in variant.runs if run.has_ended]
     paths = [path for path in paths if path]
     # Evaluations that all of them have: one that lacks the value must not move the others up.
     common = [at for at in paths[0] if all(at in path for path in paths)] if paths else []
@@ -76,11 +64,6 @@ def path_between(variant: VariantRecord, across: str, up: str) -> list[tuple[flo
         return []
     ends = dict(zip(other.at, other.y))
     return [(x, ends[at]) for at, x in zip(one.at, one.y) if at in ends]
-
-
-def ended(variant: VariantRecord) -> list[RunRecord]:
-    """The runs that came to their end: others were trained for less."""
-    return [run for run in variant.runs if run.status in ("finished", "stopped")]
 
 
 def is_known(point: Point, name: str, axis: str) -> bool:

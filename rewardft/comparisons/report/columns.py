@@ -75,8 +75,3 @@ COSTS = (
     mean_cost("Reward evaluations", "rewards"),
     mean_cost("Optimizer steps", "steps"),
 )
-
-
-def ended(runs: Iterable[RunRecord]) -> list[RunRecord]:
-    """Those that came to their end."""
-    return [run for run in runs if run.status in ("finished", "stopped")]

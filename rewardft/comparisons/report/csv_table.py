@@ -7,7 +7,7 @@ import io
 import math
 from typing import Any
 
-from rewardft.comparisons.report.columns import COSTS, ESTIMATES, ended
+from rewardft.comparisons.report.columns import COSTS, ESTIMATES
 from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
 
 # A name that begins so would be run as code by the spreadsheet that opens the file.
@@ -41,7 +41,7 @@ def _columns() -> list[str]:
 
 
 def _variant(variant: VariantRecord) -> dict[str, Any]:
-    runs = ended(variant.runs)
+    runs = [run for run in variant.runs if run.has_ended]
     return {
         "variant": _text(variant.name),
         "algorithm": _text(variant.algorithm),

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from rewardft.comparisons.report.columns import ended, mean_axis, peak_memory
+from rewardft.comparisons.report.columns import mean_axis, peak_memory
 from rewardft.comparisons.report.verdicts import direction, focus, followed, ranked
 from rewardft.contracts.records import (
     AXES,
@@ -20,6 +20,7 @@ from rewardft.contracts.records import (
 )
 from rewardft.recipe.budget import parse_budget
 
+T = TypeVar("T")
 # Points of all curves together, and the fewest and most of one.
 _POINTS, _LEAST, _MOST = 40_000, 40, 300
 
@@ -53,7 +54,7 @@ def points_per_curve(runs: int) -> int:
     return max(_LEAST, min(_MOST, _POINTS // max(runs, 1)))
 
 
-def thin(points: Sequence[Point], most: int) -> list[Point]:
+def thin(points: Sequence[T], most: int) -> list[T]:
     """Evenly spaced ones of the points, the first and the last among them."""
     if len(points) <= most:
         return list(points)
@@ -77,7 +78,7 @@ def columns(points: Sequence[Point]) -> dict[str, dict[str, list[float | None]]]
 
 
 def _variant(variant: VariantRecord, most: int) -> dict[str, Any]:
-    runs = ended(variant.runs)
+    runs = [run for run in variant.runs if run.has_ended]
     return {
         "name": variant.name,
         "runs": [_run(run, most) for run in variant.runs],

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rewardft.comparisons.report.cells import Bar, Cell, Table
-from rewardft.comparisons.report.columns import COSTS, ESTIMATES, Estimate, ended
+from rewardft.comparisons.report.columns import COSTS, ESTIMATES, Estimate
 from rewardft.comparisons.report.numbers import UNKNOWN, count, interval, number, plural
 from rewardft.comparisons.report.verdicts import ranked, value_of, verdict
 from rewardft.contracts.records import ComparisonRecord, Interval, Value, VariantRecord
@@ -81,7 +81,7 @@ def cost_table(record: ComparisonRecord) -> Table:
 
 
 def _cost_row(variant: VariantRecord) -> list[Cell]:
-    runs = ended(variant.runs)
+    runs = [run for run in variant.runs if run.has_ended]
     spent = [(cost, cost.of(runs)) for cost in COSTS]
     return [
         Cell(variant.name, variant.name),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rewardft.comparisons.read_runs import RunResults
+from rewardft.comparisons.report.curves import thin
 from rewardft.comparisons.report.html_page import Live, html_page
 from rewardft.comparisons.report.pictures import embed
 from rewardft.comparisons.watching.status import in_words, status_of, status_table
@@ -72,7 +72,7 @@ def addressed(
     index: int, seen: RunResults, most: int, address: Address
 ) -> list[dict[str, int | str]]:
     """The pictures of a run with their addresses, `most` of them at equal distances."""
-    found = thinned(list(pictures_of(seen.member.folder).items()), most)
+    found = thin(list(pictures_of(seen.member.folder).items()), most)
     return [{"step": step, "source": address(index, step, path)} for step, path in found]
 
 
@@ -81,13 +81,6 @@ def pictures_of(folder: Path) -> dict[int, Path]:
     found = grids_in(folder) or grids_in(folder, "step")
     # A link could lead anywhere on this machine, also from a page that is sent to somebody.
     return {step: path for step, path in found.items() if not path.is_symlink()}
-
-
-def thinned(found: Sequence[Any], most: int) -> list[Any]:
-    """The first, the last, and what lies at equal distances between them."""
-    if len(found) <= most:
-        return list(found)
-    return [found[round(i * (len(found) - 1) / (most - 1))] for i in range(most)]
 
 
 def problem_page(text: str) -> str:
