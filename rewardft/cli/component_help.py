@@ -12,12 +12,13 @@ from rewardft.files.paths import read_text
 from rewardft.plugins.annotations import annotation_of
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import option_parameters, tags_of
+from rewardft.plugins.component_index import listed_components
 from rewardft.plugins.described import catalogs, docstring, option_help, papers
 from rewardft.plugins.entries import KINDS, SINGULAR, Entry
 from rewardft.plugins.loading import load_plugins
 from rewardft.plugins.recipe_schema import PLACES
 from rewardft.recipe import strict_yaml
-from rewardft.recipe.shipped import shipped_recipes
+from rewardft.recipe.shipped import shipped_files, shipped_recipes
 from rewardft.recipe.typed_values import type_words
 
 # A kind as one says it: in the singular, or by its section's name.
@@ -40,6 +41,8 @@ def check_words(
             f"{word} is a kind of component; name one: rewardft show {one} NAME. "
             f"`rewardft ls {kind}` lists them."
         )
+    if name is None and not is_place(word):
+        check_is_no_component(word)
     if name is None and plugins:
         raise RewardftError(
             "--plugin is for one component, as in `rewardft show reward NAME --plugin FILE`; a "
@@ -50,6 +53,20 @@ def check_words(
     if name is not None and load is not None:
         option = "--load" if load else "--no-load"
         raise RewardftError(f"{option} is for a recipe; of one component no model is built.")
+
+
+def is_place(word: str) -> bool:
+    """Whether it is a recipe, or a folder that holds one, about which more is said later."""
+    shipped = word.removesuffix(".yaml") in shipped_files()
+    return shipped or Path(word).is_file() or (Path(word) / "recipe.yaml").is_file()
+
+
+def check_is_no_component(word: str) -> None:
+    """Raises RewardftError for a component's name where a recipe's is expected."""
+    kinds = [one.kind for one in listed_components([]) if one.name.casefold() == word.casefold()]
+    if kinds:
+        ways = [f"rewardft show {SINGULAR[k].replace('data set', 'data')} {word}" for k in kinds]
+        raise RewardftError(f"{word} is no recipe but a component; write: {' or '.join(ways)}")
 
 
 def show_component(word: str, name: str, plugins: Sequence[str] = ()) -> None:

@@ -33,6 +33,8 @@ def plan_recipe(name: str, device: str | None, overrides: Sequence[str]) -> None
     most = {PHASES.get(phase, phase): size for phase, size in plan.most.items()}
     print_table("most at once, with what is held", ("phase", "MiB"), rows_of(most))
     print(f"peak: {mebibytes(plan.peak)} MiB, without what the system and kernels take themselves")
+    for reward, why in plan.left_out.items():
+        print(f"reward {reward} is not counted: it needs numbers ({why})")
     if ready.recipe.train.shard:
         print("train.shard is not counted: the base is counted whole, as on one process")
     if limit is None:

@@ -78,6 +78,8 @@ def words_of(name: str, is_plugin: bool) -> dict[str, str]:
         "module": module,
         "project": project,
         "version": __version__,
+        # A plugin's tests have a folder, which its pyproject.toml names.
+        "test": "pytest" if is_plugin else f"pytest test_{name}.py",
     }
 
 

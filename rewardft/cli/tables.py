@@ -23,18 +23,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """A heading and its rows; nothing at all without rows."""
     if not rows:
         return
-    table = Table(
-        title=Text(f"\n{title}"),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(box=None, pad_edge=False)
     # As `Text`: brackets in a name would be read as markup.
     for column in columns:
         table.add_column(Text(column))
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    # On a line of its own: as the table's title it would be broken at the table's width.
+    console().print(Text(f"\n{title}", style="bold"))
     console().print(table)
 
 

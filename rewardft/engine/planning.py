@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from rewardft.policy.batches import Stream
 from rewardft.policy.begun import Begun
 from rewardft.policy.context import Context
 from rewardft.policy.policy import Policy
+from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.recipe.recipe import Recipe
 from rewardft.types import Batch, Plan, Rollout, Scores, Transition
 
@@ -29,10 +30,12 @@ LOSSES = 4  # of a step; later ones only repeat what these need
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes. held: throughout, by part. most: the most that there is at once, by phase."""
+    """Bytes. held: throughout, by part. most: the most that there is at once, by phase. left_out:
+    rewards whose memory is not counted, with the reason."""
 
     held: dict[str, int]
     most: dict[str, int]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
@@ -58,6 +61,25 @@ class FollowedPolicy(Policy):
         if self.calls[kind] <= 2:
             return super().denoise(x, t, cond)
         return x * 1.0 + 0.0 * self.weight.sum()
+
+
+@dataclass
+class FollowedReward:
+    """A reward without a gradient: one that asks for numbers, which there are none of, gives zeros,
+    and says why in `left_out`."""
+
+    name: str
+    reward: Callable[[Rollout, Batch], Tensor]
+    left_out: dict[str, str]
+
+    def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
+        try:
+            return self.reward(rollout, batch)
+        # Pictures are encoded, servers are asked: whatever they raise, it is told.
+        except Exception as error:
+            said = str(error).partition("\n")[0]
+            self.left_out[self.name] = f"{type(error).__name__}: {said}"
+            return torch.zeros(len(batch))
 
 
 @dataclass
@@ -118,8 +140,20 @@ def plan_memory(recipe: Recipe, plugins: Any, resolved: Any) -> Footprint:
             for tensor in tensors:
                 ledger.track(tensor)
             held[name] = ledger.live - before
-        held |= take_steps(recipe, plugins, session, batch, ledger)
-    return Footprint(held, dict(ledger.most))
+        left_out: dict[str, str] = {}
+        rewards = list(followed(session, resolved, left_out))
+        held |= take_steps(recipe, plugins, session, rewards, batch, ledger)
+    return Footprint(held, dict(ledger.most), left_out)
+
+
+def followed(session: Session, resolved: Any, left_out: dict[str, str]) -> Iterator[WeightedReward]:
+    """The rewards of a session. Those with a gradient are as they are: without it there would be
+    nothing to follow."""
+    tags = {spec.name: one.tags("provides", "tags") for spec, one in resolved.rewards}
+    for one in session.context.rewards:
+        has_gradient = "reward_gradient" in tags[one.name]
+        own = one.reward if has_gradient else FollowedReward(one.name, one.reward, left_out)
+        yield replace(one, reward=own)
 
 
 def parts_of(session: Session) -> Iterator[tuple[str, nn.Module]]:
@@ -150,7 +184,12 @@ def tensors_of(session: Session, parts: dict[str, nn.Module]) -> dict[str, list[
 
 
 def take_steps(
-    recipe: Recipe, plugins: Any, session: Session, batch: Batch, ledger: Ledger
+    recipe: Recipe,
+    plugins: Any,
+    session: Session,
+    rewards: list[WeightedReward],
+    batch: Batch,
+    ledger: Ledger,
 ) -> dict[str, int]:
     """Train for `STEPS` steps, as the trainer does; returns what stays beside the weights."""
     parameters = session.adapter.parameters
@@ -162,6 +201,7 @@ def take_steps(
     old = session.context
     values = {f.name: getattr(old, f.name) for f in fields(Context)}
     values |= {"device": CPU, "policy": FollowedPolicy(old.policy, parameters[0])}
+    values["rewards"] = rewards
     ctx = FollowedContext(**values, ledger=ledger)
     for step in range(STEPS):
         ctx.start_step(step)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rewardft.recipe.budget import parse_budget
-from rewardft.recipe.elsewhere import hint
+from rewardft.recipe.elsewhere import HERE, hint
 from rewardft.recipe.overrides import dotted
 from rewardft.recipe.sections import (
     OptimizerSpec,
@@ -43,8 +43,12 @@ def check_sections(data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[Keys, str]]:
     """Pydantic's errors, one per field, in the words of `typed_values`."""
-    seen = set()
-    for item in error.errors(include_url=False, include_context=False):
+    found = error.errors(include_url=False, include_context=False)
+    # A key that is there by another trainer's name is told its own, and is not missed beside it.
+    unknown = [item["loc"][-1] for item in found if item["type"] == "extra_forbidden"]
+    unknown += [keys[-1] for keys, _ in _optimizer_problems(data.get("optimizer"))]
+    seen: set[Keys] = {tuple(HERE.get(str(key).casefold(), "").split(".")) for key in unknown}
+    for item in found:
         section, keys = _locate(item["loc"])
         # A union reports each alternative that failed; the reader wants one sentence for each key.
         if keys in seen:

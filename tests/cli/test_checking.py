@@ -151,3 +151,12 @@ def test_layers_that_an_adapter_is_to_have_are_looked_for(capsys):
     assert capsys.readouterr().out.endswith(
         "sd15_ddpo.yaml: ok; adapter.targets is checked when the model is loaded\n"
     )
+
+
+def test_what_has_another_trainers_name_is_not_missed_beside_it(capsys):
+    settings = ["optimizer={learning_rate: 1e-3}", "train={max_steps: 10}"]
+    assert main(["check", "toy_draft", *(w for s in settings for w in ("--set", s))]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"  - --set {settings[1]}: train has no key 'max_steps'. Here it is train.steps.",
+        f"  - --set {settings[0]}: optimizer has no key 'learning_rate'. Here it is optimizer.lr.",
+    ]

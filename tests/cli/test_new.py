@@ -87,6 +87,11 @@ def test_how_to_test_it_is_said(tmp_path, monkeypatch, capsys):
     begin("plugin", tmp_path)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"Test it: pip install pytest && pytest {tmp_path / 'my_thing'}"
+    # The same where the file itself says it.
+    first = {path: path.read_text().partition("\n")[0] for path in tmp_path.rglob("*.py")}
+    assert first[tmp_path / "my_thing.py"].endswith('Test it with: pytest test_my_thing.py"""')
+    module = tmp_path / "my_thing" / "rewardft_my_thing" / "__init__.py"
+    assert first[module].endswith('Test it with: pytest"""')
 
 
 REFUSED = {

@@ -100,3 +100,18 @@ def test_what_a_docstring_says_of_an_option(capsys):
     )
     both = "`inside`: both halves carry gradient; `outside`: the unconditional half does not."
     assert any(row.endswith(both) for row in rows)
+
+
+def test_the_name_of_a_component_alone_is_told_its_kind(tmp_path, monkeypatch, capsys):
+    """Also beside a folder of that name, as `rewardft new plugin` makes it."""
+    monkeypatch.chdir(tmp_path)
+    for word, said in {
+        "Brightness": "rewardft show reward Brightness",
+        "drtune": "rewardft show algorithm drtune",
+        "toy_blobs": "rewardft show data toy_blobs",
+    }.items():
+        (tmp_path / word).mkdir()
+        assert main(["show", word]) == 2
+        assert capsys.readouterr().err == (
+            f"error: {word} is no recipe but a component; write: {said}\n"
+        )

@@ -153,6 +153,15 @@ def test_a_folder_that_holds_neither(tmp_path, capsys):
     )
 
 
+def test_a_folder_that_is_not_there_yet(tmp_path, capsys):
+    (tmp_path / "live").mkdir()
+    assert main(["watch", str(tmp_path / "lvie")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}/lvie: there is no such folder yet. Did you mean 'live'? A run makes its own when its recipe "
+        "has been checked: give the command again then.\n"
+    )
+
+
 # -- a comparison ------------------------------------------------------------------------------------------------------
 
 

@@ -153,3 +153,43 @@ def test_that_sharding_is_not_counted_is_said(recipe, capsys):
     assert "train.shard" not in capsys.readouterr().out
     assert main(["plan", str(recipe), "--set", "train.shard=true"]) == 0
     assert "train.shard is not counted: the base is counted whole" in capsys.readouterr().out
+
+
+COUNTED = """
+import torch
+
+from rewardft import hookimpl
+
+
+def dark(rollout, batch):
+    # Counted outside of torch.
+    return torch.tensor([float((image.cpu().numpy() < 0.5).sum()) for image in rollout.decoded])
+
+
+dark.differentiable = False
+
+
+@hookimpl
+def register_rewards():
+    return {"dark": dark}
+"""
+
+
+def test_a_reward_that_needs_numbers_is_left_out_and_named(recipe, capsys):
+    """The rest is as with a reward that takes no memory to speak of."""
+    (recipe.parent / "dark.py").write_text(COUNTED)
+    settings = [
+        f"plugins=[rewardft.testing.tiny, ddpo, {recipe.parent / 'dark.py'}]",
+        "algorithm={use: ddpo, group_by: label}",
+    ]
+    with_it, without = (
+        planned(recipe, *settings, "rewards=[{use: dark}]"),
+        planned(recipe, *settings),
+    )
+    assert with_it.held == without.held and with_it.most["learn"] == without.most["learn"]
+    words = [word for one in (*settings, "rewards=[{use: dark}]") for word in ("--set", one)]
+    assert main(["plan", str(recipe), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "reward dark is not counted: it needs numbers (RuntimeError: .numpy() is not supported for "
+        "tensor subclasses.)"
+    )

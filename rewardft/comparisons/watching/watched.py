@@ -18,7 +18,7 @@ from rewardft.comparisons.read_runs import (
 )
 from rewardft.comparisons.sources import Request, Variant, short_name
 from rewardft.contracts.records import ComparisonRecord, load_comparison
-from rewardft.errors import CheckpointError
+from rewardft.errors import CheckpointError, did_you_mean
 from rewardft.files.digests import sha256
 from rewardft.recipe.recipe import load_recipe
 from rewardft.storage.folder import is_held
@@ -66,6 +66,12 @@ def kind_of(folder: Path) -> str:
         return "comparison"
     if (folder / "recipe.yaml").is_file():
         return "run"
+    if not folder.exists():
+        beside = [path.name for path in folder.parent.glob("*") if path.is_dir()]
+        raise CheckpointError(
+            f"{folder}: there is no such folder yet.{did_you_mean(folder.name, beside)} A run "
+            "makes its own when its recipe has been checked: give the command again then."
+        )
     raise CheckpointError(
         f"{folder}: neither a run nor a comparison; expected the recipe.yaml of `rewardft run` in "
         f"it, or the {NAME} of `rewardft compare`."
