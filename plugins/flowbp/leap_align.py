@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from rewardft_plugins.flowbp.surrogate_chain import Chain, Leap, levels_of, losses
 
 from rewardft import Context
-from rewardft.algorithms.direct import Direct, Shape
+from rewardft.algorithms.direct import Direct
+from rewardft.algorithms.loss_shapes import Shape
 from rewardft.errors import ComponentError
 from rewardft.recipe.bounds import Fraction, Positive
 from rewardft.types import Batch, Loss

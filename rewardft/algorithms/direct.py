@@ -28,12 +28,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rewardft.algorithms.loss_shapes import Shape, shape_loss, shape_slope
 from rewardft.errors import ComponentError
 from rewardft.policy.context import Context
 from rewardft.recipe.bounds import Count, CountOrZero
 from rewardft.types import Batch, Loss, Plan, Rollout, Transition, micro_slices
-
-Shape = Literal["negative", "one_minus", "hinge", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -196,9 +195,11 @@ class Direct:
                 if k == last and live is not None
                 else ctx.replay(rollout, k, self.needs_input(path, k))
             )
-            penalty = torch.where(applies, ctx.penalty(step, rollout, k), 0.0)
             # <c', step(x, f(x))>: its gradient is that of the reward by the chain rule.
-            loss = (finish(step, path, k) * cotangent).sum() + penalty.sum() / total
+            loss = (finish(step, path, k) * cotangent).sum()
+            if ctx.regularizers:
+                penalty = torch.where(applies, ctx.penalty(step, rollout, k), 0.0)
+                loss = loss + penalty.sum() / total
             live = None  # the graph of a step is dropped before the next one is built
             yield Loss(loss, step=closes and k == path.train[0])
             if k > path.train[0] and self.input_gradient:
@@ -242,22 +243,21 @@ class Direct:
         reward `(b,)`: the others take no part."""
         cuts = micro_slices(len(batch), ctx.score_batch)
         parts = [self.slope(ctx, rollout.select(rows), batch.select(rows)) for rows in cuts]
+        if len(parts) == 1:
+            return parts[0]
         cotangents, applies = zip(*parts)
         return torch.cat(cotangents), torch.cat(applies)
 
     def slope(self, ctx: Context, rollout: Rollout, batch: Batch) -> tuple[Tensor, Tensor]:
         """The same of samples that are decoded together."""
         scores = ctx.score(rollout, batch, gradient=True)
-        # d loss / d reward by autograd, so that a new shape needs no derivative written by hand.
-        reward = scores.total.detach().requires_grad_(True)
-        with torch.enable_grad():
-            loss = self.scale * shape_loss(reward, self.shape, self.target)
-            (slope,) = torch.autograd.grad(loss.sum(), reward)
+        reward, applies = scores.total, scores.applies
+        loss = self.scale * shape_loss(reward, self.shape, self.target)
         # A sample without a reward has the loss of reward 0, which is not 0 for every shape.
-        ctx.record("loss", torch.where(scores.applies, loss, 0.0))
+        ctx.record("loss", torch.where(applies, loss, 0.0))
+        slope = self.scale * shape_slope(reward, self.shape, self.target)
         assert scores.gradient is not None
-        slope = slope.view(-1, *[1] * (scores.gradient.ndim - 1))
-        return scores.gradient * slope, scores.applies
+        return scores.gradient * slope.view(-1, *[1] * (scores.gradient.ndim - 1)), applies
 
     def resampled_losses(self, ctx: Context, batch: Batch) -> Iterator[Loss]:
         """DRaFT-LV (section 4.1): average the gradient over n fresh noisings of the same sample
@@ -284,14 +284,3 @@ def finish(step: Transition, path: Path, k: int | None = None) -> Tensor:
     """What step k passes on: the next state, or at an early stop the estimate of x0."""
     result: Any = step.x0 if path.estimate and k in (None, path.length - 1) else step.next
     return result
-
-
-def shape_loss(reward: Tensor, shape: Shape, target: float) -> Tensor:
-    """The loss of a reward, elementwise: -r, 1 - r, relu(target - r) or |target - r|."""
-    if shape == "negative":
-        return -reward
-    if shape == "one_minus":
-        return 1 - reward
-    if shape == "hinge":
-        return torch.relu(target - reward)
-    return (target - reward).abs()

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rewardft.algorithms.direct import Direct, Shape
+from rewardft.algorithms.direct import Direct
+from rewardft.algorithms.loss_shapes import Shape
 from rewardft.recipe.bounds import Count, CountOrZero
 
 

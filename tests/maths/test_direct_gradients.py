@@ -212,6 +212,16 @@ def test_stopped_input_differs_from_through():
     ],
 )
 def test_loss_shapes(shape, target, expected):
-    from rewardft.algorithms.direct import shape_loss
+    from rewardft.algorithms.loss_shapes import shape_loss
 
     assert shape_loss(torch.tensor([1.0, 3.0]), shape, target).tolist() == expected
+
+
+@pytest.mark.parametrize("shape", ["negative", "one_minus", "hinge", "absolute"])
+def test_slopes_of_loss_shapes(shape):
+    from rewardft.algorithms.loss_shapes import shape_loss, shape_slope
+
+    # On both sides of the target, and at it.
+    reward = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(shape_loss(reward, shape, 2.0).sum(), reward)
+    assert torch.equal(shape_slope(reward.detach(), shape, 2.0), expected)
