@@ -15,7 +15,7 @@ from torch import Tensor
 from rewardft.errors import ComponentError
 from rewardft.policy.finite import watched
 from rewardft.policy.rewards import place_of
-from rewardft.policy.untouched import described, kinds
+from rewardft.policy.untouched import described, kind_of
 from rewardft.types import Batch, Rollout
 
 # What the methods of a metric are called with.
@@ -79,7 +79,7 @@ def checked_value(what: str, value: Any, ids: Sequence[str], per_item: int) -> T
     if not isinstance(value, (Tensor, Real)):
         raise ComponentError(f"{what} must be {wanted}; got {described(value)}.")
     if isinstance(value, Tensor):
-        odd = next((word for word, found in kinds(value) if found), None)
+        odd = kind_of(value)
         if odd is not None:
             raise ComponentError(f"{what} must be {wanted}; got {odd}.")
         if value.ndim and value.shape not in ((len(ids),), (len(ids) * per_item,)):

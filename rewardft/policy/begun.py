@@ -69,6 +69,8 @@ class Begun:
 
     def cancel(self) -> None:
         """Ask for nothing more, and leave nothing running."""
+        if not self.pending:
+            return
         # All of them first: while one is waited for, the next would go on sending.
         for pending in self.pending.values():
             getattr(pending, "halt", lambda: None)()
@@ -107,8 +109,9 @@ def begin(
     # A leaf of its own: the gradient ends here, and no denoiser graph is held meanwhile.
     x0 = rollout.x0.detach().requires_grad_(True) if gradient else rollout.x0
     with torch.set_grad_enabled(gradient):
-        guard = Untouched(rollout.with_x0(x0), batch, whole=first)
-        begun = Begun(x0, checked(rollout.with_x0(x0), batch, guard), guard)
+        own = rollout.with_x0(x0)
+        guard = Untouched(own, batch, whole=first)
+        begun = Begun(x0, checked(own, batch, guard), guard)
         try:
             for reward in () if gradient else filter(is_elsewhere, rewards):
                 begun.pending[reward.name] = begin_one(reward, begun.view, batch)

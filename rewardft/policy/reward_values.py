@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rewardft.errors import RewardError
-from rewardft.policy.finite import ids_at
+from rewardft.policy.finite import ids_at, is_surely_finite
 from rewardft.policy.untouched import check_plain
 from rewardft.types import Batch
 
@@ -28,6 +28,8 @@ def check_value(name: str, value: Any, batch: Batch) -> None:
             f"reward {name!r} must return one number per sample, shape ({len(batch)},); got {got}"
             f"{shape_hint(value, batch)}"
         )
+    if is_surely_finite(value):
+        return
     bad = torch.isinf(value.detach())
     if bad.any():
         raise RewardError(

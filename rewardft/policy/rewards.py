@@ -14,7 +14,7 @@ from torch import Tensor
 from rewardft.errors import NonFiniteError, RewardError
 from rewardft.policy.begun import Begun, begin
 from rewardft.policy.facts import RewardFacts
-from rewardft.policy.finite import absent_as_nan, bad_slopes, ids_at
+from rewardft.policy.finite import absent_as_nan, bad_slopes, ids_at, is_surely_finite
 from rewardft.policy.reward_gradients import Combine, combined, slope_of_each
 from rewardft.policy.reward_values import check_device, check_value
 from rewardft.policy.weighted_reward import WeightedReward, only_one
@@ -65,7 +65,7 @@ def evaluate_rewards(
     slopes = {} if combine == "sum" else slope_of_each(rewards, by_name, x0)
     slope = combined(rewards, slopes, combine) if slopes else slope_of(total, x0, rewards, by_name)
     # Which reward it was is only worth finding out in the bad case: it takes one more pass each.
-    if not torch.isfinite(slope).all():
+    if not (is_surely_finite(slope) or torch.isfinite(slope).all()):
         trace_slope(rewards, rollout, batch, on_error)
     if facts is not None and first and only:
         facts.note_total(only, by_name[only.name], slope)
@@ -101,7 +101,7 @@ def detached(decoded: Any) -> Any:
 def sum_rewards(rewards: Sequence[WeightedReward], by_name: dict[str, Tensor]) -> Tensor:
     """Weighted sum; a reward that does not apply to a sample (NaN) adds nothing to that sample."""
     terms = [r.weight * torch.where(by_name[r.name].isnan(), 0.0, by_name[r.name]) for r in rewards]
-    return torch.stack(terms).sum(0)
+    return terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
 
 
 def slope_of(

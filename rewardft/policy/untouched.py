@@ -19,10 +19,15 @@ def set_device(device: torch.device) -> None:
     torch.set_default_device(None if device.type == "cpu" else device)
 
 
+def default_device() -> torch.device:
+    """As `torch.get_default_device` says, in a tenth of the time."""
+    return torch.empty(0).device
+
+
 # name -> (read it, set it, what to do instead)
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], str]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype, "x.double()"),
-    "default device": (torch.get_default_device, set_device, "x.to(device)"),
+    "default device": (default_device, set_device, "x.to(device)"),
     "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled, "with torch.no_grad():"),
 }
 
@@ -86,7 +91,7 @@ def described(value: Any) -> str:
 
 def check_plain(name: str, value: Tensor) -> None:
     """Raises RewardError for a tensor that holds no plain numbers."""
-    kind = next((word for word, found in kinds(value) if found), None)
+    kind = kind_of(value)
     if kind is not None:
         raise RewardError(
             f"reward {name!r} must return plain numbers, one per sample; got {kind}. Return a "
@@ -94,12 +99,14 @@ def check_plain(name: str, value: Tensor) -> None:
         )
 
 
-def kinds(value: Tensor) -> list[tuple[str, bool]]:
-    """What a tensor may be other than numbers in a row, and whether it is."""
-    return [
-        ("a nested tensor", value.is_nested),
-        (f"a tensor of layout {value.layout}", value.layout != torch.strided),
-        ("a quantized tensor", value.is_quantized),
-        (f"complex numbers ({value.dtype})", value.is_complex()),
-        ("a tensor without data (on the meta device)", value.is_meta),
-    ]
+def kind_of(value: Tensor) -> str | None:
+    """What a tensor is, if it is something else than numbers in a row."""
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return f"a tensor of layout {value.layout}"
+    if value.is_quantized:
+        return "a quantized tensor"
+    if value.is_complex():
+        return f"complex numbers ({value.dtype})"
+    return "a tensor without data (on the meta device)" if value.is_meta else None

@@ -40,7 +40,7 @@ FAST = {
 # What the host waits for in each optimizer step, and what it copies to the device, by place: at most so often in the
 # recipes above (two or three scorings a step in some), and why.
 BATCH = "the batch: its columns, once"
-FINITE = "before a reward sees them, or it would be blamed"
+FINITE = "samples, before a reward sees them, or it would be blamed; slopes, which are traced at once"
 SCHEDULE = "the schedule's table, a few kilobytes for each noising"
 PROMPTS = "statistics of each prompt are made on the host: four reads and a copy for a batch of any number of prompts"
 HELD = {
@@ -58,15 +58,12 @@ HELD = {
         1,
         "one check of all gradients, before the weights change",
     ),
-    ("wait", "rewardft/policy/finite.py check_samples"): (3, FINITE),
-    ("wait", "rewardft/policy/finite.py decode_and_check"): (3, FINITE),
+    ("wait", "rewardft/policy/finite.py is_surely_finite"): (11, FINITE),
+    ("wait", "rewardft/policy/finite.py check_samples"): (1, "of other samples than one tensor"),
+    ("wait", "rewardft/policy/finite.py decode_and_check"): (1, "of other samples than one tensor"),
     ("wait", "rewardft/policy/reward_values.py check_value"): (
         3,
         "a reward that is inf stops the run at that reward",
-    ),
-    ("wait", "rewardft/policy/rewards.py evaluate_rewards"): (
-        2,
-        "a slope that is not finite is traced at once",
     ),
     ("wait", "plugins/ddpo/value.py advantage"): (
         2,
