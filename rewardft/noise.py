@@ -44,20 +44,22 @@ class Noise:
         """Standard normal noise `(b, *shape)`; the same stream always gives the same numbers."""
         # Page-locked for a GPU: one copy for the batch, which the host does not wait for.
         draws = torch.empty(len(self), *shape, pin_memory=self.device.type == "cuda")
-        # One generator a sample: numbers drawn for a whole batch would depend on its size.
-        for row, generator in zip(draws, self._generators(stream)):
-            row.normal_(generator=generator)
+        # Seeded for each sample: numbers drawn for a whole batch would depend on its size.
+        generator = torch.Generator()
+        for row, seed in zip(draws, self._seeds(stream)):
+            row.normal_(generator=generator.manual_seed(seed))
         return draws.to(self.device, self.dtype, non_blocking=True)
 
     def uniform(self, stream: str) -> Tensor:
         """One number in [0, 1) per sample, `(b,)` float32."""
-        draws = [torch.rand((), generator=g) for g in self._generators(stream)]
+        generator = torch.Generator()
+        seeds = self._seeds(stream)
+        draws = [torch.rand((), generator=generator.manual_seed(seed)) for seed in seeds]
         return torch.stack(draws).to(self.device)
 
-    def _generators(self, stream: str) -> list[torch.Generator]:
+    def _seeds(self, stream: str) -> list[int]:
         return [
-            keyed_generator(self.seed, epoch, id_, stream)
-            for id_, epoch in zip(self.ids, self.epochs)
+            keyed_seed(self.seed, epoch, id_, stream) for id_, epoch in zip(self.ids, self.epochs)
         ]
 
 

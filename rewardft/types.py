@@ -46,6 +46,11 @@ def select_rows(value: Any, rows: slice) -> Any:
     return value
 
 
+def is_all(rows: slice, count: int) -> bool:
+    """Whether `rows` are all of `count` rows, in their order."""
+    return rows.indices(count) == (0, count, 1)
+
+
 def move(value: Any, device: torch.device) -> Any:
     """Copy every tensor inside dictionaries, lists and tuples to `device`."""
     if isinstance(value, Tensor):
@@ -54,7 +59,7 @@ def move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(move(item, device) for item in value)
+        return type(value)(i if isinstance(i, str) else move(i, device) for i in value)
     return value
 
 
@@ -96,6 +101,8 @@ class Batch:
 
     def select(self, rows: slice) -> Batch:
         """Some of the rows; a slice that cuts an item in two no longer has all of its copies."""
+        if is_all(rows, len(self)):
+            return self
         first, last, _ = rows.indices(len(self))
         whole = first % self.copies == 0 and last % self.copies == 0
         columns = select_rows(self.columns, rows)
@@ -172,6 +179,8 @@ class Rollout:
 
     def select(self, rows: slice) -> Rollout:
         """The rollout of some of the samples; not decoded yet."""
+        if is_all(rows, len(self.noise)):
+            return self.with_x0(self.x0)
         pick = partial(select_rows, rows=rows)
         return replace(
             self,

@@ -37,7 +37,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def is_whole(text: str) -> bool:
     """Whether text can be written to a file: half of a surrogate pair cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def encode(value: Any, indent: int | None = None) -> str:

@@ -47,4 +47,5 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield value
     elif isinstance(value, (dict, list, tuple)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
+            if not isinstance(item, str):  # columns of texts are long
+                yield from tensors_in(item)
