@@ -16,8 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# Seconds; trimming takes about a millisecond, which small models must not notice.
-MIN_INTERVAL = 0.2
+# Seconds; trimming, and asking for the pages again, takes about a millisecond, which small models
+# must not notice.
+MIN_INTERVAL = 1.0
 
 _last = 0.0
 

@@ -67,14 +67,17 @@ class ProgressLine:
     def on_step_end(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
         if "reward" in metrics:
             self.scored = step, metrics["reward"]
-        text, total = describe(step, metrics, self.scored), self.total
+        total = self.total
         self.latest = metrics.get("train_seconds", 0.0)
         # The bar is to end where the run will.
         if metrics.get("budget_spent"):  # what the budget will pay for, as far as one can tell
             total = max(step, min(total, round(step / metrics["budget_spent"])))
-        self.bar.update(self.task, completed=step, total=total, text=text)
+        if self.console.is_terminal:
+            text = describe(step, metrics, self.scored)
+            self.bar.update(self.task, completed=step, total=total, text=text)
+            return
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.last > self.every or step == total):
+        if now - self.last > self.every or step == total:
             self.last = now
             # Steps are told in bunches, so each says itself how much training time had passed when
             # it was taken.
@@ -84,6 +87,7 @@ class ProgressLine:
                 else now - self.began
             )
             left = took / max(step - self.counted, 1) * (total - step)
+            text = describe(step, metrics, self.scored)
             self.say(f"step {step}/{total}  {text}  {left:.0f} s left")
 
     @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class TrainState:
     before: int = -1
 
     def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self).copy()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Of this or an older version's checkpoint."""

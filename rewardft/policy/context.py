@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
@@ -243,14 +245,16 @@ class Context:
         """Note a value of each sample `(b,)`, or one number; the mean over the optimizer step is
         logged. Nothing is read back here. Raises ComponentError for what is no number."""
         got: Any = value  # an algorithm may have given anything
-        if not isinstance(got, (Tensor, Real)) or (isinstance(got, Tensor) and got.is_complex()):
+        if not isinstance(got, Tensor) and isinstance(got, Real):
+            # Filled in there: a copy to the device would make the host wait at every call, and so
+            # would reading a number back.
+            got = torch.full((1,), float(got), device=self.device)
+        if not isinstance(got, Tensor) or got.is_complex():
             raise ComponentError(
                 f"the value {name!r} is to be logged, and must be a number or a tensor of numbers; "
                 f"got {described(value)}"
             )
-        # Reading a number back would make the host wait for the device at every call.
-        kept = torch.as_tensor(value).detach().reshape(-1)
-        self._records.setdefault(name, []).append(kept)
+        self._records.setdefault(name, []).append(got.detach().reshape(-1))
 
     @property
     def cost(self) -> dict[str, int]:
@@ -279,9 +283,14 @@ class Context:
     def take_records(self) -> dict[str, Tensor]:
         """(sum, count) `(2,)` since the last call, still on the device; NaN (not applicable) is
         left out of both."""
-        joined = {name: torch.cat(values).float() for name, values in self._records.items()}
+        names = list(self._records)
+        joined = [torch.cat(v) if len(v) > 1 else v[0] for v in self._records.values()]
         self._records.clear()
-        return {
-            name: torch.stack([v.nansum(), (~v.isnan()).sum().float()])
-            for name, v in joined.items()
-        }
+        if not names:
+            return {}
+        # Shorter ones are filled up with what is left out: all of them take as many operations as
+        # one would.
+        on_one = [values.to(self.device, torch.float32) for values in joined]
+        rows = pad_sequence(on_one, batch_first=True, padding_value=math.nan)
+        sums = torch.stack([rows.nansum(1), (~rows.isnan()).sum(1).float()], dim=1)
+        return dict(zip(names, sums.unbind()))

@@ -15,14 +15,6 @@ from rewardft.policy.lean_decoding import LeanDecoding
 from rewardft.policy.rollout_weights import is_large
 from rewardft.types import Plan
 
-# By their names in the logs.
-COUNTERS = {
-    "denoiser_forwards": "forwards",
-    "denoiser_backwards": "backwards",
-    "denoiser_forward_samples": "forward_samples",
-    "denoiser_backward_samples": "backward_samples",
-}
-
 
 class Policy:
     """The model as samplers and algorithms see it: `denoise`, or `call` for a policy that does
@@ -60,18 +52,29 @@ class Policy:
     @property
     def cost(self) -> dict[str, int]:
         """The counts, by the names in the logs."""
-        return {name: getattr(self, counter) for name, counter in COUNTERS.items()}
+        return {
+            "denoiser_forwards": self.forwards,
+            "denoiser_backwards": self.backwards,
+            "denoiser_forward_samples": self.forward_samples,
+            "denoiser_backward_samples": self.backward_samples,
+        }
 
     def set_cost(self, cost: Mapping[str, int]) -> None:
         """Count on from `cost`."""
-        for name, counter in COUNTERS.items():
-            setattr(self, counter, cost[name])
+        self.forwards = cost["denoiser_forwards"]
+        self.backwards = cost["denoiser_backwards"]
+        self.forward_samples = cost["denoiser_forward_samples"]
+        self.backward_samples = cost["denoiser_backward_samples"]
 
     def denoise(self, x: Tensor, t: Tensor, cond: Any) -> Tensor:
         self.forwards += 1
-        self.forward_samples += len(x)
-        with self.autocast(x.device.type), self._kernels(x.device, self.rounds, self.checkpointed):
+        self.forward_samples += x.shape[0]
+        if self.precision is None:
             output = self.model.denoise(x, t, cond)
+        else:
+            kernels = self._kernels(self.rounds, self.checkpointed)
+            with self.autocast(x.device.type), kernels:
+                output = self.model.denoise(x, t, cond)
         check_output(self.model, x, output)
         if output.requires_grad:
             # Counted when a gradient arrives: a replay that is not differentiated costs none.
@@ -84,8 +87,7 @@ class Policy:
         and returns tensors, the first of which every loss goes through."""
         self.forwards += 1
         self.forward_samples += count
-        device = next(self.model.trainable.parameters()).device.type
-        with self.autocast(device):
+        with self.autocast(self._device.type):
             outputs: tuple[Tensor, ...] = getattr(self.model, method)(*args)
         # On one output only: a hook on each would count the same backward several times.
         if outputs[0].requires_grad:
@@ -102,9 +104,8 @@ class Policy:
     def decode(self, x0: Any) -> Any:
         """The model's own, without autocast: an autoencoder has a precision of its own."""
         # Nothing compares decoded samples to the last bit.
-        device = next(self.model.trainable.parameters()).device
-        kernels = self._kernels(device, True, self.decoder_checkpointed)
-        with kernels, LeanDecoding() if self._is_lean else nullcontext():
+        lean = LeanDecoding() if self._is_lean else nullcontext()
+        with self._kernels(True, self.decoder_checkpointed), lean:
             return self.model.decode(x0)
 
     @property
@@ -122,13 +123,15 @@ class Policy:
             for layer in layers
         )
 
-    def _kernels(
-        self, device: torch.device, rounds: bool, checkpointed: bool
-    ) -> AbstractContextManager[Any]:
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.trainable.parameters()).device
+
+    def _kernels(self, rounds: bool, checkpointed: bool) -> AbstractContextManager[Any]:
         """What is around a call: the operations that are quick to differentiate."""
         differentiated = torch.is_grad_enabled() or not rounds
         quick = self.precision is not None and not checkpointed and differentiated
-        return quick_backward(device) if quick else nullcontext()
+        return quick_backward(self._device) if quick else nullcontext()
 
     @contextmanager
     def rounding(self, plan: Plan) -> Iterator[None]:

@@ -45,7 +45,7 @@ def foldable(module: nn.Module, layers: Sequence[Any]) -> list[nn.Parameter]:
     """The base weights that peft's `layers` may be added to, in their order; none where one of them
     cannot be, or where the network is small."""
     # FSDP2 gives a module that it has spread this method: no process has the weights to add to.
-    if hasattr(module, "unshard") or not is_large(module):
+    if not is_large(module) or hasattr(module, "unshard"):
         return []
     weights = [layer.get_base_layer().weight for layer in layers]
     plain = all(

@@ -83,7 +83,7 @@ def state_after(rollout: Rollout, k: int) -> Any:
 def call_network(sampler: Any, model: Any, k: int, state: Tensor, cond: Any) -> Tensor:
     """The network's raw output in the precision of the state (sampler arithmetic is never below
     float32)."""
-    t = torch.full((len(state),), sampler.timesteps[k], device=state.device)
+    t = torch.full(state.shape[:1], sampler.timesteps[k], device=state.device)
     return model.denoise(state, t, cond).to(state.dtype)
 
 
@@ -102,7 +102,7 @@ def gaussian_step(
     std = 0 makes the step deterministic and leaves it without a log-probability."""
     if std == 0.0:
         # A density of width 0 would make every ratio 0 / 0.
-        zero = torch.zeros((), dtype=state.dtype, device=state.device)
+        zero = state.new_zeros(())
         return Transition(state, mean, output, mean, zero, x0, epsilon)
     # Keyed by the step: a replay draws the same noise again without its being stored.
     after = mean + std * noise.draw(f"step{k}", state.shape[1:])
