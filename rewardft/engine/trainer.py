@@ -219,10 +219,8 @@ class Trainer:
         self.saver.note()
         self.taken.clear()
         state, meter, save = self.state, self.parts.meter, self.recipe.save.every
-        if meter.budget is not None:
-            meter.update(
-                self.ctx.cost, state.step, state.seconds, self.session.calls_at(state.step)
-            )
+        coming = self.session.calls_at(state.step) if meter.budget else None
+        meter.update(self.ctx.cost, state.step, state.seconds, coming)
         # Clocks differ, so the main process decides for all.
         self.is_spent = main_decides(self.accelerator, lambda: meter.exhausted)
         # A launcher may signal one process alone.
