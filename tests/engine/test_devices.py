@@ -40,7 +40,9 @@ FAST = {
 # What the host waits for in each optimizer step, and what it copies to the device, by place: at most so often in the
 # recipes above (two or three scorings a step in some), and why.
 BATCH = "the batch: its columns, once"
-FINITE = "samples, before a reward sees them, or it would be blamed; slopes, which are traced at once"
+FINITE = (
+    "samples, before a reward sees them, or it would be blamed; slopes, which are traced at once"
+)
 SCHEDULE = "the schedule's table, a few kilobytes for each noising"
 PROMPTS = "statistics of each prompt are made on the host: four reads and a copy for a batch of any number of prompts"
 HELD = {
