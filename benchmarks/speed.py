@@ -106,8 +106,7 @@ def by_hand(path: Path) -> tuple[list[float], list[Any]]:
 
     from rewardft.engine.session import build_session
     from rewardft.plugins.resolve import open_recipe
-    from rewardft.policy.batches import Stream
-    from rewardft.types import collate
+    from rewardft.policy.batches import Stream, collate
 
     recipe, _, resolved = open_recipe(path)
     session = build_session(recipe, resolved, torch.device("cpu"))

@@ -7,7 +7,7 @@ be cut into micro-batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -288,22 +288,3 @@ def micro_slices(count: int, size: int | None) -> Iterator[slice]:
     size = size or count
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Stack the items' tensors and arrays along a new leading dimension;
-    numbers become tensors, the rest lists."""
-    import numpy as np
-
-    columns: dict[str, Any] = {}
-    for name in items[0]:
-        values = [item[name] for item in items]
-        if isinstance(values[0], Tensor):
-            columns[name] = torch.stack(values)
-        elif isinstance(values[0], (bool, int, float)):
-            columns[name] = torch.tensor(values)
-        elif isinstance(values[0], (np.ndarray, np.number, np.bool_)):
-            columns[name] = torch.from_numpy(np.stack(values))
-        else:
-            columns[name] = values
-    return columns

@@ -15,7 +15,7 @@ from rewardft.errors import DataError
 from rewardft.files.json_text import is_whole
 from rewardft.noise import keyed_generator
 from rewardft.policy.sampling_weights import most_copies, read_weights, weighted_pass
-from rewardft.types import Batch, collate
+from rewardft.types import Batch
 
 
 class Stream:
@@ -132,6 +132,23 @@ def check_names(name: str, items: Sequence[Mapping[str, Any]]) -> None:
                 f"{name!r} is a name, in UTF-8, in every item of a data set: metrics and files are "
                 f"named by it. The item {item['id']!r} has {got}."
             )
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stack the items' tensors and arrays along a new leading dimension;
+    numbers become tensors, the rest lists."""
+    columns: dict[str, Any] = {}
+    for name in items[0]:
+        values = [item[name] for item in items]
+        if isinstance(values[0], Tensor):
+            columns[name] = torch.stack(values)
+        elif isinstance(values[0], (bool, int, float)):
+            columns[name] = torch.tensor(values)
+        elif isinstance(values[0], (np.ndarray, np.number, np.bool_)):
+            columns[name] = torch.from_numpy(np.stack(values))
+        else:
+            columns[name] = values
+    return columns
 
 
 def columns_of(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

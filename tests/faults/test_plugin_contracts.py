@@ -9,8 +9,8 @@ import torch
 
 from rewardft.cli import main
 from rewardft.errors import ComponentError, RewardError, RewardftError
+from rewardft.policy.batches import collate
 from rewardft.policy.reward_values import check_device
-from rewardft.types import collate
 from tests.bench import Bench, line_of
 
 
