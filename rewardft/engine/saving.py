@@ -17,7 +17,7 @@ class Saver:
     read when they are saved. What changes in between (the position in the data, counters, the
     algorithm's memory) is noted after each update. That is cheap: tensors are noted, not copied.
 
-    held: the parts that only an update changes.
+    held: the parts that only an update changes, and what need not be of a whole step.
     noted: the others.
     saved: the step of the newest checkpoint.
     has_failed: whether it could not be written.

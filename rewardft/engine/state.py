@@ -38,7 +38,8 @@ class TrainState:
 
 
 class RandomState:
-    """torch's generators. Noise is keyed to samples and needs none; components may use them."""
+    """torch's generators. Noise is keyed to samples and needs none; components may use them. Every
+    batch seeds them anew, so that their state in a step in progress is as good as before it."""
 
     def state_dict(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -108,10 +108,9 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     origin = origin_of(job, session)
     # Two kinds of parts, see `Saver`: those that only an update changes, and the others.
     held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
-    # Every batch sets it anew, so that of a step in progress is as good.
-    held |= {"random": RandomState()}
+    held["random"] = RandomState()
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
-    noted |= {"meter": meter}
+    noted["meter"] = meter
     changed = restore_parts(job, session, origin, held | noted, checkpoint)
     settle_micro_batch(job, session, stream, checkpoint)
     # After the counters are put back, so that a budget goes on where it was.
