@@ -119,8 +119,7 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     facts, keep = {"recipe_sha256": recipe.digest(), **origin.to_json()}, recipe.save.keep
     moments = Moments(recipe, state, meter, accelerator)
     saver = Saver(out, session.adapter, held, noted, session.context.memory, facts, keep)
-    # What was just loaded need not be saved again.
-    saver.saved = state.step
+    saver.saved = state.step  # what was just loaded need not be saved again
     observe(job, run, state, origin, changed, session.context.micro_batch)
     parts = Parts(
         run=run,
