@@ -108,9 +108,8 @@ def build_trainer(job: Job, peers: Peers) -> Trainer:
     origin = origin_of(job, session)
     # Two kinds of parts, see `Saver`: those that only an update changes, and the others.
     held: dict[str, Part] = {"optimizer": optimizer, "schedule": schedule, "ema": ema}
-    held["random"] = RandomState()
     noted: dict[str, Part] = {"state": state, "stream": stream, "context": session.context}
-    noted["meter"] = meter
+    held["random"], noted["meter"] = RandomState(), meter
     changed = restore_parts(job, session, origin, held | noted, checkpoint)
     settle_micro_batch(job, session, stream, checkpoint)
     # After the counters are put back, so that a budget goes on where it was.
