@@ -129,9 +129,8 @@ def fuse_face(tokens: Tensor) -> Tensor:
 class MultiviewTransformerBlock(nn.Module):
     """Takes the place of diffusers' `BasicTransformerBlock`, keeping its weights and their names.
 
-    dim: channels. heads: attention heads of the new `attn_mv`. face: the batch has a seventh, face
-    row per domain. `attn_mv`'s output projection starts at zero, so that a converted block computes
-    what it did with `attn1` joint.
+    face: the batch has a seventh, face row per domain. The output projection of the new `attn_mv`
+    starts at zero, so that a converted block computes what it did with `attn1` joint.
     """
 
     def __init__(self, block: BasicTransformerBlock, *, face: bool) -> None:
