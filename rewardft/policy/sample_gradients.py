@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class SampleGradients:
         count: int,
     ) -> None:
         self.pairs, self.parameters, self.count, self.fits = pairs, list(parameters), count, True
-        ends = torch.tensor([p.numel() for p in parameters]).cumsum(0).tolist()
+        ends = list(accumulate(p.numel() for p in parameters))
         self.size = ends[-1]
         self.starts = {id(p): end - p.numel() for p, end in zip(parameters, ends)}
         # Every first map's output depends on it, so that its gradient takes the whole graph, and

@@ -12,6 +12,7 @@ from rewardft.engine.footprint import Ledger
 from rewardft.engine.planning import plan_memory
 from rewardft.errors import RewardftError
 from rewardft.plugins.resolve import open_recipe
+from rewardft.policy import rollout_weights
 
 RECIPE = """
 plugins: [rewardft.testing.tiny]
@@ -106,6 +107,15 @@ def test_other_algorithms_are_followed(recipe, algorithm):
     plugins = "plugins=[rewardft.testing.tiny, ddpo, grpo, nft]"
     plan = planned(recipe, plugins, f"algorithm={algorithm}")
     assert plan.most["learn"] > sum(plan.held.values())
+
+
+def test_gradients_of_several_samples_in_one_pass_are_followed(recipe, monkeypatch):
+    """Those of all four are kept until the rewards are known, and those of a call meanwhile."""
+    monkeypatch.setattr(rollout_weights, "LARGE", 0)
+    ddpo = ["plugins=[rewardft.testing.tiny, ddpo]", "algorithm={use: ddpo}", "data.batch_size=4"]
+    two, one = (planned(recipe, *ddpo, f"train.micro_batch={count}") for count in (2, 1))
+    assert two.most["learn"] > sum(two.held.values()) + (4 + 2) * two.held["trained weights"]
+    assert 0.5 < one.most["learn"] / two.most["learn"] < 0.8
 
 
 def test_full_fine_tuning_and_averages_are_parts(recipe):
