@@ -3,7 +3,8 @@ labels and pictures.
 
 Registers the models `stable_diffusion` (1.x and 2.x), `sdxl`, `sd3`, `flux`,
 `class_conditional_unet` and `unconditional_unet`, and the data sets `prompts`, `class_labels` and
-`image_folder`. A family is one short file beside the machinery that all share (`family.py`).
+`image_folder`, and the command `rewardft text2image tiny`. A family is one short file beside the
+machinery that all share (`family.py`).
 """
 
 from __future__ import annotations
@@ -42,3 +43,10 @@ def register_datasets() -> Factories:
     from .images import ImageFolder
 
     return {"prompts": Prompts, "class_labels": ClassLabels, "image_folder": ImageFolder}
+
+
+@hookimpl
+def register_commands() -> Factories:
+    from .commands import app
+
+    return {"text2image": app}

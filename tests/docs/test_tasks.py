@@ -1,7 +1,6 @@
 """Commands of the documentation, run in their order in an empty folder, as a newcomer runs them."""
 
 import shlex
-import sys
 
 import pytest
 import torch
@@ -9,9 +8,7 @@ from safetensors.torch import load_file
 
 import rewardft
 from rewardft.cli import main
-from tests.documents import ROOT, blocks, files_in
-
-sys.path.insert(0, str(ROOT / "benchmarks" / "modular"))
+from tests.documents import blocks, files_in
 
 
 @pytest.fixture
@@ -69,30 +66,23 @@ def test_the_commands_on_soups(empty):
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
 def test_the_other_tiny_families_are_pipelines_of_diffusers(family, empty):
     from diffusers import DiffusionPipeline
-    from tiny_checkpoint import save
 
     folder = empty / "tiny" / family
-    folder.mkdir(parents=True)
-    save(family, folder)
+    first = commands("docs/text2image.md", "rewardft text2image tiny flux")[0]
+    run_all([[*first[:2], family, str(folder)]])
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a fox", height=32, width=32, num_inference_steps=2).images[0]
     assert image.size == (32, 32) and len(image.getcolors(32 * 32)) > 100
     if family == "flux":
-        run_all(commands("docs/text2image.md", "python benchmarks/modular/tiny_checkpoint.py flux"))
+        run_all(commands("docs/text2image.md", "rewardft text2image tiny flux"))
         assert (empty / "runs" / "flux" / "adapter" / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_a_tiny_stable_diffusion_travels_to_diffusers(empty):
     """The pages on text-to-image models and on exporting, one after the other."""
-    from tiny_checkpoint import save
-
     (empty / "mine.yaml").write_text(files_in("docs/text2image.md")["mine.yaml"])
-    first = next(b for b in blocks("docs/text2image.md", "sh") if "tiny_checkpoint" in b)
-    assert first.split("\n")[0].split()[2:] == ["stable_diffusion", "tiny/sd"]
-    (empty / "tiny" / "sd").mkdir(parents=True)
-    save("stable_diffusion", empty / "tiny" / "sd")
-    run_all(commands("docs/text2image.md", "python benchmarks/modular/tiny_checkpoint.py stable"))
+    run_all(commands("docs/text2image.md", "rewardft text2image tiny stable_diffusion"))
     run_all(commands("docs/exporting.md", "rewardft export runs/mine --to diffusers\n"))
     weights = load_file("runs/mine/export/diffusers/pytorch_lora_weights.safetensors")
     assert any(value.any() for name, value in weights.items() if "lora_B" in name or "up" in name)

@@ -89,7 +89,7 @@ class StandIns:
         return self.get(family, checkpoints.FAMILIES[family])
 
     def modular(self, family):
-        from tiny_checkpoint import save
+        from rewardft_plugins.text2image.tiny import save
 
         return self.get(f"modular-{family}", lambda folder: save(family, folder))
 

@@ -6,6 +6,18 @@ from typing import Any
 
 import diffusers as D
 import torch
+from rewardft_plugins.text2image.tiny.networks import (
+    ddim,
+    flux2_transformer,
+    flux2_vae,
+    flux_transformer,
+    image_vae,
+    qwen_transformer,
+    qwen_vae,
+    sd3_transformer,
+    sdxl_unet,
+    z_image_transformer,
+)
 
 from modular_tiny.family import Flow, Tiny
 from modular_tiny.texts import (
@@ -20,78 +32,18 @@ from modular_tiny.texts import (
     with_negative,
 )
 
-DOWN, UP = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
 DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
 
 
-def image_vae(channels: int = 4, **options: Any) -> Any:
-    return D.AutoencoderKL(
-        latent_channels=channels,
-        block_out_channels=(8, 16),
-        down_block_types=DOWN,
-        up_block_types=UP,
-        norm_num_groups=4,
-        **options,
-    )
-
-
-def qwen_vae() -> Any:
-    return D.AutoencoderKLQwenImage(
-        base_dim=24,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.1] * 4,
-        latents_std=[1.5] * 4,
-    )
-
-
-def flux2_vae() -> Any:
-    return D.AutoencoderKLFlux2(
-        block_out_channels=(4, 4),
-        down_block_types=DOWN,
-        up_block_types=UP,
-        layers_per_block=1,
-        latent_channels=1,
-        norm_num_groups=1,
-        sample_size=32,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
-
-
 def stable_diffusion_3() -> Tiny:
-    transformer = D.SD3Transformer2DModel(
-        sample_size=32,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        caption_projection_dim=32,
-        joint_attention_dim=32,
-        pooled_projection_dim=64,
-        pos_embed_max_size=32,
-    )
+    transformer = sd3_transformer()
     vae = image_vae(scaling_factor=1.5, shift_factor=0.06)
     parts = {"transformer": transformer, "vae": vae, "scheduler": Flow(shift=3.0)}
     return Tiny(D.StableDiffusion3AutoBlocks(), parts, with_negative(pooled(32, 64)))
 
 
 def flux(guidance: bool = True) -> Tiny:
-    transformer = D.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=32,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=guidance,
-    )
+    transformer = flux_transformer(guidance)
     vae = image_vae(scaling_factor=0.36, shift_factor=0.11)
     parts = {"transformer": transformer, "vae": vae, "scheduler": Flow(**DYNAMIC)}
     return Tiny(D.FluxAutoBlocks(), parts, plain(pooled(32, 32)))
@@ -101,34 +53,9 @@ def flux_schnell() -> Tiny:
     return flux(guidance=False)
 
 
-def qwen_transformer() -> Any:
-    return D.QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(8, 4, 4),
-    )
-
-
 def qwenimage() -> Tiny:
     parts = {"transformer": qwen_transformer(), "vae": qwen_vae(), "scheduler": Flow(**DYNAMIC)}
     return Tiny(D.QwenImageAutoBlocks(), parts, masked(16))
-
-
-def flux2_transformer(embedded: bool, text_width: int = 16) -> Any:
-    return D.Flux2Transformer2DModel(
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=text_width,
-        axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=embedded,
-    )
 
 
 def flux2(blocks: Any, embedded: bool, embed: Embed) -> Tiny:
@@ -149,22 +76,6 @@ def flux2_dev() -> Tiny:
     return flux2(D.Flux2AutoBlocks(), True, plain(fixed(16)))
 
 
-def z_image_transformer() -> Any:
-    return D.ZImageTransformer2DModel(
-        all_patch_size=(2,),
-        all_f_patch_size=(1,),
-        in_channels=4,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=16,
-        axes_dims=[4, 6, 6],
-        axes_lens=[256, 32, 32],
-    )
-
-
 def z_image() -> Tiny:
     vae = image_vae(scaling_factor=0.36, shift_factor=0.11)
     parts = {"transformer": z_image_transformer(), "vae": vae, "scheduler": Flow(shift=3.0)}
@@ -172,30 +83,7 @@ def z_image() -> Tiny:
 
 
 def stable_diffusion_xl() -> Tiny:
-    unet = D.UNet2DConditionModel(
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        sample_size=16,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 2),
-        projection_class_embeddings_input_dim=80,
-        cross_attention_dim=32,
-        norm_num_groups=4,
-    )
-    scheduler = D.DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
-    )
-    parts = {"unet": unet, "vae": image_vae(scaling_factor=0.13), "scheduler": scheduler}
+    parts = {"unet": sdxl_unet(), "vae": image_vae(scaling_factor=0.13), "scheduler": ddim()}
     return Tiny(D.StableDiffusionXLAutoBlocks(), parts, with_negative(pooled(32, 32)))
 
 

@@ -6,41 +6,12 @@ from typing import Any
 
 import diffusers as D
 import torch
+from rewardft_plugins.text2image.tiny.networks import unipc, wan_transformer, wan_vae
 
 from modular_tiny.family import Flow, Tiny
 from modular_tiny.texts import draw, fixed, padded, plain, tokens, with_negative
 
 FRAMES = 5
-
-
-def wan_vae() -> Any:
-    return D.AutoencoderKLWan(
-        base_dim=3,
-        z_dim=16,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-    )
-
-
-def wan_transformer(text_width: int = 32) -> Any:
-    return D.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=16,
-        out_channels=16,
-        text_dim=text_width,
-        freq_dim=256,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
-
-
-def unipc() -> Any:
-    return D.UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
 
 
 def wan(scheduler: Any = None) -> Tiny:

@@ -12,6 +12,7 @@ sys.path.insert(0, str(BENCHMARKS))
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Folders of tiny weights in diffusers' layout, by family."""
-    from tiny_checkpoint import FAMILIES, save
+    from rewardft_plugins.text2image.tiny import MODULAR, save
 
-    return {family: save(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+    folder = tmp_path_factory.mktemp("tiny")
+    return {family: save(family, folder / family) for family in MODULAR}

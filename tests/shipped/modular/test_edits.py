@@ -1,7 +1,6 @@
 """Workflows that are conditioned on a picture equal their pipelines, called as users call them."""
 
 import pytest
-import tiny_checkpoint
 import torch
 import transformers as T
 from diffusers import AutoencoderKLQwenImage, QwenImageEditAutoBlocks
@@ -11,6 +10,7 @@ from rewardft_plugins.modular.from_weights import ModularFromWeights
 from rewardft_plugins.modular.loading import Source, load_parts, open_pipeline, select_blocks
 from rewardft_plugins.modular.model import Modular
 from rewardft_plugins.modular.settings import Settings
+from rewardft_plugins.text2image.tiny import families, texts
 
 from rewardft import Batch
 from rewardft.samplers.flow import FlowEuler
@@ -66,7 +66,7 @@ class PictureProcessor(T.Qwen2VLProcessor):
 
 def qwen_edit():
     torch.manual_seed(0)
-    parts = tiny_checkpoint.qwen_image()[2]
+    parts = families.qwen_image()[2]
     parts["vae"] = AutoencoderKLQwenImage(  # the family encodes pictures of a megapixel
         base_dim=4,
         z_dim=4,
@@ -79,9 +79,7 @@ def qwen_edit():
     images = T.Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, min_pixels=784, max_pixels=3136
     )
-    processor = PictureProcessor(
-        images, parts.pop("tokenizer"), None, chat_template=tiny_checkpoint.CHAT
-    )
+    processor = PictureProcessor(images, parts.pop("tokenizer"), None, chat_template=texts.CHAT)
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
