@@ -236,11 +236,25 @@ def test_a_lower_value_can_be_better():
     )
     record = fake_comparison(variants=1).model_copy(update={"target": "error"})
     (said,) = sentences(edited(record, 0, values=[value], runs=record.variants[0].runs, alarms=[]))
-    assert (
-        said.text
-        == "lowers error by 2.0 [1.0, 3.0], which is better. It cannot be compared with the others sample by sample (no rival, or other samples or noise)."
-    )
+    assert said.text == "lowers error by 2.0 [1.0, 3.0], which is better."
     assert said.verdict == "better"
+
+
+def test_a_run_alone_is_compared_with_no_other():
+    """As `rewardft watch` shows it."""
+    record = fake_comparison(variants=1, seeds=1)
+    (said,) = sentences(record)
+    assert "other" not in said.text and said.text.startswith("raises reward/pose_score by")
+    first, second = lead(record)
+    assert first.startswith("draft_1: reward/pose_score: ") and first.endswith(" from the base).")
+    assert second == "One seed: the intervals cover the samples, not the seeds."
+    two = fake_comparison(variants=2)
+    values = [value.model_copy(update={"versus_best": None}) for value in two.variants[0].values]
+    said = {one.variant: one.text for one in sentences(edited(two, 0, values=values))}
+    assert said["draft_1"].endswith(
+        "It cannot be compared with the others sample by sample (no rival, or other samples or "
+        "noise)."
+    )
 
 
 def test_one_seed_is_said_plainly():

@@ -32,7 +32,8 @@ class Sentence:
 def sentences(record: ComparisonRecord) -> list[Sentence]:
     """Of every variant, best estimate first."""
     name = focus(record)
-    return [_sentence(variant, name) for variant in ranked(record)]
+    alone = len(record.variants) == 1
+    return [_sentence(variant, name, alone) for variant in ranked(record)]
 
 
 def lead(record: ComparisonRecord) -> list[str]:
@@ -51,7 +52,9 @@ def lead(record: ComparisonRecord) -> list[str]:
         if (value := value_of(variant, name)) is not None
     }
     # The commonest overclaim, so it is said up front.
-    if seeds == {1}:
+    if seeds == {1} and len(record.variants) == 1:
+        lines.append("One seed: the intervals cover the samples, not the seeds.")
+    elif seeds == {1}:
         lines.append(
             "One seed each: the intervals cover the samples, not the seeds, so this is no ranking "
             "of methods."
@@ -88,7 +91,8 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
     change = (
         f" ({interval(value.versus_base, sign=True)} from the base)" if value.versus_base else ""
     )
-    lines = [f"{best} has the best estimate of {name}: {interval(value.after)}{change}.{alarmed}"]
+    is_best = "" if len(record.variants) == 1 else " has the best estimate of"
+    lines = [f"{best}{is_best or ':'} {name}: {interval(value.after)}{change}.{alarmed}"]
     # Against the best by its pairs; ranks of estimates alone would claim too much.
     verdicts = {variant: _against_best(other, best) for variant, other in rest}
     close = [variant for variant, found in verdicts.items() if found == "not separable"]
@@ -112,7 +116,7 @@ def _against_best(value: Value, best: str) -> Verdict:
     )
 
 
-def _sentence(variant: VariantRecord, name: str | None) -> Sentence:
+def _sentence(variant: VariantRecord, name: str | None, alone: bool) -> Sentence:
     value = value_of(variant, name)
     if value is None:
         return Sentence(
@@ -122,7 +126,8 @@ def _sentence(variant: VariantRecord, name: str | None) -> Sentence:
             "unknown",
         )
     said = verdict(value.versus_base, value.higher_is_better)
-    text = " ".join([_against_base(value), _against_rival(value), *_limits(variant, value)])
+    rival = [] if alone else [_against_rival(value)]
+    text = " ".join([_against_base(value), *rival, *_limits(variant, value)])
     return Sentence(variant.name, text, " ".join(_other_values(variant, value.name)), said)
 
 
