@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rewardft.cli.running import Ready, prepare
 from rewardft.cli.tables import print_table
+from rewardft.comparisons.settings import as_words
 from rewardft.errors import RewardftError
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def plan_recipe(name: str, device: str | None, overrides: Sequence[str]) -> None
             f"nothing that was tried fits {device}. Take smaller pictures, a lower adapter.rank, "
             "a base in bf16, or a larger device."
         )
-    settings = [word for text in [*overrides, *words] for word in ("--set", text)]
-    print(shlex.join(["rewardft", "run", name, *settings]))
+    print(shlex.join(["rewardft", "run", name, *as_words([*overrides, *words])]))
 
 
 def first_that_fits(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rewardft.cli.tables import print_comparison, print_table
-from rewardft.comparisons.settings import key_of
+from rewardft.comparisons.settings import as_words, key_of
 from rewardft.comparisons.sources import is_comparison
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.files.paths import given_folder
@@ -150,10 +150,8 @@ def what_is_saved(folder: Path) -> str:
 
 def how_to_continue(name: str, overrides: Sequence[str], folder: Path) -> str:
     """The command that resumes a run, ready to paste."""
-    settings = [word for text in overrides for word in ("--set", text)]
-    return "continue with: " + shlex.join(
-        ["rewardft", "run", name, *settings, "--out", str(folder), "--resume"]
-    )
+    words = ["rewardft", "run", name, *as_words(overrides), "--out", str(folder), "--resume"]
+    return f"continue with: {shlex.join(words)}"
 
 
 def evaluate_folder(folder: Path, samples: int | None, overrides: Sequence[str]) -> None:
@@ -209,11 +207,9 @@ def with_diversity(folder: Path, text: str, samples: int | None, overrides: Sequ
     metrics = json.dumps([*(m.as_options() for m in recipe.evaluate.metrics), {"use": "diversity"}])
     others = [text for text in overrides if key_of(text) not in ("plugins", "evaluate.metrics")]
     added = [*others, f"plugins={plugins}", f"evaluate.metrics={metrics}"]
-    settings = [word for setting in added for word in ("--set", setting)]
     count = [] if samples is None else ["--samples", str(samples)]
-    return shlex.join(
-        ["rewardft", "evaluate", str(folder), "--adapter-scale", text, *count, *settings]
-    )
+    words = ["rewardft", "evaluate", str(folder), "--adapter-scale", text, *count]
+    return shlex.join([*words, *as_words(added)])
 
 
 def parse_scales(text: str) -> list[float]:

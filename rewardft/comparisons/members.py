@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardft.comparisons.added_plugin import with_plugin
-from rewardft.comparisons.settings import key_of
+from rewardft.comparisons.settings import as_words, key_of
 from rewardft.comparisons.sources import Request, Variant
 from rewardft.comparisons.spending import budget_settings
 from rewardft.errors import RecipeError, RewardftError
@@ -65,19 +65,18 @@ class Member:
 
     def command(self, resume: bool = False) -> list[str]:
         """The words of `rewardft run` that make this run."""
-        sets = [word for text in self.settings for word in ("--set", text)]
         # As one would type it, so that a run can be repeated without the comparison.
-        words = ["run", str(self.variant.recipe), *sets, "--out", str(self.folder)]
+        recipe, sets = str(self.variant.recipe), as_words(self.settings)
+        words = ["run", recipe, *sets, "--out", str(self.folder)]
         return [*words, "--resume"] if resume else words
 
     def repeat(self) -> str:
         """A line that one can paste: the same run in a folder of its own."""
-        sets = [word for text in self.settings for word in ("--set", text)]
-        recipe, out = (
-            self.variant.word or str(self.variant.recipe),
-            f"runs/{folder_name(self.variant)}-seed{self.seed}",
-        )
-        return "" if self.given else shlex.join(["rewardft", "run", recipe, *sets, "--out", out])
+        if self.given:
+            return ""
+        recipe, sets = self.variant.word or str(self.variant.recipe), as_words(self.settings)
+        out = f"runs/{folder_name(self.variant)}-seed{self.seed}"
+        return shlex.join(["rewardft", "run", recipe, *sets, "--out", out])
 
     @property
     def is_done(self) -> bool:

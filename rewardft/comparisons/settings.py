@@ -1,7 +1,8 @@
-"""A setting of a recipe as a command line has it: `key=value`, its value in YAML."""
+"""A setting of a recipe as a command line has it: `--set key=value`, its value in YAML."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from rewardft.recipe import strict_yaml
@@ -15,3 +16,8 @@ def key_of(setting: str) -> str:
 def value_of(setting: str) -> Any:
     """The value of a `key=value`."""
     return strict_yaml.parse(setting.partition("=")[2]).data
+
+
+def as_words(settings: Iterable[str]) -> list[str]:
+    """The words of a command that has them: `--set` before each."""
+    return [word for setting in settings for word in ("--set", setting)]

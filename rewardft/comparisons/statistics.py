@@ -66,7 +66,7 @@ def mean_interval(values: ArrayLike) -> Interval:
         return symmetric(mean, spread(table - mean))
 
 
-def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
+def iqm_interval(values: ArrayLike) -> Interval:
     """Interquartile mean, for new seeds and new samples: the mean of the middle half of all S * N
     values.
 
@@ -78,7 +78,6 @@ def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
 
     Args:
         values: as for `mean_interval`.
-        seed: of the draws.
 
     Raises:
         DataError: the values are no table.
@@ -95,7 +94,7 @@ def iqm_interval(values: ArrayLike, seed: int = 0) -> Interval:
         # Divided by the share that is kept (1/2): the influence function of a trimmed mean.
         found = spread((clipped - mean_of_known(clipped)) * (flat.size / middle.size))
         if len(table) > 1:
-            found = replace(found, seeds=iqm_variance_over_seeds(table, seed))
+            found = replace(found, seeds=iqm_variance_over_seeds(table, seed=0))
         return symmetric(float(middle.mean()), found)
 
 

@@ -172,11 +172,10 @@ def reward_problems(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def shorten(names: list[str], count: int = 3) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:count]) + (
-        f" and {len(names) - count} more" if len(names) > count else ""
-    )
+def shorten(names: list[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def to_number(value: Any) -> Any:

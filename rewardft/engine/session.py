@@ -128,15 +128,10 @@ def build_session(
     recipe: Recipe,
     resolved: Any,
     device: torch.device,
-    keep_reference: bool | None = None,
     plugin_files: Mapping[str, str] = {},
     training: Training | None = None,
 ) -> Session:
-    """Load the model and build everything that a run needs; no data set and no optimizer yet.
-
-    keep_reference: full fine-tuning keeps a frozen copy; None: only if the recipe has regularizers
-    or measures the KL divergence, or the algorithm asks for one (`needs_reference`).
-    """
+    """Load the model and build everything that a run needs; no data set and no optimizer yet."""
     algorithm = resolved.algorithm.build()
     model = build_model(resolved)
     check_trainable(model)
@@ -146,10 +141,10 @@ def build_session(
         lay_out(recipe, place(model, device), device)
     switch_checkpointing(recipe, model)
     sampler, eval_sampler = build_samplers(recipe, resolved, model)
-    if keep_reference is None:
-        compared = bool(recipe.regularizers) or recipe.evaluate.kl
-        # A frozen copy of all weights costs as much as the model, so only where something reads it.
-        keep_reference = compared or getattr(algorithm, "needs_reference", False)
+    compared = bool(recipe.regularizers) or recipe.evaluate.kl
+    # With full fine-tuning, a frozen copy of all weights, which costs as much as the model: only
+    # where something reads it.
+    keep_reference = compared or getattr(algorithm, "needs_reference", False)
     # After the samplers are set up, and with a seed of its own, so that an adapter begins the same
     # whatever was built before.
     adapter = attach(model, recipe.adapter, recipe.seed, keep_reference)

@@ -60,7 +60,7 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def swap_in(temporary: Path, path: Path, mark: str = MARK) -> None:
+def swap_in(temporary: Path, path: Path, mark: str) -> None:
     """rename() cannot replace a folder that is not empty, so the old one steps aside first."""
     old = aside(path, mark)
     # Between the two renames nothing is at `path`; both folders are whole beside it.
@@ -70,7 +70,7 @@ def swap_in(temporary: Path, path: Path, mark: str = MARK) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_folder(path: Path, mark: str = MARK) -> None:
+def remove_folder(path: Path, mark: str) -> None:
     """All of it or nothing: it is renamed before it is deleted, so that a kill leaves no half of it
     in its place. Raises CheckpointError for a folder without the file `mark`."""
     check_own(path, mark)

@@ -135,18 +135,16 @@ def save_drawn(drawn: Drawn, scale: float, out: Path) -> Iterator[Path]:
         yield out / "texts.json"
 
 
-def held_out_pictures(
-    run: Path, count: int, folder: Path, prefix: str = "", scale: float = 1.0
-) -> list[PicturePair]:
-    """The first `count` held-out samples of a run as pictures in `folder`;
-    empty where samples are no pictures."""
-    return save_both(draw_both(run, count, (), scale), folder, prefix)
+def held_out_pictures(run: Path, count: int, folder: Path) -> list[PicturePair]:
+    """The first `count` held-out samples of a run as pictures in `folder`; empty where samples are
+    no pictures."""
+    return save_both(draw_both(run, count, (), 1.0), folder)
 
 
-def save_both(drawn: Drawn, folder: Path, prefix: str = "") -> list[PicturePair]:
-    """`PREFIXbase-ID.png` and `PREFIXtuned-ID.png` of every sample; of videos as `.gif`."""
-    base = save_shown(drawn, drawn.base_shown, folder, f"{prefix}base-")
-    tuned = save_shown(drawn, drawn.tuned_shown, folder, f"{prefix}tuned-")
+def save_both(drawn: Drawn, folder: Path) -> list[PicturePair]:
+    """`base-ID.png` and `tuned-ID.png` of every sample; of videos as `.gif`."""
+    base = save_shown(drawn, drawn.base_shown, folder, "base-")
+    tuned = save_shown(drawn, drawn.tuned_shown, folder, "tuned-")
     # A data set without groups has none, which must not shorten the `zip`.
     groups: Sequence[str | None] = drawn.groups or [None] * len(drawn.ids)
     return [PicturePair(*row) for row in zip(drawn.ids, groups, base, tuned)]

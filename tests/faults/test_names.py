@@ -50,7 +50,7 @@ def test_a_folder_of_somebody_else_is_neither_replaced_nor_deleted(tmp_path):
         f"{mine} is in the way and was not made by rewardft (there is no {MARK} in it), so it is "
         "neither replaced nor deleted. Move it, or give another folder."
     )
-    for attempt in (lambda: write_folder(mine, fill), lambda: remove_folder(mine)):
+    for attempt in (lambda: write_folder(mine, fill), lambda: remove_folder(mine, MARK)):
         with pytest.raises(CheckpointError) as caught:
             attempt()
         assert str(caught.value) == message
@@ -62,7 +62,7 @@ def test_a_folder_that_was_made_here_is_replaced_and_deleted(tmp_path):
     write_folder(made, lambda folder: (folder / "old").write_text("old"))
     write_folder(made, fill)
     assert sorted(p.name for p in made.iterdir()) == [MARK, "new"]
-    remove_folder(made)
+    remove_folder(made, MARK)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -332,14 +332,13 @@ def test_samples_that_are_no_pictures_are_written_as_tensors_alone(tmp_path, cap
 
 
 def test_held_out_pictures_come_in_pairs_with_their_groups(trained, tmp_path):
-    pairs = held_out_pictures(trained, 2, tmp_path / "p", "run1-")
+    pairs = held_out_pictures(trained, 2, tmp_path / "p")
     assert [(pair.sample, pair.group) for pair in pairs] == [
         ("val/0", "class0"),
         ("val/1", "class1"),
     ]
-    assert pairs[0].base.name.startswith("run1-base-val_0") and pairs[1].tuned.name.startswith(
-        "run1-tuned-val_1"
-    )
+    assert pairs[0].base.name.startswith("base-val_0")
+    assert pairs[1].tuned.name.startswith("tuned-val_1")
     assert all(path.is_file() for pair in pairs for path in (pair.base, pair.tuned))
 
 
