@@ -72,7 +72,7 @@ def diagnose() -> None:
 
 
 def version_of(package: str) -> str | None:
-    """None where it is not installed."""
+    """As it is now, not as it was when it was first asked for; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

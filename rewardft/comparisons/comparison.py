@@ -26,7 +26,8 @@ from rewardft.contracts.records import ComparisonRecord, Value, VariantRecord
 from rewardft.errors import RecipeError
 from rewardft.files.atomic import make_folder
 from rewardft.files.digests import sha256
-from rewardft.storage.manifest import PACKAGES, version_of
+from rewardft.files.versions import version_of
+from rewardft.storage.manifest import PACKAGES
 
 
 def compare(

@@ -19,11 +19,11 @@ from rewardft.comparisons.spending import budget_settings
 from rewardft.errors import RecipeError, RewardftError
 from rewardft.files.json_text import read_object
 from rewardft.files.paths import file_name
+from rewardft.files.versions import version_of
 from rewardft.plugins.component import Component, option_parameters
 from rewardft.plugins.entries import look_up
 from rewardft.plugins.resolve import open_recipe
 from rewardft.recipe.recipe import Recipe, load_recipe
-from rewardft.storage.manifest import version_of
 
 # Interrupted runs are continued; stopped ones ended by an alarm or a plugin's decision.
 DONE = ("finished", "stopped")
@@ -213,7 +213,6 @@ def identify(variant: Variant) -> tuple[Recipe, dict[str, Any]]:
     files = sorted(Path(path).name + sha for path, sha in plugins.digests().items())
     # Seeds of one variant share a digest.
     flat = recipe.model_copy(update={"seed": 0})
-    flat._origin = recipe._origin
     versions = sorted(f"{plugin.name} {plugin.version}" for plugin in plugins.loaded)
     facts = [flat.digest(), files, versions, version_of("rewardft")]
     options = recipe.dump()

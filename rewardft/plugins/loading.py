@@ -7,7 +7,6 @@ plugin, the hook, the file and the fix.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
@@ -16,6 +15,7 @@ from typing import Any
 
 from rewardft.errors import PluginError
 from rewardft.files.surroundings import put_back
+from rewardft.files.versions import version_of
 from rewardft.plugins import builtin
 from rewardft.plugins.manager import BUILTIN, Plugins
 from rewardft.plugins.sources import (
@@ -67,7 +67,7 @@ def load_usable_plugins(
     returned."""
     plugins = Plugins()
     core = core or builtin
-    plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, _core_version())
+    plugins.add(Source(BUILTIN, core.__name__, lambda: core), core, version_of("rewardft"))
     # By place and not by name: the same plugin may be listed under two names.
     places: dict[str, str] = {core.__name__: BUILTIN}
     required: set[str] = set()
@@ -196,11 +196,3 @@ def _place_of(name: str, needed: str, base: Path) -> str:
         return find(parse_request(needed), base).place
     except PluginError as error:
         raise PluginError(f"plugin {name!r} requires {needed!r}: {error}") from error
-
-
-def _core_version() -> str | None:
-    """None where the package lies on the path without having been installed."""
-    try:
-        return importlib.metadata.version("rewardft")
-    except importlib.metadata.PackageNotFoundError:
-        return None

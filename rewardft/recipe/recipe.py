@@ -102,7 +102,6 @@ class Recipe(Sections):
     def with_options(self, keys: Keys, options: dict[str, Any]) -> Recipe:
         """The recipe with other options of the component at `keys`."""
         recipe: Recipe = _replaced(self, keys, options)
-        recipe._origin = self._origin
         return recipe
 
     def to_yaml(self) -> str:

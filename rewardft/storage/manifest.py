@@ -5,11 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from functools import cache
-from importlib import metadata
 from typing import Any
 
 from rewardft.contracts.run import Run
+from rewardft.files.versions import version_of
 from rewardft.storage.origin import Origin
 
 # Those that change numbers; a plugin's own packages are its affair.
@@ -51,22 +50,6 @@ def manifest(run: Run, plugins: Any, device: str, origin: Origin) -> dict[str, A
             "threads": torch.get_num_threads(),
         },
     }
-
-
-def version_of(name: str) -> str | None:
-    """Version of an installed distribution; None when it is not installed. That of one that is
-    installed is read once a process."""
-    try:
-        return installed_version(name)
-    except metadata.PackageNotFoundError:
-        # Asked again the next time: in a notebook it may be installed meanwhile.
-        return None
-
-
-@cache
-def installed_version(name: str) -> str:
-    """Raises PackageNotFoundError, which is not kept."""
-    return metadata.version(name)
 
 
 def git_state() -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from rewardft.policy.context import Context, WeightedRegularizer
 from rewardft.policy.lora import Lora
 from rewardft.policy.policy import Policy
 from rewardft.policy.weighted_reward import WeightedReward
+from rewardft.testing.rewards import flipped
 from rewardft.testing.tiny import TinyBlobs, TinyModel
 from rewardft.types import Batch, Rollout, select_rows
 
@@ -109,7 +110,7 @@ def check_algorithm(
         assert_equal(parts, expected, f"a micro-batch of {size} changes the gradients")
     if not order_matters:
         # Noise is keyed by sample, so the order may only change the order of a sum.
-        backwards = gradients_of(algorithm, make_context(None), reversed_batch(batch))
+        backwards = gradients_of(algorithm, make_context(None), flipped(batch))
         assert_equal(backwards, expected, "the order of the batch changes the gradients")
 
 
@@ -220,19 +221,3 @@ def assert_equal(got: Sequence[Tensor], expected: Sequence[Tensor], message: str
     # One scale for all tensors: a tensor that is zero but for rounding has none of its own.
     scale = max(float(b.abs().max()) for b in expected)
     assert worst <= TOLERANCE * scale, f"{message}: by {worst:.2g} of {scale:.2g}"
-
-
-def reversed_batch(batch: Batch) -> Batch:
-    """The same samples in reversed order."""
-    rows = list(range(len(batch)))[::-1]
-    parts = [batch.select(slice(i, i + 1)) for i in rows]
-    columns = {name: joined([part[name] for part in parts]) for name in batch.columns}
-    ids = tuple(part.ids[0] for part in parts)
-    return Batch(ids, tuple(part.epochs[0] for part in parts), columns)
-
-
-def joined(values: Sequence[Any]) -> Any:
-    """One-row columns as one column."""
-    if isinstance(values[0], Tensor):
-        return torch.cat(list(values))
-    return [item for value in values for item in value]

@@ -90,7 +90,7 @@ def _check_value(value: Any, count: int) -> None:
 def _check_invariance(
     reward: Any, x0: Tensor, batch: Batch, decode: Any, value: Tensor, tolerance: float
 ) -> None:
-    backwards = _evaluate(reward, x0.flip(0), _flipped(batch), decode).flip(0)
+    backwards = _evaluate(reward, x0.flip(0), flipped(batch), decode).flip(0)
     _assert_close(backwards, value, tolerance, "the order of the batch changes the values")
     rows = [slice(i, i + 1) for i in range(len(batch))]
     # Finds rewards that average, rank or normalise over the batch.
@@ -98,7 +98,8 @@ def _check_invariance(
     _assert_close(single, value, tolerance, "a sample's value depends on the batch it is in")
 
 
-def _flipped(batch: Batch) -> Batch:
+def flipped(batch: Batch) -> Batch:
+    """The same samples in reversed order."""
     return Batch(batch.ids[::-1], batch.epochs[::-1], _flip(batch.columns))
 
 
@@ -124,7 +125,7 @@ def _check_begun(
     _check_value(alone, len(batch))
     _assert_close(alone, value, tolerance, "begin_scoring gives other values than a call")
     one = _begin(reward, x0, batch, decode)
-    other = _begin(reward, x0.flip(0), _flipped(batch), decode)
+    other = _begin(reward, x0.flip(0), flipped(batch), decode)
     # The later one first: answers may come in any order.
     late, early = other.result().flip(0), one.result()
     for values in (early, late):

@@ -8,14 +8,14 @@ This module is a plugin too: `plugins: [rewardft.testing.tiny]` registers the mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rewardft.contracts.hookspecs import hookimpl
+from rewardft.contracts.hookspecs import Factories, hookimpl
 from rewardft.errors import ComponentError
 from rewardft.noise import keyed_generator
 from rewardft.recipe.bounds import Count, NotNegative
@@ -188,9 +188,6 @@ class TinyBlobs:
 def tiny_brightness(rollout: Rollout, batch: Batch, *, target: float = 1.0) -> Tensor:
     """Minus the squared distance of the mean pixel to `target`, in [-1, 0]."""
     return -((rollout.decoded.flatten(1).mean(1) - target) ** 2)
-
-
-Factories = Mapping[str, Callable[..., Any]]
 
 
 @hookimpl

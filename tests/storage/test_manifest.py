@@ -3,7 +3,8 @@
 import importlib
 import subprocess
 
-from rewardft.storage.manifest import git_state, version_of
+from rewardft.files.versions import version_of
+from rewardft.storage.manifest import git_state
 
 
 def git(*words):
