@@ -87,6 +87,8 @@ class LatentModel:
         self.trainable: nn.Module = self.source.network(
             "diffusers", *self.denoiser, DTYPES[self.dtype]
         )
+        # Diffusers' answers, by the dtype of the first weight.
+        self.dtypes: dict[torch.dtype, torch.dtype] = {}
         self.vae: Any = self.source.network(
             "diffusers", "AutoencoderKL", "vae", DTYPES[self.vae_dtype]
         )
@@ -165,12 +167,20 @@ class LatentModel:
         return (int(self.vae.config.latent_channels), *self.latent_size)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        x = x.to(self.trainable.dtype)  # type: ignore[arg-type]
+        x = x.to(self.network_dtype)
         if self.guidance == 1.0:
             return self.predict(x, t, cond)
         return guide(
             self.predict, x, t, cond, self.null(len(x)), self.guidance, self.guidance_gradient
         )
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The denoiser's, which diffusers finds by walking through all layers."""
+        first = next(self.trainable.parameters()).dtype
+        if first not in self.dtypes:
+            self.dtypes = {first: self.trainable.dtype}  # type: ignore[dict-item]
+        return self.dtypes[first]
 
     def decode(self, x0: Tensor) -> Tensor:
         """Latents `(b, c, h, w)` -> pixels `(b, 3, height, width)` in [0, 1], see `to_pixels`."""

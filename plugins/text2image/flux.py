@@ -72,7 +72,7 @@ class Flux(LatentModel):
         return {"text": text, "pooled": self.encoders["clip"](prompt).pooler_output[0]}
 
     def denoise(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        return self.predict(x.to(self.trainable.dtype), t, cond)  # type: ignore[arg-type]
+        return self.predict(x.to(self.network_dtype), t, cond)
 
     def predict(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         b, c, h, w = x.shape
