@@ -83,28 +83,29 @@ def roll_out_with_gradients(
     finished, trained = [], set()
     for rows in micro_slices(len(batch), ctx.micro_batch):
         part = whole.select(rows)
-        for k in range(ctx.sampler.steps):
-            state, found = visit(ctx, part, k, differentiated=k in steps)
-            if found is not None:
-                gradients[rows] += found
-                trained.add(k)
-            # One state at a time: nothing is visited twice.
-            part.states = {k + 1: state}
+        of_rows = by_rows(ctx, len(part.noise))
+        with nullcontext() if of_rows is None else of_rows.watched():
+            for k in range(ctx.sampler.steps):
+                state, found = visit(ctx, part, k, of_rows, differentiated=k in steps)
+                if found is not None:
+                    gradients[rows] += found
+                    trained.add(k)
+                # One state at a time: nothing is visited twice.
+                part.states = {k + 1: state}
         finished.append(part.states[ctx.sampler.steps])
     rollout = ctx.show(whole.with_x0(torch.cat(finished)))
     return rollout, gradients, sorted(trained)
 
 
 def visit(
-    ctx: Context, part: Rollout, k: int, differentiated: bool
+    ctx: Context, part: Rollout, k: int, rows: SampleGradients | None, differentiated: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The state after step k, by `replay`, as a rollout never runs with autograd; and the gradients
     of its log-probabilities `(b, p)`, None where it has no density."""
     if not differentiated:
         with torch.no_grad():
             return ctx.replay(part, k).next, None
-    rows = by_rows(ctx, len(part.noise))
-    with torch.enable_grad(), nullcontext() if rows is None else rows.watched():
+    with torch.enable_grad():
         step = ctx.replay(part, k)
         state = step.next.detach()  # the step's graph ends with this call
         if step.log_prob is None:  # a window may hold a deterministic step

@@ -89,9 +89,9 @@ class SampleGradients:
     def _note(
         self, anchored: bool, layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor
     ) -> Tensor | None:
-        x = inputs[0].detach()
         if not torch.is_grad_enabled():
             return None
+        x = inputs[0].detach()
         if x.ndim < 2 or len(x) % self.count:
             self.fits = False
             return None
