@@ -1,4 +1,4 @@
-"""The command `compare`."""
+"""The commands about comparisons: `compare`, `watch`, which also shows a run, and `report`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ LauncherOptions = Annotated[
 Pictures = Annotated[
     int, typer.Option(min=0, help="Held-out samples per variant that the report shows.")
 ]
-
-
 Match = Annotated[
     str | None,
     typer.Option(
@@ -95,7 +93,7 @@ def compare(
 ) -> None:
     """Run recipes to equal budgets over several seeds,
     and report what can and what cannot be told apart."""
-    # Here, as everywhere in this file: torch would add seconds to `--help`.
+    # Here, as in the other commands: torch would add seconds to `--help`.
     from rewardft.cli.comparing import compare_sources
     from rewardft.comparisons.api import Options
     from rewardft.comparisons.launching import find_launch, parse_options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,12 +95,9 @@ def filled_up(parts: Sequence[Tensor], value: float) -> Tensor:
 
 def named_texts(name: str, value: Any) -> dict[str, list[str]]:
     """A list of texts under `name`, or those of a mapping under `name.KEY`."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return {name: value}
-    if not isinstance(value, Mapping):
-        return {}
-    parts = [named_texts(f"{name}.{key}", item) for key, item in value.items()]
-    return {key: lines for part in parts for key, lines in part.items()}
+    return named(
+        name, value, lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v)
+    )
 
 
 def show(model: Any, decoded: Any, batch: Batch) -> Tensor | None:
@@ -118,9 +115,14 @@ def show(model: Any, decoded: Any, batch: Batch) -> Tensor | None:
 
 def named_tensors(name: str, value: Any) -> dict[str, Tensor]:
     """A tensor under `name`, or those of a mapping under `name.KEY`."""
-    if isinstance(value, Tensor):
+    return named(name, value, lambda v: isinstance(v, Tensor))
+
+
+def named(name: str, value: Any, is_wanted: Callable[[Any], bool]) -> dict[str, Any]:
+    """A value under `name` if it is wanted, or those of a mapping under `name.KEY`."""
+    if is_wanted(value):
         return {name: value}
     if not isinstance(value, Mapping):
         return {}
-    parts = [named_tensors(f"{name}.{key}", item) for key, item in value.items()]
-    return {key: tensor for part in parts for key, tensor in part.items()}
+    parts = [named(f"{name}.{key}", item, is_wanted) for key, item in value.items()]
+    return {key: found for part in parts for key, found in part.items()}

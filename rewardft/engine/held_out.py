@@ -133,7 +133,7 @@ class HeldOut:
         settings = self.session.evaluation_settings(self.spec.samples)
         # One process reads: on a network file system the others may not see the file yet, and a
         # process that evaluated alone would wait for them forever.
-        data = main_decides(self.accelerator, lambda: read_made_so(self.run.folder, step, settings))
+        data = main_decides(self.accelerator, lambda: made_alike(self.run.folder, step, settings))
         # At step 0 the average is a copy of the weights, so one evaluation serves both.
         if data is None or (step > 0 and data.get("weights", "raw") != self.spec.weights):
             return None
@@ -189,7 +189,7 @@ def evaluated(out: Path, step: int) -> list[int]:
     return sorted(each for each in steps if 0 < each <= step)
 
 
-def read_made_so(out: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def made_alike(out: Path, step: int, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The file of a step's evaluation if it was made as `settings` say; any other is no measure for
     this run's."""
     path = evaluation_path(out, step)

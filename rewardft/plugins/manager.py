@@ -107,10 +107,11 @@ class Plugins:
             except Exception as error:
                 self._attribute(error, hook_name)
                 raise
+            if answer is None:
+                continue
             # Such hooks give one answer, others a list of them.
             first_only = caller.spec is not None and caller.spec.opts["firstresult"]
-            several = [] if answer is None else [answer] if first_only else answer
-            answers += [(plugin.name, one) for one in several]
+            answers += [(plugin.name, one) for one in ([answer] if first_only else answer)]
         return answers
 
     def registrations(

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 
 PEFT_PREFIX = "base_model.model."  # what peft's own loader expects before the module's name
-
-
 PIPELINE_FILE = "pytorch_lora_weights.safetensors"  # what diffusers' pipelines look for first
 
 
@@ -54,9 +52,8 @@ class Lora:
         self.named = {n: p for n, p in self.module.named_parameters() if ".lora_" in n}
         for parameter in self.named.values():
             # A bfloat16 adapter would lose updates smaller than its last bit; float64 is for tests.
-            parameter.data = (
-                parameter.data.float() if parameter.dtype != torch.float64 else parameter.data
-            )
+            if parameter.dtype != torch.float64:
+                parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
         # peft's layers, whatever their class: it has one for each kind of layer that it wraps.
         self.layers = [

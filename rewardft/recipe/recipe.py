@@ -170,13 +170,12 @@ def read_recipe(
     origin.lacks_plugins = bool(unread) or any(_is_of_plugins(keys, data) for keys, _ in found)
     problems += [f"{origin.where(keys)}: {message}" for keys, message in found]
     folded = fold_options(Recipe, data)
-    recipe = (
+    if found:
         # Good enough to look names up, so that these problems too are reported at once.
-        salvage(Recipe, folded)
-        if found
+        recipe = salvage(Recipe, folded)
+    else:
         # JSON mode: strict about scalars, and takes a list for a tuple.
-        else Recipe.model_validate_json(json.dumps(folded), strict=True)
-    )
+        recipe = Recipe.model_validate_json(json.dumps(folded), strict=True)
     # Private and not a field: where a value came from is no part of the recipe.
     recipe._origin = origin
     return recipe, problems

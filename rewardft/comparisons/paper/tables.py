@@ -110,4 +110,4 @@ def plain(text: str) -> str:
 
 def arrow(higher_is_better: bool | None) -> str:
     """Which way is better."""
-    return "" if higher_is_better is None else "↑" if higher_is_better else "↓"
+    return {None: "", True: "↑", False: "↓"}[higher_is_better]

@@ -108,12 +108,9 @@ def _best(record: ComparisonRecord, name: str | None) -> list[str]:
 
 
 def _against_best(value: Value, best: str) -> Verdict:
-    return (
-        verdict(value.versus_best, value.higher_is_better)
-        # Its own difference is to another variant than the one that is named here.
-        if value.best in (None, best)
-        else "unknown"
-    )
+    if value.best not in (None, best):  # its difference is to another variant
+        return "unknown"
+    return verdict(value.versus_best, value.higher_is_better)
 
 
 def _sentence(variant: VariantRecord, name: str | None, alone: bool) -> Sentence:
@@ -162,12 +159,10 @@ def _against_base(value: Value) -> str:
 
 
 def _magnitude(change: Interval) -> Interval:
-    return (
-        change
-        if change.value > 0
-        # Turned round, its bounds change places.
-        else Interval(value=-change.value, low=-change.high, high=-change.low)
-    )
+    if change.value > 0:
+        return change
+    # Turned round, its bounds change places.
+    return Interval(value=-change.value, low=-change.high, high=-change.low)
 
 
 def _levels(value: Value) -> str:
