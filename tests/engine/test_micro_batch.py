@@ -218,13 +218,16 @@ def test_networks_of_videos_keep_their_layout(path, monkeypatch):
     assert session.model.trainable.enter.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("key", ["checkpointing", "decode_checkpointing"])
-def test_the_policy_knows_what_is_computed_again(path, monkeypatch, key):
+@pytest.mark.parametrize(
+    ("key", "mark"),
+    [("checkpointing", "checkpointed"), ("decode_checkpointing", "decoder_checkpointed")],
+)
+def test_the_policy_knows_what_is_computed_again(path, monkeypatch, key, mark):
     monkeypatch.setattr("rewardft.engine.session.switch_checkpointing", lambda recipe, model: None)
     for value in ("true", "false"):
         session, _ = opened(path, "train.precision=bf16", f"train.{key}={value}")
         for ctx in (session.context, session.evaluation_context()):
-            assert ctx.policy.checkpointed is (value == "true")
+            assert getattr(ctx.policy, mark) is (value == "true")
             assert ctx.policy.precision == torch.bfloat16
 
 
