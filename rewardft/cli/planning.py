@@ -43,8 +43,9 @@ def plan_recipe(name: str, device: str | None, overrides: Sequence[str]) -> None
     words = first_that_fits(ready, plan, name, overrides, limit)
     if words is None:
         raise RewardftError(
-            f"nothing that was tried fits {device}. Take smaller pictures, a lower adapter.rank, "
-            "a base in bf16, or a larger device."
+            f"nothing that was tried fits {device}; as it is, {max(most, key=most.__getitem__)} "
+            "takes the most. Take smaller pictures, a lower adapter.rank, a base in bf16, or a "
+            "larger device."
         )
     print(shlex.join(["rewardft", "run", name, *as_words([*overrides, *words])]))
 

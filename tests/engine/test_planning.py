@@ -140,7 +140,10 @@ def test_what_fits_nowhere_and_what_is_no_size_is_said(recipe, capsys):
     words = ["--set", "data.batch_size=2", "--device", "0.01MiB"]
     assert main(["plan", str(recipe), *words]) != 0
     said = capsys.readouterr()
-    assert "nothing that was tried fits 0.01MiB" in said.err
+    assert said.err == (
+        "error: nothing that was tried fits 0.01MiB; as it is, replay and update takes the most. "
+        "Take smaller pictures, a lower adapter.rank, a base in bf16, or a larger device.\n"
+    )
     tried = [line.partition(":")[0] for line in said.out.splitlines() if "train." in line]
     one, checkpointing = "train.micro_batch=1", "train.checkpointing=true"
     assert tried == [
