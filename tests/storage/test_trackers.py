@@ -114,7 +114,7 @@ def test_a_tracker_that_takes_pictures_gets_the_grids(recipe, tmp_path):
     run = run_recipe(recipe, tmp_path / "run", *settings)
     lines = [json.loads(line) for line in (run.folder / "rewardft.lines").read_text().splitlines()]
     pictures = [(step, values) for step, *values in lines if values and "samples" in values[0]]
-    sheet = {"samples": ["RGB", 64, 2 * (64 + 14) + 4]}
+    sheet = {"samples": ["RGB", 128, 2 * (128 + 14) + 4]}
     assert pictures == [(0, [sheet]), (2, [sheet]), (3, [sheet])]
 
 
