@@ -148,7 +148,9 @@ def test_every_shipped_recipe_checks_and_opens_with_what_it_trains(rewardft):
         pytest.skip("no recipes are shipped in this checkout")
     code, out, err = rewardft("check", *recipes)
     assert (code, err) == (0, "")
-    assert out == "".join(f"{path}: ok\n" for path in recipes.values())
+    # Behind a semicolon: what can only be checked with the model.
+    said = [line.partition(";")[0] for line in out.splitlines()]
+    assert said == [f"{path}: ok" for path in recipes.values()]
     for name, path in recipes.items():
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         assert any(f"rewardft run {name}" in line for line in header), (
