@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from rewardft.errors import ComponentError, NonFiniteError
 from rewardft.noise import Noise
@@ -23,6 +21,7 @@ from rewardft.policy.finite import bad_base
 from rewardft.policy.full import FullFineTuning
 from rewardft.policy.memory import Memory
 from rewardft.policy.policy import Policy
+from rewardft.policy.records import sums_of
 from rewardft.policy.reward_gradients import Combine, agreement
 from rewardft.policy.rewards import evaluate_rewards, warn_of_skips
 from rewardft.policy.untouched import described
@@ -283,14 +282,6 @@ class Context:
     def take_records(self) -> dict[str, Tensor]:
         """(sum, count) `(2,)` since the last call, still on the device; NaN (not applicable) is
         left out of both."""
-        names = list(self._records)
-        joined = [torch.cat(v) if len(v) > 1 else v[0] for v in self._records.values()]
+        joined = {n: torch.cat(v) if len(v) > 1 else v[0] for n, v in self._records.items()}
         self._records.clear()
-        if not names:
-            return {}
-        # Shorter ones are filled up with what is left out: all of them take as many operations as
-        # one would.
-        on_one = [values.to(self.device, torch.float32) for values in joined]
-        rows = pad_sequence(on_one, batch_first=True, padding_value=math.nan)
-        sums = torch.stack([rows.nansum(1), (~rows.isnan()).sum(1).float()], dim=1)
-        return dict(zip(names, sums.unbind()))
+        return sums_of(joined)
