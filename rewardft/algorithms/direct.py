@@ -1,8 +1,8 @@
 """Direct reward fine-tuning: follow the reward's gradient through the sampler.
 
-One algorithm, a point in a small space. With T sampling steps, step 0 the noisiest, each trajectory
-draws a `Path`: how many steps it executes, which of them learn, and whether it ends in a one-step
-estimate of x0. `direct_presets` names the published points.
+One algorithm, a point in a small space. With T sampling steps, step 0 the noisiest, each optimizer
+step draws a `Path` for all of its samples: how many steps are executed, which of them learn, and
+whether the chain ends in a one-step estimate of x0. `direct_presets` names the published points.
 
 The loss is mean_i shape(r_i) + sum over trained steps of the regularizers. Its gradient is taken by
 walking back over the kept states, one denoiser graph at a time. With x' = step(x, f(x)) for the
@@ -60,8 +60,8 @@ class Direct:
             all after a random truncation point (`truncated`).
         train_steps: K; None means all steps.
         input_gradient: back-propagate through the denoiser's input (exact) or stop there (DRTune).
-        early_stop: m > 0 ends the chain at one of its last m steps, drawn per trajectory, with the
-            x0 estimate.
+        early_stop: m > 0 ends the chain at one of its last m steps, drawn once per optimizer step,
+            with the x0 estimate.
         resamples: n > 0: noise the finished sample n times to the last step and learn from each
             (DRaFT-LV).
         truncation: `gaussian` (AlignProp's code: mean 0.84 T, standard deviation 0.1 T) or
@@ -137,7 +137,7 @@ class Direct:
             yield "train_steps", f"{text} Lower train_steps or early_stop, {more}."
 
     def draw_path(self, steps: int, rng: random.Random) -> Path:
-        """Drawn once per trajectory, never per step;
+        """Drawn once per optimizer step, never per sampling step;
         raises ComponentError if any draw would be impossible."""
         for _, problem in self.step_problems(steps):
             raise ComponentError(problem)

@@ -48,7 +48,7 @@ def alignprop(
     scale: float = 1.0,
 ) -> Direct:
     """AlignProp (2310.03739): back-propagate from the end to a truncation point drawn once per
-    trajectory."""
+    optimizer step."""
     return Direct(
         "truncated", None, True, truncation=truncation, shape=shape, target=target, scale=scale
     )

@@ -1,10 +1,17 @@
 """The plugins that the documentation prints are run as they stand there."""
 
 import importlib
+import json
 import sys
 
+import numpy as np
 import pytest
 import torch
+from rewardft_plugins.drpose.data.build import choose_samples
+from rewardft_plugins.drpose.data.columns import column_path
+from rewardft_plugins.drpose.data.splits import plan_splits
+from rewardft_plugins.humans.body import load_body
+from rewardft_plugins.humans.motion import read_motions
 from safetensors.torch import save_file
 
 import rewardft
@@ -152,3 +159,24 @@ def test_the_reverse_sampler_is_the_papers_with_all_timesteps():
         step = sampler.transition(k, x, output, noise)
         assert torch.allclose(step.mean, expected, atol=1e-6)
         assert step.std.item() == pytest.approx(beta.sqrt().item(), rel=1e-4)
+
+
+def test_the_painter_of_the_drpose_page_paints_a_data_set(tmp_path, monkeypatch):
+    """As it stands there, on two frames; its pictures come from files of the names that it reads."""
+    (text,) = [body for body in blocks("docs/drpose.md", "python") if "class Portraits" in body]
+    monkeypatch.chdir(tmp_path)
+    for folder in ("motions", "painted"):
+        (tmp_path / folder).mkdir()
+    np.savez(tmp_path / "motions/mine.npz", standing=np.zeros((2, 22, 3), np.float32))
+    body = load_body()
+    for plan in plan_splits(read_motions(tmp_path / "motions/mine.npz")):
+        for i, sample in enumerate(choose_samples(plan, body, seed=0)):
+            picture = np.full((3, 64, 64), 10 * (i + 1), np.uint8)
+            np.save(tmp_path / "painted" / f"{sample.id.replace('/', '_')}.npy", picture)
+    exec(compile(text, "docs/drpose.md", "exec"), {"__name__": "page"})
+    manifest = json.loads((tmp_path / "data/portraits/manifest.json").read_text())
+    assert manifest["painter"] == "portraits"
+    ((name, split),) = manifest["splits"].items()
+    assert not split["targets"]
+    images = np.load(column_path(tmp_path / "data/portraits", name, "images"))
+    assert sorted(images.reshape(2, -1).max(1).tolist()) == [10, 20]
