@@ -242,6 +242,24 @@ def test_a_card_leaves_out_what_a_summary_does_not_know(run):
     assert cost.endswith(f"{ended['denoiser_forward_samples']:,} forwards of the denoiser")
 
 
+def test_a_card_of_a_damaged_evaluation_is_refused(run):
+    """Not with a ValueError, which would be a bug's."""
+    path = run / "evaluations" / "step-00000003.json"
+    before = path.read_text()
+    data = json.loads(before)
+    data["per_sample"]["reward/brightness"].pop()
+    path.write_text(json.dumps(data))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            rewardft.export(run, "peft")
+    finally:
+        path.write_text(before)
+    assert str(caught.value) == (
+        f"{path}: damaged (ValueError: 'reward/brightness' has not one value for each of its 8 "
+        "samples). Delete it to export without it."
+    )
+
+
 def test_weights_of_a_base_that_float16_cannot_hold_are_refused(tmp_path):
     place = tmp_path / "run" / "adapter"
     place.mkdir(parents=True)
