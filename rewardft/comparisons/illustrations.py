@@ -46,10 +46,8 @@ def pictures_of(runs: Sequence[RunResults], out: Path, count: int) -> list[Pictu
     folder = out / "pictures" / folder_name(seen.member.variant)
     # What the pictures follow from: any other of these, and they are drawn again.
     index, source = folder / "index.json", [name, str(run), seen.record.axes.get("steps"), count]
-    if index.is_file():
-        kept = json.loads(index.read_text(encoding="utf-8"))
-        if kept.get("source") == source:
-            return [Picture.model_validate(picture) for picture in kept["pictures"]]
+    if (kept := drawn_before(index, source)) is not None:
+        return kept
     from rewardft.runs.samples import held_out_pictures
 
     found: list[Picture] = []
@@ -58,11 +56,24 @@ def pictures_of(runs: Sequence[RunResults], out: Path, count: int) -> list[Pictu
         for pair in held_out_pictures(run, count, place):
             base, tuned = (str((folder / p.name).relative_to(out)) for p in (pair.base, pair.tuned))
             found.append(Picture(sample=pair.sample, group=pair.group, base=base, tuned=tuned))
-        kept = {"source": source, "pictures": [p.model_dump() for p in found]}
-        (place / "index.json").write_text(json.dumps(kept))
+        facts = {"source": source, "pictures": [p.model_dump() for p in found]}
+        (place / "index.json").write_text(json.dumps(facts))
 
     write_folder(folder, fill)
     return found
+
+
+def drawn_before(index: Path, source: list[Any]) -> list[Picture] | None:
+    """The pictures of an earlier report; None where they are of something else, or the file is
+    damaged: they are drawn again."""
+    try:
+        kept = json.loads(index.read_text(encoding="utf-8"))
+        if kept["source"] == source:
+            return [Picture.model_validate(picture) for picture in kept["pictures"]]
+    # ValueError: no JSON, or no picture.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None
 
 
 def plugin_sections(

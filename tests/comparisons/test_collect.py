@@ -406,3 +406,20 @@ def test_pictures_that_cannot_be_drawn_are_a_note(folder, monkeypatch):
     record = load_comparison(folder / "out" / "comparison.json")
     assert "No pictures of recipe: RuntimeError: no memory for <pictures>" in record.notes
     assert "no memory for &lt;pictures&gt;" in (folder / "out" / "report.html").read_text()
+
+
+def test_pictures_are_drawn_once_and_again_where_their_list_is_damaged(folder):
+    command = ["compare", "recipe.yaml", "--out", "out", "--pictures", "2"]
+    assert main(command) == 0
+    before = load_comparison(folder / "out" / "comparison.json").variants[0].pictures
+    (index,) = (folder / "out" / "pictures").glob("*/index.json")
+    picture, text = folder / "out" / before[0].base, index.read_text()
+    drawn = picture.stat().st_mtime_ns
+    assert main(command) == 0 and picture.stat().st_mtime_ns == drawn
+    for damaged in ("", "[]", text[:-20], text.replace('"sample"', '"simple"')):
+        index.write_text(damaged)
+        assert main(command) == 0
+        record = load_comparison(folder / "out" / "comparison.json")
+        assert record.variants[0].pictures == before and len(before) == 2, damaged
+        assert [note for note in record.notes if note.startswith("No pictures")] == []
+    assert picture.stat().st_mtime_ns > drawn and index.read_text() == text
