@@ -1,4 +1,4 @@
-"""The launcher `ray`: the same values as without it, a lost worker, failures that are told, Ctrl-C."""
+"""The launcher `ray`: the same values as without it, a lost worker, failures that are told."""
 
 import json
 import os
@@ -19,6 +19,12 @@ from tests.processes import wait_for
 from tests.shipped.clusters.obedient import obey
 
 MISSING = "--launcher ray: the package is not installed: pip install 'rewardft[ray]'"
+
+
+@pytest.fixture(autouse=True)
+def _workers_are_not_nice(monkeypatch):
+    """Ray's workers yield to everybody else (niceness 15), for minutes where a machine is busy."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
 
 
 def test_a_missing_package_is_told_before_anything_runs(folder, monkeypatch, capsys):
