@@ -20,7 +20,7 @@ from rewardft.errors import CheckpointError, RecipeError, did_you_mean
 from rewardft.evaluation.alarms import find_alarms
 from rewardft.evaluation.evaluate import Evaluation, Paired, compare
 from rewardft.files.atomic import write_text
-from rewardft.files.json_text import encode, read_object
+from rewardft.files.json_text import encode, read_object, reading
 from rewardft.files.surroundings import put_back
 from rewardft.plugins.catalog import build_catalog
 from rewardft.plugins.component import Component, anchor_options, check_options
@@ -201,9 +201,10 @@ def changed_plugins(session: Session, folder: Path) -> list[str]:
     """File plugins whose code is not that which the run was made with, as its manifest has it."""
     path = folder / "manifest.json"
     how = "Delete it: the run is then taken to have been made with the present plugins."
-    listed = read_object(path, {}, how).get("plugins", []) if path.is_file() else []
+    with reading(path, how):
+        listed = read_object(path, {}, how).get("plugins", []) if path.is_file() else []
+        before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
     # A plugin that the manifest does not list is not taken for an edited one.
-    before = {plugin.get("file"): plugin.get("sha256") for plugin in listed}
     return [file for file, sha in session.plugin_files.items() if before.get(file, sha) != sha]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rewardft.errors import CheckpointError, RewardftError
 from rewardft.files.atomic import remove_folder, write_text
-from rewardft.files.json_text import read_object
+from rewardft.files.json_text import read_object, reading
 from rewardft.recipe.recipe import Recipe, load_recipe
 from rewardft.storage.checkpoint import (
     BEST,
@@ -257,5 +257,7 @@ def resumptions(out: Path, step: int, changed: list[str]) -> list[dict[str, Any]
     had been edited."""
     path = out / "manifest.json"
     how = "Delete it: the list of earlier resumptions is then lost, and the run continues."
-    earlier = read_object(path, {}, how).get("resumed", []) if path.exists() else []
+    with reading(path, how):
+        listed = read_object(path, {}, how).get("resumed", []) if path.exists() else []
+        earlier = [dict(one) for one in listed]
     return [*earlier, {"step": step, "changed_plugins": changed}]

@@ -1,9 +1,16 @@
 """What a manifest says of the code that a run was made with."""
 
 import importlib
+import json
 import subprocess
+from types import SimpleNamespace
 
+import pytest
+
+from rewardft.errors import CheckpointError
 from rewardft.files.versions import version_of
+from rewardft.runs.open import changed_plugins
+from rewardft.storage.folder import resumptions
 from rewardft.storage.manifest import git_state
 
 
@@ -42,3 +49,27 @@ def test_the_commit_and_whether_files_have_changed(tmp_path, monkeypatch):
     assert git_state()["changed"]
     monkeypatch.setenv("PATH", "")
     assert git_state() is None
+
+
+@pytest.mark.parametrize(
+    ("read", "facts", "fix"),
+    [
+        (
+            lambda out: resumptions(out, 1, []),
+            {"resumed": [{"step": 2}, "x"]},
+            "Delete it: the list of earlier resumptions is then lost, and the run continues.",
+        ),
+        (
+            lambda out: changed_plugins(SimpleNamespace(plugin_files={}), out),
+            {"plugins": ["x"]},
+            "Delete it: the run is then taken to have been made with the present plugins.",
+        ),
+    ],
+    ids=["resumed", "plugins"],
+)
+def test_a_list_of_another_form_is_damage(read, facts, fix, tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(f"{path}: damaged (") and str(caught.value).endswith(fix)
