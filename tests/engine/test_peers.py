@@ -14,6 +14,8 @@ SIDES = BENCHMARKS / "side_by_side"
 def load(name):
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up while it runs.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
