@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers as T
+import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+# Its own types do not know all of its classes, nor all that these take.
+T: Any = transformers
 WIDTH = 16  # of text features
 MARKS = [
     "<|endoftext|>",
