@@ -170,14 +170,17 @@ def check_unique(ids: Sequence[str], epochs: Sequence[int]) -> None:
     # Across the end of a pass an id may come twice: its noise differs by pass.
     pairs = list(zip(ids, epochs))
     if len(set(pairs)) < len(pairs):
-        twice = sorted({id_ for (id_, _), count in Counter(pairs).items() if count > 1})
-        shown = ", ".join(map(repr, twice[:3])) + (
-            f" and {len(twice) - 3} more" if len(twice) > 3 else ""
-        )
-        raise DataError(
-            f"several items of the data set have the same `id` ({shown}): their noise is drawn by "
-            "it, so they would give the same samples. Give every item an id of its own."
-        )
+        raise repeated(sorted({id_ for (id_, _), count in Counter(pairs).items() if count > 1}))
+
+
+def repeated(ids: Sequence[str]) -> DataError:
+    """Says which ids come again."""
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return DataError(
+        "several items of the data set have the same `id` "
+        f"({', '.join(map(repr, ids[:3]))}{more}): their noise is drawn by it, so they would give "
+        "the same samples. Give every item an id of its own."
+    )
 
 
 def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]:
@@ -185,11 +188,12 @@ def evaluation_batches(dataset: Any, samples: int, size: int) -> Iterator[Batch]
     raises DataError when there are none, or two of them share an id."""
     check_some(dataset, " of the evaluation")
     count = min(samples, len(dataset))
-    ids: list[str] = []
+    seen: set[str] = set()
     for start in range(0, count, size):
         items = [dataset[i] for i in range(start, min(start + size, count))]
         batch = make_batch(items, [0] * len(items))
         # Over all batches: two samples with the same noise in different ones would be as wrong.
-        ids += batch.ids
-        check_unique(ids, [0] * len(ids))
+        if again := sorted(seen.intersection(batch.ids)):
+            raise repeated(again)
+        seen.update(batch.ids)
         yield batch
