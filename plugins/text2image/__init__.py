@@ -2,7 +2,7 @@
 labels and pictures.
 
 Registers the models `stable_diffusion` (1.x and 2.x), `sdxl`, `sd3`, `flux`,
-`class_conditional_unet` and `unconditional_unet`, and the data sets `prompts`, `class_labels` and
+`class_conditional_unet` and `unconditional_unet`, the data sets `prompts`, `class_labels` and
 `image_folder`, and the command `rewardft text2image tiny`. A family is one short file beside the
 machinery that all share (`family.py`).
 """

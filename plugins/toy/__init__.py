@@ -1,5 +1,4 @@
-"""The smallest complete plugin: a reward, a stopping rule and a recipe check, on the tiny CPU
-model.
+"""The smallest complete plugin: a reward and a stopping rule, on the tiny CPU model.
 
 Read it to see what a plugin looks like; its recipes (`toy_draft`, `toy_drtune`, ...) run in
 seconds.
