@@ -74,7 +74,11 @@ def register_metrics() -> Factories:
 
 
 def body_silhouettes(body: str | None = None) -> Any:
-    """Metric: intersection over union of a scene's outline and the true body's."""
+    """Metric: intersection over union of a scene's outline and the true body's.
+
+    Args:
+        body: as `humans.load_body` takes it; null: the data sets' own.
+    """
     from rewardft_plugins.ddpo3d.silhouettes import BodySilhouettes
 
     return BodySilhouettes(body)

@@ -43,6 +43,7 @@ class GaussianScene(Scenes):
             the recipe's; where nothing is said 1/3, for lora 1/100 and for the others 1.
         relocate_every: optimizer steps after which Gaussians of less opacity than `faint` are moved
             beside others, see `relocation.py`; 0: never.
+        faint: least opacity of a Gaussian that stays where it is.
         densify: clone, split and prune: `{every: 50, start: 100}`; `gaussians` is then how many a
             scene may have at most. See `density.py`, where the other options are.
         lora_rank: of an adapter of the prior that learns the scenes' noise, for `vsd`; 0: none.

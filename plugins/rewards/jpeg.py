@@ -34,14 +34,22 @@ def kilobytes(image: Tensor, quality: int) -> float:
 
 
 def jpeg_incompressibility(rollout: Rollout, batch: Batch, *, quality: Quality = QUALITY) -> Tensor:
-    """Size of the image as a JPEG file, in kilobytes: more detail is better. Not differentiable."""
+    """Size of the image as a JPEG file, in kilobytes: more detail is better. Not differentiable.
+
+    Args:
+        quality: 1 to 100, as in JPEG.
+    """
     pixels = pixels_of(rollout, "jpeg_incompressibility")
     return torch.tensor([kilobytes(image, quality) for image in pixels], device=pixels.device)
 
 
 def jpeg_compressibility(rollout: Rollout, batch: Batch, *, quality: Quality = QUALITY) -> Tensor:
     """Minus the size of the image as a JPEG file, in kilobytes: smoother is better. Not
-    differentiable."""
+    differentiable.
+
+    Args:
+        quality: 1 to 100, as in JPEG.
+    """
     pixels = pixels_of(rollout, "jpeg_compressibility")
     return -torch.tensor([kilobytes(image, quality) for image in pixels], device=pixels.device)
 

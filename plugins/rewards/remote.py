@@ -45,7 +45,11 @@ class Remote:
             size.
         columns: columns of the batch that are sent along; null: `prompt` where the data set has it.
         batch_size: samples per request; null: the whole batch.
+        concurrency: requests in flight at a time.
         timeout: seconds for one request as a whole.
+        attempts: how often a request is sent before it counts as failed.
+        backoff: seconds before the second attempt; twice that before the third, and so on.
+        max_wait: longest pause in seconds, whatever a server asks for.
         on_failure: when no attempt is answered, `stop` the run, or continue with `nan` (not
             applicable) for those samples.
         token_env: name of an environment variable whose value is sent as a bearer token.

@@ -14,7 +14,11 @@ LUMA = (0.299, 0.587, 0.114)  # Rec. ITU-R BT.601: weights of R, G, B
 
 def mean_brightness(rollout: Rollout, batch: Batch, *, target: float | None = None) -> Tensor:
     """Mean luma of the image in [0, 1]; with a `target`, minus the squared distance to it, in [-1,
-    0]."""
+    0].
+
+    Args:
+        target: the brightness that is wanted; null: the brighter, the better.
+    """
     red, green, blue = pixels_of(rollout, "mean_brightness").unbind(1)
     luma = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     mean = luma.flatten(1).mean(1)

@@ -80,8 +80,10 @@ class PickScore(TextImage):
     """PickScore (Kirstain et al. 2023, 2305.01569): exp(logit_scale) cos, a CLIP-H trained on
     people's picks; about 20.
 
-    Args: as `ClipScore`. The published weights are used with the processor of the CLIP that they
-        were tuned from.
+    The published weights are used with the processor of the CLIP that they were tuned from.
+
+    Args:
+        weights, revision, processor, column, quantise, precision: as `clip_score`.
     """
 
     range = (-100.0, 100.0)
@@ -108,9 +110,13 @@ class HpsV2(TextImage):
     """Human Preference Score v2 / v2.1 (Wu et al. 2023, 2306.09341): the cosine of a CLIP-H; 0.2 to
     0.35 is usual.
 
-    Args: as `ClipScore`; `weights` is a converted folder (`rewardft rewards convert-hps`,
-    docs/rewards.md), as the published file has another format. As in its own code, images that are
-    not square are padded with black, and resizing is not clipped to [0, 1].
+    As in its own code, images that are not square are padded with black, and resizing is not
+    clipped to [0, 1].
+
+    Args:
+        weights: a converted folder (`rewardft rewards convert-hps`, docs/rewards.md), as the
+            published file has another format.
+        revision, processor, column, quantise, precision: as `clip_score`.
     """
 
     def __init__(

@@ -22,7 +22,11 @@ Factories = Mapping[str, Callable[..., Any]]
 
 def brightness(rollout: Rollout, batch: Batch, *, target: float = 0.9) -> Tensor:
     """Minus the squared distance of an image's mean pixel to `target`: in [-1, 0],
-    higher is better."""
+    higher is better.
+
+    Args:
+        target: the brightness that is wanted, from 0 to 1.
+    """
     # Squared, so that the gradient fades as the target comes near.
     return -((rollout.decoded.flatten(1).mean(1) - target) ** 2)
 

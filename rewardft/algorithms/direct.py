@@ -58,7 +58,7 @@ class Direct:
     Args:
         select: which steps learn: the `last` K, K equally `spaced` ones with a random offset, or
             all after a random truncation point (`truncated`).
-        train_steps: K; None means all steps.
+        train_steps: K, how many steps learn; None means all.
         input_gradient: back-propagate through the denoiser's input (exact) or stop there (DRTune).
         early_stop: m > 0 ends the chain at one of its last m steps, drawn once per optimizer step,
             with the x0 estimate.

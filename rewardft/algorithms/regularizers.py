@@ -30,6 +30,9 @@ class KL:
         categorical: the divergence of the distributions of tokens, a mean over those drawn.
 
     Of the last two each is 0 at a step of the other kind: a policy with both takes both, by name.
+
+    Args:
+        form: `epsilon_mse`, `gaussian` or `categorical`, see above.
     """
 
     provides = frozenset({"kl"})

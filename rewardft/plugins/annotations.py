@@ -34,6 +34,18 @@ def annotation_of(entry: Entry, parameter: inspect.Parameter) -> Any:
         ) from error
 
 
+def class_made_by(entry: Entry) -> type | None:
+    """The factory where it is a class, or the class that it is annotated to return; None where it
+    names none."""
+    target = plain_callable(entry.factory)
+    if inspect.isclass(target):
+        return target
+    said = inspect.signature(target).return_annotation
+    # By its name: for help alone, no text is evaluated.
+    found = _namespace(target).get(said) if isinstance(said, str) else said
+    return found if inspect.isclass(found) and found is not inspect.Signature.empty else None
+
+
 def _namespace(factory: Any) -> dict[str, Any]:
     """Globals in which the factory's annotations were written; for a class, those of the class that
     has `__init__`."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rewardft.errors import PluginError
+from rewardft.plugins.annotations import class_made_by
 from rewardft.plugins.catalog import Catalog, build_catalog
 from rewardft.plugins.entries import KINDS, Entry, plain_callable
 from rewardft.plugins.loading import load_installed, load_plugins
@@ -17,6 +18,8 @@ from rewardft.plugins.sources import installed
 ARXIV = re.compile(r"(?<![\d.])\d{4}\.\d{4,5}(?!\d)")
 # `name: text` or `name (type): text` under `Args:`.
 ARGUMENT = re.compile(r"^(\s*)(\w+(?:, \w+)*)(?: \([^)]*\))?: (.*)$")
+# Names of several options that go on in the next line.
+WRAPPED = re.compile(r"^(\s+\w+(?:, \w+)*),\n\s+", re.MULTILINE)
 
 
 def catalogs() -> Iterator[Catalog]:
@@ -46,16 +49,22 @@ def docstring(entry: Entry) -> str:
 
 
 def option_help(entry: Entry) -> dict[str, str]:
-    """What the docstrings say of each option under `Args:`, on one line."""
+    """What docstrings say of each option under `Args:`, on one line: the factory's own, then those
+    of the class that it says that it makes, and of what that inherits from."""
     target = plain_callable(entry.factory)
-    # A class may document its options at `__init__` instead.
-    texts = [inspect.getdoc(target), inspect.getdoc(getattr(target, "__init__", None))]
-    return {name: line for text in texts if text for name, line in arguments(text)}
+    made = class_made_by(entry)
+    found: dict[str, str] = {}
+    for owner in dict.fromkeys([target, *(made.__mro__ if made else ())]):
+        # A class may document its options at `__init__` instead.
+        for text in (inspect.getdoc(getattr(owner, "__init__", None)), inspect.getdoc(owner)):
+            for name, line in arguments(text or ""):
+                found.setdefault(name, line)
+    return found
 
 
 def arguments(text: str) -> Iterator[tuple[str, str]]:
     """(name, text) of each entry of a docstring's `Args:`; lines further in continue the last."""
-    lines = text.partition("Args:\n")[2].splitlines()
+    lines = WRAPPED.sub(r"\1, ", text.partition("Args:\n")[2]).splitlines()
     found: list[tuple[str, int, list[str]]] = []
     for line in lines:
         match = ARGUMENT.match(line)

@@ -70,6 +70,7 @@ class TinyModel:
         guidance: classifier-free guidance scale; 1 means no second pass.
         guidance_gradient: `inside`: both halves carry gradient; `outside`: the unconditional half
             does not.
+        width: channels of the network.
         seed: of the random weights.
     """
 
@@ -155,6 +156,10 @@ class TinyBlobs:
     """Bright blobs on dark ground; the class is the quadrant.
 
     Items: id, image `(3, 8, 8)` in [0, 1], label, group.
+
+    Args:
+        size: number of items.
+        split: train or val.
     """
 
     provides = frozenset({"training_targets"})

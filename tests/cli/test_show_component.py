@@ -3,6 +3,8 @@
 import pytest
 
 from rewardft.cli import main
+from rewardft.plugins.component import option_parameters
+from rewardft.plugins.described import every_component, option_help
 from tests.documents import files_in
 
 
@@ -100,6 +102,30 @@ def test_what_a_docstring_says_of_an_option(capsys):
     )
     both = "`inside`: both halves carry gradient; `outside`: the unconditional half does not."
     assert any(row.endswith(both) for row in rows)
+
+
+def test_a_preset_and_a_family_have_the_help_of_what_they_are_made_of(capsys):
+    """The options of `drtune` are those of `Direct`, `sdxl` inherits most of its own, and those of
+    `voxel_scene` that need one sentence take two lines."""
+    said = {
+        "algorithm drtune": "scale a number 1.0 of that function; the loss is scale * shape(r).",
+        "algorithm dance_grpo": "inner_epochs a whole number of at least 1 1 passes over each batch.",
+        "model sdxl": "weights text (required) a folder in diffusers' layout, or a hub id.",
+        "model voxel_scene": "seed a whole number 0 see `GaussianScene`.",
+    }
+    for words, row in said.items():
+        assert main(["show", *words.split()]) == 0
+        rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert row in rows, rows
+
+
+def test_every_option_that_ships_has_help():
+    lacking = {
+        f"{entry.kind} {entry.name}": missing
+        for entry in every_component()
+        if (missing := sorted(option_parameters(entry).keys() - option_help(entry).keys()))
+    }
+    assert lacking == {}
 
 
 def test_the_name_of_a_component_alone_is_told_its_kind(tmp_path, monkeypatch, capsys):

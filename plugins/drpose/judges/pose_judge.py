@@ -192,8 +192,10 @@ class PoseJudge:
     """Metric: per-sample tables `iou`, `part_iou`, `sharpness` (higher is better) and `mpjpe_mm`
     (lower is better), each `(n,)`.
 
-    weights: folder of a judge network, or "shipped". Batches need `normals`, `labels` and `joints`:
-        a data set with targets.
+    Batches need `normals`, `labels` and `joints`: a data set with targets.
+
+    Args:
+        weights: folder of a judge network, or "shipped".
     """
 
     needs = frozenset({"multiview"})

@@ -48,17 +48,18 @@ KIND = "multiview_unet"
 class MultiviewUNet(nn.Module):
     """Model contract `DiffusionModel` for multi-view normals and colours of a human from one image.
 
-    weights:     folder that `save` wrote (miniature), a diffusers folder (full), "shipped", or
-        None: random weights.
-    autoencoder: folder of a separately trained autoencoder (miniature); None: the one in `weights`.
-    size:        "mini" runs on a CPU (64 x 64 images); "full" is SD-2.1-unCLIP's size and needs
-        `weights`.
-    guidance:    classifier-free guidance scale; 1.0 is the conditional prediction alone, without a
-        second pass.
-    guidance_gradient: "inside": both predictions carry gradient; "outside": the unconditional one
-        is a constant.
-    face:        a seventh row per domain, the crop around the face.
-    unet:        options of `UNet2DConditionModel` that replace the miniature's own.
+    Args:
+        weights: folder that `save` wrote (miniature), a diffusers folder (full), "shipped", or
+            None: random weights.
+        autoencoder: folder of a separately trained one (miniature); None: that in `weights`.
+        size: "mini" (64 x 64 images, on a CPU) or "full" (SD-2.1-unCLIP's, needs `weights`).
+        guidance: classifier-free guidance scale; 1.0 is the conditional prediction alone, without a
+            second pass.
+        guidance_gradient: "inside": both predictions carry gradient; "outside": the unconditional
+            one is a constant.
+        face: a seventh row per domain, the crop around the face.
+        unet: options of `UNet2DConditionModel` that replace the miniature's own.
+
     Raises `ComponentError` when weights are missing or do not fit.
     """
 

@@ -42,10 +42,12 @@ class MultiviewCompact(nn.Module):
     """Model contract `DiffusionModel` for multi-view normals and colours of a human from one 64 x
     64 picture.
 
-    weights:     folder that `save` wrote, "shipped", or None: random weights.
-    autoencoder: folder of an autoencoder, or "shipped".
-    estimator:   folder of a pose estimator, or "shipped"; None: no skeletons, the picture alone.
-    network:     options of `CompactDenoiser`, for random weights only.
+    Args:
+        weights: folder that `save` wrote, "shipped", or None: random weights.
+        autoencoder: folder of an autoencoder, or "shipped".
+        estimator: folder of a pose estimator, or "shipped"; None: no skeletons, the picture alone.
+        network: options of `CompactDenoiser`, for random weights only.
+
     Raises `ComponentError` when weights are missing or do not fit.
     """
 

@@ -48,8 +48,10 @@ class CrispNormals:
     """Reward `(b,)`, at most 0, from latents `rollout.x0` `(b, 12 or 14, c, h, w)`; the data set's
     poses are not used.
 
-    slack:       how much detail may be missing, in natural logarithms of gradient energy.
-    autoencoder: folder of the autoencoder whose decoder is looked through, or "shipped".
+    Args:
+        slack: how much detail may be missing, in natural logarithms of gradient energy.
+        autoencoder: folder of the autoencoder whose decoder is looked through, or "shipped".
+
     Raises `ComponentError` when `slack` is negative, or weights are missing or do not fit.
     """
 

@@ -48,10 +48,12 @@ def coverage(maps: Tensor, truth: Tensor) -> Tensor:
 class CrispPose(LatentReward):
     """Reward `(b,)`, at most 0, from the same latents and the same truth as `pose_score`.
 
-    weights: folder of a skeleton network, or "shipped": g_skel, trained further with bodies at any
-        angle.
-    reach:   weight of the expected distance against the coverage.
-    radius:  of the drawn bones, as the network was trained with.
+    Args:
+        weights: folder of a skeleton network, or "shipped": g_skel, trained further with bodies at
+            any angle.
+        reach: weight of the expected distance against the coverage.
+        radius: of the drawn bones, as the network was trained with.
+
     Raises `ComponentError` when the weights are missing or do not fit the latents, or `reach` is
     negative.
     """

@@ -41,10 +41,12 @@ class JointRegression(LatentReward):
 
     The truth is `batch["joints2d"]` `(b, 6, 23, 2)`, as for `pose_score`.
 
-    weights: folder of a network that reads joints, or "shipped".
-    scale:   the distance that costs 1, in units where the picture is 2 wide (1.2 m in the shipped
-    data set). Raises `ComponentError` when the weights are missing or do not fit, or `scale` is not
-    positive.
+    Args:
+        weights: folder of a network that reads joints, or "shipped".
+        scale: the distance that costs 1, in units where the picture is 2 wide (1.2 m in the shipped
+            data set).
+
+    Raises `ComponentError` when the weights are missing or do not fit, or `scale` is not positive.
     """
 
     name, reads, kind, command = "joint_regression", "joints", "joints", "train-form --form joints"
@@ -82,11 +84,14 @@ class SilhouetteScore(LatentReward):
     The truth is rendered from `batch["pose"]`, `batch["betas"]` and `batch["offset"]`: it depends
     on the pose and the shape, and not on the six-view targets.
 
-    weights: folder of a network that reads silhouettes, or "shipped".
-    bce, perceptual: weights of the two terms, as for `pose_score`.
-    body: who is rendered, as for `rewardft drpose build-dataset`; the one that the data set was
-    built with. Raises `ComponentError` when the weights are missing or do not fit, `DataError` when
-    the body does not load.
+    Args:
+        weights: folder of a network that reads silhouettes, or "shipped".
+        bce, perceptual: weights of the two terms, as for `pose_score`.
+        body: who is rendered, as for `rewardft drpose build-dataset`; the one that the data set was
+            built with.
+
+    Raises `ComponentError` when the weights are missing or do not fit, `DataError` when the body
+    does not load.
     """
 
     name, reads, kind, command = (

@@ -157,12 +157,15 @@ class PoseScore(LatentReward):
     The truth is drawn from `batch["joints2d"]` `(b, 6, 23, 2)`, which the data set stores mirrored
     for the views 3 and 4 (back, left), as the model generates them.
 
-    weights:       folder of a skeleton network, or "shipped".
-    bce:           weight of the cross-entropy. perceptual: weight of the perceptual term.
-    radius:        radius of the drawn bones, in units where the picture is 2 wide, as the network
-        was trained with.
-    lpips_weights: network of torchmetrics' LPIPS ("alex", "vgg", "squeeze") where torchvision and
-        its weights are installed; None: `pyramid_distance`.
+    Args:
+        weights: folder of a skeleton network, or "shipped".
+        bce: weight of the cross-entropy.
+        perceptual: weight of the perceptual term.
+        radius: of the drawn bones, in units where the picture is 2 wide, as the network was trained
+            with.
+        lpips_weights: network of torchmetrics' LPIPS ("alex", "vgg", "squeeze") where torchvision
+            and its weights are installed; None: `pyramid_distance`.
+
     Raises `ComponentError` when the weights are missing or do not fit the latents.
     """
 
