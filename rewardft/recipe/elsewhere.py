@@ -67,7 +67,7 @@ NAMES = {
     ),
     "algorithm.group_size": "num_generations",
     "rewards, each with its weight": "reward_fn reward_function reward_funcs reward_weights",
-    "data, such as {use: prompts, path: FILE}": "prompt_fn prompt_function",
+    "data, such as {use: NAME, path: FILE}": "prompt_fn prompt_function",
     "rewards: [{use: remote, ...}]": "async_reward_computation max_workers",
     "train.ema": "use_ema ema_decay",
     "optimizer.use": "use_8bit_adam train_use_8bit_adam optim",
