@@ -47,7 +47,8 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
     # A key that is there by another trainer's name is told its own, and is not missed beside it.
     unknown = [item["loc"][-1] for item in found if item["type"] == "extra_forbidden"]
     unknown += [keys[-1] for keys, _ in _optimizer_problems(data.get("optimizer"))]
-    seen: set[Keys] = {tuple(HERE.get(str(key).casefold(), "").split(".")) for key in unknown}
+    words = [str(key).casefold() for key in unknown]
+    seen: set[Keys] = {tuple(HERE[word].split(".")) for word in words if word in HERE}
     for item in found:
         section, keys = _locate(item["loc"])
         # A union reports each alternative that failed; the reader wants one sentence for each key.

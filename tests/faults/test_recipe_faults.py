@@ -44,6 +44,11 @@ ADDED = {
         "save:\n  zzz: 3",
         "r.yaml:8: save has no key 'zzz'. Choose one of: best, every, keep, patience.",
     ),
+    "a key without letters": (
+        "'': null",
+        "r.yaml:7: a recipe has no key ''. Choose one of: adapter, algorithm, data, evaluate, model, optimizer, plugins, "
+        "regularizers, rewards, sampler, samples, save, seed, train.",
+    ),
     "text for a number": (
         "save: {every: often}",
         "r.yaml:7: save.every: expected a whole number of at least 0, got 'often' (text).",
