@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, assert_never
 
 import torch
 from torch import Tensor
@@ -18,11 +18,17 @@ def shape_loss(reward: Tensor, shape: Shape, target: float) -> Tensor:
         return 1 - reward
     if shape == "hinge":
         return torch.relu(target - reward)
-    return (target - reward).abs()
+    if shape == "absolute":
+        return (target - reward).abs()
+    assert_never(shape)
 
 
 def shape_slope(reward: Tensor, shape: Shape, target: float) -> Tensor:
     """d shape_loss / d reward, elementwise; 0 at the kink of the last two."""
+    if shape in ("negative", "one_minus"):
+        return -torch.ones_like(reward)
     if shape == "hinge":
         return -(reward < target).to(reward)
-    return torch.sign(reward - target) if shape == "absolute" else -torch.ones_like(reward)
+    if shape == "absolute":
+        return torch.sign(reward - target)
+    assert_never(shape)

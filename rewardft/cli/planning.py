@@ -35,7 +35,7 @@ def plan_recipe(name: str, device: str | None, overrides: Sequence[str]) -> None
     print_table("most at once, with what is held", ("phase", "MiB"), rows_of(most))
     print(f"peak: {mebibytes(plan.peak)} MiB, without what the system and kernels take themselves")
     for reward, why in plan.left_out.items():
-        print(f"reward {reward} is not counted: it needs numbers ({why})")
+        print(f"reward {reward} is not counted: on shapes without numbers it raises {why}")
     if ready.recipe.train.shard:
         print("train.shard is not counted: the base is counted whole, as on one process")
     if limit is None:

@@ -1,9 +1,9 @@
 """Keeping peak memory flat on a CPU.
 
 Replay holds one denoiser graph at a time, but glibc's allocator does not hand back what a backward
-pass has freed, and what follows does not fit into the holes. Trimming the heap after each optimizer
-step keeps the resident set flat (benchmarks/memory.py). GPUs have an allocator of their own and
-need nothing.
+pass has freed, and what follows does not fit into the holes. Trimming the heap after optimizer
+steps, at most once a second, keeps the resident set flat (benchmarks/memory.py). GPUs have an
+allocator of their own and need nothing.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from rewardft.engine.ema import Ema
 from rewardft.engine.footprint import CPU, Ledger, empty_module, empty_values, networks_in, unmoved
 from rewardft.engine.optimizer import Updater, build_optimizer, build_schedule, rates_of
 from rewardft.engine.session import Session, build_session, place
+from rewardft.errors import RewardftError
 from rewardft.files.shapes import shapes_only
 from rewardft.noise import Noise
 from rewardft.policy.batches import Stream
@@ -75,6 +76,8 @@ class FollowedReward:
     def __call__(self, rollout: Rollout, batch: Batch) -> Tensor:
         try:
             return self.reward(rollout, batch)
+        except RewardftError:
+            raise
         # Pictures are encoded, servers are asked: whatever they raise, it is told.
         except Exception as error:
             said = str(error).partition("\n")[0]

@@ -194,7 +194,7 @@ def own_metrics(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, float
 def read_sums(accelerator: Any, steps: Sequence[Sums]) -> list[dict[str, list[float]]]:
     """(sum, count) of each step as plain numbers."""
     rows = [tensor for sums in steps for tensor in sums.values()]
-    # A component may have recorded plain numbers.
+    # A component may have recorded tensors of the CPU.
     rows = [row.to(accelerator.device) for row in rows]
     numbers = iter(torch.stack(rows).tolist() if rows else [])  # the only read from the device
     return [{name: next(numbers) for name in sums} for sums in steps]

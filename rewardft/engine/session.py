@@ -220,7 +220,9 @@ def build_policy(recipe: Recipe, model: Any) -> Policy:
     """The model in the precision of the recipe."""
     train = recipe.train
     precision = torch.bfloat16 if train.precision == "bf16" else None
-    return Policy(model, precision, train.checkpointing, train.decode_checkpointing)
+    # One method may be for both, as in a model whose `decode` does its own checkpointing.
+    for_both = train.checkpointing and not hasattr(model, "enable_decode_checkpointing")
+    return Policy(model, precision, train.checkpointing, train.decode_checkpointing or for_both)
 
 
 def spread(recipe: Recipe, model: Any, adapter: Lora | FullFineTuning, device: torch.device) -> Any:

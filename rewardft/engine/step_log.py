@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,13 @@ class StepLog:
     def restart_clock(self) -> None:
         """What has passed until now is no training."""
         self.began = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What passes inside is no training."""
+        before = time.monotonic() - self.began
+        yield
+        self.began = time.monotonic() - before
 
     def add(self, logged: Logged) -> None:
         self.pending.append(logged)

@@ -145,7 +145,7 @@ class Trainer:
             raise self._bad_gradient()
         rates = updater.update(state.step + 1)
         state.step += 1
-        # Once a step: what is given back must be asked for again, page by page.
+        # Once a step at most: what is given back must be asked for again, page by page.
         return_freed_memory()
         self._lap()
         ctx.record("gradient_norm", norm)
@@ -232,13 +232,13 @@ class Trainer:
             self._save()
         if self.held_out.moments.pass_step() and self.stop_reason is None:
             self._flush()
-            self.held_out.evaluate(state.step)
-            self.parts.log.restart_clock()
+            with self.parts.log.paused():
+                self.held_out.evaluate(state.step)
             self.stop_reason = self.stop_reason or self.held_out.stop()
         if self.grids.pass_step() and self.stop_reason is None:
             self._flush()
-            self.grids.draw(state.step)
-            self.parts.log.restart_clock()
+            with self.parts.log.paused():
+                self.grids.draw(state.step)
         state.before = state.step
 
     def _flush(self) -> None:

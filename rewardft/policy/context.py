@@ -155,7 +155,8 @@ class Context:
         if not record:
             return scores
         for name in (r.name for r in self.rewards if r.on_error == "skip"):
-            self.record(f"skipped/{name}", torch.full((len(batch),), float(name in scores.skipped)))
+            share = float(name in scores.skipped)
+            self.record(f"skipped/{name}", torch.full((len(batch),), share, device=self.device))
         for name, value in scores.by_name.items():
             self.record(f"reward/{name}", value)
         self.record("reward", scores.rewards)

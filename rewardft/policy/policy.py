@@ -115,7 +115,8 @@ class Policy:
         if not torch.is_grad_enabled() or self.decoder_checkpointed or not large:
             return False
         # A model may checkpoint its decoder by itself: what is computed again is computed plainly.
-        networks = [v for v in vars(self.model).values() if isinstance(v, nn.Module)]
+        parts = [*vars(self.model).values(), *getattr(self.model, "_modules", {}).values()]
+        networks = [part for part in parts if isinstance(part, nn.Module)]
         denoiser = set(self.model.trainable.modules())
         layers = (layer for network in networks for layer in network.modules())
         return not any(

@@ -122,7 +122,7 @@ class Heard:
 
 def test_the_time_of_later_updates_counts_with_the_next_batch(monkeypatch, tmp_path):
     """Four samples a batch, two updates of 1 s each, the first after 2 s of sampling: no update has a speed of 0, and
-    from the second batch on it is 4 samples in 4 s."""
+    from the second batch on it is 4 samples in 4 s, also with an evaluation of 50 s between."""
     now = [0.0]
     monkeypatch.setattr(rewardft.engine.step_log.time, "monotonic", lambda: now[0])
     heard = Heard()
@@ -132,4 +132,7 @@ def test_the_time_of_later_updates_counts_with_the_next_batch(monkeypatch, tmp_p
         now[0] += took
         log.add(Logged(step, {}, {}))
         log.flush(position, None)
+        if step % 2 == 0:
+            with log.paused():
+                now[0] += 50.0
     assert heard.steps == [(1, 4 / 3), (2, 4 / 3), (3, 1.0), (4, 1.0)]

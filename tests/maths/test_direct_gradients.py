@@ -1,12 +1,14 @@
 """The replay engine's gradients equal plain autograd through the unrolled sampler, in float64."""
 
 import random
+from typing import get_args
 
 import pytest
 import torch
 
 from rewardft.algorithms.direct import Direct
 from rewardft.algorithms.direct_presets import alignprop, draft, draft_k, draft_lv, drtune, refl
+from rewardft.algorithms.loss_shapes import Shape, shape_loss, shape_slope
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.samplers.flow import FlowEuler
@@ -212,15 +214,11 @@ def test_stopped_input_differs_from_through():
     ],
 )
 def test_loss_shapes(shape, target, expected):
-    from rewardft.algorithms.loss_shapes import shape_loss
-
     assert shape_loss(torch.tensor([1.0, 3.0]), shape, target).tolist() == expected
 
 
-@pytest.mark.parametrize("shape", ["negative", "one_minus", "hinge", "absolute"])
+@pytest.mark.parametrize("shape", get_args(Shape))
 def test_slopes_of_loss_shapes(shape):
-    from rewardft.algorithms.loss_shapes import shape_loss, shape_slope
-
     # On both sides of the target, and at it.
     reward = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(shape_loss(reward, shape, 2.0).sum(), reward)

@@ -151,9 +151,18 @@ def test_calls_of_other_kinds_have_the_same_gradient(call):
     assert torch.equal(lean, plain) and plain.abs().sum() > 0
 
 
-def test_a_decoder_that_checkpoints_itself_is_left_alone(monkeypatch):
+class ModuleModel(TinyModel, nn.Module):
+    """A model that is a network itself, and keeps its parts where torch does."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        TinyModel.__init__(self)
+
+
+@pytest.mark.parametrize("kind", [TinyModel, ModuleModel])
+def test_a_decoder_that_checkpoints_itself_is_left_alone(monkeypatch, kind):
     monkeypatch.setattr(rollout_weights, "LARGE", 1)
-    model = TinyModel()
+    model = kind()
     assert Policy(model)._is_lean
     model.trainable.gradient_checkpointing = True
     assert Policy(model)._is_lean  # it is not the denoiser that decodes
