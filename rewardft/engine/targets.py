@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rewardft.errors import ComponentError, RecipeError
+from rewardft.errors import ComponentError, RecipeError, RewardftError
 from rewardft.files.paths import looks_local
 from rewardft.files.shapes import shapes_only
 from rewardft.plugins.entries import look_up
@@ -15,7 +15,7 @@ from rewardft.recipe.recipe import Recipe
 def check_targets(recipe: Recipe, resolved: Any) -> bool:
     """Look for them in the model, without its weights; returns whether that could be done.
 
-    Raises RecipeError for a layer that is not there.
+    Raises RecipeError for a layer that is not there, and for a model that cannot be built.
     """
     targets = recipe.adapter.targets
     # What a model names itself, or all linear layers, is no slip of the recipe's.
@@ -26,8 +26,11 @@ def check_targets(recipe: Recipe, resolved: Any) -> bool:
     from rewardft.engine.components import build_model
     from rewardft.policy.lora import lora_targets
 
-    with shapes_only():
-        model = build_model(resolved)
+    try:
+        with shapes_only():
+            model = build_model(resolved)
+    except RewardftError as error:
+        raise RecipeError(recipe.source, [f"{recipe.where('model')}: {error}"]) from error
     try:
         lora_targets(model.trainable, targets)
     except ComponentError as error:

@@ -147,7 +147,7 @@ def check_options(
             continue
         values[key] = value
         if not open_ended:
-            section = entry.kind.removesuffix("s")
+            section = "data" if entry.kind == "datasets" else entry.kind.removesuffix("s")
             near = hint(key, section, [*named, *fixed])
             # Its section's fixed keys alone are no choice of options.
             bare = not named and (not near or near.startswith(" Choose"))

@@ -4,6 +4,7 @@ docs/coming-from-trl.md has more of these names."""
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 from rewardft.errors import did_you_mean
@@ -30,7 +31,7 @@ NAMES = {
     "data.batch_size": "sample_batch_size sample_num_batches_per_epoch",
     # TRL's holds samples in memory, that of diffusers' scripts is the batch.
     "data.batch_size, or train.micro_batch for what fits into memory": "train_batch_size",
-    "data.path": "train_data_dir dataset_name",
+    "data.path": "train_data_dir",
     "data.column": "caption_column",
     "data.limit": "max_train_samples",
     "evaluate.every": "eval_steps eval_freq eval_strategy validation_steps validation_epochs "
@@ -79,9 +80,10 @@ NAMES = {
     "Nothing is pushed: push what `rewardft export` writes.": (
         "push_to_hub hub_model_id hub_token hub_strategy hub_private_repo"
     ),
-    "`accelerate launch` sets devices and processes.": (
-        "accelerator_kwargs project_kwargs local_rank"
-    ),
+    "`accelerate launch` sets devices and processes.": "accelerator_kwargs local_rank",
+    "--out for the folder, and save.keep for how many checkpoints are kept": "project_kwargs",
+    "Data sets of the hub are not fetched: save the set as files, and give their place as "
+    "data.path.": "dataset_name dataset_config_name",
     "Nothing takes its place: batches are read in the process that trains.": (
         "dataloader_num_workers num_workers"
     ),
@@ -92,30 +94,44 @@ NAMES = {
     "Set HF_HOME in the environment.": "cache_dir",
 }
 HERE = {other: key for key, others in NAMES.items() for other in others.split()}
+# Options that a component may have itself, by other trainers' names for them.
+OWN = {
+    "cache_dir": "cache",
+    "max_workers": "concurrency",
+    "mixed_precision": "precision",
+    "resolution": "height width",
+    "train_batch_size": "batch_size",
+}
 
 
 def hint(key: str, here: str, known: Iterable[str]) -> str:
-    """What to write instead of a key that is not `known` in the section `here`: the key of another
-    section, or one of its own that is nearly the same, or both.
+    """What to write instead of a key that is not `known` in the section `here`: one of its own that
+    is nearly the same, or the key of another section, or both.
 
     ' Here it is optimizer.lr.' for `learning_rate`, ' Its place is train.micro_batch.' for
     `micro_batch`, " Did you mean 'seeds'? If not, its place is seed." for `seed` beside `seeds`,
     " Nothing is pushed: ..." where no key is its own.
     """
     folded, own = key.casefold(), {name.casefold(): name for name in known}
-    if (sentence := HERE.get(folded, "")).endswith("."):
-        return f" {sentence}"
-    section, _, option = HERE.get(folded, "").rpartition(".")
+    name = HERE.get(folded, "")
+    place = re.match(r"(\w+)\.(\w+)", name)
+    section, option = place.groups() if place else ("", "")
+    meant = OWN.get(folded, "").split()
+    # A component's own option is nearer than the key of another section.
+    if section != here and meant and own.keys() >= set(meant):
+        return f" Did you mean {' and '.join(repr(own[one]) for one in meant)}?"
+    if name.endswith("."):
+        return f" {name}"
     # A component without the option is not told that it has it.
-    if folded in HERE and (section != here or option in own):
-        return f" Here it is {HERE[folded]}."
+    if name and (section != here or option in own):
+        return f" Here it is {name}."
     places = [p for p in _paths() if p.rpartition(".")[2] == folded and p != f"{here}.{folded}"]
     if not places:
         return did_you_mean(key, own.values())
-    place = f"ts place is {' or '.join(places)}."
+    said = f"ts place is {' or '.join(places)}."
     # The very word is there: only a key that differs by a letter or two is as likely.
     near = difflib.get_close_matches(folded, own, n=1, cutoff=0.8)
-    return f" Did you mean {own[near[0]]!r}? If not, i{place}" if near else f" I{place}"
+    return f" Did you mean {own[near[0]]!r}? If not, i{said}" if near else f" I{said}"
 
 
 def _paths() -> Iterator[str]:

@@ -48,11 +48,13 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
     unknown = [item["loc"][-1] for item in found if item["type"] == "extra_forbidden"]
     unknown += [keys[-1] for keys, _ in _optimizer_problems(data.get("optimizer"))]
     words = [str(key).casefold() for key in unknown]
-    seen: set[Keys] = {tuple(HERE[word].split(".")) for word in words if word in HERE}
+    translated: set[Keys] = {tuple(HERE[word].split(".")) for word in words if word in HERE}
+    seen: set[Keys] = set()
     for item in found:
         section, keys = _locate(item["loc"])
+        missing = item["type"] == "missing" and item["loc"] == keys
         # A union reports each alternative that failed; the reader wants one sentence for each key.
-        if keys in seen:
+        if keys in seen or (missing and keys in translated):
             continue
         seen.add(keys)
         here, key = dotted(keys[:-1]) or "a recipe", str(keys[-1])
@@ -63,7 +65,7 @@ def _section_problems(error: ValidationError, data: dict[str, Any]) -> Iterator[
         # An item of a list has no field: it is the section itself that has another form.
         info = section.model_fields[key] if isinstance(keys[-1], str) else None
         annotation, constraints = (info.annotation, info.metadata) if info else (section, [])
-        if item["type"] == "missing" and item["loc"] == keys:
+        if missing:
             yield keys, f"{dotted(keys)} is required: {type_words(annotation, constraints)}."
         else:
             wrong = mismatch(annotation, _value_at(data, keys), constraints)

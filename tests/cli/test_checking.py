@@ -50,6 +50,10 @@ def test_a_name_of_other_trainers_is_translated(capsys):
         ("train.push_to_hub", "train has no key 'push_to_hub'. Nothing is pushed: push what `rewardft export` writes."),
         ("pretrained_model_name_or_path", "a recipe has no key 'pretrained_model_name_or_path'. Here it is model.weights."),
         ("train.seed", "train has no key 'seed'. Its place is seed or evaluate.seed."),
+        ("train.project_kwargs", "train has no key 'project_kwargs'. Here it is --out for the folder, and save.keep for how many checkpoints are kept."),
+        ("dataset_name", "a recipe has no key 'dataset_name'. Data sets of the hub are not fetched: save the set as files, and give their place as data.path."),
+        ("data.dataset_config_name", "data set 'toy_blobs' has no option 'dataset_config_name'. Data sets of the hub are not fetched: save the set as files, and give their place as data.path."),
+        ("data.max_train_samples", "data set 'toy_blobs' has no option 'max_train_samples'. Choose one of: batch_size, size, split, use."),
     ],
 )  # fmt: skip
 def test_a_key_in_the_wrong_place_is_told_its_own(given, said, capsys):
@@ -84,6 +88,53 @@ def test_a_recipe_of_nearly_that_name_beside_it_is_suggested(capsys):
         assert capsys.readouterr().err.endswith(
             f"  - {name}: there is no such file, and no shipped recipe of that name. Did you mean 'sub/mine.yaml'?\n"
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "rewards=[{use: vlm_judge, cache_dir: c}]",
+            "reward 'vlm_judge' has no option 'cache_dir'. Did you mean 'cache'?",
+        ),
+        (
+            "rewards=[{use: vlm_judge, max_workers: 2}]",
+            "reward 'vlm_judge' has no option 'max_workers'. Did you mean 'concurrency'?",
+        ),
+        (
+            "rewards=[{use: remote, max_workers: 2}]",
+            "reward 'remote' has no option 'max_workers'. Did you mean 'concurrency'?",
+        ),
+        (
+            "rewards=[{use: remote, train_batch_size: 2}]",
+            "reward 'remote' has no option 'train_batch_size'. Did you mean 'batch_size'?",
+        ),
+        (
+            "rewards=[{use: clip_score, mixed_precision: bf16}]",
+            "reward 'clip_score' has no option 'mixed_precision'. Did you mean 'precision'?",
+        ),
+        (
+            "rewards=[{use: clip_score, cache_dir: c}]",
+            "reward 'clip_score' has no option 'cache_dir'. Set HF_HOME in the environment.",
+        ),
+        (
+            "data={use: image_folder, resolution: 8}",
+            "data set 'image_folder' has no option 'resolution'. Did you mean 'height' and 'width'?",
+        ),
+        (
+            "data={use: image_folder, max_train_samples: 8}",
+            "data set 'image_folder' has no option 'max_train_samples'. Here it is data.limit.",
+        ),
+        (
+            "model={use: stable_diffusion, resolution: 8}",
+            "model 'stable_diffusion' has no option 'resolution'. Here it is model.height and model.width.",
+        ),
+    ],
+)
+def test_an_option_that_a_component_has_itself_comes_first(given, said, capsys):
+    plugins = "plugins=[toy, text2image, rewards]"
+    assert main(["check", "toy_draft", "--set", plugins, "--set", given]) == 2
+    assert f"  - --set {given}: {said}" in capsys.readouterr().err.splitlines()
 
 
 def test_a_sampler_without_an_option_of_others_is_not_told_that_it_has_it(capsys):
@@ -159,4 +210,72 @@ def test_what_has_another_trainers_name_is_not_missed_beside_it(capsys):
     assert capsys.readouterr().err.splitlines()[1:] == [
         f"  - --set {settings[1]}: train has no key 'max_steps'. Here it is train.steps.",
         f"  - --set {settings[0]}: optimizer has no key 'learning_rate'. Here it is optimizer.lr.",
+    ]
+
+
+def test_a_wrong_value_is_told_beside_another_trainers_name_for_its_key(capsys):
+    assert main(["check", "toy_draft", "--set", "train={steps: ten, epochs: 3}"]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  - --set train={steps: ten, epochs: 3}: train has no key 'epochs'. Here it is train.steps.",
+        "  - --set train={steps: ten, epochs: 3}: train.steps: expected a whole number of at least 1, "
+        "got 'ten' (text).",
+    ]
+
+
+LAYERS = """\
+recipes: [toy_draft]
+variants:
+  sound: {adapter: {targets: [to_q]}}
+  wrong: {adapter: {targets: [to_k]}}
+seeds: 2
+"""
+
+
+def test_the_layers_of_each_variant_are_looked_for(capsys):
+    Path("c.yaml").write_text(LAYERS)
+    assert main(["check", "c.yaml"]) == 2
+    assert capsys.readouterr().err == (
+        "error: c.yaml: 1 problem\n"
+        '  - wrong: --set adapter={"targets": ["to_k"]}: adapter.targets: no linear or convolution '
+        "layer of TinyDenoiser is called 'to_k'. Did you mean 'to_q'?\n"
+    )
+    Path("c.yaml").write_text(LAYERS.replace("to_k", "to_out").replace("toy_draft", "sd15_ddpo"))
+    assert main(["check", "c.yaml"]) == 0
+    assert capsys.readouterr().out == (
+        "c.yaml: ok (2 variants, 4 runs); adapter.targets is checked when the model is loaded\n"
+    )
+
+
+def test_a_comparison_of_one_run_is_counted_as_one(capsys):
+    Path("c.yaml").write_text("recipes: [toy_draft]\n")
+    assert main(["check", "c.yaml"]) == 0
+    assert capsys.readouterr().out == "c.yaml: ok (1 variant, 1 run)\n"
+
+
+BROKEN = """\
+from rewardft import hookimpl
+
+
+class Broken:
+    light_to_build = True
+    provides = frozenset({"denoiser", "betas"})
+
+    def __init__(self):
+        raise ValueError("no such network")
+
+
+@hookimpl
+def register_models():
+    return {"broken": Broken}
+"""
+
+
+def test_a_model_that_cannot_be_built_is_told_with_its_line(capsys):
+    Path("broken.py").write_text(BROKEN)
+    settings = ["plugins=[toy, ./broken.py]", "model={use: broken}", "adapter.targets=[to_q]"]
+    assert main(["check", "toy_draft", *(w for s in settings for w in ("--set", s))]) == 2
+    place = Path("broken.py").absolute()
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"  - --set model={{use: broken}}: model 'broken' (plugin 'broken', {place}:4) could not be "
+        "built: ValueError: no such network"
     ]
