@@ -25,7 +25,7 @@ def shape_loss(reward: Tensor, shape: Shape, target: float) -> Tensor:
 
 def shape_slope(reward: Tensor, shape: Shape, target: float) -> Tensor:
     """d shape_loss / d reward, elementwise; 0 at the kink of the last two."""
-    if shape in ("negative", "one_minus"):
+    if shape == "negative" or shape == "one_minus":
         return -torch.ones_like(reward)
     if shape == "hinge":
         return -(reward < target).to(reward)
