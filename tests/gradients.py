@@ -1,26 +1,16 @@
 """What proofs of gradients share: a tiny policy in float64, and the gradients that an algorithm's losses leave in it."""
 
 import random
-from types import SimpleNamespace
 
 import torch
 
 from rewardft.algorithms.regularizers import KL
 from rewardft.policy.batches import make_batch
-from rewardft.policy.context import Context, WeightedRegularizer
-from rewardft.policy.lora import Lora
-from rewardft.policy.policy import Policy
-from rewardft.policy.weighted_reward import WeightedReward
+from rewardft.policy.context import WeightedRegularizer
+from rewardft.testing.conformance import tiny_context
 from rewardft.testing.tiny import TinyBlobs, TinyModel
 
 T = 6
-SPEC = SimpleNamespace(kind="lora", rank=3, alpha=None, targets=None, dropout=0.0)
-
-
-def curved_reward(rollout, batch):
-    """Not linear in x0, different per sample, and dependent on the condition."""
-    x = rollout.x0.flatten(1)
-    return (x.sin() * (1 + batch["label"].to(x))[:, None]).mean(1) - 0.1 * (x**2).mean(1)
 
 
 def make_context(
@@ -35,26 +25,8 @@ def make_context(
     model = TinyModel(
         prediction=prediction, guidance=guidance, guidance_gradient=guidance_gradient, width=8
     )
-    model.trainable.double()
-    adapter = Lora(model, SPEC, seed=1)
-    generator = torch.Generator().manual_seed(2)
-    # Away from initialisation, so that no factor is zero and KL is not.
-    for parameter in adapter.parameters:
-        parameter.data = 0.3 * torch.randn(
-            parameter.shape, generator=generator, dtype=torch.float64
-        )
-    sampler.setup(model)
     regularizers = [WeightedRegularizer("kl", KL(form), 0.37)] if form else []
-    return Context(
-        policy=Policy(model),
-        sampler=sampler,
-        adapter=adapter,
-        rewards=[WeightedReward("curved", curved_reward, 1.3)],
-        regularizers=regularizers,
-        seed=5,
-        dtype=torch.float64,
-        micro_batch=micro_batch,
-    )
+    return tiny_context(sampler, model=model, regularizers=regularizers, micro_batch=micro_batch)
 
 
 def at_initialisation(ctx):

@@ -69,9 +69,9 @@ def check_comparison(name: str, overrides: Sequence[str]) -> str:
 def with_layers(member: Member) -> tuple[Member, bool]:
     """The run, with its problem where its model lacks a layer of `adapter.targets`; and whether
     this was looked at."""
-    from rewardft.engine.targets import check_targets
+    from rewardft.engine.targets import check_targets, names_layers
 
-    if member.problem is not None:
+    if member.recipe is None or not names_layers(member.recipe):
         return member, True
     recipe, _, resolved = open_recipe(member.variant.recipe, member.variant.settings)
     try:

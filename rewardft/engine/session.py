@@ -218,11 +218,21 @@ def lay_out(recipe: Recipe, model: Any, device: torch.device) -> None:
 
 def build_policy(recipe: Recipe, model: Any) -> Policy:
     """The model in the precision of the recipe."""
+    precision = torch.bfloat16 if recipe.train.precision == "bf16" else None
+    decoder_checkpointed = decodes_again(recipe, model)
+    return Policy(model, precision, recipe.train.checkpointing, decoder_checkpointed)
+
+
+def decodes_again(recipe: Recipe, model: Any) -> bool:
+    """Whether decoding is computed again for its gradient: as the recipe asks, or by itself."""
     train = recipe.train
-    precision = torch.bfloat16 if train.precision == "bf16" else None
     # One method may be for both, as in a model whose `decode` does its own checkpointing.
     for_both = train.checkpointing and not hasattr(model, "enable_decode_checkpointing")
-    return Policy(model, precision, train.checkpointing, train.decode_checkpointing or for_both)
+    if train.decode_checkpointing or for_both:
+        return True
+    denoiser = set(model.trainable.modules())
+    layers = {layer for network in networks_in(model) for layer in network.modules()} - denoiser
+    return any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
 
 
 def spread(recipe: Recipe, model: Any, adapter: Lora | FullFineTuning, device: torch.device) -> Any:

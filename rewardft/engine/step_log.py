@@ -35,10 +35,6 @@ class StepLog:
         self.pending: list[Logged] = []
         self.began, self.position, self.speed = time.monotonic(), position, 0.0
 
-    def restart_clock(self) -> None:
-        """What has passed until now is no training."""
-        self.began = time.monotonic()
-
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What passes inside is no training."""

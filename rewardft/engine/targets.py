@@ -17,9 +17,7 @@ def check_targets(recipe: Recipe, resolved: Any) -> bool:
 
     Raises RecipeError for a layer that is not there, and for a model that cannot be built.
     """
-    targets = recipe.adapter.targets
-    # What a model names itself, or all linear layers, is no slip of the recipe's.
-    if recipe.adapter.kind == "full" or targets is None or targets == "all-linear":
+    if not names_layers(recipe):
         return True
     if not is_light(recipe, resolved):
         return False
@@ -32,11 +30,16 @@ def check_targets(recipe: Recipe, resolved: Any) -> bool:
     except RewardftError as error:
         raise RecipeError(recipe.source, [f"{recipe.where('model')}: {error}"]) from error
     try:
-        lora_targets(model.trainable, targets)
+        lora_targets(model.trainable, recipe.adapter.targets)
     except ComponentError as error:
         problem = f"{recipe.where('adapter', 'targets')}: {error}"
         raise RecipeError(recipe.source, [problem]) from error
     return True
+
+
+def names_layers(recipe: Recipe) -> bool:
+    """What a model names itself, or all linear layers, is no slip of the recipe's."""
+    return recipe.adapter.kind == "lora" and recipe.adapter.targets not in (None, "all-linear")
 
 
 def is_light(recipe: Recipe, resolved: Any) -> bool:

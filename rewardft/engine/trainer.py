@@ -73,14 +73,14 @@ class Trainer:
 
     def fit(self) -> RunSummary:
         """Evaluate, train to the last step or a stop, save, evaluate again."""
-        self.plugins.call("on_run_start", run=self.run)
-        # The base, with the same samples and noise as later: differences are then paired.
-        self.held_out.begin(self.state.step)
-        self.grids.begin(self.state.step)
+        # This must not count as the time of the first step.
+        with self.parts.log.paused():
+            self.plugins.call("on_run_start", run=self.run)
+            # The base, with the same samples and noise as later: differences are then paired.
+            self.held_out.begin(self.state.step)
+            self.grids.begin(self.state.step)
         self.state.before = self.state.step
         self.stop_reason = self.held_out.stop()
-        # That evaluation must not count as the time of the first step.
-        self.parts.log.restart_clock()
         with self.signals:
             while self.state.step < self.recipe.train.steps and not self._is_over:
                 self._train_batch()

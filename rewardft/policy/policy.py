@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardft.policy.answers import check_output
 from rewardft.policy.cpu_kernels import quick_backward
@@ -111,18 +111,9 @@ class Policy:
     @property
     def _is_lean(self) -> bool:
         """Whether a decoder's graph is worth the work that keeps it small."""
-        large = is_large(self.model.trainable)
-        if not torch.is_grad_enabled() or self.decoder_checkpointed or not large:
+        if self.decoder_checkpointed or not torch.is_grad_enabled():
             return False
-        # A model may checkpoint its decoder by itself: what is computed again is computed plainly.
-        parts = [*vars(self.model).values(), *getattr(self.model, "_modules", {}).values()]
-        networks = [part for part in parts if isinstance(part, nn.Module)]
-        denoiser = set(self.model.trainable.modules())
-        layers = (layer for network in networks for layer in network.modules())
-        return not any(
-            getattr(layer, "gradient_checkpointing", False) and layer not in denoiser
-            for layer in layers
-        )
+        return is_large(self.model.trainable)
 
     @property
     def _device(self) -> torch.device:

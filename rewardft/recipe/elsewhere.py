@@ -74,7 +74,7 @@ NAMES = {
     "optimizer.use": "use_8bit_adam train_use_8bit_adam optim",
     "--out": "output_dir logdir logging_dir exp_name run_name",
     "--resume": "resume_from resume_from_checkpoint",
-    "A run is never overwritten: give another --out, or --resume.": ("overwrite_output_dir"),
+    "A run is never overwritten: give another --out, or --resume.": "overwrite_output_dir",
     "Nothing takes its place: it is PyTorch's own switch. A plugin file can set "
     "torch.backends.cuda.matmul.allow_tf32.": "allow_tf32 tf32",
     "Nothing is pushed: push what `rewardft export` writes.": (

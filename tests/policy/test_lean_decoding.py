@@ -1,10 +1,13 @@
 """A decoder's gradient with less of its graph in memory: the same bits, of a real autoencoder."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from rewardft.engine.session import build_policy
 from rewardft.policy import rollout_weights
 from rewardft.policy.lean_decoding import LeanDecoding
 from rewardft.policy.policy import Policy
@@ -160,12 +163,13 @@ class ModuleModel(TinyModel, nn.Module):
 
 
 @pytest.mark.parametrize("kind", [TinyModel, ModuleModel])
-def test_a_decoder_that_checkpoints_itself_is_left_alone(monkeypatch, kind):
-    monkeypatch.setattr(rollout_weights, "LARGE", 1)
-    model = kind()
-    assert Policy(model)._is_lean
+def test_a_decoder_that_checkpoints_itself_is_left_alone(kind):
+    train = SimpleNamespace(precision="fp32", checkpointing=False, decode_checkpointing=False)
+    recipe, model = SimpleNamespace(train=train), kind()
     model.trainable.gradient_checkpointing = True
-    assert Policy(model)._is_lean  # it is not the denoiser that decodes
+    assert not build_policy(
+        recipe, model
+    ).decoder_checkpointed  # it is not the denoiser that decodes
     model.autoencoder = nn.Sequential(nn.Linear(1, 1))
     model.autoencoder[0].gradient_checkpointing = True
-    assert not Policy(model)._is_lean
+    assert build_policy(recipe, model).decoder_checkpointed

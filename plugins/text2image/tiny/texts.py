@@ -26,7 +26,6 @@ CHAT = (
 
 
 def qwen_tokenizer() -> Any:
-    """Bytes alone: a word is as many tokens as it has letters."""
     names = [*bytes_to_unicode().values(), *MARKS]
     tokenizer = T.Qwen2Tokenizer(
         vocab={name: i for i, name in enumerate(names)},

@@ -9,8 +9,8 @@ from rewardft_plugins.nft.opsd import OPSD
 from rewardft.policy.weighted_reward import WeightedReward
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
-from rewardft.testing.conformance import check_algorithm
-from tests.gradients import T, curved_reward, make_context, make_test_batch, move, relative_error
+from rewardft.testing.conformance import check_algorithm, curved_reward
+from tests.gradients import T, make_context, make_test_batch, move, relative_error
 from tests.shipped.nft.test_diffusion_nft import run
 
 GROUP = 4

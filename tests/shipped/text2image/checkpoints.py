@@ -7,7 +7,6 @@ import string
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
@@ -18,6 +17,8 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
+from rewardft_plugins.text2image.tiny.networks import image_vae
+from rewardft_plugins.text2image.tiny.texts import t5_tokenizer
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -25,7 +26,6 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5TokenizerFast,
 )
 
 PIXELS, LATENTS, CHANNELS = 16, 8, 4
@@ -45,13 +45,6 @@ def clip_tokenizer():
     names = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={name: i for i, name in enumerate(names)}, merges=[], model_max_length=TOKENS
-    )
-
-
-def t5_tokenizer():
-    names = ["<pad>", "</s>", "<unk>", "▁", *string.ascii_lowercase]
-    return T5TokenizerFast(
-        vocab=[(name, -float(i)) for i, name in enumerate(names)], extra_ids=0, model_max_length=512
     )
 
 
@@ -81,18 +74,7 @@ def t5_encoder(seed, width=2 * WIDTH):
 
 def autoencoder(seed, **extra):
     torch.manual_seed(seed)
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        latent_channels=CHANNELS,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1,
-        sample_size=PIXELS,
-        **extra,
-    ).eval()
+    return image_vae(CHANNELS, sample_size=PIXELS, **extra).eval()
 
 
 def unet(seed, **extra):
