@@ -16,11 +16,11 @@ from rewardft.errors import ComponentError
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.ddpm import DDPM
 from rewardft.testing import check_algorithm
+from rewardft.testing.conformance import curved_reward
 from rewardft.types import Plan, Transition
 from tests.gradients import (
     T,
     at_initialisation,
-    curved_reward,
     make_context,
     make_test_batch,
     relative_error,

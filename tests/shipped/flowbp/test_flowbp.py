@@ -12,10 +12,9 @@ from rewardft_plugins.flowbp.surrogate_chain import Chain, Leap
 from rewardft.errors import ComponentError
 from rewardft.samplers.ddim import DDIM
 from rewardft.samplers.flow import FlowEuler
-from rewardft.testing.conformance import check_algorithm, tiny_context
+from rewardft.testing.conformance import check_algorithm, curved_reward, tiny_context
 from rewardft.testing.tiny import TinyModel
 from tests.gradients import (
-    curved_reward,
     make_context,
     make_test_batch,
     relative_error,

@@ -15,12 +15,11 @@ from rewardft.algorithms.forks import fork, walk
 from rewardft.errors import ComponentError
 from rewardft.noise import Noise
 from rewardft.policy.weighted_reward import WeightedReward
-from rewardft.testing.conformance import check_algorithm, tiny_context
+from rewardft.testing.conformance import check_algorithm, curved_reward, tiny_context
 from rewardft.testing.tiny import TinyModel
 from rewardft.types import Plan, Rollout
 from tests.gradients import (
     T,
-    curved_reward,
     make_context,
     make_test_batch,
     relative_error,
